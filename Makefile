@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Both make the environment first; it is made once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCE ?=
+
+.PHONY: demo test lint bench env release clean
+
+demo: env
+	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
+
+test: lint
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: env
+	$(BIN)/python -m tests.bench
+
+# The shipped release, from the shipped student; calibrated on the made world, which may be shipped.
+release: env
+	$(BIN)/aerogaze export skd-64 --form stream --out edge/releases/skd-64 \
+	  $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11)
+
+env: $(VENV)/.made
+
+$(VENV)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and f"aerogaze needs Python 3.10 to 3.13, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Carries signed bundles onto boards, and back off them when they fail."""
