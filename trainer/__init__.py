@@ -1,0 +1,1 @@
+"""Distils big teachers into small students."""
