@@ -1,0 +1,1 @@
+"""What flies: frames, preprocessing, engines, the pipeline, sinks, the profiler, the release."""

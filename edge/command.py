@@ -1,0 +1,126 @@
+"""The command `aerogaze`: a table of stages, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+# OpenCV and FFmpeg speak on standard error about every odd file; we say it in one line ourselves.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import click
+
+from edge.errors import CheckError, InputError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a command lives, what it does in a line, and the extra that installs what it needs."""
+
+    module: str
+    help: str
+    extra: str | None = None
+
+
+STAGES = {
+    "demo": Stage("export.demo", "Train, export, measure and run, with a report to look at.", "export"),
+    "train": Stage("trainer.commands", "Distil a student from a recipe.", "train"),
+    "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
+    "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),
+    "profile": Stage("edge.commands", "Measure latency per precision."),
+    "run": Stage("edge.commands", "Turn a video into saliency maps."),
+}
+
+
+class _Stages(click.Group):
+    """Lists the stages without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(STAGES)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        stage = STAGES.get(name)
+        if stage is None:
+            return None
+        try:
+            module = importlib.import_module(stage.module)
+        except ModuleNotFoundError as error:
+            if stage.extra is None or (error.name or "").split(".")[0] in {
+                "edge",
+                "export",
+                "calibration",
+                "trainer",
+            }:
+                raise
+            raise InputError(
+                f"aerogaze {name} needs {error.name}, which is not installed: "
+                f"pip install 'aerogaze[{stage.extra}]'"
+            ) from None
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, stage.help) for name, stage in STAGES.items()])
+
+
+@click.group(cls=_Stages, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aerogaze", message="aerogaze %(version)s")
+def aerogaze() -> None:
+    """Video saliency on a drone: distil, quantise, profile, run.
+
+    \b
+    Example:
+      aerogaze run clip.mp4 --overlay saliency.mp4
+    """
+
+
+def invoke(arguments: Sequence[str]) -> None:
+    """Run one command in this process, as a user would type it.
+
+    Raises:
+        InputError, CheckError: as the command does.
+    """
+    aerogaze.main(list(arguments), prog_name="aerogaze", standalone_mode=False)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 0 on success, 2 on bad input, 1 on a failed check."""
+    sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
+    try:
+        invoke(arguments)
+    except InputError as error:
+        return _say(str(error), 2)
+    except CheckError as error:
+        return _say(str(error), 1)
+    except click.UsageError as error:
+        context = error.ctx.command_path if error.ctx else "aerogaze"
+        return _say(f"{error.format_message()} ({context} --help shows the use)", 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"{where}{error.strerror}", 2)
+    return 0
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"aerogaze: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Writing so that nothing is lost or half-written: beside the target first, then one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge.errors import InputError
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 as 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class PendingFile:
+    """A file written beside its place: `path` to write to, then `commit` or `discard`.
+
+    Raises:
+        InputError: the folder cannot be made or written, or the place is a folder.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        if target.is_dir():
+            raise InputError(f"cannot write {target}: it is a folder; expected the name of a file")
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The suffix stays last: encoders choose their format by it.
+            handle, name = tempfile.mkstemp(
+                prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
+            )
+            os.close(handle)
+            os.chmod(name, 0o666 & ~_umask())
+        self.path = Path(name)
+
+    def commit(self) -> None:
+        """Put the file in its place, over an older one."""
+        with _writing(self.target):
+            self.path.replace(self.target)
+
+    def discard(self) -> None:
+        """Remove what was written; an older file in the place stays."""
+        self.path.unlink(missing_ok=True)
+
+
+class PendingFolder:
+    """A folder written beside its place: `path` to fill, then `commit` or `discard`.
+
+    An older folder is replaced only if `ours` says of each of its entries that we made it: a wrong
+    name costs nobody their files.
+
+    Raises:
+        InputError: the place is a file, holds somebody else's files, or cannot be written.
+    """
+
+    def __init__(self, target: Path, ours: Callable[[Path], bool]) -> None:
+        self.target = target
+        if target.exists() and not target.is_dir():
+            raise InputError(f"cannot write the folder {target}: it is a file; name another place")
+        if target.is_dir():
+            strange = next((entry for entry in target.iterdir() if not ours(entry)), None)
+            if strange is not None:
+                raise InputError(
+                    f"{target} holds {strange.name}, which was not written by aerogaze; "
+                    "expected a new or empty folder: name another one"
+                )
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            self.path.chmod(0o777 & ~_umask())
+
+    def commit(self) -> None:
+        """Put the folder in its place; the older one goes only after the new one stands."""
+        with _writing(self.target):
+            if self.target.exists():
+                older = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
+                self.target.replace(older)
+                self.path.replace(self.target)
+                shutil.rmtree(older)
+            else:
+                self.path.replace(self.target)
+
+    def discard(self) -> None:
+        """Remove what was written; an older folder in the place stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@contextmanager
+def written_file(target: Path) -> Iterator[Path]:
+    """Give a path to write to; it becomes `target` if the block ends well, else it is removed."""
+    pending = PendingFile(target)
+    try:
+        yield pending.path
+        pending.commit()
+    except BaseException:
+        pending.discard()
+        raise
+
+
+@contextmanager
+def written_folder(target: Path, ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give a folder to fill; it becomes `target` if the block ends well, else it is removed."""
+    pending = PendingFolder(target, ours)
+    try:
+        yield pending.path
+        pending.commit()
+    except BaseException:
+        pending.discard()
+        raise
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}; name a place that can be written"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

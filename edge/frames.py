@@ -1,0 +1,41 @@
+"""Frames and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: `image` (H, W, 3), uint8 BGR.
+
+    `capture_s`: seconds on the source's clock, media time for files, monotonic time for cameras.
+    """
+
+    index: int
+    capture_s: float
+    image: Image
+
+
+class Source(Protocol):
+    """Frames in order. Opening one checks that it has frames and tells their size."""
+
+    name: str
+    width: int
+    height: int
+    fps: float
+    length: int | None
+    """Frames announced; None where nobody knows. Fewer may be readable."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames, once."""
+
+    def close(self) -> None:
+        """Let go of the file or device."""

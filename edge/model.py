@@ -1,0 +1,101 @@
+"""A release opened for use: frames in, saliency maps out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import release as releases
+from edge.errors import InputError
+from edge.machine import this_machine
+from edge.metrics import cc
+from edge.release import Release
+from edge.runner import Tensor, open_runner
+
+GOLDEN_CC = 0.98
+"""Least mean correlation with the golden maps on any machine. Precisions are held to far tighter
+limits when they are exported; this tells a broken file or engine from a sound one."""
+
+
+def fastest_precision(release: Release) -> str:
+    """Return the fastest precision of the release that this machine computes natively."""
+    have = release.precisions("stream", "onnxruntime")
+    machine = this_machine()
+    for precision in ("int8", "fp16", "fp32"):
+        if precision in have and machine.native(precision):
+            return precision
+    raise InputError(f"release {release.name} has no fp32 graph in stream form: export it again")
+
+
+class SaliencyModel:
+    """The stream form of a student: frame by frame, causal, states inside.
+
+    Opening it runs the golden set: a graph with NaN in its weights, or an engine that computes
+    something else than was released, is refused here and not in the air.
+
+    Raises:
+        InputError: no such release or precision, a changed file, maps that are not the golden ones.
+    """
+
+    def __init__(
+        self,
+        release: Release | str | Path | None,
+        precision: str | None,
+        threads: int | None = None,
+    ) -> None:
+        self.release = release if isinstance(release, Release) else releases.load(release)
+        self.precision = precision or fastest_precision(self.release)
+        self.prepare = self.release.preprocessing
+        self._runner = open_runner(self.release, self.precision, "stream", threads)
+        self.engine = self._runner.description
+        self._fresh = True
+        self._check_golden()
+
+    def infer(self, prepared: Tensor) -> Tensor:
+        """Return the saliency map (height, width), non-negative, of the frame (1, 3, height, width).
+
+        Where the student looks ahead, the map is that of `release.delay_frames` frames before.
+        """
+        feed = {self.release.inputs[0]: prepared}
+        if self._fresh:
+            for _ in range(self.release.preroll):
+                self._runner.infer(feed)
+            self._fresh = False
+        saliency: Tensor = self._runner.infer(feed)[self.release.output][0, 0]
+        return saliency
+
+    def reset(self) -> None:
+        """Forget the past: the next frame starts a new clip."""
+        self._runner.reset()
+        self._fresh = True
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._runner.close()
+
+    def _check_golden(self) -> None:
+        frames, expected = self.release.golden()
+        maps = clip_maps(self, frames)
+        if not np.isfinite(maps).all():
+            raise InputError(
+                f"release {self.release.name}: the {self.precision} graph gives NaN on its golden set "
+                "(NaN in its weights?); do not fly it: export it again from a sound student"
+            )
+        likeness = float(np.mean([cc(a, b) for a, b in zip(maps, expected, strict=True)]))
+        if likeness < GOLDEN_CC:
+            raise InputError(
+                f"release {self.release.name}: the {self.precision} graph does not give its golden maps "
+                f"(CC {likeness:.3f}, expected {GOLDEN_CC} or more); do not fly it: export it again"
+            )
+
+
+def clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
+    """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start."""
+    model.reset()
+    delay = model.release.delay_frames
+    padded = [*frames, *([frames[-1]] * delay)]
+    maps = np.stack([model.infer(model.prepare(frame)).copy() for frame in padded])
+    model.reset()
+    return maps[delay:]

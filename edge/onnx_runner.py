@@ -1,0 +1,69 @@
+"""ONNX Runtime on the CPU: the embedded default engine, the same results everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.machine import this_machine
+from edge.release import State
+from edge.runner import Tensor
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxRunner:
+    """A `Runner` of one ONNX file.
+
+    Raises:
+        InputError: the file is no ONNX graph that this ONNX Runtime runs, or lacks a state.
+    """
+
+    def __init__(self, path: Path, states: Sequence[State] = (), threads: int | None = None) -> None:
+        threads = threads or this_machine().cores
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}): export it again"
+            ) from None
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        names = [o.name for o in self._session.get_outputs()]
+        for state in states:
+            if state.input not in inputs or state.output not in names:
+                raise InputError(f"{path} has no state {state.input} -> {state.output}: export it again")
+        carried = {state.output for state in states}
+        self._outputs = [name for name in names if name not in carried]
+        self._fetch = self._outputs + [state.output for state in states]
+        self._states = states
+        self._starts: dict[str, NDArray[np.floating]] = {
+            s.input: np.full(s.shape, s.start, _DTYPES[inputs[s.input].type]) for s in states
+        }
+        self._carried = dict(self._starts)
+        self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
+
+    def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs by name; states are carried to the next call."""
+        values = self._session.run(self._fetch, {**feed, **self._carried})
+        split = len(self._outputs)
+        for state, value in zip(self._states, values[split:], strict=True):
+            self._carried[state.input] = value
+        return dict(zip(self._outputs, values[:split], strict=True))
+
+    def reset(self) -> None:
+        """Put every state back to its start value."""
+        self._carried = dict(self._starts)
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session

@@ -1,0 +1,256 @@
+"""The release: a folder with graphs per precision, a golden set and `release.json`, which says all
+that a stage needs. Nothing is inferred from file names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.files import sha256
+from edge.preprocess import Preprocessing
+
+SCHEMA = 1
+MANIFEST = "release.json"
+GOLDEN = "golden.npz"
+DEFAULT = "skd-64"
+SHIPPED = Path(__file__).parent / "releases"
+
+Precision = Literal["fp32", "fp16", "int8"]
+Form = Literal["stream", "pair"]
+Engine = Literal["any", "onnxruntime", "tensorrt"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a streaming graph carries from frame to frame.
+
+    `shape` is (N, C, H, W); every value is `start` before the first frame.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    start: float
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How far a graph's maps are from PyTorch's fp32 maps, on how many frames."""
+
+    frames: int
+    max_error: float
+    mean_cc: float
+    mean_kld: float
+    tolerance: float
+    """`max_error` was required to be at most this for fp32; other precisions: 1 - `mean_cc`."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file.
+
+    `form`: "stream" takes one frame and its states; "pair" takes a frame and its neighbour.
+    `engine`: whom its Q/DQ placement is made for; "any" has none. `batch`: None is dynamic.
+    """
+
+    file: str
+    form: Form
+    precision: Precision
+    engine: Engine
+    batch: int | None
+    verified: Verified | None
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that was read and whose files are what `release.json` says."""
+
+    folder: Path
+    name: str
+    student: Mapping[str, Any]
+    preprocessing: Preprocessing
+    inputs: tuple[str, ...]
+    """The stream form takes the first; the pair form takes the frame and its neighbour."""
+    output: str
+    delay_frames: int
+    preroll: int
+    """How often the first frame is fed before its map counts, so that states settle on it."""
+    states: tuple[State, ...]
+    graphs: tuple[Graph, ...]
+    trained: Mapping[str, Any]
+    calibrated: Mapping[str, Any] | None
+
+    def graph(self, precision: str, form: Form = "stream", engine: Engine = "onnxruntime") -> Graph:
+        """Return the graph for a precision on an engine.
+
+        Raises:
+            InputError: no such precision, or the release lacks it; what it has is named.
+        """
+        if precision not in PRECISIONS:
+            raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        fitting = [g for g in self.graphs if (g.precision, g.form) == (precision, form)]
+        for graph in fitting:
+            if graph.engine in (engine, "any"):
+                return graph
+        raise InputError(
+            f"release {self.name} has no {precision} graph in {form} form for {engine}; "
+            f"it has {', '.join(self.precisions(form, engine)) or 'none'}: "
+            "choose one of these, or export it again"
+        )
+
+    def precisions(self, form: Form = "stream", engine: Engine = "onnxruntime") -> tuple[Precision, ...]:
+        """Return the precisions there are for a form and an engine, in the order of `PRECISIONS`."""
+        have = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
+        return tuple(p for p in PRECISIONS if p in have)
+
+    def verified(self) -> list[tuple[Graph, Verified]]:
+        """Return the graphs that were verified, with what was found."""
+        return [(graph, graph.verified) for graph in self.graphs if graph.verified is not None]
+
+    def path(self, graph: Graph) -> Path:
+        """Return where the graph's ONNX file is."""
+        return self.folder / graph.file
+
+    def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return consecutive frames (N, height, width, 3) BGR and PyTorch's maps (N, height, width)."""
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as golden:
+            return golden["frames"], golden["maps"]
+
+
+def save(release: Release) -> None:
+    """Write `release.json` into the release's folder, with hash and size of every file there."""
+    document = dataclasses.asdict(release)
+    del document["folder"]
+    files = {
+        path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
+        for path in sorted(release.folder.iterdir())
+        if path.name != MANIFEST
+    }
+    document = {"schema": SCHEMA, **document, "files": files}
+    (release.folder / MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def locate(name: str | Path | None) -> Path:
+    """Return the folder of a release given as a folder, a shipped release's name, or None (default).
+
+    Raises:
+        InputError: neither a folder nor a shipped name.
+    """
+    name = DEFAULT if name is None else name
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
+    if str(name) in shipped:
+        return SHIPPED / name
+    raise InputError(
+        f"no release {str(name)!r}; expected a folder with {MANIFEST} "
+        f"or one of the shipped releases: {', '.join(shipped)}"
+    )
+
+
+def load(name: str | Path | None = None) -> Release:
+    """Read a release and check that every file is there and unchanged.
+
+    Raises:
+        InputError: no such release, unknown schema, malformed manifest, missing or changed file.
+    """
+    folder = locate(name)
+    manifest = folder / MANIFEST
+    try:
+        document = json.loads(manifest.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not a release: it has no {MANIFEST}; make one with aerogaze export"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{manifest} cannot be read as JSON ({error}): export the release again") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        schema = document.get("schema") if isinstance(document, dict) else None
+        raise InputError(
+            f"{manifest} has schema {schema!r}; this aerogaze reads schema {SCHEMA}: "
+            "use the aerogaze that wrote it, or export again"
+        )
+    try:
+        release = _parse(folder, document)
+        files = {str(name): (str(f["sha256"]), int(f["size_bytes"])) for name, f in document["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+        raise InputError(f"{manifest} {what}: export the release again") from None
+    for needed in (GOLDEN, *(graph.file for graph in release.graphs)):
+        if needed not in files:
+            raise InputError(f"{manifest} lists no hash of {needed}: export the release again")
+    for name, (digest, size) in files.items():
+        _check(folder, name, digest, size)
+    return release
+
+
+def _check(folder: Path, name: str, digest: str, size: int) -> None:
+    if Path(name).name != name:
+        raise InputError(f"{folder / MANIFEST} lists {name!r}; expected names of files in its folder")
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"release {folder} lacks {name}: copy it whole, or export again")
+    if path.stat().st_size != size or sha256(path) != digest:
+        raise InputError(
+            f"release {folder}: {name} is not the file that was released (its hash differs): "
+            "copy it again, or export again"
+        )
+
+
+def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
+    student = dict(document["student"])
+    states = tuple(
+        State(str(s["input"]), str(s["output"]), _shape(s["shape"]), float(s["start"]))
+        for s in document["states"]
+    )
+    graphs = tuple(
+        Graph(
+            file=str(g["file"]),
+            form=_one_of(g["form"], get_args(Form)),
+            precision=_one_of(g["precision"], PRECISIONS),
+            engine=_one_of(g["engine"], get_args(Engine)),
+            batch=None if g["batch"] is None else int(g["batch"]),
+            verified=None if g["verified"] is None else Verified(**g["verified"]),
+        )
+        for g in document["graphs"]
+    )
+    preprocessing = Preprocessing(**document["preprocessing"])
+    if not (preprocessing.width > 0 and preprocessing.height > 0 and math.isfinite(preprocessing.scale)):
+        raise ValueError("preprocessing has no size")
+    return Release(
+        folder=folder,
+        name=str(document["name"]),
+        student=student,
+        preprocessing=preprocessing,
+        inputs=tuple(str(name) for name in document["inputs"]),
+        output=str(document["output"]),
+        delay_frames=int(document["delay_frames"]),
+        preroll=int(document["preroll"]),
+        states=states,
+        graphs=graphs,
+        trained=dict(document["trained"]),
+        calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(int(side) for side in value)
+
+
+def _one_of(value: Any, choices: tuple[T, ...]) -> T:
+    if value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+    return next(choice for choice in choices if choice == value)

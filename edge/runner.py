@@ -1,0 +1,48 @@
+"""The one interface of engines. A file per engine; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.release import Form, Release
+
+Tensor = NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """An engine that was opened for one graph. States are carried inside, from call to call."""
+
+    description: str
+    """Which engine, version, device and threads: for reports."""
+
+    def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs (states left out) by name for inputs by name, float32.
+
+        A returned array is valid until the next call.
+        """
+
+    def reset(self) -> None:
+        """Put every state back to its start value."""
+
+    def close(self) -> None:
+        """Free the engine. A closed runner cannot be used again."""
+
+
+def open_runner(
+    release: Release, precision: str, form: Form = "stream", threads: int | None = None
+) -> Runner:
+    """Open the embedded default engine, ONNX Runtime on the CPU, for one of the release's graphs.
+
+    `threads`: None takes one for each core.
+
+    Raises:
+        InputError: the release has no such graph, or its file is not one that the engine can run.
+    """
+    from edge.onnx_runner import OnnxRunner
+
+    graph = release.graph(precision, form, "onnxruntime")
+    return OnnxRunner(release.path(graph), release.states if form == "stream" else (), threads)

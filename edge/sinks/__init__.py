@@ -1,0 +1,36 @@
+"""Sinks: where results go, a file per kind. Each writes beside its place and renames at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.frames import Frame
+from edge.peaks import Peak
+from edge.runner import Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """A frame's saliency map (height, width), non-negative, and what was read from it.
+
+    `latency_ms`: from the frame's decoding to its map, waiting included.
+    """
+
+    frame: Frame
+    saliency: Tensor
+    peaks: tuple[Peak, ...]
+    latency_ms: float
+
+
+class Sink(Protocol):
+    """Takes results in order, on a thread of its own."""
+
+    def write(self, result: Result) -> None:
+        """Take the next result."""
+
+    def commit(self) -> None:
+        """All results are in: put the output in its place."""
+
+    def discard(self) -> None:
+        """The run failed: leave nothing behind, and what was there before as it was."""

@@ -1,0 +1,45 @@
+"""JSON lines: one object a frame."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edge.files import PendingFile
+from edge.sinks import Result
+
+
+class JsonlSink:
+    """Writes `frame`, `capture_s`, `latency_ms` and `peaks` (x, y in pixels of the frame, score)."""
+
+    def __init__(self, path: Path) -> None:
+        self._pending = PendingFile(path)
+        self._file = self._pending.path.open("w")
+
+    def write(self, result: Result) -> None:
+        """Append one line."""
+        height, width = result.frame.image.shape[:2]
+        row = {
+            "frame": result.frame.index,
+            "capture_s": round(result.frame.capture_s, 6),
+            "latency_ms": round(result.latency_ms, 3),
+            "peaks": [
+                {
+                    "x": round(p.x * width, 1),
+                    "y": round(p.y * height, 1),
+                    "score": round(p.score, 4),
+                }
+                for p in result.peaks
+            ],
+        }
+        self._file.write(json.dumps(row) + "\n")
+
+    def commit(self) -> None:
+        """Close the file and put it in its place."""
+        self._file.close()
+        self._pending.commit()
+
+    def discard(self) -> None:
+        """Close the file and remove it."""
+        self._file.close()
+        self._pending.discard()

@@ -1,0 +1,59 @@
+"""Saliency maps as 16-bit PNG images, one a frame."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.files import PendingFolder
+from edge.runner import Tensor
+from edge.sinks import Result
+
+LONG_SIDE = 256
+"""Pixels of a map's longer side; the aspect is the frame's. No student computes finer maps."""
+_NAME = re.compile(r"\d{6,}\.png")
+
+
+class MapsSink:
+    """Writes `DIR/000000.png` and on: 65535 is the frame's own maximum, 0 is none.
+
+    A folder that holds nothing but such maps is replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pending = PendingFolder(folder, ours=lambda entry: bool(_NAME.fullmatch(entry.name)))
+
+    def write(self, result: Result) -> None:
+        """Write the frame's map."""
+        image = sixteen_bit(fitted(result.saliency, *result.frame.image.shape[1::-1]))
+        path = self._pending.path / f"{result.frame.index:06d}.png"
+        if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+            raise InputError(f"cannot write {path}: is the disk full?")
+
+    def commit(self) -> None:
+        """Put the folder in its place."""
+        self._pending.commit()
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        self._pending.discard()
+
+
+def fitted(saliency: Tensor, width: int, height: int) -> Tensor:
+    """Return the map stretched to the aspect of a width x height frame, `LONG_SIDE` long."""
+    shrink = LONG_SIDE / max(width, height)
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    stretched: Tensor = cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return stretched
+
+
+def sixteen_bit(saliency: Tensor) -> NDArray[np.uint16]:
+    """Return the map (H, W), non-negative, divided by its maximum, as uint16."""
+    top = float(saliency.max())
+    image: NDArray[np.uint16] = np.rint(saliency * (65535 / top if top > 0 else 0)).astype(np.uint16)
+    return image

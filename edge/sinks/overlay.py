@@ -1,0 +1,73 @@
+"""The video a person looks at: the frame under its saliency."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge.errors import InputError
+from edge.files import PendingFile
+from edge.frames import Image, Source
+from edge.sinks import Result
+from edge.sinks.maps import fitted
+
+MOST_WIDTH, MOST_HEIGHT = 1280, 1280
+"""Larger frames are shrunk to fit: an overlay is looked at, not measured."""
+OPACITY = 0.75
+_HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO).reshape(256, 3)
+
+
+class OverlaySink:
+    """Writes an MPEG-4 video of the source's frame rate.
+
+    Raises:
+        InputError: the name does not end in .mp4, .mkv or .avi, or OpenCV cannot encode there.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        if path.suffix.lower() not in {".mp4", ".mkv", ".avi"}:
+            raise InputError(f"cannot write {path}: expected a name ending in .mp4, .mkv or .avi")
+        shrink = min(1.0, MOST_WIDTH / source.width, MOST_HEIGHT / source.height)
+        self._size = tuple(max(2, 2 * round(side * shrink / 2)) for side in (source.width, source.height))
+        self._pending = PendingFile(path)
+        self._writer = cv2.VideoWriter(
+            str(self._pending.path), cv2.VideoWriter.fourcc(*"mp4v"), source.fps, self._size
+        )
+        if not self._writer.isOpened():
+            self._pending.discard()
+            raise InputError(f"this OpenCV cannot encode MPEG-4 video to {path}: try another folder or name")
+
+    def write(self, result: Result) -> None:
+        """Draw and encode the frame."""
+        self._writer.write(overlaid(result, *self._size))
+
+    def commit(self) -> None:
+        """End the video and put it in its place."""
+        self._writer.release()
+        self._pending.commit()
+
+    def discard(self) -> None:
+        """End the video and remove it."""
+        self._writer.release()
+        self._pending.discard()
+
+
+def overlaid(result: Result, width: int, height: int) -> Image:
+    """Return the frame (height, width, 3) under its heat map, its peaks ringed by share of gaze."""
+    frame = result.frame.image
+    image: Image = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    small = fitted(result.saliency, frame.shape[1], frame.shape[0])
+    level = np.sqrt(small / max(float(small.max()), 1e-12))
+    heat = cv2.resize(_HEAT[(level * 255).astype(np.uint8)], (width, height))
+    alpha = cv2.resize(level * OPACITY, (width, height))
+    blended: Image = cv2.blendLinear(image, heat, 1 - alpha, alpha)  # type: ignore[assignment]
+    unit = math.hypot(width, height) / 1500
+    for peak in result.peaks:
+        centre = (round(peak.x * width), round(peak.y * height))
+        radius = round((12 + 40 * peak.score) * unit)
+        cv2.circle(blended, centre, radius, (0, 0, 0), max(1, round(4 * unit)), cv2.LINE_AA)
+        cv2.circle(blended, centre, radius, (255, 255, 255), max(1, round(2 * unit)), cv2.LINE_AA)
+    return blended

@@ -1,0 +1,48 @@
+"""The procedural world as a source: `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from edge.errors import InputError
+from edge.frames import Frame
+from edge.world import World
+
+PATTERN = re.compile(r"synthetic:(\d+)(?::(\d+)x(\d+)(?::(\d+))?)?")
+
+
+class SyntheticSource:
+    """A flight over a made world, at 10 frames a second."""
+
+    def __init__(self, seed: int, width: int = 640, height: int = 360, frames: int = 100) -> None:
+        self.name = f"synthetic:{seed}:{width}x{height}:{frames}"
+        self.width, self.height, self.fps = width, height, 10.0
+        self.length: int | None = frames
+        self._world = World(seed, width, height, self.fps)
+
+    @classmethod
+    def parse(cls, name: str) -> SyntheticSource:
+        """Open the source that `name` says.
+
+        Raises:
+            InputError: the name is not of the form, or a side is under 64 or over 4096 pixels.
+        """
+        match = PATTERN.fullmatch(name)
+        if match is None:
+            raise InputError(
+                f"{name!r} is no synthetic source; expected synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]"
+            )
+        seed, width, height, frames = (int(group) if group else None for group in match.groups())
+        size = (width or 640, height or 360)
+        if not all(64 <= side <= 4096 for side in size):
+            raise InputError(f"{name!r}: sides must be between 64 and 4096 pixels")
+        return cls(seed or 0, *size, frames if frames is not None else 100)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the flight's frames."""
+        for index in range(self.length or 0):
+            yield Frame(index, index / self.fps, self._world.frame(index).image)
+
+    def close(self) -> None:
+        """Nothing is held open."""

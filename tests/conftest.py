@@ -1,0 +1,81 @@
+"""What many tests need: a clip, the shipped release, and the command as a user calls it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.command import _exit_code
+from edge.release import DEFAULT, locate
+from edge.world import World
+
+REAL = Path(__file__).parent.parent.parent / "shared" / "data"
+"""Real footage beside the project; it is not part of it."""
+
+
+class Outcome(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call the command with arguments, in this process."""
+
+    def call(*arguments: str | Path) -> Outcome:
+        code = _exit_code([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def flight() -> np.ndarray:
+    """Twelve frames (12, 180, 320, 3) of a made flight."""
+    world = World(5, 320, 180)
+    return np.stack([world.frame(index).image for index in range(12)])
+
+
+@pytest.fixture(scope="session")
+def video(flight: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The flight as a video file."""
+    path = tmp_path_factory.mktemp("video") / "flight.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (320, 180))
+    for frame in flight:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def folder(flight: np.ndarray, tmp_path: Path) -> Path:
+    """The flight as a folder of images."""
+    place = tmp_path / "frames"
+    place.mkdir()
+    for index, frame in enumerate(flight):
+        cv2.imwrite(str(place / f"{index}.png"), frame)
+    return place
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A copy of the shipped release, to be spoilt."""
+    return Path(shutil.copytree(locate(DEFAULT), tmp_path / "release"))
+
+
+@pytest.fixture
+def real() -> Path:
+    """The folder of real footage; the test is skipped where there is none."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real footage at {REAL}")
+    return REAL

@@ -1,0 +1,132 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.command import STAGES
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+
+
+def test_a_run_writes_everything(command: Command, video: Path, tmp_path: Path) -> None:
+    places = [tmp_path / "o.mp4", tmp_path / "o.jsonl", tmp_path / "maps"]
+    outcome = command("run", video, "--overlay", places[0], "--jsonl", places[1], "--maps", places[2])
+    assert outcome.code == 0, outcome.err
+    assert "12 frames" in outcome.out
+    assert all(f"wrote {place}" in outcome.out for place in places)
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 12
+    assert len(list((tmp_path / "maps").iterdir())) == 12
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["maps", "o.jsonl", "o.mp4"]
+
+
+def test_a_run_tells_itself_as_json(command: Command, folder: Path) -> None:
+    outcome = command("run", folder, "--max-frames", "3", "--precision", "fp32", "--json")
+    told = json.loads(outcome.out)
+    assert (told["frames"], told["release"], told["precision"]) == (3, "skd-64", "fp32")
+
+
+def test_a_cut_video_keeps_its_maps_and_is_told(command: Command, video: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
+    outcome = command("run", cut, "--jsonl", tmp_path / "o.jsonl")
+    count = len((tmp_path / "o.jsonl").read_text().splitlines())
+    assert outcome.code == 0
+    assert 3 < count < 12
+    assert f"gave {count} readable frames" in outcome.err
+
+
+def test_a_profile_tells_its_conditions(command: Command, tmp_path: Path) -> None:
+    outcome = command("profile", "--precision", "int8,fp32", "--json", tmp_path / "l.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "l.json").read_text())
+    assert [row["precision"] for row in document["latencies"]] == ["int8", "fp32"]
+    for row in document["latencies"]:
+        assert row["runs"] >= 300
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["fps"] == pytest.approx(1e3 / row["mean_ms"])
+    assert document["machine"]["cores"] >= 1
+    assert document["versions"]["onnxruntime"]
+
+
+BAD = [
+    (["run", "missing.mp4"], "no source 'missing.mp4'; expected a video file"),
+    (["run", "{video}", "--release", "nonsense"], "no release 'nonsense'"),
+    (["run", "{video}", "--precision", "int4"], "unknown precision 'int4'"),
+    (["run", "{video}", "--overlay", "/proc/none/o.mp4"], "cannot write /proc/none/o.mp4"),
+    (["run", "{video}", "--maps", "{tmp}"], "which was not written by aerogaze"),
+    (["run", "{video}", "--max-frames", "0"], "0 is not in the range"),
+    (["run"], "Missing argument 'SOURCE'"),
+    (["run", "{video}", "--colour"], "No such option"),
+    (["flap"], "No such command 'flap'"),
+    (["profile", "--form", "pair"], "has no graph in pair form"),
+    (["profile", "--precision", "fp32,fp64"], "unknown precision 'fp64'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(row[0]) for row in BAD])
+def test_bad_input_is_one_clear_line(
+    command: Command, video: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "mine.txt").touch()
+    names = {"{video}": str(video), "{tmp}": str(tmp_path)}
+    outcome = command(*(names.get(word, word) for word in arguments))
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.startswith("aerogaze: ")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_images_of_different_sizes_leave_nothing(command: Command, folder: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(folder / "9.png"), np.zeros((90, 160, 3), np.uint8))
+    out = tmp_path / "out"
+    outcome = command(
+        "run",
+        folder,
+        "--maps",
+        out / "maps",
+        "--jsonl",
+        out / "o.jsonl",
+        "--overlay",
+        out / "o.mp4",
+    )
+    assert outcome.code == 2
+    assert "9.png is 160x90, the first image is 320x180" in outcome.err
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_command_has_help_with_an_example(command: Command, name: str) -> None:
+    outcome = command(name, "--help")
+    assert outcome.code == 0
+    assert f"Example: aerogaze {name}" in " ".join(outcome.out.split())
+
+
+def test_a_drone_loads_no_torch(video: Path) -> None:
+    code = (
+        "import sys; from edge.command import invoke; "
+        f"invoke(['run', {str(video)!r}]); "
+        "print(sorted({'torch', 'onnx', 'lightning', 'pydantic', 'matplotlib'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_loads_no_stage() -> None:
+    code = (
+        "import sys; from edge.command import aerogaze; aerogaze.main(['--help'], standalone_mode=False); "
+        "print(sorted({'numpy', 'cv2', 'onnxruntime', 'rich', 'torch'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,135 @@
+"""The scheduling, with the shipped student and with sources and sinks whose delays the test sets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from edge import pipeline
+from edge.errors import InputError
+from edge.frames import Frame
+from edge.model import SaliencyModel, clip_maps
+from edge.sinks import Result
+
+
+class Clip:
+    """A source of given images."""
+
+    name = "clip"
+    fps = 10.0
+
+    def __init__(self, images: np.ndarray, delay_s: float = 0, fails_at: int | None = None) -> None:
+        self.images, self.delay_s, self.fails_at = images, delay_s, fails_at
+        self.length: int | None = len(images)
+        self.height, self.width = images.shape[1:3] if len(images) else (0, 0)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, image in enumerate(self.images):
+            if index == self.fails_at:
+                raise InputError("the camera fell off")
+            time.sleep(self.delay_s)
+            yield Frame(index, index / 10, image)
+
+    def close(self) -> None:
+        pass
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def __init__(self, delay_s: float = 0, fails_at: int | None = None) -> None:
+        self.results: list[Result] = []
+        self.ended = ""
+        self.delay_s, self.fails_at = delay_s, fails_at
+
+    def write(self, result: Result) -> None:
+        if result.frame.index == self.fails_at:
+            raise InputError("the disk is full")
+        time.sleep(self.delay_s)
+        self.results.append(result)
+
+    def commit(self) -> None:
+        self.ended += "committed"
+
+    def discard(self) -> None:
+        self.ended += "discarded"
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[SaliencyModel]:
+    opened = SaliencyModel(None, "fp32")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    yield
+    assert not [t for t in threading.enumerate() if t.name.startswith("aerogaze")]
+
+
+def test_every_frame_in_order_to_every_sink(model: SaliencyModel, flight: np.ndarray) -> None:
+    fast, slow = Kept(), Kept(delay_s=0.005)
+    images = np.concatenate([flight] * 4)
+    summary = pipeline.run(Clip(images), model, [fast, slow])
+    expected = clip_maps(model, images)
+    for sink in (fast, slow):
+        assert [result.frame.index for result in sink.results] == list(range(48))
+        np.testing.assert_array_equal([result.saliency for result in sink.results], expected)
+        assert sink.ended == "committed"
+    assert summary.frames == 48
+    assert not summary.interrupted
+
+
+def test_decoding_and_output_overlap(model: SaliencyModel, flight: np.ndarray) -> None:
+    images = np.concatenate([flight] * 2)
+    delay_s = 0.02
+    summary = pipeline.run(Clip(images, delay_s), model, [Kept(delay_s), Kept(delay_s)])
+    assert summary.seconds < 3 * delay_s * len(images) * 0.75  # one after the other would take 3
+
+
+def test_it_stops_where_asked(model: SaliencyModel, flight: np.ndarray) -> None:
+    sink = Kept()
+    assert pipeline.run(Clip(flight), model, [sink], max_frames=5).frames == 5
+    assert len(sink.results) == 5
+
+
+def test_an_interrupt_keeps_what_was_done(model: SaliencyModel, flight: np.ndarray) -> None:
+    sink, stop = Kept(), threading.Event()
+
+    def third(result: Result) -> None:
+        if result.frame.index == 2:
+            stop.set()
+
+    summary = pipeline.run(Clip(flight), model, [sink], on_result=third, stop=stop)
+    assert summary.interrupted
+    assert summary.frames == len(sink.results) == 3
+    assert sink.ended == "committed"
+
+
+@pytest.mark.parametrize(
+    ("source_fails", "sink_fails", "message"),
+    [(7, None, "camera fell off"), (None, 7, "disk is full"), (None, 11, "disk is full")],
+)
+def test_a_failure_discards_every_sink(
+    model: SaliencyModel,
+    flight: np.ndarray,
+    source_fails: int | None,
+    sink_fails: int | None,
+    message: str,
+) -> None:
+    sinks = [Kept(), Kept(fails_at=sink_fails)]
+    with pytest.raises(InputError, match=message):
+        pipeline.run(Clip(flight, fails_at=source_fails), model, sinks)
+    assert [sink.ended for sink in sinks] == ["discarded", "discarded"]
+
+
+def test_no_frames_is_an_error(model: SaliencyModel) -> None:
+    sink = Kept()
+    with pytest.raises(InputError, match="gave no frame"):
+        pipeline.run(Clip(np.empty((0, 4, 4, 3), np.uint8)), model, [sink])
+    assert sink.ended == "discarded"

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import release as releases
+from edge.errors import InputError
+
+
+def change(folder: Path, do: Callable[[dict[str, Any]], Any]) -> None:
+    manifest = folder / releases.MANIFEST
+    document = json.loads(manifest.read_text())
+    do(document)
+    manifest.write_text(json.dumps(document))
+
+
+def test_the_shipped_release_says_all() -> None:
+    release = releases.load()
+    assert release.name == releases.DEFAULT
+    assert release.precisions() == ("fp32", "fp16", "int8")
+    assert release.precisions(engine="tensorrt") == ("fp32", "fp16", "int8")
+    assert {state.input for state in release.states} == {"features"}
+    assert all(graph.verified and graph.verified.mean_cc > 0.98 for graph in release.graphs)
+    frames, maps = release.golden()
+    assert frames.shape[1:3] == maps.shape[1:] == (release.preprocessing.height,) * 2
+
+
+def test_saving_and_loading_is_the_same(release: Path) -> None:
+    first = releases.load(release)
+    before = (release / releases.MANIFEST).read_bytes()
+    releases.save(first)
+    assert (release / releases.MANIFEST).read_bytes() == before
+    assert releases.load(release) == first
+
+
+def test_a_changed_or_missing_file_is_named(release: Path) -> None:
+    graph = release / "stream.fp32.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    with pytest.raises(InputError, match=r"stream\.fp32\.onnx is not the file that was released"):
+        releases.load(release)
+    graph.unlink()
+    with pytest.raises(InputError, match=r"lacks stream\.fp32\.onnx"):
+        releases.load(release)
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (lambda d: d.update(schema=2), "schema 2; this aerogaze reads schema 1"),
+        (lambda d: d.pop("schema"), "schema None"),
+        (lambda d: d.pop("graphs"), "lacks 'graphs'"),
+        (lambda d: d["graphs"][0].update(precision="fp8"), "malformed.*fp8"),
+        (lambda d: d["files"].pop("golden.npz"), "lists no hash of golden.npz"),
+        (lambda d: d["files"].update({"../x": {"sha256": "", "size_bytes": 0}}), r"lists '\.\./x'"),
+        (lambda d: d["preprocessing"].update(width=0), "has no size"),
+    ],
+)
+def test_a_bad_manifest_is_named(release: Path, do: Callable[[Any], Any], message: str) -> None:
+    change(release, do)
+    with pytest.raises(InputError, match=message):
+        releases.load(release)
+
+
+def test_what_is_no_release_is_named(tmp_path: Path, release: Path) -> None:
+    with pytest.raises(InputError, match="shipped releases: skd-64"):
+        releases.load("nonsense")
+    with pytest.raises(InputError, match=r"has no release\.json"):
+        releases.load(tmp_path)
+    (release / releases.MANIFEST).write_text("{")
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        releases.load(release)
+
+
+def test_an_unknown_or_missing_precision_is_named() -> None:
+    release = releases.load()
+    with pytest.raises(InputError, match="unknown precision 'int4'; expected one of fp32, fp16, int8"):
+        release.graph("int4")
+    with pytest.raises(InputError, match="has no fp32 graph in pair form"):
+        release.graph("fp32", "pair")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.errors import InputError
+from edge.frames import Frame
+from edge.peaks import find_peaks
+from edge.sinks import Result, Sink
+from edge.sinks.jsonl import JsonlSink
+from edge.sinks.maps import MapsSink
+from edge.sinks.overlay import OverlaySink
+from edge.sources import open_source
+
+
+@pytest.fixture
+def results(flight: np.ndarray) -> list[Result]:
+    found = []
+    for index, image in enumerate(flight):
+        saliency = np.zeros((64, 64), np.float32)
+        saliency[16:18, 4 * index + 2] = 0.25, 0.5
+        found.append(Result(Frame(index, index / 10, image), saliency, find_peaks(saliency), 1.5))
+    return found
+
+
+def test_json_lines(tmp_path: Path, results: list[Result]) -> None:
+    sink = JsonlSink(tmp_path / "out.jsonl")
+    write(sink, results)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["frame"] for row in rows] == list(range(12))
+    assert rows[3]["capture_s"] == 0.3
+    assert rows[3]["latency_ms"] == 1.5
+    (peak,) = rows[3]["peaks"]
+    assert peak["x"] == pytest.approx((14 + 0.5) / 64 * 320, abs=0.1)
+    assert peak["y"] == pytest.approx(17.4 / 64 * 180, abs=1)
+    assert peak["score"] == pytest.approx(1)
+
+
+def test_maps_keep_the_frames_aspect_and_sixteen_bits(tmp_path: Path, results: list[Result]) -> None:
+    write(MapsSink(tmp_path / "maps"), results)
+    files = sorted((tmp_path / "maps").iterdir())
+    assert [file.name for file in files] == [f"{index:06d}.png" for index in range(12)]
+    image = cv2.imread(str(files[5]), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    assert image.dtype == np.uint16
+    assert image.shape == (144, 256)
+    assert image.max() == 65535
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    assert (column + 0.5) / 256 == pytest.approx(22.5 / 64, abs=0.01)
+    assert (row + 0.5) / 144 == pytest.approx(17.5 / 64, abs=0.01)
+
+
+def test_an_overlay_plays_and_shows_the_peak(tmp_path: Path, results: list[Result], video: Path) -> None:
+    write(OverlaySink(tmp_path / "overlay.mp4", open_source(str(video))), results)
+    source = open_source(str(tmp_path / "overlay.mp4"))
+    frames = list(source)
+    assert (len(frames), source.width, source.height, source.fps) == (12, 320, 180, 10)
+    changed = np.abs(frames[6].image.astype(int) - results[6].frame.image).sum(axis=2)
+    row, column = np.unravel_index(cv2.blur(changed.astype(np.float32), (9, 9)).argmax(), changed.shape)
+    assert abs(column - 26.5 / 64 * 320) < 20
+    assert abs(row - 17.5 / 64 * 180) < 20
+
+
+def test_a_discarded_sink_leaves_what_was_there(tmp_path: Path, results: list[Result], video: Path) -> None:
+    (tmp_path / "out.jsonl").write_text("old")
+    sinks: list[Sink] = [
+        JsonlSink(tmp_path / "out.jsonl"),
+        MapsSink(tmp_path / "maps"),
+        OverlaySink(tmp_path / "overlay.mp4", open_source(str(video))),
+    ]
+    for sink in sinks:
+        sink.write(results[0])
+        sink.discard()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+    assert (tmp_path / "out.jsonl").read_text() == "old"
+
+
+def test_an_overlay_with_an_odd_name_is_refused(tmp_path: Path, video: Path) -> None:
+    with pytest.raises(InputError, match=r"ending in \.mp4"):
+        OverlaySink(tmp_path / "overlay.gif", open_source(str(video)))
+
+
+def write(sink: Sink, results: list[Result]) -> None:
+    for result in results:
+        sink.write(result)
+    sink.commit()
