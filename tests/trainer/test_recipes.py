@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.errors import InputError
+from trainer.recipes import FOLDER, load_recipe
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_sound(path: Path) -> None:
+    recipe = load_recipe(path.stem)
+    assert recipe.name.endswith(str(recipe.student.resolution))
+    assert recipe.settings().head == ("density" if recipe.loss == "mse" else "log_density")
+
+
+def test_changes_are_checked_like_the_file() -> None:
+    recipe = load_recipe("skd-64", {"network.steps": "7", "loss": "mse", "students.mu": "0.25"})
+    assert (recipe.network.steps, recipe.loss, recipe.students.mu) == (7, "mse", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network.step": "7"}, "network.step: extra inputs are not permitted"),
+        ({"network.steps": "-1"}, "network.steps: .*greater than or equal to 0, got -1"),
+        ({"loss": "l1"}, "loss: .*'mse' or 'kl_cc', got 'l1'"),
+        ({"student.resolution": "60"}, "expected one of 32, 64, 96, 128, 256, got 60"),
+        ({"teachers.steps": "0"}, "no soft labels to learn from"),
+        ({"name.first": "1"}, "name is no table"),
+    ],
+)
+def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe("skd-64", changes)
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no recipe 'skd-7'.*shipped recipe: demo"):
+        load_recipe("skd-7")
+    path = tmp_path / "r.toml"
+    path.write_text("name = ")
+    with pytest.raises(InputError, match="is not TOML"):
+        load_recipe(path)
+    path.write_text('name = "x"')
+    with pytest.raises(InputError, match="seed: field required"):
+        load_recipe(path)

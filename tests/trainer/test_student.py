@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edge.errors import InputError
+from trainer.models.skd import SpatiotemporalNetwork
+from trainer.models.student import Student, StudentSettings, load_student
+
+
+@pytest.fixture
+def student() -> Student:
+    settings = StudentSettings("skd", 32, "next", "density")
+    return Student("small", settings, SpatiotemporalNetwork().eval(), {"seed": 3})
+
+
+def test_it_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
+    student.save(tmp_path / "s.safetensors")
+    again = load_student(tmp_path / "s.safetensors")
+    assert (again.name, again.settings, again.trained) == ("small", student.settings, {"seed": 3})
+    for key, value in student.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[key], value)
+    assert not again.network.training
+
+
+def test_the_shipped_student_says_how_it_was_trained() -> None:
+    student = load_student("skd-64")
+    assert student.settings.pair == "previous"
+    assert student.trained["data"] == "made world"
+    assert student.trained["recipe"]["seed"] >= 0
+
+
+def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    tensors["trunk.0.0.weight"][0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_nan, r"weight trunk\.0\.0\.weight is not finite"),
+        (lambda tensors, metadata: metadata.update(schema="9"), "student schema '9'"),
+        (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "not an SKD student"),
+        (lambda tensors, metadata: metadata.update(student="{}"), "not an SKD student"),
+    ],
+)
+def test_a_spoilt_file_is_named(
+    student: Student, tmp_path: Path, spoil: Callable[..., object], message: str
+) -> None:
+    path = tmp_path / "s.safetensors"
+    student.save(path)
+    tensors = load_file(path)
+    metadata = {
+        "schema": "1",
+        "name": "small",
+        "trained": "{}",
+        "student": '{"kind": "skd", "resolution": 32, "pair": "next", "head": "density"}',
+    }
+    spoil(tensors, metadata)
+    save_file(tensors, path, metadata)
+    with pytest.raises(InputError, match=message):
+        load_student(path)
+
+
+def test_what_is_no_student_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no student 'nobody'.*shipped student: skd-64"):
+        load_student("nobody")
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(b"weights, honestly")
+    with pytest.raises(InputError, match="no safetensors file"):
+        load_student(path)

@@ -1,0 +1,1 @@
+"""Networks; nothing here trains."""

@@ -1,0 +1,142 @@
+"""The SKD networks: Li, Fu, Zhao, Ge, "Spatiotemporal Knowledge Distillation for Efficient
+Estimation of Aerial Video Saliency", IEEE TIP 29 (2020), arXiv 1904.04992.
+
+Two students (spatial, temporal) are distilled from two teachers; their weights are carried into one
+spatiotemporal network. The paper's local response normalisation is left out: it gains little and
+exports badly. Every network here is fully convolutional; sides must be multiples of 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+RESOLUTIONS = (32, 64, 96, 128, 256)
+FEATURES = 64
+"""Channels of the trunk's output; its sides are a quarter of the frame's."""
+
+
+def _convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+def _upsampling(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+class Trunk(nn.Sequential):
+    """Frame (N, 3, H, W) to features (N, 64, H/4, W/4)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            _convolution(3, 16),
+            _convolution(16, 16),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            _convolution(16, 32),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            _convolution(32, FEATURES),
+        )
+
+
+class SpatialBranch(nn.Sequential):
+    """Trunk features (N, 64, h, w) to (N, 128, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__(_convolution(FEATURES, 64), _convolution(64, 128))
+
+
+class TemporalBranch(nn.Sequential):
+    """Trunk features and their change, concatenated (N, 128, h, w), to (N, 128, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__(_convolution(2 * FEATURES, 64), _convolution(64, 128))
+
+
+class Decoder(nn.Sequential):
+    """Branch features (N, inputs, h, w) to a raw map (N, 1, 4h, 4w)."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(
+            _convolution(inputs, 32, kernel=1),
+            _convolution(32, 32),
+            _convolution(32, 32),
+            _convolution(32, 16),
+            _upsampling(16, 8),
+            _upsampling(8, 1),
+        )
+
+
+def _change(features: Tensor, other: Tensor) -> Tensor:
+    return torch.cat([features, features - other], dim=1)
+
+
+class SpatialStudent(nn.Module):
+    """One frame to a raw map: trunk, spatial branch, a decoder of its own (figure 2)."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.branch = SpatialBranch()
+        self.decoder = Decoder(128)
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map (N, 1, H, W) of `frame` (N, 3, H, W); `other` is not looked at."""
+        del other
+        raw: Tensor = self.decoder(self.branch(self.trunk(frame)))
+        return raw
+
+
+class TemporalStudent(nn.Module):
+    """A pair of frames to a raw map: trunk, temporal branch, a decoder of its own (figure 2)."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.branch = TemporalBranch()
+        self.decoder = Decoder(128)
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
+        raw: Tensor = self.decoder(self.branch(_change(self.trunk(frame), self.trunk(other))))
+        return raw
+
+
+class SpatiotemporalNetwork(nn.Module):
+    """A pair of frames to a raw map by both branches: the network that flies (figure 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        self.spatial = SpatialBranch()
+        self.temporal = TemporalBranch()
+        self.decoder = Decoder(256)
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
+        return self.fuse(self.trunk(frame), self.trunk(other))
+
+    def fuse(self, features: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map of the frame with trunk `features` (N, 64, h, w).
+
+        The trunk's features of one step are those of the neighbour in the step after: carried from
+        frame to frame, the trunk runs once a frame and the result is the pair's, exactly.
+        """
+        branches = [self.spatial(features), self.temporal(_change(features, other))]
+        raw: Tensor = self.decoder(torch.cat(branches, dim=1))
+        return raw
+
+    def take(self, spatial: SpatialStudent, temporal: TemporalStudent) -> None:
+        """Carry the students' weights over: stage 2's weight transfer (section III-C).
+
+        The students are trained on one shared trunk, so nothing is lost by carrying one over.
+        """
+        self.trunk.load_state_dict(spatial.trunk.state_dict())
+        self.spatial.load_state_dict(spatial.branch.state_dict())
+        self.temporal.load_state_dict(temporal.branch.state_dict())

@@ -1,0 +1,127 @@
+"""A student on disk and in hand: safetensors, with its settings and how it was trained beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edge.errors import InputError
+from edge.files import written_file
+from edge.preprocess import Preprocessing
+from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
+
+SCHEMA = 1
+SHIPPED = Path(__file__).parent.parent / "students"
+
+Head = Literal["density", "log_density"]
+Pair = Literal["next", "previous"]
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """What a student is.
+
+    `pair`: the neighbour a frame is paired with: "next" as in the paper, which delays a stream by a
+    frame; "previous" delays nothing. `head`: whether the raw map is a density (the paper's, trained
+    by MSE) or its logarithm (trained by KL).
+    """
+
+    kind: Literal["skd"]
+    resolution: int
+    pair: Pair
+    head: Head
+
+    def __post_init__(self) -> None:
+        if self.kind != "skd" or self.resolution not in RESOLUTIONS:
+            raise InputError(
+                f"no student {self.kind} at resolution {self.resolution}; "
+                f"expected skd at {', '.join(map(str, RESOLUTIONS))}"
+            )
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how frames become this student's input."""
+        return Preprocessing(self.resolution, self.resolution)
+
+
+def saliency(raw: Tensor, head: Head) -> Tensor:
+    """Return the saliency map (N, 1, H, W), non-negative, of a raw map; a density up to a factor."""
+    if head == "density":
+        return raw.relu()
+    return (raw - raw.amax(dim=(2, 3), keepdim=True)).exp()
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained network with its settings and how it was trained."""
+
+    name: str
+    settings: StudentSettings
+    network: SpatiotemporalNetwork
+    trained: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the student as one safetensors file, atomically."""
+        metadata = {
+            "schema": str(SCHEMA),
+            "name": self.name,
+            "student": json.dumps(asdict(self.settings)),
+            "trained": json.dumps(self.trained),
+        }
+        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        with written_file(path) as pending:
+            save_file(tensors, pending, metadata)
+
+
+def load_student(name: str | Path) -> Student:
+    """Read a student from a .safetensors file or by a shipped student's name, in evaluation mode.
+
+    Raises:
+        InputError: no such student, not a student's file, unknown schema, NaN in its weights.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = SHIPPED / f"{name}.safetensors"
+        if not shipped.is_file():
+            names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+            raise InputError(
+                f"no student {str(name)!r}; expected a .safetensors file made by aerogaze train, "
+                f"or a shipped student: {names}"
+            )
+        path = shipped
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no safetensors file ({error}); make one with aerogaze train") from None
+    if metadata.get("schema") != str(SCHEMA):
+        raise InputError(
+            f"{path} has student schema {metadata.get('schema')!r}; this aerogaze reads {SCHEMA}: "
+            "use the aerogaze that wrote it"
+        )
+    broken = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise InputError(f"{path}: weight {broken} is not finite; train the student again")
+    network = SpatiotemporalNetwork()
+    try:
+        settings = StudentSettings(**json.loads(metadata["student"]))
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is not an SKD student ({str(error).splitlines()[0]}); train it again"
+        ) from None
+    network.eval()
+    return Student(metadata["name"], settings, network, json.loads(metadata["trained"]))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of trainable values."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,75 @@
+"""The teachers: larger networks on a larger input, with an ImageNet encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.models.efficientnet_lite import TAPS, EfficientNetLite0
+
+WIDTH = 48
+"""Channels of the decoder."""
+
+
+class _Decoder(nn.Module):
+    """Features at strides 2 to 32, coarsest first with skips, to a raw map at stride 2."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in channels)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False),
+                nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
+                nn.BatchNorm2d(WIDTH),
+                nn.ReLU(),
+            )
+            for _ in channels
+        )
+        self.head = nn.Conv2d(WIDTH, 1, 3, padding=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return (N, 1, H/2, W/2)."""
+        levels = [lateral(f) for lateral, f in zip(self.lateral, features, strict=True)]
+        x = self.smooth[-1](levels[-1])
+        for level, smooth in zip(levels[-2::-1], list(self.smooth)[-2::-1], strict=True):
+            x = smooth(level + F.interpolate(x, size=level.shape[-2:], mode="bilinear"))
+        raw: Tensor = self.head(x)
+        return raw
+
+
+class SpatialTeacher(nn.Module):
+    """One frame (N, 3, H, W), scaled x/127.5 - 1, to a raw map (N, 1, H/2, W/2); 3.0 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = EfficientNetLite0()
+        self.decoder = _Decoder(list(TAPS.values()))
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map of `frame`; `other` is not looked at."""
+        del other
+        raw: Tensor = self.decoder(self.encoder(frame))
+        return raw
+
+
+class TemporalTeacher(nn.Module):
+    """A pair of frames to a raw map (N, 1, H/2, W/2): features beside their change at every level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = EfficientNetLite0()
+        self.decoder = _Decoder([2 * c for c in TAPS.values()])
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map of `frame`, given its neighbour in time."""
+        both = self.encoder(torch.cat([frame, other]))
+        features = []
+        for level in both:
+            now, then = level.chunk(2)
+            features.append(torch.cat([now, now - then], dim=1))
+        raw: Tensor = self.decoder(features)
+        return raw

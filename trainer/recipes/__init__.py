@@ -1,0 +1,154 @@
+"""Recipes: how a student is trained, as TOML, checked on load."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge.errors import InputError
+from trainer.losses import HEADS, Loss
+from trainer.models.skd import RESOLUTIONS
+from trainer.models.student import Pair, StudentSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent
+
+Steps = Annotated[int, Field(ge=0)]
+Batch = Annotated[int, Field(ge=2)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudentTable(_Table):
+    """The student to train."""
+
+    kind: Literal["skd"] = "skd"
+    resolution: int
+    pair: Pair
+
+
+class WorldTable(_Table):
+    """The made world that clips are drawn from."""
+
+    width: Annotated[int, Field(ge=64)] = 256
+    height: Annotated[int, Field(ge=64)] = 144
+    first_scene: Annotated[int, Field(ge=0)] = 0
+    """Scenes are numbered by seed, from this one on: keep others for evaluation."""
+    pairs_per_scene: Annotated[int, Field(ge=1)] = 3
+    buffer: Annotated[int, Field(ge=1)] = 4096
+    """Rendered pairs to draw batches from, the oldest replaced by new ones."""
+    reuse: Annotated[int, Field(ge=1)] = 6
+    """How often a rendered pair is drawn, on average."""
+    workers: Annotated[int, Field(ge=0)] = 1
+
+
+class StageTable(_Table):
+    """One training stage. `steps` = 0 leaves it out."""
+
+    steps: Steps
+    batch: Batch
+    rate: Rate = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the averaged weights that are kept; 0 keeps the last step's."""
+
+
+class TeachersTable(StageTable):
+    """The spatial and the temporal teacher."""
+
+    imagenet: bool = True
+    """Start the encoders from ImageNet weights."""
+
+
+class StudentsTable(StageTable):
+    """Stage 1: the two students, from soft labels (teachers) and hard labels (fixation density)."""
+
+    mu: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of the soft label; 1 - mu of the hard one. 0 needs no teachers."""
+
+
+class NetworkTable(StageTable):
+    """Stage 2: the spatiotemporal network, from the students' weights, on the hard label."""
+
+    freeze: bool = True
+    """Train fusion and decoder only, as the authors do."""
+
+
+class Recipe(_Table):
+    """How a student is trained: three stages on one stream of clips."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0)]
+    loss: Loss
+    mixed: bool = False
+    """Compute in bfloat16 where it is safe: twice as fast on processors that have it."""
+    student: StudentTable
+    world: WorldTable = WorldTable()
+    teachers: TeachersTable
+    students: StudentsTable
+    network: NetworkTable
+
+    def settings(self) -> StudentSettings:
+        """Return the student's settings."""
+        return StudentSettings(
+            self.student.kind, self.student.resolution, self.student.pair, HEADS[self.loss]
+        )
+
+
+def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Recipe:
+    """Read a recipe from a .toml file or by a shipped recipe's name.
+
+    `changes` maps dotted keys to TOML values, as `network.steps` to `200`.
+
+    Raises:
+        InputError: no such recipe, bad TOML, a key that is unknown or a value out of range.
+    """
+    path = Path(name) if Path(name).is_file() else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise InputError(f"no recipe {str(name)!r}; expected a .toml file or a shipped recipe: {names}")
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text())
+        for key, value in (changes or {}).items():
+            _put(document, key, value)
+        recipe = Recipe.model_validate(document)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {key}: {first['msg'].lower()}, got {first['input']!r}") from None
+    if recipe.student.resolution not in RESOLUTIONS:
+        raise InputError(
+            f"{path}: student.resolution: expected one of {', '.join(map(str, RESOLUTIONS))}, "
+            f"got {recipe.student.resolution}"
+        )
+    if recipe.students.mu > 0 and recipe.students.steps and not recipe.teachers.steps:
+        raise InputError(
+            f"{path}: students.mu is {recipe.students.mu} but teachers.steps is 0: "
+            "no soft labels to learn from; set mu to 0 or train teachers"
+        )
+    return recipe
+
+
+def _put(document: dict[str, Any], key: str, value: str) -> None:
+    *tables, last = key.split(".")
+    place = document
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise InputError(f"--set {key}: {table} is no table of the recipe")
+    try:
+        place[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        place[last] = value
