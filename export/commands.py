@@ -1,0 +1,124 @@
+"""`aerogaze export` and `aerogaze build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from calibration.frames import MOST, read_frames
+from calibration.ranges import METHODS, Method
+from edge import release as releases
+from edge.sources import open_source
+from export.engine import build_engines
+from export.make import ENGINES, make_release
+from export.parity import TOLERANCES
+from trainer.models.student import load_student
+
+ERR = Console(stderr=True)
+
+
+@click.command(epilog="Example: aerogaze export skd-64 --frames flight.mp4 --out my-release")
+@click.argument("student")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The release: a new folder.")
+@click.option(
+    "--frames",
+    multiple=True,
+    help="Footage for ranges and parity: a video, a folder of images, or synthetic:SEED. Once or more.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="entropy",
+    show_default=True,
+    help="How ranges are chosen.",
+)
+@click.option(
+    "--calibration-frames",
+    type=click.IntRange(min=1),
+    default=MOST,
+    show_default=True,
+    help="Frame pairs at most, spread over the footage.",
+)
+@click.option(
+    "--form",
+    "forms",
+    type=click.Choice(["stream", "pair"]),
+    multiple=True,
+    help="Only this form (default: both).",
+)
+def export(
+    student: str,
+    out: Path,
+    frames: tuple[str, ...],
+    method: Method,
+    calibration_frames: int,
+    forms: tuple[releases.Form, ...],
+) -> None:
+    """Make a release of STUDENT: a .safetensors file or a shipped student's name.
+
+    fp32, fp16 and int8 graphs, each verified against PyTorch on held-out frames.
+    """
+    loaded = load_student(student)
+    sources = [open_source(name) for name in frames]
+    with ERR.status(f"reading {', '.join(frames)}"):
+        footage = read_frames(sources, loaded.settings.preprocessing(), most=calibration_frames)
+    for source in sources:
+        source.close()
+    with ERR.status("export") as status:
+        made = make_release(
+            loaded,
+            footage,
+            out,
+            forms or ("stream", "pair"),
+            method,
+            lambda step: status.update(f"export {loaded.name}: {step}"),
+        )
+    table = Table(title=f"{made.name} -> {out}", title_justify="left")
+    for column in ("graph", "for", "KiB", "max error", "CC", "KLD"):
+        table.add_column(column, justify="left" if column in ("graph", "for") else "right")
+    for graph, verified in made.verified():
+        table.add_row(
+            f"{graph.form} {graph.precision}",
+            graph.engine,
+            f"{(out / graph.file).stat().st_size / 1024:.0f}",
+            f"{verified.max_error:.1e}",
+            f"{verified.mean_cc:.5f}",
+            f"{verified.mean_kld:.1e}",
+        )
+    Console().print(table)
+    held = ", ".join(f"{p} to {'error' if p == 'fp32' else '1 - CC'} {t:.0e}" for p, t in TOLERANCES.items())
+    frames_seen = next(verified.frames for _, verified in made.verified())
+    windows = made.calibrated["windows"] if made.calibrated else 0
+    print(f"maps against PyTorch's in fp32 on {frames_seen} frames; held: {held}")
+    print(f"{method} ranges from {windows} frame pairs")
+
+
+@click.command(epilog="Example: aerogaze build my-release --target rtx")
+@click.argument("release", required=False)
+@click.option(
+    "--target",
+    type=click.Choice(["local", "rtx"]),
+    required=True,
+    help="local: this board's TensorRT; rtx: TensorRT for RTX, GPU or not.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help=f"A folder for the engines (default: {ENGINES}/TARGET in the release).",
+)
+def build(release: str | None, target: str, out: Path | None) -> None:
+    """Compile the graphs of RELEASE with TensorRT, on the machine at hand."""
+    opened = releases.load(release)
+    place = out or opened.folder / ENGINES / target
+    with ERR.status(f"build {opened.name}"):
+        engines = list(build_engines(opened, "rtx" if target == "rtx" else "tensorrt", place))
+    table = Table(title=f"{opened.name}, {engines[0].tensorrt}", title_justify="left")
+    for column in ("graph", "engine", "KiB", "seconds"):
+        table.add_column(column, justify="right" if column in ("KiB", "seconds") else "left")
+    for built in engines:
+        table.add_row(built.graph, built.file, f"{built.size_bytes / 1024:.0f}", f"{built.seconds:.2f}")
+    Console().print(table)
+    print(f"wrote {place}")

@@ -1,0 +1,122 @@
+"""Making a release: every graph, verified against PyTorch, with its golden set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+
+from calibration.frames import CalibrationFrames
+from calibration.qdq import CPU, TENSORRT, quantise
+from calibration.ranges import Method, collect_ranges
+from edge.files import written_folder
+from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
+from export import graphs
+from export.fp16 import to_fp16
+from export.parity import GraphUnderTest, prepared, reference_maps, verify
+from trainer.models.student import Student
+
+GOLDEN_FRAMES = 8
+ENGINES = "engines"
+"""The sub-folder where `aerogaze build` puts what it compiles; not part of the release."""
+
+
+def make_release(
+    student: Student,
+    frames: CalibrationFrames,
+    folder: Path,
+    forms: Sequence[Form] = ("stream", "pair"),
+    method: Method = "entropy",
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Release:
+    """Export a student into `folder`, whole or not at all.
+
+    Ranges come from three quarters of the windows, parity from the others (all, if there are fewer
+    than eight).
+
+    Raises:
+        InputError: the folder cannot be written, or holds other files.
+        CheckError: a graph is further from PyTorch than its tolerance.
+    """
+    preprocessing = student.settings.preprocessing()
+    clips = prepared(frames.windows, preprocessing)
+    held_out = clips[::4] if len(clips) >= 8 else clips
+    calibrating = [c for i, c in enumerate(clips) if i % 4] if len(clips) >= 8 else clips
+    expected = reference_maps(student, held_out)
+    states = graphs.states(student)
+    made: list[Graph] = []
+    with written_folder(folder, ours=_ours) as path:
+        for form in forms:
+            batch = 1 if form == "stream" else None
+            kept = [graphs.FRAME, graphs.OTHER, graphs.SALIENCY]
+
+            def add(
+                model: onnx.ModelProto,
+                precision: Precision,
+                engine: Engine = "any",
+                form: Form = form,
+                batch: int | None = batch,
+            ) -> GraphUnderTest:
+                on_step(f"{form} {precision}" + (f" for {engine}" if engine != "any" else ""))
+                tested = GraphUnderTest(model, form, states, student, plain=engine == "tensorrt")
+                verified = verify(tested, precision, engine, held_out, expected)
+                suffix = "" if engine == "any" else f".{engine}"
+                graph = Graph(f"{form}.{precision}{suffix}.onnx", form, precision, engine, batch, verified)
+                onnx.save(model, path / graph.file)
+                made.append(graph)
+                return tested
+
+            model = graphs.to_onnx(student, form, batch)
+            fp32 = add(model, "fp32")
+            add(to_fp16(model, kept), "fp16")
+            on_step(f"{form} ranges")
+            ranges = collect_ranges(model, [fp32.feed(clip) for clip in calibrating], method)
+            add(quantise(model, ranges, CPU), "int8", "onnxruntime")
+            add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
+        _write_golden(student, frames, path)
+        release = Release(
+            folder=path,
+            name=student.name,
+            student={
+                "kind": student.settings.kind,
+                "resolution": student.settings.resolution,
+                "pair": student.settings.pair,
+                "head": student.settings.head,
+            },
+            preprocessing=preprocessing,
+            inputs=(graphs.FRAME, graphs.OTHER),
+            output=graphs.SALIENCY,
+            delay_frames=1 if student.settings.pair == "next" else 0,
+            preroll=1,
+            states=states if "stream" in forms else (),
+            graphs=tuple(made),
+            trained=student.trained,
+            calibrated={
+                "method": method,
+                "source": frames.source,
+                "windows": len(calibrating),
+                "frames_sha256": frames.sha256,
+                "onnxruntime": ort.__version__,
+                "torch": torch.__version__,
+            },
+        )
+        save(release)
+    return release
+
+
+def _write_golden(student: Student, frames: CalibrationFrames, folder: Path) -> None:
+    """Write consecutive frames, each paired in time with itself at the clip's end, and their maps."""
+    clip = frames.golden
+    ahead = student.settings.pair == "next"
+    others = [*clip[1:], clip[-1]] if ahead else [clip[0], *clip[:-1]]
+    pairs = np.stack([np.stack([a, b] if ahead else [b, a]) for a, b in zip(clip, others, strict=True)])
+    maps = reference_maps(student, prepared(pairs, student.settings.preprocessing()))
+    np.savez_compressed(folder / GOLDEN, frames=clip, maps=np.stack(maps))
+
+
+def _ours(entry: Path) -> bool:
+    return entry.name in {MANIFEST, GOLDEN, ENGINES} or entry.suffix == ".onnx"
