@@ -1,0 +1,185 @@
+"""`make bench`: the project's speed and memory, as ratios of medians measured in one run.
+
+Contenders take turns, so that a busy machine slows them alike. `out/bench.json` keeps the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from calibration.frames import CalibrationFrames
+from edge import pipeline
+from edge.machine import this_machine
+from edge.model import SaliencyModel
+from edge.preprocess import Preprocessing
+from edge.release import load
+from edge.runner import open_runner
+from edge.sinks.jsonl import JsonlSink
+from edge.sources import open_source
+from edge.world import World
+from export.make import make_release
+from trainer.models.skd import SpatiotemporalNetwork
+from trainer.models.student import Student, StudentSettings
+
+OUT = Path("out/bench.json")
+Row = tuple[str, float, str, float, bool]
+"""What, measured, unit, bound, and whether the bound is a least (else a most)."""
+
+
+def turns(contenders: dict[str, Callable[[], object]], calls: int, rounds: int) -> dict[str, float]:
+    """Return each contender's median seconds a call; they take turns of `calls` calls."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, call in contenders.items():
+            for _ in range(calls):
+                before = time.perf_counter()
+                call()
+                if turn:  # the first turn warms up
+                    times[name].append(time.perf_counter() - before)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def small_release(folder: Path, resolution: int) -> tuple[SpatiotemporalNetwork, Path]:
+    """Export an untrained student: speed does not depend on what was learnt."""
+    torch.manual_seed(0)
+    network = SpatiotemporalNetwork().train()
+    for _ in range(3):
+        network(*torch.randn(2, 4, 3, resolution, resolution))
+    settings = StudentSettings("skd", resolution, "previous", "log_density")
+    student = Student(f"skd-{resolution}", settings, network.eval(), {"data": "none"})
+    world = World(1, 128, 72)
+    frames = np.stack([Preprocessing(resolution, resolution).resize(world.frame(i).image) for i in range(12)])
+    footage = CalibrationFrames(np.stack([frames[:-1], frames[1:]], axis=1), frames[:8], "made")
+    make_release(student, footage, folder, forms=["stream"])
+    return network, folder
+
+
+def engine_rows(folder: Path) -> list[Row]:
+    """Streaming engines against PyTorch eager on the pair network: R = 32, batch 1, all cores."""
+    network, place = small_release(folder / "skd-32", 32)
+    release, frame = load(place), np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+    pair = torch.from_numpy(frame)
+    torch.set_num_threads(this_machine().cores)
+    runners = {p: open_runner(release, p) for p in ("fp32", "int8")}
+
+    def eager() -> object:
+        with torch.inference_mode():
+            return network(pair, pair)
+
+    feed = {"frame": frame}
+    seconds = turns(
+        {"eager": eager, **{p: lambda r=r: r.infer(feed) for p, r in runners.items()}},  # type: ignore[misc]
+        calls=50,
+        rounds=20,
+    )
+    print({name: f"{value * 1e3:.3f} ms" for name, value in seconds.items()})
+    return [
+        ("R=32 streaming int8 over PyTorch eager pair", seconds["eager"] / seconds["int8"], "x", 8, True),
+        ("R=32 streaming int8 over its own fp32", seconds["fp32"] / seconds["int8"], "x", 1.4, True),
+    ]
+
+
+def pipeline_rows(clip: Path, folder: Path) -> list[Row]:
+    """A whole run at R = 64 against decoding and resizing alone, over a 1280x720 clip."""
+    model = SaliencyModel(None, None, threads=1)
+
+    def bare() -> None:
+        source = open_source(str(clip))
+        for frame in source:
+            model.prepare(frame.image)
+        source.close()
+
+    def whole() -> None:
+        source = open_source(str(clip))
+        pipeline.run(source, model, [JsonlSink(folder / "o.jsonl")])
+        source.close()
+
+    seconds = turns({"bare": bare, "whole": whole}, calls=1, rounds=7)
+    print({name: f"{value:.2f} s" for name, value in seconds.items()})
+    ratio = seconds["whole"] / seconds["bare"]
+    return [("1280x720 at R=64: run over decoding and resizing alone", ratio, "x", 1.15, False)]
+
+
+def process_rows(clip: Path, folder: Path) -> list[Row]:
+    """The command as a process: memory, time to the first map, time of --help."""
+    code = (
+        "import sys; from edge.command import invoke; invoke(sys.argv[1:]); "
+        "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
+    )
+    words = ["run", str(clip), "--maps", str(folder / "maps"), "--jsonl", str(folder / "o.jsonl")]
+    peaks, firsts, helps = [], [], []
+    for _ in range(5):
+        before = time.perf_counter()
+        told = subprocess.run(
+            [sys.executable, "-c", code, *words, "--json"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        total = time.perf_counter() - before
+        summary = json.loads(told[0])
+        firsts.append(total - summary["seconds"] + summary["first_map_s"])
+        peaks.append(int(told[1]) / 1024)
+        before = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "edge.command", "--help"], capture_output=True, check=True)
+        helps.append(time.perf_counter() - before)
+    return [
+        ("aerogaze run, 1280x720: peak memory", statistics.median(peaks), "MB", 300, False),
+        (
+            "aerogaze run: start to first map, end of process included",
+            statistics.median(firsts),
+            "s",
+            2,
+            False,
+        ),
+        ("aerogaze --help", statistics.median(helps), "s", 0.3, False),
+    ]
+
+
+def main() -> None:
+    """Measure, print one table, keep the numbers; exit 1 if a bound is broken."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clip = folder / "clip.mp4"
+        writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 30, (1280, 720))
+        world = World(2, 1280, 720, 30)
+        images = [world.frame(index).image for index in range(30)]
+        for _ in range(10):
+            for image in images:
+                writer.write(image)
+        writer.release()
+        rows = [*engine_rows(folder), *pipeline_rows(clip, folder), *process_rows(clip, folder)]
+    machine = this_machine()
+    table = Table(title=f"{machine.cpu}, {machine.cores} cores", title_justify="left")
+    for column in ("what", "measured", "bound", ""):
+        table.add_column(column, justify="left" if column in ("what", "") else "right")
+    broken = 0
+    for what, value, unit, bound, least in rows:
+        held = value >= bound if least else value <= bound
+        broken += not held
+        sign = "at least" if least else "at most"
+        table.add_row(what, f"{value:.2f} {unit}", f"{sign} {bound:g}", "" if held else "BROKEN")
+    Console().print(table)
+    OUT.parent.mkdir(exist_ok=True)
+    document = {
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "rows": [dict(zip(("what", "value", "unit", "bound", "at_least"), row, strict=True)) for row in rows],
+    }
+    OUT.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"wrote {OUT}")
+    sys.exit(broken > 0)
+
+
+if __name__ == "__main__":
+    main()

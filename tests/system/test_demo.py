@@ -1,0 +1,36 @@
+"""The README's first command, on a short clip."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome
+
+
+@pytest.mark.slow
+def test_the_demo_writes_all_it_promises(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = command("demo", "--source", "synthetic:4:320x180:16", "--out", tmp_path / "demo")
+    assert outcome.code == 0, outcome.err
+    out = tmp_path / "demo"
+    for name in ("report.html", "summary.json", "overlay.mp4", "saliency.jsonl"):
+        assert (out / name).stat().st_size > 1000, name
+    assert len(list((out / "maps").iterdir())) == 16
+    assert (out / "release" / "release.json").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"] == 16
+    assert {row["precision"] for row in summary["profile"]["latencies"]} == {"fp32", "fp16", "int8"}
+    page = (out / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)  # self-contained
+    assert "data:image/webp" in page
+
+
+def test_a_wrong_source_is_told_before_the_training(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = command("demo", "--source", "missing.mp4", "--out", tmp_path / "demo")
+    assert outcome.code == 2
+    assert "no source 'missing.mp4'" in outcome.err
+    assert not (tmp_path / "demo").exists()

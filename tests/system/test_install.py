@@ -1,0 +1,77 @@
+"""The wheel as a drone installs it: without the training extra, and on the boards' Python."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.system.pythons import ROOT, build_wheel, environment, find_python, run
+
+pytestmark = pytest.mark.xdist_group("install")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_holds_what_is_used_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"edge", "export", "calibration", "trainer", "jetson"}
+    for needed in (
+        "edge/py.typed",
+        "edge/releases/skd-64/release.json",
+        "edge/releases/skd-64/stream.int8.onnxruntime.onnx",
+        "trainer/recipes/skd-64.toml",
+        "trainer/students/skd-64.safetensors",
+        "export/report.html",
+    ):
+        assert needed in names
+
+
+def test_a_drone_runs_it_without_torch(wheel: Path, video: Path, tmp_path: Path) -> None:
+    programs = environment(sys.executable, tmp_path / "drone", str(wheel))
+    installed = {
+        row["name"].lower() for row in json.loads(run(str(programs / "pip"), "list", "--format", "json"))
+    }
+    assert not installed & {"torch", "onnx", "lightning", "pydantic", "matplotlib"}
+    aerogaze = str(programs / "aerogaze")
+    told = run(aerogaze, "run", str(video), "--maps", "maps", "--jsonl", "o.jsonl", "--json", cwd=tmp_path)
+    assert json.loads(told)["frames"] == len(list((tmp_path / "maps").iterdir())) == 12
+    assert "fp32" in run(aerogaze, "profile", cwd=tmp_path)
+
+
+def test_what_a_drone_lacks_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
+    programs = environment(sys.executable, tmp_path / "drone", str(wheel))
+    code = (
+        "import sys; from edge.command import _exit_code; sys.stderr = sys.stdout; "
+        "print(_exit_code(['train', 'demo', '--out', 'x.safetensors']))"
+    )
+    told = run(str(programs / "python"), "-c", code, cwd=tmp_path)
+    assert "which is not installed: pip install 'aerogaze[train]'" in told
+    assert told.splitlines()[-1] == "2"
+
+
+def test_edge_works_on_jetpack_sixs_python(wheel: Path, tmp_path: Path) -> None:
+    python = find_python("3.10")
+    if python is None:
+        pytest.skip("no Python 3.10 on this machine")
+    programs = environment(python, tmp_path / "drone", str(wheel), "pytest", "hypothesis")
+    copied = tmp_path / "tests"
+    for name in ("__init__.py", "conftest.py"):
+        copied.mkdir(exist_ok=True)
+        (copied / name).write_text((ROOT / "tests" / name).read_text())
+    (copied / "edge").mkdir()
+    for path in (ROOT / "tests" / "edge").glob("*.py"):
+        (copied / "edge" / path.name).write_text(path.read_text())
+    told = run(
+        str(programs / "python"), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
+        "-k", "not every_command_has_help", "tests/edge", cwd=tmp_path,
+    )  # fmt: skip
+    assert " passed" in told
+    assert " failed" not in told
