@@ -40,12 +40,12 @@ class PendingFile:
                 prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
             )
             os.close(handle)
-            os.chmod(name, 0o666 & ~_umask())
         self.path = Path(name)
 
     def commit(self) -> None:
         """Put the file in its place, over an older one."""
         with _writing(self.target):
+            self.path.chmod(0o666 & ~_umask())  # here, for some writers make the file anew
             self.path.replace(self.target)
 
     def discard(self) -> None:

@@ -24,11 +24,11 @@ def cc(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 def kld(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
     """Return the Kullback-Leibler divergence of `predicted` from the density `truth`, in nats.
 
-    Both are divided by their sums: sum P log(eps + P / (S + eps)).
+    Both are divided by their sums: sum P log(eps + P / (S + eps)), rounding below 0 cut off.
     """
     s = np.asarray(predicted, np.float64) / (np.sum(predicted, dtype=np.float64) + EPSILON)
     p = np.asarray(truth, np.float64) / (np.sum(truth, dtype=np.float64) + EPSILON)
-    return float((p * np.log(EPSILON + p / (s + EPSILON))).sum())
+    return max(0.0, float((p * np.log(EPSILON + p / (s + EPSILON))).sum()))
 
 
 def max_error(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
