@@ -7,6 +7,7 @@ import json
 import platform
 import signal
 import threading
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def run(
     as_json: bool,
 ) -> None:
     """Turn SOURCE into saliency maps: a video file, a folder of images, or synthetic:SEED."""
+    places = [place for place in (overlay, jsonl, maps) if place]
+    _keep_apart(Path(source), places)
     frames = open_source(source)
     sinks: list[Sink] = []
     try:
@@ -135,7 +138,7 @@ def run(
         f"first map after {summary.first_map_s:.2f} s; decoded frame to map: "
         f"p50 {summary.latency_p50_ms:.2f} ms, p99 {summary.latency_p99_ms:.2f} ms"
     )
-    for place in filter(None, (overlay, jsonl, maps)):
+    for place in places:
         print(f"wrote {place}")
 
 
@@ -230,6 +233,15 @@ def profile(
         print("* emulated: this processor does not compute in that precision itself; no drone's speed")
     if json_path:
         print(f"wrote {json_path}")
+
+
+def _keep_apart(source: Path, places: Sequence[Path]) -> None:
+    """Refuse outputs that would replace the source, or one another."""
+    taken = [source.resolve()]
+    for place in places:
+        if place.resolve() in taken:
+            raise InputError(f"cannot write {place}: it is the source or another output; name another place")
+        taken.append(place.resolve())
 
 
 class _Rate(ProgressColumn):

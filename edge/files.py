@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from edge.errors import InputError
@@ -95,22 +95,18 @@ class PendingFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-@contextmanager
-def written_file(target: Path) -> Iterator[Path]:
+def written_file(target: Path) -> AbstractContextManager[Path]:
     """Give a path to write to; it becomes `target` if the block ends well, else it is removed."""
-    pending = PendingFile(target)
-    try:
-        yield pending.path
-        pending.commit()
-    except BaseException:
-        pending.discard()
-        raise
+    return _committed(PendingFile(target))
+
+
+def written_folder(target: Path, ours: Callable[[Path], bool]) -> AbstractContextManager[Path]:
+    """Give a folder to fill; it becomes `target` if the block ends well, else it is removed."""
+    return _committed(PendingFolder(target, ours))
 
 
 @contextmanager
-def written_folder(target: Path, ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give a folder to fill; it becomes `target` if the block ends well, else it is removed."""
-    pending = PendingFolder(target, ours)
+def _committed(pending: PendingFile | PendingFolder) -> Iterator[Path]:
     try:
         yield pending.path
         pending.commit()

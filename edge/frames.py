@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
+Tensor = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from edge import release as releases
 from edge.errors import InputError
+from edge.frames import Tensor
 from edge.machine import this_machine
 from edge.metrics import cc
 from edge.release import Release
-from edge.runner import Tensor, open_runner
+from edge.runner import open_runner
 
 GOLDEN_CC = 0.98
 """Least mean correlation with the golden maps on any machine. Precisions are held to far tighter

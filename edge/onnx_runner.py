@@ -10,9 +10,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge.errors import InputError
+from edge.frames import Tensor
 from edge.machine import this_machine
 from edge.release import State
-from edge.runner import Tensor
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge.runner import Tensor
+from edge.frames import Tensor
 
 REACH = 0.05
 """Radius of a peak's neighbourhood, in map widths."""

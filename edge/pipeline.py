@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.errors import InputError
-from edge.frames import Frame, Source
+from edge.frames import Frame, Source, Tensor
 from edge.model import SaliencyModel
 from edge.peaks import find_peaks
-from edge.runner import Tensor
 from edge.sinks import Result, Sink
 
 AHEAD = 4

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.errors import InputError
+from edge.frames import Tensor
 from edge.machine import this_machine
 from edge.release import Form, Release
-from edge.runner import Runner, Tensor, open_runner
+from edge.runner import Runner, open_runner
 
 ROUND = 50
 """Runs of one precision before the next one's turn: a drift of the clock hits all alike."""

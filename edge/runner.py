@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge.frames import Tensor
 from edge.release import Form, Release
-
-Tensor = NDArray[np.float32]
 
 
 class Runner(Protocol):

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from edge.errors import InputError
+from edge.files import PendingFile
 from trainer import distil
 from trainer.models.student import parameter_count
 from trainer.recipes import load_recipe
@@ -42,6 +43,7 @@ def train(recipe: str, out: Path, logs: Path | None, changes: tuple[str, ...]) -
     plan = load_recipe(recipe, {key: value for key, _, value in pairs})
     if out.suffix != ".safetensors":
         raise InputError(f"cannot write {out}: expected a name ending in .safetensors")
+    PendingFile(out).discard()  # a place that cannot be written is told now, not after the training
     started = time.perf_counter()
     console = Console(stderr=True)
     with Bar(
@@ -78,6 +80,12 @@ def train(recipe: str, out: Path, logs: Path | None, changes: tuple[str, ...]) -
 def _commit() -> str | None:
     """Return the commit of the code at work, if it runs from a checkout."""
     try:
+        subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            check=True,
+        )
         asked = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
             cwd=Path(__file__).parent,

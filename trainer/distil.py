@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from edge.errors import InputError
 from edge.machine import this_machine
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, hard_label
 from trainer.made import MadeClips
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import Student, saliency
@@ -58,8 +59,10 @@ class Stage(L.LightningModule):
         if self._table.schedule == "constant":
             return torch.optim.Adam(parameters, self._table.rate)
         optimizer = torch.optim.AdamW(parameters, self._table.rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self._table.rate, total_steps=self._table.steps, pct_start=0.1
+        rise, steps = max(1, self._table.steps // 10), self._table.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / rise, 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1))),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -76,8 +79,8 @@ class TeacherTraining(Stage):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the sum of the teachers' losses."""
-        density = batch["density"]
-        return sum((self._loss(raw, density) for raw in self.raw(batch)), torch.zeros(()))
+        hard = hard_label(batch["density"])
+        return sum((self._loss(raw, hard) for raw in self.raw(batch)), torch.zeros((), device=self.device))
 
     def raw(self, batch: Batch) -> list[Tensor]:
         """Return the spatial and the temporal teacher's raw maps at the density's size."""
@@ -91,7 +94,7 @@ class TeacherTraining(Stage):
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
         """Return the teachers' saliency maps (N, 1, R, R): the soft labels."""
-        return [saliency(raw, self._head) for raw in self.raw(batch)]
+        return [saliency(raw, self._head).clamp(max=1) for raw in self.raw(batch)]
 
 
 class StudentDistillation(Stage):
@@ -119,7 +122,8 @@ class StudentDistillation(Stage):
             teachers = self._teachers[0].to(self.device)
             soft = [self._loss(r, t) for r, t in zip(raws, teachers.maps(batch), strict=True)]
             total = total + self._mu * sum(soft)
-        return total + (1 - self._mu) * sum(self._loss(raw, batch["density"]) for raw in raws)
+        hard = hard_label(batch["density"])
+        return total + (1 - self._mu) * sum(self._loss(raw, hard) for raw in raws)
 
 
 class JointTransfer(Stage):
@@ -131,9 +135,7 @@ class JointTransfer(Stage):
         if students is not None:
             self.network.take(students.spatial, students.temporal)
         self._frozen = (
-            [self.network.trunk, self.network.spatial, self.network.temporal]
-            if recipe.network.freeze and students is not None
-            else []
+            [self.network.trunk, self.network.spatial, self.network.temporal] if recipe.network.freeze else []
         )
         for part in self._frozen:
             part.requires_grad_(False)
@@ -145,7 +147,7 @@ class JointTransfer(Stage):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss on the fixation density."""
-        return self._loss(self.network(batch["frame"], batch["other"]), batch["density"])
+        return self._loss(self.network(batch["frame"], batch["other"]), hard_label(batch["density"]))
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def distil(
     """
     _quiet()
     L.seed_everything(recipe.seed, verbose=False)
-    teachers = TeacherTraining(recipe) if recipe.teachers.steps and recipe.students.mu > 0 else None
+    teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if teachers is not None:
         _fit("teachers", teachers, recipe, recipe.teachers, logs, on_step)
     students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
@@ -197,8 +199,8 @@ def _fit(
     teachers = name == "teachers" or (name == "students" and recipe.students.mu > 0)
     student, world = recipe.student, recipe.world
     # Each stage sees scenes of its own.
-    seed = recipe.seed * len(_STAGES) + _STAGES.index(name)
-    clips = MadeClips(world, student.resolution, student.pair, seed, teachers)
+    stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
+    clips = MadeClips(world, student.resolution, student.pair, stream, teachers)
     loader = DataLoader(
         clips,
         batch_size=table.batch,
@@ -211,6 +213,7 @@ def _fit(
         callbacks.append(EMAWeightAveraging(decay=table.average))
     trainer = L.Trainer(
         max_steps=table.steps,
+        devices=1,
         callbacks=callbacks,
         logger=CSVLogger(logs, name=name, version="") if logs else False,
         log_every_n_steps=max(1, min(10, table.steps // 20)),

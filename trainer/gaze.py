@@ -17,6 +17,7 @@ from edge.world import Target
 
 LAG_S = 0.3
 LAG_STEPS = 4
+LEAST_SIZE = 0.006  # in frame widths; smaller things fade from notice
 FOLLOW = 0.25  # share of the lag that the looked-at place itself shows
 RIVALRY = 2.0  # exponent by which the most salient thing takes from the others
 BACKGROUND = 0.03  # share of a plain look round when something is to see
@@ -41,7 +42,7 @@ def saliency(target: Target, width: int, height: int) -> float:
     off = math.hypot((x + w / 2) / width - 0.5, ((y + h / 2) / height - 0.5) * 0.7)
     motion = min(target.speed / 0.8, 1.0)
     worth = motion * (0.35 + 0.65 * math.sqrt(target.contrast)) + 0.28 * target.contrast
-    big = min(size / 0.03, 1.0) ** 0.5
+    big = min(size / 0.03, 1.0) ** 0.5 * min(size / LEAST_SIZE, 1.0)
     return float(worth * big * target.visible * math.exp(-((off / 0.45) ** 2)))
 
 

@@ -13,10 +13,14 @@ Loss = Literal["mse", "kl_cc"]
 EPSILON = 1e-7
 
 
+def hard_label(density: Tensor) -> Tensor:
+    """Return the density divided by its maximum, as ground truth images are stored; 0 stays 0."""
+    return density / density.amax(dim=(2, 3), keepdim=True).clamp_min(EPSILON)
+
+
 def mse(raw: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error to the target divided by its maximum: SKD's loss (section III)."""
-    top = target.amax(dim=(2, 3), keepdim=True).clamp_min(EPSILON)
-    return F.mse_loss(raw.float(), target / top)
+    """Return the mean squared error to a target in [0, 1]: SKD's loss (section III)."""
+    return F.mse_loss(raw.float(), target)
 
 
 def kl_cc(raw: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
@@ -20,6 +21,10 @@ from trainer.recipes import WorldTable
 
 Array = NDArray[Any]
 FPS = 10.0
+EVALUATION = STREAM = 1_000_000_000
+"""Scenes below `EVALUATION` are never trained on; each stream has `STREAM` of its own."""
+FIRST = 32
+"""Scenes rendered before the first sample: a few batches' variety."""
 LENGTH = 600
 """Frames of a scene's flight that pairs are taken from, anywhere."""
 
@@ -40,18 +45,19 @@ class Sample(TypedDict):
 
 
 class MadeClips(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of samples; scenes are numbered by seed, so that none comes twice.
+    """An endless stream of samples from scenes of its own.
 
     Rendering is dearer than a training step of a small student: each pair is drawn `world.reuse`
-    times on average from a buffer of the last ones, mirrored at random.
+    times on average from a buffer of the last ones, mirrored at random. Streams with other numbers
+    and workers share no scene, and none has a scene below `EVALUATION`.
     """
 
-    def __init__(self, world: WorldTable, resolution: int, pair: Pair, seed: int, teachers: bool) -> None:
+    def __init__(self, world: WorldTable, resolution: int, pair: Pair, stream: int, teachers: bool) -> None:
         self._world = world
         self._student = Preprocessing(resolution, resolution)
         self._teacher = Preprocessing(world.width, world.height)
         self._pair = pair
-        self._seed = seed
+        self._stream = stream
         self._teachers = teachers
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -59,15 +65,20 @@ class MadeClips(IterableDataset[dict[str, Tensor]]):
         cv2.setNumThreads(1)
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        rng = np.random.default_rng([self._seed, worker])
-        buffer: list[tuple[Array, Array, Array]] = []
-        scene = self._world.first_scene + self._seed * 1_000_000 + worker
-        while True:
-            pairs = self._render(scene, rng)
-            scene += workers
-            buffer = (buffer + pairs)[-self._world.buffer :]
-            for _ in range(len(pairs) * self._world.reuse):
-                yield self._sample(*buffer[rng.integers(len(buffer))], mirrored=bool(rng.integers(2)))
+        rng = np.random.default_rng([self._stream, worker])
+        table = self._world
+        scenes = itertools.count(EVALUATION + self._stream * STREAM + worker, workers)
+        pairs: list[tuple[Array, Array, Array]] = []
+        while len(pairs) < table.buffer // workers:  # first, each pair a few times in mixed order
+            fresh = [pair for _ in range(FIRST) for pair in self._render(next(scenes), rng)]
+            pairs += fresh
+            for index in map(int, rng.permutation(len(fresh) * table.reuse)):
+                yield self._sample(*fresh[index % len(fresh)], mirrored=bool(rng.integers(2)))
+        while True:  # then from a buffer whose oldest pairs make room for new ones
+            fresh = self._render(next(scenes), rng)
+            pairs = pairs[len(fresh) :] + fresh
+            for index in map(int, rng.integers(len(pairs), size=len(fresh) * table.reuse)):
+                yield self._sample(*pairs[index], mirrored=bool(rng.integers(2)))
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[tuple[Array, Array, Array]]:
         table, size = self._world, self._student

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge.frames import Frame
+from edge.frames import Frame, Tensor
 from edge.peaks import Peak
-from edge.runner import Tensor
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.files import PendingFolder
-from edge.runner import Tensor
+from edge.frames import Tensor
 from edge.sinks import Result
 
 LONG_SIDE = 256

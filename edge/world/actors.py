@@ -13,7 +13,6 @@ from edge.world.camera import Array, Sway
 from edge.world.mesh import Colour, Mesh, Point, box
 
 VEHICLES = ("car", "van", "truck", "bus")
-KINDS = (*VEHICLES, "person", "cyclist", "animal", "boat", "surfer", "swimmer", "object", "tower")
 LENGTHS_M = {
     "car": 4.5,
     "van": 5.2,

@@ -116,7 +116,7 @@ def look_round(scene: Scene, camera: Camera, time_s: float) -> tuple[Target, ...
     meshes = [stood(scene, camera, actor, time_s) for actor in scene.actors]
     depths = np.array([float(camera.project(mesh.span().mean(0))[1]) for mesh in meshes])
     boxes = np.array([extent(camera, mesh) for mesh in meshes]).reshape(-1, 2, 2)
-    low, high, far = bulks(scene, camera)
+    low, high, far = cover_boxes(scene, camera)
     low, high = np.concatenate([low, boxes[:, 0]]), np.concatenate([high, boxes[:, 1]])
     far = np.concatenate([far, depths])
     edge = 2 * np.array(camera.centre)
@@ -129,7 +129,7 @@ def look_round(scene: Scene, camera: Camera, time_s: float) -> tuple[Target, ...
             continue
         common = np.maximum(np.minimum(high, inside[1]) - np.maximum(low, inside[0]), 0).prod(1)
         cover = np.where((far > FRONT_M) & (far < depth), common, 0).max() / (w * h)
-        shown = float(w * h) / area * (1 - 0.85 * float(cover))
+        shown = float(w * h) / area * (1 - float(cover))
         found.append(
             Target(
                 actor.ident,
@@ -163,12 +163,13 @@ def contrast(scene: Scene, mesh: Mesh, depth: float) -> float:
     return float(min(gap / 110.0, 1.0) * math.exp(-depth / scene.haze_m))
 
 
-def bulks(scene: Scene, camera: Camera) -> tuple[Array, Array, Array]:
-    """Rough boxes of the scenery: low and high corners (N, 2) in pixels, depths (N,) in metres."""
-    feet = scene.feet + nearest_copy(scene, camera, scene.feet)
-    base, far = camera.project(np.column_stack([feet, np.zeros(len(feet))]))
-    top, _ = camera.project(np.column_stack([feet, scene.bulk[:, 1]]))
-    radius = camera.focal * scene.bulk[:, 0] / np.maximum(far, FRONT_M)
-    low = np.column_stack([base[:, 0] - radius, np.minimum(base[:, 1], top[:, 1])])
-    high = np.column_stack([base[:, 0] + radius, np.maximum(base[:, 1], top[:, 1])])
-    return low, high, far
+def cover_boxes(scene: Scene, camera: Camera) -> tuple[Array, Array, Array]:
+    """Boxes round the scenery: low and high corners (N, 2) in pixels, depths (N,) in metres."""
+    shift = np.zeros((len(scene.feet), 1, 3))
+    shift[:, 0, :2] = nearest_copy(scene, camera, scene.feet)
+    spans = scene.spans + shift
+    picks = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    corners = np.stack([spans[:, picks[:, axis], axis] for axis in range(3)], axis=-1)
+    pixels = camera.project(corners.reshape(-1, 3))[0].reshape(-1, 8, 2)
+    far = camera.project(spans.mean(1))[1]
+    return pixels.min(1), pixels.max(1), far

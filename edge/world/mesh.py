@@ -52,11 +52,11 @@ class Mesh:
             np.array([c for _, _, _, c in rods], dtype=float).reshape(-1, 3),
         )
 
-    def placed(self, x: float, y: float, heading: float, z: float = 0.0) -> Mesh:
+    def placed(self, x: float, y: float, heading: float) -> Mesh:
         """Turned clockwise by `heading` radians (0: local +y points north) and moved."""
         c, s = math.cos(heading), math.sin(heading)
         turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
-        shift = np.array([x, y, z])
+        shift = np.array([x, y, 0.0])
         return Mesh(
             self.faces @ turn + shift,
             self.face_colours,
@@ -180,7 +180,7 @@ def seen(camera: Camera, outlines: Array) -> npt.NDArray[np.bool_]:
     low, high = outlines.min(1), outlines.max(1)
     edge = 2 * np.array(camera.centre)
     inside = np.all((high > 0) & (low < edge), axis=-1)
-    return np.asarray(inside & ((high - low).max(-1) > 0.5) & ((high - low).max(-1) < 6 * edge[0]))
+    return np.asarray(inside & ((high - low).max(-1) > 0.5) & ((high - low).max(-1) < 6 * edge.max()))
 
 
 def cast_shadow(mesh: Mesh, sun: Array) -> tuple[Array, Array]:

@@ -104,11 +104,11 @@ class Crest:
 class Scene:
     """One place. All lengths in metres, all times in seconds."""
 
-    lot: str
     ground: Ground
     scenery: tuple[Mesh, ...]  # at their places
     feet: Array  # (N, 2) of the scenery
     bulk: Array  # (N, 2): radius and height of the scenery
+    spans: Array  # (N, 2, 3): lowest and highest corner of the scenery
     actors: tuple[Actor, ...]
     flight: Flight
     sun: Array  # (3,) towards the light
@@ -173,11 +173,11 @@ def build_scene(seed: int, texture_size: int) -> Scene:
     horizon = np.minimum(zenith * light.uniform(0.9, 1.25) + light.uniform(0, 25), 250)
     hazy = math.exp(light.uniform(math.log(4), math.log(80)))
     return Scene(
-        lot,
         ground,
         scenery,
         feet,
         bulk,
+        np.array([mesh.span() for mesh in scenery]).reshape(-1, 2, 3),
         actors,
         flight,
         sun,

@@ -64,6 +64,8 @@ BAD = [
     (["run", "{video}", "--precision", "int4"], "unknown precision 'int4'"),
     (["run", "{video}", "--overlay", "/proc/none/o.mp4"], "cannot write /proc/none/o.mp4"),
     (["run", "{video}", "--maps", "{tmp}"], "which was not written by aerogaze"),
+    (["run", "{video}", "--overlay", "{video}"], "it is the source or another output"),
+    (["run", "{video}", "--jsonl", "o", "--maps", "./o"], "it is the source or another output"),
     (["run", "{video}", "--max-frames", "0"], "0 is not in the range"),
     (["run"], "Missing argument 'SOURCE'"),
     (["run", "{video}", "--colour"], "No such option"),

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge.frames import Tensor
 from edge.peaks import find_peaks
-from edge.runner import Tensor
 
 
 def blob(x: float, y: float, height: float = 1.0, side: int = 64, sigma: float = 1.5) -> Tensor:

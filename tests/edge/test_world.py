@@ -96,7 +96,7 @@ def sizeable(target: Target) -> bool:
 
 def test_boxes_hold_what_is_drawn() -> None:
     """Leaving a target out changes its box, and hardly anything but its box."""
-    checked = 0
+    checked = unseen = 0
     for seed in range(60):
         world = World(seed, *SMALL)
         world._scene = replace(world._scene, optics=CLEAR, shadow=0.0)
@@ -104,14 +104,15 @@ def test_boxes_hold_what_is_drawn() -> None:
             x, y, w, h = target.box
             change = np.abs(grey(world.frame(4).image) - grey(world.without(target.ident).frame(4).image))
             change[change < 6] = 0
-            rows, _ = np.nonzero(change > 12)
-            if len(rows) < 4:
+            if np.count_nonzero(change > 12) < 4:
+                unseen += 1
                 continue
             inside = change[int(y - 1) : int(y + h + 2), int(x - 1) : int(x + w + 2)]
             assert inside.sum() > 0.9 * change.sum()
             assert np.count_nonzero(inside) > 0.1 * w * h
             checked += 1
     assert checked >= 10
+    assert unseen <= 1  # covered by what boxes do not tell
 
 
 def test_twins_look_alike_and_only_some_move() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pytest
 import torch
 
 from edge.errors import InputError
+from edge.preprocess import Preprocessing
+from edge.world import World
 from tests.conftest import Outcome
-from trainer import distil
+from trainer import distil, made
+from trainer.gaze import gaze_density
+from trainer.losses import kl_cc
 from trainer.made import MadeClips
-from trainer.models.student import load_student
+from trainer.models.student import Pair, load_student, saliency
 from trainer.recipes import Recipe, load_recipe
 
 QUICK = {
@@ -38,12 +43,58 @@ def test_samples_are_prepared_pairs_with_a_density() -> None:
         assert sample["density"].sum().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_the_neighbour_is_before_or_after() -> None:
-    world = quick().world
-    streams = [iter(MadeClips(world, 32, pair, 0, teachers=False)) for pair in ("previous", "next")]
-    before, after = (next(stream) for stream in streams)
-    assert torch.equal(before["frame"], after["other"])
-    assert torch.equal(before["other"], after["frame"])
+@pytest.mark.parametrize("pair", ["previous", "next"])
+def test_a_frame_has_its_own_density_and_the_right_neighbour(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "LENGTH", 4)  # so that the frame can be found again
+    monkeypatch.setattr(made, "FIRST", 1)
+    world, prepare = World(made.EVALUATION, 96, 64, made.FPS), Preprocessing(32, 32)
+    images = [torch.from_numpy(prepare(world.frame(index).image)[0]) for index in range(5)]
+    densities = [torch.from_numpy(gaze_density(world, index, 32, 32))[None] for index in range(5)]
+    sides = set()
+    for sample in itertools.islice(MadeClips(quick().world, 32, pair, 0, teachers=False), 12):
+        for mirrored in (False, True):
+            turned = [image.flip(-1) if mirrored else image for image in images]
+            frame = sample["frame"]
+            at = [i for i, image in enumerate(turned) if torch.allclose(image, frame, atol=1e-2)]
+            if not at:
+                continue
+            (index,) = at
+            sides.add(mirrored)
+            neighbour = turned[index - 1 if pair == "previous" else index + 1]
+            torch.testing.assert_close(sample["other"], neighbour, atol=1e-2, rtol=0)
+            density = densities[index].flip(-1) if mirrored else densities[index]
+            torch.testing.assert_close(sample["density"], density)
+            break
+        else:
+            pytest.fail("a frame that is not of the scene")
+    assert sides == {False, True}
+
+
+def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def told(seed: int, *size: int) -> World:
+        seen.append(seed)
+        return World(7, 64, 64, 10.0)
+
+    monkeypatch.setattr(made, "World", told)
+    for stream in range(4):
+        for _ in itertools.islice(MadeClips(quick().world, 32, "previous", stream, teachers=False), 3):
+            pass
+    assert len(set(seen)) == len(seen)
+    assert min(seen) >= made.EVALUATION
+
+
+def test_every_early_pair_is_drawn_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "FIRST", 3)
+    world = quick(world__reuse="4", world__pairs_per_scene="2").world
+    samples = itertools.islice(MadeClips(world, 32, "previous", 0, teachers=False), 3 * 2 * 4)
+    drawn = Counter(round(float(sample["frame"].sum()), 1) for sample in samples)
+    assert sorted(drawn.values()) == [4] * 6  # mirroring keeps the sum
 
 
 def test_the_same_recipe_gives_the_same_student() -> None:
@@ -69,18 +120,39 @@ def test_frozen_parts_stay_and_the_decoder_learns() -> None:
     assert all(key.startswith("decoder.") for key in changed)
 
 
-def test_the_soft_label_counts_by_mu() -> None:
+def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
     recipe = quick(students__mu="0.75")
     teachers = distil.TeacherTraining(recipe).eval()
     students = distil.StudentDistillation(recipe, teachers).eval()
     batch = torch.utils.data.default_collate(
         list(itertools.islice(MadeClips(recipe.world, 32, "previous", 0, teachers=True), 4))
     )
-    raws = [network(batch["frame"], batch["other"]) for network in (students.spatial, students.temporal)]
-    hard = sum(students._loss(raw, batch["density"]) for raw in raws)
-    soft = sum(students._loss(raw, soft) for raw, soft in zip(raws, teachers.maps(batch), strict=True))
-    torch.testing.assert_close(students.loss(batch), 0.75 * soft + 0.25 * hard)
+    expected = torch.zeros(())
+    for student, teacher in (
+        (students.spatial, teachers.spatial),
+        (students.temporal, teachers.temporal),
+    ):
+        raw = student(batch["frame"], batch["other"])
+        large = teacher(batch["large_frame"], batch["large_other"])
+        large = torch.nn.functional.interpolate(large, size=(32, 32), mode="bilinear", antialias=True)
+        soft = saliency(large, "log_density")
+        expected = expected + 0.75 * kl_cc(raw, soft) + 0.25 * kl_cc(raw, batch["density"])
+    torch.testing.assert_close(students.loss(batch), expected, atol=1e-4, rtol=1e-4)
     assert not any(name.startswith("_teachers") for name, _ in students.named_parameters())
+
+
+@pytest.mark.parametrize("steps", ["1", "2", "10"])
+def test_a_cosine_of_few_steps_runs(steps: str) -> None:
+    recipe = quick(teachers__steps="0", students__steps="0", network__steps=steps, network__batch="2")
+    rates: list[float] = []
+    distil.distil(recipe, on_step=lambda progress: rates.append(progress.loss))
+    assert len(rates) == int(steps)
+
+
+def test_mixed_precision_with_a_worker_runs() -> None:
+    recipe = quick(mixed="true", world__workers="1", network__average="0.5")
+    student = distil.distil(recipe)
+    assert all(torch.isfinite(value).all() for value in student.network.state_dict().values())
 
 
 def test_a_few_scenes_can_be_learnt() -> None:
@@ -130,6 +202,7 @@ def test_the_command_writes_a_student(command: Callable[..., Outcome], tmp_path:
         (["demo", "--out", "s.pt"], "expected a name ending in .safetensors"),
         (["demo", "--out", "s.safetensors", "--set", "steps"], "expected KEY=VALUE"),
         (["nothing", "--out", "s.safetensors"], "no recipe 'nothing'"),
+        (["demo", "--out", "/proc/none/s.safetensors"], "cannot write /proc/none/s.safetensors"),
     ],
 )
 def test_bad_use_is_one_clear_line(

@@ -5,13 +5,19 @@ import math
 import pytest
 import torch
 
-from trainer.losses import kl_cc, mse
+from trainer.losses import hard_label, kl_cc, mse
 from trainer.models.student import saliency
 
 
-def test_mse_is_to_the_density_over_its_maximum() -> None:
-    target = torch.tensor([[[[0.0, 0.2], [0.4, 0.1]]]])
-    assert mse(target / 0.4, target).item() == 0
+def test_hard_labels_peak_at_one() -> None:
+    density = torch.tensor([[[[0.0, 0.2], [0.4, 0.1]]]])
+    torch.testing.assert_close(hard_label(density), density / 0.4)
+    assert not hard_label(torch.zeros(1, 1, 2, 2)).any()
+
+
+def test_mse_by_hand() -> None:
+    target = torch.tensor([[[[0.0, 0.5], [1.0, 0.25]]]])
+    assert mse(target, target).item() == 0
     assert mse(torch.zeros_like(target), target).item() == pytest.approx((0.25 + 1 + 0.0625) / 4)
 
 

@@ -23,10 +23,15 @@ def test_changes_are_checked_like_the_file() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network.step": "7"}, "network.step: extra inputs are not permitted"),
+        ({"network.step": "7"}, "network.step: Extra inputs are not permitted"),
         ({"network.steps": "-1"}, "network.steps: .*greater than or equal to 0, got -1"),
+        ({"network.steps": "0"}, "nothing to keep"),
+        ({"students.steps": "0"}, "no student learns from them"),
+        ({"students.mu": "0"}, "no student learns from them"),
+        ({"teachers.steps": "0", "students.steps": "0", "network.freeze": "true"}, "freeze needs students"),
+        ({"world.width": "100000"}, "world.width: .*less than or equal to 4096"),
         ({"loss": "l1"}, "loss: .*'mse' or 'kl_cc', got 'l1'"),
-        ({"student.resolution": "60"}, "expected one of 32, 64, 96, 128, 256, got 60"),
+        ({"student.resolution": "60"}, "student.resolution must be one of 32, 64, 96, 128, 256"),
         ({"teachers.steps": "0"}, "no soft labels to learn from"),
         ({"name.first": "1"}, "name is no table"),
     ],
@@ -44,5 +49,5 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not TOML"):
         load_recipe(path)
     path.write_text('name = "x"')
-    with pytest.raises(InputError, match="seed: field required"):
+    with pytest.raises(InputError, match="seed: Field required"):
         load_recipe(path)

