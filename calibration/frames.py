@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from edge.errors import InputError
 from edge.frames import Source
 from edge.preprocess import Preprocessing
 
+FEW = 8
+"""Windows of a source below which none are held out."""
 MOST = 500
 """Windows kept: NVIDIA's advice for calibration."""
 GOLDEN = 8
@@ -24,66 +26,74 @@ GOLDEN = 8
 class CalibrationFrames:
     """Footage at the student's size, uint8 BGR, and where from.
 
-    `windows`: (N, length, height, width, 3), spread over the source; `golden`: (n, height, width, 3),
-    its first frames.
+    Windows are (N, length, height, width, 3), each of consecutive frames: `windows` to find ranges on,
+    `held_out` to judge them on, from other parts of the footage (the same windows where there are
+    fewer than `FEW` of a source). `golden`: (n, height, width, 3), the footage's first frames.
     """
 
     windows: NDArray[np.uint8]
+    held_out: NDArray[np.uint8]
     golden: NDArray[np.uint8]
     source: str
 
     @property
     def sha256(self) -> str:
-        """The hash of the frames' bytes: what the ranges were made from."""
+        """The hash of the bytes of `windows`: what the ranges were made from."""
         return hashlib.sha256(np.ascontiguousarray(self.windows).tobytes()).hexdigest()
 
 
 def read_frames(
     sources: Sequence[Source], preprocessing: Preprocessing, length: int = 2, most: int = MOST
 ) -> CalibrationFrames:
-    """Read up to `most` windows of `length` frames, spread evenly over each source.
+    """Read up to `most` windows of `length` frames, spread evenly over the sources.
+
+    The last quarter of each source's windows is held out; one window between is left out, so that
+    no frame is in both.
 
     Raises:
         InputError: no sources; one is shorter than a window; nothing is to be seen in any.
     """
     if not sources:
         raise InputError("no calibration frames; expected real footage: give --frames SOURCE")
-    share = -(-most // len(sources))
+    share = max(1, most // len(sources))
     windows: list[NDArray[np.uint8]] = []
+    held_out: list[NDArray[np.uint8]] = []
     golden: list[NDArray[np.uint8]] = []
-    for number, source in enumerate(sources):
-        found = list(_windows(source, preprocessing, length, share, golden if number == 0 else []))
+    for source in sources:
+        found, first = _windows(source, preprocessing, length, share)
         if not found:
             raise InputError(
                 f"{source.name} has fewer than {length} frames; expected footage of a flight: give more"
             )
-        windows += found
-    stacked = np.stack(windows[:most])
+        golden = golden or first
+        held = len(found) // 4 if len(found) >= FEW else 0
+        windows += found[: -held - (length - 1)] if held else found
+        held_out += found[-held:] if held else found
     names = ", ".join(source.name for source in sources)
-    if float(stacked.std(axis=(2, 3)).max()) < 1:
+    if max(float(window.std(axis=(1, 2)).max()) for window in windows) < 1:
         raise InputError(
             f"{names} shows nothing (every frame is of one colour), so ranges made from it would be "
             "wrong; expected real footage: give other frames"
         )
-    return CalibrationFrames(stacked, np.stack(golden), names)
+    return CalibrationFrames(np.stack(windows), np.stack(held_out), np.stack(golden), names)
 
 
 def _windows(
-    source: Source,
-    preprocessing: Preprocessing,
-    length: int,
-    most: int,
-    golden: list[NDArray[np.uint8]],
-) -> Iterator[NDArray[np.uint8]]:
-    stride = max(1, ((source.length or most) - length + 1) // most)
+    source: Source, preprocessing: Preprocessing, length: int, most: int
+) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """Return up to `most` windows, spread over the source however long it is, and its first frames."""
     recent: deque[NDArray[np.uint8]] = deque(maxlen=length)
-    count = 0
+    first: list[NDArray[np.uint8]] = []
+    found: list[NDArray[np.uint8]] = []
+    stride = 1
     for frame in source:
         recent.append(preprocessing.resize(frame.image))
-        if len(golden) < GOLDEN:
-            golden.append(recent[-1])
-        if len(recent) == length and (frame.index - length + 1) % stride == 0:
-            yield np.stack(recent)
-            count += 1
-            if count == most:
-                return
+        if len(first) < GOLDEN:
+            first.append(recent[-1])
+        start = frame.index - length + 1
+        if len(recent) == length and start % stride == 0:
+            found.append(np.stack(recent))
+            if len(found) == 2 * most:  # too many: keep every other one, and go on in that stride
+                found, stride = found[::2], 2 * stride
+    kept = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+    return [found[index] for index in kept], first

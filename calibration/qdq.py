@@ -23,40 +23,39 @@ from edge.errors import InputError
 LEAST_CHANNELS = 16
 """Convolutions with fewer input or output channels are left alone: int8 gains nothing there."""
 PASSING = {"Concat", "MaxPool"}
-"""Operators that hand values through: their inputs share their output's scale."""
+"""Operators that hand values through."""
 
 
 @dataclass(frozen=True)
 class Flavour:
     """How activations are quantised for an engine."""
 
-    unsigned: bool
-    outputs: bool
-    """Quantise the outputs of quantised convolutions too."""
-    passed: bool
-    """Q/DQ also on the inputs of the operators that hand values through. TensorRT moves the Q behind
-    such an operator to its inputs by itself."""
-    integer_bias: bool
+    integer: type[np.int8] | type[np.uint8]
+    """Of activations: int8 is symmetric about 0; uint8 has a zero point."""
     operators: frozenset[str]
+    """Kinds of convolution that the engine computes in integers."""
     least_inputs: int
     """Fewest input channels of a convolution worth quantising."""
+    shared: frozenset[str]
+    """Operators that hand values through and want one scale for inputs and output."""
+    whole: bool
+    """The engine's integer convolutions have integer outputs and biases only: quantise these, and
+    what is handed through, too. (TensorRT moves a Q behind Concat or pooling to their inputs itself.)"""
 
 
 TENSORRT = Flavour(
-    unsigned=False,
-    outputs=False,
-    passed=False,
-    integer_bias=False,
+    integer=np.int8,
     operators=frozenset({"Conv", "ConvTranspose"}),
     least_inputs=LEAST_CHANNELS,
+    shared=frozenset(PASSING),
+    whole=False,
 )
 CPU = Flavour(
-    unsigned=True,
-    outputs=True,
-    passed=True,
-    integer_bias=True,
+    integer=np.uint8,
     operators=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
     least_inputs=1,
+    shared=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
+    whole=True,
 )
 
 
@@ -120,21 +119,20 @@ def _groups(
     placed: set[str] = set()
 
     def add(tensor: str, place: bool) -> None:
-        if place:
-            placed.add(tensor)
-        if tensor in group:
+        if tensor in placed or (tensor in group and not place):
             return
-        group[tensor] = frozenset({tensor})
+        group.setdefault(tensor, frozenset({tensor}))
+        placed.update({tensor} if place else ())
         node = producer.get(tensor)
-        if node is not None and node.op_type in PASSING:
-            for name in node.input:
-                add(name, place and flavour.passed)
+        for name in node.input if node is not None and node.op_type in PASSING else ():
+            add(name, place and flavour.whole)
+            if node is not None and node.op_type in flavour.shared:
                 joined = group[tensor] | group[name]
                 group.update(dict.fromkeys(joined, joined))
 
     for node in chosen:
         add(node.input[0], place=True)
-        if flavour.outputs:
+        if flavour.whole:
             add(relu.get(node.output[0], node.output[0]), place=True)
     return {tensor: group[tensor] for tensor in sorted(placed)}
 
@@ -148,14 +146,14 @@ def _activation_scale(members: Iterable[str], ranges: Ranges, flavour: Flavour) 
             f"no range for tensor {error}; expected ranges of this very graph: calibrate again"
         ) from None
     least = float(np.finfo(np.float16).tiny)  # scales must survive the conversion to fp16
-    if flavour.unsigned:
+    if flavour.integer is np.uint8:
         scale = max((high - low) / 255, least)
         return _Scale(scale, int(np.clip(round(-low / scale), 0, 255)))
-    return _Scale(max(-low, high) / 127 if max(-low, high) / 127 > least else least, 0)
+    return _Scale(max(-low / 127, high / 127, least), 0)
 
 
 def _insert_activations(graph: onnx.GraphProto, scales: dict[str, _Scale], flavour: Flavour) -> None:
-    kind = np.uint8 if flavour.unsigned else np.int8
+    kind = flavour.integer
     outputs = {output.name for output in graph.output}
     for tensor, scale in scales.items():
         plain, restored = tensor, f"{tensor}_dq"
@@ -184,7 +182,7 @@ def _insert_weights(
     spread = np.expand_dims(per_channel, others)
     integers = np.clip(np.rint(weight / spread), -127, 127).astype(np.int8)
     _dequantised(graph, node, 1, node.input[1], integers, per_channel, axis)
-    if flavour.integer_bias and len(node.input) > 2:
+    if flavour.whole and len(node.input) > 2:
         scale = scales[node.input[0].removesuffix("_dq")].scale * per_channel
         bias = np.rint(numpy_helper.to_array(weights[node.input[2]]) / scale)
         bias = np.clip(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32)

@@ -97,6 +97,9 @@ def main() -> NoReturn:
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
         invoke(arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except InputError as error:
         return _say(str(error), 2)
     except CheckError as error:

@@ -7,12 +7,14 @@ import json
 import platform
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,13 +30,14 @@ from rich.text import Text
 from edge import pipeline, profiler
 from edge import release as releases
 from edge.errors import InputError
-from edge.files import written_file
+from edge.files import PendingFile, written_file
+from edge.frames import Source
 from edge.machine import this_machine
 from edge.model import SaliencyModel
-from edge.sinks import Result, Sink
+from edge.sinks import Sink
 from edge.sources import open_source
 
-ERR = Console(stderr=True)
+ERR = Console(stderr=True, markup=False)
 RUN_THREADS = 1
 """Threads of inference in `run`: the students are small, and decoding and output want cores too."""
 
@@ -79,42 +82,18 @@ def run(
     """Turn SOURCE into saliency maps: a video file, a folder of images, or synthetic:SEED."""
     places = [place for place in (overlay, jsonl, maps) if place]
     _keep_apart(Path(source), places)
-    frames = open_source(source)
-    sinks: list[Sink] = []
-    try:
-        model = SaliencyModel(release, precision, threads)
-        if overlay:
-            from edge.sinks.overlay import OverlaySink
-
-            sinks.append(OverlaySink(overlay, frames))
-        if jsonl:
-            from edge.sinks.jsonl import JsonlSink
-
-            sinks.append(JsonlSink(jsonl))
-        if maps:
-            from edge.sinks.maps import MapsSink
-
-            sinks.append(MapsSink(maps))
-    except BaseException:
-        for sink in sinks:
-            sink.discard()
-        frames.close()
-        raise
-    announced = min(filter(None, (frames.length, max_frames)), default=None)
     stop = threading.Event()
-    previous = signal.signal(signal.SIGINT, lambda number, where: stop.set())
-    try:
-        with _progress("run", "frames/s") as progress:
-            task = progress.add_task(Path(frames.name).name or frames.name, total=announced)
-
-            def on_result(result: Result) -> None:
-                progress.advance(task)
-
-            summary = pipeline.run(frames, model, sinks, max_frames, on_result, stop)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        frames.close()
-        model.close()
+    with ExitStack() as opened:
+        frames = open_source(source)
+        opened.callback(frames.close)
+        model = SaliencyModel(release, precision, threads)
+        opened.callback(model.close)
+        sinks = _open_sinks(frames, overlay, jsonl, maps)
+        announced = min(filter(None, (frames.length, max_frames)), default=None)
+        opened.enter_context(_stopping(stop))
+        progress = opened.enter_context(_progress("run", "frames/s"))
+        task = progress.add_task(escape(Path(frames.name).name), total=announced)
+        summary = pipeline.run(frames, model, sinks, max_frames, lambda result: progress.advance(task), stop)
     if summary.interrupted:
         ERR.print(f"interrupted: kept the {summary.frames} frames that were done", highlight=False)
     elif announced and summary.frames < announced:
@@ -184,11 +163,13 @@ def profile(
 ) -> None:
     """Measure the latency of RELEASE per precision: the engine's call, batch 1."""
     opened = releases.load(release)
-    precisions = precision.split(",") if precision else list(opened.precisions(form))
+    precisions = [p.strip() for p in precision.split(",")] if precision else list(opened.precisions(form))
     if not precisions:
         raise InputError(f"release {opened.name} has no graph in {form} form; try the other --form")
+    if json_path:
+        PendingFile(json_path).discard()  # what cannot be written is told now, not after the measuring
     with _progress("profile", "runs/s") as progress:
-        task = progress.add_task(opened.name, total=runs * len(precisions))
+        task = progress.add_task(escape(opened.name), total=runs * len(precisions))
         results = profiler.profile(
             opened, precisions, form, threads, runs, warm_up, lambda n: progress.advance(task, n)
         )
@@ -212,7 +193,7 @@ def profile(
     if json_path:
         with written_file(json_path) as path:
             path.write_text(json.dumps(document, indent=1) + "\n")
-    table = Table(title=f"{opened.name}, {form}, batch 1, {results[0].engine}", title_justify="left")
+    table = Table(title=escape(f"{opened.name}, {form}, batch 1, {results[0].engine}"), title_justify="left")
     for column in ("precision", "mean ms", "p50", "p90", "p99", "std", "fps", "KiB", "of fp32"):
         table.add_column(column, justify="left" if column == "precision" else "right")
     base = next((r.p50_ms for r in results if r.precision == "fp32"), None)
@@ -230,9 +211,53 @@ def profile(
         f"{machine.cpu}, {machine.cores} cores"
     )
     if any(r.emulated for r in results):
-        print("* emulated: this processor does not compute in that precision itself; no drone's speed")
+        print("* emulated: not computed in that precision by this processor; no drone's speed")
     if json_path:
         print(f"wrote {json_path}")
+
+
+def _open_sinks(frames: Source, overlay: Path | None, jsonl: Path | None, maps: Path | None) -> list[Sink]:
+    sinks: list[Sink] = []
+    try:
+        if overlay:
+            from edge.sinks.overlay import OverlaySink
+
+            sinks.append(OverlaySink(overlay, frames))
+        if jsonl:
+            from edge.sinks.jsonl import JsonlSink
+
+            sinks.append(JsonlSink(jsonl))
+        if maps:
+            from edge.sinks.maps import MapsSink
+
+            sinks.append(MapsSink(maps))
+    except BaseException:
+        for sink in sinks:
+            sink.discard()
+        raise
+    return sinks
+
+
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM set `stop`; the next one does what it always did."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def asked(number: int, where: object) -> None:
+        stop.set()
+        restore()
+
+    for number in numbers:
+        signal.signal(number, asked)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _keep_apart(source: Path, places: Sequence[Path]) -> None:

@@ -25,15 +25,17 @@ def sha256(path: Path) -> str:
 class PendingFile:
     """A file written beside its place: `path` to write to, then `commit` or `discard`.
 
+    A link is followed: what it names is written.
+
     Raises:
-        InputError: the folder cannot be made or written, or the place is a folder.
+        InputError: the folder cannot be made or written, or the place is a folder or device.
     """
 
     def __init__(self, target: Path) -> None:
-        self.target = target
-        if target.is_dir():
-            raise InputError(f"cannot write {target}: it is a folder; expected the name of a file")
-        with _writing(target):
+        self.target = target = _resolved(target)
+        if target.exists() and not target.is_file():
+            raise InputError(f"cannot write {target}: it is a folder or device; expected the name of a file")
+        with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             # The suffix stays last: encoders choose their format by it.
             handle, name = tempfile.mkstemp(
@@ -44,7 +46,7 @@ class PendingFile:
 
     def commit(self) -> None:
         """Put the file in its place, over an older one."""
-        with _writing(self.target):
+        with writing(self.target):
             self.path.chmod(0o666 & ~_umask())  # here, for some writers make the file anew
             self.path.replace(self.target)
 
@@ -57,42 +59,58 @@ class PendingFolder:
     """A folder written beside its place: `path` to fill, then `commit` or `discard`.
 
     An older folder is replaced only if `ours` says of each of its entries that we made it: a wrong
-    name costs nobody their files.
+    name costs nobody their files. A link is followed.
 
     Raises:
-        InputError: the place is a file, holds somebody else's files, or cannot be written.
+        InputError: the place is a file or a mount point, holds somebody else's files, or cannot be
+            written.
     """
 
     def __init__(self, target: Path, ours: Callable[[Path], bool]) -> None:
-        self.target = target
+        self.target = target = _resolved(target)
+        self._ours = ours
         if target.exists() and not target.is_dir():
             raise InputError(f"cannot write the folder {target}: it is a file; name another place")
-        if target.is_dir():
-            strange = next((entry for entry in target.iterdir() if not ours(entry)), None)
-            if strange is not None:
-                raise InputError(
-                    f"{target} holds {strange.name}, which was not written by aerogaze; "
-                    "expected a new or empty folder: name another one"
-                )
-        with _writing(target):
+        if target.is_mount():
+            raise InputError(f"cannot replace {target}: it is a mount point; name a folder inside it")
+        self._check()
+        with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             self.path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             self.path.chmod(0o777 & ~_umask())
 
     def commit(self) -> None:
-        """Put the folder in its place; the older one goes only after the new one stands."""
-        with _writing(self.target):
-            if self.target.exists():
-                older = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
-                self.target.replace(older)
+        """Put the folder in its place; the older one goes only after the new one stands.
+
+        Raises:
+            InputError: somebody else's file came meanwhile, or the folder cannot be put there.
+        """
+        self._check()
+        with writing(self.target):
+            if not self.target.exists():
                 self.path.replace(self.target)
-                shutil.rmtree(older)
-            else:
+                return
+            older = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
+            self.target.replace(older)
+            try:
                 self.path.replace(self.target)
+            except OSError:
+                older.replace(self.target)
+                raise
+            shutil.rmtree(older)
 
     def discard(self) -> None:
         """Remove what was written; an older folder in the place stays."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _check(self) -> None:
+        entries = self.target.iterdir() if self.target.is_dir() else ()
+        strange = next((entry for entry in entries if not self._ours(entry)), None)
+        if strange is not None:
+            raise InputError(
+                f"{self.target} holds {strange.name}, which was not written by aerogaze; "
+                "expected a new or empty folder: name another one"
+            )
 
 
 def written_file(target: Path) -> AbstractContextManager[Path]:
@@ -116,13 +134,37 @@ def _committed(pending: PendingFile | PendingFolder) -> Iterator[Path]:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
+    """Turn what the system says against writing into one line.
+
+    Raises:
+        InputError: instead of OSError.
+    """
     try:
         yield
     except OSError as error:
         raise InputError(
             f"cannot write {target}: {error.strerror}; name a place that can be written"
         ) from error
+
+
+def checked_name(name: str) -> str:
+    """Return a file's name if libraries can be given it.
+
+    Raises:
+        InputError: its bytes are not UTF-8; OpenCV would crash on it.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name {name!r} is not UTF-8: rename the file") from None
+    return name
+
+
+def _resolved(target: Path) -> Path:
+    checked_name(str(target))
+    with writing(target):
+        return target.resolve()
 
 
 def _umask() -> int:

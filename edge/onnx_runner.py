@@ -17,19 +17,32 @@ from edge.release import State
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
+Shape = tuple[int | None, ...]
+
+
 class OnnxRunner:
     """A `Runner` of one ONNX file.
 
+    `inputs` and `outputs`: the float32 tensors that the graph must have beside its states, with their
+    shapes; None is a dynamic side.
+
     Raises:
-        InputError: the file is no ONNX graph that this ONNX Runtime runs, or lacks a state.
+        InputError: the file is no ONNX graph that this ONNX Runtime runs, or has other tensors.
     """
 
-    def __init__(self, path: Path, states: Sequence[State] = (), threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: Mapping[str, Shape],
+        outputs: Mapping[str, Shape],
+        states: Sequence[State] = (),
+        threads: int | None = None,
+    ) -> None:
         threads = threads or this_machine().cores
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base of their own
@@ -37,17 +50,22 @@ class OnnxRunner:
             raise InputError(
                 f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}): export it again"
             ) from None
-        inputs = {i.name: i for i in self._session.get_inputs()}
-        names = [o.name for o in self._session.get_outputs()]
-        for state in states:
-            if state.input not in inputs or state.output not in names:
-                raise InputError(f"{path} has no state {state.input} -> {state.output}: export it again")
-        carried = {state.output for state in states}
-        self._outputs = [name for name in names if name not in carried]
+        wanted = {**inputs, **{s.input: s.shape for s in states}}
+        given = {**outputs, **{s.output: s.shape for s in states}}
+        for side, expected in ((self._session.get_inputs(), wanted), (self._session.get_outputs(), given)):
+            found = {t.name: tuple(d if isinstance(d, int) else None for d in t.shape) for t in side}
+            if found != expected:
+                raise InputError(
+                    f"{path} has tensors {found}; the release says {dict(expected)}: export it again"
+                )
+        kinds = {t.name: t.type for t in self._session.get_inputs()}
+        if odd := next((name for name in wanted if kinds[name] not in _DTYPES), None):
+            raise InputError(f"{path}: {odd} is a {kinds[odd]}; expected floats: export it again")
+        self._outputs = list(outputs)
         self._fetch = self._outputs + [state.output for state in states]
         self._states = states
         self._starts: dict[str, NDArray[np.floating]] = {
-            s.input: np.full(s.shape, s.start, _DTYPES[inputs[s.input].type]) for s in states
+            s.input: np.full(s.shape, s.start, _DTYPES[kinds[s.input]]) for s in states
         }
         self._carried = dict(self._starts)
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"

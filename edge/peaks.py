@@ -10,7 +10,7 @@ import numpy as np
 from edge.frames import Tensor
 
 REACH = 0.05
-"""Radius of a peak's neighbourhood, in map widths."""
+"""Radius of a peak's neighbourhood, in widths and heights of the map."""
 LEAST = 0.15
 """Peaks lower than this share of the map's maximum are not told."""
 
@@ -19,8 +19,8 @@ LEAST = 0.15
 class Peak:
     """A local maximum: position in [0, 1] of the frame's width and height, from the top left.
 
-    `score` in [0, 1]: the share of the map's mass within `REACH` of the peak, that is the share of
-    gaze expected there.
+    `score` in [0, 1]: the share of the map's mass near the peak, that is the share of gaze expected
+    there. Near: within `REACH` of the width across and of the height down.
     """
 
     x: float

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `fps` counts from the first decoded frame to the last written result."""
+    """What a run did, in seconds from its start: the model is open by then. `fps` is frames / seconds."""
 
     frames: int
     seconds: float
@@ -60,12 +61,13 @@ def run(
         InputError: from the source, a sink, or a map that is not finite; no frame at all.
     """
     started = time.perf_counter()
-    reader = _Reader(source, model.prepare, max_frames)
-    lanes = [_Lane(sink) for sink in sinks]
+    stop = stop or threading.Event()
     latencies: list[float] = []
     first_map_s = 0.0
-    stop = stop or threading.Event()
+    lanes: list[_Lane] = []
+    reader = _Reader(source, model.prepare, max_frames)
     try:
+        lanes.extend(map(_Lane, sinks))  # one by one: what was started is ended below
         for result in _infer(model, reader):
             first_map_s = first_map_s or time.perf_counter() - started
             latencies.append(result.latency_ms)
@@ -77,14 +79,17 @@ def run(
         if not latencies:
             raise InputError(f"{source.name} gave no frame; expected at least one")
         for lane in lanes:
-            lane.finish()
+            lane.end()
+        for sink in sinks:  # all that can fail, before any output is put in its place
+            sink.finish()
         for sink in sinks:
             sink.commit()
     except BaseException:
         for lane in lanes:
             lane.abandon()
-        for sink in sinks:
-            sink.discard()
+        with ExitStack() as discards:  # each one, whatever another does
+            for sink in sinks:
+                discards.callback(sink.discard)
         raise
     finally:
         reader.close()
@@ -182,7 +187,7 @@ class _Lane:
             raise self._error
         self._queue.put(result)
 
-    def finish(self) -> None:
+    def end(self) -> None:
         self.abandon()
         if self._error is not None:
             raise self._error

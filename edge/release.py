@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ class Verified:
     mean_kld: float
     tolerance: float
     """`max_error` was required to be at most this for fp32; other precisions: 1 - `mean_cc`."""
+    golden_cc: float
+    """Least CC of a golden frame's map with PyTorch's: what an engine must give again."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,32 @@ class Release:
         return self.folder / graph.file
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return consecutive frames (N, height, width, 3) BGR and PyTorch's maps (N, height, width)."""
-        with np.load(self.folder / GOLDEN, allow_pickle=False) as golden:
-            return golden["frames"], golden["maps"]
+        """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, H, W).
+
+        Raises:
+            InputError: the golden set cannot be read, or is not of these shapes.
+        """
+        path, size = self.folder / GOLDEN, (self.preprocessing.height, self.preprocessing.width)
+        try:
+            with np.load(path, allow_pickle=False) as golden:
+                frames, maps = golden["frames"], golden["maps"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path} cannot be read ({error or 'empty'}): export the release again"
+            ) from None
+        if (
+            frames.dtype != np.uint8
+            or maps.dtype != np.float32
+            or not len(frames)
+            or frames.shape != (len(maps), *size, 3)
+            or maps.shape[1:] != size
+        ):
+            raise InputError(
+                f"{path} holds frames {frames.dtype}{frames.shape} and maps {maps.dtype}{maps.shape}; "
+                f"expected uint8 (N, {size[0]}, {size[1]}, 3) and float32 (N, {size[0]}, {size[1]}): "
+                "export the release again"
+            )
+        return frames, maps
 
 
 def save(release: Release) -> None:
@@ -149,7 +175,8 @@ def locate(name: str | Path | None) -> Path:
     Raises:
         InputError: neither a folder nor a shipped name.
     """
-    name = DEFAULT if name is None else name
+    if name is None:  # whatever is called so in the folder at hand
+        return SHIPPED / DEFAULT
     if Path(name).is_dir():
         return Path(name)
     shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
@@ -175,7 +202,7 @@ def load(name: str | Path | None = None) -> Release:
         raise InputError(
             f"{folder} is not a release: it has no {MANIFEST}; make one with aerogaze export"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{manifest} cannot be read as JSON ({error}): export the release again") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         schema = document.get("schema") if isinstance(document, dict) else None
@@ -211,34 +238,39 @@ def _check(folder: Path, name: str, digest: str, size: int) -> None:
 
 
 def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
-    student = dict(document["student"])
     states = tuple(
-        State(str(s["input"]), str(s["output"]), _shape(s["shape"]), float(s["start"]))
+        State(_text(s["input"]), _text(s["output"]), _shape(s["shape"]), _number(s["start"]))
         for s in document["states"]
     )
     graphs = tuple(
         Graph(
-            file=str(g["file"]),
+            file=_text(g["file"]),
             form=_one_of(g["form"], get_args(Form)),
             precision=_one_of(g["precision"], PRECISIONS),
             engine=_one_of(g["engine"], get_args(Engine)),
-            batch=None if g["batch"] is None else int(g["batch"]),
-            verified=None if g["verified"] is None else Verified(**g["verified"]),
+            batch=None if g["batch"] is None else _whole(g["batch"], least=1),
+            verified=None if g["verified"] is None else _verified(g["verified"]),
         )
         for g in document["graphs"]
     )
-    preprocessing = Preprocessing(**document["preprocessing"])
-    if not (preprocessing.width > 0 and preprocessing.height > 0 and math.isfinite(preprocessing.scale)):
-        raise ValueError("preprocessing has no size")
+    prepared = document["preprocessing"]
+    inputs = tuple(_text(name) for name in document["inputs"])
+    if not inputs:
+        raise ValueError("inputs is empty")
     return Release(
         folder=folder,
-        name=str(document["name"]),
-        student=student,
-        preprocessing=preprocessing,
-        inputs=tuple(str(name) for name in document["inputs"]),
-        output=str(document["output"]),
-        delay_frames=int(document["delay_frames"]),
-        preroll=int(document["preroll"]),
+        name=_text(document["name"]),
+        student=dict(document["student"]),
+        preprocessing=Preprocessing(
+            _whole(prepared["width"], least=1),
+            _whole(prepared["height"], least=1),
+            _number(prepared["scale"]),
+            _number(prepared["offset"]),
+        ),
+        inputs=inputs,
+        output=_text(document["output"]),
+        delay_frames=_whole(document["delay_frames"]),
+        preroll=_whole(document["preroll"]),
         states=states,
         graphs=graphs,
         trained=dict(document["trained"]),
@@ -246,8 +278,32 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
     )
 
 
+def _verified(found: Mapping[str, Any]) -> Verified:
+    numbers = {field.name: found[field.name] for field in dataclasses.fields(Verified)}
+    frames = _whole(numbers.pop("frames"), least=1)
+    return Verified(frames, **{name: _number(value) for name, value in numbers.items()})
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{value!r} is no whole number of at least {least}")
+    return value
+
+
 def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(int(side) for side in value)
+    return tuple(_whole(side, least=1) for side in value)
 
 
 def _one_of(value: Any, choices: tuple[T, ...]) -> T:

@@ -41,4 +41,11 @@ def open_runner(
     from edge.onnx_runner import OnnxRunner
 
     graph = release.graph(precision, form, "onnxruntime")
-    return OnnxRunner(release.path(graph), release.states if form == "stream" else (), threads)
+    size = release.preprocessing.height, release.preprocessing.width
+    return OnnxRunner(
+        release.path(graph),
+        dict.fromkeys(release.inputs[: 1 if form == "stream" else 2], (graph.batch, 3, *size)),
+        {release.output: (graph.batch, 1, *size)},
+        release.states if form == "stream" else (),
+        threads,
+    )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from edge.command import invoke
 from edge.files import written_file
 from edge.release import DEFAULT
 from edge.sources import open_source
 from export.report import write_report
+from trainer.models.student import load_student
 
 SOURCE = "synthetic:11:640x360:120"
 PRECISIONS = "fp32,fp16,int8"
@@ -39,7 +42,8 @@ OUT = Console(highlight=False, soft_wrap=True)
 def demo(source: str, out: Path, student: str) -> None:
     """Train for a minute, then export, build, measure and run the shipped student; write a report."""
     started = time.perf_counter()
-    open_source(source).close()  # a wrong one is told now, not after the training
+    open_source(source).close()  # what is wrong is told now, not after the training
+    load_student(student)
     summary_path, report_path = out / "summary.json", out / "report.html"
     for stale in (summary_path, report_path):
         stale.unlink(missing_ok=True)  # written last: without it a demo is not complete
@@ -48,7 +52,7 @@ def demo(source: str, out: Path, student: str) -> None:
 
     def stage(title: str, *arguments: str | Path) -> None:
         words = [str(argument) for argument in arguments]
-        OUT.print(f"\n[bold]{title}[/bold]\n[dim]$ aerogaze {' '.join(words)}[/dim]")
+        OUT.print(f"\n[bold]{title}[/bold]\n[dim]{escape(f'$ aerogaze {shlex.join(words)}')}[/dim]")
         before = time.perf_counter()
         invoke(words)
         seconds[words[0]] = time.perf_counter() - before
@@ -110,4 +114,6 @@ def demo(source: str, out: Path, student: str) -> None:
         path.write_text(write_report(summary, out))
     with written_file(summary_path) as path:
         path.write_text(json.dumps(summary, indent=1) + "\n")
-    OUT.print(f"\n[bold]Done in {time.perf_counter() - started:.0f} s.[/bold] Open {report_path}")
+    OUT.print(
+        f"\n[bold]Done in {time.perf_counter() - started:.0f} s.[/bold] Open {escape(str(report_path))}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from edge.files import written_folder
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
 from export.fp16 import to_fp16
-from export.parity import GraphUnderTest, prepared, reference_maps, verify
+from export.parity import GraphUnderTest, golden_set, prepared, reference_maps, verify
 from trainer.models.student import Student
 
 GOLDEN_FRAMES = 8
@@ -35,21 +36,17 @@ def make_release(
 ) -> Release:
     """Export a student into `folder`, whole or not at all.
 
-    Ranges come from three quarters of the windows, parity from the others (all, if there are fewer
-    than eight).
-
     Raises:
         InputError: the folder cannot be written, or holds other files.
         CheckError: a graph is further from PyTorch than its tolerance.
     """
     preprocessing = student.settings.preprocessing()
-    clips = prepared(frames.windows, preprocessing)
-    held_out = clips[::4] if len(clips) >= 8 else clips
-    calibrating = [c for i, c in enumerate(clips) if i % 4] if len(clips) >= 8 else clips
+    calibrating, held_out = (prepared(w, preprocessing) for w in (frames.windows, frames.held_out))
+    golden = golden_set(student, frames)
     expected = reference_maps(student, held_out)
     states = graphs.states(student)
     made: list[Graph] = []
-    with written_folder(folder, ours=_ours) as path:
+    with written_folder(folder, ours=ours_in_release) as path:
         for form in forms:
             batch = 1 if form == "stream" else None
             kept = [graphs.FRAME, graphs.OTHER, graphs.SALIENCY]
@@ -63,7 +60,7 @@ def make_release(
             ) -> GraphUnderTest:
                 on_step(f"{form} {precision}" + (f" for {engine}" if engine != "any" else ""))
                 tested = GraphUnderTest(model, form, states, student, plain=engine == "tensorrt")
-                verified = verify(tested, precision, engine, held_out, expected)
+                verified = verify(tested, precision, engine, held_out, expected, golden)
                 suffix = "" if engine == "any" else f".{engine}"
                 graph = Graph(f"{form}.{precision}{suffix}.onnx", form, precision, engine, batch, verified)
                 onnx.save(model, path / graph.file)
@@ -77,7 +74,7 @@ def make_release(
             ranges = collect_ranges(model, [fp32.feed(clip) for clip in calibrating], method)
             add(quantise(model, ranges, CPU), "int8", "onnxruntime")
             add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
-        _write_golden(student, frames, path)
+        np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
         release = Release(
             folder=path,
             name=student.name,
@@ -99,6 +96,7 @@ def make_release(
                 "method": method,
                 "source": frames.source,
                 "windows": len(calibrating),
+                "held_out": len(held_out),
                 "frames_sha256": frames.sha256,
                 "onnxruntime": ort.__version__,
                 "torch": torch.__version__,
@@ -108,15 +106,10 @@ def make_release(
     return release
 
 
-def _write_golden(student: Student, frames: CalibrationFrames, folder: Path) -> None:
-    """Write consecutive frames, each paired in time with itself at the clip's end, and their maps."""
-    clip = frames.golden
-    ahead = student.settings.pair == "next"
-    others = [*clip[1:], clip[-1]] if ahead else [clip[0], *clip[:-1]]
-    pairs = np.stack([np.stack([a, b] if ahead else [b, a]) for a, b in zip(clip, others, strict=True)])
-    maps = reference_maps(student, prepared(pairs, student.settings.preprocessing()))
-    np.savez_compressed(folder / GOLDEN, frames=clip, maps=np.stack(maps))
+_GRAPH = re.compile(r"(stream|pair)\.(fp32|fp16|int8)(\.(onnxruntime|tensorrt))?\.onnx")
 
 
-def _ours(entry: Path) -> bool:
-    return entry.name in {MANIFEST, GOLDEN, ENGINES} or entry.suffix == ".onnx"
+def ours_in_release(entry: Path) -> bool:
+    """Say whether an entry of a folder is part of a release that we made there."""
+    named = entry.name in {MANIFEST, GOLDEN, ENGINES} or bool(_GRAPH.fullmatch(entry.name))
+    return named and (entry.parent / MANIFEST).is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from calibration.frames import CalibrationFrames
 from edge.errors import CheckError
 from edge.metrics import cc, kld, max_error
 from edge.preprocess import Preprocessing
@@ -97,14 +99,34 @@ class GraphUnderTest:
         return result
 
 
+@dataclass(frozen=True)
+class GoldenSet:
+    """Consecutive frames as windows, each ending at (or, with look-ahead, beginning at) its frame."""
+
+    clips: Sequence[Sequence[Maps]]
+    maps: Sequence[Maps]
+
+
+def golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
+    """Return the footage's first frames with PyTorch's maps; at a clip's end a frame pairs with itself."""
+    clip = frames.golden
+    if student.settings.pair == "next":
+        windows = np.stack([clip, np.concatenate([clip[1:], clip[-1:]])], axis=1)
+    else:
+        windows = np.stack([np.concatenate([clip[:1], clip[:-1]]), clip], axis=1)
+    clips = prepared(windows, student.settings.preprocessing())
+    return GoldenSet(clips, reference_maps(student, clips))
+
+
 def verify(
     graph: GraphUnderTest,
     precision: Precision,
     engine: Engine,
     clips: Sequence[Sequence[Maps]],
     expected: Sequence[Maps],
+    golden: GoldenSet,
 ) -> Verified:
-    """Compare a graph's maps with the expected ones.
+    """Compare a graph's maps with the expected ones, and note how like the golden maps it gets.
 
     Raises:
         CheckError: the graph is further off than `TOLERANCES` allows.
@@ -121,4 +143,5 @@ def verify(
             f"the {precision} graph for {engine} engines is not the student: {what} {off:.2e}, "
             f"expected at most {tolerance:.0e}; nothing was written"
         )
-    return Verified(len(maps), max(errors), likeness, divergence, tolerance)
+    least = min(cc(graph.map(clip), map_) for clip, map_ in zip(golden.clips, golden.maps, strict=True))
+    return Verified(len(maps), max(errors), likeness, divergence, tolerance, least)

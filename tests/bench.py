@@ -62,7 +62,8 @@ def small_release(folder: Path, resolution: int) -> tuple[SpatiotemporalNetwork,
     student = Student(f"skd-{resolution}", settings, network.eval(), {"data": "none"})
     world = World(1, 128, 72)
     frames = np.stack([Preprocessing(resolution, resolution).resize(world.frame(i).image) for i in range(12)])
-    footage = CalibrationFrames(np.stack([frames[:-1], frames[1:]], axis=1), frames[:8], "made")
+    windows = np.stack([frames[:-1], frames[1:]], axis=1)
+    footage = CalibrationFrames(windows, windows, frames[:8], "made")
     make_release(student, footage, folder, forms=["stream"])
     return network, folder
 

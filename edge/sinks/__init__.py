@@ -28,8 +28,15 @@ class Sink(Protocol):
     def write(self, result: Result) -> None:
         """Take the next result."""
 
+    def finish(self) -> None:
+        """All results are in: write the output to its end. Whatever can fail fails here.
+
+        Raises:
+            InputError: the output is not whole.
+        """
+
     def commit(self) -> None:
-        """All results are in: put the output in its place."""
+        """Put the finished output in its place."""
 
     def discard(self) -> None:
         """The run failed: leave nothing behind, and what was there before as it was."""

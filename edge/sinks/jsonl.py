@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
-from edge.files import PendingFile
+from edge.files import PendingFile, writing
 from edge.sinks import Result
 
 
 class JsonlSink:
-    """Writes `frame`, `capture_s`, `latency_ms` and `peaks` (x, y in pixels of the frame, score)."""
+    """Writes `frame`, `capture_s`, `latency_ms` and `peaks` (x, y in pixels of the frame, score).
+
+    Raises:
+        InputError: the file cannot be made; later: the disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
         self._pending = PendingFile(path)
-        self._file = self._pending.path.open("w")
+        self._file = self._pending.path.open("w", encoding="utf-8")
 
     def write(self, result: Result) -> None:
         """Append one line."""
@@ -32,14 +37,20 @@ class JsonlSink:
                 for p in result.peaks
             ],
         }
-        self._file.write(json.dumps(row) + "\n")
+        with writing(self._pending.target):
+            self._file.write(json.dumps(row) + "\n")
+
+    def finish(self) -> None:
+        """Close the file."""
+        with writing(self._pending.target):
+            self._file.close()
 
     def commit(self) -> None:
-        """Close the file and put it in its place."""
-        self._file.close()
+        """Put the file in its place."""
         self._pending.commit()
 
     def discard(self) -> None:
-        """Close the file and remove it."""
-        self._file.close()
+        """Remove the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._pending.discard()

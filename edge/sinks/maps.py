@@ -23,10 +23,13 @@ class MapsSink:
     """Writes `DIR/000000.png` and on: 65535 is the frame's own maximum, 0 is none.
 
     A folder that holds nothing but such maps is replaced.
+
+    Raises:
+        InputError: the folder holds other files, or cannot be written; later: the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._pending = PendingFolder(folder, ours=lambda entry: bool(_NAME.fullmatch(entry.name)))
+        self._pending = PendingFolder(folder, ours=_is_map)
 
     def write(self, result: Result) -> None:
         """Write the frame's map."""
@@ -35,6 +38,9 @@ class MapsSink:
         if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise InputError(f"cannot write {path}: is the disk full?")
 
+    def finish(self) -> None:
+        """Each map was written whole."""
+
     def commit(self) -> None:
         """Put the folder in its place."""
         self._pending.commit()
@@ -42,6 +48,14 @@ class MapsSink:
     def discard(self) -> None:
         """Remove the folder."""
         self._pending.discard()
+
+
+def _is_map(entry: Path) -> bool:
+    """Say whether a file is a map of ours: its name, and a PNG of 16 bits of grey, as no camera writes."""
+    if not _NAME.fullmatch(entry.name) or not entry.is_file():
+        return False
+    with entry.open("rb") as file:
+        return file.read(26)[24:26] == b"\x10\x00"
 
 
 def fitted(saliency: Tensor, width: int, height: int) -> Tensor:

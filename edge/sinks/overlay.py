@@ -24,7 +24,8 @@ class OverlaySink:
     """Writes an MPEG-4 video of the source's frame rate.
 
     Raises:
-        InputError: the name does not end in .mp4, .mkv or .avi, or OpenCV cannot encode there.
+        InputError: the name does not end in .mp4, .mkv or .avi, or OpenCV cannot encode there; at the
+            end: the video is not whole, as when the disk is full.
     """
 
     def __init__(self, path: Path, source: Source) -> None:
@@ -33,20 +34,35 @@ class OverlaySink:
         shrink = min(1.0, MOST_WIDTH / source.width, MOST_HEIGHT / source.height)
         self._size = tuple(max(2, 2 * round(side * shrink / 2)) for side in (source.width, source.height))
         self._pending = PendingFile(path)
-        self._writer = cv2.VideoWriter(
-            str(self._pending.path), cv2.VideoWriter.fourcc(*"mp4v"), source.fps, self._size
-        )
-        if not self._writer.isOpened():
-            self._pending.discard()
-            raise InputError(f"this OpenCV cannot encode MPEG-4 video to {path}: try another folder or name")
+        self._frames = 0
+        for fps in (source.fps, round(source.fps, 2), round(source.fps)):  # MPEG-4 cannot say them all
+            self._writer = cv2.VideoWriter(
+                str(self._pending.path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size
+            )
+            if self._writer.isOpened():
+                return
+        self._pending.discard()
+        raise InputError(f"this OpenCV cannot encode MPEG-4 video to {path}: try another folder or name")
 
     def write(self, result: Result) -> None:
         """Draw and encode the frame."""
         self._writer.write(overlaid(result, *self._size))
+        self._frames += 1
+
+    def finish(self) -> None:
+        """End the video and see that it is whole: OpenCV's writer reports no errors."""
+        self._writer.release()
+        written = cv2.VideoCapture(str(self._pending.path.absolute()), cv2.CAP_FFMPEG)
+        frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if frames != self._frames:
+            raise InputError(
+                f"cannot write {self._pending.target}: of {self._frames} frames {frames} can be read back; "
+                "is the disk full?"
+            )
 
     def commit(self) -> None:
-        """End the video and put it in its place."""
-        self._writer.release()
+        """Put the video in its place."""
         self._pending.commit()
 
     def discard(self) -> None:

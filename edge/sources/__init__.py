@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge.errors import InputError
+from edge.files import checked_name
 from edge.frames import Source
 
 SYNTHETIC = "synthetic:"
@@ -20,7 +21,7 @@ def open_source(name: str) -> Source:
         from edge.sources.synthetic import SyntheticSource
 
         return SyntheticSource.parse(name)
-    path = Path(name)
+    path = Path(checked_name(name))
     if path.is_dir():
         from edge.sources.folder import FolderSource
 

@@ -54,7 +54,10 @@ class FolderSource:
 
 def _read(path: Path) -> Image:
     data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # as for a header that claims a billion pixels
+        image = None
     if image is None:
         raise InputError(f"{path} cannot be read as an image: replace or remove it")
     return image  # type: ignore[return-value]

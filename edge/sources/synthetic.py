@@ -37,6 +37,8 @@ class SyntheticSource:
         size = (width or 640, height or 360)
         if not all(64 <= side <= 4096 for side in size):
             raise InputError(f"{name!r}: sides must be between 64 and 4096 pixels")
+        if frames == 0:
+            raise InputError(f"{name!r} has no frames; expected at least one")
         return cls(seed or 0, *size, frames if frames is not None else 100)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -25,7 +25,9 @@ class VideoSource:
     def __init__(self, path: Path) -> None:
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty; expected a video file: copy it again")
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        self._capture = cv2.VideoCapture(
+            str(path.absolute()), cv2.CAP_FFMPEG
+        )  # absolute: "12:00.avi" is no protocol
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok or first is None:
             self._capture.release()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,3 +134,46 @@ def test_help_loads_no_stage() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    words = [
+        "run",
+        "synthetic:1:320x180:3000",
+        "--maps",
+        str(tmp_path / "m"),
+        "--jsonl",
+        str(tmp_path / "o.jsonl"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge.command", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        if len(list(tmp_path.glob(".m.*/*.png"))) >= 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    count = len((tmp_path / "o.jsonl").read_text().splitlines())
+    assert f"interrupted: kept the {count} frames" in err
+    assert len(list((tmp_path / "m").iterdir())) == count
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m", "o.jsonl"]
+
+
+def test_no_command_shows_the_help(command: Command) -> None:
+    outcome = command()
+    assert outcome.code == 2
+    assert "Commands:\n" in outcome.err
+
+
+def test_names_with_brackets_are_names(command: Command, video: Path, tmp_path: Path) -> None:
+    place = tmp_path / "clip[bold] 12:00.avi"
+    place.write_bytes(video.read_bytes())
+    outcome = command("run", place, "--jsonl", tmp_path / "[red]o.jsonl")
+    assert outcome.code == 0, outcome.err
+    assert f"wrote {tmp_path}/[red]o.jsonl" in outcome.out

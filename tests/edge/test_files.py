@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import InputError
-from edge.files import written_file, written_folder
+from edge.files import PendingFile, PendingFolder, written_file, written_folder
 
 
 def _png(entry: Path) -> bool:
@@ -49,3 +49,38 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> 
         pass
     with pytest.raises(InputError, match="cannot write"), written_folder(tmp_path / place, _png):
         pass
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with written_folder(tmp_path / "link", _png) as path:
+        (path / "1.png").touch()
+    with written_file(tmp_path / "link" / "a.txt") as path:
+        path.write_text("x")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(entry.name for entry in (tmp_path / "real").iterdir()) == ["1.png", "a.txt"]
+
+
+def test_what_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "maps"
+    target.mkdir()
+    pending = PendingFolder(target, _png)
+    (target / "thesis.docx").touch()
+    with pytest.raises(InputError, match=r"holds thesis\.docx"):
+        pending.commit()
+    pending.discard()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["maps"]
+    assert [entry.name for entry in target.iterdir()] == ["thesis.docx"]
+
+
+def test_devices_and_mount_points_are_refused() -> None:
+    with pytest.raises(InputError, match="folder or device"):
+        PendingFile(Path("/dev/null"))
+    with pytest.raises(InputError, match="mount point"):
+        PendingFolder(Path("/proc"), _png)
+
+
+def test_a_name_that_would_crash_opencv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not UTF-8"):
+        PendingFile(tmp_path / "b\udcff.mp4")

@@ -52,6 +52,11 @@ class Kept:
         time.sleep(self.delay_s)
         self.results.append(result)
 
+    def finish(self) -> None:
+        if self.fails_at == -1:
+            raise InputError("the disk is full")
+        self.ended += "finished "
+
     def commit(self) -> None:
         self.ended += "committed"
 
@@ -80,16 +85,40 @@ def test_every_frame_in_order_to_every_sink(model: SaliencyModel, flight: np.nda
     for sink in (fast, slow):
         assert [result.frame.index for result in sink.results] == list(range(48))
         np.testing.assert_array_equal([result.saliency for result in sink.results], expected)
-        assert sink.ended == "committed"
+        assert sink.ended == "finished committed"
     assert summary.frames == 48
     assert not summary.interrupted
 
 
 def test_decoding_and_output_overlap(model: SaliencyModel, flight: np.ndarray) -> None:
-    images = np.concatenate([flight] * 2)
-    delay_s = 0.02
-    summary = pipeline.run(Clip(images, delay_s), model, [Kept(delay_s), Kept(delay_s)])
-    assert summary.seconds < 3 * delay_s * len(images) * 0.75  # one after the other would take 3
+    decoded, written = threading.Event(), threading.Event()
+
+    class Ahead(Clip):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                if frame.index == 3:
+                    decoded.set()  # while the sink still holds the first result
+                    assert written.wait(10), "the sink waits for the source"
+                yield frame
+
+    class Holding(Kept):
+        def write(self, result: Result) -> None:
+            assert decoded.wait(10), "the source waits for the sink"
+            super().write(result)
+            written.set()
+
+    sink = Holding()
+    assert pipeline.run(Ahead(flight), model, [sink]).frames == len(sink.results) == 12
+
+
+def test_latency_counts_from_the_decoded_frame(model: SaliencyModel, flight: np.ndarray) -> None:
+    sink = Kept(delay_s=0.01)
+    summary = pipeline.run(Clip(flight), model, [sink])
+    latencies = [result.latency_ms for result in sink.results]
+    assert min(latencies) > 0
+    assert max(latencies) > 10  # those behind waited for the slow sink
+    assert summary.latency_p50_ms == pytest.approx(np.median(latencies))
+    assert 0 < summary.first_map_s < summary.seconds
 
 
 def test_it_stops_where_asked(model: SaliencyModel, flight: np.ndarray) -> None:
@@ -108,12 +137,17 @@ def test_an_interrupt_keeps_what_was_done(model: SaliencyModel, flight: np.ndarr
     summary = pipeline.run(Clip(flight), model, [sink], on_result=third, stop=stop)
     assert summary.interrupted
     assert summary.frames == len(sink.results) == 3
-    assert sink.ended == "committed"
+    assert sink.ended == "finished committed"
 
 
 @pytest.mark.parametrize(
     ("source_fails", "sink_fails", "message"),
-    [(7, None, "camera fell off"), (None, 7, "disk is full"), (None, 11, "disk is full")],
+    [
+        (7, None, "camera fell off"),
+        (None, 7, "disk is full"),
+        (None, 11, "disk is full"),
+        (None, -1, "disk is full"),
+    ],
 )
 def test_a_failure_discards_every_sink(
     model: SaliencyModel,
@@ -122,10 +156,11 @@ def test_a_failure_discards_every_sink(
     sink_fails: int | None,
     message: str,
 ) -> None:
-    sinks = [Kept(), Kept(fails_at=sink_fails)]
+    sinks = [Kept(), Kept(fails_at=sink_fails), Kept()]
     with pytest.raises(InputError, match=message):
         pipeline.run(Clip(flight, fails_at=source_fails), model, sinks)
-    assert [sink.ended for sink in sinks] == ["discarded", "discarded"]
+    assert all(sink.ended.endswith("discarded") for sink in sinks)
+    assert not any("committed" in sink.ended for sink in sinks)
 
 
 def test_no_frames_is_an_error(model: SaliencyModel) -> None:

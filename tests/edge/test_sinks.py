@@ -87,4 +87,24 @@ def test_an_overlay_with_an_odd_name_is_refused(tmp_path: Path, video: Path) -> 
 def write(sink: Sink, results: list[Result]) -> None:
     for result in results:
         sink.write(result)
+    sink.finish()
     sink.commit()
+
+
+def test_a_video_that_is_cut_short_is_no_success(tmp_path: Path, results: list[Result], video: Path) -> None:
+    sink = OverlaySink(tmp_path / "overlay.mp4", open_source(str(video)))
+    for result in results:
+        sink.write(result)
+    sink._writer.release()
+    (written,) = tmp_path.iterdir()
+    written.write_bytes(written.read_bytes()[:20_000])  # as a full disk leaves it
+    with pytest.raises(InputError, match="is the disk full"):
+        sink.finish()
+    sink.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_camera_frame_is_no_map_of_ours(tmp_path: Path, flight: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "000001.png"), flight[0])
+    with pytest.raises(InputError, match=r"holds 000001\.png"):
+        MapsSink(tmp_path)

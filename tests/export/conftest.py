@@ -29,8 +29,9 @@ def student(request: pytest.FixtureRequest) -> Student:
 
 @pytest.fixture
 def footage(flight: np.ndarray) -> CalibrationFrames:
-    """Eleven frame pairs at R = 32."""
+    """Frame pairs at R = 32: eight to calibrate on, two held out."""
     from edge.preprocess import Preprocessing
 
     small = np.stack([Preprocessing(32, 32).resize(frame) for frame in flight])
-    return CalibrationFrames(np.stack([small[:-1], small[1:]], axis=1), small[:8], "flight")
+    windows = np.stack([small[:-1], small[1:]], axis=1)
+    return CalibrationFrames(windows[:8], windows[-2:], small[:8], "flight")

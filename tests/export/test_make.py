@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,11 +17,19 @@ from edge.errors import CheckError, InputError
 from edge.files import sha256
 from edge.model import SaliencyModel, clip_maps
 from edge.release import PRECISIONS
+from edge.sinks.maps import fitted, sixteen_bit
+from edge.sources import open_source
 from export import make
 from export.fp16 import to_fp16
 from export.make import make_release
 from tests.conftest import Outcome
 from trainer.models.student import Student, load_student
+
+
+def doubled(footage: CalibrationFrames) -> CalibrationFrames:
+    """Return the footage at R = 64."""
+    windows, held_out = (w.repeat(2, axis=2).repeat(2, axis=3) for w in (footage.windows, footage.held_out))
+    return CalibrationFrames(windows, held_out, windows[:, 0], footage.source)
 
 
 def test_a_release_is_whole_and_its_graphs_are_the_student(
@@ -33,7 +43,7 @@ def test_a_release_is_whole_and_its_graphs_are_the_student(
     verified = {(g.form, g.precision, g.engine): v for g, v in release.verified()}
     assert len(verified) == 8
     for (_, precision, _), found in verified.items():
-        assert found.frames == 3  # a quarter of eleven pairs
+        assert found.frames == 2
         if precision == "fp32":
             assert found.max_error <= 1e-5
         assert found.mean_cc > {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
@@ -56,33 +66,46 @@ def test_what_flies_gives_the_golden_maps(
 def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
     footage: CalibrationFrames, tmp_path: Path, folder: Path, command: Callable[..., Outcome]
 ) -> None:
-    from tests.export.conftest import random_student
-
-    make_release(random_student(32, "next"), footage, tmp_path / "r", forms=["stream"])
-    outcome = command("run", folder, "--release", tmp_path / "r", "--precision", "fp32",
-                      "--jsonl", tmp_path / "o.jsonl")  # fmt: skip
+    shipped = load_student("skd-64")  # trained, so that its maps differ from frame to frame
+    student = replace(shipped, settings=replace(shipped.settings, pair="next"))
+    make_release(student, doubled(footage), tmp_path / "r", forms=["stream"])
+    outcome = command(
+        "run", folder, "--release", tmp_path / "r", "--precision", "fp32", "--maps", tmp_path / "maps"
+    )
     assert outcome.code == 0, outcome.err
-    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    assert [row["frame"] for row in rows] == list(range(12))
+    model = SaliencyModel(tmp_path / "r", "fp32")
+    frames = [frame.image for frame in open_source(str(folder))]
+    alone = [clip_maps(model, np.stack(frames[index : index + 2]))[0] for index in range(len(frames))]
+    written = sorted((tmp_path / "maps").iterdir())
+    assert len(written) == len(frames)
+    for path, saliency in zip(written, alone, strict=True):
+        expected = sixteen_bit(fitted(saliency, 320, 180)).astype(int)
+        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert found is not None
+        assert np.abs(found.astype(int) - expected).max() <= 70  # 0.1 %
+    assert np.abs(alone[0] - alone[6]).max() > 0.01  # the maps differ, so that order shows
 
 
+@pytest.mark.parametrize(
+    ("graph", "precision"), [("stream.fp32.onnx", "fp32"), ("stream.int8.onnxruntime.onnx", "int8")]
+)
 def test_nan_in_a_released_graph_is_refused_before_it_flies(
-    release: Path, folder: Path, command: Callable[..., Outcome]
+    release: Path, folder: Path, command: Callable[..., Outcome], graph: str, precision: str
 ) -> None:
-    for name in ("stream.fp32.onnx",):
-        model = onnx.load(release / name)
-        weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
-        values = numpy_helper.to_array(weight).copy()
-        values[0, 0, 0, 0] = np.nan
-        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-        onnx.save(model, release / name)
+    model = onnx.load(release / graph)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if values.dtype == np.float32 and "spatial.1" in tensor.name and values.size > 1:
+            values.flat[:4] = np.nan
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, release / graph)
     document = json.loads((release / releases.MANIFEST).read_text())
-    document["files"][name] = {
-        "sha256": sha256(release / name),
-        "size_bytes": (release / name).stat().st_size,
+    document["files"][graph] = {
+        "sha256": sha256(release / graph),
+        "size_bytes": (release / graph).stat().st_size,
     }
     (release / releases.MANIFEST).write_text(json.dumps(document))
-    outcome = command("run", folder, "--release", release, "--precision", "fp32")
+    outcome = command("run", folder, "--release", release, "--precision", precision)
     assert outcome.code == 2
     assert "do not fly it" in outcome.err
     assert outcome.err.count("\n") == 1
@@ -92,8 +115,6 @@ def test_a_graph_that_is_not_the_student_is_never_released(
     footage: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = load_student("skd-64")
-    windows = footage.windows.repeat(2, axis=2).repeat(2, axis=3)
-    footage = CalibrationFrames(windows, windows[:, 0], "flight")
     whole = to_fp16
 
     def shifted(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
@@ -103,7 +124,7 @@ def test_a_graph_that_is_not_the_student_is_never_released(
 
     monkeypatch.setattr(make, "to_fp16", shifted)
     with pytest.raises(CheckError, match=r"the fp16 graph .* is not the student"):
-        make_release(student, footage, tmp_path / "r")
+        make_release(student, doubled(footage), tmp_path / "r")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,9 +133,12 @@ def test_a_release_replaces_an_older_one_and_nothing_else(
 ) -> None:
     for _ in range(2):
         make_release(student, footage, tmp_path / "r", forms=["stream"])
-    (tmp_path / "r" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"holds notes\.txt"):
+    (tmp_path / "r" / "yolo.onnx").touch()
+    with pytest.raises(InputError, match=r"holds yolo\.onnx"):
         make_release(student, footage, tmp_path / "r", forms=["stream"])
+    (tmp_path / "zoo" / "engines").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds engines"):
+        make_release(student, footage, tmp_path / "zoo", forms=["stream"])
 
 
 @pytest.mark.parametrize(
@@ -129,8 +153,6 @@ def test_a_release_replaces_an_older_one_and_nothing_else(
 def test_bad_frames_are_one_clear_line(
     command: Callable[..., Outcome], folder: Path, tmp_path: Path, frames: list[str], message: str
 ) -> None:
-    import cv2
-
     for path in folder.iterdir():
         cv2.imwrite(str(path), np.zeros((180, 320, 3), np.uint8))
     words = [w for name in frames for w in ("--frames", name.replace("{black}", str(folder)))]
