@@ -28,7 +28,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
             (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")),
-            key=_natural,
+            key=numbered,
         )
         if not self._paths:
             raise InputError(f"{folder} has no images; expected {', '.join(sorted(SUFFIXES))}")
@@ -63,7 +63,8 @@ def _read(path: Path) -> Image:
     return image  # type: ignore[return-value]
 
 
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
+def numbered(path: Path) -> list[tuple[bool, int, str]]:
+    """Return the key that sorts names as a person would number them: 2.png before 10.png."""
     return [
         (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)
     ]

@@ -1,0 +1,254 @@
+"""Evaluation: averages, interval, what is skipped, and the command on small trees and real samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge import metrics
+from edge.errors import InputError
+from edge.metrics import cc
+from tests.conftest import Outcome
+from tests.proxy import box_auc
+from tests.trainer import trees
+from trainer.datasets import open_dataset
+from trainer.datasets.clips import LabelledFrame
+from trainer.evaluate import METRICS, evaluate, interval
+from trainer.models.skd import SpatiotemporalNetwork
+from trainer.models.student import Pair, Student, StudentSettings
+from trainer.predict import Map, StudentPredictor, open_predictor
+from trainer.sheet import CELL, contact_sheet
+
+Command = Callable[..., Outcome]
+SHUFFLED = next(metric.name for metric in METRICS if metric.others)
+
+
+def _nss(saliency: Map, fixations: NDArray[np.int64], *others: object) -> float:
+    z = (saliency - saliency.mean()) / max(float(saliency.std()), 1e-12)
+    return float(z[fixations[:, 0], fixations[:, 1]].mean())
+
+
+def _box_level(saliency: Map, box: tuple[float, ...], width: int, height: int) -> float:
+    return float(saliency.mean())
+
+
+@pytest.fixture(autouse=True)
+def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for metrics that are not there yet."""
+    for metric in METRICS:
+        if not hasattr(metrics, metric.name):
+            plain = {"density": cc, "fixations": _nss, "box": _box_level}[metric.needs]
+            monkeypatch.setattr(
+                metrics, metric.name, box_auc if metric.name == "box_auc" else plain, raising=False
+            )
+
+
+class Told:
+    """Maps that are the truth itself, but on the clips and frames that are said to be wrong."""
+
+    description = "told"
+
+    def __init__(self, wrong: set[tuple[str, int]] | None = None) -> None:
+        self._wrong = wrong or set()
+
+    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+        for frame in frames:
+            truth = np.zeros(frame.image.shape[:2], np.float32) if frame.density is None else frame.density
+            yield frame, 1 - truth if (clip, frame.index) in self._wrong else truth
+
+
+def test_frames_are_averaged_to_videos_and_videos_to_the_mean(tmp_path: Path) -> None:
+    trees.dhf1k(tmp_path, [1, 2])
+    (tmp_path / "annotation" / "0002" / "maps" / "0001.png").unlink()
+    found = evaluate(open_dataset("dhf1k", tmp_path), Told({("001", 0), ("002", 3)}))
+    first, second = (video.scores["cc"] for video in found.videos)
+    assert first == pytest.approx((3 - 1) / 4)
+    assert second == pytest.approx((2 - 1) / 3)
+    score = found.scores["cc"]
+    assert score.mean == pytest.approx((first + second) / 2)
+    assert (score.videos, score.frames) == (2, 7)
+    assert score.low is not None
+    assert score.high is not None
+    assert score.low <= score.mean <= score.high
+    assert found.skipped == {m.name: "no box" for m in METRICS if m.needs == "box"}
+
+
+def test_best_and_worst_are_the_extremes(tmp_path: Path) -> None:
+    trees.dhf1k(tmp_path, [1, 2])
+    found = evaluate(open_dataset("dhf1k", tmp_path), Told({("001", 1)}))
+    assert found.ranked_by == "cc"
+    assert [(s.clip, s.frame.index) for s in found.worst[:1]] == [("001", 1)]
+    assert found.worst[0].score == pytest.approx(-1)
+    assert {s.clip for s in found.best} == {"001", "002"}
+    sheet = contact_sheet(found)
+    assert sheet.shape[1] > 3 * CELL
+    assert sheet.shape[0] > 4 * CELL * trees.HEIGHT / trees.WIDTH
+
+
+def test_a_missing_truth_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    trees.dhf1k(tmp_path, [1])
+    found = evaluate(open_dataset("dhf1k", tmp_path), Told())
+    assert found.skipped[SHUFFLED] == "no fixations of other videos"
+    assert found.scores["cc"].low is None
+    for path in (tmp_path / "annotation" / "0001" / "fixation").iterdir():
+        trees.fixations(path, [])
+    found = evaluate(open_dataset("dhf1k", tmp_path), Told())
+    assert found.skipped["nss"] == "not defined on any frame"
+    assert "nss" not in found.videos[0].scores
+
+
+def test_an_empty_density_never_counts(tmp_path: Path) -> None:
+    trees.dhf1k(tmp_path, [1])
+    blank = np.zeros((trees.HEIGHT, trees.WIDTH), np.uint8)
+    cv2.imwrite(str(tmp_path / "annotation" / "0001" / "maps" / "0002.png"), blank)
+    assert evaluate(open_dataset("dhf1k", tmp_path), Told()).scores["kld"].frames == 3
+
+
+def test_shuffled_negatives_are_other_videos_fixations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.dhf1k(tmp_path, [1, 2, 3])
+    rows: list[set[int]] = []
+
+    def spy(saliency: Map, fixations: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+        rows.append(set(others[:, 0].tolist()))
+        return 0.5
+
+    monkeypatch.setattr(metrics, SHUFFLED, spy)
+    evaluate(open_dataset("dhf1k", tmp_path), Told(), max_frames=1)
+    assert rows == [{17, 18, 26, 27}, {8, 9, 26, 27}, {8, 9, 17, 18}]
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    values = np.random.default_rng(3).normal(5, 2, 400).tolist()
+    found = interval(values)
+    assert found is not None
+    low, high = found
+    assert low < np.mean(values) < high
+    assert high - low == pytest.approx(2 * 1.96 * 2 / 20, rel=0.15)
+    assert interval(values) == (low, high)
+    assert interval([1.0]) is None
+
+
+def test_nothing_to_score_is_told(tmp_path: Path) -> None:
+    trees.film(tmp_path / "a.avi", 2)
+    with pytest.raises(InputError, match=r"no frame of videos at .* has a density, a fixation or a box"):
+        evaluate(open_dataset("videos", tmp_path), Told())
+
+
+@pytest.mark.parametrize("pair", ["previous", "next"])
+def test_a_student_gives_each_frame_its_map(pair: Pair, tmp_path: Path) -> None:
+    settings = StudentSettings("skd", 32, pair, "log_density")
+    student = Student("small", settings, SpatiotemporalNetwork().eval(), {})
+    student.save(tmp_path / "small.safetensors")
+    trees.dhf1k(tmp_path, [1], frames=3)
+    (clip,) = open_dataset("dhf1k", tmp_path).clips
+    predictor = StudentPredictor(str(tmp_path / "small.safetensors"))
+    told = list(predictor.maps(clip.name, clip.frames()))
+    assert [frame.index for frame, _ in told] == [0, 1, 2]
+    assert all(saliency.shape == (32, 32) for _, saliency in told)
+    alone = list(predictor.maps(clip.name, clip.frames(0, 1)))
+    same = np.array_equal(alone[0][1], told[0][1])
+    assert same == (pair == "previous")
+    assert list(predictor.maps(clip.name, iter(()))) == []
+
+
+def test_release_and_student_of_a_name_agree(real: Path) -> None:
+    (clip,) = open_dataset("ucf-sports", real / "ucf-sports").clips
+    release = open_predictor("skd-64", "fp32")
+    assert release.description.startswith("release skd-64 fp32, onnxruntime")
+    student = StudentPredictor("skd-64")
+    pairs = zip(release.maps("a", clip.frames(0, 4)), student.maps("a", clip.frames(0, 4)), strict=True)
+    for (_, a), (_, b) in pairs:
+        assert np.abs(a - b).max() < 1e-4
+
+
+def test_maps_that_run_wrote_are_read_back(command: Command, tmp_path: Path) -> None:
+    root = trees.boxes(tmp_path / "data", ["car1", "car2"])
+    for name in ("car1", "car2"):
+        assert command("run", root / name / "frames", "--maps", tmp_path / "maps" / name).code == 0
+    told = {}
+    for what in (tmp_path / "maps", "skd-64"):
+        path = tmp_path / "scores.json"
+        outcome = command("evaluate", what, "--dataset", "boxes", "--root", root, "--json", path)
+        assert outcome.code == 0, outcome.err
+        told[what] = json.loads(path.read_text())
+    assert told["skd-64"]["maps"].startswith("release skd-64 ")
+    ours, theirs = (document["metrics"]["box_auc"]["mean"] for document in told.values())
+    assert ours == pytest.approx(theirs, abs=0.02)
+
+
+def test_the_command_tells_and_writes(command: Command, tmp_path: Path) -> None:
+    root = trees.dhf1k(tmp_path / "data", [1, 601, 602])
+    (root / "annotation" / "0602" / "maps" / "0001.png").write_bytes(b"no map")
+    places = ["--json", tmp_path / "o" / "s.json", "--picture", tmp_path / "o" / "p.png"]
+    outcome = command("evaluate", "skd-64", "--dataset", "dhf1k", "--root", root, "--split", "val", *places)
+    assert outcome.code == 0, outcome.err
+    assert max(map(len, outcome.out.splitlines()[:12])) <= 80
+    assert "release skd-64" in outcome.out
+    assert "skipped box AUC, box z, box zblur, box hit: no box" in outcome.out
+    assert "1 file at fault: annotation/0602/maps/0001.png: not readable as an image" in outcome.out
+    document = json.loads((tmp_path / "o" / "s.json").read_text())
+    assert document["dataset"]["split"] == "val"
+    assert [video["name"] for video in document["videos"]] == ["601", "602"]
+    assert document["metrics"]["cc"]["frames"] == 7
+    assert document["metrics"]["kld"]["better"] == "lower"
+    assert document["skipped"]["box_hit"] == "no box"
+    assert document["protocol"]["resamples"] == 2000
+    assert cv2.imread(str(tmp_path / "o" / "p.png")) is not None
+    assert len(list((tmp_path / "o").iterdir())) == 2
+
+
+BAD = [
+    (["nobody", "--dataset", "boxes", "--root", "{data}"], "nothing to evaluate at 'nobody'; expected"),
+    (["skd-64", "--dataset", "kitti", "--root", "{data}"], "'kitti' is not one of"),
+    (["skd-64", "--dataset", "boxes", "--root", "nowhere"], "no folder nowhere; expected the root"),
+    (["skd-64", "--dataset", "avs1k", "--root", "{data}"], "is not laid out as AVS1K: expected"),
+    (["skd-64", "--dataset", "boxes", "--root", "{data}", "--split", "val"], "has no split 'val'"),
+    (["skd-64", "--dataset", "boxes", "--root", "{data}", "--picture", "{out}/p.txt"], "ending in .png"),
+    (["skd-64", "--dataset", "boxes", "--root", "{data}", "--precision", "int4"], "unknown precision"),
+    (["{data}", "--dataset", "boxes", "--root", "{data}", "--precision", "fp32"], "is no release; only a"),
+    (
+        ["{data}", "--dataset", "boxes", "--root", "{data}", "--json", "{out}/s.json"],
+        "car1/000000.png is missing; expected a map for each frame of car1",
+    ),
+    (["skd-64", "--root", "{data}"], "Missing option '--dataset'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input_is_one_clear_line(
+    command: Command, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    trees.boxes(tmp_path / "data", ["car1"], frames=1)
+    names = {"data": tmp_path / "data", "out": tmp_path}
+    outcome = command("evaluate", *(word.format(**names) for word in arguments))
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_on_real_samples(command: Command, real: Path, tmp_path: Path) -> None:
+    for kind, root, needs in (
+        ("ucf-sports", "ucf-sports", {"fixations", "density"}),
+        ("boxes", "uav", {"box"}),
+    ):
+        path = tmp_path / f"{kind}.json"
+        outcome = command(
+            "evaluate", "skd-64", "--dataset", kind, "--root", real / root, "--max-frames", "5",
+            "--json", path, "--picture", tmp_path / f"{kind}.png",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        document = json.loads(path.read_text())
+        wanted = {m.name for m in METRICS if m.needs in needs}
+        assert set(document["metrics"]) == wanted - ({SHUFFLED} if kind == "ucf-sports" else set())
+    assert document["metrics"]["box_auc"]["mean"] > 0.9
+    assert "not eye data" in outcome.out

@@ -1,0 +1,316 @@
+"""What every reader gives: clips of frames with where viewers looked, each file read when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.frames import Image
+from edge.sources.folder import SUFFIXES as IMAGE_SUFFIXES
+from edge.sources.folder import numbered
+
+Density = NDArray[np.float32]
+Fixations = NDArray[np.int64]
+Box = tuple[float, float, float, float]
+Truth = Literal["density", "fixations", "box"]
+Split = Literal["train", "val", "test"]
+Faults = dict[Path, str]
+"""Files that could not be used, and why: filled while frames are read."""
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """A frame (H, W, 3), uint8 BGR, and what is known of where viewers looked; None where unknown.
+
+    `index` counts from 0 within the clip. `density`: (H, W) in [0, 1], as stored, not sum-normalised.
+    `fixations`: (N, 2), row and column in pixels. `box`: x, y, w, h in pixels of the one tracked target.
+    """
+
+    index: int
+    image: Image
+    density: Density | None
+    fixations: Fixations | None
+    box: Box | None
+
+
+class Pictures(Protocol):
+    """A clip's images, wherever they lie."""
+
+    def __len__(self) -> int:
+        """Return how many there are, or are announced."""
+
+    def key(self, index: int) -> str:
+        """Return the stem that the frame's label files have."""
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        """Yield index and image (H, W, 3), BGR; what cannot be read is left out and recorded."""
+
+
+class Stills:
+    """The images of one folder, in numbered order; their labels have the same stems."""
+
+    def __init__(self, folder: Path, faults: Faults) -> None:
+        self._folder = folder
+        self._faults = faults
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        paths = images(self._folder)
+        if not paths:
+            self._faults[self._folder] = "no image in it"
+        return paths
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return list(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Return the image's stem."""
+        return self._keys[index]
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        """Yield the images that can be read."""
+        for index in range(start, stop):
+            path = self._paths[self._keys[index]]
+            image = read_image(path, cv2.IMREAD_COLOR)
+            if image is None:
+                self._faults[path] = "not readable as an image"
+            else:
+                yield index, image
+
+
+class Film:
+    """A video file; its labels are numbered from 0001."""
+
+    def __init__(self, path: Path, faults: Faults) -> None:
+        self._path = path
+        self._faults = faults
+
+    @cached_property
+    def _length(self) -> int:
+        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        try:
+            announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            if not capture.isOpened():
+                self._faults[self._path] = "not readable as a video"
+                return 0
+            if math.isfinite(announced) and 0 < announced < 1e9:
+                return int(announced)
+            return sum(1 for _ in iter(capture.grab, False))
+        finally:
+            capture.release()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def key(self, index: int) -> str:
+        """Return the frame's number from 1, in four digits."""
+        return f"{index + 1:04d}"
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        """Yield frames until one cannot be decoded: where the file was cut."""
+        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        try:
+            if start:
+                capture.set(cv2.CAP_PROP_POS_FRAMES, start)
+            for index in range(start, stop):
+                read, image = capture.read()
+                if not read:
+                    self._faults[self._path] = f"ends at frame {index} of the {len(self)} it announces"
+                    return
+                yield index, image  # type: ignore[misc]
+        finally:
+            capture.release()
+
+
+class Clip:
+    """A named run of frames with its labels.
+
+    `density`, `fixations`: the folders where the layout keeps them, there or not; None where the
+    layout knows none. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: Split | None,
+        pictures: Pictures,
+        faults: Faults,
+        density: Path | None = None,
+        fixations: Path | None = None,
+        blobs: bool = False,
+        boxes: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.name = name
+        self.split = split
+        self._pictures = pictures
+        self._faults = faults
+        self._folders = {"density": density, "fixations": fixations}
+        self._blobs = blobs
+        self._boxes = boxes
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[LabelledFrame]:
+        """Yield the frames from `start` to before `stop`; unreadable ones are left out and recorded."""
+        for index, image in self._pictures.read(start, min(len(self), len(self) if stop is None else stop)):
+            size = image.shape[:2]
+            density = self._label("density", index, size)
+            fixations = self._label("fixations", index, size)
+            yield LabelledFrame(
+                index,
+                image,
+                None if density is None else density.astype(np.float32) / np.float32(255),
+                None if fixations is None else _points(fixations, self._blobs),
+                self._box(index),
+            )
+
+    def fixation_shares(self, index: int) -> NDArray[np.float64]:
+        """Return the frame's fixations (N, 2), row and column as shares of height and width, imageless."""
+        label = self._label("fixations", index, None)
+        if label is None:
+            return np.empty((0, 2))
+        return (_points(label, self._blobs) + 0.5) / label.shape
+
+    @property
+    def truths(self) -> frozenset[Truth]:
+        """What some of the frames have labels of."""
+        found: set[Truth] = {truth for truth, files in self._labels.items() if files}
+        return frozenset(found | {"box"} if self._boxes is not None else found)
+
+    def missing(self) -> dict[Truth, int]:
+        """Return how many frames lack each truth that the layout has a place for, where any does."""
+        counts: dict[Truth, int] = {}
+        for truth, folder in self._labels.items():
+            if folder is not None:
+                counts[truth] = sum(self._pictures.key(index) not in folder for index in range(len(self)))
+        if self._boxes is not None:
+            counts["box"] = sum(self._box(index) is None for index in range(len(self)))
+        return {truth: count for truth, count in counts.items() if count}
+
+    @cached_property
+    def _labels(self) -> dict[Truth, dict[str, Path] | None]:
+        density, fixations = (None if f is None else images(f) for f in self._folders.values())
+        return {"density": density, "fixations": fixations}
+
+    def _label(self, truth: Truth, index: int, size: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
+        path = (self._labels[truth] or {}).get(self._pictures.key(index))
+        if path is None:
+            return None
+        label = read_image(path, cv2.IMREAD_GRAYSCALE)
+        if label is None:
+            self._faults[path] = "not readable as an image"
+        elif size is not None and label.shape != size:
+            self._faults[path] = f"{label.shape[1]}x{label.shape[0]}, but its frame is {size[1]}x{size[0]}"
+            label = None
+        return label
+
+    def _box(self, index: int) -> Box | None:
+        if self._boxes is None or index >= len(self._boxes) or not np.isfinite(self._boxes[index]).all():
+            return None
+        x, y, w, h = (float(value) for value in self._boxes[index])
+        return x, y, w, h
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The clips under a root. `faults` grows while they are read."""
+
+    kind: str
+    root: Path
+    split: str | None
+    clips: Sequence[Clip]
+    faults: Faults
+
+    def missing(self) -> dict[Truth, Mapping[str, int]]:
+        """Return, for each truth that frames lack, how many in which clips."""
+        found: dict[Truth, dict[str, int]] = {}
+        for clip in self.clips:
+            for truth, count in clip.missing().items():
+                counts = found.setdefault(truth, {})
+                counts[clip.name] = counts.get(clip.name, 0) + count
+        return dict(found)
+
+    def named_faults(self) -> list[str]:
+        """Return the files that could not be used so far, from the root, each with its reason."""
+        return [
+            f"{path.relative_to(self.root) if path.is_relative_to(self.root) else path}: {why}"
+            for path, why in self.faults.items()
+        ]
+
+    def summary(self) -> str:
+        """Return a few lines for a person: what is there, what is missing, what could not be read."""
+        frames = sum(map(len, self.clips))
+        lines = [
+            f"{self.kind} at {self.root}: {_counted(len(self.clips), 'clip')}, {_counted(frames, 'frame')}"
+        ]
+        for truth, counts in self.missing().items():
+            lacking = sum(counts.values())
+            clips = f"{_counted(len(counts), 'clip')}: {_few(list(counts))}"
+            lines.append(f"no {truth} for {_counted(lacking, 'frame')} of {clips}")
+        if self.faults:
+            lines.append(f"{_counted(len(self.faults), 'file')} at fault: {_few(self.named_faults())}")
+        return "\n".join(lines)
+
+
+def images(folder: Path) -> dict[str, Path]:
+    """Return the folder's images by stem, in numbered order; none where there is no folder."""
+    if not folder.is_dir():
+        return {}
+    found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+    return {path.stem: path for path in sorted(found, key=numbered)}
+
+
+def folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, in numbered order; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."), key=numbered)
+
+
+def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
+    """Return the image as OpenCV's `mode` asks, or None where it cannot be read."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
+
+
+def wrong_root(kind: str, root: Path, expected: str) -> InputError:
+    """Return the error of a root that does not have the layout."""
+    return InputError(
+        f"{root} is not laid out as {kind}: expected {root}/{expected}; name the folder that holds it"
+    )
+
+
+def _points(label: NDArray[np.uint8], blobs: bool) -> Fixations:
+    """Return (N, 2) rows and columns of what is brighter than half the maximum: JPEG leaves a haze."""
+    mask = label > label.max() / 2
+    if not blobs:
+        return np.argwhere(mask).astype(np.int64)
+    _, _, _, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    points: Fixations = np.rint(centres[1:, ::-1]).astype(np.int64)
+    return points
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,38 @@
+"""DHF1K: 1,000 videos, split by number; the last 300 are unlabelled (arXiv 1801.07424)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.datasets.clips import Clip, Faults, Film, Pictures, Split, Stills, folders, wrong_root
+
+LAST_TRAIN, LAST_VAL = 600, 700
+
+
+def read(root: Path, faults: Faults) -> list[Clip]:
+    """Return the clips of `video/001.AVI`, labels in `annotation/0001/{maps,fixation}/0001.png`.
+
+    A clip without its video is read from `annotation/0001/images/`, where some keep its frames.
+
+    Raises:
+        InputError: neither videos nor frames.
+    """
+    pictures: dict[int, Pictures] = {
+        int(folder.name): Stills(folder / "images", faults)
+        for folder in folders(root / "annotation")
+        if folder.name.isdigit() and (folder / "images").is_dir()
+    }
+    for path in (root / "video").glob("*"):
+        if path.suffix.lower() == ".avi" and path.stem.isdigit():
+            pictures[int(path.stem)] = Film(path, faults)
+    if not pictures:
+        raise wrong_root("DHF1K", root, "video/001.AVI (or annotation/0001/images/0001.png)")
+    return [_clip(root, number, pictures[number], faults) for number in sorted(pictures)]
+
+
+def _clip(root: Path, number: int, pictures: Pictures, faults: Faults) -> Clip:
+    split: Split = "train" if number <= LAST_TRAIN else "val" if number <= LAST_VAL else "test"
+    labels = root / "annotation" / f"{number:04d}"
+    return Clip(
+        f"{number:03d}", split, pictures, faults, density=labels / "maps", fixations=labels / "fixation"
+    )

@@ -1,0 +1,17 @@
+"""Hollywood-2, cut into shots, with fixations by the DHF1K group: laid out as UCF-Sports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.datasets import ucf_sports
+from trainer.datasets.clips import Clip, Faults
+
+
+def read(root: Path, faults: Faults) -> list[Clip]:
+    """Return the clips of `{training,testing}/<clip>/images/`, labels in `maps` and `fixation`.
+
+    Raises:
+        InputError: neither folder holds a clip.
+    """
+    return ucf_sports.read(root, faults, "Hollywood-2")

@@ -1,0 +1,23 @@
+"""Any tree of video files, without labels: Kinetics-400, or a drone's own recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.datasets.clips import Clip, Faults, Film, wrong_root
+
+SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+
+
+def read(root: Path, faults: Faults) -> list[Clip]:
+    """Return a clip for each video below the root, named by its path from there; none is opened yet.
+
+    Raises:
+        InputError: no video.
+    """
+    paths = sorted(
+        p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
+    )
+    if not paths:
+        raise wrong_root("a tree of video", root, f"**/*{{{','.join(sorted(SUFFIXES))}}}")
+    return [Clip(str(path.relative_to(root)), None, Film(path, faults), faults) for path in paths]
