@@ -8,14 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
+from torch import nn
 
 from edge.errors import InputError
 from trainer import distil
+from trainer.models.describe import multiply_accumulates
+from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import parameter_count
-from trainer.recipes import load_recipe
+from trainer.models.teacher import SpatialTeacher, TemporalTeacher
+from trainer.recipes import Recipe, load_recipe
 
 
 @click.command(epilog="Example: aerogaze train skd-64 --set network.steps=200 --out student.safetensors")
@@ -23,7 +29,6 @@ from trainer.recipes import load_recipe
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    required=True,
     help="The student: a .safetensors file.",
 )
 @click.option("--logs", type=click.Path(path_type=Path), help="A folder for CSV logs of the losses.")
@@ -34,12 +39,18 @@ from trainer.recipes import load_recipe
     metavar="KEY=VALUE",
     help="Change the recipe, as network.steps=200.",
 )
-def train(recipe: str, out: Path, logs: Path | None, changes: tuple[str, ...]) -> None:
+@click.option("--describe", is_flag=True, help="Print what the recipe's networks cost, and train nothing.")
+def train(recipe: str, out: Path | None, logs: Path | None, changes: tuple[str, ...], describe: bool) -> None:
     """Distil a student as RECIPE says: a .toml file or a shipped recipe's name."""
     pairs = [change.partition("=") for change in changes]
     if bad := next((key for key, equals, _ in pairs if not equals), None):
         raise InputError(f"--set {bad}: expected KEY=VALUE, as network.steps=200")
     plan = load_recipe(recipe, {key: value for key, _, value in pairs})
+    if describe:
+        _describe(plan)
+        return
+    if out is None:
+        raise click.UsageError("missing --out: expected a name for the student, as student.safetensors")
     if out.suffix != ".safetensors":
         raise InputError(f"cannot write {out}: expected a name ending in .safetensors")
     started = time.perf_counter()
@@ -73,6 +84,40 @@ def train(recipe: str, out: Path, logs: Path | None, changes: tuple[str, ...]) -
         f"{student.name}: {parameter_count(student.network):,} parameters, "
         f"trained in {time.perf_counter() - started:.0f} s; wrote {out}"
     )
+
+
+def _describe(recipe: Recipe) -> None:
+    """Print size and work of each network of the recipe; nothing is computed but shapes."""
+    table = Table(title=recipe.name, title_justify="left")
+    for heading in ("stage", "network", "frame", "parameters", "GMAC/frame"):
+        table.add_column(heading, justify="left" if heading in ("stage", "network") else "right")
+    with torch.device("meta"):
+        for stage, name, network, (height, width) in _networks(recipe):
+            frame = torch.empty(1, 3, height, width)
+            work = multiply_accumulates(network, frame, frame) / 1e9
+            size = f"{parameter_count(network):,}"
+            table.add_row(stage, name, f"{height} x {width}", size, f"{work:.3f}")
+    Console().print(table)
+    print("GMAC/frame: 10^9 multiply-accumulates for a map, from a frame and its neighbour")
+
+
+def _networks(recipe: Recipe) -> list[tuple[str, str, nn.Module, tuple[int, int]]]:
+    """Return stage, name, network and input's (height, width) for each network that takes part."""
+    large = recipe.world.height, recipe.world.width
+    small = recipe.student.resolution, recipe.student.resolution
+    networks: list[tuple[str, str, nn.Module, tuple[int, int]]] = []
+    if recipe.teachers.steps and recipe.students.mu > 0:
+        networks += [
+            ("teachers", "spatial", SpatialTeacher(), large),
+            ("teachers", "temporal", TemporalTeacher(), large),
+        ]
+    if recipe.students.steps:
+        trunk = Trunk()
+        networks += [
+            ("students", "spatial", SpatialStudent(trunk), small),
+            ("students", "temporal", TemporalStudent(trunk), small),
+        ]
+    return [*networks, ("network", "spatiotemporal", SpatiotemporalNetwork(), small)]
 
 
 def _commit() -> str | None:
