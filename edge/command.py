@@ -30,7 +30,7 @@ class Stage:
 STAGES = {
     "demo": Stage("export.demo", "Train, export, measure and run, with a report to look at.", "export"),
     "train": Stage("trainer.commands", "Distil a student from a recipe.", "train"),
-    "evaluate": Stage("trainer.commands", "Score maps against where viewers looked.", "train"),
+    "evaluate": Stage("trainer.evaluate_command", "Score maps against where viewers looked.", "train"),
     "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
     "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),
     "profile": Stage("edge.commands", "Measure latency per precision."),

@@ -1,31 +1,28 @@
-"""`aerogaze train` and `aerogaze evaluate`."""
+"""`aerogaze train`."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import click
-import cv2
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from torch import nn
 
 from edge.errors import InputError
-from edge.files import PendingFile, written_file
+from edge.files import PendingFile
 from trainer import distil
-from trainer.datasets import READERS, open_dataset
-from trainer.evaluate import METRICS, RESAMPLES, Evaluation
-from trainer.evaluate import evaluate as score
+from trainer.models.describe import multiply_accumulates
+from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import parameter_count
-from trainer.predict import open_predictor
-from trainer.recipes import load_recipe
-from trainer.sheet import contact_sheet
+from trainer.models.teacher import SpatialTeacher, TemporalTeacher
+from trainer.recipes import Recipe, load_recipe
 
 
 @click.command(epilog="Example: aerogaze train skd-64 --set network.steps=200 --out student.safetensors")
@@ -33,7 +30,6 @@ from trainer.sheet import contact_sheet
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    required=True,
     help="The student: a .safetensors file.",
 )
 @click.option("--logs", type=click.Path(path_type=Path), help="A folder for CSV logs of the losses.")
@@ -44,12 +40,18 @@ from trainer.sheet import contact_sheet
     metavar="KEY=VALUE",
     help="Change the recipe, as network.steps=200.",
 )
-def train(recipe: str, out: Path, logs: Path | None, changes: tuple[str, ...]) -> None:
+@click.option("--describe", is_flag=True, help="Print what the recipe's networks cost, and train nothing.")
+def train(recipe: str, out: Path | None, logs: Path | None, changes: tuple[str, ...], describe: bool) -> None:
     """Distil a student as RECIPE says: a .toml file or a shipped recipe's name."""
     pairs = [change.partition("=") for change in changes]
     if bad := next((key for key, equals, _ in pairs if not equals), None):
         raise InputError(f"--set {bad}: expected KEY=VALUE, as network.steps=200")
     plan = load_recipe(recipe, {key: value for key, _, value in pairs})
+    if describe:
+        _describe(plan)
+        return
+    if out is None:
+        raise click.UsageError("missing --out: expected a name for the student, as student.safetensors")
     if out.suffix != ".safetensors":
         raise InputError(f"cannot write {out}: expected a name ending in .safetensors")
     PendingFile(out).discard()  # a place that cannot be written is told now, not after the training
@@ -86,89 +88,38 @@ def train(recipe: str, out: Path, logs: Path | None, changes: tuple[str, ...]) -
     )
 
 
-@click.command(
-    epilog="Example: aerogaze evaluate skd-64 --dataset dhf1k --root DHF1K --split val --json scores.json"
-)
-@click.argument("maps", metavar="STUDENT|RELEASE|MAPS")
-@click.option("--dataset", "kind", type=click.Choice(list(READERS)), required=True, help="The layout.")
-@click.option(
-    "--root", type=click.Path(path_type=Path), required=True, help="The folder that holds the data set."
-)
-@click.option("--split", help="train, val or test (default: all that is there).")
-@click.option("--precision", help="A release's (default: the fastest this machine runs natively).")
-@click.option("--max-frames", type=click.IntRange(min=1), help="Only this many first frames of each clip.")
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Write the scores, of each video too."
-)
-@click.option(
-    "--picture", type=click.Path(path_type=Path), help="Write a .png of the best and the worst frames."
-)
-def evaluate(
-    maps: str,
-    kind: str,
-    root: Path,
-    split: str | None,
-    precision: str | None,
-    max_frames: int | None,
-    json_path: Path | None,
-    picture: Path | None,
-) -> None:
-    """Score saliency maps against where viewers looked.
-
-    The maps are a STUDENT's (a .safetensors file), a RELEASE's (a folder), or MAPS made before (a
-    folder with <clip>/000000.png and on). A shipped name is the release, else the student.
-    """
-    if picture and picture.suffix.lower() != ".png":
-        raise InputError(f"cannot write {picture}: expected a name ending in .png")
-    dataset = open_dataset(kind, root, split)
-    predictor = open_predictor(maps, precision)
-    console = Console(stderr=True)
-    with ExitStack() as stack:
-        json_file = stack.enter_context(written_file(json_path)) if json_path else None
-        picture_file = stack.enter_context(written_file(picture)) if picture else None
-        bar = stack.enter_context(
-            Bar(
-                TextColumn("evaluate {task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            )
-        )
-        labelled = [len(clip) for clip in dataset.clips if clip.truths]
-        total = sum(min(length, max_frames or length) for length in labelled)
-        task = bar.add_task(kind, total=total)
-        found = score(dataset, predictor, max_frames, lambda: bar.advance(task))
-        if json_file:
-            json_file.write_text(json.dumps(found.document(dataset, max_frames), indent=1) + "\n")
-        if picture_file and not cv2.imwrite(str(picture_file), contact_sheet(found)):
-            raise InputError(f"cannot write {picture}: is the disk full?")
-    _print_scores(found)
-    print(dataset.summary())
-    for place in filter(None, (json_path, picture)):
-        print(f"wrote {place}")
-
-
-def _print_scores(found: Evaluation) -> None:
-    table = Table(title=found.predictor, title_justify="left")
-    for column in ("metric", "mean", "95 % interval", "better", "videos", "frames"):
-        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
-    reasons: dict[str, list[str]] = {}
-    for metric in METRICS:
-        if why := found.skipped.get(metric.name):
-            reasons.setdefault(why, []).append(metric.title)
-            continue
-        s = found.scores[metric.name]
-        between = "-" if s.low is None else f"{s.low:.3f} .. {s.high:.3f}"
-        table.add_row(metric.title, f"{s.mean:.3f}", between, metric.better, str(s.videos), str(s.frames))
+def _describe(recipe: Recipe) -> None:
+    """Print size and work of each network of the recipe; nothing is computed but shapes."""
+    table = Table(title=recipe.name, title_justify="left")
+    for heading in ("stage", "network", "frame", "parameters", "GMAC/frame"):
+        table.add_column(heading, justify="left" if heading in ("stage", "network") else "right")
+    with torch.device("meta"):
+        for stage, name, network, (height, width) in _networks(recipe):
+            frame = torch.empty(1, 3, height, width)
+            work = multiply_accumulates(network, frame, frame) / 1e9
+            size = f"{parameter_count(network):,}"
+            table.add_row(stage, name, f"{height} x {width}", size, f"{work:.3f}")
     Console().print(table)
-    print(f"frames averaged to videos, videos to the mean; bootstrap over videos, {RESAMPLES} resamples")
-    for why, titles in reasons.items():
-        print(f"skipped {', '.join(titles)}: {why}")
-    if any(m.needs == "box" and m.name in found.scores for m in METRICS):
-        print("box metrics are a proxy: one tracked target a frame, not eye data")
+    print("GMAC/frame: 10^9 multiply-accumulates for a map, from a frame and its neighbour")
+
+
+def _networks(recipe: Recipe) -> list[tuple[str, str, nn.Module, tuple[int, int]]]:
+    """Return stage, name, network and input's (height, width) for each network that takes part."""
+    large = recipe.world.height, recipe.world.width
+    small = recipe.student.resolution, recipe.student.resolution
+    networks: list[tuple[str, str, nn.Module, tuple[int, int]]] = []
+    if recipe.teachers.steps and recipe.students.mu > 0:
+        networks += [
+            ("teachers", "spatial", SpatialTeacher(), large),
+            ("teachers", "temporal", TemporalTeacher(), large),
+        ]
+    if recipe.students.steps:
+        trunk = Trunk()
+        networks += [
+            ("students", "spatial", SpatialStudent(trunk), small),
+            ("students", "temporal", TemporalStudent(trunk), small),
+        ]
+    return [*networks, ("network", "spatiotemporal", SpatiotemporalNetwork(), small)]
 
 
 def _commit() -> str | None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from tests.conftest import Outcome
+from trainer.models.describe import multiply_accumulates
 from trainer.models.efficientnet_lite import TAPS, EfficientNetLite0
 from trainer.models.skd import (
     RESOLUTIONS,
@@ -19,27 +23,14 @@ from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 MACS = {32: 29, 64: 116, 96: 261, 128: 464, 256: 1856}
 
 
-def multiply_accumulates(network: nn.Module, *inputs: torch.Tensor) -> int:
-    total = 0
-
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-        area = output[0, 0].numel()
-        if isinstance(module, nn.ConvTranspose2d):
-            area //= module.stride[0] * module.stride[1]
-        total += area * module.weight.numel()
-
-    hooks = [
-        m.register_forward_hook(count)
-        for m in network.modules()
-        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
-    ]
-    with torch.inference_mode():
-        network.eval()(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return total
+def test_multiply_accumulates_by_hand() -> None:
+    count = multiply_accumulates
+    assert count(nn.Conv2d(4, 6, 3, padding=1, groups=2), torch.zeros(2, 4, 5, 7)) == 2 * 6 * 35 * 2 * 9
+    assert count(nn.ConvTranspose2d(4, 6, 4, 2, 1), torch.zeros(1, 4, 5, 7)) == 4 * 35 * 6 * 16
+    assert count(nn.Conv3d(3, 5, (2, 1, 1)), torch.zeros(1, 3, 4, 5, 7)) == 5 * 3 * 35 * 3 * 2
+    assert count(nn.ConvTranspose3d(3, 5, 2, 2), torch.zeros(1, 3, 4, 5, 7)) == 3 * 140 * 5 * 8
+    assert count(nn.Linear(7, 9), torch.zeros(2, 3, 7)) == 6 * 7 * 9
+    assert count(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), torch.zeros(1, 1, 2, 2)) == 4
 
 
 def test_the_network_has_the_papers_size() -> None:
@@ -109,3 +100,25 @@ def test_teachers_map_larger_frames() -> None:
     assert torch.equal(spatial(frame, other), spatial(frame, frame))
     assert not torch.equal(temporal(frame, other), temporal(frame, frame))
     assert parameter_count(spatial) > 5 * parameter_count(SpatiotemporalNetwork())
+
+
+def test_the_command_describes_a_recipes_networks(command: Callable[..., Outcome]) -> None:
+    outcome = command("train", "paper-32", "--describe")
+    assert outcome.code == 0, outcome.err
+    rows = [line.split() for line in outcome.out.splitlines()]
+    found = [
+        (row[1], row[3], row[-4], row[-2])
+        for row in rows
+        if {"teachers", "students", "network"} & set(row[1:2]) and "x" in row
+    ]
+    assert found[0][:2] == ("teachers", "spatial")
+    assert found[-1] == ("network", "spatiotemporal", "318,498", "0.029")
+    assert len(found) == 5
+    without = command("train", "paper-32", "--describe", "--set", "students.mu=0")
+    assert "teachers" not in without.out
+
+
+def test_training_needs_a_place_for_the_student(command: Callable[..., Outcome]) -> None:
+    outcome = command("train", "demo")
+    assert outcome.code == 2
+    assert "missing --out" in outcome.err

@@ -1,0 +1,107 @@
+"""`aerogaze evaluate`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import cv2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from edge.errors import InputError
+from edge.files import written_file
+from trainer.datasets import READERS, open_dataset
+from trainer.evaluate import METRICS, RESAMPLES, Evaluation
+from trainer.evaluate import evaluate as score
+from trainer.predict import open_predictor
+from trainer.sheet import contact_sheet
+
+
+@click.command(
+    epilog="Example: aerogaze evaluate skd-64 --dataset dhf1k --root DHF1K --split val --json scores.json"
+)
+@click.argument("maps", metavar="STUDENT|RELEASE|MAPS")
+@click.option("--dataset", "kind", type=click.Choice(list(READERS)), required=True, help="The layout.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), required=True, help="The folder that holds the data set."
+)
+@click.option("--split", help="train, val or test (default: all that is there).")
+@click.option("--precision", help="A release's (default: the fastest this machine runs natively).")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Only this many first frames of each clip.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write the scores, of each video too."
+)
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Write a .png of the best and the worst frames."
+)
+def evaluate(
+    maps: str,
+    kind: str,
+    root: Path,
+    split: str | None,
+    precision: str | None,
+    max_frames: int | None,
+    json_path: Path | None,
+    picture: Path | None,
+) -> None:
+    """Score saliency maps against where viewers looked.
+
+    The maps are a STUDENT's (a .safetensors file), a RELEASE's (a folder), or MAPS made before (a
+    folder with <clip>/000000.png and on). A shipped name is the release, else the student.
+    """
+    if picture and picture.suffix.lower() != ".png":
+        raise InputError(f"cannot write {picture}: expected a name ending in .png")
+    dataset = open_dataset(kind, root, split)
+    predictor = open_predictor(maps, precision)
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        json_file = stack.enter_context(written_file(json_path)) if json_path else None
+        picture_file = stack.enter_context(written_file(picture)) if picture else None
+        bar = stack.enter_context(
+            Bar(
+                TextColumn("evaluate {task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
+        )
+        labelled = [len(clip) for clip in dataset.clips if clip.truths]
+        total = sum(min(length, max_frames or length) for length in labelled)
+        task = bar.add_task(kind, total=total)
+        found = score(dataset, predictor, max_frames, lambda: bar.advance(task))
+        if json_file:
+            json_file.write_text(json.dumps(found.document(dataset, max_frames), indent=1) + "\n")
+        if picture_file and not cv2.imwrite(str(picture_file), contact_sheet(found)):
+            raise InputError(f"cannot write {picture}: is the disk full?")
+    _print_scores(found)
+    print(dataset.summary())
+    for place in filter(None, (json_path, picture)):
+        print(f"wrote {place}")
+
+
+def _print_scores(found: Evaluation) -> None:
+    table = Table(title=found.predictor, title_justify="left")
+    for column in ("metric", "mean", "95 % interval", "better", "videos", "frames"):
+        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
+    reasons: dict[str, list[str]] = {}
+    for metric in METRICS:
+        if why := found.skipped.get(metric.name):
+            reasons.setdefault(why, []).append(metric.title)
+            continue
+        s = found.scores[metric.name]
+        between = "-" if s.low is None else f"{s.low:.3f} .. {s.high:.3f}"
+        table.add_row(metric.title, f"{s.mean:.3f}", between, metric.better, str(s.videos), str(s.frames))
+    Console().print(table)
+    print(f"frames averaged to videos, videos to the mean; bootstrap over videos, {RESAMPLES} resamples")
+    for why, titles in reasons.items():
+        print(f"skipped {', '.join(titles)}: {why}")
+    if any(m.needs == "box" and m.name in found.scores for m in METRICS):
+        print("box metrics are a proxy: one tracked target a frame, not eye data")

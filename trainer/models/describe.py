@@ -1,0 +1,36 @@
+"""What a network costs: its multiply-accumulates, counted from the layers as they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+_COUNTED = (nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
+
+
+def multiply_accumulates(network: nn.Module, *inputs: Tensor) -> int:
+    """Return the multiply-accumulates of `network(*inputs)`, whole batch.
+
+    Convolutions, transposed convolutions and linear layers count; activations, norms, pooling and
+    resizing do not, as usual in papers. The network is left in evaluation mode. Only shapes matter:
+    on torch's "meta" device nothing is computed.
+    """
+    total = 0
+
+    def count(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight: Any = module.weight
+        # Each output value is a sum over one filter; transposed, each input value feeds one filter.
+        total += (given[0] if isinstance(module, _TRANSPOSED) else output).numel() * weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, _COUNTED)]
+    try:
+        with torch.inference_mode():
+            network.eval()(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

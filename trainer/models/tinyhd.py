@@ -1,0 +1,205 @@
+"""TinyHD's students: Hu et al., "TinyHD: Efficient Video Saliency Prediction with Heterogeneous
+Decoders using Hierarchical Maps Distillation", WACV 2023, arXiv 2301.04619, section 3.
+
+One encoder, up to three decoders that differ in how they join its levels, one map fused from all of
+theirs. Student S gives one map a clip, student M sixteen. The decoders' widths are ours: they meet the
+published sizes and work at each channel reduction (docs/networks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edge.errors import InputError
+from trainer.models.mobilenet3d import (
+    CLIP,
+    REDUCTIONS,
+    MobileNet3D,
+    Reduction,
+    Triple,
+    check_clip,
+    inverted_residual,
+    unit,
+)
+
+Variant = Literal["S", "M"]
+MAPS: dict[Variant, int] = {"S": 1, "M": CLIP}
+"""Maps a clip."""
+LEVELS = ("x0", "x1", "x2", "x3")
+"""The encoder's levels, finest first, and the names of the maps made from one alone."""
+EXPANSION = 2
+_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
+    1: (18, 60, 96, 256),
+    2: (20, 48, 80, 160),
+    4: (12, 48, 64, 80),
+    8: (8, 24, 32, 40),
+}
+"""Channels of the decoders at levels x0 to x3."""
+
+
+class Maps(NamedTuple):
+    """Saliency maps in 0 to 1, (N, steps, H, W); the last is that of the clip's last frame.
+
+    `parts`: the single maps that `fused` is made of, by name: `x0` to `x3` (decoder D1, or a teacher's
+    conspicuity maps), `d2`, `d3`. D1's have one step. Without supervision of their own D2's and D3's may
+    come out inverted: they are no saliency maps to show.
+    """
+
+    fused: Tensor
+    parts: dict[str, Tensor]
+
+
+class _Level(NamedTuple):
+    channels: int
+    width: int
+    times: int
+
+
+def _lateral(level: _Level) -> nn.Sequential:
+    return nn.Sequential(*unit(level.channels, level.width))
+
+
+def _descent(coarse: _Level, fine: _Level) -> nn.Sequential:
+    return inverted_residual(coarse.width, fine.width, EXPANSION, coarse.times)
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="trilinear")
+
+
+class _Head(nn.Module):
+    """Features of level x0 to a raw map a clip, or to one a frame, at the clip's size."""
+
+    def __init__(self, level: _Level, maps: int) -> None:
+        super().__init__()
+        self._many = maps > 1
+        times = maps if self._many else level.times
+        self.block = inverted_residual(level.width, 1, EXPANSION, times, collapse=not self._many)
+
+    def forward(self, x: Tensor, size: Triple) -> Tensor:
+        if self._many:
+            raw: Tensor = self.block(_resized(x, size))
+            return raw
+        return _resized(self.block(x), size)
+
+
+class Hierarchical(nn.Module):
+    """D1: a branch of its own for each level, a single map from each, as in HD2S."""
+
+    def __init__(self, levels: Sequence[_Level], maps: int) -> None:
+        super().__init__()
+        del maps
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                _lateral(level),
+                inverted_residual(level.width, level.width, EXPANSION, level.times),
+                inverted_residual(level.width, 1, EXPANSION, level.times, collapse=True),
+            )
+            for level in levels
+        )
+
+    def forward(self, features: Sequence[Tensor], size: Triple) -> dict[str, Tensor]:
+        """Return the raw maps (N, 1, 1, H, W) `x0` to `x3`; `size` is (steps, H, W)."""
+        return {
+            name: _resized(branch(x), (1, *size[1:]))
+            for name, branch, x in zip(LEVELS, self.branches, features, strict=True)
+        }
+
+
+class TopDown(nn.Module):
+    """D2: from the coarsest level down, each finer one added on the way, as in U-Net."""
+
+    def __init__(self, levels: Sequence[_Level], maps: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(map(_lateral, levels))
+        self.descents = nn.ModuleList(map(_descent, levels[1:], levels[:-1]))
+        self.head = _Head(levels[0], maps)
+
+    def forward(self, features: Sequence[Tensor], size: Triple) -> dict[str, Tensor]:
+        """Return the raw map `d2` (N, 1, steps, H, W); `size` is (steps, H, W)."""
+        *skips, x = [lateral(f) for lateral, f in zip(self.laterals, features, strict=True)]
+        for skip, descent in zip(skips[::-1], list(self.descents)[::-1], strict=True):
+            x = skip + _resized(descent(x), skip.shape[2:])
+        return {"d2": self.head(x, size)}
+
+
+class _Node(nn.Module):
+    """Two neighbouring levels to one, at the finer."""
+
+    def __init__(self, fine: _Level, coarse: _Level) -> None:
+        super().__init__()
+        self.descent = _descent(coarse, fine)
+        self.block = inverted_residual(fine.width, fine.width, EXPANSION, fine.times)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        out: Tensor = self.block(fine + _resized(self.descent(coarse), fine.shape[2:]))
+        return out
+
+
+class Aggregation(nn.Module):
+    """D3: neighbours are joined, and the results again, until one is left, as in DLA."""
+
+    def __init__(self, levels: Sequence[_Level], maps: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(map(_lateral, levels))
+        joined = [pair for left in range(len(levels), 1, -1) for pair in pairwise(levels[:left])]
+        self.nodes = nn.ModuleList(_Node(*pair) for pair in joined)
+        self.head = _Head(levels[0], maps)
+
+    def forward(self, features: Sequence[Tensor], size: Triple) -> dict[str, Tensor]:
+        """Return the raw map `d3` (N, 1, steps, H, W); `size` is (steps, H, W)."""
+        row = [lateral(f) for lateral, f in zip(self.laterals, features, strict=True)]
+        nodes = iter(self.nodes)
+        while len(row) > 1:
+            row = [next(nodes)(*pair) for pair in pairwise(row)]
+        return {"d3": self.head(row[0], size)}
+
+
+DECODERS = {"D1": Hierarchical, "D2": TopDown, "D3": Aggregation}
+
+
+class TinyHD(nn.Module):
+    """Clip (N, 3, 16, H, W), by ImageNet's mean and deviation, to saliency maps; S: 1 a clip, M: 16.
+
+    `rc`: what the encoder's widths are divided by. `decoders`: which of D1, D2 and D3 there are.
+
+    Raises:
+        InputError: an unknown variant, reduction or decoder, or no decoder; on call, a clip whose
+            shape does not fit.
+    """
+
+    def __init__(
+        self, variant: Variant, rc: Reduction = 1, decoders: Sequence[str] = tuple(DECODERS)
+    ) -> None:
+        super().__init__()
+        known = variant in MAPS and rc in REDUCTIONS and set(decoders) <= set(DECODERS)
+        if not known or not decoders or len(set(decoders)) != len(decoders):
+            raise InputError(
+                f"no TinyHD student {variant} at rc {rc} with decoders {', '.join(decoders) or 'none'}; "
+                f"expected {' or '.join(MAPS)}, rc {', '.join(map(str, REDUCTIONS))}, "
+                f"one or more of {', '.join(DECODERS)}, each once"
+            )
+        self.maps = MAPS[variant]
+        self.encoder = MobileNet3D(rc, coarse_times=2 if variant == "S" else 1)
+        levels = list(map(_Level, self.encoder.channels, _WIDTHS[rc], self.encoder.times))
+        self.decoders = nn.ModuleDict({name: DECODERS[name](levels, self.maps) for name in sorted(decoders)})
+        singles = sum(len(LEVELS) if name == "D1" else 1 for name in decoders)
+        self.fusion = nn.Conv3d(singles, 1, 1)
+
+    def forward(self, clip: Tensor) -> Maps:
+        """Return the fused maps (N, steps, H, W) and the single ones."""
+        check_clip(clip)
+        features = self.encoder(clip)
+        parts: dict[str, Tensor] = {}
+        for decoder in self.decoders.values():
+            raws = decoder(features, (self.maps, *clip.shape[3:]))
+            parts |= {name: raw.sigmoid() for name, raw in raws.items()}
+        alike = [part.expand(-1, -1, self.maps, -1, -1) for part in parts.values()]
+        fused = self.fusion(torch.cat(alike, dim=1)).sigmoid()
+        return Maps(fused[:, 0], {name: part[:, 0] for name, part in parts.items()})
