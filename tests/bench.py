@@ -23,6 +23,7 @@ from rich.table import Table
 from calibration.frames import CalibrationFrames
 from edge import pipeline
 from edge.machine import this_machine
+from edge.metrics import auc_judd
 from edge.model import SaliencyModel
 from edge.preprocess import Preprocessing
 from edge.release import load
@@ -147,6 +148,51 @@ def process_rows(clip: Path, folder: Path) -> list[Row]:
     ]
 
 
+def metric_rows() -> list[Row]:
+    """AUC of a batch of 1280x720 maps, on one core, against pysaliency's `AUC_per_image` and `AUCs`.
+
+    The former is its AUC of a frame; the latter, one number a fixation, has the same mean and sorts once.
+    """
+    try:
+        import pysaliency
+    except ImportError as error:
+        print(f"AUC against pysaliency: skipped, {error}: pip install -c constraints.txt '.[oracle]'")
+        return []
+    rng = np.random.default_rng(0)
+    logits = [cv2.resize(rng.normal(0, 2, (36, 64)), (1280, 720)).astype(np.float32) for _ in range(6)]
+    maps = [np.exp(values) for values in logits]
+    points = [rng.integers(0, (720, 1280), (count, 2)) for count in (10, 30, 100) * 2]
+
+    class Maps(pysaliency.SaliencyMapModel):  # type: ignore[misc]
+        def saliency_map(self, stimulus: pysaliency.datasets.Stimulus) -> object:
+            return maps[stimulus.stimulus_data[0, 0]]
+
+        _saliency_map = saliency_map
+
+    stimuli = pysaliency.Stimuli([np.full((720, 1280), index, np.uint8) for index in range(len(maps))])
+    places = np.concatenate(points)
+    fixations = pysaliency.Fixations.create_without_history(
+        x=places[:, 1], y=places[:, 0], n=np.repeat(range(len(maps)), [len(at) for at in points])
+    )
+    model = Maps()
+    vars(np).setdefault("trapz", np.trapezoid)  # AUC_per_image calls it by its name before numpy 2.4
+    seconds = turns(
+        {
+            "AUC_per_image": lambda: model.AUC_per_image(stimuli, fixations),
+            "AUCs": lambda: model.AUCs(stimuli, fixations),
+            "ours": lambda: [auc_judd(saliency, at) for saliency, at in zip(maps, points, strict=True)],
+        },
+        calls=1,
+        rounds=20,
+    )
+    print({name: f"{value * 1e3 / len(maps):.2f} ms a map" for name, value in seconds.items()})
+    what, ours = "AUC, 1280x720: pysaliency's", seconds["ours"]
+    return [
+        (f"{what} over ours", seconds["AUC_per_image"] / ours, "x", 5, True),
+        (f"{what} sorting once over ours", seconds["AUCs"] / ours, "x", 3, True),
+    ]
+
+
 def main() -> None:
     """Measure, print one table, keep the numbers; exit 1 if a bound is broken."""
     with tempfile.TemporaryDirectory() as name:
@@ -160,6 +206,7 @@ def main() -> None:
                 writer.write(image)
         writer.release()
         rows = [*engine_rows(folder), *pipeline_rows(clip, folder), *process_rows(clip, folder)]
+        rows += metric_rows()
     machine = this_machine()
     table = Table(title=f"{machine.cpu}, {machine.cores} cores", title_justify="left")
     for column in ("what", "measured", "bound", ""):

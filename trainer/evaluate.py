@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import metrics
 from edge.errors import InputError
-from trainer.datasets.clips import Clip, Dataset, Fixations, LabelledFrame, Truth
+from edge.metrics import auc_borji, auc_judd, cc, kld, nss, sauc, sim
+from edge.proxy import box_scores
+from trainer.datasets.clips import Clip, Dataset, LabelledFrame, Truth
 from trainer.predict import Map, Predictor
 
 SCHEMA = 1
@@ -29,26 +30,28 @@ RANKED_BY: dict[Truth, str] = {"density": "cc", "fixations": "nss", "box": "box_
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of `edge.metrics`, what a reader calls it, and what it needs to be known.
+    """A metric: its key in results, what a reader calls it, and what it needs to be known.
 
-    `others`: it needs other videos' fixations too.
+    `function` takes a map and that truth; with `others`, other videos' fixations too. None: the scores
+    of `edge.proxy`, which come together.
     """
 
     name: str
     title: str
     needs: Truth
+    function: Callable[..., float] | None = None
     others: bool = False
     better: str = "higher"
 
 
 METRICS = (
-    Metric("auc_judd", "AUC-Judd", "fixations"),
-    Metric("auc_borji", "AUC-Borji", "fixations"),
-    Metric("shuffled_auc", "sAUC", "fixations", others=True),
-    Metric("nss", "NSS", "fixations"),
-    Metric("cc", "CC", "density"),
-    Metric("sim", "SIM", "density"),
-    Metric("kld", "KLD", "density", better="lower"),
+    Metric("auc_judd", "AUC-Judd", "fixations", auc_judd),
+    Metric("auc_borji", "AUC-Borji", "fixations", auc_borji),
+    Metric("sauc", "sAUC", "fixations", sauc, others=True),
+    Metric("nss", "NSS", "fixations", nss),
+    Metric("cc", "CC", "density", cc),
+    Metric("sim", "SIM", "density", sim),
+    Metric("kld", "KLD", "density", kld, better="lower"),
     Metric("box_auc", "box AUC", "box"),
     Metric("box_z", "box z", "box"),
     Metric("box_zblur", "box zblur", "box"),
@@ -142,13 +145,12 @@ def evaluate(
     Raises:
         InputError: no frame has any truth, a map is not finite, or as the predictor does.
     """
-    functions: dict[str, Callable[..., float]] = {m.name: getattr(metrics, m.name) for m in METRICS}
     clips = [clip for clip in dataset.clips if clip.truths]
     truths = frozenset[Truth]().union(*(clip.truths for clip in clips))
     ranked_by = next((name for truth, name in RANKED_BY.items() if truth in truths), "")
     others = _Others(clips)
     videos: list[Video] = []
-    counts = dict.fromkeys(functions, 0)
+    counts = {metric.name: 0 for metric in METRICS}
     best: list[Shown] = []
     worst: list[Shown] = []
     for clip in clips:
@@ -158,7 +160,7 @@ def evaluate(
         for frame, saliency in predictor.maps(clip.name, clip.frames(0, max_frames)):
             if not np.isfinite(saliency).all():
                 raise InputError(f"the map of {clip.name}, frame {frame.index}, is not finite: it is broken")
-            found = _score(frame, saliency, negatives, functions)
+            found = _score(frame, saliency, negatives)
             for name, value in found.items():
                 values.setdefault(name, []).append(value)
             if ranked_by in found:
@@ -202,35 +204,25 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _score(
-    frame: LabelledFrame,
-    saliency: Map,
-    negatives: NDArray[np.float64],
-    functions: dict[str, Callable[..., float]],
-) -> dict[str, float]:
+def _score(frame: LabelledFrame, saliency: Map, negatives: NDArray[np.float64]) -> dict[str, float]:
     """Return the metrics that are defined here, by name."""
     height, width = frame.image.shape[:2]
     stretched = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
-    arguments: dict[Truth, tuple[Any, ...]] = {}
+    truths: dict[Truth, NDArray[Any]] = {}
     if frame.density is not None and frame.density.any():
-        arguments["density"] = (stretched, frame.density)
+        truths["density"] = frame.density
     if frame.fixations is not None and len(frame.fixations):
-        arguments["fixations"] = (stretched, frame.fixations)
-    if frame.box is not None:
-        arguments["box"] = (saliency, frame.box, width, height)
+        truths["fixations"] = frame.fixations
     found = {}
     for metric in METRICS:
-        if metric.needs not in arguments:
+        if metric.function is None or metric.needs not in truths or (metric.others and not len(negatives)):
             continue
-        extra: tuple[Fixations, ...] = ()
-        if metric.others:
-            if not len(negatives):
-                continue
-            extra = ((negatives * (height, width)).astype(np.int64),)
-        value = functions[metric.name](*arguments[metric.needs], *extra)
-        if not math.isnan(value):
-            found[metric.name] = value
-    return found
+        extra = ((negatives * (height, width)).astype(np.int64),) if metric.others else ()
+        found[metric.name] = metric.function(stretched, truths[metric.needs], *extra)
+    if frame.box is not None:
+        box = box_scores(saliency, np.asarray(frame.box), width, height)
+        found |= {f"box_{name}": value for name, value in box._asdict().items()}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 class _Others:

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.proxy import box_scores
 from edge.release import DEFAULT
 from edge.sources import open_source
 from tests.conftest import Outcome
-from tests.proxy import box_auc
 
 Command = Callable[..., Outcome]
 
@@ -28,7 +28,7 @@ def test_it_finds_what_a_drone_tracks(command: Command, real: Path, tmp_path: Pa
         height, width = next(iter(open_source(str(folder / "frames")))).image.shape[:2]
         loaded = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(maps.iterdir())]
         found = [
-            box_auc(saliency, box, width, height)
+            box_scores(saliency, box, width, height).auc
             for saliency, box in zip(loaded, boxes, strict=True)
             if saliency is not None and not np.isnan(box).any()
         ]

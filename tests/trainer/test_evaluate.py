@@ -9,44 +9,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from edge import metrics
 from edge.errors import InputError
-from edge.metrics import cc
 from tests.conftest import Outcome
-from tests.proxy import box_auc
 from tests.trainer import trees
 from trainer.datasets import open_dataset
 from trainer.datasets.clips import LabelledFrame
-from trainer.evaluate import METRICS, evaluate, interval
+from trainer.evaluate import METRICS, Metric, evaluate, interval
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, Student, StudentSettings
 from trainer.predict import Map, StudentPredictor, open_predictor
 from trainer.sheet import CELL, contact_sheet
 
 Command = Callable[..., Outcome]
-SHUFFLED = next(metric.name for metric in METRICS if metric.others)
-
-
-def _nss(saliency: Map, fixations: NDArray[np.int64], *others: object) -> float:
-    z = (saliency - saliency.mean()) / max(float(saliency.std()), 1e-12)
-    return float(z[fixations[:, 0], fixations[:, 1]].mean())
-
-
-def _box_level(saliency: Map, box: tuple[float, ...], width: int, height: int) -> float:
-    return float(saliency.mean())
-
-
-@pytest.fixture(autouse=True)
-def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for metrics that are not there yet."""
-    for metric in METRICS:
-        if not hasattr(metrics, metric.name):
-            plain = {"density": cc, "fixations": _nss, "box": _box_level}[metric.needs]
-            monkeypatch.setattr(
-                metrics, metric.name, box_auc if metric.name == "box_auc" else plain, raising=False
-            )
 
 
 class Told:
@@ -94,7 +69,7 @@ def test_best_and_worst_are_the_extremes(tmp_path: Path) -> None:
 def test_a_missing_truth_is_skipped_with_its_reason(tmp_path: Path) -> None:
     trees.dhf1k(tmp_path, [1])
     found = evaluate(open_dataset("dhf1k", tmp_path), Told())
-    assert found.skipped[SHUFFLED] == "no fixations of other videos"
+    assert found.skipped["sauc"] == "no fixations of other videos"
     assert found.scores["cc"].low is None
     for path in (tmp_path / "annotation" / "0001" / "fixation").iterdir():
         trees.fixations(path, [])
@@ -116,11 +91,12 @@ def test_shuffled_negatives_are_other_videos_fixations(
     trees.dhf1k(tmp_path, [1, 2, 3])
     rows: list[set[int]] = []
 
-    def spy(saliency: Map, fixations: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray) -> float:
         rows.append(set(others[:, 0].tolist()))
         return 0.5
 
-    monkeypatch.setattr(metrics, SHUFFLED, spy)
+    spied = Metric("sauc", "sAUC", "fixations", spy, others=True)
+    monkeypatch.setattr("trainer.evaluate.METRICS", (spied,))
     evaluate(open_dataset("dhf1k", tmp_path), Told(), max_frames=1)
     assert rows == [{17, 18, 26, 27}, {8, 9, 26, 27}, {8, 9, 17, 18}]
 
@@ -249,6 +225,6 @@ def test_on_real_samples(command: Command, real: Path, tmp_path: Path) -> None:
         assert outcome.code == 0, outcome.err
         document = json.loads(path.read_text())
         wanted = {m.name for m in METRICS if m.needs in needs}
-        assert set(document["metrics"]) == wanted - ({SHUFFLED} if kind == "ucf-sports" else set())
+        assert set(document["metrics"]) == wanted - ({"sauc"} if kind == "ucf-sports" else set())
     assert document["metrics"]["box_auc"]["mean"] > 0.9
     assert "not eye data" in outcome.out
