@@ -205,6 +205,8 @@ def _fit(
         clips,
         batch_size=table.batch,
         num_workers=world.workers,
+        # Not forked: a copy of OpenCV whose threads were left behind waits for them for ever.
+        multiprocessing_context="spawn" if world.workers else None,
         persistent_workers=world.workers > 0,
     )
     torch.set_num_threads(max(1, this_machine().cores - world.workers))
