@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edge.frames import Tensor
 from edge.release import Form, Release
+from edge.weights import check_finite
 
 
 class Runner(Protocol):
@@ -36,11 +37,12 @@ def open_runner(
     `threads`: None takes one for each core.
 
     Raises:
-        InputError: the release has no such graph, or its file is not one that the engine can run.
+        InputError: the release has no such graph, its file is not one that the engine can run, or has NaN.
     """
     from edge.onnx_runner import OnnxRunner
 
     graph = release.graph(precision, form, "onnxruntime")
+    check_finite(release.path(graph))
     size = release.preprocessing.height, release.preprocessing.width
     return OnnxRunner(
         release.path(graph),

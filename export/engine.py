@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import onnx
-from onnx import numpy_helper
-
 from edge.errors import InputError
 from edge.files import sha256, written_folder
 from edge.release import Release
 from edge.tensorrt_api import Kind, build_plan
+from edge.weights import check_finite
 
 INDEX = "engines.json"
 
@@ -47,9 +44,8 @@ def build_engines(release: Release, kind: Kind, folder: Path) -> Iterator[Built]
         for graph in graphs:
             started = time.perf_counter()
             with _named(graph.file):
-                data = release.path(graph).read_bytes()
-                _check_finite(onnx.load_from_string(data))
-                plan = build_plan(data, kind)
+                check_finite(release.path(graph))
+                plan = build_plan(release.path(graph).read_bytes(), kind)
             file = Path(graph.file).with_suffix(".engine").name
             (path / file).write_bytes(plan.data)
             built = Built(
@@ -64,13 +60,6 @@ def build_engines(release: Release, kind: Kind, folder: Path) -> Iterator[Built]
             yield built
         index = {"schema": 1, "release": release.name, "engines": [asdict(built) for built in done]}
         (path / INDEX).write_text(json.dumps(index, indent=1) + "\n")
-
-
-def _check_finite(model: onnx.ModelProto) -> None:
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise InputError(f"weight {tensor.name} is not finite: export it again from a sound student")
 
 
 @contextmanager
