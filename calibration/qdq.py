@@ -34,8 +34,6 @@ class Flavour:
     """Of activations: int8 is symmetric about 0; uint8 has a zero point."""
     operators: frozenset[str]
     """Kinds of convolution that the engine computes in integers."""
-    least_inputs: int
-    """Fewest input channels of a convolution worth quantising."""
     shared: frozenset[str]
     """Operators that hand values through and want one scale for inputs and output."""
     whole: bool
@@ -46,14 +44,12 @@ class Flavour:
 TENSORRT = Flavour(
     integer=np.int8,
     operators=frozenset({"Conv", "ConvTranspose"}),
-    least_inputs=LEAST_CHANNELS,
     shared=frozenset(PASSING),
     whole=False,
 )
 CPU = Flavour(
     integer=np.uint8,
     operators=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
-    least_inputs=1,
     shared=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
     whole=True,
 )
@@ -105,7 +101,7 @@ def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], flavour: Flavo
         return False
     first, second = weights[node.input[1]].dims[:2]
     outputs, inputs = (second, first) if node.op_type == "ConvTranspose" else (first, second)
-    return bool(inputs >= flavour.least_inputs and outputs >= LEAST_CHANNELS)
+    return bool(inputs >= LEAST_CHANNELS and outputs >= LEAST_CHANNELS)
 
 
 def _groups(

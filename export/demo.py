@@ -108,7 +108,7 @@ def demo(source: str, out: Path, student: str) -> None:
         "release": {k: manifest[k] for k in ("name", "student", "calibrated", "graphs")},
         "engines": engines,
         "profile": json.loads(latency.read_text()),
-        "frames": sum(1 for _ in (out / "saliency.jsonl").open()),
+        "frames": len((out / "saliency.jsonl").read_text().splitlines()),
     }
     with written_file(report_path) as path:
         path.write_text(write_report(summary, out))

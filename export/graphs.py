@@ -53,7 +53,7 @@ class StreamForm(nn.Module):
 
 
 def folded(network: SpatiotemporalNetwork) -> SpatiotemporalNetwork:
-    """Return a copy in which every batch norm is folded into the convolution before it."""
+    """Return a copy whose batch norms and feature difference are folded into the convolutions."""
     network = copy.deepcopy(network).eval()
     for block in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
         if len(block) > 1 and isinstance(block[1], nn.BatchNorm2d):
@@ -62,6 +62,7 @@ def folded(network: SpatiotemporalNetwork) -> SpatiotemporalNetwork:
             transposed = isinstance(convolution, nn.ConvTranspose2d)
             block[0] = fuse_conv_bn_eval(convolution, block[1], transpose=transposed)
             block[1] = nn.Identity()
+    network.fold_change()
     return network
 
 

@@ -92,7 +92,7 @@ def _loss_plot(logs: Path) -> Markup:
     for stage, style in zip(STAGES, (":", "--", "-"), strict=True):
         path = logs / stage / "metrics.csv"
         if path.exists():
-            rows = list(csv.DictReader(path.open()))
+            rows = list(csv.DictReader(path.read_text().splitlines()))
             axes.plot(
                 [int(r["step"]) for r in rows],
                 [float(r["loss"]) for r in rows],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +207,7 @@ def _fit(
         clips,
         batch_size=table.batch,
         num_workers=world.workers,
-        # Not forked: a copy of OpenCV whose threads were left behind waits for them for ever.
-        multiprocessing_context="spawn" if world.workers else None,
+        multiprocessing_context=_fresh_processes() if world.workers else None,
         persistent_workers=world.workers > 0,
     )
     torch.set_num_threads(max(1, this_machine().cores - world.workers))
@@ -227,6 +228,17 @@ def _fit(
     stage.to(memory_format=torch.channels_last)
     trainer.fit(stage, loader)
     stage.eval()
+
+
+def _fresh_processes() -> BaseContext:
+    """Return how workers start: not as copies of this process.
+
+    A copy of OpenCV whose threads were left behind waits for them for ever. The server that workers
+    are copied from has imported what they need, once for all stages.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.made"])
+    return context
 
 
 class _Told(Callback):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import pytest
 
 from edge.preprocess import Preprocessing
+from edge.world import World
 
 
 def test_layout_and_scale() -> None:
@@ -21,6 +24,16 @@ def test_area_resize_is_the_mean_of_what_it_covers() -> None:
     out = Preprocessing(16, 8).resize(image)
     expected = image.reshape(8, 9, 16, 8, 3).mean(axis=(1, 3))
     assert np.abs(out - expected).max() <= 0.51  # rounding to uint8
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (1080, 1920), (2160, 3840)])
+def test_halving_first_is_half_a_grey_level_from_one_pass(size: tuple[int, int]) -> None:
+    image = World(5, size[1] // 2, size[0] // 2).frame(40).image
+    large = cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    once = cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA).astype(float)
+    away = Preprocessing(64, 64).resize(large) - once
+    assert np.sqrt((away**2).mean()) < 0.75
+    assert np.abs(away).max() <= 5
 
 
 def test_a_checkerboard_does_not_alias() -> None:

@@ -7,12 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Outcome
 
 
-@pytest.mark.slow
 def test_the_demo_writes_all_it_promises(command: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = command("demo", "--source", "synthetic:4:320x180:16", "--out", tmp_path / "demo")
     assert outcome.code == 0, outcome.err
