@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge.release import Form, State
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
-from trainer.models.student import Student, saliency
+from trainer.models.student import Student, as_skd, saliency
 
 OPSET = 20
 """Q/DQ on float16 needs 19; ONNX Runtime's quantiser refuses 21 and above."""
@@ -26,7 +26,8 @@ class PairForm(nn.Module):
 
     def __init__(self, student: Student) -> None:
         super().__init__()
-        self.network, self.head = folded(student.network), student.settings.head
+        settings, network = as_skd(student)
+        self.network, self.head = folded(network), settings.head
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the saliency map of `frame`."""
@@ -42,8 +43,9 @@ class StreamForm(nn.Module):
 
     def __init__(self, student: Student) -> None:
         super().__init__()
-        self.network, self.head = folded(student.network), student.settings.head
-        self.ahead = student.settings.pair == "next"
+        settings, network = as_skd(student)
+        self.network, self.head = folded(network), settings.head
+        self.ahead = settings.pair == "next"
 
     def forward(self, frame: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Return the saliency map and the trunk's features of `frame`."""
@@ -68,13 +70,13 @@ def folded(network: SpatiotemporalNetwork) -> SpatiotemporalNetwork:
 
 def states(student: Student) -> tuple[State, ...]:
     """Return what the streaming form carries."""
-    side = student.settings.resolution // 4
+    side = as_skd(student)[0].resolution // 4
     return (State("features", "features_out", (1, FEATURES, side, side), 0.0),)
 
 
 def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     """Return the fp32 graph. `batch`: None leaves the pair form's batch dynamic."""
-    side = student.settings.resolution
+    side = as_skd(student)[0].resolution
     frame = torch.zeros(batch or 2, 3, side, side)
     module: nn.Module
     if form == "stream":

@@ -78,16 +78,11 @@ def make_release(
         release = Release(
             folder=path,
             name=student.name,
-            student={
-                "kind": student.settings.kind,
-                "resolution": student.settings.resolution,
-                "pair": student.settings.pair,
-                "head": student.settings.head,
-            },
+            student=vars(student.settings),
             preprocessing=preprocessing,
             inputs=(graphs.FRAME, graphs.OTHER),
             output=graphs.SALIENCY,
-            delay_frames=1 if student.settings.pair == "next" else 0,
+            delay_frames=student.settings.delay_frames,
             preroll=1,
             states=states if "stream" in forms else (),
             graphs=tuple(made),

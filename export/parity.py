@@ -48,7 +48,7 @@ def reference_maps(student: Student, clips: Sequence[Sequence[Maps]]) -> list[Ma
 def pair(student: Student, clip: Sequence[Maps]) -> tuple[Maps, Maps]:
     """Return the judged frame of a window and its neighbour."""
     before, last = clip[-2:]
-    return (last, before) if student.settings.pair == "previous" else (before, last)
+    return (before, last) if student.settings.delay_frames else (last, before)
 
 
 class GraphUnderTest:
@@ -110,7 +110,7 @@ class GoldenSet:
 def golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
     """Return the footage's first frames with PyTorch's maps; at a clip's end a frame pairs with itself."""
     clip = frames.golden
-    if student.settings.pair == "next":
+    if student.settings.delay_frames:
         windows = np.stack([clip, np.concatenate([clip[1:], clip[-1:]])], axis=1)
     else:
         windows = np.stack([np.concatenate([clip[:1], clip[:-1]]), clip], axis=1)

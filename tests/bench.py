@@ -33,7 +33,7 @@ from edge.sources import open_source
 from edge.world import World
 from export.make import make_release
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Student, StudentSettings
+from trainer.models.student import SkdSettings, Student
 
 OUT = Path("out/bench.json")
 Row = tuple[str, float, str, float, bool]
@@ -59,7 +59,7 @@ def small_release(folder: Path, resolution: int) -> tuple[SpatiotemporalNetwork,
     network = SpatiotemporalNetwork().train()
     for _ in range(3):
         network(*torch.randn(2, 4, 3, resolution, resolution))
-    settings = StudentSettings("skd", resolution, "previous", "log_density")
+    settings = SkdSettings(resolution, "previous", "log_density")
     student = Student(f"skd-{resolution}", settings, network.eval(), {"data": "none"})
     world = World(1, 128, 72)
     frames = np.stack([Preprocessing(resolution, resolution).resize(world.frame(i).image) for i in range(12)])

@@ -66,12 +66,13 @@ class StudentPredictor:
     def __init__(self, name: str) -> None:
         import torch
 
-        self._student = students.load_student(name)
-        self.description = f"student {self._student.name}, PyTorch {torch.__version__}"
+        student = students.load_student(name)
+        self._settings, self._network = students.as_skd(student)
+        self.description = f"student {student.name}, PyTorch {torch.__version__}"
 
     def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
         """Yield frames and maps; where a clip ends, a frame is its own neighbour."""
-        settings = self._student.settings
+        settings = self._settings
         prepare = settings.preprocessing()
         last: tuple[LabelledFrame, Map] | None = None
         for frame in frames:
@@ -88,8 +89,8 @@ class StudentPredictor:
         import torch
 
         with torch.inference_mode():
-            raw = self._student.network(torch.from_numpy(frame), torch.from_numpy(other))
-            saliency: Map = students.saliency(raw, self._student.settings.head)[0, 0].numpy()
+            raw = self._network(torch.from_numpy(frame), torch.from_numpy(other))
+            saliency: Map = students.saliency(raw, self._settings.head)[0, 0].numpy()
         return saliency
 
 

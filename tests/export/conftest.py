@@ -8,7 +8,7 @@ import torch
 
 from calibration.frames import CalibrationFrames
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Pair, Student, StudentSettings
+from trainer.models.student import Pair, SkdSettings, Student
 
 
 def random_student(resolution: int, pair: Pair) -> Student:
@@ -17,7 +17,7 @@ def random_student(resolution: int, pair: Pair) -> Student:
     network = SpatiotemporalNetwork().train()
     for _ in range(3):
         network(*torch.randn(2, 4, 3, resolution, resolution))
-    settings = StudentSettings("skd", resolution, pair, "log_density")
+    settings = SkdSettings(resolution, pair, "log_density")
     return Student(f"random-{resolution}", settings, network.eval(), {"data": "none"})
 
 

@@ -10,7 +10,7 @@ from export.fp16 import to_fp16
 from export.graphs import OPSET, PairForm, folded, to_onnx
 from tests.export.conftest import random_student
 from trainer.models.skd import RESOLUTIONS
-from trainer.models.student import Student
+from trainer.models.student import Student, as_skd
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -18,7 +18,7 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def clip(student: Student, length: int) -> np.ndarray:
-    side = student.settings.resolution
+    side = as_skd(student)[0].resolution
     return np.random.default_rng(0).uniform(-1, 1, (length, 1, 3, side, side)).astype(np.float32)
 
 
@@ -37,7 +37,7 @@ def streamed(model: onnx.ModelProto, frames: np.ndarray) -> np.ndarray:
 
 def paired(student: Student, frames: np.ndarray) -> np.ndarray:
     """Return PyTorch's maps of a clip, each frame with its neighbour, the end with itself."""
-    ahead = student.settings.pair == "next"
+    ahead = student.settings.delay_frames
     others = [*frames[1:], frames[-1]] if ahead else [frames[0], *frames[:-1]]
     module = PairForm(student).eval()
     with torch.inference_mode():
@@ -53,7 +53,7 @@ def test_streamed_equals_paired(student: Student) -> None:
     frames = clip(student, 6)
     maps = streamed(to_onnx(student, "stream", 1), frames)
     expected = paired(student, frames)
-    if student.settings.pair == "next":  # one frame late
+    if student.settings.delay_frames:  # one frame late
         maps, expected = maps[1:], expected[:-1]
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
@@ -85,8 +85,9 @@ def test_batch_norm_is_folded_and_nothing_else_changed(student: Student) -> None
     assert "BatchNormalization" not in operators
     assert model.opset_import[0].version == OPSET
     frame, other = torch.rand(2, 1, 3, 32, 32)
+    network = as_skd(student)[1]
     torch.testing.assert_close(
-        folded(student.network)(frame, other), student.network(frame, other), atol=1e-5, rtol=1e-5
+        folded(network)(frame, other), network(frame, other), atol=1e-5, rtol=1e-5
     )
 
 

@@ -23,7 +23,7 @@ from export import make
 from export.fp16 import to_fp16
 from export.make import make_release
 from tests.conftest import Outcome
-from trainer.models.student import Student, load_student
+from trainer.models.student import Student, as_skd, load_student
 
 
 def doubled(footage: CalibrationFrames) -> CalibrationFrames:
@@ -50,7 +50,7 @@ def test_a_release_is_whole_and_its_graphs_are_the_student(
     assert release.calibrated is not None
     assert release.calibrated["windows"] == 8
     assert release.calibrated["frames_sha256"] == footage.sha256
-    assert release.delay_frames == (student.settings.pair == "next")
+    assert release.delay_frames == student.settings.delay_frames
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -67,7 +67,7 @@ def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
     footage: CalibrationFrames, tmp_path: Path, folder: Path, command: Callable[..., Outcome]
 ) -> None:
     shipped = load_student("skd-64")  # trained, so that its maps differ from frame to frame
-    student = replace(shipped, settings=replace(shipped.settings, pair="next"))
+    student = replace(shipped, settings=replace(as_skd(shipped)[0], pair="next"))
     make_release(student, doubled(footage), tmp_path / "r", forms=["stream"])
     outcome = command(
         "run", folder, "--release", tmp_path / "r", "--precision", "fp32", "--maps", tmp_path / "maps"

@@ -18,7 +18,7 @@ from trainer import distil, made
 from trainer.gaze import gaze_density
 from trainer.losses import kl_cc
 from trainer.made import MadeClips
-from trainer.models.student import Pair, load_student, saliency
+from trainer.models.student import Pair, as_skd, load_student, saliency
 from trainer.recipes import Recipe, load_recipe
 
 QUICK = {
@@ -170,7 +170,7 @@ def test_the_papers_recipe_runs(tmp_path: Path) -> None:
     stages: list[str] = []
     student = distil.distil(quick("paper-32"), tmp_path, lambda progress: stages.append(progress.stage))
     assert [stage for stage, _ in itertools.groupby(stages)] == ["teachers", "students", "network"]
-    assert student.settings.head == "density"
+    assert as_skd(student)[0].head == "density"
     assert (tmp_path / "network" / "metrics.csv").exists()
 
 

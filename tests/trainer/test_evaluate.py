@@ -17,7 +17,7 @@ from trainer.datasets import open_dataset
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluate import METRICS, Metric, evaluate, interval
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Pair, Student, StudentSettings
+from trainer.models.student import Pair, SkdSettings, Student
 from trainer.predict import Map, StudentPredictor, open_predictor
 from trainer.sheet import CELL, contact_sheet
 
@@ -120,7 +120,7 @@ def test_nothing_to_score_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pair", ["previous", "next"])
 def test_a_student_gives_each_frame_its_map(pair: Pair, tmp_path: Path) -> None:
-    settings = StudentSettings("skd", 32, pair, "log_density")
+    settings = SkdSettings(32, pair, "log_density")
     student = Student("small", settings, SpatiotemporalNetwork().eval(), {})
     student.save(tmp_path / "small.safetensors")
     trees.dhf1k(tmp_path, [1], frames=3)

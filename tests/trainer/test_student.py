@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from edge.errors import InputError
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Student, StudentSettings, load_student
+from trainer.models.student import SkdSettings, Student, load_student
 from trainer.recipes import Recipe, load_recipe
 
 
 @pytest.fixture
 def student() -> Student:
-    settings = StudentSettings("skd", 32, "next", "density")
+    settings = SkdSettings(32, "next", "density")
     return Student("small", settings, SpatiotemporalNetwork().eval(), {"seed": 3})
 
 
@@ -30,7 +30,7 @@ def test_it_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
 
 def test_the_shipped_student_says_how_it_was_trained() -> None:
     student = load_student("skd-64")
-    assert student.settings.pair == "previous"
+    assert student.settings.delay_frames == 0
     recipe = Recipe.model_validate(student.trained["recipe"])
     assert recipe == load_recipe("skd-64", {"mixed": "true"})
     assert min(recipe.teachers.steps, recipe.students.steps, recipe.network.steps) > 0
@@ -47,10 +47,10 @@ def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     [
         (_nan, r"weight trunk\.0\.0\.weight is not finite"),
         (lambda tensors, metadata: metadata.update(schema="9"), "student schema '9'"),
-        (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "not an SKD student"),
-        (lambda tensors, metadata: metadata.update(student="{}"), "not an SKD student"),
-        (lambda tensors, metadata: metadata.pop("name"), "not an SKD student"),
-        (lambda tensors, metadata: metadata.update(trained="{"), "not an SKD student"),
+        (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "no student of ours"),
+        (lambda tensors, metadata: metadata.update(student="{}"), "no student of ours"),
+        (lambda tensors, metadata: metadata.pop("name"), "no student of ours"),
+        (lambda tensors, metadata: metadata.update(trained="{"), "no student of ours"),
         (
             lambda tensors, metadata: metadata.update(student=metadata["student"].replace("next", "last")),
             "no student paired with 'last'",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,25 +25,43 @@ Head = Literal["density", "log_density"]
 Pair = Literal["next", "previous"]
 
 
+class Settings(Protocol):
+    """What a student is: a dataclass of plain values, enough to build its network again."""
+
+    @property
+    def kind(self) -> str:
+        """Return its key in `KINDS`."""
+
+    @property
+    def delay_frames(self) -> int:
+        """Return how many frames after its own a frame's map comes."""
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how frames become this student's input."""
+
+    def build(self) -> nn.Module:
+        """Return its network, untrained."""
+
+
 @dataclass(frozen=True)
-class StudentSettings:
-    """What a student is.
+class SkdSettings:
+    """What an SKD student is.
 
     `pair`: the neighbour a frame is paired with: "next" as in the paper, which delays a stream by a
     frame; "previous" delays nothing. `head`: whether the raw map is a density (the paper's, trained
     by MSE) or its logarithm (trained by KL).
     """
 
-    kind: Literal["skd"]
     resolution: int
     pair: Pair
     head: Head
+    kind: Literal["skd"] = "skd"
 
     def __post_init__(self) -> None:
-        if self.kind != "skd" or self.resolution not in RESOLUTIONS:
+        if self.resolution not in RESOLUTIONS:
             raise InputError(
-                f"no student {self.kind} at resolution {self.resolution}; "
-                f"expected skd at {', '.join(map(str, RESOLUTIONS))}"
+                f"no SKD student at resolution {self.resolution}; "
+                f"expected {', '.join(map(str, RESOLUTIONS))}"
             )
         if self.pair not in get_args(Pair) or self.head not in get_args(Head):
             raise InputError(
@@ -54,6 +72,19 @@ class StudentSettings:
     def preprocessing(self) -> Preprocessing:
         """Return how frames become this student's input."""
         return Preprocessing(self.resolution, self.resolution)
+
+    @property
+    def delay_frames(self) -> int:
+        """Return 1 if a frame waits for its successor, else 0."""
+        return int(self.pair == "next")
+
+    def build(self) -> SpatiotemporalNetwork:
+        """Return its network, untrained."""
+        return SpatiotemporalNetwork()
+
+
+KINDS: dict[str, Callable[..., Settings]] = {"skd": SkdSettings}
+"""Settings by kind of student, from the values that a student's file keeps."""
 
 
 def saliency(raw: Tensor, head: Head) -> Tensor:
@@ -68,8 +99,8 @@ class Student:
     """A trained network with its settings and how it was trained."""
 
     name: str
-    settings: StudentSettings
-    network: SpatiotemporalNetwork
+    settings: Settings
+    network: nn.Module
     trained: Mapping[str, Any]
 
     def save(self, path: Path) -> None:
@@ -77,7 +108,7 @@ class Student:
         metadata = {
             "schema": str(SCHEMA),
             "name": self.name,
-            "student": json.dumps(asdict(self.settings)),
+            "student": json.dumps(vars(self.settings)),
             "trained": json.dumps(self.trained),
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
@@ -115,17 +146,28 @@ def load_student(name: str | Path) -> Student:
     broken = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
     if broken is not None:
         raise InputError(f"{path}: weight {broken} is not finite; train the student again")
-    network = SpatiotemporalNetwork()
     try:
-        settings = StudentSettings(**json.loads(metadata["student"]))
+        values = json.loads(metadata["student"])
+        settings = KINDS[values["kind"]](**values)
+        network = settings.build()
         network.load_state_dict(tensors)
         called, trained = metadata["name"], json.loads(metadata["trained"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{path} is not an SKD student ({str(error).splitlines()[0]}); train it again"
+            f"{path} is no student of ours ({str(error).splitlines()[0]}); train it again"
         ) from None
-    network.eval()
-    return Student(called, settings, network, trained)
+    return Student(called, settings, network.eval(), trained)
+
+
+def as_skd(student: Student) -> tuple[SkdSettings, SpatiotemporalNetwork]:
+    """Return an SKD student's settings and network.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if isinstance(student.settings, SkdSettings) and isinstance(student.network, SpatiotemporalNetwork):
+        return student.settings, student.network
+    raise InputError(f"student {student.name} is of kind {student.settings.kind}; expected skd")
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edge.errors import InputError
 from trainer.losses import HEADS, Loss
 from trainer.models.skd import RESOLUTIONS
-from trainer.models.student import Pair, StudentSettings
+from trainer.models.student import Pair, SkdSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,11 +112,9 @@ class Recipe(_Table):
             raise ValueError("network.steps is 0: there would be nothing to keep")
         return self
 
-    def settings(self) -> StudentSettings:
+    def settings(self) -> SkdSettings:
         """Return the student's settings."""
-        return StudentSettings(
-            self.student.kind, self.student.resolution, self.student.pair, HEADS[self.loss]
-        )
+        return SkdSettings(self.student.resolution, self.student.pair, HEADS[self.loss])
 
 
 def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Recipe:
