@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
+import shutil
 import time
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def demo(source: str, out: Path, student: str) -> None:
     summary_path, report_path = out / "summary.json", out / "report.html"
     for stale in (summary_path, report_path):
         stale.unlink(missing_ok=True)  # written last: without it a demo is not complete
+    shutil.rmtree(out / "training", ignore_errors=True)  # or it would be gone on with, not shown again
     release, latency = out / "release", out / "latency.json"
     seconds: dict[str, float] = {}
 
@@ -63,8 +65,8 @@ def demo(source: str, out: Path, student: str) -> None:
         "demo",
         "--out",
         out / "demo-32.safetensors",
-        "--logs",
-        out / "logs",
+        "--run",
+        out / "training",
     )
     stage(
         f"The shipped student {student} as graphs per precision, calibrated on your frames",

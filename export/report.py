@@ -23,7 +23,7 @@ STAGES = ("teachers", "students", "network")
 
 
 def write_report(summary: Mapping[str, Any], folder: Path) -> str:
-    """Return the page for a demo's summary; `folder` holds its overlay, logs and maps."""
+    """Return the page for a demo's summary; `folder` holds its overlay, training and maps."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (Path(__file__).parent / "report.html").read_text()
     )
@@ -43,7 +43,7 @@ def write_report(summary: Mapping[str, Any], folder: Path) -> str:
         rows=rows,
         clip=_clip(folder / "overlay.mp4"),
         latency_plot=_latency_plot(rows),
-        loss_plot=_loss_plot(folder / "logs"),
+        loss_plot=_loss_plot(folder / "training"),
         version=version("aerogaze"),
     )
 
@@ -86,11 +86,11 @@ def _latency_plot(rows: list[dict[str, Any]]) -> Markup:
     return _svg(figure, axes)
 
 
-def _loss_plot(logs: Path) -> Markup:
+def _loss_plot(training: Path) -> Markup:
     figure = Figure(figsize=(6.4, 2.4), layout="constrained")
     axes = figure.subplots()
     for stage, style in zip(STAGES, (":", "--", "-"), strict=True):
-        path = logs / stage / "metrics.csv"
+        path = training / stage / "metrics.csv"
         if path.exists():
             rows = list(csv.DictReader(path.read_text().splitlines()))
             axes.plot(

@@ -17,12 +17,16 @@ from torch import nn
 
 from edge.errors import InputError
 from edge.files import PendingFile
-from trainer import distil
+from trainer.fit import Progress, Run, processes
 from trainer.models.describe import multiply_accumulates
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
-from trainer.recipes import Recipe, load_recipe
+from trainer.recipes import Recipe, SkdRecipe, load_recipe
+from trainer.train import train as train_student
+
+MUCH = 0.3
+"""Share of a stage's time spent on data that is worth a word."""
 
 
 @click.command(epilog="Example: aerogaze train skd-64 --set network.steps=200 --out student.safetensors")
@@ -32,7 +36,19 @@ from trainer.recipes import Recipe, load_recipe
     type=click.Path(path_type=Path),
     help="The student: a .safetensors file.",
 )
-@click.option("--logs", type=click.Path(path_type=Path), help="A folder for CSV logs of the losses.")
+@click.option(
+    "--run",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for checkpoints and logs; a training that is found there goes on.",
+)
+@click.option(
+    "--interval",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Steps between checkpoints.",
+)
 @click.option(
     "--set",
     "changes",
@@ -41,8 +57,18 @@ from trainer.recipes import Recipe, load_recipe
     help="Change the recipe, as network.steps=200.",
 )
 @click.option("--describe", is_flag=True, help="Print what the recipe's networks cost, and train nothing.")
-def train(recipe: str, out: Path | None, logs: Path | None, changes: tuple[str, ...], describe: bool) -> None:
-    """Distil a student as RECIPE says: a .toml file or a shipped recipe's name."""
+def train(
+    recipe: str,
+    out: Path | None,
+    folder: Path | None,
+    interval: int,
+    changes: tuple[str, ...],
+    describe: bool,
+) -> None:
+    """Distil a student as RECIPE says: a .toml file or a shipped recipe's name.
+
+    Started by torchrun or srun, all processes train together.
+    """
     pairs = [change.partition("=") for change in changes]
     if bad := next((key for key, equals, _ in pairs if not equals), None):
         raise InputError(f"--set {bad}: expected KEY=VALUE, as network.steps=200")
@@ -56,7 +82,9 @@ def train(recipe: str, out: Path | None, logs: Path | None, changes: tuple[str, 
         raise InputError(f"cannot write {out}: expected a name ending in .safetensors")
     PendingFile(out).discard()  # a place that cannot be written is told now, not after the training
     started = time.perf_counter()
+    waits: dict[str, float] = {}
     console = Console(stderr=True)
+    leader = processes().rank == 0
     with Bar(
         TextColumn("train {task.description}"),
         BarColumn(bar_width=20),
@@ -64,28 +92,32 @@ def train(recipe: str, out: Path | None, logs: Path | None, changes: tuple[str, 
         TextColumn("loss {task.fields[loss]:.3f}"),
         TimeElapsedColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal and leader),
     ) as bar:
         tasks = {
             stage: bar.add_task(f"{stage:8}", total=table.steps, loss=float("nan"), visible=False)
-            for stage, table in (
-                ("teachers", plan.teachers),
-                ("students", plan.students),
-                ("network", plan.network),
-            )
+            for stage, table in plan.stages.items()
         }
 
-        def on_step(progress: distil.Progress) -> None:
+        def on_step(progress: Progress) -> None:
             task = tasks[progress.stage]
             bar.update(task, completed=progress.step, loss=progress.loss, visible=True)
+            waits[progress.stage] = progress.wait
 
-        student = distil.distil(plan, logs, on_step)
-    student = replace(student, trained={**student.trained, "commit": _commit()})
-    student.save(out)
+        student = train_student(plan, Run(folder, interval, on_step))
+    if not leader:
+        return
+    replace(student, trained={**student.trained, "commit": _commit()}).save(out)
     print(
         f"{student.name}: {parameter_count(student.network):,} parameters, "
         f"trained in {time.perf_counter() - started:.0f} s; wrote {out}"
     )
+    for stage, share in waits.items():
+        if share > MUCH:
+            console.print(
+                f"{stage}: {share:.0%} of the time went to waiting for data; "
+                f"set workers above {plan.workers} if cores are idle"
+            )
 
 
 def _describe(recipe: Recipe) -> None:
@@ -105,6 +137,7 @@ def _describe(recipe: Recipe) -> None:
 
 def _networks(recipe: Recipe) -> list[tuple[str, str, nn.Module, tuple[int, int]]]:
     """Return stage, name, network and input's (height, width) for each network that takes part."""
+    assert isinstance(recipe, SkdRecipe), recipe
     large = recipe.world.height, recipe.world.width
     small = recipe.student.resolution, recipe.student.resolution
     networks: list[tuple[str, str, nn.Module, tuple[int, int]]] = []

@@ -59,15 +59,22 @@ class MadeClips(IterableDataset[dict[str, Tensor]]):
         self._pair = pair
         self._stream = stream
         self._teachers = teachers
+        self._part, self._parts, self._start = 0, 1, 0
+
+    def share(self, part: int, parts: int, start: int) -> None:
+        """Give part `part` of `parts`, from new scenes after about `start` samples of the whole."""
+        self._part, self._parts, self._start = part, parts, start
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield samples of `Sample`'s fields, for ever."""
         cv2.setNumThreads(1)
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        rng = np.random.default_rng([self._stream, worker])
+        worker, workers = self._part * workers + worker, self._parts * workers
+        rng = np.random.default_rng([self._stream, worker, self._start])
         table = self._world
-        scenes = itertools.count(EVALUATION + self._stream * STREAM + worker, workers)
+        seen = self._start // (table.pairs_per_scene * table.reuse)
+        scenes = itertools.count(EVALUATION + self._stream * STREAM + seen + worker, workers)
         pairs: list[tuple[Array, Array, Array]] = []
         while len(pairs) < table.buffer // workers:  # first, each pair a few times in mixed order
             fresh = [pair for _ in range(FIRST) for pair in self._render(next(scenes), rng)]

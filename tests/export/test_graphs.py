@@ -86,9 +86,7 @@ def test_batch_norm_is_folded_and_nothing_else_changed(student: Student) -> None
     assert model.opset_import[0].version == OPSET
     frame, other = torch.rand(2, 1, 3, 32, 32)
     network = as_skd(student)[1]
-    torch.testing.assert_close(
-        folded(network)(frame, other), network(frame, other), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(folded(network)(frame, other), network(frame, other), atol=1e-5, rtol=1e-5)
 
 
 def test_fp16_keeps_frames_and_maps_in_fp32(student: Student) -> None:

@@ -5,18 +5,20 @@ from pathlib import Path
 import pytest
 
 from edge.errors import InputError
-from trainer.recipes import FOLDER, load_recipe
+from trainer.recipes import FOLDER, SkdRecipe, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_sound(path: Path) -> None:
     recipe = load_recipe(path.stem)
+    assert isinstance(recipe, SkdRecipe)
     assert recipe.name.endswith(str(recipe.student.resolution))
     assert recipe.settings().head == ("density" if recipe.loss == "mse" else "log_density")
 
 
 def test_changes_are_checked_like_the_file() -> None:
     recipe = load_recipe("skd-64", {"network.steps": "7", "loss": "mse", "students.mu": "0.25"})
+    assert isinstance(recipe, SkdRecipe)
     assert (recipe.network.steps, recipe.loss, recipe.students.mu) == (7, "mse", 0.25)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from edge.errors import InputError
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import SkdSettings, Student, load_student
-from trainer.recipes import Recipe, load_recipe
+from trainer.recipes import SkdRecipe, load_recipe
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def test_it_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
 def test_the_shipped_student_says_how_it_was_trained() -> None:
     student = load_student("skd-64")
     assert student.settings.delay_frames == 0
-    recipe = Recipe.model_validate(student.trained["recipe"])
+    told = student.trained["recipe"]
+    del told["world"]["workers"]  # had its place there then
+    recipe = SkdRecipe.model_validate(told)
     assert recipe == load_recipe("skd-64", {"mixed": "true"})
     assert min(recipe.teachers.steps, recipe.students.steps, recipe.network.steps) > 0
     assert student.trained["data"] == "made world"

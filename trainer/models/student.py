@@ -60,8 +60,7 @@ class SkdSettings:
     def __post_init__(self) -> None:
         if self.resolution not in RESOLUTIONS:
             raise InputError(
-                f"no SKD student at resolution {self.resolution}; "
-                f"expected {', '.join(map(str, RESOLUTIONS))}"
+                f"no SKD student at resolution {self.resolution}; expected {', '.join(map(str, RESOLUTIONS))}"
             )
         if self.pair not in get_args(Pair) or self.head not in get_args(Head):
             raise InputError(

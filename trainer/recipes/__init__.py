@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,8 +31,8 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StudentTable(_Table):
-    """The student to train."""
+class SkdTable(_Table):
+    """The SKD student to train."""
 
     kind: Literal["skd"] = "skd"
     resolution: int
@@ -48,7 +49,6 @@ class WorldTable(_Table):
     """Rendered pairs to draw batches from, shared out to the workers: 0.9 GB at 256 x 144."""
     reuse: Annotated[int, Field(ge=1)] = 6
     """How often a rendered pair is drawn, on average."""
-    workers: Annotated[int, Field(ge=0)] = 1
 
 
 class StageTable(_Table):
@@ -83,22 +83,39 @@ class NetworkTable(StageTable):
     """Train fusion and decoder only, as the authors do."""
 
 
-class Recipe(_Table):
-    """How a student is trained: three stages on one stream of clips."""
+class Recipe(_Table, ABC):
+    """What every recipe has."""
 
     name: str
     seed: Annotated[int, Field(ge=0)]
-    loss: Loss
     mixed: bool = False
     """Compute in bfloat16 where it is safe: twice as fast on processors that have it."""
-    student: StudentTable
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Processes of each training process that make or decode samples."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> dict[str, StageTable]:
+        """Return the stages in their order, those that are left out too."""
+
+
+class SkdRecipe(Recipe):
+    """How an SKD student is trained: three stages on one stream of clips."""
+
+    loss: Loss
+    student: SkdTable
     world: WorldTable = WorldTable()
     teachers: TeachersTable
     students: StudentsTable
     network: NetworkTable
 
+    @property
+    def stages(self) -> dict[str, StageTable]:
+        """Return the three stages."""
+        return {"teachers": self.teachers, "students": self.students, "network": self.network}
+
     @model_validator(mode="after")
-    def _fits(self) -> Recipe:
+    def _fits(self) -> SkdRecipe:
         soft = self.students.steps > 0 and self.students.mu > 0
         if self.student.resolution not in RESOLUTIONS:
             raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
@@ -117,6 +134,10 @@ class Recipe(_Table):
         return SkdSettings(self.student.resolution, self.student.pair, HEADS[self.loss])
 
 
+KINDS: dict[str, type[Recipe]] = {"skd": SkdRecipe}
+"""The recipe of each kind of student."""
+
+
 def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Recipe:
     """Read a recipe from a .toml file or by a shipped recipe's name.
 
@@ -133,7 +154,7 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
         document: dict[str, Any] = tomllib.loads(path.read_text())
         for key, value in (changes or {}).items():
             _put(document, key, value)
-        recipe = Recipe.model_validate(document)
+        recipe = _kind(document).model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
@@ -143,6 +164,14 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
         got = f", got {first['input']!r}" if where and not isinstance(first["input"], dict) else ""
         raise InputError(f"{path}: {where}{': ' if where else ''}{said}{got}") from None
     return recipe
+
+
+def _kind(document: dict[str, Any]) -> type[Recipe]:
+    student = document.get("student")
+    kind = student.get("kind", "skd") if isinstance(student, dict) else "skd"
+    if kind not in KINDS:
+        raise InputError(f"student.kind {kind!r}: expected one of {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
 def _put(document: dict[str, Any], key: str, value: str) -> None:

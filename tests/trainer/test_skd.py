@@ -14,22 +14,26 @@ from edge.errors import InputError
 from edge.preprocess import Preprocessing
 from edge.world import World
 from tests.conftest import Outcome
-from trainer import distil, made
+from trainer import made, skd
+from trainer.fit import Run
 from trainer.gaze import gaze_density
 from trainer.losses import kl_cc
 from trainer.made import MadeClips
 from trainer.models.student import Pair, as_skd, load_student, saliency
-from trainer.recipes import Recipe, load_recipe
+from trainer.recipes import SkdRecipe, load_recipe
+from trainer.train import train
 
 QUICK = {
-    "world.width": "96", "world.height": "64", "world.pairs_per_scene": "2", "world.workers": "0",
+    "world.width": "96", "world.height": "64", "world.pairs_per_scene": "2", "workers": "0",
     "teachers.steps": "2", "teachers.batch": "2", "teachers.imagenet": "false",
     "students.steps": "2", "students.batch": "4", "network.steps": "3", "network.batch": "4",
 }  # fmt: skip
 
 
-def quick(name: str = "demo", **changes: str) -> Recipe:
-    return load_recipe(name, {**QUICK, **{key.replace("__", "."): v for key, v in changes.items()}})
+def quick(name: str = "demo", **changes: str) -> SkdRecipe:
+    recipe = load_recipe(name, {**QUICK, **{key.replace("__", "."): v for key, v in changes.items()}})
+    assert isinstance(recipe, SkdRecipe)
+    return recipe
 
 
 def test_samples_are_prepared_pairs_with_a_density() -> None:
@@ -98,7 +102,7 @@ def test_every_early_pair_is_drawn_as_often_as_asked(monkeypatch: pytest.MonkeyP
 
 
 def test_the_same_recipe_gives_the_same_student() -> None:
-    first, second, third = (distil.distil(quick(seed=seed)) for seed in ("1", "1", "2"))
+    first, second, third = (skd.distil(quick(seed=seed)) for seed in ("1", "1", "2"))
     for key, value in first.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[key], value), key
     assert any(
@@ -109,10 +113,10 @@ def test_the_same_recipe_gives_the_same_student() -> None:
 
 def test_frozen_parts_stay_and_the_decoder_learns() -> None:
     recipe = quick(network__freeze="true", network__average="0.0")
-    students = distil.StudentDistillation(recipe, None)
-    joint = distil.JointTransfer(recipe, students)
+    students = skd.StudentDistillation(recipe, None)
+    joint = skd.JointTransfer(recipe, students)
     before = {key: value.clone() for key, value in joint.network.state_dict().items()}
-    distil._fit("network", joint, recipe, recipe.network, None, lambda progress: None)
+    skd._fit("network", joint, recipe, recipe.network, None)
     changed = {
         key for key, value in joint.network.state_dict().items() if not torch.equal(value, before[key])
     }
@@ -122,8 +126,8 @@ def test_frozen_parts_stay_and_the_decoder_learns() -> None:
 
 def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
     recipe = quick(students__mu="0.75")
-    teachers = distil.TeacherTraining(recipe).eval()
-    students = distil.StudentDistillation(recipe, teachers).eval()
+    teachers = skd.TeacherTraining(recipe).eval()
+    students = skd.StudentDistillation(recipe, teachers).eval()
     batch = torch.utils.data.default_collate(
         list(itertools.islice(MadeClips(recipe.world, 32, "previous", 0, teachers=True), 4))
     )
@@ -145,13 +149,13 @@ def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
 def test_a_cosine_of_few_steps_runs(steps: str) -> None:
     recipe = quick(teachers__steps="0", students__steps="0", network__steps=steps, network__batch="2")
     rates: list[float] = []
-    distil.distil(recipe, on_step=lambda progress: rates.append(progress.loss))
+    skd.distil(recipe, Run(on_step=lambda progress: rates.append(progress.loss)))
     assert len(rates) == int(steps)
 
 
 def test_mixed_precision_with_a_worker_runs() -> None:
-    recipe = quick(mixed="true", world__workers="1", network__average="0.5")
-    student = distil.distil(recipe)
+    recipe = quick(mixed="true", workers="1", network__average="0.5")
+    student = skd.distil(recipe)
     assert all(torch.isfinite(value).all() for value in student.network.state_dict().values())
 
 
@@ -161,17 +165,18 @@ def test_a_few_scenes_can_be_learnt() -> None:
         teachers__steps="0", students__steps="0", network__steps="60", network__batch="8",
         network__rate="1e-2", world__buffer="8", world__pairs_per_scene="8", world__reuse="1000",
     )  # fmt: skip
-    distil.distil(recipe, on_step=lambda progress: losses.append(progress.loss))
+    skd.distil(recipe, Run(on_step=lambda progress: losses.append(progress.loss)))
     assert len(losses) == 60
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
 
 
 def test_the_papers_recipe_runs(tmp_path: Path) -> None:
     stages: list[str] = []
-    student = distil.distil(quick("paper-32"), tmp_path, lambda progress: stages.append(progress.stage))
+    student = train(quick("paper-32"), Run(tmp_path, on_step=lambda progress: stages.append(progress.stage)))
     assert [stage for stage, _ in itertools.groupby(stages)] == ["teachers", "students", "network"]
     assert as_skd(student)[0].head == "density"
     assert (tmp_path / "network" / "metrics.csv").exists()
+    assert list((tmp_path / "network" / "tensorboard").iterdir())
 
 
 def test_a_loss_that_explodes_is_named() -> None:
@@ -184,7 +189,7 @@ def test_a_loss_that_explodes_is_named() -> None:
     )
     object.__setattr__(recipe.network, "rate", 1e30)
     with pytest.raises(InputError, match="lower the stage's rate"):
-        distil.distil(recipe)
+        skd.distil(recipe)
 
 
 def test_the_command_writes_a_student(command: Callable[..., Outcome], tmp_path: Path) -> None:

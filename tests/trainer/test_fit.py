@@ -1,0 +1,199 @@
+"""Runs that are killed and gone on with, that are shared by processes, that go wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from edge.errors import InputError
+from tests.conftest import Outcome
+from tests.trainer.test_skd import QUICK, quick
+from trainer.fit import Progress, Run, fit
+from trainer.models.student import load_student
+from trainer.recipes import SkdRecipe, StageTable
+from trainer.stage import Batch, Stage
+from trainer.train import train
+
+
+class Points(Dataset[dict[str, Tensor]]):
+    """Points on a line to fit."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        x = torch.tensor([index / 20 - 1, 1.0])
+        return {"x": x, "y": x @ torch.tensor([3.0, -2.0])}
+
+
+class Line(Stage):
+    """A linear network without batch statistics: two processes must find what one finds."""
+
+    def __init__(self, table: StageTable) -> None:
+        super().__init__(table)
+        self.layer = nn.Linear(2, 1)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.seen: list[float] = []
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.seen += batch["x"][:, 0].tolist()
+        error = self.layer(batch["x"])[:, 0] - batch["y"]
+        return torch.mean(error * error)
+
+
+TABLE = StageTable(steps=30, batch=8, rate=0.05, schedule="cosine", average=0.5)
+
+
+def recipe() -> SkdRecipe:
+    return quick()
+
+
+def test_each_epoch_has_every_sample_once() -> None:
+    line = Line(TABLE)
+    fit("line", line, Points(), recipe(), TABLE)
+    epochs = [sorted(line.seen[at : at + 40]) for at in range(0, 240, 40)]
+    assert all(epoch == epochs[0] and len(set(epoch)) == 40 for epoch in epochs)
+    assert line.seen[:40] != line.seen[40:80]
+
+
+class KilledError(Exception):
+    """As by the system, between two steps."""
+
+
+@pytest.mark.parametrize("killed_at", [1, 7, 10, 29])
+def test_a_killed_run_goes_on_and_ends_where_the_whole_one_does(tmp_path: Path, killed_at: int) -> None:
+    def killer(progress: Progress) -> None:
+        if progress.step == killed_at:
+            raise KilledError
+
+    whole = Line(TABLE)
+    fit("line", whole, Points(), recipe(), TABLE)
+    with pytest.raises(KilledError):
+        fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path, 5, killer))
+    steps: list[int] = []
+    resumed = Line(TABLE)
+    fit("line", resumed, Points(), recipe(), TABLE, Run(tmp_path, 5, lambda p: steps.append(p.step)))
+    assert steps == list(range((killed_at - 1) // 5 * 5 + 1, 31)) or steps[0] == killed_at + 1
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], value)
+    again = Line(TABLE)
+    fit("line", again, Points(), recipe(), TABLE, Run(tmp_path, 5, killer))  # done: nothing runs
+    torch.testing.assert_close(again.layer.weight, whole.layer.weight)
+
+
+def test_a_stage_that_was_finished_is_not_trained_again(tmp_path: Path) -> None:
+    stages: list[str] = []
+    first = train(quick(), Run(tmp_path, on_step=lambda p: stages.append(p.stage)))
+    assert stages.count("network") == 3
+    second = train(quick(), Run(tmp_path, on_step=lambda p: stages.append(p.stage)))
+    assert stages.count("network") == 3
+    for key, value in first.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[key], value)
+    with pytest.raises(InputError, match="training of another recipe"):
+        train(quick(seed="5"), Run(tmp_path))
+
+
+def test_a_checkpoint_that_is_spoilt_is_named(tmp_path: Path) -> None:
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line" / "last.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="remove it, and the stage starts again"):
+        fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path))
+
+
+def test_a_loss_that_rises_ends_the_run() -> None:
+    table = StageTable(steps=400, batch=8)
+
+    class Rising(Line):
+        def loss(self, batch: Batch) -> Tensor:
+            raised: Tensor = 0 * self.layer(batch["x"]).mean() + 1 + self.global_step / 20
+            return raised
+
+    with pytest.raises(InputError, match=r"line: the loss rose to .* twice the .* it began with"):
+        fit("line", Rising(table), Points(), recipe(), table)
+
+
+def test_a_run_killed_outright_goes_on_by_the_same_command(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    changes = [w for k, v in (QUICK | {"network.steps": "40"}).items() for w in ("--set", f"{k}={v}")]
+    words = ["train", "demo", "--out", tmp_path / "s.safetensors", "--run", tmp_path / "run", *changes]
+    words += ["--interval", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "edge.command", *map(str, words)])
+    checkpoint, until = tmp_path / "run" / "network" / "last.ckpt", time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    begun = int(torch.load(checkpoint, weights_only=False)["global_step"])
+    assert 0 < begun < 40
+    outcome = command(*words)
+    assert outcome.code == 0, outcome.err
+    with (tmp_path / "run" / "network" / f"from-{begun:06d}" / "metrics.csv").open() as file:
+        assert int(next(csv.DictReader(file))["step"]) >= begun
+    assert load_student(tmp_path / "s.safetensors").name == "demo-32"
+
+
+TWO = """
+    import sys, torch
+    from pathlib import Path
+    from tests.trainer.test_fit import TABLE, Line, Points, recipe
+    from trainer.fit import Run, fit, processes
+    if __name__ == "__main__":
+        line = Line(TABLE)
+        fit("line", line, Points(), recipe(), TABLE, Run(Path(sys.argv[1]), 10))
+        torch.save(line.layer.state_dict(), f"{sys.argv[1]}/rank-{processes().rank}.pt")
+"""
+
+
+def torchrun(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [*command, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(textwrap.dedent(TWO))
+    done = torchrun(script, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = Line(TABLE)
+    fit("line", one, Points(), recipe(), TABLE)
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for key, value in one.layer.state_dict().items():
+        assert torch.equal(ranks[0][key], ranks[1][key])
+        torch.testing.assert_close(ranks[0][key], value, atol=1e-5, rtol=1e-5)
+
+
+def test_two_processes_train_a_student_by_the_command(tmp_path: Path) -> None:
+    changes = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+    done = torchrun("-m", "edge.command", "train", "demo", "--out", tmp_path / "s.safetensors", *changes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("wrote") == 1
+    assert load_student(tmp_path / "s.safetensors").name == "demo-32"
+
+
+def test_a_batch_that_cannot_be_shared_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="a batch of 8 cannot be shared out to 3 processes"):
+        fit("line", Line(TABLE), Points(), recipe(), TABLE)

@@ -1,0 +1,133 @@
+"""SKD's distillation, in stages: teachers, stage 1 (two students), stage 2 (one network)."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.fit import Run, fit
+from trainer.losses import LOSSES, hard_label
+from trainer.made import MadeClips
+from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
+from trainer.models.student import Student, saliency
+from trainer.models.teacher import SpatialTeacher, TemporalTeacher
+from trainer.recipes import SkdRecipe, StageTable
+from trainer.stage import Batch, Stage
+
+
+class TeacherTraining(Stage):
+    """Both teachers on the hard label, from frames larger than the students'."""
+
+    def __init__(self, recipe: SkdRecipe) -> None:
+        super().__init__(recipe.teachers)
+        self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
+        self.spatial, self.temporal = SpatialTeacher(), TemporalTeacher()
+        if recipe.teachers.imagenet:
+            self.spatial.encoder.load_imagenet()
+            self.temporal.encoder.load_imagenet()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the sum of the teachers' losses."""
+        hard = hard_label(batch["density"])
+        return sum((self._loss(raw, hard) for raw in self.raw(batch)), torch.zeros((), device=self.device))
+
+    def raw(self, batch: Batch) -> list[Tensor]:
+        """Return the spatial and the temporal teacher's raw maps at the density's size."""
+        size = batch["density"].shape[-2:]
+        pair = batch["large_frame"], batch["large_other"]
+        return [
+            F.interpolate(teacher(*pair).float(), size=size, mode="bilinear", antialias=True)
+            for teacher in (self.spatial, self.temporal)
+        ]
+
+    @torch.no_grad()
+    def maps(self, batch: Batch) -> list[Tensor]:
+        """Return the teachers' saliency maps (N, 1, R, R): the soft labels."""
+        return [saliency(raw, self._head).clamp(max=1) for raw in self.raw(batch)]
+
+
+class StudentDistillation(Stage):
+    """Stage 1: each student learns from its own teacher's map and from the fixation density.
+
+    The students share the trunk from the start: stage 2's network has one trunk only, and so takes
+    both branches with the very features they were trained on. (The paper leaves open whose trunk is
+    carried over.)
+    """
+
+    def __init__(self, recipe: SkdRecipe, teachers: TeacherTraining | None) -> None:
+        super().__init__(recipe.students)
+        self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
+        trunk = Trunk()
+        self.spatial, self.temporal = SpatialStudent(trunk), TemporalStudent(trunk)
+        self._mu = recipe.students.mu
+        # In a list, so that the teachers are not this module's own: not trained, not averaged.
+        self._teachers = [teachers.eval()] if teachers is not None and self._mu > 0 else []
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return mu * soft + (1 - mu) * hard, summed over both students (section III-B)."""
+        pair = batch["frame"], batch["other"]
+        raws = [self.spatial(*pair), self.temporal(*pair)]
+        total = torch.zeros((), device=self.device)
+        if self._teachers:
+            teachers = self._teachers[0].to(self.device)
+            soft = [self._loss(r, t) for r, t in zip(raws, teachers.maps(batch), strict=True)]
+            total = total + self._mu * sum(soft)
+        hard = hard_label(batch["density"])
+        return total + (1 - self._mu) * sum(self._loss(raw, hard) for raw in raws)
+
+
+class JointTransfer(Stage):
+    """Stage 2: the spatiotemporal network, from the students' weights, on the hard label."""
+
+    def __init__(self, recipe: SkdRecipe, students: StudentDistillation | None) -> None:
+        super().__init__(recipe.network)
+        self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
+        self.network = SpatiotemporalNetwork()
+        if students is not None:
+            self.network.take(students.spatial, students.temporal)
+        self._frozen = (
+            [self.network.trunk, self.network.spatial, self.network.temporal] if recipe.network.freeze else []
+        )
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def on_train_start(self) -> None:
+        """Keep the frozen parts' batch statistics as they are."""
+        for part in self._frozen:
+            part.eval()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss on the fixation density."""
+        return self._loss(self.network(batch["frame"], batch["other"]), hard_label(batch["density"]))
+
+
+def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
+    """Train a student as the recipe says and return it in evaluation mode.
+
+    Raises:
+        InputError: ImageNet weights are asked for and not installed, or as `fit` does.
+    """
+    L.seed_everything(recipe.seed, verbose=False)
+    teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
+    if teachers is not None:
+        _fit("teachers", teachers, recipe, recipe.teachers, run)
+    students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
+    if students is not None:
+        _fit("students", students, recipe, recipe.students, run)
+    joint = JointTransfer(recipe, students)
+    _fit("network", joint, recipe, recipe.network, run)
+    trained = {"data": "made world", "recipe": recipe.model_dump(mode="json")}
+    return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
+
+
+_STAGES = ("teachers", "students", "network")
+
+
+def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run | None) -> None:
+    teachers = name == "teachers" or (name == "students" and recipe.students.mu > 0)
+    # Each stage sees scenes of its own.
+    stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
+    clips = MadeClips(recipe.world, recipe.student.resolution, recipe.student.pair, stream, teachers)
+    fit(name, stage, clips, recipe, table, run)

@@ -1,0 +1,20 @@
+"""From a recipe to a student, whatever its kind."""
+
+from __future__ import annotations
+
+from trainer import skd
+from trainer.fit import Run, open_run
+from trainer.models.student import Student
+from trainer.recipes import Recipe, SkdRecipe
+
+
+def train(recipe: Recipe, run: Run | None = None) -> Student:
+    """Train a student as the recipe says, or go on where the run's folder has it.
+
+    Raises:
+        InputError: as `open_run` and the kind's own training do.
+    """
+    run = run or Run()
+    open_run(run, recipe)
+    assert isinstance(recipe, SkdRecipe), recipe
+    return skd.distil(recipe, run)
