@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from edge.errors import InputError
@@ -66,8 +65,6 @@ def run(
     latencies: list[float] = []
     first_map_s = 0.0
     lanes: list[_Lane] = []
-    resizing_threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the lanes keep the cores busy: OpenCV's helpers would only be waited for
     reader = _Reader(source, model.prepare, max_frames)
     try:
         lanes.extend(map(_Lane, sinks))  # one by one: what was started is ended below
@@ -96,7 +93,6 @@ def run(
         raise
     finally:
         reader.close()
-        cv2.setNumThreads(resizing_threads)
     seconds = time.perf_counter() - started
     p50, p99 = np.percentile(latencies, [50, 99])
     return Summary(

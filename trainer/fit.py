@@ -7,6 +7,8 @@ import logging
 import math
 import multiprocessing
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -163,7 +165,8 @@ def fit(
         )
         stage.to(memory_format=torch.channels_last)
         loader = _loader(samples, recipe, table, team, step)
-        trainer.fit(stage, loader, ckpt_path=last if step else None, weights_only=False if step else None)
+        with _interruptible():
+            trainer.fit(stage, loader, ckpt_path=last if step else None, weights_only=False if step else None)
     stage.eval()
     if done is not None and team.rank == 0:
         with written_file(done) as pending:
@@ -203,6 +206,7 @@ def _loader(
         num_workers=recipe.workers,
         multiprocessing_context=_fresh_processes() if recipe.workers else None,
         persistent_workers=recipe.workers > 0,
+        worker_init_fn=_ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -274,6 +278,30 @@ def _fresh_processes() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trainer.made"])
     return context
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process of the terminal, to the one that ends the others."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a training as it ends all else: Lightning exits with 1, or trips over itself."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except (SystemExit, Exception) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.files import PendingFolder
+from edge.files import PendingFolder, writing
 from edge.frames import Tensor
 from edge.sinks import Result
 
@@ -34,9 +33,9 @@ class MapsSink:
     def write(self, result: Result) -> None:
         """Write the frame's map."""
         image = sixteen_bit(fitted(result.saliency, *result.frame.image.shape[1::-1]))
-        path = self._pending.path / f"{result.frame.index:06d}.png"
-        if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-            raise InputError(f"cannot write {path}: is the disk full?")
+        encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+        with writing(self._pending.target):
+            (self._pending.path / f"{result.frame.index:06d}.png").write_bytes(encoded.tobytes())
 
     def finish(self) -> None:
         """Each map was written whole."""

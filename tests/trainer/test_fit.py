@@ -146,6 +146,26 @@ def test_a_run_killed_outright_goes_on_by_the_same_command(
     assert load_student(tmp_path / "s.safetensors").name == "demo-32"
 
 
+@pytest.mark.parametrize("when", ["workers start", "steps run"])
+def test_ctrl_c_ends_it_with_one_line(tmp_path: Path, when: str) -> None:
+    changes = QUICK | {"network.steps": "5000", "teachers.steps": "0", "students.steps": "0", "workers": "1"}
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    out, run = tmp_path / "s.safetensors", tmp_path / "run"
+    command = [sys.executable, "-m", "edge.command", "train", "demo", "--out", str(out), "--run", str(run)]
+    process = subprocess.Popen(
+        [*command, "--interval", "1", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    mark = run / "recipe.json" if when == "workers start" else run / "network" / "last.ckpt"
+    until = time.monotonic() + 200
+    while not mark.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 130, told
+    assert told.strip() == "aerogaze: interrupted"  # after the terminal's ^C
+    assert not out.exists()
+
+
 TWO = """
     import sys, torch
     from pathlib import Path
