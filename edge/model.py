@@ -70,9 +70,9 @@ class SaliencyModel:
         saliency: Tensor = self._runner.infer(feed)[self.release.output][0, 0]
         return saliency
 
-    def reset(self) -> None:
-        """Forget the past: the next frame starts a new clip."""
-        self._runner.reset()
+    def reset(self, fps: float) -> None:
+        """Forget the past: the next frame starts a new clip, of `fps` frames a second."""
+        self._runner.reset(fps)
         self._fresh = True
 
     def close(self) -> None:
@@ -98,10 +98,13 @@ class SaliencyModel:
 
 
 def clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
-    """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start."""
-    model.reset()
+    """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start.
+
+    No rate is known of the clip: what lags does so by one frame.
+    """
+    model.reset(fps=0)
     delay = model.release.delay_frames
     padded = [*frames, *([frames[-1]] * delay)]
     maps = np.stack([model.infer(model.prepare(frame)).copy() for frame in padded])
-    model.reset()
+    model.reset(fps=0)
     return maps[delay:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,20 +68,27 @@ class OnnxRunner:
         self._starts: dict[str, NDArray[np.floating]] = {
             s.input: np.full(s.shape, s.start, _DTYPES[kinds[s.input]]) for s in states
         }
-        self._carried = dict(self._starts)
+        self._carried: dict[str, deque[Tensor]] = {}
+        self.reset(fps=0)
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
 
     def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the outputs by name; states are carried to the next call."""
-        values = self._session.run(self._fetch, {**feed, **self._carried})
+        """Return the outputs by name; states are carried to the next calls."""
+        states = {name: values[0] for name, values in self._carried.items()}
+        values = self._session.run(self._fetch, {**feed, **states})
         split = len(self._outputs)
         for state, value in zip(self._states, values[split:], strict=True):
-            self._carried[state.input] = value
+            carried = self._carried[state.input]
+            if carried[0] is self._starts[state.input]:
+                carried.clear()
+            carried.append(value)
         return dict(zip(self._outputs, values[:split], strict=True))
 
-    def reset(self) -> None:
-        """Put every state back to its start value."""
-        self._carried = dict(self._starts)
+    def reset(self, fps: float) -> None:
+        """Put every state back to its start value, for frames that come at `fps` a second."""
+        self._carried = {
+            s.input: deque([self._starts[s.input]], maxlen=s.lag_frames(fps)) for s in self._states
+        }
 
     def close(self) -> None:
         """Free the session."""

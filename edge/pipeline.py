@@ -68,7 +68,7 @@ def run(
     reader = _Reader(source, model.prepare, max_frames)
     try:
         lanes.extend(map(_Lane, sinks))  # one by one: what was started is ended below
-        for result in _infer(model, reader):
+        for result in _infer(model, reader, source.fps):
             first_map_s = first_map_s or time.perf_counter() - started
             latencies.append(result.latency_ms)
             for lane in lanes:
@@ -106,8 +106,8 @@ def run(
     )
 
 
-def _infer(model: SaliencyModel, reader: _Reader) -> Iterator[Result]:
-    model.reset()
+def _infer(model: SaliencyModel, reader: _Reader, fps: float) -> Iterator[Result]:
+    model.reset(fps)
     waiting: deque[Prepared] = deque()
     last: Prepared | None = None
     for prepared in reader:

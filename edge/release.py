@@ -24,6 +24,7 @@ SCHEMA = 1
 MANIFEST = "release.json"
 GOLDEN = "golden.npz"
 DEFAULT = "skd-64"
+LONGEST_LAG_S = 2.0
 SHIPPED = Path(__file__).parent / "releases"
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -38,13 +39,19 @@ T = TypeVar("T")
 class State:
     """What a streaming graph carries from frame to frame.
 
-    `shape` is (N, C, H, W); every value is `start` before the first frame.
+    `shape` is (N, C, H, W); every value is `start` before the first frame. The graph is fed what it gave
+    `lag_s` seconds before, to the nearest frame but at least one; at 0, one frame before.
     """
 
     input: str
     output: str
     shape: tuple[int, ...]
     start: float
+    lag_s: float = 0.0
+
+    def lag_frames(self, fps: float) -> int:
+        """Return how many frames back the value fed is, at most, at a frame rate."""
+        return max(1, round(self.lag_s * fps))
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,9 @@ def _check(folder: Path, name: str, digest: str, size: int) -> None:
 
 def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
     states = tuple(
-        State(_text(s["input"]), _text(s["output"]), _shape(s["shape"]), _number(s["start"]))
+        State(
+            _text(s["input"]), _text(s["output"]), _shape(s["shape"]), _number(s["start"]), _lag(s["lag_s"])
+        )
         for s in document["states"]
     )
     graphs = tuple(
@@ -300,6 +309,12 @@ def _whole(value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{value!r} is no whole number of at least {least}")
     return value
+
+
+def _lag(value: Any) -> float:
+    if not 0 <= _number(value) <= LONGEST_LAG_S:
+        raise ValueError(f"a lag of {value} s; expected 0 to {LONGEST_LAG_S}")
+    return float(value)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

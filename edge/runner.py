@@ -22,8 +22,8 @@ class Runner(Protocol):
         A returned array is valid until the next call.
         """
 
-    def reset(self) -> None:
-        """Put every state back to its start value."""
+    def reset(self, fps: float) -> None:
+        """Put every state back to its start value, for frames that come at `fps` a second."""
 
     def close(self) -> None:
         """Free the engine. A closed runner cannot be used again."""

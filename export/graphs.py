@@ -70,8 +70,9 @@ def folded(network: SpatiotemporalNetwork) -> SpatiotemporalNetwork:
 
 def states(student: Student) -> tuple[State, ...]:
     """Return what the streaming form carries."""
-    side = as_skd(student)[0].resolution // 4
-    return (State("features", "features_out", (1, FEATURES, side, side), 0.0),)
+    settings, _ = as_skd(student)
+    side = settings.resolution // 4
+    return (State("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s),)
 
 
 def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from edge.files import written_file
 from trainer.datasets import READERS, open_dataset
 from trainer.evaluate import METRICS, RESAMPLES, Evaluation
 from trainer.evaluate import evaluate as score
-from trainer.predict import open_predictor
+from trainer.predict import FPS, open_predictor
 from trainer.sheet import contact_sheet
 
 
@@ -32,6 +32,13 @@ from trainer.sheet import contact_sheet
 )
 @click.option("--split", help="train, val or test (default: all that is there).")
 @click.option("--precision", help="A release's (default: the fastest this machine runs natively).")
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True, max=1000),
+    default=FPS,
+    show_default=True,
+    help="The clips' frame rate, for students that look back by seconds.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Only this many first frames of each clip.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write the scores, of each video too."
@@ -45,6 +52,7 @@ def evaluate(
     root: Path,
     split: str | None,
     precision: str | None,
+    fps: float,
     max_frames: int | None,
     json_path: Path | None,
     picture: Path | None,
@@ -57,7 +65,7 @@ def evaluate(
     if picture and picture.suffix.lower() != ".png":
         raise InputError(f"cannot write {picture}: expected a name ending in .png")
     dataset = open_dataset(kind, root, split)
-    predictor = open_predictor(maps, precision)
+    predictor = open_predictor(maps, precision, fps)
     console = Console(stderr=True)
     with ExitStack() as stack:
         json_file = stack.enter_context(written_file(json_path)) if json_path else None

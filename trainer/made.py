@@ -27,6 +27,8 @@ FIRST = 32
 """Scenes rendered before the first sample: a few batches' variety."""
 LENGTH = 600
 """Frames of a scene's flight that pairs are taken from, anywhere."""
+VARIED = 1 / 3
+"""Share by which a lag differs from sample to sample: frame rates in the field do."""
 
 
 class Sample(TypedDict):
@@ -52,13 +54,22 @@ class MadeClips(IterableDataset[dict[str, Tensor]]):
     and workers share no scene, and none has a scene below `EVALUATION`.
     """
 
-    def __init__(self, world: WorldTable, resolution: int, pair: Pair, stream: int, teachers: bool) -> None:
+    def __init__(
+        self,
+        world: WorldTable,
+        resolution: int,
+        pair: Pair,
+        stream: int,
+        teachers: bool,
+        lag_s: float = 0.0,
+    ) -> None:
         self._world = world
         self._student = Preprocessing(resolution, resolution)
         self._teacher = Preprocessing(world.width, world.height)
         self._pair = pair
         self._stream = stream
         self._teachers = teachers
+        self._lag = lag_s * FPS
         self._part, self._parts, self._start = 0, 1, 0
 
     def share(self, part: int, parts: int, start: int) -> None:
@@ -92,9 +103,10 @@ class MadeClips(IterableDataset[dict[str, Tensor]]):
         world = World(scene, table.width, table.height, FPS)
         pairs = []
         for then in rng.integers(0, LENGTH, table.pairs_per_scene).tolist():
-            before, after = world.frame(then).image, world.frame(then + 1).image
+            gap = max(1, round(self._lag * rng.uniform(1 - VARIED, 1 + VARIED)))
+            before, after = world.frame(then).image, world.frame(then + gap).image
             if self._pair == "previous":
-                density = gaze_density(world, then + 1, size.width, size.height)
+                density = gaze_density(world, then + gap, size.width, size.height)
                 pairs.append((after, before, density))
             else:
                 pairs.append((before, after, gaze_density(world, then, size.width, size.height)))

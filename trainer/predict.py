@@ -18,6 +18,8 @@ from trainer.datasets.clips import LabelledFrame, read_image
 from trainer.models import student as students
 
 Map = NDArray[np.float32]
+FPS = 30.0
+"""Of clips whose rate nobody told."""
 
 
 class Predictor(Protocol):
@@ -36,15 +38,15 @@ class ReleasePredictor:
         InputError: as `SaliencyModel` does.
     """
 
-    def __init__(self, name: str, precision: str | None) -> None:
-        self._model = SaliencyModel(name, precision)
+    def __init__(self, name: str, precision: str | None, fps: float = FPS) -> None:
+        self._model, self._fps = SaliencyModel(name, precision), fps
         model = self._model
         self.description = f"release {model.release.name} {model.precision}, {model.engine}"
 
     def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
         """Yield frames and maps from a fresh start; at the end the last frame is its own successor."""
         model = self._model
-        model.reset()
+        model.reset(self._fps)
         waiting: deque[LabelledFrame] = deque()
         for frame in frames:
             waiting.append(frame)
@@ -63,27 +65,27 @@ class StudentPredictor:
         InputError: as `load_student` does.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fps: float = FPS) -> None:
         import torch
 
         student = students.load_student(name)
         self._settings, self._network = students.as_skd(student)
+        self._lag = max(1, round(self._settings.lag_s * fps))
         self.description = f"student {student.name}, PyTorch {torch.__version__}"
 
     def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
         """Yield frames and maps; where a clip ends, a frame is its own neighbour."""
-        settings = self._settings
-        prepare = settings.preprocessing()
-        last: tuple[LabelledFrame, Map] | None = None
+        prepare, ahead = self._settings.preprocessing(), self._settings.pair == "next"
+        past: deque[tuple[LabelledFrame, Map]] = deque(maxlen=self._lag)
         for frame in frames:
             tensor = prepare(frame.image)
-            if settings.pair == "previous":
-                yield frame, self._map(tensor, last[1] if last else tensor)
-            elif last:
-                yield last[0], self._map(last[1], tensor)
-            last = frame, tensor
-        if settings.pair == "next" and last:
-            yield last[0], self._map(last[1], last[1])
+            if not ahead:
+                yield frame, self._map(tensor, past[0][1] if past else tensor)
+            elif past:
+                yield past[0][0], self._map(past[0][1], tensor)
+            past.append((frame, tensor))
+        if ahead and past:
+            yield past[0][0], self._map(past[0][1], past[0][1])
 
     def _map(self, frame: Map, other: Map) -> Map:
         import torch
@@ -119,10 +121,11 @@ class FolderPredictor:
             yield frame, saliency.astype(np.float32)
 
 
-def open_predictor(name: str, precision: str | None = None) -> Predictor:
+def open_predictor(name: str, precision: str | None = None, fps: float = FPS) -> Predictor:
     """Open a release (a folder or a shipped one's name), a student or a folder of maps, in this order.
 
-    `precision` is a release's; None takes the fastest that this machine computes natively.
+    `precision` is a release's; None takes the fastest that this machine computes natively. `fps` is the
+    clips' frame rate: students that look back do so by seconds.
 
     Raises:
         InputError: none of these, or a precision for what is no release.
@@ -132,13 +135,13 @@ def open_predictor(name: str, precision: str | None = None) -> Predictor:
     if (path / releases.MANIFEST).is_file() or (
         not path.exists() and (shipped / releases.MANIFEST).is_file()
     ):
-        return ReleasePredictor(name, precision)
+        return ReleasePredictor(name, precision, fps)
     if precision is not None:
         raise InputError(f"{name} is no release; only a release has precisions: leave --precision out")
     if path.is_dir():
         return FolderPredictor(path)
     if path.is_file() or (students.SHIPPED / f"{name}.safetensors").is_file():
-        return StudentPredictor(name)
+        return StudentPredictor(name, fps)
     known = {p.name for p in releases.SHIPPED.glob("*")} | {
         p.stem for p in students.SHIPPED.glob("*.safetensors")
     }

@@ -129,5 +129,6 @@ def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run
     teachers = name == "teachers" or (name == "students" and recipe.students.mu > 0)
     # Each stage sees scenes of its own.
     stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-    clips = MadeClips(recipe.world, recipe.student.resolution, recipe.student.pair, stream, teachers)
+    student = recipe.student
+    clips = MadeClips(recipe.world, student.resolution, student.pair, stream, teachers, student.lag_s)
     fit(name, stage, clips, recipe, table, run)

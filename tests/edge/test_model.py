@@ -28,6 +28,23 @@ def test_the_past_counts(flight: np.ndarray) -> None:
     assert np.abs(alone - after).max() > 1e-4
 
 
+def test_a_state_that_lags_is_what_was_given_so_long_ago(flight: np.ndarray) -> None:
+    loaded = releases.load()
+    lagging = dataclasses.replace(
+        loaded, states=tuple(dataclasses.replace(s, lag_s=0.3) for s in loaded.states)
+    )
+    model, plain = SaliencyModel(lagging, "fp32"), SaliencyModel(loaded, "fp32")
+    model.reset(fps=10)  # three frames back, or the clip's first
+    maps = [model.infer(model.prepare(frame)).copy() for frame in flight]
+    for index, expected in enumerate(maps):
+        pair = flight[[max(0, index - 3), index]]
+        np.testing.assert_allclose(clip_maps(plain, pair)[1], expected, atol=1e-6)
+    model.reset(fps=1)  # never less than one
+    np.testing.assert_array_equal(
+        [model.infer(model.prepare(frame)).copy() for frame in flight], clip_maps(plain, flight)
+    )
+
+
 def test_maps_are_densities_up_to_a_factor(flight: np.ndarray) -> None:
     maps = clip_maps(SaliencyModel(None, "int8"), flight)
     assert maps.shape == (12, 64, 64)

@@ -67,6 +67,7 @@ def test_a_changed_or_missing_file_is_named(release: Path) -> None:
         (lambda d: d.update(name=None), "None is no text"),
         (lambda d: d.update(inputs=[]), "inputs is empty"),
         (lambda d: d["states"][0].update(shape=[1, 64.0]), "64.0 is no whole number"),
+        (lambda d: d["states"][0].update(lag_s=3), "a lag of 3 s; expected 0 to 2"),
         (lambda d: d["graphs"][0]["verified"].update(max_error="x"), "'x' is no finite number"),
     ],
 )

@@ -17,7 +17,7 @@ from trainer.datasets import open_dataset
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluate import METRICS, Metric, evaluate, interval
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Pair, SkdSettings, Student
+from trainer.models.student import Pair, SkdSettings, Student, load_student
 from trainer.predict import Map, StudentPredictor, open_predictor
 from trainer.sheet import CELL, contact_sheet
 
@@ -133,6 +133,24 @@ def test_a_student_gives_each_frame_its_map(pair: Pair, tmp_path: Path) -> None:
     same = np.array_equal(alone[0][1], told[0][1])
     assert same == (pair == "previous")
     assert list(predictor.maps(clip.name, iter(()))) == []
+
+
+def test_a_student_that_looks_back_by_seconds_is_given_that_frame(tmp_path: Path) -> None:
+    network = load_student("skd-64").network
+    Student("near", SkdSettings(64, "previous", "log_density"), network, {}).save(
+        tmp_path / "near.safetensors"
+    )
+    Student("far", SkdSettings(64, "previous", "log_density", 0.2), network, {}).save(
+        tmp_path / "far.safetensors"
+    )
+    trees.dhf1k(tmp_path, [1], frames=8)
+    (clip,) = open_dataset("dhf1k", tmp_path).clips
+    frames = list(clip.frames())
+    far = [m for _, m in StudentPredictor(str(tmp_path / "far.safetensors"), fps=10).maps("a", frames)]
+    near = StudentPredictor(str(tmp_path / "near.safetensors"), fps=10)
+    for index, saliency in enumerate(far):
+        pair = frames[max(0, index - 2)], frames[index]
+        np.testing.assert_array_equal(list(near.maps("a", pair))[1][1], saliency)
 
 
 def test_release_and_student_of_a_name_agree(real: Path) -> None:

@@ -35,6 +35,8 @@ def test_changes_are_checked_like_the_file() -> None:
         ({"loss": "l1"}, "loss: .*'mse' or 'kl_cc', got 'l1'"),
         ({"student.resolution": "60"}, "student.resolution must be one of 32, 64, 96, 128, 256"),
         ({"teachers.steps": "0"}, "no soft labels to learn from"),
+        ({"student.lag_s": "3"}, "student.lag_s: .*less than or equal to 2"),
+        ({"student.lag_s": "0.3", "student.pair": "next"}, "lag_s needs student.pair"),
         ({"name.first": "1"}, "name is no table"),
     ],
 )

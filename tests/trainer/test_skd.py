@@ -12,7 +12,7 @@ import torch
 
 from edge.errors import InputError
 from edge.preprocess import Preprocessing
-from edge.world import World
+from edge.world import Frame, World
 from tests.conftest import Outcome
 from trainer import made, skd
 from trainer.fit import Run
@@ -74,6 +74,21 @@ def test_a_frame_has_its_own_density_and_the_right_neighbour(
         else:
             pytest.fail("a frame that is not of the scene")
     assert sides == {False, True}
+
+
+def test_a_lag_reaches_back_by_as_much_a_third_more_or_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Told(World):
+        def frame(self, index: int) -> Frame:
+            asked.append(index)
+            return super().frame(index)
+
+    monkeypatch.setattr(made, "World", Told)
+    for _ in itertools.islice(MadeClips(quick().world, 32, "previous", 0, False, lag_s=0.3), 6):
+        pass
+    gaps = {after - before for before, after in zip(asked[::2], asked[1::2], strict=True)}
+    assert gaps == {2, 3, 4}
 
 
 def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(

@@ -57,6 +57,12 @@ def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
             lambda tensors, metadata: metadata.update(student=metadata["student"].replace("next", "last")),
             "no student paired with 'last'",
         ),
+        (
+            lambda tensors, metadata: metadata.update(
+                student=metadata["student"].replace("}", ', "lag_s": 0.3}')
+            ),
+            "paired with the next frame cannot lag by 0.3 s",
+        ),
     ],
 )
 def test_a_spoilt_file_is_named(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edge.errors import InputError
 from edge.files import written_file
 from edge.preprocess import Preprocessing
+from edge.release import LONGEST_LAG_S
 from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
 
 SCHEMA = 1
@@ -49,12 +50,17 @@ class SkdSettings:
 
     `pair`: the neighbour a frame is paired with: "next" as in the paper, which delays a stream by a
     frame; "previous" delays nothing. `head`: whether the raw map is a density (the paper's, trained
-    by MSE) or its logarithm (trained by KL).
+    by MSE) or its logarithm (trained by KL). `lag_s`: how far back "previous" reaches, in seconds, to
+    the nearest frame; 0 is the frame before. At 30 frames a second nothing small has moved in one.
+
+    Raises:
+        InputError: an unknown value, or a lag with "next".
     """
 
     resolution: int
     pair: Pair
     head: Head
+    lag_s: float = 0.0
     kind: Literal["skd"] = "skd"
 
     def __post_init__(self) -> None:
@@ -66,6 +72,11 @@ class SkdSettings:
             raise InputError(
                 f"no student paired with {self.pair!r} whose map is a {self.head!r}; expected one of "
                 f"{', '.join(get_args(Pair))} and one of {', '.join(get_args(Head))}"
+            )
+        if not 0 <= self.lag_s <= (LONGEST_LAG_S if self.pair == "previous" else 0):
+            raise InputError(
+                f"a student paired with the {self.pair} frame cannot lag by {self.lag_s} s; "
+                f'expected 0, or up to {LONGEST_LAG_S} with "previous"'
             )
 
     def preprocessing(self) -> Preprocessing:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge.errors import InputError
+from edge.release import LONGEST_LAG_S
 from trainer.losses import HEADS, Loss
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Pair, SkdSettings
@@ -37,6 +38,8 @@ class SkdTable(_Table):
     kind: Literal["skd"] = "skd"
     resolution: int
     pair: Pair
+    lag_s: Annotated[float, Field(ge=0, le=LONGEST_LAG_S)] = 0.0
+    """How far back "previous" reaches; training varies it by a third."""
 
 
 class WorldTable(_Table):
@@ -119,6 +122,8 @@ class SkdRecipe(Recipe):
         soft = self.students.steps > 0 and self.students.mu > 0
         if self.student.resolution not in RESOLUTIONS:
             raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
+        if self.student.lag_s and self.student.pair == "next":
+            raise ValueError('student.lag_s needs student.pair = "previous"')
         if soft and not self.teachers.steps:
             raise ValueError("students.mu is above 0, but teachers.steps is 0: no soft labels to learn from")
         if self.teachers.steps and not soft:
@@ -131,7 +136,7 @@ class SkdRecipe(Recipe):
 
     def settings(self) -> SkdSettings:
         """Return the student's settings."""
-        return SkdSettings(self.student.resolution, self.student.pair, HEADS[self.loss])
+        return SkdSettings(self.student.resolution, self.student.pair, HEADS[self.loss], self.student.lag_s)
 
 
 KINDS: dict[str, type[Recipe]] = {"skd": SkdRecipe}
