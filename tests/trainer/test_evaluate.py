@@ -32,7 +32,9 @@ class Told:
     def __init__(self, wrong: set[tuple[str, int]] | None = None) -> None:
         self._wrong = wrong or set()
 
-    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
         for frame in frames:
             truth = np.zeros(frame.image.shape[:2], np.float32) if frame.density is None else frame.density
             yield frame, 1 - truth if (clip, frame.index) in self._wrong else truth

@@ -287,7 +287,10 @@ def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
         data = np.fromfile(path, np.uint8)
     except OSError:
         return None
-    return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
+    try:
+        return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
+    except cv2.error:  # as for a header that claims a billion pixels
+        return None
 
 
 def wrong_root(kind: str, root: Path, expected: str) -> InputError:
