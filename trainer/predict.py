@@ -187,7 +187,7 @@ class TeacherPredictor(PairPredictor):
         head = recipe.settings().head
         super().__init__(
             f"{which} teacher of {recipe.name}, PyTorch {torch.__version__}",
-            Preprocessing(recipe.world.width, recipe.world.height),
+            Preprocessing(*recipe.large),
             recipe.student.pair,
             lambda frame, other: students.saliency(teacher(frame, other), head).clamp(max=1),
         )

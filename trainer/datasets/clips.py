@@ -191,6 +191,11 @@ class Clip:
         found: set[Truth] = {truth for truth, files in self._labels.items() if files}
         return frozenset(found | {"box"} if self._boxes is not None else found)
 
+    def labelled(self, truth: Truth) -> list[int]:
+        """Return the indices of the frames that have a file of density or fixations, none opened."""
+        files = self._labels.get(truth) or {}
+        return [index for index in range(len(self)) if files and self._pictures.key(index) in files]
+
     def missing(self) -> dict[Truth, int]:
         """Return how many frames lack each truth that the layout has a place for, where any does."""
         counts: dict[Truth, int] = {}
