@@ -30,6 +30,7 @@ class Stage:
 STAGES = {
     "demo": Stage("export.demo", "Train, export, measure and run, with a report to look at.", "export"),
     "train": Stage("trainer.commands", "Distil a student from a recipe.", "train"),
+    "label": Stage("trainer.label_command", "Write a model's maps of any tree of video.", "train"),
     "evaluate": Stage("trainer.evaluate_command", "Score maps against where viewers looked.", "train"),
     "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
     "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),

@@ -112,6 +112,7 @@ def train(
         f"{student.name}: {parameter_count(student.network):,} parameters, "
         f"trained in {time.perf_counter() - started:.0f} s; wrote {out}"
     )
+    print(f"trained on {student.trained['data']}")
     for stage, share in waits.items():
         if share > MUCH:
             console.print(
@@ -138,10 +139,10 @@ def _describe(recipe: Recipe) -> None:
 def _networks(recipe: Recipe) -> list[tuple[str, str, nn.Module, tuple[int, int]]]:
     """Return stage, name, network and input's (height, width) for each network that takes part."""
     assert isinstance(recipe, SkdRecipe), recipe
-    large = recipe.world.height, recipe.world.width
+    large = recipe.large[::-1]
     small = recipe.student.resolution, recipe.student.resolution
     networks: list[tuple[str, str, nn.Module, tuple[int, int]]] = []
-    if recipe.teachers.steps and recipe.students.mu > 0:
+    if recipe.teachers.steps:
         networks += [
             ("teachers", "spatial", SpatialTeacher(), large),
             ("teachers", "temporal", TemporalTeacher(), large),

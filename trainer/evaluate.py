@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from edge.metrics import auc_borji, auc_judd, cc, kld, nss, sauc, sim
+from edge.metrics import Convention, auc_borji, auc_judd, cc, ig, kld, nss, sauc, sim
 from edge.proxy import box_scores
 from trainer.datasets.clips import Clip, Dataset, LabelledFrame, Truth
 from trainer.predict import Map, Predictor
@@ -21,7 +21,13 @@ SCHEMA = 1
 RESAMPLES, SEED = 2000, 0
 """Of the bootstrap over videos."""
 OTHER_FRAMES, OTHER_FIXATIONS = 20, 10_000
-"""Shuffled AUC: its negatives are from this many frames of each other video, and so many at most."""
+"""Fixations of other videos are from this many frames of each, and so many at most."""
+MATLAB_FRAMES = 10
+"""In Matlab's convention sAUC's are from this many random ones of these frames."""
+BASELINE_SIDE, BASELINE_SIGMA = 64, 0.05
+"""IG's baseline: fixations of other videos on a square grid, blurred by this share of its side."""
+FLOOR = 0.01
+"""Share of the uniform density in both maps of IG: 8-bit maps are 0 on many a fixation. Not in Matlab's."""
 SHOWN = 4
 """Best and worst frames kept, one a video."""
 RANKED_BY: dict[Truth, str] = {"density": "cc", "fixations": "nss", "box": "box_auc"}
@@ -32,26 +38,46 @@ RANKED_BY: dict[Truth, str] = {"density": "cc", "fixations": "nss", "box": "box_
 class Metric:
     """A metric: its key in results, what a reader calls it, and what it needs to be known.
 
-    `function` takes a map and that truth; with `others`, other videos' fixations too. None: the scores
-    of `edge.proxy`, which come together.
+    `function` takes a map, that truth and the convention; `others` in between: other videos' fixations
+    ("fixations"), or a map of them ("baseline"). None: the scores of `edge.proxy`, which come together.
     """
 
     name: str
     title: str
     needs: Truth
     function: Callable[..., float] | None = None
-    others: bool = False
+    others: Literal["fixations", "baseline"] | None = None
     better: str = "higher"
+
+
+def _kld(saliency: Map, density: Map, convention: Convention) -> float:
+    """Return `kld`, which is the same in both conventions."""
+    del convention
+    return kld(saliency, density)
+
+
+def _ig(saliency: Map, fixations: NDArray[np.int64], baseline: Map, convention: Convention) -> float:
+    """Return `ig`, over a floor where the convention has none."""
+    if convention == "matlab":
+        return ig(saliency, baseline, fixations, "matlab")
+    return ig(_floored(saliency), _floored(baseline), fixations)
+
+
+def _floored(values: Map) -> NDArray[np.float64]:
+    total = float(values.sum(dtype=np.float64))
+    share = values / total if total > 0 else np.full(values.shape, 1 / values.size)
+    return np.asarray((1 - FLOOR) * share + FLOOR / values.size, np.float64)
 
 
 METRICS = (
     Metric("auc_judd", "AUC-Judd", "fixations", auc_judd),
     Metric("auc_borji", "AUC-Borji", "fixations", auc_borji),
-    Metric("sauc", "sAUC", "fixations", sauc, others=True),
+    Metric("sauc", "sAUC", "fixations", sauc, others="fixations"),
     Metric("nss", "NSS", "fixations", nss),
+    Metric("ig", "IG", "fixations", _ig, others="baseline"),
     Metric("cc", "CC", "density", cc),
     Metric("sim", "SIM", "density", sim),
-    Metric("kld", "KLD", "density", kld, better="lower"),
+    Metric("kld", "KLD", "density", _kld, better="lower"),
     Metric("box_auc", "box AUC", "box"),
     Metric("box_z", "box z", "box"),
     Metric("box_zblur", "box zblur", "box"),
@@ -95,6 +121,7 @@ class Evaluation:
     """What was found. `skipped` tells why a metric has no score. `best`, `worst`: most extreme first."""
 
     predictor: str
+    convention: Convention
     scores: dict[str, Score]
     skipped: dict[str, str]
     videos: list[Video]
@@ -116,6 +143,8 @@ class Evaluation:
                 "faults": dataset.named_faults(),
             },
             "protocol": {
+                "convention": self.convention,
+                "ig_baseline": "fixations of the data set's other videos, blurred",
                 "average": "frames, then videos",
                 "interval": "95 %, bootstrap over videos",
                 "resamples": RESAMPLES,
@@ -136,11 +165,13 @@ def evaluate(
     predictor: Predictor,
     max_frames: int | None = None,
     on_frame: Callable[[], None] = lambda: None,
+    convention: Convention = "pysaliency",
 ) -> Evaluation:
     """Score the maps of the labelled clips' frames, the first `max_frames` of each.
 
     Maps are stretched to the frame bilinearly, and nothing else is done to them. Frames where a
-    metric is not defined (no fixation, an all-zero density) do not count for it.
+    metric is not defined (no fixation, an all-zero density) do not count for it. `convention` is that
+    of `edge.metrics`.
 
     Raises:
         InputError: no frame has any truth, a map is not finite, or as the predictor does.
@@ -156,11 +187,12 @@ def evaluate(
     for clip in clips:
         values: dict[str, list[float]] = {}
         shown: list[Shown] = []
-        negatives = others.than(clip)
+        negatives = others.than(clip, MATLAB_FRAMES if convention == "matlab" else None)
+        baseline = _baseline(others.than(clip))
         for frame, saliency in predictor.maps(clip.name, clip.frames(0, max_frames)):
             if not np.isfinite(saliency).all():
                 raise InputError(f"the map of {clip.name}, frame {frame.index}, is not finite: it is broken")
-            found = _score(frame, saliency, negatives)
+            found = _score(frame, saliency, negatives, baseline, convention)
             for name, value in found.items():
                 values.setdefault(name, []).append(value)
             if ranked_by in found:
@@ -182,7 +214,9 @@ def evaluate(
         )
     scores = {name: _mean(name, videos, count) for name, count in counts.items() if count}
     skipped = {m.name: _why(m, truths) for m in METRICS if m.name not in scores}
-    return Evaluation(predictor.description, scores, skipped, videos, ranked_by, best[::-1], worst)
+    return Evaluation(
+        predictor.description, convention, scores, skipped, videos, ranked_by, best[::-1], worst
+    )
 
 
 def _ranked(frames: list[Shown]) -> list[Shown]:
@@ -204,7 +238,13 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _score(frame: LabelledFrame, saliency: Map, negatives: NDArray[np.float64]) -> dict[str, float]:
+def _score(
+    frame: LabelledFrame,
+    saliency: Map,
+    negatives: NDArray[np.float64],
+    baseline: Map,
+    convention: Convention,
+) -> dict[str, float]:
     """Return the metrics that are defined here, by name."""
     height, width = frame.image.shape[:2]
     stretched = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -217,8 +257,12 @@ def _score(frame: LabelledFrame, saliency: Map, negatives: NDArray[np.float64]) 
     for metric in METRICS:
         if metric.function is None or metric.needs not in truths or (metric.others and not len(negatives)):
             continue
-        extra = ((negatives * (height, width)).astype(np.int64),) if metric.others else ()
-        found[metric.name] = metric.function(stretched, truths[metric.needs], *extra)
+        extra: tuple[NDArray[Any], ...] = ()
+        if metric.others == "fixations":
+            extra = ((negatives * (height, width)).astype(np.int64),)
+        elif metric.others == "baseline":
+            extra = (cv2.resize(baseline, (width, height), interpolation=cv2.INTER_LINEAR),)
+        found[metric.name] = metric.function(stretched, truths[metric.needs], *extra, convention)
     if frame.box is not None:
         box = box_scores(saliency, np.asarray(frame.box), width, height)
         found |= {f"box_{name}": value for name, value in box._asdict().items()}
@@ -226,22 +270,36 @@ def _score(frame: LabelledFrame, saliency: Map, negatives: NDArray[np.float64]) 
 
 
 class _Others:
-    """Fixations of other videos, as shares of height and width: what shuffled AUC ranks against."""
+    """Fixations of other videos, as shares of height and width: what sAUC and IG compare with."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self._pools = {}
         for clip in clips:
             every = range(0, len(clip), -(-len(clip) // OTHER_FRAMES) or 1)
-            self._pools[clip] = np.concatenate([np.empty((0, 2)), *map(clip.fixation_shares, every)])
+            self._pools[clip] = [found for found in map(clip.fixation_shares, every) if len(found)]
 
-    def than(self, clip: Clip) -> NDArray[np.float64]:
-        """Return fixations (N, 2) of the others, drawn at random where there are too many."""
-        pools = [pool for other, pool in self._pools.items() if other is not clip]
-        pool = np.concatenate([np.empty((0, 2)), *pools])
+    def than(self, clip: Clip, most: int | None = None) -> NDArray[np.float64]:
+        """Return fixations (N, 2) of the others, drawn at random where there are too many.
+
+        With `most` they are from so many random frames.
+        """
+        rng = np.random.default_rng(SEED)
+        frames = [frame for other, pool in self._pools.items() if other is not clip for frame in pool]
+        if most is not None:
+            frames = [frames[i] for i in rng.permutation(len(frames))[:most]]
+        pool = np.concatenate([np.empty((0, 2)), *frames])
         if len(pool) <= OTHER_FIXATIONS:
             return pool
-        drawn: NDArray[np.float64] = np.random.default_rng(SEED).choice(pool, OTHER_FIXATIONS, replace=False)
+        drawn: NDArray[np.float64] = rng.choice(pool, OTHER_FIXATIONS, replace=False)
         return drawn
+
+
+def _baseline(shares: NDArray[np.float64]) -> Map:
+    """Return the mean fixation map (64, 64) of places given as shares of height and width."""
+    side = BASELINE_SIDE
+    counts, _, _ = np.histogram2d(shares[:, 0], shares[:, 1], bins=side, range=((0, 1), (0, 1)))
+    blurred = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), BASELINE_SIGMA * side)
+    return np.asarray(blurred, np.float32)
 
 
 def _why(metric: Metric, truths: frozenset[Truth]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import click
 import cv2
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from edge.errors import InputError
 from edge.files import written_file
+from edge.metrics import Convention
 from trainer.datasets import READERS, open_dataset
 from trainer.evaluate import METRICS, RESAMPLES, Evaluation
 from trainer.evaluate import evaluate as score
@@ -39,6 +41,13 @@ from trainer.sheet import contact_sheet
     show_default=True,
     help="The clips' frame rate, for students that look back by seconds.",
 )
+@click.option(
+    "--convention",
+    type=click.Choice(get_args(Convention)),
+    default="pysaliency",
+    show_default=True,
+    help="Of the metrics: exact, or the MIT benchmark's and DHF1K's Matlab code.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Only this many first frames of each clip.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write the scores, of each video too."
@@ -53,6 +62,7 @@ def evaluate(
     split: str | None,
     precision: str | None,
     fps: float,
+    convention: Convention,
     max_frames: int | None,
     json_path: Path | None,
     picture: Path | None,
@@ -84,7 +94,7 @@ def evaluate(
         labelled = [len(clip) for clip in dataset.clips if clip.truths]
         total = sum(min(length, max_frames or length) for length in labelled)
         task = bar.add_task(kind, total=total)
-        found = score(dataset, predictor, max_frames, lambda: bar.advance(task))
+        found = score(dataset, predictor, max_frames, lambda: bar.advance(task), convention)
         if json_file:
             json_file.write_text(json.dumps(found.document(dataset, max_frames), indent=1) + "\n")
         if picture_file and not cv2.imwrite(str(picture_file), contact_sheet(found)):
@@ -108,6 +118,7 @@ def _print_scores(found: Evaluation) -> None:
         between = "-" if s.low is None else f"{s.low:.3f} .. {s.high:.3f}"
         table.add_row(metric.title, f"{s.mean:.3f}", between, metric.better, str(s.videos), str(s.frames))
     Console().print(table)
+    print(f"convention {found.convention}; see docs/metrics.md")
     print(f"frames averaged to videos, videos to the mean; bootstrap over videos, {RESAMPLES} resamples")
     for why, titles in reasons.items():
         print(f"skipped {', '.join(titles)}: {why}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainer.models.student import Head
 
-Loss = Literal["mse", "kl_cc"]
+Loss = Literal["mse", "kl_cc", "cc", "nss"]
 EPSILON = 1e-7
 
 
@@ -29,17 +29,55 @@ def kl_cc(raw: Tensor, target: Tensor) -> Tensor:
     KL as in TinyHD (section 3.4), on maps that sum to one; CC is Pearson's correlation, as a loss in
     Droste et al., "Unified Image and Video Saliency Modeling", ECCV 2020.
     """
-    log_p = raw.float().flatten(1).log_softmax(dim=1)
-    q = target.flatten(1)
-    q = q / q.sum(dim=1, keepdim=True).clamp_min(EPSILON)
+    log_p, q = _log_density(raw), _density(target)
     kl = (q * ((q + EPSILON).log() - log_p)).sum(dim=1)
-    p = log_p.exp()
-    p, q = p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True)
-    cc = (p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1)).clamp_min(1e-12)
-    loss: Tensor = (kl + 1 - cc).mean()
+    loss: Tensor = (kl + 1 - _correlation(log_p.exp(), q)).mean()
     return loss
 
 
-LOSSES = {"mse": mse, "kl_cc": kl_cc}
-HEADS: dict[Loss, Head] = {"mse": "density", "kl_cc": "log_density"}
+def cc(raw: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - CC for a raw map that is a log-density: Pearson's correlation as a loss alone.
+
+    Droste et al., "Unified Image and Video Saliency Modeling", ECCV 2020, where it is one of three terms.
+    """
+    loss: Tensor = (1 - _correlation(_log_density(raw).exp(), _density(target))).mean()
+    return loss
+
+
+def nss(raw: Tensor, target: Tensor) -> Tensor:
+    """Return -NSS for a raw map that is a log-density: the negative mean z-score where viewers look.
+
+    Fixations are taken as drawn from the target, so that the mean over them is its expectation; the
+    deviation is over all pixels, plus an epsilon. NSS is Peters et al.'s (Vision Research 2005); as a
+    loss it is a term of Wang et al., "Revisiting Video Saliency", CVPR 2018, on fixations.
+    """
+    p, q = _log_density(raw).exp(), _density(target)
+    z = (p - p.mean(dim=1, keepdim=True)) / (p.std(dim=1, keepdim=True, correction=0) + EPSILON)
+    loss: Tensor = -(z * q).sum(dim=1).mean()
+    return loss
+
+
+def _log_density(raw: Tensor) -> Tensor:
+    return raw.float().flatten(1).log_softmax(dim=1)
+
+
+def _density(target: Tensor) -> Tensor:
+    q = target.flatten(1)
+    return q / q.sum(dim=1, keepdim=True).clamp_min(EPSILON)
+
+
+def _correlation(p: Tensor, q: Tensor) -> Tensor:
+    """Return CC (N,) of densities (N, M)."""
+    p, q = p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True)
+    found: Tensor = (p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1)).clamp_min(1e-12)
+    return found
+
+
+LOSSES = {"mse": mse, "kl_cc": kl_cc, "cc": cc, "nss": nss}
+HEADS: dict[Loss, Head] = {
+    "mse": "density",
+    "kl_cc": "log_density",
+    "cc": "log_density",
+    "nss": "log_density",
+}
 """What the raw map of a network trained by this loss is."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -13,13 +14,25 @@ from numpy.typing import NDArray
 
 from edge import release as releases
 from edge.errors import InputError
+from edge.files import sha256
 from edge.model import SaliencyModel
+from edge.preprocess import Preprocessing
 from trainer.datasets.clips import LabelledFrame, read_image
 from trainer.models import student as students
+from trainer.models.student import Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Map = NDArray[np.float32]
 FPS = 30.0
 """Of clips whose rate nobody told."""
+BATCH = 16
+"""Frames computed together."""
+TEACHERS, DONE, RECIPE = "teachers", "done.pt", "recipe.json"
+"""Where a run keeps its finished teachers, and how it was meant to be."""
+KINDS = ("spatial", "temporal")
+"""Of teacher."""
 
 
 class Predictor(Protocol):
@@ -27,8 +40,13 @@ class Predictor(Protocol):
 
     description: str
 
-    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
-        """Yield each frame of the named clip, in order, with its map (h, w), non-negative."""
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames of the named clip, in order, with their maps (h, w), non-negative.
+
+        Of all frames, which are given, those are yielded whose index is a multiple of `every`.
+        """
 
 
 class ReleasePredictor:
@@ -43,7 +61,9 @@ class ReleasePredictor:
         model = self._model
         self.description = f"release {model.release.name} {model.precision}, {model.engine}"
 
-    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
         """Yield frames and maps from a fresh start; at the end the last frame is its own successor."""
         model = self._model
         model.reset(self._fps)
@@ -52,13 +72,74 @@ class ReleasePredictor:
             waiting.append(frame)
             saliency = model.infer(model.prepare(frame.image))
             if len(waiting) > model.release.delay_frames:
-                yield waiting.popleft(), saliency
+                this = waiting.popleft()
+                if this.index % every == 0:
+                    yield this, saliency
         while waiting:
             saliency = model.infer(model.prepare(frame.image))
-            yield waiting.popleft(), saliency
+            this = waiting.popleft()
+            if this.index % every == 0:
+                yield this, saliency
 
 
-class StudentPredictor:
+class PairPredictor:
+    """Maps of frames beside their neighbours by PyTorch, in batches, on the GPU if there is one.
+
+    `network` takes frames and neighbours (N, 3, H, W) and gives saliency maps (N, 1, h, w). Where a
+    clip ends, a frame is its own neighbour. `lag`: how many frames back "previous" reaches.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        prepare: Preprocessing,
+        pair: Pair,
+        network: Callable[[Tensor, Tensor], Tensor],
+        lag: int = 1,
+    ) -> None:
+        self.description = description
+        self._prepare, self._pair, self._network, self._lag = prepare, pair, network, lag
+
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames and maps, up to `BATCH` computed together."""
+        batch: list[tuple[LabelledFrame, Map, Map]] = []
+        for paired in self._paired(frames, every):
+            batch.append(paired)
+            if len(batch) == BATCH:
+                yield from self._computed(batch)
+                batch = []
+        if batch:
+            yield from self._computed(batch)
+
+    def _paired(
+        self, frames: Iterable[LabelledFrame], every: int
+    ) -> Iterator[tuple[LabelledFrame, Map, Map]]:
+        past: deque[tuple[LabelledFrame, Map]] = deque(maxlen=self._lag)
+        for frame in frames:
+            tensor = self._prepare(frame.image)
+            if self._pair == "previous" and frame.index % every == 0:
+                yield frame, tensor, past[0][1] if past else tensor
+            elif self._pair == "next" and past and past[0][0].index % every == 0:
+                yield *past[0], tensor
+            past.append((frame, tensor))
+        if self._pair == "next" and past and past[0][0].index % every == 0:
+            yield *past[0], past[0][1]
+
+    def _computed(
+        self, batch: Sequence[tuple[LabelledFrame, Map, Map]]
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
+        import torch
+
+        labelled, frames, others = zip(*batch, strict=True)
+        with torch.inference_mode():
+            pair = (torch.from_numpy(np.concatenate(each)).to(device()) for each in (frames, others))
+            maps = self._network(*pair)[:, 0].float().cpu().numpy()
+        yield from zip(labelled, maps, strict=True)
+
+
+class StudentPredictor(PairPredictor):
     """A student by PyTorch.
 
     Raises:
@@ -69,31 +150,51 @@ class StudentPredictor:
         import torch
 
         student = students.load_student(name)
-        self._settings, self._network = students.as_skd(student)
-        self._lag = max(1, round(self._settings.lag_s * fps))
-        self.description = f"student {student.name}, PyTorch {torch.__version__}"
+        settings, network = students.as_skd(student)
+        network.to(device())
+        super().__init__(
+            f"student {student.name}, PyTorch {torch.__version__}",
+            settings.preprocessing(),
+            settings.pair,
+            lambda frame, other: students.saliency(network(frame, other), settings.head),
+            max(1, round(settings.lag_s * fps)),
+        )
 
-    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
-        """Yield frames and maps; where a clip ends, a frame is its own neighbour."""
-        prepare, ahead = self._settings.preprocessing(), self._settings.pair == "next"
-        past: deque[tuple[LabelledFrame, Map]] = deque(maxlen=self._lag)
-        for frame in frames:
-            tensor = prepare(frame.image)
-            if not ahead:
-                yield frame, self._map(tensor, past[0][1] if past else tensor)
-            elif past:
-                yield past[0][0], self._map(past[0][1], tensor)
-            past.append((frame, tensor))
-        if ahead and past:
-            yield past[0][0], self._map(past[0][1], past[0][1])
 
-    def _map(self, frame: Map, other: Map) -> Map:
+class TeacherPredictor(PairPredictor):
+    """The spatial or the temporal teacher that a run of `aerogaze train` finished: RUN/teachers.
+
+    Raises:
+        InputError: the run has no finished teachers, or they cannot be read.
+    """
+
+    def __init__(self, folder: Path, which: str) -> None:
         import torch
+        from pydantic import ValidationError
 
-        with torch.inference_mode():
-            raw = self._network(torch.from_numpy(frame), torch.from_numpy(other))
-            saliency: Map = students.saliency(raw, self._settings.head)[0, 0].numpy()
-        return saliency
+        from trainer.models.teacher import SpatialTeacher, TemporalTeacher
+        from trainer.recipes import SkdRecipe
+
+        try:
+            recipe = SkdRecipe.model_validate_json((folder.parent / RECIPE).read_text())
+            weights = torch.load(folder / DONE, map_location="cpu", weights_only=True)
+            teacher = SpatialTeacher() if which == "spatial" else TemporalTeacher()
+            prefix = f"{which}."
+            mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            teacher.load_state_dict(mine)
+        except (OSError, ValidationError, RuntimeError, pickle.UnpicklingError, AttributeError) as error:
+            raise InputError(
+                f"{folder} holds no teachers that can be read ({str(error).splitlines()[0]}); expected "
+                f"the folder {TEACHERS} of a run of aerogaze train whose teachers are finished"
+            ) from None
+        teacher.eval().to(device())
+        head = recipe.settings().head
+        super().__init__(
+            f"{which} teacher of {recipe.name}, PyTorch {torch.__version__}",
+            Preprocessing(*recipe.large),
+            recipe.student.pair,
+            lambda frame, other: students.saliency(teacher(frame, other), head).clamp(max=1),
+        )
 
 
 class FolderPredictor:
@@ -103,13 +204,15 @@ class FolderPredictor:
         self._folder = folder
         self.description = f"maps in {folder}"
 
-    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
         """Yield frames and maps.
 
         Raises:
             InputError: a frame's map is missing or no image.
         """
-        for frame in frames:
+        for frame in (frame for frame in frames if frame.index % every == 0):
             path = self._folder / clip / f"{frame.index:06d}.png"
             saliency = read_image(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
             if saliency is None:
@@ -121,23 +224,33 @@ class FolderPredictor:
             yield frame, saliency.astype(np.float32)
 
 
-def open_predictor(name: str, precision: str | None = None, fps: float = FPS) -> Predictor:
-    """Open a release (a folder or a shipped one's name), a student or a folder of maps, in this order.
+def device() -> str:
+    """Return where networks compute."""
+    import torch
 
-    `precision` is a release's; None takes the fastest that this machine computes natively. `fps` is the
-    clips' frame rate: students that look back do so by seconds.
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def open_predictor(name: str, precision: str | None = None, fps: float = FPS) -> Predictor:
+    """Open what makes maps.
+
+    In this order: a release (a folder or a shipped one's name), a teacher (RUN/teachers/spatial,
+    RUN/teachers/temporal), a folder of maps, a student. `precision` is a release's; None takes the
+    fastest that this machine computes natively. `fps` is the clips' frame rate: students that look back
+    do so by seconds.
 
     Raises:
         InputError: none of these, or a precision for what is no release.
     """
     path = Path(name)
-    shipped = releases.SHIPPED / name
-    if (path / releases.MANIFEST).is_file() or (
-        not path.exists() and (shipped / releases.MANIFEST).is_file()
-    ):
+    if _release(name) is not None:
         return ReleasePredictor(name, precision, fps)
     if precision is not None:
         raise InputError(f"{name} is no release; only a release has precisions: leave --precision out")
+    if path.name in KINDS and (path.parent / DONE).is_file():
+        return TeacherPredictor(path.parent, path.name)
+    if (path / DONE).is_file():
+        raise InputError(f"{name} holds two teachers; name one: {', '.join(str(path / k) for k in KINDS)}")
     if path.is_dir():
         return FolderPredictor(path)
     if path.is_file() or (students.SHIPPED / f"{name}.safetensors").is_file():
@@ -147,5 +260,41 @@ def open_predictor(name: str, precision: str | None = None, fps: float = FPS) ->
     }
     raise InputError(
         f"nothing to evaluate at {name!r}; expected a .safetensors student, a release's folder, "
-        f"a folder of maps, or a shipped name: {', '.join(sorted(known))}"
+        f"a run's {TEACHERS}, a folder of maps, or a shipped name: {', '.join(sorted(known))}"
     )
+
+
+def open_predictors(name: str, precision: str | None = None) -> dict[str, Predictor]:
+    """Open all that makes maps at a name: teachers by their kinds, else "saliency" alone.
+
+    Raises:
+        InputError: as `open_predictor` does.
+    """
+    path = Path(name)
+    if precision is None and (path / DONE).is_file():
+        return {kind: open_predictor(str(path / kind)) for kind in KINDS}
+    predictor = open_predictor(name, precision)
+    return {path.name if isinstance(predictor, TeacherPredictor) else "saliency": predictor}
+
+
+def fingerprint(name: str) -> str:
+    """Return the SHA-256 of the file that says which model is at a name; of a folder of maps, its path."""
+    path = Path(name)
+    for file in (
+        _release(name),
+        path / DONE,
+        path.parent / DONE,
+        path,
+        students.SHIPPED / f"{name}.safetensors",
+    ):
+        if file is not None and file.is_file():
+            return sha256(file)
+    return str(path.resolve())
+
+
+def _release(name: str) -> Path | None:
+    """Return a release's manifest, which has the hashes of its files; None if the name is none's."""
+    path, shipped = Path(name) / releases.MANIFEST, releases.SHIPPED / name / releases.MANIFEST
+    if path.is_file():
+        return path
+    return shipped if not Path(name).exists() and shipped.is_file() else None

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.datasets import open_dataset
 from trainer.fit import Run, fit
 from trainer.losses import LOSSES, hard_label
 from trainer.made import MadeClips
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import Student, saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
+from trainer.pairs import LabelledPairs, Maps, Which, open_maps
 from trainer.recipes import SkdRecipe, StageTable
 from trainer.stage import Batch, Stage
 
@@ -64,29 +66,48 @@ class StudentDistillation(Stage):
         self._mu = recipe.students.mu
         # In a list, so that the teachers are not this module's own: not trained, not averaged.
         self._teachers = [teachers.eval()] if teachers is not None and self._mu > 0 else []
+        self._from_disk = recipe.students.maps is not None
 
     def loss(self, batch: Batch) -> Tensor:
         """Return mu * soft + (1 - mu) * hard, summed over both students (section III-B)."""
         pair = batch["frame"], batch["other"]
         raws = [self.spatial(*pair), self.temporal(*pair)]
         total = torch.zeros((), device=self.device)
-        if self._teachers:
-            teachers = self._teachers[0].to(self.device)
-            soft = [self._loss(r, t) for r, t in zip(raws, teachers.maps(batch), strict=True)]
+        if maps := self._soft_labels(batch):
+            soft = [self._loss(r, t) for r, t in zip(raws, maps, strict=True)]
             total = total + self._mu * sum(soft)
         hard = hard_label(batch["density"])
         return total + (1 - self._mu) * sum(self._loss(raw, hard) for raw in raws)
 
+    def _soft_labels(self, batch: Batch) -> list[Tensor]:
+        if self._from_disk:
+            return [batch["soft_spatial"], batch["soft_temporal"]]
+        return self._teachers[0].to(self.device).maps(batch) if self._teachers else []
+
+    @torch.no_grad()
+    def maps(self, batch: Batch) -> list[Tensor]:
+        """Return the students' saliency maps (N, 1, R, R): soft labels of stage 2."""
+        pair = batch["frame"], batch["other"]
+        raws = self.spatial(*pair), self.temporal(*pair)
+        return [saliency(raw.float(), self._head).clamp(max=1) for raw in raws]
+
 
 class JointTransfer(Stage):
-    """Stage 2: the spatiotemporal network, from the students' weights, on the hard label."""
+    """Stage 2: the spatiotemporal network, from the students' weights, on the hard label.
+
+    With `soft` above 0 it also learns from both students' maps, half each: the abstract's "distilled
+    from the two students"; section III-C carries weights over only.
+    """
 
     def __init__(self, recipe: SkdRecipe, students: StudentDistillation | None) -> None:
         super().__init__(recipe.network)
         self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
         self.network = SpatiotemporalNetwork()
+        self._soft = recipe.network.soft
+        self._students: list[StudentDistillation] = []  # in a list: not this module's own
         if students is not None:
             self.network.take(students.spatial, students.temporal)
+            self._students = [students.eval()] if self._soft else []
         self._frozen = (
             [self.network.trunk, self.network.spatial, self.network.temporal] if recipe.network.freeze else []
         )
@@ -99,8 +120,13 @@ class JointTransfer(Stage):
             part.eval()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the loss on the fixation density."""
-        return self._loss(self.network(batch["frame"], batch["other"]), hard_label(batch["density"]))
+        """Return (1 - soft) * hard + soft * the mean over the students."""
+        raw = self.network(batch["frame"], batch["other"])
+        total = (1 - self._soft) * self._loss(raw, hard_label(batch["density"]))
+        for students in self._students:
+            spatial, temporal = students.to(self.device).maps(batch)
+            total = total + self._soft * (self._loss(raw, spatial) + self._loss(raw, temporal)) / 2
+        return total
 
 
 def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
@@ -110,25 +136,49 @@ def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
         InputError: ImageNet weights are asked for and not installed, or as `fit` does.
     """
     L.seed_everything(recipe.seed, verbose=False)
+    told: list[str] = []
     teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if teachers is not None:
-        _fit("teachers", teachers, recipe, recipe.teachers, run)
+        told.append(_fit("teachers", teachers, recipe, recipe.teachers, run))
     students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
     if students is not None:
-        _fit("students", students, recipe, recipe.students, run)
+        told.append(_fit("students", students, recipe, recipe.students, run))
     joint = JointTransfer(recipe, students)
-    _fit("network", joint, recipe, recipe.network, run)
-    trained = {"data": "made world", "recipe": recipe.model_dump(mode="json")}
+    told.append(_fit("network", joint, recipe, recipe.network, run))
+    trained = {"data": "; ".join(dict.fromkeys(told)), "recipe": recipe.model_dump(mode="json")}
     return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
 
 
 _STAGES = ("teachers", "students", "network")
 
 
-def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run | None) -> None:
-    teachers = name == "teachers" or (name == "students" and recipe.students.mu > 0)
-    # Each stage sees scenes of its own.
-    stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-    student = recipe.student
-    clips = MadeClips(recipe.world, student.resolution, student.pair, stream, teachers, student.lag_s)
-    fit(name, stage, clips, recipe, table, run)
+def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run | None) -> str:
+    """Train the stage; return what its samples were."""
+    samples = _samples(name, recipe)
+    fit(name, stage, samples, recipe, table, run)
+    return samples.summary() if isinstance(samples, LabelledPairs) else "made world"
+
+
+def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
+    """Return a stage's samples: of the data set, or of scenes of its own in the made world."""
+    student, maps = recipe.student, recipe.students.maps
+    large = name == "teachers" or (name == "students" and recipe.students.mu > 0 and maps is None)
+    if recipe.data is None:
+        stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
+        return MadeClips(recipe.world, student.resolution, student.pair, stream, large, student.lag_s)
+    data = recipe.data
+    soft: dict[Which, Maps] = {}
+    if name == "students" and maps is not None:
+        soft = {
+            "spatial": open_maps(maps.spatial, "spatial"),
+            "temporal": open_maps(maps.temporal, "temporal"),
+        }
+    return LabelledPairs(
+        open_dataset(data.kind, data.root, data.split),
+        student.resolution,
+        student.pair,
+        recipe.large if large else None,
+        soft,
+        data.mirror,
+        max(1, round(student.lag_s * data.fps)),
+    )

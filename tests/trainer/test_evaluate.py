@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from tests.conftest import Outcome
 from tests.trainer import trees
 from trainer.datasets import open_dataset
 from trainer.datasets.clips import LabelledFrame
-from trainer.evaluate import METRICS, Metric, evaluate, interval
+from trainer.evaluate import METRICS, Metric, _baseline, _ig, evaluate, interval
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student, load_student
 from trainer.predict import Map, StudentPredictor, open_predictor
@@ -32,7 +33,9 @@ class Told:
     def __init__(self, wrong: set[tuple[str, int]] | None = None) -> None:
         self._wrong = wrong or set()
 
-    def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
         for frame in frames:
             truth = np.zeros(frame.image.shape[:2], np.float32) if frame.density is None else frame.density
             yield frame, 1 - truth if (clip, frame.index) in self._wrong else truth
@@ -69,7 +72,7 @@ def test_best_and_worst_are_the_extremes(tmp_path: Path) -> None:
 def test_a_missing_truth_is_skipped_with_its_reason(tmp_path: Path) -> None:
     trees.dhf1k(tmp_path, [1])
     found = evaluate(open_dataset("dhf1k", tmp_path), Told())
-    assert found.skipped["sauc"] == "no fixations of other videos"
+    assert found.skipped["sauc"] == found.skipped["ig"] == "no fixations of other videos"
     assert found.scores["cc"].low is None
     for path in (tmp_path / "annotation" / "0001" / "fixation").iterdir():
         trees.fixations(path, [])
@@ -91,14 +94,99 @@ def test_shuffled_negatives_are_other_videos_fixations(
     trees.dhf1k(tmp_path, [1, 2, 3])
     rows: list[set[int]] = []
 
-    def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray) -> float:
+    def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray, convention: str) -> float:
         rows.append(set(others[:, 0].tolist()))
         return 0.5
 
-    spied = Metric("sauc", "sAUC", "fixations", spy, others=True)
+    spied = Metric("sauc", "sAUC", "fixations", spy, others="fixations")
     monkeypatch.setattr("trainer.evaluate.METRICS", (spied,))
     evaluate(open_dataset("dhf1k", tmp_path), Told(), max_frames=1)
     assert rows == [{17, 18, 26, 27}, {8, 9, 26, 27}, {8, 9, 17, 18}]
+
+
+@pytest.mark.parametrize("convention", ["pysaliency", "matlab"])
+def test_information_gain_is_over_the_other_videos_fixations(
+    tmp_path: Path, convention: Literal["pysaliency", "matlab"]
+) -> None:
+    """A map that is the baseline itself gains nothing; the uniform one loses what the baseline knows."""
+    dataset = open_dataset("dhf1k", trees.dhf1k(tmp_path, [1, 2, 3]))
+    size = (trees.WIDTH, trees.HEIGHT)
+
+    class Same(Told):
+        def maps(
+            self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+        ) -> Iterator[tuple[LabelledFrame, Map]]:
+            shares = [c.fixation_shares(i) for c in dataset.clips if c.name != clip for i in range(len(c))]
+            baseline = cv2.resize(_baseline(np.concatenate(shares)), size, interpolation=cv2.INTER_LINEAR)
+            for frame in frames:
+                yield frame, np.asarray(5 * baseline, np.float32)
+
+    same = evaluate(dataset, Same(), convention=convention).scores["ig"]
+    assert same.mean == pytest.approx(0, abs=1e-4)
+    assert same.frames == 12
+    if convention == "pysaliency":
+        told = evaluate(dataset, Told())
+        assert told.scores["ig"].mean > 3  # the truth itself, in bits
+        wrong = evaluate(dataset, Told({(c.name, i) for c in dataset.clips for i in range(4)}))
+        assert wrong.scores["ig"].mean < 1
+
+
+def test_information_gain_by_hand() -> None:
+    saliency, baseline = np.array([[3.0, 1.0]]), np.array([[0.0, 2.0]])
+    fixations = np.array([[0, 0], [0, 1]])
+    s, b = np.array([0.7475, 0.2525]) - [0, 0], np.array([0.005, 0.995])
+    expected = float(np.mean(np.log2(s / b)))
+    assert _ig(saliency, fixations, baseline, "pysaliency") == pytest.approx(expected)
+    gain = _ig(saliency, fixations[:1], baseline, "matlab")
+    assert gain == pytest.approx(np.log2(1 / 2.2204e-16), abs=1e-6)
+
+
+def test_the_convention_is_that_of_the_metrics(tmp_path: Path) -> None:
+    """Two fixations on a map of two levels, by hand in each convention."""
+    trees.dhf1k(tmp_path, [1], frames=1)
+    dataset = open_dataset("dhf1k", tmp_path)
+
+    class Half(Told):
+        def maps(
+            self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+        ) -> Iterator[tuple[LabelledFrame, Map]]:
+            for frame in frames:
+                saliency = np.ones((trees.HEIGHT, trees.WIDTH), np.float32)
+                saliency[: trees.HEIGHT // 2] = 3  # both fixations are in this half
+                yield frame, saliency
+
+    pixels = trees.HEIGHT * trees.WIDTH
+    exact = evaluate(dataset, Half()).scores
+    matlab = evaluate(dataset, Half(), convention="matlab").scores
+    assert exact["nss"].mean == pytest.approx(1)
+    assert matlab["nss"].mean == pytest.approx(np.sqrt((pixels - 1) / pixels))
+    assert exact["auc_judd"].mean == pytest.approx(0.75)
+    assert matlab["auc_judd"].mean != exact["auc_judd"].mean  # ties by jitter
+    density = next(dataset.clips[0].frames()).density
+    assert density is not None
+    for scores, low in ((exact, 1.0), (matlab, 0.0)):
+        halves = np.full((trees.HEIGHT, trees.WIDTH), low)
+        halves[: trees.HEIGHT // 2] = low + 2
+        both = np.minimum(halves / halves.sum(), density / density.sum())
+        assert scores["sim"].mean == pytest.approx(both.sum(), abs=1e-5)
+    assert evaluate(dataset, Half(), convention="matlab").document(dataset, None)["protocol"][
+        "convention"
+    ] == ("matlab")
+
+
+def test_matlabs_negatives_are_from_ten_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees.dhf1k(tmp_path, [1, 2, 3], frames=8)
+    counts: dict[str, set[int]] = {"matlab": set(), "pysaliency": set()}
+
+    def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray, convention: str) -> float:
+        counts[convention].add(len(others))
+        return 0.5
+
+    spied = Metric("sauc", "sAUC", "fixations", spy, others="fixations")
+    monkeypatch.setattr("trainer.evaluate.METRICS", (spied,))
+    for convention in ("matlab", "pysaliency"):
+        evaluate(open_dataset("dhf1k", tmp_path), Told(), max_frames=1, convention=convention)
+    assert counts == {"matlab": {2 * 10}, "pysaliency": {2 * 16}}
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
@@ -195,6 +283,7 @@ def test_the_command_tells_and_writes(command: Command, tmp_path: Path) -> None:
     assert document["metrics"]["kld"]["better"] == "lower"
     assert document["skipped"]["box_hit"] == "no box"
     assert document["protocol"]["resamples"] == 2000
+    assert document["protocol"]["convention"] == "pysaliency"
     assert cv2.imread(str(tmp_path / "o" / "p.png")) is not None
     assert len(list((tmp_path / "o").iterdir())) == 2
 
@@ -243,6 +332,6 @@ def test_on_real_samples(command: Command, real: Path, tmp_path: Path) -> None:
         assert outcome.code == 0, outcome.err
         document = json.loads(path.read_text())
         wanted = {m.name for m in METRICS if m.needs in needs}
-        assert set(document["metrics"]) == wanted - ({"sauc"} if kind == "ucf-sports" else set())
+        assert set(document["metrics"]) == wanted - ({"sauc", "ig"} if kind == "ucf-sports" else set())
     assert document["metrics"]["box_auc"]["mean"] > 0.9
     assert "not eye data" in outcome.out

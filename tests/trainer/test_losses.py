@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from trainer.losses import hard_label, kl_cc, mse
+from edge import metrics
+from trainer.losses import cc, hard_label, kl_cc, mse, nss
 from trainer.models.student import saliency
 
 
@@ -34,9 +36,27 @@ def test_kl_by_hand() -> None:
     assert kl_cc(raw, target).item() == pytest.approx(kl + 1, abs=1e-4)  # a flat target: CC is 0
 
 
+def test_cc_by_hand() -> None:
+    p, q = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.0, 0.0, 0.25, 0.75])
+    raw, target = (torch.tensor(np.array(v), dtype=torch.float32).reshape(1, 1, 2, 2) for v in (np.log(p), q))
+    assert cc(raw, 3 * target).item() == pytest.approx(1 - np.corrcoef(p, q)[0, 1], abs=1e-5)
+    both = torch.cat([raw, raw]), torch.cat([target, torch.tensor(p).float().reshape(1, 1, 2, 2)])
+    assert cc(*both).item() == pytest.approx((1 - np.corrcoef(p, q)[0, 1]) / 2, abs=1e-5)
+
+
+def test_nss_is_that_of_fixations_in_the_targets_proportions() -> None:
+    saliency = np.random.default_rng(0).random((6, 8))
+    fixations = np.array([[0, 1], [0, 1], [3, 7], [5, 2]])
+    target = np.zeros((6, 8))
+    np.add.at(target, tuple(fixations.T), 1)
+    raw = torch.tensor(np.log(saliency), dtype=torch.float32)[None, None]
+    loss = nss(raw, torch.tensor(target, dtype=torch.float32)[None, None])
+    assert loss.item() == pytest.approx(-metrics.nss(saliency, fixations), abs=1e-4)
+
+
 def test_an_empty_target_is_no_nan() -> None:
     raw = torch.rand(2, 1, 8, 8, requires_grad=True)
-    for loss in (mse, kl_cc):
+    for loss in (mse, kl_cc, cc, nss):
         value = loss(raw, torch.zeros(2, 1, 8, 8))
         value.backward()  # type: ignore[no-untyped-call]
         assert torch.isfinite(value)

@@ -32,7 +32,7 @@ def test_changes_are_checked_like_the_file() -> None:
         ({"students.mu": "0"}, "no student learns from them"),
         ({"teachers.steps": "0", "students.steps": "0", "network.freeze": "true"}, "freeze needs students"),
         ({"world.width": "100000"}, "world.width: .*less than or equal to 4096"),
-        ({"loss": "l1"}, "loss: .*'mse' or 'kl_cc', got 'l1'"),
+        ({"loss": "l1"}, "loss: .*'mse', 'kl_cc', 'cc' or 'nss', got 'l1'"),
         ({"student.resolution": "60"}, "student.resolution must be one of 32, 64, 96, 128, 256"),
         ({"teachers.steps": "0"}, "no soft labels to learn from"),
         ({"student.lag_s": "3"}, "student.lag_s: .*less than or equal to 2"),

@@ -40,7 +40,7 @@ def film(path: Path, frames: int) -> None:
     size = (WIDTH, HEIGHT)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, size)
     for index in range(frames):
-        writer.write(np.full((HEIGHT, WIDTH, 3), 10 * index + 5, np.uint8))
+        writer.write(np.full((HEIGHT, WIDTH, 3), (10 * index + 5) % 256, np.uint8))
     writer.release()
 
 

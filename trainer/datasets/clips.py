@@ -191,6 +191,11 @@ class Clip:
         found: set[Truth] = {truth for truth, files in self._labels.items() if files}
         return frozenset(found | {"box"} if self._boxes is not None else found)
 
+    def labelled(self, truth: Truth) -> list[int]:
+        """Return the indices of the frames that have a file of density or fixations, none opened."""
+        files = self._labels.get(truth) or {}
+        return [index for index in range(len(self)) if files and self._pictures.key(index) in files]
+
     def missing(self) -> dict[Truth, int]:
         """Return how many frames lack each truth that the layout has a place for, where any does."""
         counts: dict[Truth, int] = {}
@@ -287,7 +292,10 @@ def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
         data = np.fromfile(path, np.uint8)
     except OSError:
         return None
-    return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
+    try:
+        return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
+    except cv2.error:  # as for a header that claims a billion pixels
+        return None
 
 
 def wrong_root(kind: str, root: Path, expected: str) -> InputError:

@@ -54,6 +54,21 @@ class WorldTable(_Table):
     """How often a rendered pair is drawn, on average."""
 
 
+class DataTable(_Table):
+    """A data set on disk that replaces the made world: its labelled frames."""
+
+    kind: str
+    root: Path
+    split: str | None = None
+    width: Side = 256
+    height: Side = 144
+    """Of the teachers' frames."""
+    mirror: bool = True
+    """Train on each frame's mirror image too; the paper does not."""
+    fps: Annotated[float, Field(gt=0, le=1000)] = 30.0
+    """The clips' frame rate, for a student that looks back by seconds."""
+
+
 class StageTable(_Table):
     """One training stage. `steps` = 0 leaves it out."""
 
@@ -72,11 +87,26 @@ class TeachersTable(StageTable):
     """Start the encoders from ImageNet weights."""
 
 
+class MapsTable(_Table):
+    """Folders of teachers' maps made before: shards by `aerogaze label`, or images."""
+
+    spatial: Path
+    temporal: Path
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both(cls, value: Any) -> Any:
+        """Take one folder as both teachers'."""
+        return {"spatial": value, "temporal": value} if isinstance(value, (str, Path)) else value
+
+
 class StudentsTable(StageTable):
     """Stage 1: the two students, from soft labels (teachers) and hard labels (fixation density)."""
 
     mu: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Weight of the soft label; 1 - mu of the hard one. 0 needs no teachers."""
+    maps: MapsTable | None = None
+    """Soft labels from disk instead of trained teachers: one folder, or one for each teacher."""
 
 
 class NetworkTable(StageTable):
@@ -84,6 +114,8 @@ class NetworkTable(StageTable):
 
     freeze: bool = True
     """Train fusion and decoder only, as the authors do."""
+    soft: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the two students' maps, half each, as soft labels; 1 - soft of the hard label."""
 
 
 class Recipe(_Table, ABC):
@@ -108,6 +140,7 @@ class SkdRecipe(Recipe):
     loss: Loss
     student: SkdTable
     world: WorldTable = WorldTable()
+    data: DataTable | None = None
     teachers: TeachersTable
     students: StudentsTable
     network: NetworkTable
@@ -124,7 +157,18 @@ class SkdRecipe(Recipe):
             raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
         if self.student.lag_s and self.student.pair == "next":
             raise ValueError('student.lag_s needs student.pair = "previous"')
-        if soft and not self.teachers.steps:
+        maps = self.students.maps is not None
+        if self.data and self.world != WorldTable():
+            raise ValueError("data and world are both set: leave out one, clips come from one place")
+        if maps and not self.data:
+            raise ValueError("students.maps needs data: the made world's clips have no maps on disk")
+        if maps and not soft:
+            raise ValueError("students.maps is given, but no student learns from it: set students.mu above 0")
+        if maps and self.teachers.steps:
+            raise ValueError("students.maps takes the trained teachers' place: set teachers.steps = 0")
+        if self.network.soft and not self.students.steps:
+            raise ValueError("network.soft needs students to learn from: set it to 0")
+        if soft and not maps and not self.teachers.steps:
             raise ValueError("students.mu is above 0, but teachers.steps is 0: no soft labels to learn from")
         if self.teachers.steps and not soft:
             raise ValueError("teachers are trained, but no student learns from them: set teachers.steps = 0")
@@ -133,6 +177,12 @@ class SkdRecipe(Recipe):
         if not self.network.steps:
             raise ValueError("network.steps is 0: there would be nothing to keep")
         return self
+
+    @property
+    def large(self) -> tuple[int, int]:
+        """Return the teachers' frames' width and height."""
+        source = self.data or self.world
+        return source.width, source.height
 
     def settings(self) -> SkdSettings:
         """Return the student's settings."""

@@ -1,0 +1,183 @@
+"""Training samples from a data set on disk: labelled frames, their neighbours, and teachers' maps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from edge.errors import InputError
+from edge.preprocess import Preprocessing
+from trainer.datasets.clips import Clip, read_image
+from trainer.datasets.clips import Dataset as Clips
+from trainer.models.student import Pair
+from trainer.shards import PLAN, LabelledMaps
+
+Map = NDArray[np.float32]
+Which = Literal["spatial", "temporal"]
+GIVE_WAY = 100
+"""Samples in a row that cannot be read before the training ends."""
+
+
+class Maps(Protocol):
+    """A model's maps of some clips, made before."""
+
+    def frames(self, clip: str) -> NDArray[np.int32]:
+        """Return the indices of the clip's frames that have maps."""
+
+    def map(self, clip: str, frame: int) -> Map:
+        """Return a map (h, w) in [0, 1]."""
+
+
+class LabelledPairs(Dataset[dict[str, Tensor]]):
+    """A sample for each labelled frame, of `trainer.made.Sample`'s fields.
+
+    `large`: (width, height) of the teachers' frames, None for none. `soft`: maps by which teacher; a
+    sample then has `soft_spatial` and `soft_temporal` (1, R, R) in [0, 1] too, and frames without both
+    are left out. With `mirror` each frame is there twice, once mirrored. At its clip's end a frame is
+    its own neighbour; `lag`: how many frames back "previous" reaches. What turns out unreadable, or has
+    an empty density, gives way to the next sample.
+
+    Raises:
+        InputError: no frame has all that is needed; later: nothing can be read.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        resolution: int,
+        pair: Pair,
+        large: tuple[int, int] | None = None,
+        soft: Mapping[Which, Maps] | None = None,
+        mirror: bool = False,
+        lag: int = 1,
+    ) -> None:
+        self._clips, self._pair, self._soft, self._mirror = clips, pair, dict(soft or {}), mirror
+        self._lag = lag
+        self._student = Preprocessing(resolution, resolution)
+        self._teacher = Preprocessing(*large) if large else None
+        places: list[tuple[int, int]] = []
+        self.no_density = self.no_map = 0
+        for at, clip in enumerate(clips.clips):
+            labelled = clip.labelled("density")
+            self.no_density += len(clip) - len(labelled)
+            chosen = set(labelled).intersection(*(m.frames(clip.name).tolist() for m in self._soft.values()))
+            self.no_map += len(labelled) - len(chosen)
+            places += [(at, index) for index in sorted(chosen)]
+        if not places:
+            raise InputError(
+                f"no frame of {clips.kind} at {clips.root} can be trained on: {self.no_density} without "
+                f"density, {self.no_map} without a teacher's map; expected labels as docs/data.md says, and "
+                "maps named by the clips and frames of this data set"
+            )
+        self._places = np.array(places, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._places) * (2 if self._mirror else 1)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        cv2.setNumThreads(1)
+        turned, first = divmod(index, len(self._places))
+        for step in range(min(GIVE_WAY, len(self._places))):
+            at, frame = map(int, self._places[(first + step) % len(self._places)])
+            sample = self._sample(self._clips.clips[at], frame)
+            if sample is not None:
+                return {
+                    name: torch.from_numpy(np.ascontiguousarray(value[..., ::-1] if turned else value))
+                    for name, value in sample.items()
+                }
+        raise InputError(
+            f"{self._clips.kind} at {self._clips.root}: many frames in a row cannot be read, the last is "
+            f"frame {frame} of {self._clips.clips[at].name}: {'; '.join(self._clips.named_faults()[:1])}"
+        )
+
+    def _sample(self, clip: Clip, index: int) -> dict[str, NDArray[Any]] | None:
+        beside = index + 1 if self._pair == "next" else max(0, index - self._lag)
+        found = {f.index: f for f in clip.frames(max(0, min(index, beside)), max(index, beside) + 1)}
+        frame = found.get(index)
+        if frame is None or frame.density is None or not frame.density.any():
+            return None
+        image, other = frame.image, found.get(beside, frame).image
+        density = self._fitted(frame.density)
+        sample = {
+            "frame": self._student(image)[0],
+            "other": self._student(other)[0],
+            "density": density / density.sum(),
+        }
+        if self._teacher is not None:
+            sample |= {"large_frame": self._teacher(image)[0], "large_other": self._teacher(other)[0]}
+        for which, maps in self._soft.items():
+            sample[f"soft_{which}"] = self._fitted(maps.map(clip.name, index))
+        return sample
+
+    def _fitted(self, saliency: Map) -> Map:
+        """Return a map as (1, R, R)."""
+        size = (self._student.width, self._student.height)
+        shrinks = saliency.shape[1] > size[0] or saliency.shape[0] > size[1]
+        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(saliency, size, interpolation=way), np.float32)[None]
+
+    def summary(self) -> str:
+        """Return in a line what is trained on and how many frames are left out."""
+        clips = self._clips
+        split = f", {clips.split}" if clips.split else ""
+        left = [f"{self.no_density} without density"] + [f"{self.no_map} without map"] * bool(self._soft)
+        return f"{clips.kind} at {clips.root}{split}: {len(self._places)} frames, left out {', '.join(left)}"
+
+
+class _Images:
+    """Maps as `<clip>/000000.png`, 8 or 16 bit, as `aerogaze run --maps` writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def frames(self, clip: str) -> NDArray[np.int32]:
+        stems = (path.stem for path in (self._folder / clip).glob("*.png"))
+        return np.array([int(stem) for stem in stems if re.fullmatch(r"\d{6,9}", stem)], np.int32)
+
+    def map(self, clip: str, frame: int) -> Map:
+        path = self._folder / clip / f"{frame:06d}.png"
+        image = read_image(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+        if image is None:
+            raise InputError(f"{path} cannot be read as an image; expected a map: make it again or remove it")
+        return np.asarray(image / np.iinfo(image.dtype).max, np.float32)
+
+
+class _Shards:
+    """One teacher's maps of a folder of shards."""
+
+    def __init__(self, maps: LabelledMaps, name: str) -> None:
+        self._maps, self._name = maps, name
+
+    def frames(self, clip: str) -> NDArray[np.int32]:
+        return self._maps.frames(clip)
+
+    def map(self, clip: str, frame: int) -> Map:
+        return np.minimum(self._maps.map(clip, frame, self._name), 1)
+
+
+def open_maps(folder: Path, which: Which) -> Maps:
+    """Open a teacher's maps: of shards by `aerogaze label` those named so or the only ones, or images.
+
+    Raises:
+        InputError: no folder, or shards with several maps a frame, none of that name.
+    """
+    if (folder / PLAN).is_file():
+        maps = LabelledMaps(folder)
+        names = maps.plan.maps
+        if which not in names and len(names) > 1:
+            raise InputError(f"{folder} has maps {', '.join(names)}; expected one named {which}")
+        return _Shards(maps, which if which in names else names[0])
+    if not folder.is_dir():
+        raise InputError(
+            f"no folder {folder}; expected maps by aerogaze label, or images <clip>/000000.png and on"
+        )
+    return _Images(folder)
