@@ -16,6 +16,7 @@ from edge.errors import InputError
 from edge.model import SaliencyModel
 from trainer.datasets.clips import LabelledFrame, read_image
 from trainer.models import student as students
+from trainer.models.mobilenet3d import CLIP
 
 Map = NDArray[np.float32]
 
@@ -67,11 +68,23 @@ class StudentPredictor:
         import torch
 
         student = students.load_student(name)
-        self._settings, self._network = students.as_skd(student)
+        tinyhd = isinstance(student.settings, students.TinyHDSettings)
+        self._by: _Pairs | _Clips = _Clips(student) if tinyhd else _Pairs(student)
         self.description = f"student {student.name}, PyTorch {torch.__version__}"
 
     def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
-        """Yield frames and maps; where a clip ends, a frame is its own neighbour."""
+        """Yield frames and maps."""
+        return self._by.maps(frames)
+
+
+class _Pairs:
+    """An SKD student; where a clip ends, a frame is its own neighbour."""
+
+    def __init__(self, student: students.Student) -> None:
+        self._settings, self._network = students.as_skd(student)
+
+    def maps(self, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames and maps (R, R)."""
         settings = self._settings
         prepare = settings.preprocessing()
         last: tuple[LabelledFrame, Map] | None = None
@@ -91,6 +104,39 @@ class StudentPredictor:
         with torch.inference_mode():
             raw = self._network(torch.from_numpy(frame), torch.from_numpy(other))
             saliency: Map = students.saliency(raw, self._settings.head)[0, 0].numpy()
+        return saliency
+
+
+class _Clips:
+    """A TinyHD student: S slides its clip by a frame, M takes block after block.
+
+    Before a video's first frame there is only that frame. M's last block ends at the last frame.
+    """
+
+    def __init__(self, student: students.Student) -> None:
+        self._settings, self._network = students.as_tinyhd(student)
+
+    def maps(self, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames and maps (height, width)."""
+        prepare, steps = self._settings.preprocessing(), self._network.maps
+        seen: deque[Map] = deque(maxlen=CLIP)
+        waiting: list[LabelledFrame] = []
+        for frame in frames:
+            tensor = prepare(frame.image)[0]
+            seen.extend([tensor] * (1 if seen else CLIP))
+            waiting.append(frame)
+            if len(waiting) == steps:
+                yield from zip(waiting, self._maps(seen), strict=True)
+                waiting = []
+        if waiting:
+            yield from zip(waiting, self._maps(seen)[-len(waiting) :], strict=True)
+
+    def _maps(self, seen: Iterable[Map]) -> Map:
+        import torch
+
+        with torch.inference_mode():
+            clip = torch.from_numpy(np.stack(list(seen), axis=1))[None]
+            saliency: Map = self._network(clip).fused[0].numpy()
         return saliency
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainer import skd
+from trainer import skd, tinyhd
 from trainer.fit import Run, open_run
 from trainer.models.student import Student
-from trainer.recipes import Recipe, SkdRecipe
+from trainer.recipes import Recipe, SkdRecipe, TinyHDRecipe
 
 
 def train(recipe: Recipe, run: Run | None = None) -> Student:
@@ -16,5 +16,7 @@ def train(recipe: Recipe, run: Run | None = None) -> Student:
     """
     run = run or Run()
     open_run(run, recipe)
+    if isinstance(recipe, TinyHDRecipe):
+        return tinyhd.distil(recipe, run)
     assert isinstance(recipe, SkdRecipe), recipe
     return skd.distil(recipe, run)
