@@ -169,7 +169,7 @@ class _Data:
             if data.kind != "videos" and not any("density" in c.truths for c in self._labelled.clips):
                 of = f"split {data.split} of " if data.split else ""
                 raise InputError(
-                    f"{of}{data.kind} at {data.root} has no density to train on; docs/data.md says where it lies"
+                    f"{of}{data.kind} at {data.root} has no density; docs/data.md says where it lies"
                 )
         self._auxiliary = self._open("videos", data.auxiliary) if data.auxiliary else None
         self.told += " and auxiliary videos" if self._auxiliary else ""

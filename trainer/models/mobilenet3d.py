@@ -94,7 +94,7 @@ class ImageNetScaling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean, deviation = torch.tensor([MEAN, DEVIATION]).view(2, 3, 1, 1, 1)
+        mean, deviation = torch.tensor([MEAN, DEVIATION]).view(2, 1, 3, 1, 1, 1)
         self.register_buffer("scale", 0.5 / deviation, persistent=False)
         self.register_buffer("offset", (0.5 - mean) / deviation, persistent=False)
 
