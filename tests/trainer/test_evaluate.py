@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from edge.errors import InputError
 from tests.conftest import Outcome
@@ -17,7 +18,8 @@ from trainer.datasets import open_dataset
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluate import METRICS, Metric, evaluate, interval
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Pair, SkdSettings, Student
+from trainer.models.student import Pair, SkdSettings, Student, TinyHDSettings
+from trainer.models.tinyhd import Variant
 from trainer.predict import Map, StudentPredictor, open_predictor
 from trainer.sheet import CELL, contact_sheet
 
@@ -133,6 +135,29 @@ def test_a_student_gives_each_frame_its_map(pair: Pair, tmp_path: Path) -> None:
     same = np.array_equal(alone[0][1], told[0][1])
     assert same == (pair == "previous")
     assert list(predictor.maps(clip.name, iter(()))) == []
+
+
+@pytest.mark.parametrize(("variant", "length"), [("S", 18), ("M", 20), ("M", 5)])
+def test_a_clips_student_gives_each_frame_its_map(variant: Variant, length: int, tmp_path: Path) -> None:
+    settings = TinyHDSettings(variant, 8, height=32, width=32)
+    torch.manual_seed(0)
+    network = settings.build().eval()
+    Student("clips", settings, network, {}).save(tmp_path / "clips.safetensors")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (length, 32, 32, 3), np.uint8)
+    frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(images)]
+    predictor = StudentPredictor(str(tmp_path / "clips.safetensors"))
+    told = list(predictor.maps("a", iter(frames)))
+    assert [frame.index for frame, _ in told] == list(range(length))
+    prepare = settings.preprocessing()
+    for index, (_, saliency) in enumerate(told):
+        # S: the clip that ends here. M: blocks 0 to 15, ..., the last one ends at the last frame.
+        last = index if variant == "S" else min(index // 16 * 16 + 15, length - 1)
+        clip = np.stack([prepare(images[max(0, i)])[0] for i in range(last - 15, last + 1)], axis=1)
+        with torch.inference_mode():
+            fused = network(torch.from_numpy(clip)[None]).fused[0]
+        np.testing.assert_allclose(saliency, fused[index - last - 1], atol=1e-5)
+    assert list(predictor.maps("a", iter(()))) == []
 
 
 def test_release_and_student_of_a_name_agree(real: Path) -> None:

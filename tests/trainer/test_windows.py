@@ -83,7 +83,7 @@ def test_before_the_first_frame_there_is_only_that(tmp_path: Path) -> None:
     assert shown(window(tree(tmp_path), 20)) == [0] * 10 + list(range(21))
     short = window(tree(tmp_path / "short", frames=5), 4, shape=Shape(32, 64, densities=16))
     assert shown(short) == [0] * 11 + list(range(5))
-    assert len(short["density"].unique(dim=0)) == 5
+    assert len({tuple(d.flatten().tolist()) for d in short["density"]}) == 5
 
 
 def test_a_mirrored_window_has_mirrored_densities(tmp_path: Path) -> None:
@@ -158,8 +158,7 @@ def test_auxiliary_windows_are_as_many_and_have_no_truth(tmp_path: Path) -> None
     mixed = Mixed(opened(tree(tmp_path), Shape(32, 64)), videos, 0)
     assert [bool(mixed[index]["density"].any()) for index in range(6)] == [True, False] * 3
     assert len(mixed) == 2 * windows.VIEWS
-    auxiliary = torch.stack([mixed[index]["clip"] for index in range(1, 12, 2)])
-    assert len(auxiliary.unique(dim=0)) > 1
+    assert len({round(float(mixed[index]["clip"].sum())) for index in range(1, 12, 2)}) > 1
     stream = MixedStream(MadeWindows(Shape(32, 64), 16, 1, 4, stream=0), videos, 0)
     assert [bool(s["density"].any()) for s in itertools.islice(stream, 6)] == [True, False] * 3
     first, later = MixedStream(MadeWindows(Shape(32, 64), 16, 1, 4, 0), videos, 0), stream
