@@ -145,7 +145,7 @@ def test_the_teacher_learns_a_few_clips(tmp_path: Path) -> None:
 def test_a_student_learns_a_few_clips(
     tmp_path: Path, variant: Variant, schedule: Literal["steps", "constant"], rate: float
 ) -> None:
-    table = DistilledTable(steps=16, batch=2, rate=rate, schedule=schedule)
+    table = DistilledTable(steps=24, batch=2, rate=rate, schedule=schedule)
     student, maps = TinyHD(variant, 8), MAPS[variant]
     stage = StudentDistillation(table, student, Bright())
     told = losses(stage, samples(tmp_path, 15 + maps, maps), table)
