@@ -94,6 +94,14 @@ def test_a_teacher_of_as_many_maps_is_run_once_on_the_students_frames() -> None:
     assert not maps.fused.requires_grad
 
 
+def test_the_teachers_conspicuity_maps_learn_the_truth_by_their_weight() -> None:
+    batch = {"clip": torch.randn(1, 3, 20, 32, 32), "density": torch.rand(1, 4, 32, 32)}
+    stage = TeacherTraining(TeacherTable(steps=1, batch=2, supervision=0.5)).eval()
+    maps, truth = stage.network(batch["clip"][:, :, 4:]), batch["density"][:, 3:]
+    expected = kl(truth, maps.fused) + 0.5 * sum(kl(truth, maps.parts[name]) for name in LEVELS)
+    torch.testing.assert_close(stage.loss(batch), expected)
+
+
 def test_an_assistant_gives_targets_to_all_six_maps() -> None:
     assistant, student = TinyHD("S", 4).eval(), TinyHD("S", 8)
     stage = StudentDistillation(DistilledTable(steps=1, batch=2), student, assistant).eval()
