@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edge.errors import InputError
 from trainer.datasets import open_dataset
 from trainer.datasets.clips import Dataset
-from trainer.fit import Run, Samples, fit
+from trainer.fit import Run, Samples, fit, open_run
 from trainer.hierarchical import hierarchical, kl
 from trainer.models.hd2s import HD2S
 from trainer.models.mobilenet3d import CLIP
@@ -96,8 +96,8 @@ def distil(recipe: TinyHDRecipe, run: Run | None = None) -> Student:
     """Train a student as the recipe says and return it in evaluation mode.
 
     Raises:
-        InputError: data or weights that are not there or do not fit, told before anything is trained; or
-            as `fit` does.
+        InputError: data or weights that are not there or do not fit, told before anything is trained or
+            kept; or as `open_run` and `fit` do.
     """
     L.seed_everything(recipe.seed, verbose=False)
     data = _Data(recipe)
@@ -110,6 +110,7 @@ def distil(recipe: TinyHDRecipe, run: Run | None = None) -> Student:
     for network in networks:
         if recipe.student.imagenet:
             network.encoder.load_imagenet(recipe.student.imagenet)
+    open_run(run or Run(), recipe)
     if recipe.teacher.steps:
         fit("teacher", first, data.samples(0, CLIP, 1), recipe, recipe.teacher, run)
     teacher: nn.Module = first.network

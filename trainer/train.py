@@ -15,8 +15,8 @@ def train(recipe: Recipe, run: Run | None = None) -> Student:
         InputError: as `open_run` and the kind's own training do.
     """
     run = run or Run()
-    open_run(run, recipe)
     if isinstance(recipe, TinyHDRecipe):
-        return tinyhd.distil(recipe, run)
+        return tinyhd.distil(recipe, run)  # opens the run once its data are there
+    open_run(run, recipe)
     assert isinstance(recipe, SkdRecipe), recipe
     return skd.distil(recipe, run)

@@ -206,6 +206,8 @@ def test_a_killed_recipe_goes_on_where_it_was(tmp_path: Path) -> None:
     for name, value in whole.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], value, msg=name)
     assert resumed.trained["data"] == "ucf-sports and auxiliary videos"
+    with pytest.raises(InputError, match="training of another recipe"):
+        train(recipe.model_copy(update={"seed": 5}), Run(tmp_path / "run"))
 
 
 def test_each_student_is_taught_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +268,10 @@ def test_bad_use_is_one_clear_line_before_anything_is_trained(
     trees.picture(tmp_path / "bare" / "training" / "c" / "images" / "001.png", 1)
     pairs = {**SIDES, **{key: value.format(tmp=tmp_path) for key, value in changes.items()}}
     words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
-    outcome = command("train", "tinyhd-s-rc1", "--out", tmp_path / "s.safetensors", *words)
+    words += ["--out", str(tmp_path / "s.safetensors"), "--run", str(tmp_path / "run")]
+    outcome = command("train", "tinyhd-s-rc1", *words)
     assert outcome.code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
 
