@@ -6,6 +6,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import torch
@@ -13,16 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from edge.errors import InputError
 from edge.files import PendingFile
+from trainer import tinyhd
 from trainer.fit import Progress, Run, processes
 from trainer.models.describe import multiply_accumulates
+from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
-from trainer.recipes import Recipe, SkdRecipe, load_recipe
+from trainer.recipes import Recipe, SkdRecipe, TinyHDRecipe, load_recipe
 from trainer.train import train as train_student
 
 MUCH = 0.3
@@ -95,7 +98,9 @@ def train(
         disable=not (console.is_terminal and leader),
     ) as bar:
         tasks = {
-            stage: bar.add_task(f"{stage:8}", total=table.steps, loss=float("nan"), visible=False)
+            stage: bar.add_task(
+                f"{stage:{max(map(len, plan.stages))}}", total=table.steps, loss=float("nan"), visible=False
+            )
             for stage, table in plan.stages.items()
         }
 
@@ -121,39 +126,55 @@ def train(
             )
 
 
+class _Described(NamedTuple):
+    stage: str
+    name: str
+    network: nn.Module
+    inputs: tuple[Tensor, ...]
+    maps: int = 1
+
+
 def _describe(recipe: Recipe) -> None:
     """Print size and work of each network of the recipe; nothing is computed but shapes."""
     table = Table(title=recipe.name, title_justify="left")
-    for heading in ("stage", "network", "frame", "parameters", "GMAC/frame"):
+    for heading in ("stage", "network", "input", "parameters", "GMAC", "maps"):
         table.add_column(heading, justify="left" if heading in ("stage", "network") else "right")
     with torch.device("meta"):
-        for stage, name, network, (height, width) in _networks(recipe):
-            frame = torch.empty(1, 3, height, width)
-            work = multiply_accumulates(network, frame, frame) / 1e9
-            size = f"{parameter_count(network):,}"
-            table.add_row(stage, name, f"{height} x {width}", size, f"{work:.3f}")
+        networks = _tinyhd(recipe) if isinstance(recipe, TinyHDRecipe) else _skd(recipe)
+        for stage, name, network, inputs, maps in networks:
+            work = multiply_accumulates(network, *inputs) / 1e9
+            size = " x ".join(map(str, inputs[0].shape[2:]))
+            table.add_row(stage, name, size, f"{parameter_count(network):,}", f"{work:.3f}", str(maps))
     Console().print(table)
-    print("GMAC/frame: 10^9 multiply-accumulates for a map, from a frame and its neighbour")
+    what = "a clip" if isinstance(recipe, TinyHDRecipe) else "a frame with its neighbour"
+    print(f"GMAC: 10^9 multiply-accumulates for {what}, of which a network makes so many maps")
 
 
-def _networks(recipe: Recipe) -> list[tuple[str, str, nn.Module, tuple[int, int]]]:
-    """Return stage, name, network and input's (height, width) for each network that takes part."""
+def _skd(recipe: Recipe) -> list[_Described]:
     assert isinstance(recipe, SkdRecipe), recipe
-    large = recipe.large[::-1]
-    small = recipe.student.resolution, recipe.student.resolution
-    networks: list[tuple[str, str, nn.Module, tuple[int, int]]] = []
+    large = (torch.empty(1, 3, *recipe.large[::-1]),) * 2
+    small = (torch.empty(1, 3, recipe.student.resolution, recipe.student.resolution),) * 2
+    networks: list[_Described] = []
     if recipe.teachers.steps:
         networks += [
-            ("teachers", "spatial", SpatialTeacher(), large),
-            ("teachers", "temporal", TemporalTeacher(), large),
+            _Described("teachers", "spatial", SpatialTeacher(), large),
+            _Described("teachers", "temporal", TemporalTeacher(), large),
         ]
     if recipe.students.steps:
         trunk = Trunk()
         networks += [
-            ("students", "spatial", SpatialStudent(trunk), small),
-            ("students", "temporal", TemporalStudent(trunk), small),
+            _Described("students", "spatial", SpatialStudent(trunk), small),
+            _Described("students", "temporal", TemporalStudent(trunk), small),
         ]
-    return [*networks, ("network", "spatiotemporal", SpatiotemporalNetwork(), small)]
+    return [*networks, _Described("network", "spatiotemporal", SpatiotemporalNetwork(), small)]
+
+
+def _tinyhd(recipe: TinyHDRecipe) -> list[_Described]:
+    clip = (torch.empty(1, 3, CLIP, recipe.student.height, recipe.student.width),)
+    return [
+        _Described(stage, type(network).__name__, network, clip, maps)
+        for stage, network, maps in tinyhd.networks(recipe)
+    ]
 
 
 def _commit() -> str | None:

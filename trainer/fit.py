@@ -163,7 +163,7 @@ def fit(
             precision="bf16-mixed" if recipe.mixed else "32-true",
             inference_mode=False,
         )
-        stage.to(memory_format=torch.channels_last)
+        stage.to(memory_format=stage.layout)
         loader = _loader(samples, recipe, table, team, step)
         with _interruptible():
             trainer.fit(stage, loader, ckpt_path=last if step else None, weights_only=False if step else None)

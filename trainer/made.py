@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from trainer.models.student import Pair
 from trainer.recipes import WorldTable
 
 Array = NDArray[Any]
+Item = TypeVar("Item")
 FPS = 10.0
 EVALUATION = STREAM = 1_000_000_000
 """Scenes below `EVALUATION` are never trained on; each stream has `STREAM` of its own."""
@@ -46,13 +48,58 @@ class Sample(TypedDict):
     large_other: Tensor
 
 
-class MadeClips(IterableDataset[dict[str, Tensor]]):
+class Made(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
     """An endless stream of samples from scenes of its own.
 
-    Rendering is dearer than a training step of a small student: each pair is drawn `world.reuse`
-    times on average from a buffer of the last ones, mirrored at random. Streams with other numbers
-    and workers share no scene, and none has a scene below `EVALUATION`.
+    Rendering is dearer than a training step of a small student: each of a scene's `per_scene` items is
+    drawn `reuse` times on average from a buffer of the last ones, mirrored at random. Streams with other
+    numbers and workers share no scene, and none has a scene below `EVALUATION`.
     """
+
+    def __init__(self, stream: int, per_scene: int, buffer: int, reuse: int, first: int) -> None:
+        self._stream, self._per_scene, self._buffer, self._reuse = stream, per_scene, buffer, reuse
+        self._first = first
+        self._part, self._parts, self._start = 0, 1, 0
+
+    def share(self, part: int, parts: int, start: int) -> None:
+        """Give part `part` of `parts`, from new scenes after about `start` samples of the whole."""
+        self._part, self._parts, self._start = part, parts, start
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield samples for ever."""
+        cv2.setNumThreads(1)
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        worker, workers = self._part * workers + worker, self._parts * workers
+        rng = np.random.default_rng([self._stream, worker, self._start])
+        seen = self._start // (self._per_scene * self._reuse)
+        scenes = itertools.count(EVALUATION + self._stream * STREAM + seen + worker, workers)
+        items: list[Item] = []
+        while not items or len(items) < self._buffer // workers:  # first, each a few times in mixed order
+            fresh = [item for _ in range(self._first) for item in self._render(next(scenes), rng)]
+            items += fresh
+            for index in map(int, rng.permutation(len(fresh) * self._reuse)):
+                yield self._sample(fresh[index % len(fresh)], rng)
+        while True:  # then from a buffer whose oldest items make room for new ones
+            fresh = self._render(next(scenes), rng)
+            items = items[len(fresh) :] + fresh
+            for index in map(int, rng.integers(len(items), size=len(fresh) * self._reuse)):
+                yield self._sample(items[index], rng)
+
+    @abstractmethod
+    def _render(self, scene: int, rng: np.random.Generator) -> list[Item]:
+        """Return the scene's items."""
+
+    @abstractmethod
+    def _sample(self, item: Item, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return a sample of the item."""
+
+
+PairItem = tuple[Array, Array, Array]
+
+
+class MadeClips(Made[PairItem]):
+    """Frames with their neighbours: samples have `Sample`'s fields."""
 
     def __init__(
         self,
@@ -63,42 +110,15 @@ class MadeClips(IterableDataset[dict[str, Tensor]]):
         teachers: bool,
         lag_s: float = 0.0,
     ) -> None:
+        super().__init__(stream, world.pairs_per_scene, world.buffer, world.reuse, FIRST)
         self._world = world
         self._student = Preprocessing(resolution, resolution)
         self._teacher = Preprocessing(world.width, world.height)
         self._pair = pair
-        self._stream = stream
         self._teachers = teachers
         self._lag = lag_s * FPS
-        self._part, self._parts, self._start = 0, 1, 0
 
-    def share(self, part: int, parts: int, start: int) -> None:
-        """Give part `part` of `parts`, from new scenes after about `start` samples of the whole."""
-        self._part, self._parts, self._start = part, parts, start
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield samples of `Sample`'s fields, for ever."""
-        cv2.setNumThreads(1)
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        worker, workers = self._part * workers + worker, self._parts * workers
-        rng = np.random.default_rng([self._stream, worker, self._start])
-        table = self._world
-        seen = self._start // (table.pairs_per_scene * table.reuse)
-        scenes = itertools.count(EVALUATION + self._stream * STREAM + seen + worker, workers)
-        pairs: list[tuple[Array, Array, Array]] = []
-        while len(pairs) < table.buffer // workers:  # first, each pair a few times in mixed order
-            fresh = [pair for _ in range(FIRST) for pair in self._render(next(scenes), rng)]
-            pairs += fresh
-            for index in map(int, rng.permutation(len(fresh) * table.reuse)):
-                yield self._sample(*fresh[index % len(fresh)], mirrored=bool(rng.integers(2)))
-        while True:  # then from a buffer whose oldest pairs make room for new ones
-            fresh = self._render(next(scenes), rng)
-            pairs = pairs[len(fresh) :] + fresh
-            for index in map(int, rng.integers(len(pairs), size=len(fresh) * table.reuse)):
-                yield self._sample(*pairs[index], mirrored=bool(rng.integers(2)))
-
-    def _render(self, scene: int, rng: np.random.Generator) -> list[tuple[Array, Array, Array]]:
+    def _render(self, scene: int, rng: np.random.Generator) -> list[PairItem]:
         table, size = self._world, self._student
         world = World(scene, table.width, table.height, FPS)
         pairs = []
@@ -112,8 +132,9 @@ class MadeClips(IterableDataset[dict[str, Tensor]]):
                 pairs.append((before, after, gaze_density(world, then, size.width, size.height)))
         return pairs
 
-    def _sample(self, frame: Array, other: Array, density: Array, mirrored: bool) -> dict[str, Tensor]:
-        if mirrored:
+    def _sample(self, item: PairItem, rng: np.random.Generator) -> dict[str, Tensor]:
+        frame, other, density = item
+        if rng.integers(2):
             frame, other, density = (np.ascontiguousarray(a[:, ::-1]) for a in (frame, other, density))
         sample = {
             "frame": self._student(frame)[0],

@@ -19,6 +19,7 @@ from edge.model import SaliencyModel
 from edge.preprocess import Preprocessing
 from trainer.datasets.clips import LabelledFrame, read_image
 from trainer.models import student as students
+from trainer.models.mobilenet3d import CLIP
 from trainer.models.student import Pair
 
 if TYPE_CHECKING:
@@ -139,26 +140,42 @@ class PairPredictor:
         yield from zip(labelled, maps, strict=True)
 
 
-class StudentPredictor(PairPredictor):
-    """A student by PyTorch.
+class StudentPredictor:
+    """A student of any kind by PyTorch.
 
     Raises:
         InputError: as `load_student` does.
     """
 
     def __init__(self, name: str, fps: float = FPS) -> None:
-        import torch
-
         student = students.load_student(name)
-        settings, network = students.as_skd(student)
-        network.to(device())
-        super().__init__(
-            f"student {student.name}, PyTorch {torch.__version__}",
-            settings.preprocessing(),
-            settings.pair,
-            lambda frame, other: students.saliency(network(frame, other), settings.head),
-            max(1, round(settings.lag_s * fps)),
-        )
+        tinyhd = isinstance(student.settings, students.TinyHDSettings)
+        self._by: Predictor = _Clips(student) if tinyhd else _pairs(student, fps)
+        self.description = self._by.description
+
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames and maps."""
+        return self._by.maps(clip, frames, every)
+
+
+def _described(student: students.Student) -> str:
+    import torch
+
+    return f"student {student.name}, PyTorch {torch.__version__}"
+
+
+def _pairs(student: students.Student, fps: float) -> PairPredictor:
+    settings, network = students.as_skd(student)
+    network.to(device())
+    return PairPredictor(
+        _described(student),
+        settings.preprocessing(),
+        settings.pair,
+        lambda frame, other: students.saliency(network(frame, other), settings.head),
+        max(1, round(settings.lag_s * fps)),
+    )
 
 
 class TeacherPredictor(PairPredictor):
@@ -195,6 +212,47 @@ class TeacherPredictor(PairPredictor):
             recipe.student.pair,
             lambda frame, other: students.saliency(teacher(frame, other), head).clamp(max=1),
         )
+
+
+class _Clips:
+    """A TinyHD student: S slides its clip by a frame, M takes block after block.
+
+    Before a video's first frame there is only that frame. M's last block ends at the last frame.
+    """
+
+    def __init__(self, student: students.Student) -> None:
+        self._settings, self._network = students.as_tinyhd(student)
+        self._network.to(device())
+        self.description = _described(student)
+
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames and maps (height, width)."""
+        made = self._all(frames)
+        yield from ((frame, saliency) for frame, saliency in made if frame.index % every == 0)
+
+    def _all(self, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
+        prepare, steps = self._settings.preprocessing(), self._network.maps
+        seen: deque[Map] = deque(maxlen=CLIP)
+        waiting: list[LabelledFrame] = []
+        for frame in frames:
+            tensor = prepare(frame.image)[0]
+            seen.extend([tensor] * (1 if seen else CLIP))
+            waiting.append(frame)
+            if len(waiting) == steps:
+                yield from zip(waiting, self._maps(seen), strict=True)
+                waiting = []
+        if waiting:
+            yield from zip(waiting, self._maps(seen)[-len(waiting) :], strict=True)
+
+    def _maps(self, seen: Iterable[Map]) -> Map:
+        import torch
+
+        with torch.inference_mode():
+            clip = torch.from_numpy(np.stack(list(seen), axis=1))[None].to(device())
+            saliency: Map = self._network(clip).fused[0].float().cpu().numpy()
+        return saliency
 
 
 class FolderPredictor:

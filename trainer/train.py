@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainer import skd
+from trainer import skd, tinyhd
 from trainer.fit import Run, open_run
 from trainer.models.student import Student
-from trainer.recipes import Recipe, SkdRecipe
+from trainer.recipes import Recipe, SkdRecipe, TinyHDRecipe
 
 
 def train(recipe: Recipe, run: Run | None = None) -> Student:
@@ -15,6 +15,8 @@ def train(recipe: Recipe, run: Run | None = None) -> Student:
         InputError: as `open_run` and the kind's own training do.
     """
     run = run or Run()
+    if isinstance(recipe, TinyHDRecipe):
+        return tinyhd.distil(recipe, run)  # opens the run once its data are there
     open_run(run, recipe)
     assert isinstance(recipe, SkdRecipe), recipe
     return skd.distil(recipe, run)

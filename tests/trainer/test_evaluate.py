@@ -10,6 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from edge.errors import InputError
 from tests.conftest import Outcome
@@ -18,7 +19,8 @@ from trainer.datasets import open_dataset
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluate import METRICS, Metric, _baseline, _ig, evaluate, interval
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Pair, SkdSettings, Student, load_student
+from trainer.models.student import Pair, SkdSettings, Student, TinyHDSettings, load_student
+from trainer.models.tinyhd import Variant
 from trainer.predict import Map, StudentPredictor, open_predictor
 from trainer.sheet import CELL, contact_sheet
 
@@ -239,6 +241,43 @@ def test_a_student_that_looks_back_by_seconds_is_given_that_frame(tmp_path: Path
     for index, saliency in enumerate(far):
         pair = frames[max(0, index - 2)], frames[index]
         np.testing.assert_array_equal(list(near.maps("a", pair))[1][1], saliency)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("variant", "length"), [("S", 18), ("M", 20), ("M", 5)])
+def test_a_clips_student_gives_each_frame_its_map(
+    variant: Variant, length: int, tmp_path: Path, one_thread: None
+) -> None:
+    settings = TinyHDSettings(variant, 8, height=32, width=32)
+    torch.manual_seed(0)
+    network = settings.build().eval()
+    Student("clips", settings, network, {}).save(tmp_path / "clips.safetensors")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (length, 32, 32, 3), np.uint8)
+    frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(images)]
+    predictor = StudentPredictor(str(tmp_path / "clips.safetensors"))
+    told = list(predictor.maps("a", iter(frames)))
+    assert [frame.index for frame, _ in told] == list(range(length))
+    prepare = settings.preprocessing()
+    # S: a clip ends at each frame. M: blocks 0 to 15, ..., and the last one ends at the last frame.
+    lasts = [i if variant == "S" else min(i // 16 * 16 + 15, length - 1) for i in range(length)]
+    clips = {
+        last: np.stack([prepare(images[max(0, i)])[0] for i in range(last - 15, last + 1)], axis=1)
+        for last in lasts
+    }
+    with torch.inference_mode():
+        fused = network(torch.from_numpy(np.stack(list(clips.values())))).fused
+    expected = dict(zip(clips, fused.numpy(), strict=True))
+    for index, (last, (_, saliency)) in enumerate(zip(lasts, told, strict=True)):
+        np.testing.assert_allclose(saliency, expected[last][index - last - 1], atol=1e-5)
+    assert list(predictor.maps("a", iter(()))) == []
 
 
 def test_release_and_student_of_a_name_agree(real: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_command_describes_a_recipes_networks(command: Callable[..., Outcome
     assert outcome.code == 0, outcome.err
     rows = [line.split() for line in outcome.out.splitlines()]
     found = [
-        (row[1], row[3], row[-4], row[-2])
+        (row[1], row[3], row[-6], row[-4])
         for row in rows
         if {"teachers", "students", "network"} & set(row[1:2]) and "x" in row
     ]

@@ -5,12 +5,25 @@ from pathlib import Path
 import pytest
 
 from edge.errors import InputError
-from trainer.recipes import FOLDER, SkdRecipe, load_recipe
+from trainer.recipes import FOLDER, SkdRecipe, TinyHDRecipe, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_sound(path: Path) -> None:
     recipe = load_recipe(path.stem)
+    if isinstance(recipe, TinyHDRecipe):
+        assert recipe.name == path.stem == f"tinyhd-{recipe.student.variant.lower()}-rc{recipe.student.rc}"
+        assert (
+            list(recipe.stages)
+            == {
+                1: ["teacher", "student"],
+                2: ["teacher", "assistant-rc1", "student"],
+                4: ["teacher", "assistant-rc1", "assistant-rc2", "student"],
+                8: [],
+            }[recipe.student.rc]
+        )
+        assert all(table.schedule == "steps" for table in recipe.stages.values())
+        return
     assert isinstance(recipe, SkdRecipe)
     assert recipe.name.endswith(str(recipe.student.resolution))
     assert recipe.settings().head == ("density" if recipe.loss == "mse" else "log_density")
@@ -43,6 +56,32 @@ def test_changes_are_checked_like_the_file() -> None:
 def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_recipe("skd-64", changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student.variant": "L"}, "student.variant: .*'S' or 'M', got 'L'"),
+        ({"student.height": "100"}, "student.height: .*multiple of 32, got 100"),
+        ({"student.decoders": "[]"}, "one or more of D1, D2, D3, each once"),
+        ({"student.decoders": "['D1', 'D1']"}, "one or more of D1, D2, D3, each once"),
+        ({"student.decoders": "['D4']"}, "student.decoders.0: .*'D1', 'D2' or 'D3', got 'D4'"),
+        ({"data.kind": "kitti"}, "data.kind: .*'hollywood2' or 'videos', got 'kitti'"),
+        ({"data.kind": "dhf1k"}, "data.kind dhf1k needs data.root"),
+        ({"data.root": "."}, "a data set's: set data.kind"),
+        ({"data.kind": "videos", "data.root": "."}, "videos have no truth to train the teacher on"),
+        ({"teacher.steps": "0"}, "teacher.weights names no teacher trained before"),
+        ({"assistants.rc": "[2, 1]"}, "assistants.rc must rise, and stay below the student's rc 4"),
+        ({"assistants.rc": "[1, 4]"}, "assistants.rc must rise, and stay below the student's rc 4"),
+        ({"assistants.rc": "[]"}, "assistants need one rc or more, and steps"),
+        ({"distillation.steps": "0"}, "nothing to keep"),
+        ({"world.frames": "15"}, "world.frames must be 16 or more"),
+    ],
+)
+def test_a_bad_value_of_tinyhds_is_named(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as told:
+        load_recipe("tinyhd-s-rc4", changes)
+    assert "\n" not in str(told.value)
 
 
 def test_a_bad_file_is_named(tmp_path: Path) -> None:

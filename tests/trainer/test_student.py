@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from edge.errors import InputError
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import SkdSettings, Student, load_student
+from trainer.models.student import SkdSettings, Student, TinyHDSettings, as_skd, as_tinyhd, load_student
 from trainer.recipes import SkdRecipe, load_recipe
 
 
@@ -26,6 +26,22 @@ def test_it_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
     for key, value in student.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[key], value)
     assert not again.network.training
+
+
+def test_a_student_of_clips_comes_back_as_it_was(tmp_path: Path) -> None:
+    settings = TinyHDSettings("M", 8, ("D2", "D1"), 64, 96)
+    student = Student("clips", settings, settings.build().eval(), {})
+    student.save(tmp_path / "s.safetensors")
+    again = load_student(tmp_path / "s.safetensors")
+    assert again.settings == settings
+    assert (settings.delay_frames, TinyHDSettings("S").delay_frames) == (15, 0)
+    assert as_tinyhd(again)[1].maps == 16
+    for key, value in student.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[key], value)
+    with pytest.raises(InputError, match="student clips is of kind tinyhd; expected skd"):
+        as_skd(again)
+    with pytest.raises(InputError, match=r"frames of 64 x 100; expected multiples of 32"):
+        TinyHDSettings("M", width=100, height=64)
 
 
 def test_the_shipped_student_says_how_it_was_trained() -> None:

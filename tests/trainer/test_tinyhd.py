@@ -13,7 +13,14 @@ from edge.errors import InputError
 from trainer.hierarchical import hierarchical, kl
 from trainer.models.describe import multiply_accumulates
 from trainer.models.hd2s import HD2S
-from trainer.models.mobilenet3d import REDUCTIONS, MobileNet3D, Reduction, _unfolded, group_means
+from trainer.models.mobilenet3d import (
+    REDUCTIONS,
+    ImageNetScaling,
+    MobileNet3D,
+    Reduction,
+    _unfolded,
+    group_means,
+)
 from trainer.models.student import parameter_count
 from trainer.models.tinyhd import DECODERS, LEVELS, MAPS, Maps, TinyHD, Variant
 
@@ -61,6 +68,18 @@ def test_the_encoders_levels_are_the_papers(meta: Tensor, coarse_times: int, exp
     encoder = MobileNet3D(1, coarse_times)  # type: ignore[arg-type]
     shapes = [tuple(x.shape[1:]) for x in encoder(meta)]
     assert shapes == [(28, 8, 96, 128), (24, 4, 48, 64), (136, 2, 24, 32), (520, expected, 12, 16)]
+
+
+def test_the_encoder_turns_the_houses_scaling_into_imagenets() -> None:
+    image = torch.randint(0, 256, (2, 3, 16, 4, 4)).float()
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (image / 255 - mean.view(3, 1, 1, 1)) / deviation.view(3, 1, 1, 1)
+    torch.testing.assert_close(ImageNetScaling()(image / 127.5 - 1), expected, atol=1e-5, rtol=1e-5)
+    encoder = MobileNet3D(8)
+    seen: list[Tensor] = []
+    encoder.stem.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    encoder((image / 127.5 - 1).repeat(1, 1, 1, 8, 8))
+    torch.testing.assert_close(seen[0][..., :4, :4], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_frame_is_unfolded_as_torch_does() -> None:

@@ -166,17 +166,24 @@ class Clip:
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[LabelledFrame]:
         """Yield the frames from `start` to before `stop`; unreadable ones are left out and recorded."""
-        for index, image in self._pictures.read(start, min(len(self), len(self) if stop is None else stop)):
-            size = image.shape[:2]
-            density = self._label("density", index, size)
-            fixations = self._label("fixations", index, size)
+        for index, image in self.images(start, len(self) if stop is None else stop):
+            fixations = self._label("fixations", index, image.shape[:2])
             yield LabelledFrame(
                 index,
                 image,
-                None if density is None else density.astype(np.float32) / np.float32(255),
+                self.density(index, image),
                 None if fixations is None else _points(fixations, self._blobs),
                 self._box(index),
             )
+
+    def images(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        """Yield index and image from `start` to before `stop`; unreadable ones are left out and recorded."""
+        yield from self._pictures.read(start, min(len(self), stop))
+
+    def density(self, index: int, image: Image) -> Density | None:
+        """Return the density of the frame at an index, which is `image`; None where there is none."""
+        label = self._label("density", index, image.shape[:2])
+        return None if label is None else label.astype(np.float32) / np.float32(255)
 
     def fixation_shares(self, index: int) -> NDArray[np.float64]:
         """Return the frame's fixations (N, 2), row and column as shares of height and width, imageless."""

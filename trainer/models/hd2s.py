@@ -129,10 +129,10 @@ def _space(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class HD2S(nn.Module):
-    """Clip (N, 3, 16, H, W) to one saliency map and four conspicuity maps; 29.6 M parameters.
+    """Clip (N, 3, 16, H, W), RGB in -1 to 1, to one saliency map and four conspicuity maps.
 
-    The map is that of the clip's last frame. Slide the clip by a frame for a map a frame: for student
-    M's clip the windows end at each of its own frames.
+    It has 29.6 M parameters. The map is that of the clip's last frame. Slide the clip by a frame for a
+    map a frame: for student M's clip the windows end at each of its own frames.
 
     Raises:
         InputError: on call, a clip whose shape does not fit.

@@ -24,6 +24,9 @@ CLIP = 16
 MULTIPLE = 32
 """The sides of a clip are multiples of this."""
 
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, of RGB in 0 to 1: what torchvision's weights expect."""
+
 Triple = tuple[int, int, int]
 
 
@@ -80,6 +83,27 @@ def inverted_residual(
     return nn.Sequential(*layers, *unit(inner, outputs, act=False))
 
 
+class ImageNetScaling(nn.Module):
+    """From the house's scaling, v / 127.5 - 1, to that by ImageNet's mean and deviation: a fixed layer.
+
+    It belongs to the network, and not to preprocessing, so that every student is given frames alike.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, deviation = torch.tensor([MEAN, DEVIATION]).view(2, 1, 3, 1, 1, 1)
+        self.register_buffer("scale", 0.5 / deviation, persistent=False)
+        self.register_buffer("offset", (0.5 - mean) / deviation, persistent=False)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Return the clip (N, 3, T, H, W), scaled."""
+        scaled: Tensor = clip * self.scale + self.offset
+        return scaled
+
+
 class _Residual(nn.Module):
     """An inverted residual with its skip, where shapes allow."""
 
@@ -94,7 +118,7 @@ class _Residual(nn.Module):
 
 
 class MobileNet3D(nn.Module):
-    """Clip (N, 3, 16, H, W), by ImageNet's mean and deviation, to features x0 to x3, finest first.
+    """Clip (N, 3, 16, H, W), in -1 to 1, to features x0 to x3, finest first.
 
     The outputs of all 18 blocks are tapped, concatenated per scale and, but for the first block's,
     unfolded to twice the side by PixelShuffle(2) in each frame. At rc 1 and 192 x 256 they are
@@ -117,6 +141,7 @@ class MobileNet3D(nn.Module):
         )
         self._coarse_times = coarse_times
         channels, times = reduced(32, rc), CLIP // 2
+        self.scaling = ImageNetScaling()
         self.stem = nn.Sequential(*unit(3, channels, (3, 3, 3), (2, 2, 2), (1, 1, 1)))
         scale = nn.Sequential()
         self.scales = nn.ModuleList([scale])
@@ -142,7 +167,7 @@ class MobileNet3D(nn.Module):
 
     def forward(self, clip: Tensor) -> list[Tensor]:
         """Return x0 (stride 2) to x3 (stride 16)."""
-        x = self.stem(clip)
+        x = self.stem(self.scaling(clip))
         tapped = []
         for scale in self.scales:
             outputs = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -17,7 +17,9 @@ from edge.errors import InputError
 from edge.files import written_file
 from edge.preprocess import Preprocessing
 from edge.release import LONGEST_LAG_S
+from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
 from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
+from trainer.models.tinyhd import DECODERS, MAPS, TinyHD, Variant
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent.parent / "students"
@@ -93,7 +95,44 @@ class SkdSettings:
         return SpatiotemporalNetwork()
 
 
-KINDS: dict[str, Callable[..., Settings]] = {"skd": SkdSettings}
+@dataclass(frozen=True)
+class TinyHDSettings:
+    """What a TinyHD student is; its input is a clip of 16 frames of `height` x `width`."""
+
+    variant: Variant
+    rc: Reduction = 1
+    decoders: Sequence[str] = tuple(DECODERS)
+    height: int = 192
+    width: int = 256
+    kind: Literal["tinyhd"] = "tinyhd"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decoders", tuple(self.decoders))  # a file has them as a list
+        if self.height % MULTIPLE or self.width % MULTIPLE or min(self.height, self.width) <= 0:
+            raise InputError(
+                f"no TinyHD student for frames of {self.height} x {self.width}; expected multiples of "
+                f"{MULTIPLE}, as 192 x 256"
+            )
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how frames become this student's input."""
+        return Preprocessing(self.width, self.height)
+
+    @property
+    def delay_frames(self) -> int:
+        """Return 15 for M, whose clip's first frame waits for the last; 0 for S."""
+        return CLIP - 1 if MAPS[self.variant] > 1 else 0
+
+    def build(self) -> TinyHD:
+        """Return its network, untrained.
+
+        Raises:
+            InputError: an unknown variant, reduction or decoder.
+        """
+        return TinyHD(self.variant, self.rc, self.decoders)
+
+
+KINDS: dict[str, Callable[..., Settings]] = {"skd": SkdSettings, "tinyhd": TinyHDSettings}
 """Settings by kind of student, from the values that a student's file keeps."""
 
 
@@ -178,6 +217,17 @@ def as_skd(student: Student) -> tuple[SkdSettings, SpatiotemporalNetwork]:
     if isinstance(student.settings, SkdSettings) and isinstance(student.network, SpatiotemporalNetwork):
         return student.settings, student.network
     raise InputError(f"student {student.name} is of kind {student.settings.kind}; expected skd")
+
+
+def as_tinyhd(student: Student) -> tuple[TinyHDSettings, TinyHD]:
+    """Return a TinyHD student's settings and network.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if isinstance(student.settings, TinyHDSettings) and isinstance(student.network, TinyHD):
+        return student.settings, student.network
+    raise InputError(f"student {student.name} is of kind {student.settings.kind}; expected tinyhd")
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -165,7 +165,7 @@ DECODERS = {"D1": Hierarchical, "D2": TopDown, "D3": Aggregation}
 
 
 class TinyHD(nn.Module):
-    """Clip (N, 3, 16, H, W), by ImageNet's mean and deviation, to saliency maps; S: 1 a clip, M: 16.
+    """Clip (N, 3, 16, H, W), RGB in -1 to 1, to saliency maps; S: 1 a clip, M: 16.
 
     `rc`: what the encoder's widths are divided by. `decoders`: which of D1, D2 and D3 there are.
 
