@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from export.fp16 import to_fp16
-from export.graphs import OPSET, PairForm, folded, to_onnx
+from export.graphs import OPSET, folded, to_onnx
 from tests.export.conftest import random_student
+from trainer.models.forms import forms_of
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Student, as_skd
 
@@ -39,7 +40,7 @@ def paired(student: Student, frames: np.ndarray) -> np.ndarray:
     """Return PyTorch's maps of a clip, each frame with its neighbour, the end with itself."""
     ahead = student.settings.delay_frames
     others = [*frames[1:], frames[-1]] if ahead else [frames[0], *frames[:-1]]
-    module = PairForm(student).eval()
+    module = forms_of(student).modules["pair"]
     with torch.inference_mode():
         return np.stack(
             [
@@ -67,7 +68,7 @@ def test_the_pair_form_has_the_batch_asked_for(student: Student, batch: int | No
         frames, others = clip(student, 2 * size).reshape(2, size, 3, 32, 32)
         maps = opened.run(None, {"frame": frames, "other": others})[0]
         with torch.inference_mode():
-            expected = PairForm(student).eval()(torch.from_numpy(frames), torch.from_numpy(others))
+            expected = forms_of(student).modules["pair"](torch.from_numpy(frames), torch.from_numpy(others))
         np.testing.assert_allclose(maps, expected.numpy(), atol=1e-5)
 
 

@@ -39,8 +39,8 @@ _STAGES = 6
 _ENDS = (1, 2, 4, 5)
 """The last stage at each of `STRIDES`."""
 _WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
-    1: (32, 48, 64, 96),
-    2: (32, 48, 64, 96),
+    1: (24, 48, 64, 96),
+    2: (24, 48, 64, 96),
     4: (16, 32, 48, 64),
 }
 """Channels of the decoders at levels x0 to x3."""
@@ -168,8 +168,7 @@ class _Level(nn.Module):
         out: Tensor = self.lateral(features)
         if self.memory is not None:
             out = out + self.memory(features, recall)
-        out = self.act(out)
-        return out
+        return self.act(out)  # type: ignore[no-any-return]
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
@@ -295,9 +294,11 @@ class StreamingNetwork(nn.Module):
 
         frames = clip.transpose(1, 2).flatten(0, 1)
         fused, parts = self._maps(frames, recall)
-        whole = {name: _resized(part, frames).view(fused.shape) for name, part in parts.items()}
-        maps = {name: part.unflatten(0, (count, steps))[:, :, 0] for name, part in whole.items()}
-        return Maps(fused.unflatten(0, (count, steps))[:, :, 0], maps)
+        whole = {name: _resized(part, frames)[:, 0] for name, part in parts.items()}
+        return Maps(
+            fused[:, 0].unflatten(0, (count, steps)),
+            {name: part.unflatten(0, (count, steps)) for name, part in whole.items()},
+        )
 
     def step(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and the new states.
@@ -323,5 +324,5 @@ class StreamingNetwork(nn.Module):
         parts: dict[str, Tensor] = {}
         for decoder in self.decoders:
             parts |= {name: raw.sigmoid() for name, raw in decoder(levels).items()}
-        raw = self.fusion(torch.cat(list(parts.values()), dim=1))
-        return _resized(raw, frames).sigmoid(), parts
+        fused = self.fusion(torch.cat(list(parts.values()), dim=1)).sigmoid()
+        return _resized(fused, frames), parts

@@ -17,6 +17,7 @@ from edge.errors import InputError
 from edge.files import written_file
 from edge.preprocess import Preprocessing
 from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
+from trainer.models.streaming import REDUCTIONS, SIZES, Reduction, StreamingNetwork
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent.parent / "students"
@@ -82,7 +83,37 @@ class SkdSettings:
         return SpatiotemporalNetwork()
 
 
-KINDS: dict[str, Callable[..., Settings]] = {"skd": SkdSettings}
+@dataclass(frozen=True)
+class StreamingSettings:
+    """What a streaming student is: the size of its frames in pixels, and its channel reduction."""
+
+    height: int
+    width: int
+    rc: Reduction
+    kind: Literal["stream"] = "stream"
+
+    def __post_init__(self) -> None:
+        if (self.height, self.width) not in SIZES or self.rc not in REDUCTIONS:
+            raise InputError(
+                f"no streaming student for {self.height} x {self.width} at rc {self.rc}; expected "
+                f"{' or '.join(f'{h} x {w}' for h, w in SIZES)} and rc {', '.join(map(str, REDUCTIONS))}"
+            )
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how frames become this student's input."""
+        return Preprocessing(self.width, self.height)
+
+    @property
+    def delay_frames(self) -> int:
+        """Return 0: no frame waits for another."""
+        return 0
+
+    def build(self) -> StreamingNetwork:
+        """Return its network, untrained."""
+        return StreamingNetwork(self.rc)
+
+
+KINDS: dict[str, Callable[..., Settings]] = {"skd": SkdSettings, "stream": StreamingSettings}
 """Settings by kind of student, from the values that a student's file keeps."""
 
 
