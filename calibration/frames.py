@@ -68,8 +68,9 @@ def read_frames(
         golden = golden or first
         held = found[-(len(found) // 4) :] if len(found) >= FEW else []
         apart = [window for start, window in found if held and start + length <= held[0][0]]
-        windows += apart or [window for _, window in found]
-        held_out += [window for _, window in (held if apart else found)]
+        enough = len(apart) >= FEW // 2
+        windows += apart if enough else [window for _, window in found]
+        held_out += [window for _, window in (held if enough else found)]
     names = ", ".join(source.name for source in sources)
     if max(float(window.std(axis=(1, 2)).max()) for window in windows) < 1:
         raise InputError(

@@ -106,8 +106,8 @@ def export(
         "held out" if len(footage.held_out) < len(footage.windows) else "the same: too few to hold any out"
     )
     print(
-        f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's in fp32 "
-        f"on {len(footage.held_out)}, {apart}"
+        f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
+        f"in fp32 on {len(footage.held_out)}, {apart}"
     )
 
 

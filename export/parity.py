@@ -34,13 +34,12 @@ def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
     the student is paired with the next frame.
     """
     forms, prepare = forms_of(student), student.settings.preprocessing()
+    maps = []
     with torch.inference_mode():
-        return [
-            forms.whole(torch.from_numpy(np.stack([prepare(frame) for frame in window], axis=2)))[
-                0, 0
-            ].numpy()
-            for window in windows
-        ]
+        for window in windows:
+            frames = np.stack([prepare(frame) for frame in window], axis=2)
+            maps.append(forms.whole(torch.from_numpy(frames))[0, 0].numpy())
+    return maps
 
 
 class GraphUnderTest:

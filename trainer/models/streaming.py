@@ -286,19 +286,18 @@ class StreamingNetwork(nn.Module):
             )
         count, steps = shape[0], shape[2]
 
+        def by_clip(x: Tensor) -> Tensor:
+            return x.reshape(count, steps, *x.shape[1:])
+
         def recall(memory: Memory, cached: Tensor) -> Tensor:
-            frames = cached.unflatten(0, (count, steps))
-            frames = F.pad(frames, (0, 0, 0, 0, 0, 0, memory.frames, 0))
+            frames = F.pad(by_clip(cached), (0, 0, 0, 0, 0, 0, memory.frames, 0))
             ages = range(0, memory.frames + 1, memory.dilation)
             return torch.cat([frames[:, age : age + steps] for age in ages], dim=2).flatten(0, 1)
 
         frames = clip.transpose(1, 2).flatten(0, 1)
         fused, parts = self._maps(frames, recall)
-        whole = {name: _resized(part, frames)[:, 0] for name, part in parts.items()}
-        return Maps(
-            fused[:, 0].unflatten(0, (count, steps)),
-            {name: part.unflatten(0, (count, steps)) for name, part in whole.items()},
-        )
+        whole = {name: by_clip(_resized(part, frames)[:, 0]) for name, part in parts.items()}
+        return Maps(by_clip(fused[:, 0]), whole)
 
     def step(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and the new states.
