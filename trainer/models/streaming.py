@@ -76,6 +76,8 @@ class _InvertedResidual(nn.Module):
             _unit(inner, outputs, act=False),
         )
         self.skip = skip
+        if skip:  # what a block adds starts small: deep random networks turn rounding into noise
+            nn.init.constant_(self.layers[-1][1].weight, 0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
@@ -185,7 +187,9 @@ class Hierarchical(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(_InvertedResidual(width, width, EXPANSION), _InvertedResidual(width, 1, EXPANSION))
+            nn.Sequential(
+                _InvertedResidual(width, width, EXPANSION, skip=True), _InvertedResidual(width, 1, EXPANSION)
+            )
             for width in widths
         )
 
@@ -217,7 +221,7 @@ class _Node(nn.Module):
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
         self.descent = _descent(coarse, fine)
-        self.block = _InvertedResidual(fine, fine, EXPANSION)
+        self.block = _InvertedResidual(fine, fine, EXPANSION, skip=True)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         out: Tensor = self.block(fine + _resized(self.descent(coarse), fine))
