@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -102,9 +103,8 @@ def export(
             else f"CC {1 - verified.tolerance:.3f}",
         )
     Console().print(table)
-    apart = (
-        "held out" if len(footage.held_out) < len(footage.windows) else "the same: too few to hold any out"
-    )
+    same = np.array_equal(footage.windows, footage.held_out)
+    apart = "the same: too few to hold any out" if same else "held out"
     print(
         f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
         f"in fp32 on {len(footage.held_out)}, {apart}"

@@ -61,7 +61,7 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     # A tensor each: the exporter would take one tensor given twice for one input.
     arguments = [torch.zeros(batch or 2, 3, size.height, size.width) for _ in frames]
     arguments += [torch.full(state.shape, state.start) for state in states]
-    return _export(
+    return traced(
         folded(forms.modules[form]),
         tuple(arguments),
         [*frames, *(state.input for state in states)],
@@ -70,13 +70,14 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     )
 
 
-def _export(
+def traced(
     module: nn.Module,
     arguments: tuple[Tensor, ...],
     inputs: Sequence[str],
     outputs: Sequence[str],
-    dynamic: bool,
+    dynamic: bool = False,
 ) -> onnx.ModelProto:
+    """Return a module's graph for arguments of these shapes; `dynamic`: of any batch."""
     axes = tuple({0: torch.export.Dim("batch")} for _ in arguments) if dynamic else None
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

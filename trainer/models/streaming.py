@@ -70,14 +70,15 @@ class _InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         inner = inputs * expansion
+        project = _unit(inner, outputs, act=False)
         self.layers = nn.Sequential(
             *([_unit(inputs, inner)] if expansion > 1 else []),
             _unit(inner, inner, kernel, stride, groups=inner),
-            _unit(inner, outputs, act=False),
+            project,
         )
         self.skip = skip
-        if skip:  # what a block adds starts small: deep random networks turn rounding into noise
-            nn.init.constant_(self.layers[-1][1].weight, 0.2)
+        if skip:  # what a block adds starts small: a deep random network turns rounding into noise
+            nn.init.constant_(project.get_parameter("1.weight"), 0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
