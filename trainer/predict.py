@@ -66,32 +66,38 @@ class StudentPredictor:
     def __init__(self, name: str) -> None:
         import torch
 
+        from trainer.models.forms import forms_of
+
         student = students.load_student(name)
-        self._settings, self._network = students.as_skd(student)
+        self._forms, self._settings = forms_of(student), student.settings
         self.description = f"student {student.name}, PyTorch {torch.__version__}"
 
     def maps(self, clip: str, frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Map]]:
-        """Yield frames and maps; where a clip ends, a frame is its own neighbour."""
-        settings = self._settings
-        prepare = settings.preprocessing()
-        last: tuple[LabelledFrame, Map] | None = None
-        for frame in frames:
-            tensor = prepare(frame.image)
-            if settings.pair == "previous":
-                yield frame, self._map(tensor, last[1] if last else tensor)
-            elif last:
-                yield last[0], self._map(last[1], tensor)
-            last = frame, tensor
-        if settings.pair == "next" and last:
-            yield last[0], self._map(last[1], last[1])
-
-    def _map(self, frame: Map, other: Map) -> Map:
+        """Yield frames and maps from a fresh start; at the end the last frame is its own successor."""
         import torch
 
-        with torch.inference_mode():
-            raw = self._network(torch.from_numpy(frame), torch.from_numpy(other))
-            saliency: Map = students.saliency(raw, self._settings.head)[0, 0].numpy()
-        return saliency
+        prepare, step = self._settings.preprocessing(), self._forms.modules["stream"]
+        states = [torch.full(state.shape, state.start) for state in self._forms.states]
+
+        def infer(tensor: torch.Tensor) -> Map:
+            with torch.inference_mode():
+                saliency, *states[:] = step(tensor, *states)
+            taken: Map = saliency[0, 0].numpy()
+            return taken
+
+        waiting: deque[LabelledFrame] = deque()
+        preroll = self._forms.preroll
+        for frame in frames:
+            tensor = torch.from_numpy(prepare(frame.image))
+            for _ in range(preroll):
+                infer(tensor)
+            preroll = 0
+            waiting.append(frame)
+            saliency = infer(tensor)
+            if len(waiting) > self._settings.delay_frames:
+                yield waiting.popleft(), saliency
+        while waiting:
+            yield waiting.popleft(), infer(tensor)
 
 
 class FolderPredictor:
