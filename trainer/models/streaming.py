@@ -1,7 +1,7 @@
 """A streaming student of our own: TinyHD's heterogeneous decoders and hierarchical maps (Hu et al., WACV
 2023, arXiv 2301.04619, section 3) on a causal network that takes one frame at a time.
 
-The encoder is the first six stages of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights.
+The encoder is the beginning of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights.
 All that looks back is in `Memory`: a convolution over time and space, computed as one in two dimensions
 over cached frames. The clip form and the step form share every weight and every other line, so
 streamed maps are the clip's. Widths and the frames looked at are ours (docs/networks.md, docs/adr/0005).
@@ -35,7 +35,8 @@ TAPS = 3
 WINDOW = (TAPS - 1) * max(DILATIONS) + 1
 """Frames that a map depends on, its own the last."""
 EXPANSION = 2
-_STAGES = 6
+_STAGES = (*STAGES[:5], (*STAGES[5][:4], 2))
+"""EfficientNet-Lite0's beginning, which ends with two of the four blocks at 192 channels."""
 _ENDS = (1, 2, 4, 5)
 """The last stage at each of `STRIDES`."""
 _WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
@@ -98,7 +99,7 @@ class Encoder(nn.Module):
         self.stem = _unit(3, channels, 3, 2)
         self.stages = nn.ModuleList()
         self.channels: list[int] = []
-        for index, (expansion, kernel, stride, width, blocks) in enumerate(STAGES[:_STAGES]):
+        for index, (expansion, kernel, stride, width, blocks) in enumerate(_STAGES):
             stage = nn.Sequential()
             for block in range(blocks):
                 stage.append(
@@ -178,10 +179,6 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear")
 
 
-def _descent(coarse: int, fine: int) -> _InvertedResidual:
-    return _InvertedResidual(coarse, fine, EXPANSION)
-
-
 class Hierarchical(nn.Module):
     """D1: a branch of its own for each level, a single map from each."""
 
@@ -205,7 +202,9 @@ class TopDown(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.descents = nn.ModuleList(map(_descent, widths[1:], widths[:-1]))
+        self.descents = nn.ModuleList(
+            _InvertedResidual(coarse, fine, EXPANSION) for fine, coarse in pairwise(widths)
+        )
         self.head = _InvertedResidual(widths[0], 1, EXPANSION)
 
     def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -221,7 +220,7 @@ class _Node(nn.Module):
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
-        self.descent = _descent(coarse, fine)
+        self.descent = _unit(coarse, fine, act=False)
         self.block = _InvertedResidual(fine, fine, EXPANSION, skip=True)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
