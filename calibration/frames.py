@@ -27,8 +27,8 @@ class CalibrationFrames:
     """Footage at the student's size, uint8 BGR, and where from.
 
     Windows are (N, length, height, width, 3), each of consecutive frames: `windows` to find ranges on,
-    `held_out` to judge them on, from other parts of the footage (the same windows where there are
-    fewer than `FEW` of a source). `golden`: (n, height, width, 3), the footage's first frames.
+    `held_out` to judge them on, from other parts of the footage (the same windows where a source has
+    fewer than `FEW`, or is too short for both). `golden`: (n, height, width, 3), the footage's first frames.
     """
 
     windows: NDArray[np.uint8]
@@ -43,12 +43,12 @@ class CalibrationFrames:
 
 
 def read_frames(
-    sources: Sequence[Source], preprocessing: Preprocessing, length: int = 2, most: int = MOST
+    sources: Sequence[Source], preprocessing: Preprocessing, length: int, most: int = MOST
 ) -> CalibrationFrames:
     """Read up to `most` windows of `length` frames, spread evenly over the sources.
 
-    The last quarter of each source's windows is held out; one window between is left out, so that
-    no frame is in both.
+    The last quarter of each source's windows is held out; those before that share frames with them are
+    left out, so that no frame is in both.
 
     Raises:
         InputError: no sources; one is shorter than a window; nothing is to be seen in any.
@@ -66,9 +66,11 @@ def read_frames(
                 f"{source.name} has fewer than {length} frames; expected footage of a flight: give more"
             )
         golden = golden or first
-        held = len(found) // 4 if len(found) >= FEW else 0
-        windows += found[: -held - (length - 1)] if held else found
-        held_out += found[-held:] if held else found
+        held = found[-(len(found) // 4) :] if len(found) >= FEW else []
+        apart = [window for start, window in found if held and start + length <= held[0][0]]
+        enough = len(apart) >= FEW // 2
+        windows += apart if enough else [window for _, window in found]
+        held_out += [window for _, window in (held if enough else found)]
     names = ", ".join(source.name for source in sources)
     if max(float(window.std(axis=(1, 2)).max()) for window in windows) < 1:
         raise InputError(
@@ -80,11 +82,13 @@ def read_frames(
 
 def _windows(
     source: Source, preprocessing: Preprocessing, length: int, most: int
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    """Return up to `most` windows, spread over the source however long it is, and its first frames."""
+) -> tuple[list[tuple[int, NDArray[np.uint8]]], list[NDArray[np.uint8]]]:
+    """Return up to `most` windows, each with its first frame's number, spread over the source however
+    long it is; and the source's first frames.
+    """
     recent: deque[NDArray[np.uint8]] = deque(maxlen=length)
     first: list[NDArray[np.uint8]] = []
-    found: list[NDArray[np.uint8]] = []
+    found: list[tuple[int, NDArray[np.uint8]]] = []
     stride = 1
     for frame in source:
         recent.append(preprocessing.resize(frame.image))
@@ -92,7 +96,7 @@ def _windows(
             first.append(recent[-1])
         start = frame.index - length + 1
         if len(recent) == length and start % stride == 0:
-            found.append(np.stack(recent))
+            found.append((start, np.stack(recent)))
             if len(found) == 2 * most:  # too many: keep every other one, and go on in that stride
                 found, stride = found[::2], 2 * stride
     kept = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)

@@ -101,6 +101,7 @@ def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], flavour: Flavo
         return False
     first, second = weights[node.input[1]].dims[:2]
     outputs, inputs = (second, first) if node.op_type == "ConvTranspose" else (first, second)
+    inputs *= next((a.i for a in node.attribute if a.name == "group" and node.op_type == "Conv"), 1)
     return bool(inputs >= LEAST_CHANNELS and outputs >= LEAST_CHANNELS)
 
 
@@ -110,7 +111,7 @@ def _groups(
     """Return every tensor to quantise with the tensors that share its scale, itself included."""
     nodes = list(nodes)
     producer = {output: node for node in nodes for output in node.output}
-    relu = {node.input[0]: node.output[0] for node in nodes if node.op_type == "Relu"}
+    relu = {node.input[0]: node.output[0] for node in nodes if node.op_type in {"Relu", "Clip"}}
     group: dict[str, frozenset[str]] = {}
     placed: set[str] = set()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ _METHODS = {
 
 def collect_ranges(
     model: onnx.ModelProto,
-    feeds: Sequence[Feed],
+    feeds: Iterable[Feed],
     method: Method,
     on_feeds: Callable[[int], None] = lambda count: None,
 ) -> Ranges:
@@ -46,7 +46,9 @@ def collect_ranges(
     """
     if method not in METHODS:
         raise InputError(f"unknown calibration method {method!r}; expected one of {', '.join(METHODS)}")
-    if not feeds:
+    rest = iter(feeds)
+    chunk = list(islice(rest, CHUNK))
+    if not chunk:
         raise InputError("no calibration frames; expected real footage: give --frames SOURCE")
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
@@ -57,10 +59,10 @@ def collect_ranges(
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=_METHODS[method],
         )
-        rest = iter(feeds)
-        while chunk := list(islice(rest, CHUNK)):
+        while chunk:
             calibrator.collect_data(_Feeds(chunk))
             on_feeds(len(chunk))
+            chunk = list(islice(rest, CHUNK))
         found = calibrator.compute_data()
     ranges = {}
     for name, data in found.data.items():

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
@@ -18,6 +19,7 @@ from edge.files import PendingFolder
 from edge.sources import open_source
 from export.engine import build_engines
 from export.make import ENGINES, make_release, ours_in_release
+from trainer.models.forms import forms_of
 from trainer.models.student import load_student
 
 ERR = Console(stderr=True)
@@ -47,14 +49,14 @@ def _status(words: str) -> Status:
     type=click.IntRange(min=1),
     default=MOST,
     show_default=True,
-    help="Frame pairs at most, spread over the footage.",
+    help="Windows of frames at most, spread over the footage.",
 )
 @click.option(
     "--form",
     "forms",
     type=click.Choice(["stream", "pair"]),
     multiple=True,
-    help="Only this form (default: both).",
+    help="Only this form (default: all that the student has).",
 )
 def export(
     student: str,
@@ -74,13 +76,14 @@ def export(
         sources = [open_source(name) for name in frames]
         for source in sources:
             opened.callback(source.close)
-        footage = read_frames(sources, loaded.settings.preprocessing(), most=calibration_frames)
+        window = forms_of(loaded).window
+        footage = read_frames(sources, loaded.settings.preprocessing(), window, calibration_frames)
     with _status("export") as status:
         made = make_release(
             loaded,
             footage,
             out,
-            forms or ("stream", "pair"),
+            forms,
             method,
             lambda step: status.update(escape(f"export {loaded.name}: {step}")),
         )
@@ -100,12 +103,11 @@ def export(
             else f"CC {1 - verified.tolerance:.3f}",
         )
     Console().print(table)
-    apart = (
-        "held out" if len(footage.held_out) < len(footage.windows) else "the same: too few to hold any out"
-    )
+    same = np.array_equal(footage.windows, footage.held_out)
+    apart = "the same: too few to hold any out" if same else "held out"
     print(
-        f"{method} ranges from {len(footage.windows)} frame pairs; maps against PyTorch's in fp32 "
-        f"on {len(footage.held_out)}, {apart}"
+        f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
+        f"in fp32 on {len(footage.held_out)}, {apart}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A student as fp32 ONNX graphs: batch norm folded, in pair form and in streaming form."""
+"""A student's forms as fp32 ONNX graphs, batch norm folded."""
 
 from __future__ import annotations
 
@@ -12,94 +12,93 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edge.release import Form, State
+from edge.errors import InputError
+from edge.release import Form
+from trainer.models.forms import forms_of
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
-from trainer.models.student import Student, as_skd, saliency
+from trainer.models.student import Student
 
 OPSET = 20
 """Q/DQ on float16 needs 19; ONNX Runtime's quantiser refuses 21 and above."""
 FRAME, OTHER, SALIENCY = "frame", "other", "saliency"
 
 
-class PairForm(nn.Module):
-    """frame, other (N, 3, R, R) to the frame's saliency (N, 1, R, R)."""
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        settings, network = as_skd(student)
-        self.network, self.head = folded(network), settings.head
-
-    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
-        """Return the saliency map of `frame`."""
-        return saliency(self.network(frame, other), self.head)
-
-
-class StreamForm(nn.Module):
-    """frame (1, 3, R, R) and the trunk's features of the one before, to saliency and features.
-
-    The trunk runs once a frame. Paired with the previous frame, the map is the new frame's; paired
-    with the next, it is that of the frame before: a delay of one frame.
-    """
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        settings, network = as_skd(student)
-        self.network, self.head = folded(network), settings.head
-        self.ahead = settings.pair == "next"
-
-    def forward(self, frame: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the saliency map and the trunk's features of `frame`."""
-        features = self.network.trunk(frame)
-        pair = (before, features) if self.ahead else (features, before)
-        return saliency(self.network.fuse(*pair), self.head), features
-
-
-def folded(network: SpatiotemporalNetwork) -> SpatiotemporalNetwork:
-    """Return a copy whose batch norms and feature difference are folded into the convolutions."""
-    network = copy.deepcopy(network).eval()
-    for block in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
+def folded(module: nn.Module) -> nn.Module:
+    """Return a copy whose batch norms and differences of features are folded into the convolutions."""
+    module = copy.deepcopy(module).eval()
+    for block in [m for m in module.modules() if isinstance(m, nn.Sequential)]:
         if len(block) > 1 and isinstance(block[1], nn.BatchNorm2d):
             convolution = block[0]
             assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d))
             transposed = isinstance(convolution, nn.ConvTranspose2d)
             block[0] = fuse_conv_bn_eval(convolution, block[1], transpose=transposed)
             block[1] = nn.Identity()
-    network.fold_change()
-    return network
+    for parent in list(module.modules()):
+        for name, network in parent.named_children():
+            if isinstance(network, SpatiotemporalNetwork):
+                setattr(parent, name, _ChangeFolded(network))
+    return module
 
 
-def states(student: Student) -> tuple[State, ...]:
-    """Return what the streaming form carries."""
-    settings, _ = as_skd(student)
-    side = settings.resolution // 4
-    return (State("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s),)
+class _ChangeFolded(SpatiotemporalNetwork):
+    """SKD's network with the difference of features in a convolution: A f + B (f - g) = (A + B) f - B g."""
+
+    def __init__(self, network: SpatiotemporalNetwork) -> None:
+        """Take the parts of a network over, which is of no use afterwards."""
+        super().__init__()
+        self.trunk, self.decoder = network.trunk, network.decoder
+        self.spatial, self.temporal = network.spatial, network.temporal
+        first = self.temporal.get_submodule("0.0")
+        assert isinstance(first, nn.Conv2d)
+        first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES:]
+        first.weight.data[:, FEATURES:].neg_()
+
+    def fuse(self, features: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map."""
+        temporal = self.temporal(torch.cat([features, other], dim=1))
+        raw: Tensor = self.decoder(torch.cat([self.spatial(features), temporal], dim=1))
+        return raw
+
+
+def inputs_of(form: Form) -> tuple[str, ...]:
+    """Return the names of the frames that a form takes."""
+    return (FRAME,) if form == "stream" else (FRAME, OTHER)
 
 
 def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
-    """Return the fp32 graph. `batch`: None leaves the pair form's batch dynamic."""
-    side = as_skd(student)[0].resolution
-    frame = torch.zeros(batch or 2, 3, side, side)
-    module: nn.Module
-    if form == "stream":
-        carried = states(student)[0]
-        module = StreamForm(student)
-        features = torch.zeros(frame.shape[0], *carried.shape[1:])
-        arguments: tuple[Tensor, ...] = (frame, features)
-        inputs, outputs = [FRAME, carried.input], [SALIENCY, carried.output]
-    else:
-        # Two tensors: the exporter would take one tensor given twice for one input.
-        module, arguments = PairForm(student), (frame, frame.clone())
-        inputs, outputs = [FRAME, OTHER], [SALIENCY]
-    return _export(module.eval(), arguments, inputs, outputs, dynamic=batch is None)
+    """Return the fp32 graph. `batch`: None leaves it dynamic; a stream has its states' batch, 1.
+
+    Raises:
+        InputError: the student has no such form.
+    """
+    forms = forms_of(student)
+    if form not in forms.modules:
+        raise InputError(
+            f"student {student.name} has no {form} form; it has {', '.join(forms.modules)}: "
+            "leave --form out, or choose one of these"
+        )
+    size = student.settings.preprocessing()
+    frames, states = inputs_of(form), forms.states if form == "stream" else ()
+    # A tensor each: the exporter would take one tensor given twice for one input.
+    arguments = [torch.zeros(batch or 2, 3, size.height, size.width) for _ in frames]
+    arguments += [torch.full(state.shape, state.start) for state in states]
+    return traced(
+        folded(forms.modules[form]),
+        tuple(arguments),
+        [*frames, *(state.input for state in states)],
+        [SALIENCY, *(state.output for state in states)],
+        dynamic=batch is None,
+    )
 
 
-def _export(
+def traced(
     module: nn.Module,
     arguments: tuple[Tensor, ...],
     inputs: Sequence[str],
     outputs: Sequence[str],
-    dynamic: bool,
+    dynamic: bool = False,
 ) -> onnx.ModelProto:
+    """Return a module's graph for arguments of these shapes; `dynamic`: of any batch."""
     axes = tuple({0: torch.export.Dim("batch")} for _ in arguments) if dynamic else None
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -120,5 +119,7 @@ def _export(
         logging.getLogger("torch.onnx").setLevel(level)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:  # where in the code each comes from: a quarter of a small graph's bytes
+        node.ClearField("metadata_props")
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -18,10 +18,10 @@ from edge.files import written_folder
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
 from export.fp16 import to_fp16
-from export.parity import GraphUnderTest, golden_set, prepared, reference_maps, verify
+from export.parity import GraphUnderTest, golden_set, reference_maps, verify
+from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-GOLDEN_FRAMES = 8
 ENGINES = "engines"
 """The sub-folder where `aerogaze build` puts what it compiles; not part of the release."""
 
@@ -30,26 +30,25 @@ def make_release(
     student: Student,
     frames: CalibrationFrames,
     folder: Path,
-    forms: Sequence[Form] = ("stream", "pair"),
+    forms: Sequence[Form] = (),
     method: Method = "entropy",
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Release:
-    """Export a student into `folder`, whole or not at all.
+    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all.
 
     Raises:
-        InputError: the folder cannot be written, or holds other files.
+        InputError: the folder cannot be written, or holds other files; the student lacks a form.
         CheckError: a graph is further from PyTorch than its tolerance.
     """
-    preprocessing = student.settings.preprocessing()
-    calibrating, held_out = (prepared(w, preprocessing) for w in (frames.windows, frames.held_out))
+    run = forms_of(student)
+    forms = tuple(forms) or tuple(run.modules)
     golden = golden_set(student, frames)
-    expected = reference_maps(student, held_out)
-    states = graphs.states(student)
+    expected = reference_maps(student, frames.held_out)
     made: list[Graph] = []
     with written_folder(folder, ours=ours_in_release) as path:
         for form in forms:
             batch = 1 if form == "stream" else None
-            kept = [graphs.FRAME, graphs.OTHER, graphs.SALIENCY]
+            kept = [*graphs.inputs_of(form), graphs.SALIENCY]
 
             def add(
                 model: onnx.ModelProto,
@@ -59,8 +58,8 @@ def make_release(
                 batch: int | None = batch,
             ) -> GraphUnderTest:
                 on_step(f"{form} {precision}" + (f" for {engine}" if engine != "any" else ""))
-                tested = GraphUnderTest(model, form, states, student, plain=engine == "tensorrt")
-                verified = verify(tested, precision, engine, held_out, expected, golden)
+                tested = GraphUnderTest(model, form, student, plain=engine == "tensorrt")
+                verified = verify(tested, precision, engine, frames.held_out, expected, golden)
                 suffix = "" if engine == "any" else f".{engine}"
                 graph = Graph(f"{form}.{precision}{suffix}.onnx", form, precision, engine, batch, verified)
                 onnx.save(model, path / graph.file)
@@ -71,7 +70,7 @@ def make_release(
             fp32 = add(model, "fp32")
             add(to_fp16(model, kept), "fp16")
             on_step(f"{form} ranges")
-            ranges = collect_ranges(model, [fp32.feed(clip) for clip in calibrating], method)
+            ranges = collect_ranges(model, map(fp32.feed, frames.windows), method)
             add(quantise(model, ranges, CPU), "int8", "onnxruntime")
             add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
         np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
@@ -79,19 +78,19 @@ def make_release(
             folder=path,
             name=student.name,
             student=vars(student.settings),
-            preprocessing=preprocessing,
-            inputs=(graphs.FRAME, graphs.OTHER),
+            preprocessing=student.settings.preprocessing(),
+            inputs=graphs.inputs_of("pair" if "pair" in run.modules else "stream"),
             output=graphs.SALIENCY,
             delay_frames=student.settings.delay_frames,
-            preroll=1,
-            states=states if "stream" in forms else (),
+            preroll=run.preroll,
+            states=run.states if "stream" in forms else (),
             graphs=tuple(made),
             trained=student.trained,
             calibrated={
                 "method": method,
                 "source": frames.source,
-                "windows": len(calibrating),
-                "held_out": len(held_out),
+                "windows": len(frames.windows),
+                "held_out": len(frames.held_out),
                 "frames_sha256": frames.sha256,
                 "onnxruntime": ort.__version__,
                 "torch": torch.__version__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,54 +14,38 @@ from numpy.typing import NDArray
 
 from calibration.frames import CalibrationFrames
 from edge.errors import CheckError
+from edge.frames import Tensor
 from edge.metrics import cc, kld, max_error
-from edge.preprocess import Preprocessing
-from edge.release import Engine, Form, Precision, State, Verified
-from export.graphs import FRAME, OTHER, SALIENCY, PairForm
+from edge.release import Engine, Form, Precision, Verified
+from export.graphs import FRAME, SALIENCY, inputs_of
+from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-Maps = NDArray[np.float32]
-Windows = NDArray[np.uint8]
+Map = NDArray[np.float32]
+Window = NDArray[np.uint8]
+"""Consecutive frames (length, height, width, 3), BGR, at the student's size."""
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "int8": 2e-2}
 """fp32: largest absolute difference of maps in [0, 1]. fp16 and int8: 1 - mean CC with fp32's maps."""
 
 
-def prepared(windows: Windows, preprocessing: Preprocessing) -> list[list[Maps]]:
-    """Return each window (length, height, width, 3) as a list of inputs (1, 3, height, width)."""
-    return [[preprocessing(frame) for frame in window] for window in windows]
-
-
-def reference_maps(student: Student, clips: Sequence[Sequence[Maps]]) -> list[Maps]:
+def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
     """Return PyTorch's map (H, W) of each window's judged frame: the last, or the one before where
     the student is paired with the next frame.
     """
-    module = PairForm(student).eval()
+    forms, prepare = forms_of(student), student.settings.preprocessing()
     maps = []
     with torch.inference_mode():
-        for clip in clips:
-            frame, other = pair(student, clip)
-            maps.append(module(torch.from_numpy(frame), torch.from_numpy(other))[0, 0].numpy())
+        for window in windows:
+            frames = np.stack([prepare(frame) for frame in window], axis=2)
+            maps.append(forms.whole(torch.from_numpy(frames))[0, 0].numpy())
     return maps
-
-
-def pair(student: Student, clip: Sequence[Maps]) -> tuple[Maps, Maps]:
-    """Return the judged frame of a window and its neighbour."""
-    before, last = clip[-2:]
-    return (before, last) if student.settings.delay_frames else (last, before)
 
 
 class GraphUnderTest:
     """An ONNX graph opened for measuring, with the feeds that each form takes."""
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        form: Form,
-        states: Sequence[State],
-        student: Student,
-        plain: bool,
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, form: Form, student: Student, plain: bool) -> None:
         """`plain`: run the operators as they are written.
 
         ONNX Runtime quantises float16 biases of graphs made for TensorRT by itself, and overflows.
@@ -73,57 +57,61 @@ class GraphUnderTest:
         self._session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._form, self._states, self._student = form, states, student
+        self._form, self._ahead = form, student.settings.delay_frames > 0
+        self._prepare = student.settings.preprocessing()
+        self._states = forms_of(student).states if form == "stream" else ()
         kinds = {i.name: i.type for i in self._session.get_inputs()}
         self._kind = {
-            s.input: np.float16 if kinds[s.input] == "tensor(float16)" else np.float32
-            for s in states
-            if form == "stream"
+            s.input: np.float16 if kinds[s.input] == "tensor(float16)" else np.float32 for s in self._states
         }
 
-    def feed(self, clip: Sequence[Maps]) -> dict[str, Maps]:
+    def feed(self, window: Window) -> dict[str, Tensor]:
         """Return the inputs for a window's judged frame: for a stream, with the states before it."""
+        *before, last = [self._prepare(frame) for frame in window]
         if self._form == "pair":
-            return dict(zip((FRAME, OTHER), pair(self._student, clip), strict=True))
+            pair = (before[-1], last) if self._ahead else (last, before[-1])
+            return dict(zip(inputs_of("pair"), pair, strict=True))
         carried: dict[str, NDArray[Any]] = {
             s.input: np.full(s.shape, s.start, self._kind[s.input]) for s in self._states
         }
-        for frame in clip[:-1]:
+        for frame in before:
             values = self._session.run([s.output for s in self._states], {FRAME: frame, **carried})
             carried = {s.input: value for s, value in zip(self._states, values, strict=True)}
-        return {FRAME: clip[-1], **carried}
+        return {FRAME: last, **carried}
 
-    def map(self, clip: Sequence[Maps]) -> Maps:
+    def map(self, window: Window) -> Map:
         """Return the map (H, W) of a window's judged frame."""
-        result: Maps = self._session.run([SALIENCY], self.feed(clip))[0][0, 0]
+        result: Map = self._session.run([SALIENCY], self.feed(window))[0][0, 0]
         return result
 
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Consecutive frames as windows, each ending at (or, with look-ahead, beginning at) its frame."""
+    """Windows for each of some consecutive frames, a clip's first, with PyTorch's maps of these."""
 
-    clips: Sequence[Sequence[Maps]]
-    maps: Sequence[Maps]
+    windows: Sequence[Window]
+    maps: Sequence[Map]
 
 
 def golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
-    """Return the footage's first frames with PyTorch's maps; at a clip's end a frame pairs with itself."""
+    """Return the footage's first frames with PyTorch's maps, as a clip by itself.
+
+    Before it a stream has its preroll, if any; at its end the last frame follows itself.
+    """
+    forms, delay = forms_of(student), student.settings.delay_frames
     clip = frames.golden
-    if student.settings.delay_frames:
-        windows = np.stack([clip, np.concatenate([clip[1:], clip[-1:]])], axis=1)
-    else:
-        windows = np.stack([np.concatenate([clip[:1], clip[:-1]]), clip], axis=1)
-    clips = prepared(windows, student.settings.preprocessing())
-    return GoldenSet(clips, reference_maps(student, clips))
+    padded = np.concatenate([clip[:1]] * forms.preroll + [clip] + [clip[-1:]] * delay)
+    ends = range(1 + forms.preroll + delay, len(padded) + 1)
+    windows = [padded[max(0, end - forms.window) : end] for end in ends]
+    return GoldenSet(windows, reference_maps(student, windows))
 
 
 def verify(
     graph: GraphUnderTest,
     precision: Precision,
     engine: Engine,
-    clips: Sequence[Sequence[Maps]],
-    expected: Sequence[Maps],
+    windows: Iterable[Window],
+    expected: Sequence[Map],
     golden: GoldenSet,
 ) -> Verified:
     """Compare a graph's maps with the expected ones, and note how like the golden maps it gets.
@@ -131,7 +119,7 @@ def verify(
     Raises:
         CheckError: the graph is further off than `TOLERANCES` allows.
     """
-    maps = [graph.map(clip) for clip in clips]
+    maps = [graph.map(window) for window in windows]
     errors = [max_error(a, b) for a, b in zip(maps, expected, strict=True)]
     likeness = float(np.mean([cc(a, b) for a, b in zip(maps, expected, strict=True)]))
     divergence = float(np.mean([kld(a, b) for a, b in zip(maps, expected, strict=True)]))
@@ -143,5 +131,5 @@ def verify(
             f"the {precision} graph for {engine} engines is not the student: {what} {off:.2e}, "
             f"expected at most {tolerance:.0e}; nothing was written"
         )
-    least = min(cc(graph.map(clip), map_) for clip, map_ in zip(golden.clips, golden.maps, strict=True))
+    least = min(cc(graph.map(w), map_) for w, map_ in zip(golden.windows, golden.maps, strict=True))
     return Verified(len(maps), max(errors), likeness, divergence, tolerance, least)

@@ -12,28 +12,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from calibration.frames import CalibrationFrames
 from edge import pipeline
+from edge.frames import Tensor
 from edge.machine import this_machine
 from edge.metrics import auc_judd
 from edge.model import SaliencyModel
+from edge.onnx_runner import OnnxRunner
 from edge.preprocess import Preprocessing
 from edge.release import load
 from edge.runner import open_runner
 from edge.sinks.jsonl import JsonlSink
 from edge.sources import open_source
 from edge.world import World
+from export import graphs
 from export.make import make_release
+from trainer.models.forms import forms_of
+from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import SkdSettings, Student
+from trainer.models.streaming import Reduction
+from trainer.models.student import SkdSettings, StreamingSettings, Student
+from trainer.models.tinyhd import MAPS, TinyHD, Variant
 
 OUT = Path("out/bench.json")
 Row = tuple[str, float, str, float, bool]
@@ -92,6 +101,58 @@ def engine_rows(folder: Path) -> list[Row]:
         ("R=32 streaming int8 over PyTorch eager pair", seconds["eager"] / seconds["int8"], "x", 8, True),
         ("R=32 streaming int8 over its own fp32", seconds["fp32"] / seconds["int8"], "x", 1.4, True),
     ]
+
+
+class ClipForm(torch.nn.Module):
+    """TinyHD's clip to its fused maps, in one graph."""
+
+    def __init__(self, network: TinyHD) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        """Return the fused maps (1, steps, H, W)."""
+        fused: torch.Tensor = self.network(clip).fused
+        return fused
+
+
+def streaming_rows(folder: Path) -> list[Row]:
+    """The streaming student against TinyHD-S and -M, 192 x 256, batch 1: fp32, ONNX Runtime, two threads.
+
+    Delay in frames: the streaming student and S, slid by a frame, have none. M's blocks of 16 frames
+    make the first map wait for 15 others.
+    """
+    size = 192, 256
+    reductions: tuple[Reduction, ...] = (1, 4)
+    bounds: tuple[tuple[Variant, float, int], ...] = (("S", 10, 0), ("M", 4, CLIP - 1))
+    rows: list[Row] = []
+    for rc in reductions:
+        torch.manual_seed(0)
+        settings = StreamingSettings(*size, rc)
+        student = Student("stream", settings, settings.build().eval(), {})
+        place, states = folder / f"stream-{rc}.onnx", forms_of(student).states
+        onnx.save(graphs.to_onnx(student, "stream", 1), place)
+        stream = OnnxRunner(place, {"frame": (1, 3, *size)}, {"saliency": (1, 1, *size)}, states, 2)
+        clip = torch.rand(1, 3, CLIP, *size) * 2 - 1
+        frames = [{"frame": frame.numpy()} for frame in clip.unbind(2)]
+
+        def streamed(runner: OnnxRunner = stream, feeds: list[dict[str, Tensor]] = frames) -> None:
+            for feed in feeds:  # as many maps as M's in a call, so that what came before weighs alike
+                runner.infer(feed)
+
+        contenders: dict[str, Callable[[], object]] = {"stream": streamed}
+        for variant, steps in MAPS.items():
+            place = folder / f"tinyhd-{variant}-{rc}.onnx"
+            onnx.save(graphs.traced(ClipForm(TinyHD(variant, rc)).eval(), (clip,), ["clip"], ["maps"]), place)
+            whole = OnnxRunner(place, {"clip": tuple(clip.shape)}, {"maps": (1, steps, *size)}, threads=2)
+            contenders[variant] = partial(whole.infer, {"clip": clip.numpy()})
+        seconds = turns(contenders, calls=2, rounds=8)
+        print(f"rc {rc}, seconds a call:", seconds)
+        for variant, bound, late in bounds:
+            ratio = seconds[variant] / MAPS[variant] / (seconds["stream"] / CLIP)
+            what = f"rc {rc}, 192x256: streaming maps/s over TinyHD-{variant}'s ({late} frames late, we 0)"
+            rows.append((what, ratio, "x", bound, True))
+    return rows
 
 
 def pipeline_rows(clip: Path, folder: Path) -> list[Row]:
@@ -218,7 +279,8 @@ def main() -> None:
             for image in images:
                 writer.write(image)
         writer.release()
-        rows = [*engine_rows(folder), *pipeline_rows(clip, folder), *process_rows(clip, folder)]
+        rows = [*engine_rows(folder), *streaming_rows(folder)]
+        rows += [*pipeline_rows(clip, folder), *process_rows(clip, folder)]
         rows += metric_rows()
     machine = this_machine()
     table = Table(title=f"{machine.cpu}, {machine.cores} cores", title_justify="left")

@@ -149,8 +149,12 @@ class StudentPredictor:
 
     def __init__(self, name: str, fps: float = FPS) -> None:
         student = students.load_student(name)
-        tinyhd = isinstance(student.settings, students.TinyHDSettings)
-        self._by: Predictor = _Clips(student) if tinyhd else _pairs(student, fps)
+        by: dict[str, Callable[[], Predictor]] = {
+            "skd": lambda: _pairs(student, fps),
+            "tinyhd": lambda: _Clips(student),
+            "stream": lambda: _Stream(student),
+        }
+        self._by = by[student.settings.kind]()
         self.description = self._by.description
 
     def maps(
@@ -253,6 +257,32 @@ class _Clips:
             clip = torch.from_numpy(np.stack(list(seen), axis=1))[None].to(device())
             saliency: Map = self._network(clip).fused[0].float().cpu().numpy()
         return saliency
+
+
+class _Stream:
+    """A streaming student, a frame at a time."""
+
+    def __init__(self, student: students.Student) -> None:
+        from trainer.models.forms import forms_of
+
+        forms = forms_of(student)
+        self._step, self._states = forms.modules["stream"].to(device()), forms.states
+        self._prepare = student.settings.preprocessing()
+        self.description = _described(student)
+
+    def maps(
+        self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
+    ) -> Iterator[tuple[LabelledFrame, Map]]:
+        """Yield frames and maps (height, width) from a fresh start."""
+        import torch
+
+        carried = [torch.full(state.shape, state.start, device=device()) for state in self._states]
+        for frame in frames:
+            tensor = torch.from_numpy(self._prepare(frame.image)).to(device())
+            with torch.inference_mode():
+                saliency, *carried = self._step(tensor, *carried)
+            if frame.index % every == 0:
+                yield frame, saliency[0, 0].float().cpu().numpy()
 
 
 class FolderPredictor:

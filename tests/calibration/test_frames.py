@@ -44,7 +44,7 @@ def numbers(windows: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("length", [40, 239, 999, 1400, 3000])
 def test_windows_are_spread_over_all_of_the_footage(length: int, told: bool) -> None:
-    footage = read_frames([Numbered(length, told=told)], PREPARE, most=100)
+    footage = read_frames([Numbered(length, told=told)], PREPARE, 2, most=100)
     starts = numbers(np.concatenate([footage.windows, footage.held_out]))[:, 0]
     assert min(100, length - 1) - 1 <= len(starts) <= 100
     assert starts[0] == 0
@@ -63,22 +63,29 @@ def test_windows_are_consecutive_and_held_out_frames_are_no_others() -> None:
 
 
 def test_few_windows_serve_twice() -> None:
-    footage = read_frames([Numbered(5)], PREPARE)
+    footage = read_frames([Numbered(5)], PREPARE, 2)
     np.testing.assert_array_equal(footage.windows, footage.held_out)
+
+
+def test_long_windows_of_short_footage_serve_twice_rather_than_share_frames() -> None:
+    short, long = (read_frames([Numbered(length)], PREPARE, 9) for length in (20, 40))
+    np.testing.assert_array_equal(short.windows, short.held_out)
+    assert len(long.held_out) == 8
+    assert numbers(long.windows).max() < numbers(long.held_out).min()
 
 
 def test_no_source_is_dropped() -> None:
     sources: list[Source] = [Numbered(20, str(number)) for number in range(7)]
-    assert len(read_frames(sources, PREPARE, most=3).windows) == 7
+    assert len(read_frames(sources, PREPARE, 2, most=3).windows) == 7
 
 
 def test_the_hash_is_of_the_windows() -> None:
-    first, second = (read_frames([Numbered(length)], PREPARE) for length in (50, 51))
-    assert first.sha256 == read_frames([Numbered(50)], PREPARE).sha256 != second.sha256
+    first, second = (read_frames([Numbered(length)], PREPARE, 2) for length in (50, 51))
+    assert first.sha256 == read_frames([Numbered(50)], PREPARE, 2).sha256 != second.sha256
 
 
 def test_bad_footage_is_named() -> None:
     with pytest.raises(InputError, match="no calibration frames"):
-        read_frames([], PREPARE)
+        read_frames([], PREPARE, 2)
     with pytest.raises(InputError, match="short has fewer than 2 frames"):
-        read_frames([Numbered(40), Numbered(1, "short")], PREPARE)
+        read_frames([Numbered(40), Numbered(1, "short")], PREPARE, 2)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from export.fp16 import to_fp16
-from export.graphs import OPSET, PairForm, folded, to_onnx
+from export.graphs import OPSET, folded, to_onnx
 from tests.export.conftest import random_student
+from trainer.models.forms import forms_of
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Student, as_skd
 
@@ -39,7 +40,7 @@ def paired(student: Student, frames: np.ndarray) -> np.ndarray:
     """Return PyTorch's maps of a clip, each frame with its neighbour, the end with itself."""
     ahead = student.settings.delay_frames
     others = [*frames[1:], frames[-1]] if ahead else [frames[0], *frames[:-1]]
-    module = PairForm(student).eval()
+    module = forms_of(student).modules["pair"]
     with torch.inference_mode():
         return np.stack(
             [
@@ -67,7 +68,7 @@ def test_the_pair_form_has_the_batch_asked_for(student: Student, batch: int | No
         frames, others = clip(student, 2 * size).reshape(2, size, 3, 32, 32)
         maps = opened.run(None, {"frame": frames, "other": others})[0]
         with torch.inference_mode():
-            expected = PairForm(student).eval()(torch.from_numpy(frames), torch.from_numpy(others))
+            expected = forms_of(student).modules["pair"](torch.from_numpy(frames), torch.from_numpy(others))
         np.testing.assert_allclose(maps, expected.numpy(), atol=1e-5)
 
 
@@ -79,14 +80,16 @@ def test_every_resolution_exports(side: int) -> None:
     np.testing.assert_allclose(maps, paired(student, frames), atol=1e-5)
 
 
-def test_batch_norm_is_folded_and_nothing_else_changed(student: Student) -> None:
+def test_batch_norm_and_the_difference_are_folded_and_nothing_else_changed(student: Student) -> None:
     model = to_onnx(student, "stream", 1)
     operators = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operators
     assert model.opset_import[0].version == OPSET
     frame, other = torch.rand(2, 1, 3, 32, 32)
-    network = as_skd(student)[1]
-    torch.testing.assert_close(folded(network)(frame, other), network(frame, other), atol=1e-5, rtol=1e-5)
+    pair = forms_of(student).modules["pair"]
+    once = folded(pair)
+    assert sum(node.op_type == "Sub" for node in model.graph.node) == 1  # the head's
+    torch.testing.assert_close(once(frame, other), pair(frame, other), atol=1e-5, rtol=1e-5)
 
 
 def test_fp16_keeps_frames_and_maps_in_fp32(student: Student) -> None:

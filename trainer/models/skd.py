@@ -117,7 +117,6 @@ class SpatiotemporalNetwork(nn.Module):
         self.spatial = SpatialBranch()
         self.temporal = TemporalBranch()
         self.decoder = Decoder(256)
-        self._change_folded = False
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
@@ -129,19 +128,9 @@ class SpatiotemporalNetwork(nn.Module):
         The trunk's features of one step are those of the neighbour in the step after: carried from
         frame to frame, the trunk runs once a frame and the result is the pair's, exactly.
         """
-        pair = torch.cat([features, other], dim=1) if self._change_folded else _change(features, other)
-        raw: Tensor = self.decoder(torch.cat([self.spatial(features), self.temporal(pair)], dim=1))
+        branches = [self.spatial(features), self.temporal(_change(features, other))]
+        raw: Tensor = self.decoder(torch.cat(branches, dim=1))
         return raw
-
-    def fold_change(self) -> None:
-        """Take the difference of features into the convolution: A f + B (f - g) = (A + B) f - B g."""
-        if self._change_folded:
-            return
-        first = self.temporal.get_submodule("0.0")
-        assert isinstance(first, nn.Conv2d)
-        first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES:]
-        first.weight.data[:, FEATURES:].neg_()
-        self._change_folded = True
 
     def take(self, spatial: SpatialStudent, temporal: TemporalStudent) -> None:
         """Carry the students' weights over: stage 2's weight transfer (section III-C).

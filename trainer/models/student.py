@@ -17,6 +17,7 @@ from edge.errors import InputError
 from edge.files import written_file
 from edge.preprocess import Preprocessing
 from edge.release import LONGEST_LAG_S
+from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
 from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
 from trainer.models.tinyhd import DECODERS, MAPS, TinyHD, Variant
@@ -132,7 +133,42 @@ class TinyHDSettings:
         return TinyHD(self.variant, self.rc, self.decoders)
 
 
-KINDS: dict[str, Callable[..., Settings]] = {"skd": SkdSettings, "tinyhd": TinyHDSettings}
+@dataclass(frozen=True)
+class StreamingSettings:
+    """What a streaming student is: the size of its frames in pixels, and its channel reduction."""
+
+    height: int
+    width: int
+    rc: streaming.Reduction
+    kind: Literal["stream"] = "stream"
+
+    def __post_init__(self) -> None:
+        if (self.height, self.width) not in streaming.SIZES or self.rc not in streaming.REDUCTIONS:
+            raise InputError(
+                f"no streaming student for {self.height} x {self.width} at rc {self.rc}; expected "
+                f"{' or '.join(f'{h} x {w}' for h, w in streaming.SIZES)} "
+                f"and rc {', '.join(map(str, streaming.REDUCTIONS))}"
+            )
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how frames become this student's input."""
+        return Preprocessing(self.width, self.height)
+
+    @property
+    def delay_frames(self) -> int:
+        """Return 0: no frame waits for another."""
+        return 0
+
+    def build(self) -> streaming.StreamingNetwork:
+        """Return its network, untrained."""
+        return streaming.StreamingNetwork(self.rc)
+
+
+KINDS: dict[str, Callable[..., Settings]] = {
+    "skd": SkdSettings,
+    "tinyhd": TinyHDSettings,
+    "stream": StreamingSettings,
+}
 """Settings by kind of student, from the values that a student's file keeps."""
 
 

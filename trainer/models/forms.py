@@ -1,0 +1,123 @@
+"""How a student is run, whatever its kind: as a stream with states, and on whole windows of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from edge.errors import InputError
+from edge.release import Form, State
+from trainer.models.skd import FEATURES, SpatiotemporalNetwork
+from trainer.models.streaming import STRIDES, WINDOW, StreamingNetwork
+from trainer.models.student import Head, SkdSettings, StreamingSettings, Student, as_skd, saliency
+
+
+@dataclass(frozen=True)
+class Forms:
+    """A student's network in the forms that it can be exported in.
+
+    `modules`: "stream" takes a frame (1, 3, H, W) and the states, "pair" a frame and its neighbour; both
+    give the saliency map (1, 1, H, W), a stream then the new states. `window`: the frames, in a row, that
+    a map depends on; the judged one is the last but for those that the student waits for. `preroll`: how
+    often a stream is fed its first frame before the map counts. `whole`: a window (1, 3, T, H, W) to
+    the judged frame's map as it was trained; a shorter window is a clip's beginning.
+    """
+
+    modules: Mapping[Form, nn.Module]
+    states: tuple[State, ...]
+    window: int
+    preroll: int
+    whole: Callable[[Tensor], Tensor]
+
+
+def forms_of(student: Student) -> Forms:
+    """Return how a student is run.
+
+    Raises:
+        InputError: its kind cannot be run by itself.
+    """
+    if isinstance(student.settings, SkdSettings):
+        return _skd(*as_skd(student))
+    if isinstance(student.settings, StreamingSettings) and isinstance(student.network, StreamingNetwork):
+        return _streaming(student.settings, student.network)
+    raise InputError(f"student {student.name} is of kind {student.settings.kind}; expected skd or stream")
+
+
+class SkdPair(nn.Module):
+    """frame, other (N, 3, R, R) to the frame's saliency (N, 1, R, R)."""
+
+    def __init__(self, network: SpatiotemporalNetwork, head: Head) -> None:
+        super().__init__()
+        self.network, self.head = network, head
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return the saliency map of `frame`."""
+        return saliency(self.network(frame, other), self.head)
+
+
+class SkdStream(nn.Module):
+    """frame (1, 3, R, R) and the trunk's features of the one before, to saliency and features.
+
+    The trunk runs once a frame. Paired with the previous frame, the map is the new frame's; paired
+    with the next, it is that of the frame before: a delay of one frame.
+    """
+
+    def __init__(self, network: SpatiotemporalNetwork, head: Head, ahead: bool) -> None:
+        super().__init__()
+        self.network, self.head, self.ahead = network, head, ahead
+
+    def forward(self, frame: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the saliency map and the trunk's features of `frame`."""
+        features = self.network.trunk(frame)
+        pair = (before, features) if self.ahead else (features, before)
+        return saliency(self.network.fuse(*pair), self.head), features
+
+
+class StreamingStep(nn.Module):
+    """frame (1, 3, H, W) and what three memories hold, to saliency and what they hold now."""
+
+    def __init__(self, network: StreamingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frame: Tensor, x0: Tensor, x1: Tensor, x2: Tensor) -> tuple[Tensor, ...]:
+        """Return the saliency map and the new states."""
+        return self.network.step(frame, x0, x1, x2)
+
+
+def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
+    pair = SkdPair(network, settings.head)
+    side, ahead = settings.resolution // 4, settings.delay_frames > 0
+
+    def whole(window: Tensor) -> Tensor:
+        before, last = window[:, :, -2], window[:, :, -1]
+        maps: Tensor = pair(before, last) if ahead else pair(last, before)
+        return maps
+
+    return Forms(
+        modules={"stream": SkdStream(network, settings.head, ahead), "pair": pair},
+        states=(State("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s),),
+        window=2,
+        preroll=1,
+        whole=whole,
+    )
+
+
+def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Forms:
+    states = tuple(
+        State(
+            f"past_{name}",
+            f"past_{name}_out",
+            (1, memory.frames * memory.channels, settings.height // stride, settings.width // stride),
+            0.0,
+        )
+        for name, memory, stride in zip(("x0", "x1", "x2"), network.memories, STRIDES, strict=False)
+    )
+
+    def whole(window: Tensor) -> Tensor:
+        maps: Tensor = network(window).fused[:, -1:]
+        return maps
+
+    return Forms({"stream": StreamingStep(network)}, states, WINDOW, 0, whole)

@@ -1,0 +1,331 @@
+"""A streaming student of our own: TinyHD's heterogeneous decoders and hierarchical maps (Hu et al., WACV
+2023, arXiv 2301.04619, section 3) on a causal network that takes one frame at a time.
+
+The encoder is the beginning of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights.
+All that looks back is in `Memory`: a convolution over time and space, computed as one in two dimensions
+over cached frames. The clip form and the step form share every weight and every other line, so
+streamed maps are the clip's. Widths and the frames looked at are ours (docs/networks.md, docs/adr/0005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edge.errors import InputError
+from trainer.models.efficientnet_lite import STAGES, EfficientNetLite0
+from trainer.models.mobilenet3d import group_means
+from trainer.models.tinyhd import LEVELS, Maps
+
+Reduction = Literal[1, 2, 4]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+SIZES = ((192, 256), (96, 128))
+"""Heights and widths that there are students for."""
+STRIDES = (4, 8, 16, 32)
+"""Of the levels x0 to x3, against the frame."""
+DILATIONS = (2, 4, 4)
+"""Frames between those that x0, x1 and x2 look at; x3 sees its own frame alone."""
+TAPS = 3
+"""Frames that a level looks at: its own, and those one and two dilations before."""
+WINDOW = (TAPS - 1) * max(DILATIONS) + 1
+"""Frames that a map depends on, its own the last."""
+EXPANSION = 2
+_STAGES = (*STAGES[:5], (*STAGES[5][:4], 2))
+"""EfficientNet-Lite0's beginning, which ends with two of the four blocks at 192 channels."""
+_ENDS = (1, 2, 4, 5)
+"""The last stage at each of `STRIDES`."""
+_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
+    1: (24, 48, 64, 96),
+    2: (24, 48, 64, 96),
+    4: (16, 32, 48, 64),
+}
+"""Channels of the decoders at levels x0 to x3."""
+_CACHED: dict[Reduction, tuple[int, int, int]] = {1: (16, 16, 32), 2: (16, 16, 32), 4: (8, 16, 16)}
+"""Channels of a cached frame at levels x0 to x2."""
+
+Recall = Callable[["Memory", Tensor], Tensor]
+"""From a memory and the features that it caches, (N, channels, h, w), to these of all its taps
+(N, 3 channels, h, w), oldest first."""
+
+
+def _unit(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
+) -> nn.Sequential:
+    layers = nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3),
+    )
+    return layers.append(nn.ReLU6()) if act else layers
+
+
+class _InvertedResidual(nn.Module):
+    """Expand, depthwise, project; with a skip where asked for."""
+
+    def __init__(
+        self, inputs: int, outputs: int, expansion: int, kernel: int = 3, stride: int = 1, skip: bool = False
+    ) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        project = _unit(inner, outputs, act=False)
+        self.layers = nn.Sequential(
+            *([_unit(inputs, inner)] if expansion > 1 else []),
+            _unit(inner, inner, kernel, stride, groups=inner),
+            project,
+        )
+        self.skip = skip
+        if skip:  # what a block adds starts small: a deep random network turns rounding into noise
+            nn.init.constant_(project.get_parameter("1.weight"), 0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return x + out if self.skip else out
+
+
+class Encoder(nn.Module):
+    """Frame (N, 3, H, W), scaled x/127.5 - 1, to features at strides 4, 8, 16 and 32.
+
+    Padding is symmetric, so that no engine needs a layer for it. Borders apart, this is the published
+    network on the frame moved by some pixels, and the published weights fit.
+    """
+
+    def __init__(self, rc: Reduction) -> None:
+        super().__init__()
+        channels = 32 // rc
+        self.stem = _unit(3, channels, 3, 2)
+        self.stages = nn.ModuleList()
+        self.channels: list[int] = []
+        for index, (expansion, kernel, stride, width, blocks) in enumerate(_STAGES):
+            stage = nn.Sequential()
+            for block in range(blocks):
+                stage.append(
+                    _InvertedResidual(
+                        channels, width // rc, expansion, kernel, 1 if block else stride, skip=block > 0
+                    )
+                )
+                channels = width // rc
+            self.stages.append(stage)
+            if index in _ENDS:
+                self.channels.append(channels)
+
+    def forward(self, frame: Tensor) -> list[Tensor]:
+        """Return the features of x0 to x3."""
+        x, features = self.stem(frame), []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in _ENDS:
+                features.append(x)
+        return features
+
+    def load_imagenet(self) -> None:
+        """Start from the published weights; at rc > 1 each is the mean of the group that it stands for.
+
+        Raises:
+            InputError: the package of weights is missing or does not fit.
+        """
+        published = EfficientNetLite0()
+        published.load_imagenet()
+        # Ours are the published network's first tensors, in its order.
+        theirs = published.state_dict().values()
+        for tensor, value in zip(self.state_dict().values(), theirs, strict=False):
+            tensor.copy_(group_means(value, tensor.shape) if value.dim() else value)
+
+
+class Memory(nn.Module):
+    """What a level sees of the past: a convolution in time and space, over few cached channels.
+
+    Its kernel is 3 frames, `dilation` apart and ending with the newest, by 3 x 3: one convolution in two
+    dimensions over the frames' channels side by side.
+    """
+
+    def __init__(self, inputs: int, outputs: int, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.channels, self.dilation = channels, dilation
+        self.cached = _unit(inputs, channels)
+        self.motion = _unit(TAPS * channels, outputs, 3, act=False)
+
+    @property
+    def frames(self) -> int:
+        """Return how many frames before its own it reaches back."""
+        return (TAPS - 1) * self.dilation
+
+    def forward(self, features: Tensor, recall: Recall) -> Tensor:
+        """Return (N, outputs, h, w) of a level's features (N, inputs, h, w)."""
+        out: Tensor = self.motion(recall(self, self.cached(features)))
+        return out
+
+
+class _Level(nn.Module):
+    """An encoder's level to the decoders' width, with what its memory adds."""
+
+    def __init__(self, inputs: int, outputs: int, memory: Memory | None) -> None:
+        super().__init__()
+        self.lateral = _unit(inputs, outputs, act=False)
+        self.memory = memory
+        self.act = nn.ReLU6()
+
+    def forward(self, features: Tensor, recall: Recall) -> Tensor:
+        out: Tensor = self.lateral(features)
+        if self.memory is not None:
+            out = out + self.memory(features, recall)
+        return self.act(out)  # type: ignore[no-any-return]
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear")
+
+
+class Hierarchical(nn.Module):
+    """D1: a branch of its own for each level, a single map from each."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                _InvertedResidual(width, width, EXPANSION, skip=True), _InvertedResidual(width, 1, EXPANSION)
+            )
+            for width in widths
+        )
+
+    def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the raw maps (N, 1, h, w) `x0` to `x3`, of the finest level's size."""
+        raws = [branch(x) for branch, x in zip(self.branches, levels, strict=True)]
+        return {name: _resized(raw, levels[0]) for name, raw in zip(LEVELS, raws, strict=True)}
+
+
+class TopDown(nn.Module):
+    """D2: from the coarsest level down, each finer one added on the way, as in U-Net."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.descents = nn.ModuleList(
+            _InvertedResidual(coarse, fine, EXPANSION) for fine, coarse in pairwise(widths)
+        )
+        self.head = _InvertedResidual(widths[0], 1, EXPANSION)
+
+    def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the raw map `d2` (N, 1, h, w)."""
+        *skips, x = levels
+        for skip, descent in zip(skips[::-1], list(self.descents)[::-1], strict=True):
+            x = skip + _resized(descent(x), skip)
+        return {"d2": self.head(x)}
+
+
+class _Node(nn.Module):
+    """Two neighbouring levels to one, at the finer."""
+
+    def __init__(self, fine: int, coarse: int) -> None:
+        super().__init__()
+        self.descent = _unit(coarse, fine, act=False)
+        self.block = _InvertedResidual(fine, fine, EXPANSION, skip=True)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        out: Tensor = self.block(fine + _resized(self.descent(coarse), fine))
+        return out
+
+
+class Aggregation(nn.Module):
+    """D3: neighbours are joined, and the results again, until one is left, as in DLA."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        joined = [pair for left in range(len(widths), 1, -1) for pair in pairwise(widths[:left])]
+        self.nodes = nn.ModuleList(_Node(*pair) for pair in joined)
+        self.head = _InvertedResidual(widths[0], 1, EXPANSION)
+
+    def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the raw map `d3` (N, 1, h, w)."""
+        row, nodes = list(levels), iter(self.nodes)
+        while len(row) > 1:
+            row = [next(nodes)(*pair) for pair in pairwise(row)]
+        return {"d3": self.head(row[0])}
+
+
+class StreamingNetwork(nn.Module):
+    """Frames by the house's scaling to saliency maps, causal; sides are multiples of 32.
+
+    `forward` takes whole clips, to be trained on; `step` takes a frame and what the memories hold.
+    Before a clip's first frame the memories hold zeros.
+
+    Raises:
+        InputError: an unknown channel reduction; on call, a clip whose shape does not fit.
+    """
+
+    def __init__(self, rc: Reduction = 1) -> None:
+        super().__init__()
+        if rc not in REDUCTIONS:
+            raise InputError(f"no streaming student at rc {rc}; expected {', '.join(map(str, REDUCTIONS))}")
+        self.encoder = Encoder(rc)
+        widths = _WIDTHS[rc]
+        self.levels = nn.ModuleList(
+            _Level(
+                inputs,
+                width,
+                Memory(inputs, width, _CACHED[rc][at], DILATIONS[at]) if at < len(DILATIONS) else None,
+            )
+            for at, (inputs, width) in enumerate(zip(self.encoder.channels, widths, strict=True))
+        )
+        self.decoders = nn.ModuleList([Hierarchical(widths), TopDown(widths), Aggregation(widths)])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # by inputs: a depthwise filter has nine
+                nn.init.kaiming_normal_(module.weight, mode="fan_in")
+        self.fusion = nn.Conv2d(len(LEVELS) + 2, 1, 1)
+
+    @property
+    def memories(self) -> list[Memory]:
+        """Return the memories, finest first, in the order of the step form's states."""
+        return [module for module in self.levels.modules() if isinstance(module, Memory)]
+
+    def forward(self, clip: Tensor) -> Maps:
+        """Return the maps of a clip (N, 3, T, H, W), T steps each: `fused`, and `x0` to `x3`, `d2`, `d3`."""
+        shape = tuple(clip.shape)
+        if len(shape) != 5 or shape[1] != 3 or any(side % STRIDES[-1] or not side for side in shape[3:]):
+            raise InputError(
+                f"a clip of shape {shape}; expected (N, 3, T, H, W) with sides that are multiples of "
+                f"{STRIDES[-1]}: resize its frames, as to 192 x 256"
+            )
+        count, steps = shape[0], shape[2]
+
+        def by_clip(x: Tensor) -> Tensor:
+            return x.reshape(count, steps, *x.shape[1:])
+
+        def recall(memory: Memory, cached: Tensor) -> Tensor:
+            frames = F.pad(by_clip(cached), (0, 0, 0, 0, 0, 0, memory.frames, 0))
+            ages = range(0, memory.frames + 1, memory.dilation)
+            return torch.cat([frames[:, age : age + steps] for age in ages], dim=2).flatten(0, 1)
+
+        frames = clip.transpose(1, 2).flatten(0, 1)
+        fused, parts = self._maps(frames, recall)
+        whole = {name: by_clip(_resized(part, frames)[:, 0]) for name, part in parts.items()}
+        return Maps(by_clip(fused[:, 0]), whole)
+
+    def step(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and the new states.
+
+        A state is what a memory cached of the frames before, (N, frames * channels, h, w), oldest first.
+        """
+        before = dict(zip(self.memories, states, strict=True))
+        after = []
+
+        def recall(memory: Memory, cached: Tensor) -> Tensor:
+            past, size = before[memory], memory.channels
+            after.append(torch.cat([past[:, size:], cached], dim=1))
+            ages = range(0, memory.frames, memory.dilation)
+            return torch.cat([*(past[:, age * size : (age + 1) * size] for age in ages), cached], dim=1)
+
+        fused, _ = self._maps(frame, recall)
+        return fused, *after
+
+    def _maps(self, frames: Tensor, recall: Recall) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the fused maps (N, 1, H, W), and the single ones at stride 4."""
+        features = self.encoder(frames)
+        levels = [level(x, recall) for level, x in zip(self.levels, features, strict=True)]
+        parts: dict[str, Tensor] = {}
+        for decoder in self.decoders:
+            parts |= {name: raw.sigmoid() for name, raw in decoder(levels).items()}
+        fused = self.fusion(torch.cat(list(parts.values()), dim=1)).sigmoid()
+        return _resized(fused, frames), parts
