@@ -19,9 +19,10 @@ from trainer.datasets.clips import Dataset
 from trainer.fit import Run, Samples, fit, open_run
 from trainer.hierarchical import hierarchical, kl
 from trainer.models.hd2s import HD2S
-from trainer.models.mobilenet3d import CLIP
+from trainer.models.mobilenet3d import CLIP, Reduction
+from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import Student
-from trainer.models.tinyhd import MAPS, Maps
+from trainer.models.tinyhd import Maps, TinyHD
 from trainer.recipes import TinyHDRecipe
 from trainer.recipes.tinyhd import DistilledTable, TeacherTable
 from trainer.stage import Batch, Stage
@@ -61,6 +62,8 @@ class StudentDistillation(ClipStage):
         super().__init__(table)
         self._supervision = table.supervision
         self.network = network
+        if isinstance(network, StreamingNetwork):
+            self.layout = torch.channels_last  # its convolutions have two dimensions
         # In a list, so that the teacher is not this module's own: not trained, not averaged.
         self._teacher = [teacher.eval()]
 
@@ -106,33 +109,41 @@ def distil(recipe: TinyHDRecipe, run: Run | None = None) -> Student:
         load_teacher(first.network, recipe.teacher.weights)
     tables = [(name, table) for name, table in recipe.stages.items() if isinstance(table, DistilledTable)]
     widths = [*(recipe.assistants.rc if recipe.assistants else ()), recipe.student.rc]
-    networks = [recipe.settings(rc).build() for rc in widths]
-    for network in networks:
-        if recipe.student.imagenet:
-            network.encoder.load_imagenet(recipe.student.imagenet)
+    networks = [_started(recipe, rc) for rc in widths]
     open_run(run or Run(), recipe)
     if recipe.teacher.steps:
         fit("teacher", first, data.samples(0, CLIP, 1), recipe, recipe.teacher, run)
     teacher: nn.Module = first.network
-    maps = MAPS[recipe.student.variant]
+    maps = recipe.student.maps
     for place, ((name, table), network) in enumerate(zip(tables, networks, strict=True), 1):
         frames = CLIP + maps - 1 if place == 1 else CLIP  # an assistant gives all its maps of one clip
         samples = data.samples(place, frames, maps, auxiliary=True)
         fit(name, StudentDistillation(table, network, teacher), samples, recipe, table, run)
         teacher = network
     trained = {"data": data.told, "recipe": recipe.model_dump(mode="json")}
-    return Student(recipe.name, recipe.settings(), networks[-1].eval(), trained)
+    return Student(recipe.name, recipe.student.settings(recipe.student.rc), networks[-1].eval(), trained)
 
 
 def networks(recipe: TinyHDRecipe) -> list[tuple[str, nn.Module, int]]:
     """Return stage, network and maps of a clip for each network that takes part, untrained."""
-    maps = MAPS[recipe.student.variant]
+    maps = recipe.student.maps
     assistants = recipe.assistants.rc if recipe.assistants else ()
     return [
         ("teacher", HD2S(), 1),
-        *((f"assistant-rc{rc}", recipe.settings(rc).build(), maps) for rc in assistants),
-        ("student", recipe.settings().build(), maps),
+        *((f"assistant-rc{rc}", recipe.student.settings(rc).build(), maps) for rc in assistants),
+        ("student", recipe.student.settings(recipe.student.rc).build(), maps),
     ]
+
+
+def _started(recipe: TinyHDRecipe, rc: Reduction) -> TinyHD | StreamingNetwork:
+    """Return the student of that rc with the encoder weights that the recipe starts from."""
+    network, start = recipe.student.settings(rc).build(), recipe.student.imagenet
+    if isinstance(network, StreamingNetwork):
+        if start:
+            network.encoder.load_imagenet()
+    elif isinstance(start, Path):
+        network.encoder.load_imagenet(start)
+    return network
 
 
 def load_teacher(network: HD2S, path: Path) -> None:

@@ -6,12 +6,18 @@ import pytest
 
 from edge.errors import InputError
 from trainer.recipes import FOLDER, SkdRecipe, TinyHDRecipe, load_recipe
+from trainer.recipes.tinyhd import StreamTable, TinyHDTable
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_sound(path: Path) -> None:
     recipe = load_recipe(path.stem)
+    if isinstance(recipe, TinyHDRecipe) and isinstance(recipe.student, StreamTable):
+        assert recipe.name == path.stem == f"stream-{recipe.student.height}"
+        assert list(recipe.stages) == ["teacher", "assistant-rc1", "student"]
+        return
     if isinstance(recipe, TinyHDRecipe):
+        assert isinstance(recipe.student, TinyHDTable)
         assert recipe.name == path.stem == f"tinyhd-{recipe.student.variant.lower()}-rc{recipe.student.rc}"
         assert (
             list(recipe.stages)
@@ -94,3 +100,18 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     path.write_text('name = "x"')
     with pytest.raises(InputError, match="seed: Field required"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student.height": "192"}, "student.height and student.width must be 192 x 256 or 96 x 128"),
+        ({"student.height": "100"}, "student.height: Input should be 96 or 192, got 100"),
+        ({"student.rc": "8"}, "student.rc: Input should be 1, 2 or 4, got 8"),
+        ({"assistants.rc": "[4]"}, "assistants.rc must rise, and stay below the student's rc 4"),
+        ({"student.kind": "'other'"}, "student.kind 'other': expected one of skd, tinyhd, stream"),
+    ],
+)
+def test_a_bad_value_of_a_streaming_recipe_is_named(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe("stream-96", changes)

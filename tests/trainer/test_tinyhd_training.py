@@ -294,6 +294,27 @@ def test_the_command_trains_and_evaluates_a_student(command: Callable[..., Outco
     assert document["maps"].startswith("student tinyhd-m-rc1, PyTorch")
 
 
+def test_the_command_trains_a_streaming_student_that_evaluates(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    pairs = {**FEW, "workers": "0", "mixed": "false", "student.imagenet": "false"}
+    pairs |= {"assistants.steps": "1", "assistants.batch": "2"}
+    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
+    out = tmp_path / "s.safetensors"
+    outcome = command("train", "stream-96", "--out", out, "--run", tmp_path / "run", *words)
+    assert outcome.code == 0, outcome.err
+    for stage in ("teacher", "assistant-rc1", "student"):
+        assert (tmp_path / "run" / stage / "done.pt").is_file()
+    student = load_student(out)
+    assert student.settings.build().state_dict().keys() == student.network.state_dict().keys()
+    root = tree(tmp_path / "data", frames=10)
+    scored = command(
+        "evaluate", out, "--dataset", "ucf-sports", "--root", root, "--json", tmp_path / "s.json"
+    )
+    assert scored.code == 0, scored.err
+    assert json.loads((tmp_path / "s.json").read_text())["metrics"]["cc"]["frames"] == 10
+
+
 def test_the_command_describes_each_stage(command: Callable[..., Outcome]) -> None:
     outcome = command("train", "tinyhd-m-rc4", "--describe")
     assert outcome.code == 0, outcome.err

@@ -22,7 +22,7 @@ __all__ = ["KINDS", "Recipe", "SkdRecipe", "StageTable", "TinyHDRecipe", "WorldT
 
 FOLDER = Path(__file__).parent
 
-KINDS: dict[str, type[Recipe]] = {"skd": SkdRecipe, "tinyhd": TinyHDRecipe}
+KINDS: dict[str, type[Recipe]] = {"skd": SkdRecipe, "tinyhd": TinyHDRecipe, "stream": TinyHDRecipe}
 """The recipe of each kind of student."""
 
 
@@ -47,7 +47,8 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
         raise InputError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = "".join(f"{part}." for part in first["loc"])[:-1]
+        place = [part for at, part in enumerate(first["loc"]) if at != 1 or part not in KINDS]
+        where = ".".join(map(str, place))  # less the kind, by which pydantic tells students' tables apart
         said = first["msg"].removeprefix("Value error, ")
         got = f", got {first['input']!r}" if where and not isinstance(first["input"], dict) else ""
         raise InputError(f"{path}: {where}{': ' if where else ''}{said}{got}") from None

@@ -1,4 +1,4 @@
-"""How a TinyHD student is trained."""
+"""How TinyHD's students, and our streaming one, are trained by hierarchical distillation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
-from trainer.models.student import TinyHDSettings
-from trainer.models.tinyhd import Variant
+from trainer.models.student import StreamingSettings, TinyHDSettings
+from trainer.models.tinyhd import MAPS, Variant
 from trainer.recipes.tables import Recipe, StageTable, Table
 
 ClipSide = Annotated[int, Field(ge=MULTIPLE, le=4096, multiple_of=MULTIPLE)]
@@ -28,6 +29,35 @@ class TinyHDTable(Table):
     width: ClipSide = 256
     imagenet: Path | None = None
     """A file with torchvision's mobilenet_v2 weights that students' encoders start from."""
+
+    @property
+    def maps(self) -> int:
+        """Return how many maps the student gives of a clip."""
+        return MAPS[self.variant]
+
+    def settings(self, rc: Reduction) -> TinyHDSettings:
+        """Return the settings of the student, or of its assistant, of that rc."""
+        return TinyHDSettings(self.variant, rc, self.decoders, self.height, self.width)
+
+
+class StreamTable(Table):
+    """The streaming student to train: on clips in parallel, a map for each frame."""
+
+    kind: Literal["stream"]
+    rc: streaming.Reduction
+    height: Literal[96, 192] = 192
+    width: Literal[128, 256] = 256
+    imagenet: bool = True
+    """Start encoders from EfficientNet-Lite0's published weights."""
+
+    @property
+    def maps(self) -> int:
+        """Return how many maps the student gives of a clip."""
+        return CLIP
+
+    def settings(self, rc: Reduction) -> StreamingSettings:
+        """Return the settings of the student, or of its assistant, of that rc."""
+        return StreamingSettings(self.height, self.width, rc)  # type: ignore[arg-type]  # checked there
 
 
 class DataTable(Table):
@@ -74,9 +104,9 @@ class AssistantsTable(DistilledTable):
 
 
 class TinyHDRecipe(Recipe):
-    """How a TinyHD student is trained: teacher, assistants of larger width if any, student."""
+    """How a student is trained by TinyHD's method: teacher, assistants of larger width if any, student."""
 
-    student: TinyHDTable
+    student: Annotated[TinyHDTable | StreamTable, Field(discriminator="kind")]
     data: DataTable = DataTable()
     world: FlightTable = FlightTable()
     teacher: TeacherTable
@@ -97,8 +127,12 @@ class TinyHDRecipe(Recipe):
     def _fits(self) -> TinyHDRecipe:
         student, data, world = self.student, self.data, self.data.kind == "world"
         chain = [*(self.assistants.rc if self.assistants else ()), student.rc]
-        if not student.decoders or len(set(student.decoders)) < len(student.decoders):
+        decoders = student.decoders if isinstance(student, TinyHDTable) else ("all",)
+        if not decoders or len(set(decoders)) < len(decoders):
             raise ValueError("student.decoders must be one or more of D1, D2, D3, each once")
+        if isinstance(student, StreamTable) and (student.height, student.width) not in streaming.SIZES:
+            sizes = " or ".join(f"{h} x {w}" for h, w in streaming.SIZES)
+            raise ValueError(f"student.height and student.width must be {sizes}")
         if world and (data.root or data.split):
             raise ValueError("data.root and data.split are a data set's: set data.kind, as dhf1k")
         if not world and not data.root:
@@ -118,8 +152,3 @@ class TinyHDRecipe(Recipe):
         if world and self.world.frames < CLIP:
             raise ValueError(f"world.frames must be {CLIP} or more, the frames of a clip")
         return self
-
-    def settings(self, rc: Reduction | None = None) -> TinyHDSettings:
-        """Return the student's settings, or those of its assistant of that rc."""
-        table = self.student
-        return TinyHDSettings(table.variant, rc or table.rc, table.decoders, table.height, table.width)
