@@ -35,8 +35,8 @@ TAPS = 3
 WINDOW = (TAPS - 1) * max(DILATIONS) + 1
 """Frames that a map depends on, its own the last."""
 EXPANSION = 2
-_STAGES = (*STAGES[:5], (*STAGES[5][:4], 2))
-"""EfficientNet-Lite0's beginning, which ends with two of the four blocks at 192 channels."""
+_STAGES = (*STAGES[:5], (*STAGES[5][:4], 1))
+"""EfficientNet-Lite0's beginning, which ends with the first of the four blocks at 192 channels."""
 _ENDS = (1, 2, 4, 5)
 """The last stage at each of `STRIDES`."""
 _WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
