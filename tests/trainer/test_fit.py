@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from edge.errors import InputError
 from tests.conftest import Outcome
 from tests.trainer.test_skd import QUICK, quick
-from trainer.fit import Progress, Run, fit
+from trainer.fit import Processes, Progress, Run, fit, processes
 from trainer.models.student import load_student
 from trainer.recipes import SkdRecipe, StageTable
 from trainer.stage import Batch, Stage
@@ -217,3 +217,28 @@ def test_a_batch_that_cannot_be_shared_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="a batch of 8 cannot be shared out to 3 processes"):
         fit("line", Line(TABLE), Points(), recipe(), TABLE)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Processes(0, 1, 1)),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+            Processes(3, 4, 2),
+        ),
+        (
+            {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"},
+            Processes(5, 8, 4),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"}, Processes(0, 1, 1)),
+    ],
+)
+def test_the_team_is_read_from_what_started_it(
+    environment: dict[str, str], expected: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes() == expected
