@@ -11,14 +11,14 @@ from typing import NamedTuple
 import click
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.progress import TextColumn
 from rich.table import Table
 from torch import Tensor, nn
 
 from edge.errors import InputError
 from edge.files import PendingFile
 from trainer import tinyhd
+from trainer.bar import progress_bar
 from trainer.fit import Progress, Run, processes
 from trainer.models.describe import multiply_accumulates
 from trainer.models.mobilenet3d import CLIP
@@ -88,15 +88,8 @@ def train(
     waits: dict[str, float] = {}
     console = Console(stderr=True)
     leader = processes().rank == 0
-    with Bar(
-        TextColumn("train {task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not (console.is_terminal and leader),
-    ) as bar:
+    loss_column = TextColumn("loss {task.fields[loss]:.3f}")
+    with progress_bar("train", loss_column, shown=leader, transient=False) as bar:
         tasks = {
             stage: bar.add_task(
                 f"{stage:{max(map(len, plan.stages))}}", total=table.steps, loss=float("nan"), visible=False

@@ -10,13 +10,12 @@ from typing import get_args
 import click
 import cv2
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from edge.errors import InputError
 from edge.files import written_file
 from edge.metrics import Convention
+from trainer.bar import progress_bar
 from trainer.datasets import READERS, open_dataset
 from trainer.evaluate import METRICS, RESAMPLES, Evaluation
 from trainer.evaluate import evaluate as score
@@ -76,21 +75,10 @@ def evaluate(
         raise InputError(f"cannot write {picture}: expected a name ending in .png")
     dataset = open_dataset(kind, root, split)
     predictor = open_predictor(maps, precision, fps)
-    console = Console(stderr=True)
     with ExitStack() as stack:
         json_file = stack.enter_context(written_file(json_path)) if json_path else None
         picture_file = stack.enter_context(written_file(picture)) if picture else None
-        bar = stack.enter_context(
-            Bar(
-                TextColumn("evaluate {task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            )
-        )
+        bar = stack.enter_context(progress_bar("evaluate"))
         labelled = [len(clip) for clip in dataset.clips if clip.truths]
         total = sum(min(length, max_frames or length) for length in labelled)
         task = bar.add_task(kind, total=total)

@@ -239,6 +239,14 @@ class _Watch(Callback):
         self._waited = 0.0
         self._begun = self._ended = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run that is gone on with must know: how its loss began, and how it stands."""
+        return {"first": self._first, "smooth": self._smooth}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what a checkpoint told."""
+        self._first, self._smooth = list(state_dict["first"]), state_dict["smooth"]
+
     def on_train_batch_start(self, *args: Any) -> None:
         """Count the time since the last step's end as waiting for data; the first batch starts the clock."""
         now = time.perf_counter()

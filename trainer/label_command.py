@@ -10,13 +10,12 @@ from pathlib import Path
 
 import click
 import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import TimeRemainingColumn
 
 from edge.errors import InputError
 from edge.files import PendingFile, written_file
 from edge.machine import this_machine
+from trainer.bar import progress_bar
 from trainer.datasets import READERS, open_dataset
 from trainer.fit import processes
 from trainer.label import clips_sha256
@@ -97,22 +96,12 @@ def label(
         max_frames=max_frames,
         clips_per_shard=clips_per_shard,
     )
-    console = Console(stderr=True)
     started = time.perf_counter()
     mine = sum(
         min(clips_per_shard, plan.clips - number * clips_per_shard)
         for number in range(part, plan.shards, parts)
     )
-    with Bar(
-        TextColumn("label {task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (console.is_terminal and part == 0),
-    ) as bar:
+    with progress_bar("label", TimeRemainingColumn(), shown=part == 0) as bar:
         task = bar.add_task("clips", total=mine)
         written = write_shards(
             dataset, predictors, plan, out, part, parts, lambda clips: bar.advance(task, clips)

@@ -23,21 +23,11 @@ from edge.world.actors import (
     gait,
 )
 from edge.world.camera import Array, Flight, Sway
+from edge.world.materials import HARD, SOFT, WATERS, Rng
 from edge.world.mesh import Mesh, cast_shadow, join
 from edge.world.optics import Optics, draw_optics
 from edge.world.scenery import MAKERS
-from edge.world.terrain import (
-    CITY_BLOCKS,
-    HARD,
-    SOFT,
-    WATERS,
-    Ground,
-    Shore,
-    build_ground,
-    draw_shore,
-)
-
-Rng = np.random.Generator
+from edge.world.terrain import CITY_BLOCKS, Ground, Shore, build_ground, draw_shore
 
 LOTS = {
     "street": 0.24,

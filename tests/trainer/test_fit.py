@@ -113,16 +113,31 @@ def test_a_checkpoint_that_is_spoilt_is_named(tmp_path: Path) -> None:
         fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path))
 
 
+class Rising(Line):
+    def loss(self, batch: Batch) -> Tensor:
+        raised: Tensor = 0 * self.layer(batch["x"]).mean() + 1 + self.global_step / 20
+        return raised
+
+
+RISE = r"line: the loss rose to .* twice the .* it began with"
+
+
 def test_a_loss_that_rises_ends_the_run() -> None:
     table = StageTable(steps=400, batch=8)
-
-    class Rising(Line):
-        def loss(self, batch: Batch) -> Tensor:
-            raised: Tensor = 0 * self.layer(batch["x"]).mean() + 1 + self.global_step / 20
-            return raised
-
-    with pytest.raises(InputError, match=r"line: the loss rose to .* twice the .* it began with"):
+    with pytest.raises(InputError, match=RISE):
         fit("line", Rising(table), Points(), recipe(), table)
+
+
+def test_a_run_that_goes_on_knows_how_its_loss_began(tmp_path: Path) -> None:
+    def killer(progress: Progress) -> None:
+        if progress.step == 45:
+            raise KilledError
+
+    table = StageTable(steps=100, batch=8)
+    with pytest.raises(KilledError):
+        fit("line", Rising(table), Points(), recipe(), table, Run(tmp_path, 5, killer))
+    with pytest.raises(InputError, match=RISE):
+        fit("line", Rising(table), Points(), recipe(), table, Run(tmp_path, 5))
 
 
 def test_a_run_killed_outright_goes_on_by_the_same_command(
