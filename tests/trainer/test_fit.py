@@ -144,7 +144,8 @@ def test_a_run_killed_outright_goes_on_by_the_same_command(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     changes = [w for k, v in (QUICK | {"network.steps": "40"}).items() for w in ("--set", f"{k}={v}")]
-    words = ["train", "demo", "--out", tmp_path / "s.safetensors", "--run", tmp_path / "run", *changes]
+    out, run = tmp_path / "s.safetensors", tmp_path / "run"
+    words = ["train", "demo", "--out", str(out), "--run", str(run), *changes]
     words += ["--interval", "2"]
     process = subprocess.Popen([sys.executable, "-m", "edge.command", *map(str, words)])
     checkpoint, until = tmp_path / "run" / "network" / "last.ckpt", time.monotonic() + 300
@@ -220,9 +221,12 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 def test_two_processes_train_a_student_by_the_command(tmp_path: Path) -> None:
     changes = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
-    done = torchrun("-m", "edge.command", "train", "demo", "--out", tmp_path / "s.safetensors", *changes)
+    out, run = tmp_path / "s.safetensors", tmp_path / "run"
+    words = ["train", "demo", "--out", str(out), "--run", str(run), *changes]
+    done = torchrun("--no-python", "--", sys.executable, "-m", "edge.command", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("wrote") == 1
+    assert (tmp_path / "run" / "network" / "done.pt").is_file()
     assert load_student(tmp_path / "s.safetensors").name == "demo-32"
 
 
