@@ -14,6 +14,7 @@ from edge.machine import this_machine
 from edge.metrics import cc
 from edge.release import Release
 from edge.runner import open_runner
+from edge.states import NOMINAL_FPS
 
 GOLDEN_MARGIN = 0.002
 """How much less like the golden maps an engine may be than the release says of the graph."""
@@ -70,7 +71,7 @@ class SaliencyModel:
         saliency: Tensor = self._runner.infer(feed)[self.release.output][0, 0]
         return saliency
 
-    def reset(self, fps: float) -> None:
+    def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Forget the past: the next frame starts a new clip, of `fps` frames a second."""
         self._runner.reset(fps)
         self._fresh = True
@@ -100,11 +101,11 @@ class SaliencyModel:
 def clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
     """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start.
 
-    No rate is known of the clip: what lags does so by one frame.
+    No rate is known of the clip: states lag as at `NOMINAL_FPS`.
     """
-    model.reset(fps=0)
+    model.reset()
     delay = model.release.delay_frames
     padded = [*frames, *([frames[-1]] * delay)]
     maps = np.stack([model.infer(model.prepare(frame)).copy() for frame in padded])
-    model.reset(fps=0)
+    model.reset()
     return maps[delay:]

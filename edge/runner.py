@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edge.frames import Tensor
 from edge.release import Form, Release
+from edge.states import NOMINAL_FPS
 from edge.weights import check_finite
 
 
@@ -22,7 +23,7 @@ class Runner(Protocol):
         A returned array is valid until the next call.
         """
 
-    def reset(self, fps: float) -> None:
+    def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Put every state back to its start value, for frames that come at `fps` a second."""
 
     def close(self) -> None:

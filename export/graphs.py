@@ -86,7 +86,7 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
         folded(forms.modules[form]),
         tuple(arguments),
         [*frames, *(state.input for state in states)],
-        [SALIENCY, *(state.output for state in states)],
+        [SALIENCY, *dict.fromkeys(state.output for state in states)],
         dynamic=batch is None,
     )
 

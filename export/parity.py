@@ -17,6 +17,7 @@ from edge.errors import CheckError
 from edge.frames import Tensor
 from edge.metrics import cc, kld, max_error
 from edge.release import Engine, Form, Precision, Verified
+from edge.states import Carried
 from export.graphs import FRAME, SALIENCY, inputs_of
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
@@ -59,11 +60,11 @@ class GraphUnderTest:
         )
         self._form, self._ahead = form, student.settings.delay_frames > 0
         self._prepare = student.settings.preprocessing()
-        self._states = forms_of(student).states if form == "stream" else ()
-        kinds = {i.name: i.type for i in self._session.get_inputs()}
-        self._kind = {
-            s.input: np.float16 if kinds[s.input] == "tensor(float16)" else np.float32 for s in self._states
-        }
+        states = forms_of(student).states if form == "stream" else ()
+        half = {i.name for i in self._session.get_inputs() if i.type == "tensor(float16)"}
+        kinds = {s.input: np.float16 if s.input in half else np.float32 for s in states}
+        starts = {s.input: np.full(s.shape, s.start, kinds[s.input]) for s in states}
+        self._carried: Carried[NDArray[Any]] = Carried(states, starts)
 
     def feed(self, window: Window) -> dict[str, Tensor]:
         """Return the inputs for a window's judged frame: for a stream, with the states before it."""
@@ -71,13 +72,11 @@ class GraphUnderTest:
         if self._form == "pair":
             pair = (before[-1], last) if self._ahead else (last, before[-1])
             return dict(zip(inputs_of("pair"), pair, strict=True))
-        carried: dict[str, NDArray[Any]] = {
-            s.input: np.full(s.shape, s.start, self._kind[s.input]) for s in self._states
-        }
+        carried = self._carried
+        carried.reset()
         for frame in before:
-            values = self._session.run([s.output for s in self._states], {FRAME: frame, **carried})
-            carried = {s.input: value for s, value in zip(self._states, values, strict=True)}
-        return {FRAME: last, **carried}
+            carried.keep(self._session.run(carried.outputs, {FRAME: frame, **carried.feed()}))
+        return {FRAME: last, **carried.feed()}
 
     def map(self, window: Window) -> Map:
         """Return the map (H, W) of a window's judged frame."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -15,21 +16,29 @@ from rich.table import Table
 from edge.errors import InputError
 from edge.files import written_file
 from edge.metrics import Convention
+from edge.states import NOMINAL_FPS
 from trainer.bar import progress_bar
 from trainer.datasets import READERS, open_dataset
 from trainer.evaluate import METRICS, RESAMPLES, Evaluation
 from trainer.evaluate import evaluate as score
-from trainer.predict import FPS, open_predictor
+from trainer.predict import FPS, Predictor, open_predictor
 from trainer.sheet import contact_sheet
+from trainer.twins import CLIPS, twin_scores
 
 
 @click.command(
     epilog="Example: aerogaze evaluate skd-64 --dataset dhf1k --root DHF1K --split val --json scores.json"
 )
 @click.argument("maps", metavar="STUDENT|RELEASE|MAPS")
-@click.option("--dataset", "kind", type=click.Choice(list(READERS)), required=True, help="The layout.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), required=True, help="The folder that holds the data set."
+    "--dataset",
+    "kind",
+    type=click.Choice([*READERS, "twins"]),
+    required=True,
+    help="The layout; or twins, made clips that tell whether motion counts.",
+)
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="The folder that holds the data set; none for twins."
 )
 @click.option("--split", help="train, val or test (default: all that is there).")
 @click.option("--precision", help="A release's (default: the fastest this machine runs natively).")
@@ -57,7 +66,7 @@ from trainer.sheet import contact_sheet
 def evaluate(
     maps: str,
     kind: str,
-    root: Path,
+    root: Path | None,
     split: str | None,
     precision: str | None,
     fps: float,
@@ -73,6 +82,11 @@ def evaluate(
     """
     if picture and picture.suffix.lower() != ".png":
         raise InputError(f"cannot write {picture}: expected a name ending in .png")
+    if kind == "twins":
+        _twins(open_predictor(maps, precision, NOMINAL_FPS), json_path)
+        return
+    if root is None:
+        raise click.UsageError(f"--dataset {kind} needs --root, the folder that holds the data set")
     dataset = open_dataset(kind, root, split)
     predictor = open_predictor(maps, precision, fps)
     with ExitStack() as stack:
@@ -91,6 +105,27 @@ def evaluate(
     print(dataset.summary())
     for place in filter(None, (json_path, picture)):
         print(f"wrote {place}")
+
+
+def _twins(predictor: Predictor, json_path: Path | None) -> None:
+    with ExitStack() as stack:
+        json_file = stack.enter_context(written_file(json_path)) if json_path else None
+        bar = stack.enter_context(progress_bar("evaluate"))
+        task = bar.add_task("twins", total=CLIPS)
+        found = twin_scores(predictor, on_clip=lambda: bar.advance(task))
+        if json_file:
+            document = {"schema": 1, "maps": predictor.description, **asdict(found)}
+            json_file.write_text(json.dumps(document, indent=1) + "\n")
+    table = Table(title=predictor.description, title_justify="left")
+    for column in ("", "in motion", "last frame held", "chance"):
+        table.add_column(column, justify="right" if column else "left")
+    shares = (found.moving, found.frozen, found.chance)
+    table.add_row("mover ranked first", *(f"{share:.2f}" for share in shares))
+    table.add_row("map off all twins, mover gone", f"{found.off:.2f}", f"{found.off_frozen:.2f}", "")
+    Console().print(table)
+    print(f"{found.clips} held-out made clips of identical twins, of which one moves")
+    if json_path:
+        print(f"wrote {json_path}")
 
 
 def _print_scores(found: Evaluation) -> None:

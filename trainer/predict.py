@@ -17,6 +17,7 @@ from edge.errors import InputError
 from edge.files import sha256
 from edge.model import SaliencyModel
 from edge.preprocess import Preprocessing
+from edge.states import Carried
 from trainer.datasets.clips import LabelledFrame, read_image
 from trainer.models import student as students
 from trainer.models.mobilenet3d import CLIP
@@ -152,7 +153,7 @@ class StudentPredictor:
         by: dict[str, Callable[[], Predictor]] = {
             "skd": lambda: _pairs(student, fps),
             "tinyhd": lambda: _Clips(student),
-            "stream": lambda: _Stream(student),
+            "stream": lambda: _Stream(student, fps),
         }
         self._by = by[student.settings.kind]()
         self.description = self._by.description
@@ -262,11 +263,11 @@ class _Clips:
 class _Stream:
     """A streaming student, a frame at a time."""
 
-    def __init__(self, student: students.Student) -> None:
+    def __init__(self, student: students.Student, fps: float) -> None:
         from trainer.models.forms import forms_of
 
         forms = forms_of(student)
-        self._step, self._states = forms.modules["stream"].to(device()), forms.states
+        self._step, self._states, self._fps = forms.modules["stream"].to(device()), forms.states, fps
         self._prepare = student.settings.preprocessing()
         self.description = _described(student)
 
@@ -276,11 +277,14 @@ class _Stream:
         """Yield frames and maps (height, width) from a fresh start."""
         import torch
 
-        carried = [torch.full(state.shape, state.start, device=device()) for state in self._states]
+        starts = {s.input: torch.full(s.shape, s.start, device=device()) for s in self._states}
+        carried = Carried(self._states, starts)
+        carried.reset(self._fps)
         for frame in frames:
             tensor = torch.from_numpy(self._prepare(frame.image)).to(device())
             with torch.inference_mode():
-                saliency, *carried = self._step(tensor, *carried)
+                saliency, *given = self._step(tensor, *carried.feed().values())
+            carried.keep(given)
             if frame.index % every == 0:
                 yield frame, saliency[0, 0].float().cpu().numpy()
 

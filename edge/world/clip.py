@@ -54,8 +54,11 @@ class World:
     The scene does not depend on the size asked for; only the fineness of its drawing does.
     """
 
-    def __init__(self, seed: int, width: int, height: int, fps: float = 10.0) -> None:
-        """A clip of width x height pixels at `fps` frames a second."""
+    def __init__(self, seed: int, width: int, height: int, fps: float = 10.0, *, twins: bool = False) -> None:
+        """A clip of width x height pixels at `fps` frames a second.
+
+        With `twins`, of things that look the same and of which one moves.
+        """
         if seed < 0 or width < 16 or height < 16 or fps <= 0:
             raise ValueError(
                 f"a world of seed {seed}, {width}x{height}, {fps} fps was asked for; "
@@ -63,7 +66,7 @@ class World:
             )
         self.seed, self.width, self.height, self.fps = seed, width, height, fps
         fine = 1024 if width <= 400 else 2048
-        self._scene = build_scene(seed, fine)
+        self._scene = build_scene(seed, fine, twins)
 
     def without(self, ident: int) -> World:
         """The same clip less one target."""

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from edge.world.actors import Actor
 from edge.world.camera import Array, Camera
+from edge.world.cast import AFLOAT
 from edge.world.materials import mix
 from edge.world.mesh import SHIFT, Mesh, cast_shadow, fixed, join, paint
-from edge.world.scene import AFLOAT, Scene
+from edge.world.scene import Scene
 from edge.world.terrain import Ground
 
 Image = npt.NDArray[np.uint8]

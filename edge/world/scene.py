@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge.world.actors import (
-    CRUISE_M_S,
-    LENGTHS_M,
-    VEHICLES,
-    Actor,
-    Drive,
-    Look,
-    Road,
-    Roam,
-    Stand,
-    Towed,
-    Way,
-    draw_look,
-    gait,
-)
+from edge.world.actors import LENGTHS_M, Actor, Road
 from edge.world.camera import Array, Flight, Sway
+from edge.world.cast import CASTS, cast_actors, cast_twins, pick
 from edge.world.materials import HARD, SOFT, WATERS, Rng
 from edge.world.mesh import Mesh, cast_shadow, join
 from edge.world.optics import Optics, draw_optics
@@ -40,18 +28,6 @@ LOTS = {
     "fields": 0.05,
     "sea": 0.12,
     "coast": 0.08,
-}
-CASTS: dict[str, tuple[str, ...]] = {
-    "street": ("car", "car", "person", "cyclist", "person", "van", "truck", "bus"),
-    "highway": ("car", "car", "van", "truck", "bus"),
-    "meadow": ("person", "person", "cyclist", "animal", "object", "car", "tower"),
-    "plaza": ("person", "person", "person", "cyclist", "object", "animal"),
-    "carpark": ("car", "car", "person", "van", "cyclist"),
-    "court": ("person", "person", "car", "object"),
-    "city": ("car", "car", "truck", "tower", "person"),
-    "fields": ("car", "truck", "animal", "person", "tower"),
-    "sea": ("boat", "surfer", "boat", "swimmer", "surfer", "object"),
-    "coast": ("boat", "surfer", "tower", "boat", "tower"),
 }
 SCENERY: dict[str, tuple[str, ...]] = {
     "street": (
@@ -77,7 +53,6 @@ SCENERY: dict[str, tuple[str, ...]] = {
     "sea": ("buoy", "rock", "jetty"),
     "coast": ("rock", "house", "tree", "jetty", "parasol", "palm"),
 }
-AFLOAT = ("boat", "surfer", "swimmer")
 
 
 @dataclass(frozen=True)
@@ -112,16 +87,17 @@ class Scene:
     optics: Optics
 
 
-def pick(rng: Rng, names: tuple[str, ...]) -> str:
-    """One of the names."""
-    return names[int(rng.integers(len(names)))]
+def build_scene(seed: int, texture_size: int, twins: bool = False) -> Scene:
+    """The scene of a seed; `texture_size` is the fineness of its ground in pixels.
 
-
-def build_scene(seed: int, texture_size: int) -> Scene:
-    """The scene of a seed; `texture_size` is the fineness of its ground in pixels."""
+    With `twins` its actors look the same and one of them moves; such scenes are on land, for what moves
+    on water has a wake.
+    """
     layout, paint, cast, props, flight_rng, light = (np.random.default_rng([seed, part]) for part in range(6))
     lot = str(layout.choice(list(LOTS), p=np.array(list(LOTS.values())) / sum(LOTS.values())))
-    hero = pick(layout, CASTS[lot])
+    if twins and lot in ("sea", "coast"):
+        lot = "meadow"
+    hero = pick(layout, tuple(kind for kind in CASTS[lot] if not (twins and kind == "tower")))
     fraction = math.exp(layout.normal(math.log(0.055), 0.6))
     fraction = min(max(fraction, 0.008), 0.24 if hero not in ("tower", "bus") else 0.12)
     pitch = float(layout.triangular(0.16, 0.55, 1.5))
@@ -130,8 +106,14 @@ def build_scene(seed: int, texture_size: int) -> Scene:
     roads = lay_out(layout, lot, world_m)
     shore = draw_shore(paint, world_m) if lot == "coast" else None
     base = pick(layout, WATERS if lot == "sea" else HARD if lot in ("plaza", "carpark", "court") else SOFT)
-    actors = cast_actors(cast, lot, hero, roads, world_m, view_m)
-    flight = draw_flight(flight_rng, actors, world_m, view_m, pitch)
+    if twins:
+        actors = cast_twins(cast, hero, roads, world_m, view_m)
+        flight = replace(
+            draw_flight(flight_rng, actors, world_m, view_m, pitch), focus=follow_one(flight_rng, actors)
+        )
+    else:
+        actors = cast_actors(cast, lot, hero, roads, world_m, view_m)
+        flight = draw_flight(flight_rng, actors, world_m, view_m, pitch)
     height_m = flight.range_m * math.sin(pitch)
     scenery, feet, bulk = furnish(props, lot, roads, shore, world_m, view_m, height_m)
     azimuth, elevation = light.uniform(0, 2 * math.pi), light.uniform(0.35, 1.3)
@@ -218,107 +200,6 @@ def lay_out(rng: Rng, lot: str, world_m: float) -> tuple[Road, ...]:
     return tuple(roads)
 
 
-Part = tuple[Look, Way, float]  # the float: metres a second, 0 for what stands
-
-
-def cast_actors(
-    rng: Rng, lot: str, hero: str, roads: tuple[Road, ...], world_m: float, view_m: float
-) -> tuple[Actor, ...]:
-    """Movers about the middle of the world, their static twins, and others that stand."""
-    middle = np.array([world_m / 2, world_m / 2])
-
-    def standing(look: Look, reach_m: float = view_m) -> Part:
-        """Somebody of a look who stays where movers of the kind might be."""
-        way = moving_way(rng, look.kind, roads, middle, reach_m, 1.0)
-        return look, Stand(*way.at(rng.uniform(-1, 1))), 0.0
-
-    kinds = tuple(kind for kind in CASTS[lot] if kind != "tower")
-    parts: list[Part] = []
-    if hero == "tower":
-        parts.append((draw_look(rng, hero), Stand(world_m / 2, world_m / 2, 0.0), 0.0))
-    lead = pick(rng, kinds) if hero == "tower" else hero
-    movers = draw_movers(rng, lead, kinds, roads, middle, view_m)
-    parts += movers
-    if movers and rng.random() < 0.6:
-        parts += [standing(movers[0][0]) for _ in range(int(rng.integers(2, 7)))]
-    if movers:
-        others = int(rng.choice([0, 1, 2, 4], p=[0.4, 0.25, 0.2, 0.15]))
-    else:
-        parts.append(standing(draw_look(rng, lead)))
-        others = int(rng.integers(2, 6)) if rng.random() < 0.5 else 0
-    parts += [standing(draw_look(rng, pick(rng, kinds))) for _ in range(others)]
-    if lot in ("sea", "plaza", "court", "coast") and rng.random() < 0.2:
-        crowd = "swimmer" if lot in ("sea", "coast") else "person"
-        count = int(rng.integers(5, 20))
-        parts += [standing(draw_look(rng, crowd), 1.4 * view_m) for _ in range(count)]
-    return tuple(
-        Actor(ident, look, way, float(rng.uniform(0, 2 * math.pi)), gait(look.kind, speed))
-        for ident, (look, way, speed) in enumerate(parts)
-    )
-
-
-def draw_movers(
-    rng: Rng,
-    lead: str,
-    kinds: tuple[str, ...],
-    roads: tuple[Road, ...],
-    middle: Array,
-    view_m: float,
-) -> list[Part]:
-    """None to several that move, the first of the kind `lead`."""
-    count = int(rng.choice([0, 1, 2, 3, 5], p=[0.1, 0.42, 0.24, 0.14, 0.1]))
-    if roads and count and rng.random() < 0.5:
-        count += int(rng.integers(1, 4))
-    pace = 1.3 * math.exp(rng.normal(0, 0.5))
-    movers: list[Part] = []
-    for k in range(count):
-        kind = lead if k == 0 else pick(rng, kinds)
-        speed = CRUISE_M_S[kind] * pace * rng.uniform(0.6, 1.4)
-        if kind in VEHICLES:
-            speed *= min(view_m / 40, 1.0)
-        way = moving_way(rng, kind, roads, middle, view_m, speed)
-        if kind == "boat" and rng.random() < 0.4:
-            rider = Towed(way, rng.uniform(10, 18) / speed, rng.uniform(-6, 6))
-            movers.append((draw_look(rng, "surfer"), rider, speed))
-        movers.append((draw_look(rng, kind), way, speed))
-    return movers
-
-
-def moving_way(
-    rng: Rng, kind: str, roads: tuple[Road, ...], middle: Array, view_m: float, speed: float
-) -> Way:
-    """Along a road for what drives, else wandering or straight on, at metres a second."""
-    if roads and (kind in VEHICLES or (kind in ("cyclist", "person") and rng.random() < 0.5)):
-        road = roads[int(rng.integers(len(roads)))]
-        aside, heading = lane(rng, kind, road)
-        start = road.world_m / 2 + rng.uniform(-0.6, 0.6) * view_m
-        if rng.random() < 0.4:
-            start = rng.uniform(0, road.world_m)
-        return Drive(road, start, aside, speed * heading)
-    place = middle + rng.uniform(-0.35, 0.35, 2) * view_m
-    angle = rng.uniform(0, 2 * math.pi)
-    straight = rng.random() < 0.15
-    cruise = (speed * math.sin(angle), speed * math.cos(angle)) if straight else (0.0, 0.0)
-    reach = view_m * rng.uniform(0.06, 0.35)
-    period = 2 * math.pi * reach / speed * (1.0 if not straight else 2.5)
-    if straight:
-        reach *= 0.3
-    return Roam(
-        float(place[0]),
-        float(place[1]),
-        cruise,
-        (Sway.draw(rng, 2 * reach, period), Sway.draw(rng, 2 * reach, period)),
-    )
-
-
-def lane(rng: Rng, kind: str, road: Road) -> tuple[float, float]:
-    """Distance aside and direction (+1 or -1) of somebody on a road; right-hand traffic."""
-    heading = 1.0 if rng.random() < 0.5 else -1.0
-    side = heading if road.along_x else -heading
-    share = rng.uniform(0.2, 0.28) if kind in VEHICLES else rng.uniform(0.35, 0.62)
-    return -side * share * road.width_m, heading
-
-
 def draw_flight(rng: Rng, actors: tuple[Actor, ...], world_m: float, view_m: float, pitch: float) -> Flight:
     """Follow an actor, hover over a place or travel on."""
     focal = math.exp(rng.normal(math.log(0.85), 0.25))
@@ -358,6 +239,19 @@ def draw_flight(rng: Rng, actors: tuple[Actor, ...], world_m: float, view_m: flo
         Sway.draw(rng, 0.35 * rng.random(), 15),
         (Sway.draw(rng, shaky, 0.5), Sway.draw(rng, shaky, 0.4)),
     )
+
+
+def follow_one(rng: Rng, actors: tuple[Actor, ...]) -> Callable[[float], Array]:
+    """Look between all actors; with even odds, follow one of them, whether it moves or not."""
+    one = actors[int(rng.integers(len(actors)))].way if rng.random() < 0.5 else None
+    here = np.mean([actor.way.at(0.0)[:2] for actor in actors], axis=0)
+
+    def focus(time_s: float) -> Array:
+        """Where the one has gone, as seen from between all."""
+        gone = np.subtract(one.at(time_s)[:2], one.at(0.0)[:2]) if one else 0.0
+        return np.asarray(here + gone, np.float64)
+
+    return focus
 
 
 def furnish(

@@ -9,6 +9,7 @@ from edge import release as releases
 from edge.errors import InputError
 from edge.machine import Machine, this_machine
 from edge.model import SaliencyModel, clip_maps
+from edge.runner import open_runner
 
 
 @pytest.mark.parametrize("precision", releases.PRECISIONS)
@@ -29,20 +30,21 @@ def test_the_past_counts(flight: np.ndarray) -> None:
 
 
 def test_a_state_that_lags_is_what_was_given_so_long_ago(flight: np.ndarray) -> None:
-    loaded = releases.load()
-    lagging = dataclasses.replace(
-        loaded, states=tuple(dataclasses.replace(s, lag_s=0.3) for s in loaded.states)
-    )
-    model, plain = SaliencyModel(lagging, "fp32"), SaliencyModel(loaded, "fp32")
-    model.reset(fps=10)  # three frames back, or the clip's first
-    maps = [model.infer(model.prepare(frame)).copy() for frame in flight]
-    for index, expected in enumerate(maps):
+    model, loaded = SaliencyModel(None, "fp32"), releases.load()
+    states = tuple(dataclasses.replace(state, lag_s=0.3) for state in loaded.states)
+    lagging = open_runner(dataclasses.replace(loaded, states=states), "fp32")
+
+    def maps(fps: float) -> list[np.ndarray]:
+        lagging.reset(fps)
+        clip = [
+            model.prepare(frame) for frame in flight[[0, *range(len(flight))]]
+        ]  # the first is the preroll
+        return [lagging.infer({"frame": frame})["saliency"][0, 0].copy() for frame in clip][1:]
+
+    for index, expected in enumerate(maps(fps=10)):  # three frames back, or the clip's first
         pair = flight[[max(0, index - 3), index]]
-        np.testing.assert_allclose(clip_maps(plain, pair)[1], expected, atol=1e-6)
-    model.reset(fps=1)  # never less than one
-    np.testing.assert_array_equal(
-        [model.infer(model.prepare(frame)).copy() for frame in flight], clip_maps(plain, flight)
-    )
+        np.testing.assert_allclose(clip_maps(model, pair)[1], expected, atol=1e-6)
+    np.testing.assert_array_equal(maps(fps=1), clip_maps(model, flight))  # never less than one
 
 
 def test_maps_are_densities_up_to_a_factor(flight: np.ndarray) -> None:

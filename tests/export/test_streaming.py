@@ -41,8 +41,15 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
     outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place)
     assert outcome.code == 0, outcome.err
     release = releases.load(place)
-    assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 0, 0)
-    assert [state.input for state in release.states] == ["past_x0", "past_x1", "past_x2"]
+    assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 1, 0)
+    assert [(state.input, state.output, state.lag_s) for state in release.states] == [
+        ("x0_4_before", "x0", 0.4),
+        ("x0_2_before", "x0", 0.2),
+        ("x1_8_before", "x1", 0.8),
+        ("x1_4_before", "x1", 0.4),
+        ("x2_8_before", "x2", 0.8),
+        ("x2_4_before", "x2", 0.4),
+    ]
     assert release.states == forms_of(student).states
     for engine in ("onnxruntime", "tensorrt"):
         assert release.precisions("stream", engine) == PRECISIONS
@@ -58,7 +65,7 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
         np.testing.assert_allclose(clip_maps(model, frames), maps, atol=atol)
         model.close()
     operators = {node.op_type for node in onnx.load(place / "stream.fp32.onnx").graph.node}
-    assert operators <= {"Conv", "Clip", "Add", "Concat", "Slice", "Resize", "Sigmoid"}
+    assert operators <= {"Conv", "Clip", "Add", "Concat", "Resize", "Sigmoid"}
     outcome = command("run", "synthetic:8:320x180:12", "--release", place, "--maps", tmp_path / "maps")
     assert outcome.code == 0, outcome.err
     assert len(list((tmp_path / "maps").iterdir())) == 12

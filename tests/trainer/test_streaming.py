@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edge.errors import InputError
 from edge.release import State
+from edge.states import Carried
 from trainer.models.describe import multiply_accumulates
 from trainer.models.efficientnet_lite import EfficientNetLite0
 from trainer.models.forms import forms_of
@@ -44,12 +45,13 @@ def starts(rc: Reduction, height: int, width: int) -> tuple[State, ...]:
 
 def streamed(network: StreamingNetwork, clip: Tensor, states: tuple[State, ...]) -> Tensor:
     """Return the maps (N, T, H, W) of a clip, frame by frame."""
-    carried = [torch.full((clip.shape[0], *state.shape[1:]), state.start) for state in states]
+    carried = Carried(states, {s.input: torch.zeros(clip.shape[0], *s.shape[1:]) for s in states})
     maps = []
-    for frame in clip.unbind(2):
-        saliency, *carried = network.step(frame, *carried)
+    for frame in [clip[:, :, 0], *clip.unbind(2)]:  # the preroll, then the clip
+        saliency, *given = network.step(frame, *carried.feed().values())
+        carried.keep(given)
         maps.append(saliency)
-    return torch.cat(maps, dim=1)
+    return torch.cat(maps[1:], dim=1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -84,12 +86,13 @@ def test_a_map_depends_on_its_own_frame_and_eight_before() -> None:
 def test_a_state_that_is_not_fed_back_changes_the_map() -> None:
     network, clip, states = settled(4), torch.rand(1, 3, WINDOW, 96, 128), starts(4, 96, 128)
     with torch.inference_mode():
-        carried = [torch.full(state.shape, state.start) for state in states]
+        carried = Carried(states, {s.input: torch.zeros(s.shape) for s in states})
         for frame in clip.unbind(2)[:-1]:
-            _, *carried = network.step(frame, *carried)
-        expected = network.step(clip[:, :, -1], *carried)[0]
+            carried.keep(network.step(frame, *carried.feed().values())[1:])
+        pasts = list(carried.feed().values())
+        expected = network.step(clip[:, :, -1], *pasts)[0]
         for index in range(len(states)):
-            forgotten = [state * (at != index) for at, state in enumerate(carried)]
+            forgotten = [past * (at != index) for at, past in enumerate(pasts)]
             assert (network.step(clip[:, :, -1], *forgotten)[0] - expected).abs().max() > 1e-4
 
 

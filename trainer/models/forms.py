@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edge.errors import InputError
 from edge.release import Form, State
+from edge.states import NOMINAL_FPS
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 from trainer.models.streaming import STRIDES, WINDOW, StreamingNetwork
 from trainer.models.student import Head, SkdSettings, StreamingSettings, Student, as_skd, saliency
@@ -76,30 +77,32 @@ class SkdStream(nn.Module):
 
 
 class StreamingStep(nn.Module):
-    """frame (1, 3, H, W) and what three memories hold, to saliency and what they hold now."""
+    """frame (1, 3, H, W) and what the memories cached before, to saliency and what they cache of it."""
 
     def __init__(self, network: StreamingNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, frame: Tensor, x0: Tensor, x1: Tensor, x2: Tensor) -> tuple[Tensor, ...]:
-        """Return the saliency map and the new states."""
-        return self.network.step(frame, x0, x1, x2)
+    def forward(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+        """Return the saliency map and what each memory caches of the frame."""
+        return self.network.step(frame, *pasts)
 
 
 def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
     pair = SkdPair(network, settings.head)
     side, ahead = settings.resolution // 4, settings.delay_frames > 0
+    state = State("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s)
+    lag = state.lag_frames(NOMINAL_FPS)
 
     def whole(window: Tensor) -> Tensor:
-        before, last = window[:, :, -2], window[:, :, -1]
+        before, last = window[:, :, -min(1 + lag, window.shape[2])], window[:, :, -1]
         maps: Tensor = pair(before, last) if ahead else pair(last, before)
         return maps
 
     return Forms(
         modules={"stream": SkdStream(network, settings.head, ahead), "pair": pair},
-        states=(State("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s),),
-        window=2,
+        states=(state,),
+        window=1 + lag,
         preroll=1,
         whole=whole,
     )
@@ -108,16 +111,18 @@ def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
 def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Forms:
     states = tuple(
         State(
-            f"past_{name}",
-            f"past_{name}_out",
-            (1, memory.frames * memory.channels, settings.height // stride, settings.width // stride),
+            f"{name}_{age}_before",
+            name,
+            (1, memory.channels, settings.height // stride, settings.width // stride),
             0.0,
+            age / NOMINAL_FPS,
         )
         for name, memory, stride in zip(("x0", "x1", "x2"), network.memories, STRIDES, strict=False)
+        for age in memory.ages
     )
 
     def whole(window: Tensor) -> Tensor:
         maps: Tensor = network(window).fused[:, -1:]
         return maps
 
-    return Forms({"stream": StreamingStep(network)}, states, WINDOW, 0, whole)
+    return Forms({"stream": StreamingStep(network)}, states, WINDOW, 1, whole)

@@ -29,11 +29,11 @@ SIZES = ((192, 256), (96, 128))
 STRIDES = (4, 8, 16, 32)
 """Of the levels x0 to x3, against the frame."""
 DILATIONS = (2, 4, 4)
-"""Frames between those that x0, x1 and x2 look at; x3 sees its own frame alone."""
+"""Frames at `NOMINAL_FPS` between those that x0, x1 and x2 look at; x3 sees its own frame alone."""
 TAPS = 3
 """Frames that a level looks at: its own, and those one and two dilations before."""
 WINDOW = (TAPS - 1) * max(DILATIONS) + 1
-"""Frames that a map depends on, its own the last."""
+"""Frames that a map depends on, its own the last, at `NOMINAL_FPS`."""
 EXPANSION = 2
 _STAGES = (*STAGES[:5], (*STAGES[5][:4], 1))
 """EfficientNet-Lite0's beginning, which ends with the first of the four blocks at 192 channels."""
@@ -144,14 +144,11 @@ class Memory(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, channels: int, dilation: int) -> None:
         super().__init__()
-        self.channels, self.dilation = channels, dilation
+        self.channels = channels
+        self.ages = [tap * dilation for tap in range(TAPS - 1, 0, -1)]
+        """How many frames before its own it looks at, oldest first."""
         self.cached = _unit(inputs, channels)
         self.motion = _unit(TAPS * channels, outputs, 3, act=False)
-
-    @property
-    def frames(self) -> int:
-        """Return how many frames before its own it reaches back."""
-        return (TAPS - 1) * self.dilation
 
     def forward(self, features: Tensor, recall: Recall) -> Tensor:
         """Return (N, outputs, h, w) of a level's features (N, inputs, h, w)."""
@@ -248,8 +245,8 @@ class Aggregation(nn.Module):
 class StreamingNetwork(nn.Module):
     """Frames by the house's scaling to saliency maps, causal; sides are multiples of 32.
 
-    `forward` takes whole clips, to be trained on; `step` takes a frame and what the memories hold.
-    Before a clip's first frame the memories hold zeros.
+    `forward` takes whole clips, to be trained on; `step` takes a frame and what the memories cached.
+    Frames before a clip's first are the first.
 
     Raises:
         InputError: an unknown channel reduction; on call, a clip whose shape does not fit.
@@ -277,7 +274,7 @@ class StreamingNetwork(nn.Module):
 
     @property
     def memories(self) -> list[Memory]:
-        """Return the memories, finest first, in the order of the step form's states."""
+        """Return the memories, finest first, in the order of the step form's pasts."""
         return [module for module in self.levels.modules() if isinstance(module, Memory)]
 
     def forward(self, clip: Tensor) -> Maps:
@@ -294,31 +291,28 @@ class StreamingNetwork(nn.Module):
             return x.reshape(count, steps, *x.shape[1:])
 
         def recall(memory: Memory, cached: Tensor) -> Tensor:
-            frames = F.pad(by_clip(cached), (0, 0, 0, 0, 0, 0, memory.frames, 0))
-            ages = range(0, memory.frames + 1, memory.dilation)
-            return torch.cat([frames[:, age : age + steps] for age in ages], dim=2).flatten(0, 1)
+            frames, now = by_clip(cached), torch.arange(steps, device=cached.device)
+            taps = [frames[:, (now - age).clamp(min=0)] for age in (*memory.ages, 0)]
+            return torch.cat(taps, dim=2).flatten(0, 1)
 
         frames = clip.transpose(1, 2).flatten(0, 1)
         fused, parts = self._maps(frames, recall)
         whole = {name: by_clip(_resized(part, frames)[:, 0]) for name, part in parts.items()}
         return Maps(by_clip(fused[:, 0]), whole)
 
-    def step(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and the new states.
+    def step(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+        """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and what each memory caches of it.
 
-        A state is what a memory cached of the frames before, (N, frames * channels, h, w), oldest first.
+        `pasts`: for each memory, what it cached (N, channels, h, w) at each of its ages.
         """
-        before = dict(zip(self.memories, states, strict=True))
-        after = []
+        past, given = iter(pasts), []
 
         def recall(memory: Memory, cached: Tensor) -> Tensor:
-            past, size = before[memory], memory.channels
-            after.append(torch.cat([past[:, size:], cached], dim=1))
-            ages = range(0, memory.frames, memory.dilation)
-            return torch.cat([*(past[:, age * size : (age + 1) * size] for age in ages), cached], dim=1)
+            given.append(cached)
+            return torch.cat([*(next(past) for _ in memory.ages), cached], dim=1)
 
         fused, _ = self._maps(frame, recall)
-        return fused, *after
+        return fused, *given
 
     def _maps(self, frames: Tensor, recall: Recall) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the fused maps (N, 1, H, W), and the single ones at stride 4."""
