@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from edge.egomotion import moved_onto
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A student's second input: the frame `lag_s` seconds before, moved onto the new one.
+
+    Both are resized to `width` x `height` first: there the camera's motion is found.
+    """
+
+    lag_s: float
+    width: int = 256
+    height: int = 144
 
 
 @dataclass(frozen=True)
@@ -18,21 +34,38 @@ class Preprocessing:
     v * scale + offset. A frame of even sides, eight times the target or more, is halved by 2 x 2
     means first, as often as that holds: 2 to 9 times faster in OpenCV than one pass, and on drone
     footage within 0.7 grey levels of it (rms).
+
+    `alignment`: what the student is shown beside the frame; None is nothing.
     """
 
     width: int
     height: int
     scale: float = 1 / 127.5
     offset: float = -1.0
+    alignment: Alignment | None = None
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Return height and width of what is kept of a frame: the alignment's, else the student's."""
+        kept = self.alignment or self
+        return kept.height, kept.width
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return `image` (H, W, 3) as (height, width, 3), uint8, colour order unchanged."""
-        height, width = image.shape[:2]
-        while height >= 8 * self.height and width >= 8 * self.width and height % 2 == width % 2 == 0:
-            height, width = height // 2, width // 2
-            image = _area(image, width, height)
-        whole = (height, width) == (self.height, self.width)
-        return image if whole else _area(image, self.width, self.height)
+        """Return `image` (H, W, 3) at the size `seen`, uint8, colour order unchanged."""
+        return _shrunk(image, *self.seen)
+
+    def beside(self, past: NDArray[np.uint8], now: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an earlier frame as the student is shown it beside `now`: moved onto it, if aligned."""
+        return moved_onto(self.resize(past), self.resize(now)) if self.alignment else past
+
+    def window(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return what the student is shown of consecutive frames: (1, 3, T, height, width).
+
+        All of them; or, aligned, the first of them moved onto the last, and the last.
+        """
+        if self.alignment:
+            images = self.beside(images[0], images[-1]), images[-1]
+        return np.stack([self(image) for image in images], axis=2)
 
     def __call__(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
@@ -43,10 +76,39 @@ class Preprocessing:
         """
         if out is None:
             out = np.empty((1, 3, self.height, self.width), np.float32)
-        planes = self.resize(image)[:, :, ::-1].transpose(2, 0, 1)
+        planes = _shrunk(self.resize(image), self.height, self.width)[:, :, ::-1].transpose(2, 0, 1)
         np.multiply(planes, np.float32(self.scale), out=out[0])
         out += np.float32(self.offset)
         return out
+
+
+class Eye:
+    """Prepares a clip's frames in order: what a student is shown of each, with the past that it needs."""
+
+    def __init__(self, preprocessing: Preprocessing, fps: float) -> None:
+        self._prepare, lag = preprocessing, preprocessing.alignment
+        self._past: deque[NDArray[np.uint8]] = deque(maxlen=max(1, round(lag.lag_s * fps)) if lag else 0)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the frame (1, 3, height, width); aligned, (2, 3, height, width): it and the past one.
+
+        A clip's first frames look back to its first.
+        """
+        prepare = self._prepare
+        if prepare.alignment is None:
+            return prepare(image)
+        now = prepare.resize(image)
+        past = self._past[0] if self._past else now
+        self._past.append(now)
+        return np.concatenate([prepare(now), prepare(prepare.beside(past, now))])
+
+
+def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    rows, columns = image.shape[:2]
+    while rows >= 8 * height and columns >= 8 * width and rows % 2 == columns % 2 == 0:
+        rows, columns = rows // 2, columns // 2
+        image = _area(image, columns, rows)
+    return image if (rows, columns) == (height, width) else _area(image, width, height)
 
 
 def _area(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -15,20 +15,21 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from edge.preprocess import Preprocessing
+from edge.states import NOMINAL_FPS
 from edge.world import World
 from trainer.gaze import gaze_density
-from trainer.models.student import Pair
+from trainer.models.student import SkdSettings
 from trainer.recipes import WorldTable
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
-FPS = 10.0
+FPS = NOMINAL_FPS
 EVALUATION = STREAM = 1_000_000_000
 """Scenes below `EVALUATION` are never trained on; each stream has `STREAM` of its own."""
 FIRST = 32
 """Scenes rendered before the first sample: a few batches' variety."""
-LENGTH = 600
-"""Frames of a scene's flight that pairs are taken from, anywhere."""
+LENGTH, TWINS_LENGTH = 600, 40
+"""Frames of a scene's flight that pairs are taken from, anywhere; twins part soon."""
 VARIED = 1 / 3
 """Share by which a lag differs from sample to sample: frame rates in the field do."""
 
@@ -104,30 +105,30 @@ class MadeClips(Made[PairItem]):
     def __init__(
         self,
         world: WorldTable,
-        resolution: int,
-        pair: Pair,
+        student: SkdSettings,
         stream: int,
         teachers: bool,
-        lag_s: float = 0.0,
     ) -> None:
         super().__init__(stream, world.pairs_per_scene, world.buffer, world.reuse, FIRST)
         self._world = world
-        self._student = Preprocessing(resolution, resolution)
+        self._student = student.preprocessing()
         self._teacher = Preprocessing(world.width, world.height)
-        self._pair = pair
+        self._pair = student.pair
         self._teachers = teachers
-        self._lag = lag_s * FPS
+        self._lag = student.lag_s * FPS
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[PairItem]:
         table, size = self._world, self._student
-        world = World(scene, table.width, table.height, FPS)
+        twins = bool(table.twins and rng.random() < table.twins)
+        world = World(scene, table.width, table.height, FPS, twins=twins)
         pairs = []
-        for then in rng.integers(0, LENGTH, table.pairs_per_scene).tolist():
+        length = TWINS_LENGTH if twins else LENGTH
+        for then in rng.integers(0, length, table.pairs_per_scene).tolist():
             gap = max(1, round(self._lag * rng.uniform(1 - VARIED, 1 + VARIED)))
             before, after = world.frame(then).image, world.frame(then + gap).image
             if self._pair == "previous":
                 density = gaze_density(world, then + gap, size.width, size.height)
-                pairs.append((after, before, density))
+                pairs.append((after, size.beside(before, after), density))
             else:
                 pairs.append((before, after, gaze_density(world, then, size.width, size.height)))
         return pairs

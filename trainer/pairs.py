@@ -18,7 +18,7 @@ from edge.errors import InputError
 from edge.preprocess import Preprocessing
 from trainer.datasets.clips import Clip, read_image
 from trainer.datasets.clips import Dataset as Clips
-from trainer.models.student import Pair
+from trainer.models.student import SkdSettings
 from trainer.shards import PLAN, LabelledMaps
 
 Map = NDArray[np.float32]
@@ -43,8 +43,8 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
     `large`: (width, height) of the teachers' frames, None for none. `soft`: maps by which teacher; a
     sample then has `soft_spatial` and `soft_temporal` (1, R, R) in [0, 1] too, and frames without both
     are left out. With `mirror` each frame is there twice, once mirrored. At its clip's end a frame is
-    its own neighbour; `lag`: how many frames back "previous" reaches. What turns out unreadable, or has
-    an empty density, gives way to the next sample.
+    its own neighbour; `fps`: the clips' frame rate, for a student that looks back by seconds. What turns
+    out unreadable, or has an empty density, gives way to the next sample.
 
     Raises:
         InputError: no frame has all that is needed; later: nothing can be read.
@@ -53,16 +53,15 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         clips: Clips,
-        resolution: int,
-        pair: Pair,
+        student: SkdSettings,
         large: tuple[int, int] | None = None,
         soft: Mapping[Which, Maps] | None = None,
         mirror: bool = False,
-        lag: int = 1,
+        fps: float = 30.0,
     ) -> None:
-        self._clips, self._pair, self._soft, self._mirror = clips, pair, dict(soft or {}), mirror
-        self._lag = lag
-        self._student = Preprocessing(resolution, resolution)
+        self._clips, self._pair, self._soft, self._mirror = clips, student.pair, dict(soft or {}), mirror
+        self._lag = max(1, round(student.lag_s * fps))
+        self._student = student.preprocessing()
         self._teacher = Preprocessing(*large) if large else None
         places: list[tuple[int, int]] = []
         self.no_density = self.no_map = 0
@@ -105,7 +104,8 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         frame = found.get(index)
         if frame is None or frame.density is None or not frame.density.any():
             return None
-        image, other = frame.image, found.get(beside, frame).image
+        image = frame.image
+        other = self._student.beside(found.get(beside, frame).image, image)
         density = self._fitted(frame.density)
         sample = {
             "frame": self._student(image)[0],

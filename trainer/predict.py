@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge import release as releases
 from edge.errors import InputError
 from edge.files import sha256
+from edge.frames import Image
 from edge.model import SaliencyModel
 from edge.preprocess import Preprocessing
 from edge.states import Carried
@@ -118,16 +119,18 @@ class PairPredictor:
     def _paired(
         self, frames: Iterable[LabelledFrame], every: int
     ) -> Iterator[tuple[LabelledFrame, Map, Map]]:
-        past: deque[tuple[LabelledFrame, Map]] = deque(maxlen=self._lag)
+        past: deque[tuple[LabelledFrame, Image]] = deque(maxlen=self._lag)
+        prepare = self._prepare
         for frame in frames:
-            tensor = self._prepare(frame.image)
+            now = prepare.resize(frame.image)
+            before, then = past[0] if past else (frame, now)
             if self._pair == "previous" and frame.index % every == 0:
-                yield frame, tensor, past[0][1] if past else tensor
-            elif self._pair == "next" and past and past[0][0].index % every == 0:
-                yield *past[0], tensor
-            past.append((frame, tensor))
+                yield frame, prepare(now), prepare(prepare.beside(then, now))
+            elif self._pair == "next" and past and before.index % every == 0:
+                yield before, prepare(then), prepare(now)
+            past.append((frame, now))
         if self._pair == "next" and past and past[0][0].index % every == 0:
-            yield *past[0], past[0][1]
+            yield past[0][0], prepare(past[0][1]), prepare(past[0][1])
 
     def _computed(
         self, batch: Sequence[tuple[LabelledFrame, Map, Map]]
@@ -213,7 +216,7 @@ class TeacherPredictor(PairPredictor):
         head = recipe.settings().head
         super().__init__(
             f"{which} teacher of {recipe.name}, PyTorch {torch.__version__}",
-            Preprocessing(*recipe.large),
+            Preprocessing(*recipe.large, alignment=recipe.settings().preprocessing().alignment),
             recipe.student.pair,
             lambda frame, other: students.saliency(teacher(frame, other), head).clamp(max=1),
         )

@@ -161,11 +161,11 @@ def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run
 
 def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
     """Return a stage's samples: of the data set, or of scenes of its own in the made world."""
-    student, maps = recipe.student, recipe.students.maps
+    maps = recipe.students.maps
     large = name == "teachers" or (name == "students" and recipe.students.mu > 0 and maps is None)
     if recipe.data is None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-        return MadeClips(recipe.world, student.resolution, student.pair, stream, large, student.lag_s)
+        return MadeClips(recipe.world, recipe.settings(), stream, large)
     data = recipe.data
     soft: dict[Which, Maps] = {}
     if name == "students" and maps is not None:
@@ -175,10 +175,9 @@ def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
         }
     return LabelledPairs(
         open_dataset(data.kind, data.root, data.split),
-        student.resolution,
-        student.pair,
+        recipe.settings(),
         recipe.large if large else None,
         soft,
         data.mirror,
-        max(1, round(student.lag_s * data.fps)),
+        data.fps,
     )

@@ -20,7 +20,7 @@ from trainer import skd
 from trainer.datasets import open_dataset
 from trainer.fit import Run, fit
 from trainer.losses import hard_label, kl_cc
-from trainer.models.student import Pair, load_student
+from trainer.models.student import Pair, SkdSettings, load_student
 from trainer.pairs import LabelledPairs, Which, open_maps
 from trainer.recipes import SkdRecipe, StageTable, load_recipe
 from trainer.shards import LabelledMaps
@@ -64,7 +64,9 @@ def avs1k(root: Path, clips: int = 2, frames: int = 5) -> Path:
 
 
 def samples(root: Path, pair: Pair = "previous", mirror: bool = False) -> LabelledPairs:
-    return LabelledPairs(open_dataset("avs1k", root, "train"), 32, pair, mirror=mirror)
+    return LabelledPairs(
+        open_dataset("avs1k", root, "train"), SkdSettings(32, pair, "density"), mirror=mirror
+    )
 
 
 def level(frame: Tensor) -> int:
@@ -147,7 +149,7 @@ def test_soft_labels_are_the_images_of_the_frame(tmp_path: Path) -> None:
             cv2.imwrite(str(path), image)
     kinds: tuple[Which, Which] = ("spatial", "temporal")
     soft = {which: open_maps(tmp_path / which, which) for which in kinds}
-    found = LabelledPairs(dataset, 32, "previous", soft=soft)
+    found = LabelledPairs(dataset, SkdSettings(32, "previous", "density"), soft=soft)
     assert len(found) == 3
     assert (found.no_density, found.no_map) == (0, 7)
     for place, index in enumerate((0, 1, 3)):

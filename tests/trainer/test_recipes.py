@@ -56,6 +56,7 @@ def test_changes_are_checked_like_the_file() -> None:
         ({"teachers.steps": "0"}, "no soft labels to learn from"),
         ({"student.lag_s": "3"}, "student.lag_s: .*less than or equal to 2"),
         ({"student.lag_s": "0.3", "student.pair": "next"}, "lag_s needs student.pair"),
+        ({"student.align": "true"}, "student.align needs student.lag_s"),
         ({"name.first": "1"}, "name is no table"),
     ],
 )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from trainer.fit import Run
 from trainer.gaze import gaze_density
 from trainer.losses import kl_cc
 from trainer.made import MadeClips
-from trainer.models.student import Pair, as_skd, load_student, saliency
+from trainer.models.student import Pair, SkdSettings, as_skd, load_student, saliency
 from trainer.recipes import SkdRecipe, load_recipe
 from trainer.train import train
 
@@ -30,6 +31,9 @@ QUICK = {
 }  # fmt: skip
 
 
+SKD = SkdSettings(32, "previous", "density")
+
+
 def quick(name: str = "demo", **changes: str) -> SkdRecipe:
     recipe = load_recipe(name, {**QUICK, **{key.replace("__", "."): v for key, v in changes.items()}})
     assert isinstance(recipe, SkdRecipe)
@@ -38,7 +42,7 @@ def quick(name: str = "demo", **changes: str) -> SkdRecipe:
 
 def test_samples_are_prepared_pairs_with_a_density() -> None:
     recipe = quick()
-    samples = itertools.islice(MadeClips(recipe.world, 32, "previous", 0, teachers=True), 6)
+    samples = itertools.islice(MadeClips(recipe.world, SKD, 0, teachers=True), 6)
     for sample in samples:
         assert sample["frame"].shape == sample["other"].shape == (3, 32, 32)
         assert sample["large_frame"].shape == (3, 64, 96)
@@ -57,7 +61,9 @@ def test_a_frame_has_its_own_density_and_the_right_neighbour(
     images = [torch.from_numpy(prepare(world.frame(index).image)[0]) for index in range(5)]
     densities = [torch.from_numpy(gaze_density(world, index, 32, 32))[None] for index in range(5)]
     sides = set()
-    for sample in itertools.islice(MadeClips(quick().world, 32, pair, 0, teachers=False), 12):
+    for sample in itertools.islice(
+        MadeClips(quick().world, SkdSettings(32, pair, "density"), 0, teachers=False), 12
+    ):
         for mirrored in (False, True):
             turned = [image.flip(-1) if mirrored else image for image in images]
             frame = sample["frame"]
@@ -85,10 +91,22 @@ def test_a_lag_reaches_back_by_as_much_a_third_more_or_less(monkeypatch: pytest.
             return super().frame(index)
 
     monkeypatch.setattr(made, "World", Told)
-    for _ in itertools.islice(MadeClips(quick().world, 32, "previous", 0, False, lag_s=0.3), 6):
+    student = SkdSettings(32, "previous", "density", lag_s=0.3)
+    for _ in itertools.islice(MadeClips(quick().world, student, 0, teachers=False), 6):
         pass
     gaps = {after - before for before, after in zip(asked[::2], asked[1::2], strict=True)}
     assert gaps == {2, 3, 4}
+
+
+def test_a_neighbour_that_is_aligned_differs_by_what_moves_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "FIRST", 2)
+    world = quick(world__width="256", world__height="144", world__twins="1.0").world
+    gaps = {}
+    for align in (False, True):
+        student = SkdSettings(64, "previous", "density", 0.3, align)
+        drawn = list(itertools.islice(MadeClips(world, student, 0, teachers=False), 24))
+        gaps[align] = float(np.mean([(s["frame"] - s["other"]).abs().mean() for s in drawn]))
+    assert gaps[True] < 0.5 * gaps[False]
 
 
 def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(
@@ -96,13 +114,13 @@ def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(
 ) -> None:
     seen: list[int] = []
 
-    def told(seed: int, *size: int) -> World:
+    def told(seed: int, *size: int, twins: bool) -> World:
         seen.append(seed)
         return World(7, 64, 64, 10.0)
 
     monkeypatch.setattr(made, "World", told)
     for stream in range(4):
-        for _ in itertools.islice(MadeClips(quick().world, 32, "previous", stream, teachers=False), 3):
+        for _ in itertools.islice(MadeClips(quick().world, SKD, stream, teachers=False), 3):
             pass
     assert len(set(seen)) == len(seen)
     assert min(seen) >= made.EVALUATION
@@ -111,7 +129,7 @@ def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(
 def test_every_early_pair_is_drawn_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made, "FIRST", 3)
     world = quick(world__reuse="4", world__pairs_per_scene="2").world
-    samples = itertools.islice(MadeClips(world, 32, "previous", 0, teachers=False), 3 * 2 * 4)
+    samples = itertools.islice(MadeClips(world, SKD, 0, teachers=False), 3 * 2 * 4)
     drawn = Counter(round(float(sample["frame"].sum()), 1) for sample in samples)
     assert sorted(drawn.values()) == [4] * 6  # mirroring keeps the sum
 
@@ -144,7 +162,7 @@ def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
     teachers = skd.TeacherTraining(recipe).eval()
     students = skd.StudentDistillation(recipe, teachers).eval()
     batch = torch.utils.data.default_collate(
-        list(itertools.islice(MadeClips(recipe.world, 32, "previous", 0, teachers=True), 4))
+        list(itertools.islice(MadeClips(recipe.world, SKD, 0, teachers=True), 4))
     )
     expected = torch.zeros(())
     for student, teacher in (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edge.errors import InputError
 from edge.files import written_file
-from edge.preprocess import Preprocessing
+from edge.preprocess import Alignment, Preprocessing
 from edge.release import LONGEST_LAG_S
 from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
@@ -55,15 +55,17 @@ class SkdSettings:
     frame; "previous" delays nothing. `head`: whether the raw map is a density (the paper's, trained
     by MSE) or its logarithm (trained by KL). `lag_s`: how far back "previous" reaches, in seconds, to
     the nearest frame; 0 is the frame before. At 30 frames a second nothing small has moved in one.
+    `align`: the previous frame is moved onto the new one first, so that only what moves by itself differs.
 
     Raises:
-        InputError: an unknown value, or a lag with "next".
+        InputError: an unknown value, a lag with "next", or an alignment without lag.
     """
 
     resolution: int
     pair: Pair
     head: Head
     lag_s: float = 0.0
+    align: bool = False
     kind: Literal["skd"] = "skd"
 
     def __post_init__(self) -> None:
@@ -81,10 +83,13 @@ class SkdSettings:
                 f"a student paired with the {self.pair} frame cannot lag by {self.lag_s} s; "
                 f'expected 0, or up to {LONGEST_LAG_S} with "previous"'
             )
+        if self.align and not self.lag_s:
+            raise InputError("a student that aligns the previous frame needs a lag: give lag_s, as 0.4")
 
     def preprocessing(self) -> Preprocessing:
         """Return how frames become this student's input."""
-        return Preprocessing(self.resolution, self.resolution)
+        alignment = Alignment(self.lag_s) if self.align else None
+        return Preprocessing(self.resolution, self.resolution, alignment=alignment)
 
     @property
     def delay_frames(self) -> int:

@@ -11,7 +11,7 @@ from edge.release import LONGEST_LAG_S
 from trainer.losses import HEADS, Loss
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Pair, SkdSettings
-from trainer.recipes.tables import Recipe, Side, StageTable, Table
+from trainer.recipes.tables import Recipe, Share, Side, StageTable, Table
 
 
 class SkdTable(Table):
@@ -22,6 +22,8 @@ class SkdTable(Table):
     pair: Pair
     lag_s: Annotated[float, Field(ge=0, le=LONGEST_LAG_S)] = 0.0
     """How far back "previous" reaches; training varies it by a third."""
+    align: bool = False
+    """Move the previous frame onto the new one first: only what moves by itself differs then."""
 
 
 class WorldTable(Table):
@@ -34,6 +36,8 @@ class WorldTable(Table):
     """Rendered pairs to draw batches from, shared out to the workers: 0.9 GB at 256 x 144."""
     reuse: Annotated[int, Field(ge=1)] = 6
     """How often a rendered pair is drawn, on average."""
+    twins: Share = 0.0
+    """Share of scenes with identical twins of which one moves."""
 
 
 class DataTable(Table):
@@ -112,6 +116,8 @@ class SkdRecipe(Recipe):
             raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
         if self.student.lag_s and self.student.pair == "next":
             raise ValueError('student.lag_s needs student.pair = "previous"')
+        if self.student.align and not self.student.lag_s:
+            raise ValueError("student.align needs student.lag_s, as 0.4")
         maps = self.students.maps is not None
         if self.data and self.world != WorldTable():
             raise ValueError("data and world are both set: leave out one, clips come from one place")
@@ -141,4 +147,5 @@ class SkdRecipe(Recipe):
 
     def settings(self) -> SkdSettings:
         """Return the student's settings."""
-        return SkdSettings(self.student.resolution, self.student.pair, HEADS[self.loss], self.student.lag_s)
+        student = self.student
+        return SkdSettings(student.resolution, student.pair, HEADS[self.loss], student.lag_s, student.align)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Steps = Annotated[int, Field(ge=0)]
 Batch = Annotated[int, Field(ge=2)]
 Side = Annotated[int, Field(ge=64, le=4096)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
