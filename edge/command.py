@@ -34,6 +34,8 @@ STAGES = {
     "evaluate": Stage("trainer.evaluate_command", "Score maps against where viewers looked.", "train"),
     "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
     "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),
+    "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
+    "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
     "profile": Stage("edge.commands", "Measure latency per precision."),
     "run": Stage("edge.commands", "Turn a video into saliency maps."),
 }
@@ -57,6 +59,7 @@ class _Stages(click.Group):
                 "export",
                 "calibration",
                 "trainer",
+                "jetson",
             }:
                 raise
             raise InputError(
