@@ -36,6 +36,7 @@ STAGES = {
     "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),
     "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
     "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
+    "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
     "profile": Stage("edge.commands", "Measure latency per precision."),
     "run": Stage("edge.commands", "Turn a video into saliency maps."),
 }

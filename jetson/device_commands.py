@@ -1,0 +1,285 @@
+"""`aerogaze device`: what is done on the board, or on a folder that stands in for one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.errors import CheckError, InputError
+from jetson import keys as signing
+from jetson.autopilot import Autopilot, NoAutopilot, UnknownAutopilot
+from jetson.boards import read_facts
+from jetson.config import ROOT, Config, load_config
+from jetson.device import Board
+from jetson.install import install as install_bundle
+from jetson.policy import parse_policy
+from jetson.service import CommandService
+from jetson.state import State
+from jetson.trial import open_engines
+
+PATH = click.Path(path_type=Path)
+root_option = click.option(
+    "--root",
+    type=PATH,
+    default=ROOT,
+    show_default=True,
+    help="The board's folder, or a stand-in for it.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+facts_option = click.option("--facts", type=PATH, default=Path("/"), hidden=True)
+
+
+@click.group(epilog="Example: aerogaze device install b.swu")
+def device() -> None:
+    """Put signed bundles onto this board, and take bad ones back.
+
+    --root DIR lets any folder stand in for a board.
+    """
+
+
+@device.command(epilog="Example: aerogaze device trust k.pub")
+@click.argument("key", type=PATH)
+@root_option
+def trust(key: Path, root: Path) -> None:
+    """Say whose bundles are taken: KEY is a .pub, or later a trust document signed by those before."""
+    new = signing.load_trust([key])
+    signatures = None if key.read_bytes().startswith(b"-----BEGIN") else signing.read_trust(key)[1]
+    board(root).set_trust(new, signatures)
+    print(f"{root} trusts {', '.join(map(signing.short, new.keys))}: {new.threshold} must sign")
+
+
+@device.command(epilog="Example: aerogaze device install b.swu --policy 'fastest within cc>=.995'")
+@click.argument("bundle", type=PATH)
+@root_option
+@click.option("--policy", help="Which precision to fly (default: the board's, else fastest within cc>=.995).")
+@click.option("--autopilot", help="Where its heartbeats come from, as udpin:0.0.0.0:14550 or /dev/ttyTHS1.")
+@click.option("--no-autopilot", is_flag=True, help="There is no autopilot to ask whether it is armed.")
+@click.option("--reinstall", is_flag=True, help="Install again what is flown already.")
+@json_option
+@facts_option
+def install(
+    bundle: Path,
+    root: Path,
+    policy: str | None,
+    autopilot: str | None,
+    no_autopilot: bool,
+    reinstall: bool,
+    as_json: bool,
+    facts: Path,
+) -> None:
+    """Verify BUNDLE, write it to the slot that is not flown, try it, and fly it; or go back."""
+    this = board(root, facts, policy)
+    with _stopping():
+        install_bundle(this, bundle, _autopilot(root, autopilot, no_autopilot), reinstall)
+    _tell(this, as_json)
+
+
+@device.command(epilog="Example: aerogaze device rollback")
+@root_option
+@click.option("--autopilot", help="As of device install.")
+@click.option("--no-autopilot", is_flag=True, help="As of device install.")
+@json_option
+def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: bool) -> None:
+    """Fly the release before this one again."""
+    this = board(root)
+    _autopilot(root, autopilot, no_autopilot).check()
+    with _stopping():
+        this.rollback()
+    _tell(this, as_json)
+
+
+@device.command(epilog="Example: aerogaze device boot")
+@root_option
+@json_option
+def boot(root: Path, as_json: bool) -> None:
+    """Go back from a release that was never marked good; run this before the service starts."""
+    this = board(root)
+    this.boot()
+    _tell(this, as_json)
+
+
+@device.command(epilog="Example: aerogaze device verify")
+@root_option
+def verify(root: Path) -> None:
+    """See that each file of the slots is what trusted keys have signed."""
+    this = board(root)
+    state = this.state()
+    if not state.slots:
+        raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
+    for name, slot in sorted(state.slots.items()):
+        this.check_slot(name)  # type: ignore[arg-type]
+        print(f"slot {name}: {slot.release} counter {slot.counter} is what was signed")
+
+
+@device.command(epilog="Example: aerogaze device status --json")
+@root_option
+@json_option
+@facts_option
+def status(root: Path, as_json: bool, facts: Path) -> None:
+    """Tell what is flown, why in this precision, whether it is healthy, and what board this is."""
+    _tell(board(root, facts), as_json, health=True)
+
+
+@device.command(epilog="Example: aerogaze device history")
+@root_option
+@json_option
+def history(root: Path, as_json: bool) -> None:
+    """Tell what was installed, refused and taken back, the latest last."""
+    events = board(root).state().history
+    if as_json:
+        print(json.dumps(list(events)))
+        return
+    for row in events:
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(row["at"]))
+        what = f"{row['release']} counter {row['counter']}" if row["release"] else ""
+        print(" ".join(filter(None, (at, row["event"], what, row["detail"]))))
+
+
+@device.command(
+    name="exec",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: aerogaze device exec aerogaze run 0 --release {release} --precision {precision}",
+)
+@root_option
+@click.argument("words", nargs=-1, required=True)
+def execute(root: Path, words: tuple[str, ...]) -> None:
+    """Become the command WORDS, with {release} and {precision} of what is flown put in: for a service."""
+    this = board(root)
+    state = this.state()
+    if state.current is None or state.flown is None:
+        raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
+    found = {"{release}": str(this.release(state.current)), "{precision}": state.flown.precision}
+    command = [found.get(word, word) for word in words]
+    if shutil.which(command[0]) is None:
+        raise InputError(f"no program {command[0]!r}; expected a command to become")
+    os.execvp(command[0], command)  # noqa: S606
+
+
+@device.command(epilog="Example: aerogaze device power 2 --yes")
+@click.argument("mode")
+@click.option("--yes", is_flag=True, help="Set it without asking.")
+@facts_option
+def power(mode: str, yes: bool, facts: Path) -> None:
+    """Set the power mode with that number or name by nvpmodel. Nothing else here ever sets one."""
+    modes = read_facts(facts).power_modes
+    number = next((n for n, name in modes.items() if mode in (n, name)), None)
+    if number is None:
+        known = ", ".join(f"{n} ({name})" for n, name in modes.items()) or "none (no Jetson?)"
+        raise InputError(f"no power mode {mode!r}; this board has {known}")
+    if not yes and not (sys.stdin.isatty() and click.confirm(f"Set power mode {modes[number]}?")):
+        raise InputError(f"power mode {modes[number]} was not set: say --yes")
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        raise InputError("nvpmodel is not installed; it comes with Jetson Linux")
+    if subprocess.run([tool, "-m", number], stdin=subprocess.DEVNULL).returncode:
+        raise CheckError(f"nvpmodel did not set mode {number}; does it need root, or a reboot?")
+
+
+def board(root: Path, facts: Path = Path("/"), policy: str | None = None) -> Board:
+    """Return the board of a folder, set up as its configuration says."""
+    config = load_config(root)
+    return Board(
+        root.resolve(),
+        read_facts(facts),
+        open_engines(config.engine),
+        parse_policy(policy) if policy else config.parsed_policy(),
+        config.service,
+        say=_say,
+    )
+
+
+def _say(line: str) -> None:
+    # Whoever listens may have gone, as when SSH is cut: the board's work goes on.
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def _autopilot(root: Path, link: str | None, none: bool) -> Autopilot:
+    """A folder that stands in for a board has no autopilot, unless one is named."""
+    link = link or load_config(root).autopilot
+    if none:
+        return NoAutopilot()
+    if link is None:
+        return UnknownAutopilot() if root == ROOT else NoAutopilot()
+    raise NotImplementedError(link)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP (SSH was cut) end the work like Ctrl-C: what is on trial goes back."""
+
+    def stop(number: int, where: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(this: Board, as_json: bool, health: bool = False) -> None:
+    state = this.state()
+    document = describe(this, state, _health(load_config(this.root)) if health and state.current else None)
+    if as_json:
+        print(json.dumps(document))
+        return
+    if state.current is None:
+        print(f"{this.root}: no release")
+    else:
+        print(
+            f"{document['release']} counter {document['counter']}, slot {state.current}, "
+            f"{document['precision']} on {document['engine']}, {document['state']}\n"
+            f"{document['why']}\n{document['path']}"
+        )
+    if health:
+        facts = this.facts
+        known = ((facts.model, ""), (facts.jetpack, "JetPack "), (facts.tensorrt, "TensorRT "))
+        print(
+            "board: "
+            + (", ".join(f"{say}{what}" for what, say in known if what) or "no Jetson that is known")
+        )
+        if document["health"]:
+            print(f"health: {document['health']}")
+
+
+def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
+    """Return what `--json` prints of a board."""
+    slot = state.flown
+    return {
+        "schema": 1,
+        "root": str(this.root),
+        "state": "none" if slot is None else "trial" if state.trial else "good",
+        "health": health,
+        "slot": state.current,
+        "path": str(this.release(state.current)) if state.current else None,
+        **{key: getattr(slot, key, None) for key in ("release", "counter", "precision", "engine", "why")},
+        "measured": list(slot.measured) if slot else [],
+        "previous": state.slots[state.previous].counter if state.previous else None,
+        "highest_counter": state.counter,
+        "board": asdict(this.facts),
+    }
+
+
+def _health(config: Config) -> str | None:
+    service = config.service
+    if not isinstance(service, CommandService) or not service.health_words:
+        return None
+    try:
+        service.check()
+    except CheckError as error:
+        return str(error)
+    return "good"
