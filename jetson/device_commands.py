@@ -19,7 +19,7 @@ import click
 
 from edge.errors import CheckError, InputError
 from jetson import keys as signing
-from jetson.autopilot import Autopilot, NoAutopilot, UnknownAutopilot
+from jetson.autopilot import Autopilot, MavlinkAutopilot, NoAutopilot, NoHeartbeatError, UnknownAutopilot
 from jetson.boards import read_facts
 from jetson.config import ROOT, Config, load_config
 from jetson.device import Board
@@ -209,11 +209,28 @@ def _say(line: str) -> None:
 def _autopilot(root: Path, link: str | None, none: bool) -> Autopilot:
     """A folder that stands in for a board has no autopilot, unless one is named."""
     link = link or load_config(root).autopilot
-    if none:
+    if none or (link is None and root != ROOT):
         return NoAutopilot()
-    if link is None:
-        return UnknownAutopilot() if root == ROOT else NoAutopilot()
-    raise NotImplementedError(link)
+    return _Asking(MavlinkAutopilot(link) if link else UnknownAutopilot())
+
+
+class _Asking:
+    """Asks whoever sits at the terminal, once, where no autopilot answers."""
+
+    def __init__(self, autopilot: Autopilot) -> None:
+        self._autopilot = autopilot
+
+    def check(self) -> None:
+        """Ask the autopilot, else the user."""
+        try:
+            self._autopilot.check()
+        except NoHeartbeatError as error:
+            if not sys.stdin.isatty():
+                raise
+            click.echo(f"{error}", err=True)
+            if not click.confirm("Is the drone disarmed and on the ground?", err=True):
+                raise
+            self._autopilot = NoAutopilot()
 
 
 @contextlib.contextmanager

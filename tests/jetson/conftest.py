@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge import release as releases
 from jetson.bundle import Wishes, write_bundle
@@ -55,3 +57,13 @@ def make(small: Path, key: Key, tmp_path_factory: pytest.TempPathFactory) -> Cal
 def bundle(make: Callable[..., Path]) -> Path:
     """The small release, signed."""
     return make()
+
+
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
+    """The public half of the key, as a file."""
+    place = tmp_path_factory.mktemp("public") / "k.pub"
+    raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public))
+    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    place.write_bytes(raw.public_bytes(pem, info))
+    return place

@@ -380,18 +380,6 @@ def test_timing_caches_lie_beside_the_release(board: Board, make: Make, tmp_path
 # The commands.
 
 
-@pytest.fixture
-def public(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    place = tmp_path_factory.mktemp("public") / "k.pub"
-    raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public))
-    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    place.write_bytes(raw.public_bytes(pem, info))
-    return place
-
-
 def test_the_commands_do_it_all(
     command: Command, make: Make, public: Path, video: Path, tmp_path: Path
 ) -> None:
