@@ -37,6 +37,7 @@ STAGES = {
     "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
     "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
     "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
+    "flash": Stage("jetson.flash_commands", "Put a bundle onto a board over SSH.", "flash"),
     "profile": Stage("edge.commands", "Measure latency per precision."),
     "run": Stage("edge.commands", "Turn a video into saliency maps."),
 }

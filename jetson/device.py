@@ -76,6 +76,11 @@ class Board:
         """Return what the board knows of its slots."""
         return load_state(self.root)
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it trusts anybody yet."""
+        return (self.root / TRUST).exists()
+
     def trust(self) -> Trust:
         """Return whose signatures count.
 
@@ -97,7 +102,7 @@ class Board:
         `signatures`: the new trust document's; None for a bare public key.
         """
         with self.locked():
-            if (self.root / TRUST).exists():
+            if self.trusted:
                 old = self.trust()
                 if old.document() == new.document():
                     return new

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,9 @@ def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
     slot = state.flown
     return {
         "schema": 1,
+        "aerogaze": version("aerogaze"),
         "root": str(this.root),
+        "trusts": list(this.trust().keys) if this.trusted else [],
         "state": "none" if slot is None else "trial" if state.trial else "good",
         "health": health,
         "slot": state.current,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from importlib.metadata import version
 
 from edge.errors import CheckError
 from jetson.boards import Facts
@@ -11,17 +10,17 @@ from jetson.manifest import Manifest, starts_with, version_key
 from jetson.state import State
 
 
-def check_fit(manifest: Manifest, facts: Facts, state: State, now: float) -> None:
+def check_fit(manifest: Manifest, facts: Facts, state: State, now: float, here: str) -> None:
     """See that board, versions, counter and date are right.
 
-    `now`: seconds since 1970. A drone's clock may stand at 1970: the latest time that the board has known
-    counts, so that a clock that is behind lets no expired bundle in that it had known to be expired.
+    `here`: the board's version of aerogaze. `now`: seconds since 1970. A drone's clock may stand at 1970:
+    the latest time that the board has known counts, so that a clock that is behind lets no bundle in that
+    it had known to be expired.
 
     Raises:
         CheckError: one is not; what was found and what the bundle asks for is said.
     """
     _check_board(manifest, facts)
-    here = version("aerogaze")
     if version_key(here) < version_key(manifest.runtime):
         raise CheckError(f"the bundle needs aerogaze {manifest.runtime}, here is {here}: update it first")
     _check_counter(manifest, state)

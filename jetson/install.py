@@ -7,6 +7,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from edge import release as releases
@@ -44,7 +45,7 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         sealed = read_bundle(file, str(place), trust)
         state = board.mend()
         manifest, now = sealed.manifest, board.clock()
-        check_fit(manifest, board.facts, state, now)
+        check_fit(manifest, board.facts, state, now, version("aerogaze"))
         same = state.flown is not None and state.flown.id == _id(sealed)
         if same and not reinstall:
             board.say("this release is flown already")
