@@ -34,12 +34,12 @@ STAGES = {
     "evaluate": Stage("trainer.evaluate_command", "Score maps against where viewers looked.", "train"),
     "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
     "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),
-    "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
-    "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
-    "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
-    "flash": Stage("jetson.flash_commands", "Put a bundle onto a board over SSH.", "flash"),
     "profile": Stage("edge.commands", "Measure latency per precision."),
     "run": Stage("edge.commands", "Turn a video into saliency maps."),
+    "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
+    "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
+    "flash": Stage("jetson.flash_commands", "Put a bundle onto a board over SSH.", "flash"),
+    "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
 }
 
 

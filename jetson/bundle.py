@@ -160,6 +160,8 @@ def read_head(reader: cpio.Reader, trust: Trust | None = None) -> Sealed:
     if trust is not None:
         trust.check(sorted(signatures), reader.what)
     manifest = parse_manifest(canonical.decode(text, f"{reader.what}: manifest.json"))
+    if canonical.encode(manifest.document()) != text:
+        raise InputError(f"{reader.what}: manifest.json is not as aerogaze writes it: bundle it again")
     if tuple(sorted(signatures)) != manifest.signers:
         raise CheckError(
             f"{reader.what}: a signature was taken away or added since it was made: bundle it again"

@@ -42,7 +42,9 @@ def load_config(root: Path) -> Config:
         document = json.loads(place.read_text())
     except FileNotFoundError:
         return Config()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read {place}: {error.strerror}; who may is its owner, or root") from None
+    except ValueError as error:
         raise InputError(f"{place} cannot be read as JSON ({error}); expected one as {_EXAMPLE}") from None
     known = {field.name for field in fields(Config)}
     if not isinstance(document, dict) or (set(document) - known):

@@ -17,7 +17,7 @@ import asyncssh
 from edge.errors import CheckError, InputError
 from jetson.flash import Ended, OnBytes, Say, said
 
-ARRIVALS = ".cache/aerogaze"
+ARRIVALS = ".cache/aerogaze/arrived"
 """Where uploads go, in the home of the user there."""
 BLOCK = 1 << 20
 TRIES = 3

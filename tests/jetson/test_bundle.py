@@ -66,6 +66,22 @@ def test_a_changed_byte_is_refused(bundle: Path) -> None:
             read(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
 
 
+def test_bytes_put_in_taken_out_or_doubled_are_refused(bundle: Path) -> None:
+    data, chance = bundle.read_bytes(), random.Random(4)  # noqa: S311
+    for _ in range(150):
+        at, size = (
+            chance.choice([chance.randrange(6000), chance.randrange(len(data))]),
+            chance.randrange(1, 600),
+        )
+        for changed in (
+            data[:at] + data[at + size :],
+            data[:at] + chance.randbytes(size) + data[at:],
+            data[:at] + data[at : at + size] * 2 + data[at + size :],
+        ):
+            with pytest.raises(Refused):
+                read(changed)
+
+
 @pytest.mark.long
 def test_ten_thousand_changed_bytes_are_refused(bundle: Path) -> None:
     flip(bundle.read_bytes(), 10_000, seed=2)
@@ -178,6 +194,7 @@ def signed(
         (lambda d: d["files"].append(d["files"][-1]), "twice"),
         (lambda d: d["files"].clear(), "none"),
         (lambda d: d["files"].extend([{**d["files"][-1], "name": f"z{i:04}"} for i in range(300)]), "at most 256"),  # noqa: E501
+        (lambda d: d.update(schema=True), "not as aerogaze writes it"),
         (lambda d: d.update(schema=2), "schema 2; this aerogaze reads schema 1"),
         (lambda d: d.update(counter=0), "counter is 0"),
         (lambda d: d.update(counter=True), "counter is True"),

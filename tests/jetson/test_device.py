@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -474,3 +475,23 @@ def test_a_cut_ssh_session_takes_a_trial_back(
     process.wait(timeout=20)
     status = json.loads(command("device", "status", "--root", root, "--json").out)
     assert (status["counter"], status["state"]) == (1, "good")
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="no setpriv on this machine")
+def test_an_unprivileged_user_is_told_in_one_line() -> None:
+    with tempfile.TemporaryDirectory() as locked:  # pytest's own folders let nobody else in
+        Path(locked).chmod(0o555)
+        done = boot_as_nobody(Path(locked) / "drone")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "cannot write the board" in done.stderr
+
+
+def boot_as_nobody(root: Path) -> subprocess.CompletedProcess[str]:
+    lower = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.getuid() == 0 else []
+    code = (
+        "import sys; from pathlib import Path; from edge.command import _exit_code; "
+        "sys.exit(_exit_code(['device', 'boot', '--root', sys.argv[1]]))"
+    )
+    words = [*lower, sys.executable, "-c", code, str(root)]
+    return subprocess.run(words, capture_output=True, text=True)
