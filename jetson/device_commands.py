@@ -188,6 +188,38 @@ def power(mode: str, yes: bool, facts: Path) -> None:
         raise CheckError(f"nvpmodel did not set mode {number}; does it need root, or a reboot?")
 
 
+@device.command(epilog="Example: aerogaze device agent --server https://updates.example.com/DEFAULT --id d7")
+@click.option("--server", required=True, help="A hawkBit or gooseBit server, with the tenant.")
+@click.option("--id", "name", required=True, help="This drone's name there.")
+@click.option("--token-file", type=PATH, help="The device's token, in a file that only root reads.")
+@click.option("--once", is_flag=True, help="Ask once, do what there is to do, and end.")
+@root_option
+@click.option("--autopilot", help="As of device install.")
+@click.option("--no-autopilot", is_flag=True, help="As of device install.")
+@facts_option
+def agent(
+    server: str,
+    name: str,
+    token_file: Path | None,
+    once: bool,
+    root: Path,
+    autopilot: str | None,
+    no_autopilot: bool,
+    facts: Path,
+) -> None:
+    """Ask a server for new bundles, install what it offers, and tell it how that went."""
+    from jetson.agent import Agent
+    from jetson.ddi import Ddi
+
+    token = signing.read_small(token_file).decode("ascii", "replace").strip() if token_file else None
+    polling = Agent(board(root, facts), Ddi(server, name, token), _autopilot(root, autopilot, no_autopilot))
+    with _stopping():
+        if once:
+            polling.once()
+        else:
+            polling.run()
+
+
 def board(root: Path, facts: Path = Path("/"), policy: str | None = None) -> Board:
     """Return the board of a folder, set up as its configuration says."""
     config = load_config(root)

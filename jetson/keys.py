@@ -83,7 +83,7 @@ def load_key(place: Path) -> Key:
         InputError: it is no unencrypted Ed25519 key in PEM.
     """
     try:
-        private = serialization.load_pem_private_key(_read(place), password=None)
+        private = serialization.load_pem_private_key(read_small(place), password=None)
     except (ValueError, TypeError):
         private = None
     if not isinstance(private, Ed25519PrivateKey):
@@ -98,7 +98,7 @@ def load_public(place: Path) -> PublicKey:
         InputError: it is no Ed25519 public key in PEM.
     """
     try:
-        public = serialization.load_pem_public_key(_read(place))
+        public = serialization.load_pem_public_key(read_small(place))
     except ValueError:
         public = None
     if not isinstance(public, Ed25519PublicKey):
@@ -192,7 +192,7 @@ def read_trust(place: Path) -> tuple[Trust, Signatures]:
         CheckError: a signature is wrong.
     """
     what = f"trust document {place}"
-    document = canonical.decode(_read(place), what)
+    document = canonical.decode(read_small(place), what)
     signatures = parse_signatures(document.pop("signatures", None), what)
     trust = parse_trust(document, what)
     check_signatures(signatures, _TRUST, canonical.encode(document), what)
@@ -239,7 +239,7 @@ def load_trust(places: Sequence[Path], threshold: int | None = None) -> Trust:
         InputError: a file is neither, or a document comes with others or with a threshold.
         CheckError: a document's signature is wrong.
     """
-    if len(places) == 1 and not _read(places[0]).startswith(b"-----BEGIN"):
+    if len(places) == 1 and not read_small(places[0]).startswith(b"-----BEGIN"):
         if threshold is not None:
             raise InputError(f"{places[0]} says its own threshold: leave --threshold out")
         return read_trust(places[0])[0]
@@ -269,7 +269,12 @@ def short(public: PublicKey) -> str:
     return public[:8]
 
 
-def _read(place: Path) -> bytes:
+def read_small(place: Path) -> bytes:
+    """Read a file of 64 KiB at most.
+
+    Raises:
+        InputError: it cannot be read, or is larger.
+    """
     try:
         with place.open("rb") as file:
             data = file.read(LARGEST + 1)
