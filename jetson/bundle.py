@@ -21,8 +21,9 @@ from edge.errors import CheckError, InputError
 from edge.files import sha256, written_file
 from jetson import canonical, cpio
 from jetson.cms import CmsSigner
-from jetson.keys import Key, Signatures, Trust, check_signatures, parse_signatures, sign
+from jetson.keys import Key, Signatures, check_signatures, parse_signatures, sign
 from jetson.manifest import ANYWHERE, Compatible, File, Manifest, parse_manifest
+from jetson.trust import Trust
 
 PURPOSE = b"aerogaze bundle"
 LARGEST_TEXT = 1 << 18

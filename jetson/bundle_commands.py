@@ -9,6 +9,7 @@ import click
 
 from edge.errors import InputError
 from jetson import keys as signing
+from jetson import trust as trusts
 from jetson.bundle import Wishes, opened, read_bundle, write_bundle
 from jetson.cms import load_cms_signer
 from jetson.manifest import LARGEST_COUNTER, Manifest, checked_date, parse_compatible
@@ -45,8 +46,8 @@ def trust(
         raise InputError(
             f"trust version {version} without signatures; expected version 1, or --key with trusted keys"
         )
-    made = signing.make_trust([signing.load_public(place) for place in public], threshold, version)
-    signing.write_trust(made, [signing.load_key(place) for place in signers], out)
+    made = trusts.make_trust([signing.load_public(place) for place in public], threshold, version)
+    trusts.write_trust(made, [signing.load_key(place) for place in signers], out)
     print(f"wrote {out}: version {version}, {threshold} of {len(made.keys)} keys, {len(signers)} signatures")
 
 
@@ -119,7 +120,7 @@ def bundle(
         raise InputError(
             "--verify needs --trust: whose signature is expected? Name a .pub or a trust document"
         )
-    trust = signing.load_trust(trusted, threshold) if trusted else None
+    trust = trusts.load_trust(trusted, threshold) if trusted else None
     with opened(asked[0]) as file:
         manifest = read_bundle(file, str(asked[0]), trust).manifest
     if verify:

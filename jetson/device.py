@@ -28,20 +28,13 @@ from jetson import canonical
 from jetson.boards import Facts
 from jetson.bundle import PURPOSE
 from jetson.disk import Disk
-from jetson.keys import (
-    Signatures,
-    Trust,
-    check_signatures,
-    parse_signatures,
-    parse_trust,
-    short,
-    succeed,
-)
+from jetson.keys import Signatures, check_signatures, parse_signatures, short
 from jetson.manifest import Manifest, parse_manifest
 from jetson.policy import Policy
 from jetson.service import Service
 from jetson.state import Slot, SlotName, State, load_state, save_state
 from jetson.trial import Engines, Say
+from jetson.trust import Trust, parse_trust, succeed
 
 TRUST = "trust.json"
 

@@ -11,23 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
 
 from edge.errors import CheckError, InputError
 from jetson import keys as signing
+from jetson import trust as trusts
 from jetson.autopilot import Autopilot, MavlinkAutopilot, NoAutopilot, NoHeartbeatError, UnknownAutopilot
 from jetson.boards import read_facts
-from jetson.config import ROOT, Config, load_config
+from jetson.config import ROOT, load_config
 from jetson.device import Board
+from jetson.device_status import tell
 from jetson.install import install as install_bundle
 from jetson.policy import parse_policy
-from jetson.service import CommandService
-from jetson.state import State
 from jetson.trial import open_engines
 
 PATH = click.Path(path_type=Path)
@@ -55,8 +52,8 @@ def device() -> None:
 @root_option
 def trust(key: Path, root: Path) -> None:
     """Say whose bundles are taken: KEY is a .pub, or later a trust document signed by those before."""
-    new = signing.load_trust([key])
-    signatures = None if key.read_bytes().startswith(b"-----BEGIN") else signing.read_trust(key)[1]
+    new = trusts.load_trust([key])
+    signatures = None if key.read_bytes().startswith(b"-----BEGIN") else trusts.read_trust(key)[1]
     board(root).set_trust(new, signatures)
     print(f"{root} trusts {', '.join(map(signing.short, new.keys))}: {new.threshold} must sign")
 
@@ -84,7 +81,7 @@ def install(
     this = board(root, facts, policy)
     with _stopping():
         install_bundle(this, bundle, _autopilot(root, autopilot, no_autopilot), reinstall)
-    _tell(this, as_json)
+    tell(this, as_json)
 
 
 @device.command(epilog="Example: aerogaze device rollback")
@@ -98,7 +95,7 @@ def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: boo
     _autopilot(root, autopilot, no_autopilot).check()
     with _stopping():
         this.rollback()
-    _tell(this, as_json)
+    tell(this, as_json)
 
 
 @device.command(epilog="Example: aerogaze device boot")
@@ -108,7 +105,7 @@ def boot(root: Path, as_json: bool) -> None:
     """Go back from a release that was never marked good; run this before the service starts."""
     this = board(root)
     this.boot()
-    _tell(this, as_json)
+    tell(this, as_json)
 
 
 @device.command(epilog="Example: aerogaze device verify")
@@ -130,7 +127,7 @@ def verify(root: Path) -> None:
 @facts_option
 def status(root: Path, as_json: bool, facts: Path) -> None:
     """Tell what is flown, why in this precision, whether it is healthy, and what board this is."""
-    _tell(board(root, facts), as_json, health=True)
+    tell(board(root, facts), as_json, health=True)
 
 
 @device.command(epilog="Example: aerogaze device history")
@@ -279,59 +276,3 @@ def _stopping() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _tell(this: Board, as_json: bool, health: bool = False) -> None:
-    state = this.state()
-    document = describe(this, state, _health(load_config(this.root)) if health and state.current else None)
-    if as_json:
-        print(json.dumps(document))
-        return
-    if state.current is None:
-        print(f"{this.root}: no release")
-    else:
-        print(
-            f"{document['release']} counter {document['counter']}, slot {state.current}, "
-            f"{document['precision']} on {document['engine']}, {document['state']}\n"
-            f"{document['why']}\n{document['path']}"
-        )
-    if health:
-        facts = this.facts
-        known = ((facts.model, ""), (facts.jetpack, "JetPack "), (facts.tensorrt, "TensorRT "))
-        print(
-            "board: "
-            + (", ".join(f"{say}{what}" for what, say in known if what) or "no Jetson that is known")
-        )
-        if document["health"]:
-            print(f"health: {document['health']}")
-
-
-def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
-    """Return what `--json` prints of a board."""
-    slot = state.flown
-    return {
-        "schema": 1,
-        "aerogaze": version("aerogaze"),
-        "root": str(this.root),
-        "trusts": list(this.trust().keys) if this.trusted else [],
-        "state": "none" if slot is None else "trial" if state.trial else "good",
-        "health": health,
-        "slot": state.current,
-        "path": str(this.release(state.current)) if state.current else None,
-        **{key: getattr(slot, key, None) for key in ("release", "counter", "precision", "engine", "why")},
-        "measured": list(slot.measured) if slot else [],
-        "previous": state.slots[state.previous].counter if state.previous else None,
-        "highest_counter": state.counter,
-        "board": asdict(this.facts),
-    }
-
-
-def _health(config: Config) -> str | None:
-    service = config.service
-    if not isinstance(service, CommandService) or not service.health_words:
-        return None
-    try:
-        service.check()
-    except CheckError as error:
-        return str(error)
-    return "good"

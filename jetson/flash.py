@@ -18,9 +18,9 @@ from edge.files import sha256
 from jetson.boards import Facts
 from jetson.bundle import opened, read_bundle
 from jetson.fit import check_fit
-from jetson.keys import Trust
 from jetson.manifest import Manifest
 from jetson.state import State
+from jetson.trust import Trust
 
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]

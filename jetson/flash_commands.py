@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from edge.errors import InputError
-from jetson import keys as signing
+from jetson import trust as trusts
 from jetson.config import ROOT
 from jetson.flash import Flash, OnBytes, Target
 from jetson.flash import flash as put
@@ -58,7 +58,7 @@ def flash(
     options = [*(["--policy", policy] if policy else []), *(["--autopilot", autopilot] if autopilot else [])]
     options += [f for f, asked in (("--no-autopilot", no_autopilot), ("--reinstall", reinstall)) if asked]
     wish = Flash(bundle, trust, tuple(options), dry_run)
-    trusted = signing.load_trust([trust]) if trust else None
+    trusted = trusts.load_trust([trust]) if trust else None
     login = parse_login(target, identity=identity, known_hosts=known_hosts)
     if login is None and "@" in target and "/" not in target:
         raise InputError(f"{target!r} is no board; expected user@host, user@host:port, or a folder")

@@ -23,8 +23,9 @@ from jetson.agent import Agent
 from jetson.autopilot import NoAutopilot
 from jetson.ddi import Ddi, Deployment, ServerError
 from jetson.device import Board
-from jetson.keys import Key, make_trust
+from jetson.keys import Key
 from jetson.service import CommandService
+from jetson.trust import make_trust
 from tests.jetson.test_faults import a_board
 
 GOOSEBIT = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))

@@ -17,8 +17,9 @@ from edge.errors import CheckError, InputError
 from jetson import bundle as bundles
 from jetson import canonical, cpio
 from jetson.bundle import Wishes, read_bundle, write_bundle
-from jetson.keys import Key, make_trust, new_key, sign
+from jetson.keys import Key, new_key, sign
 from jetson.manifest import Compatible, parse_manifest
+from jetson.trust import make_trust
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]

@@ -25,12 +25,13 @@ from jetson.autopilot import NoAutopilot
 from jetson.boards import Facts, read_facts
 from jetson.device import Board
 from jetson.install import install
-from jetson.keys import Key, make_trust, new_key, read_trust, write_trust
+from jetson.keys import Key, new_key
 from jetson.manifest import Compatible
 from jetson.policy import Measured, parse_policy
 from jetson.service import CommandService, NoService
 from jetson.state import State
 from jetson.trial import OnnxRuntimeEngines, TensorRTEngines
+from jetson.trust import make_trust, read_trust, write_trust
 from tests.conftest import Outcome
 from tests.jetson.conftest import trimmed
 from tests.jetson.disks import QuickEngines

@@ -21,9 +21,10 @@ from jetson.boards import read_facts
 from jetson.device import Board
 from jetson.disk import Disk
 from jetson.install import install
-from jetson.keys import Key, make_trust
+from jetson.keys import Key
 from jetson.policy import parse_policy
 from jetson.service import NoService
+from jetson.trust import make_trust
 from tests.jetson.disks import Cut, CutDisk, FailingDisk, LossyDisk, QuickEngines
 
 OLD, NEW, NEXT = 2, 3, 4

@@ -7,6 +7,7 @@ import pytest
 
 from edge.errors import CheckError, InputError
 from jetson import keys as signing
+from jetson import trust as trusts
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -49,12 +50,12 @@ def test_signatures_are_for_one_purpose(key: signing.Key) -> None:
 
 def test_trust_is_handed_over_by_those_who_had_it(tmp_path: Path) -> None:
     a, b, c = (signing.new_key(tmp_path / name) for name in "abc")
-    old = signing.make_trust([a.public, b.public], threshold=2)
-    new = signing.make_trust([b.public, c.public], threshold=1, version=2)
+    old = trusts.make_trust([a.public, b.public], threshold=2)
+    new = trusts.make_trust([b.public, c.public], threshold=1, version=2)
 
-    def follows(*signers: signing.Key, trust: signing.Trust = new) -> None:
-        signing.write_trust(trust, signers, tmp_path / "t.json")
-        signing.succeed(old, *signing.read_trust(tmp_path / "t.json"))
+    def follows(*signers: signing.Key, trust: trusts.Trust = new) -> None:
+        trusts.write_trust(trust, signers, tmp_path / "t.json")
+        trusts.succeed(old, *trusts.read_trust(tmp_path / "t.json"))
 
     follows(a, b)
     follows(a, b, c)
@@ -64,17 +65,17 @@ def test_trust_is_handed_over_by_those_who_had_it(tmp_path: Path) -> None:
         follows(b, c)
     for version in (1, 3):
         with pytest.raises(CheckError, match="expected 2; hand trust over"):
-            follows(a, b, trust=signing.make_trust([c.public], 1, version))
+            follows(a, b, trust=trusts.make_trust([c.public], 1, version))
 
 
 def test_each_changed_byte_of_a_trust_document_is_refused(key: signing.Key, tmp_path: Path) -> None:
     place = tmp_path / "t.json"
-    signing.write_trust(signing.make_trust([key.public]), [key], place)
+    trusts.write_trust(trusts.make_trust([key.public]), [key], place)
     data = place.read_bytes()
     for at in range(len(data)):
         place.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 7]) + data[at + 1 :])
         with pytest.raises((InputError, CheckError)):
-            signing.read_trust(place)
+            trusts.read_trust(place)
 
 
 def test_the_command_writes_trust_documents(command: Command, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_the_command_writes_trust_documents(command: Command, tmp_path: Path) ->
     assert "version 2 without signatures" in refused.err
     outcome = command(*words, "--key", tmp_path / "a")
     assert outcome.code == 0, outcome.err
-    trust, signatures = signing.read_trust(tmp_path / "t.json")
+    trust, signatures = trusts.read_trust(tmp_path / "t.json")
     assert (trust.version, trust.threshold, len(signatures)) == (2, 1, 1)
 
 
@@ -96,4 +97,4 @@ def test_a_threshold_that_nobody_or_everybody_meets_is_refused(
 ) -> None:
     keys = [signing.new_key(tmp_path / str(i)).public for i in range(count)]
     with pytest.raises(InputError, match="expected 1 to"):
-        signing.make_trust(keys, threshold)
+        trusts.make_trust(keys, threshold)
