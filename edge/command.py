@@ -36,6 +36,10 @@ STAGES = {
     "build": Stage("export.commands", "Compile a release's graphs with TensorRT.", "export"),
     "profile": Stage("edge.commands", "Measure latency per precision."),
     "run": Stage("edge.commands", "Turn a video into saliency maps."),
+    "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
+    "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
+    "flash": Stage("jetson.flash_commands", "Put a bundle onto a board over SSH.", "flash"),
+    "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
 }
 
 
@@ -57,6 +61,7 @@ class _Stages(click.Group):
                 "export",
                 "calibration",
                 "trainer",
+                "jetson",
             }:
                 raise
             raise InputError(

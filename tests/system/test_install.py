@@ -30,6 +30,7 @@ def test_the_wheel_holds_what_is_used_and_nothing_else(wheel: Path) -> None:
         "trainer/recipes/skd-64.toml",
         "trainer/students/skd-64.safetensors",
         "export/report.html",
+        "jetson/py.typed",
     ):
         assert needed in names
 
@@ -57,21 +58,26 @@ def test_what_a_drone_lacks_is_named_with_the_remedy(wheel: Path, tmp_path: Path
     assert told.splitlines()[-1] == "2"
 
 
-def test_edge_works_on_jetpack_sixs_python(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("room", "extra"), [("edge", ""), ("jetson", "[jetson]")])
+def test_it_works_on_jetpack_sixs_python(wheel: Path, tmp_path: Path, room: str, extra: str) -> None:
     python = find_python("3.10")
     if python is None:
         pytest.skip("no Python 3.10 on this machine")
-    programs = environment(python, tmp_path / "drone", str(wheel), "pytest", "hypothesis")
+    programs = environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
     copied = tmp_path / "tests"
     for name in ("__init__.py", "conftest.py"):
         copied.mkdir(exist_ok=True)
         (copied / name).write_text((ROOT / "tests" / name).read_text())
-    (copied / "edge").mkdir()
-    for path in (ROOT / "tests" / "edge").glob("*.py"):
-        (copied / "edge" / path.name).write_text(path.read_text())
+    (copied / room).mkdir()
+    for path in (ROOT / "tests" / room).glob("*.py"):
+        (copied / room / path.name).write_text(path.read_text())
     told = run(
         str(programs / "python"), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
-        "-k", "not every_command_has_help", "tests/edge", cwd=tmp_path,
+        "-o", "markers=long", "-m", "not long", "-k", "not every_command_has_help", f"tests/{room}",
+        cwd=tmp_path,
     )  # fmt: skip
     assert " passed" in told
     assert " failed" not in told
+    installed = run(str(programs / "pip"), "list", "--format", "freeze").lower()
+    assert "torch" not in installed
+    assert "onnx==" not in installed

@@ -1,0 +1,71 @@
+"""What a board says of itself, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from edge.errors import CheckError
+from jetson.config import Config, load_config
+from jetson.device import Board
+from jetson.service import CommandService
+from jetson.state import State
+
+
+def tell(this: Board, as_json: bool, health: bool = False) -> None:
+    """Print what is flown, and with `health` what board this is and how it feels."""
+    state = this.state()
+    document = describe(this, state, _health(load_config(this.root)) if health and state.current else None)
+    if as_json:
+        print(json.dumps(document))
+        return
+    if state.current is None:
+        print(f"{this.root}: no release")
+    else:
+        print(
+            f"{document['release']} counter {document['counter']}, slot {state.current}, "
+            f"{document['precision']} on {document['engine']}, {document['state']}\n"
+            f"{document['why']}\n{document['path']}"
+        )
+    if health:
+        facts = this.facts
+        known = ((facts.model, ""), (facts.jetpack, "JetPack "), (facts.tensorrt, "TensorRT "))
+        print(
+            "board: "
+            + (", ".join(f"{say}{what}" for what, say in known if what) or "no Jetson that is known")
+        )
+        if document["health"]:
+            print(f"health: {document['health']}")
+
+
+def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
+    """Return what `--json` prints of a board."""
+    slot = state.flown
+    return {
+        "schema": 1,
+        "aerogaze": version("aerogaze"),
+        "root": str(this.root),
+        "trusts": list(this.trust().keys) if this.trusted else [],
+        "state": "none" if slot is None else "trial" if state.trial else "good",
+        "health": health,
+        "slot": state.current,
+        "path": str(this.release(state.current)) if state.current else None,
+        **{key: getattr(slot, key, None) for key in ("release", "counter", "precision", "engine", "why")},
+        "measured": list(slot.measured) if slot else [],
+        "previous": state.slots[state.previous].counter if state.previous else None,
+        "highest_counter": state.counter,
+        "board": asdict(this.facts),
+    }
+
+
+def _health(config: Config) -> str | None:
+    service = config.service
+    if not isinstance(service, CommandService) or not service.health_words:
+        return None
+    try:
+        service.check()
+    except CheckError as error:
+        return str(error)
+    return "good"

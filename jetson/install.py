@@ -1,0 +1,140 @@
+"""Installing a bundle on a board: verify, fit, write, build, try, choose, switch, watch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from edge import release as releases
+from edge.errors import CheckError, InputError
+from jetson import policy
+from jetson.autopilot import Autopilot
+from jetson.bundle import Sealed, Sink, opened, read_bundle
+from jetson.device import Board
+from jetson.fit import check_fit
+from jetson.manifest import File, Manifest
+from jetson.state import Slot, SlotName, State, save_state
+
+SPARE_BYTES = 16 << 20
+"""Kept free on the disk beside the release."""
+ENGINE_FACTOR = 2
+"""An engine with its copy while it is built, against the graphs' size: a guess on the safe side."""
+
+Reader = Callable[[Sink], Sealed]
+
+
+def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = False) -> State:
+    """Put a bundle into the slot that is not flown, try it there, and fly it.
+
+    The same release again changes nothing unless `reinstall`.
+
+    Raises:
+        InputError: the bundle or board cannot be read or written, or another command works on the board.
+        CheckError: signature, fit, golden set, policy, autopilot or health did not hold. What was flown
+            before is flown then.
+    """
+    with board.locked(), opened(place) as file:
+        autopilot.check()
+        trust = board.trust()
+        board.say("verifying the signature and every byte")
+        sealed = read_bundle(file, str(place), trust)
+        state = board.mend()
+        manifest, now = sealed.manifest, board.clock()
+        check_fit(manifest, board.facts, state, now, version("aerogaze"))
+        same = state.flown is not None and state.flown.id == _id(sealed)
+        if same and not reinstall:
+            board.say("this release is flown already")
+            return state
+        if state.flown and state.flown.counter == manifest.counter and not same:
+            raise CheckError(
+                f"another release with counter {manifest.counter} is flown here: bundle this one with a "
+                "higher --counter"
+            )
+        _check_space(board, manifest, state)
+        name = state.inactive
+        state = state.without(name)
+        save_state(board.disk, board.root, state)  # from here the slot counts for nothing
+        try:
+            board.say(f"writing slot {name}")
+            _clear(board, name)
+            file.seek(0)
+            _write(board, name, sealed, read=lambda sink: read_bundle(file, str(place), trust, sink))
+            slot = _try(board, name, sealed)
+            autopilot.check()
+        except (CheckError, InputError, OSError) as error:
+            # What is left there counts for nothing and goes next time, if the disk is what is wrong.
+            with suppress(OSError):
+                _clear(board, name)
+                board.note(state, "refused", None, f"{manifest.name} counter {manifest.counter}: {error}")
+            raise
+        return board.switch(dataclasses.replace(state, slots={**state.slots, name: slot}), name, "install")
+
+
+def _id(sealed: Sealed) -> str:
+    return hashlib.sha256(sealed.texts()[0]).hexdigest()
+
+
+def _check_space(board: Board, manifest: Manifest, state: State) -> None:
+    needed = manifest.size_bytes + SPARE_BYTES
+    if board.engines.name == "tensorrt":
+        needed += ENGINE_FACTOR * manifest.size_bytes
+    inactive = board.slot(state.inactive)
+    freed = sum(p.lstat().st_size for p in inactive.rglob("*") if p.is_file()) if inactive.is_dir() else 0
+    free = shutil.disk_usage(board.root).free + freed
+    if free < needed:
+        raise InputError(
+            f"{board.root} has {free >> 20} MiB free, {needed >> 20} are needed: free some space"
+        )
+
+
+def _clear(board: Board, name: SlotName) -> None:
+    board.disk.mkdir(board.root / "slots")
+    board.disk.remove(board.slot(name))
+    board.disk.sync(board.root / "slots")
+
+
+def _write(board: Board, name: SlotName, sealed: Sealed, read: Reader) -> None:
+    disk, slot = board.disk, board.slot(name)
+    folders = [slot, *(slot / part for part in ("release", "caches", "engines"))]
+    for folder in folders:
+        disk.mkdir(folder)
+
+    def sink(entry: File, blocks: Iterator[bytes]) -> None:
+        disk.write(slot / ("caches" if entry.timing_cache else "release") / entry.name, blocks)
+
+    again = read(sink)
+    if again.texts() != sealed.texts():
+        raise CheckError("the bundle changed while it was read: copy it to the board again")
+    manifest, signatures = sealed.texts()
+    disk.write(slot / "signatures.json", [signatures])
+    disk.write(slot / "manifest.json", [manifest])
+    for folder in reversed(folders):
+        disk.sync(folder)
+
+
+def _try(board: Board, name: SlotName, sealed: Sealed) -> Slot:
+    release = releases.load(board.release(name))
+    manifest = sealed.manifest
+    if release.name != manifest.name:
+        raise CheckError(f"the bundle is of {manifest.name}, in it is {release.name}: bundle it again")
+    engines = board.slot(name) / "engines"
+    board.engines.build(release, engines, board.say)
+    board.disk.sync_tree(board.slot(name))
+    found = board.engines.measure(release, engines, board.say)
+    best, why = policy.choose(board.policy, found)
+    board.say(why)
+    return Slot(
+        id=_id(sealed),
+        release=manifest.name,
+        counter=manifest.counter,
+        precision=best.precision,
+        engine=board.engines.name,
+        why=why,
+        measured=tuple(dataclasses.asdict(one) for one in found),
+        installed_at=int(board.clock()),
+    )

@@ -1,0 +1,97 @@
+"""The service that flies the release: restarted after a switch, and watched for a while."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edge.errors import CheckError
+
+
+class Service(Protocol):
+    """What runs the current slot."""
+
+    def restart(self, release: Path, precision: str) -> None:
+        """Stop it if it runs, and start it with what is flown now.
+
+        Raises:
+            CheckError: it does not start.
+        """
+
+    def watch(self) -> None:
+        """Return when it has been healthy for as long as was asked.
+
+        Raises:
+            CheckError: it is not.
+        """
+
+
+class NoService:
+    """Nothing is configured: who flies the slot looks at the state by itself."""
+
+    def restart(self, release: Path, precision: str) -> None:
+        """Do nothing."""
+
+    def watch(self) -> None:
+        """Do nothing."""
+
+
+NOBODY = NoService()
+
+
+@dataclass(frozen=True)
+class CommandService:
+    """A service restarted and asked for its health by commands, as systemd's are.
+
+    Commands get AEROGAZE_RELEASE and AEROGAZE_PRECISION; they fail by their exit code, or by taking longer
+    than `command_s`. `health` is asked every `every_s` for `watch_s`. `restart`, one `health` and the
+    watch, twice over, take less than 30 s as they are set here.
+    """
+
+    restart_words: tuple[str, ...]
+    health_words: tuple[str, ...] = ()
+    watch_s: float = 5.0
+    every_s: float = 0.5
+    command_s: float = 4.0
+
+    def restart(self, release: Path, precision: str) -> None:
+        """Run the command that restarts."""
+        self._run(self.restart_words, {"AEROGAZE_RELEASE": str(release), "AEROGAZE_PRECISION": precision})
+
+    def watch(self) -> None:
+        """Ask for health until the time is over."""
+        end = time.monotonic() + self.watch_s
+        while self.health_words and (left := end - time.monotonic()) > 0:
+            time.sleep(min(self.every_s, left))
+            self.check()
+
+    def check(self) -> None:
+        """Ask for health once.
+
+        Raises:
+            CheckError: it is not healthy.
+        """
+        self._run(self.health_words, {})
+
+    def _run(self, words: tuple[str, ...], more: Mapping[str, str]) -> None:
+        told = " ".join(words)
+        try:
+            done = subprocess.run(
+                words,
+                env={**os.environ, **more},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # a service left running must not hold our pipes
+                timeout=self.command_s,
+            )
+        except subprocess.TimeoutExpired:
+            raise CheckError(f"{told!r} took longer than {self.command_s:g} s") from None
+        except OSError as error:
+            raise CheckError(f"{told!r} cannot be run: {error.strerror}") from None
+        if done.returncode:
+            raise CheckError(f"{told!r} ended with exit code {done.returncode}")

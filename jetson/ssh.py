@@ -1,0 +1,181 @@
+"""A board over SSH: host keys checked, keys from files or the agent, uploads that go on where they broke."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from edge.errors import CheckError, InputError
+from jetson.flash import Ended, OnBytes, Say, said
+
+ARRIVALS = ".cache/aerogaze/arrived"
+"""Where uploads go, in the home of the user there."""
+BLOCK = 1 << 20
+TRIES = 3
+"""Uploads that break are taken up again so often; the next call goes on where this one broke, too."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where and as whom. None: as ssh's own files say (~/.ssh/config, known_hosts, keys, agent)."""
+
+    user: str
+    host: str
+    port: int | None = None
+    identity: Path | None = None
+    known_hosts: Path | None = None
+
+
+def parse_login(text: str, **files: Path | None) -> Login | None:
+    """Read user@host or user@host:port; None is something else, as a folder."""
+    match = re.fullmatch(r"([\w.-]+)@(\[[\w:.%]+\]|[\w.-]+)(?::(\d{1,5}))?", text)
+    if match is None:
+        return None
+    user, host, port = match.groups()
+    return Login(user, host.strip("[]"), int(port) if port else None, **files)
+
+
+class SshBrokenError(InputError):
+    """The board cannot be reached, or not any more."""
+
+
+class SshTarget:
+    """Runs the board's commands over SSH; connects anew where a connection broke."""
+
+    def __init__(self, login: Login, root: Path, aerogaze: str = "aerogaze", sudo: bool = False) -> None:
+        self.name = f"{login.user}@{login.host}"
+        self._login, self._root = login, root
+        self._program = [*(["sudo", "-n"] if sudo else []), aerogaze]
+        self._connection: asyncssh.SSHClientConnection | None = None
+
+    async def run(self, words: Sequence[str], say: Say | None = None) -> Ended:
+        """Run them without a terminal; what is begun there goes on if the connection breaks."""
+        command = shlex.join([*self._program, "device", *words, "--root", str(self._root)])
+        with _told(self.name):
+            connection = await self._connected()
+            async with connection.create_process(command, stdin=asyncssh.DEVNULL) as process:
+                out, last = await asyncio.gather(process.stdout.read(), said(process.stderr, say))
+                await process.wait()
+        code = process.exit_status
+        if code is None and process.exit_signal is None:
+            raise InputError(
+                f"the connection to {self.name} broke; what was begun there goes on by itself: "
+                "ask aerogaze device status there"
+            )
+        if code == 127:
+            raise InputError(
+                f"{self.name} has no {self._program[-1]}: install aerogaze[jetson] there, or say --aerogaze"
+            )
+        return Ended(1 if code is None else code, str(out), last)
+
+    async def send(self, place: Path, digest: str, on_bytes: OnBytes) -> str:
+        """Upload, going on after what is there already if its hash is right; see that all of it arrived."""
+        name = f"{ARRIVALS}/{digest}{place.suffix}"
+        for left in reversed(range(TRIES)):
+            try:
+                await self._upload(place, name, on_bytes)
+                break
+            except (asyncssh.Error, OSError, SshBrokenError) as error:
+                await self.close()
+                if not left:
+                    raise InputError(
+                        f"the upload to {self.name} broke {TRIES} times ({_reason(error)}): "
+                        "call it again, and it goes on where it broke"
+                    ) from None
+        if await self._hash(name, place.stat().st_size) != digest:
+            await self.drop(name)
+            raise CheckError(f"what arrived on {self.name} is not what was sent: call it again")
+        return name
+
+    async def drop(self, name: str) -> None:
+        """Remove what was sent; if the connection is gone it stays, and does no harm."""
+        with suppress(asyncssh.Error, OSError, InputError):
+            async with (await self._connected()).start_sftp_client() as sftp:
+                await sftp.remove(name)
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.abort()
+            await self._connection.wait_closed()
+            self._connection = None
+
+    async def _connected(self) -> asyncssh.SSHClientConnection:
+        if self._connection is None:
+            login = self._login
+            more: dict[str, Any] = {}
+            if login.identity:
+                more["client_keys"] = [str(login.identity)]
+            if login.known_hosts:
+                more["known_hosts"] = str(login.known_hosts)
+            with _told(self.name):
+                self._connection = await asyncssh.connect(
+                    login.host, **({"port": login.port} if login.port else {}), username=login.user,
+                    preferred_auth="publickey", connect_timeout=15, keepalive_interval=5,
+                    keepalive_count_max=3, **more,
+                )  # fmt: skip
+        return self._connection
+
+    async def _upload(self, place: Path, name: str, on_bytes: OnBytes) -> None:
+        size = place.stat().st_size
+        async with (await self._connected()).start_sftp_client() as sftp:
+            await sftp.makedirs(ARRIVALS, exist_ok=True)
+            there = (await sftp.stat(name)).size if await sftp.exists(name) else 0
+            start = await self._good(place, name, min(there or 0, size))
+            with place.open("rb") as file:
+                file.seek(start)
+                async with sftp.open(name, "r+b" if there else "wb") as remote:
+                    for at in range(start, size, BLOCK):
+                        on_bytes(at, size)
+                        await remote.write(file.read(BLOCK), at)
+                    await remote.truncate(size)
+            on_bytes(size, size)
+
+    async def _good(self, place: Path, name: str, there: int) -> int:
+        """Return how much of what is there is right: all, all but what was under way, or nothing."""
+        for length in (there, (there // BLOCK - 1) * BLOCK):
+            if length > 0:
+                with place.open("rb") as file:
+                    here = hashlib.sha256(file.read(length)).hexdigest()
+                if await self._hash(name, length) == here:
+                    return length
+        return 0
+
+    async def _hash(self, name: str, length: int) -> str:
+        with _told(self.name):
+            command = f"head -c {length} {shlex.quote(name)} | sha256sum"
+            done = await (await self._connected()).run(command, check=False)
+        return str(done.stdout)[:64]
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn what SSH says into one line."""
+    try:
+        yield
+    except asyncssh.HostKeyNotVerifiable:
+        raise InputError(
+            f"the host key of {name} is not the one that is known, or none is known: compare it with the "
+            "board's own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there), then add it to known_hosts"
+        ) from None
+    except asyncssh.PermissionDenied:
+        raise InputError(
+            f"{name} takes none of your keys: name one with --identity, or start an agent that has it"
+        ) from None
+    except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
+        raise SshBrokenError(
+            f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,109 @@
+"""Engines on the board: built there, held to the golden set, timed, before anything is switched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from edge import profiler
+from edge.errors import InputError
+from edge.metrics import cc
+from edge.model import SaliencyModel, clip_maps
+from edge.release import Release
+from jetson.policy import Measured, finite
+
+RUNS = 300
+WARM_UP = 50
+THREADS = 1
+"""As `aerogaze run` has it: decoding and output want cores too."""
+Say = Callable[[str], None]
+
+
+class Engines(Protocol):
+    """How a board runs a release."""
+
+    name: str
+
+    def build(self, release: Release, folder: Path, say: Say) -> None:
+        """Compile what is run into a folder (which may stay empty).
+
+        Raises:
+            InputError: the compiler is missing or refuses a graph.
+        """
+
+    def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:
+        """Open each precision, run the golden set on it, and time it."""
+
+
+class OnnxRuntimeEngines:
+    """ONNX Runtime on the CPU: opens the graphs as they are."""
+
+    name = "onnxruntime"
+
+    def build(self, release: Release, folder: Path, say: Say) -> None:
+        """Nothing to compile."""
+
+    def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:
+        """Measure every precision in stream form, at batch 1; latency is the engine's call."""
+        found = []
+        for precision in release.precisions("stream", "onnxruntime"):
+            say(f"trying {precision} on {self.name}")
+            found.append(_measure(release, precision))
+        return found
+
+
+class TensorRTEngines:
+    """TensorRT: compiles each graph on the board.
+
+    The runtime has no runner for its engines yet, so none of them may fly: `measure` says so.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, kind: str = "tensorrt") -> None:
+        self._kind = kind
+
+    def build(self, release: Release, folder: Path, say: Say) -> None:
+        """Compile every graph made for TensorRT."""
+        from export.engine import build_engines
+
+        for built in build_engines(release, self._kind, folder):  # type: ignore[arg-type]
+            say(f"built {built.file} in {built.seconds:.1f} s")
+
+    def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:
+        """Refuse each precision: nothing here can run its engine."""
+        why = "this aerogaze cannot run TensorRT engines yet; use the engine onnxruntime"
+        precisions = release.precisions("stream", "tensorrt")
+        return [Measured(precision, 0.0, 0.0, 0.0, why) for precision in precisions]
+
+
+def open_engines(name: str) -> Engines:
+    """Return a kind of engines by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    kinds: dict[str, Callable[[], Engines]] = {"onnxruntime": OnnxRuntimeEngines, "tensorrt": TensorRTEngines}
+    if name not in kinds:
+        raise InputError(f"unknown engine {name!r}; expected one of {', '.join(kinds)}")
+    return kinds[name]()
+
+
+def _measure(release: Release, precision: str) -> Measured:
+    try:
+        model = SaliencyModel(release, precision, THREADS)  # which holds it to its golden maps
+        try:
+            frames, expected = release.golden()
+            maps = clip_maps(model, frames)
+        finally:
+            model.close()
+        (latency,) = profiler.profile(release, [precision], threads=THREADS, runs=RUNS, warm_up=WARM_UP)
+    except InputError as error:
+        return Measured(precision, 0.0, 0.0, 0.0, str(error))
+    likeness = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
+    found = Measured(precision, float(likeness), latency.p50_ms, latency.p99_ms)
+    if not finite(found) or math.isclose(found.p50_ms, 0.0):
+        return Measured(precision, 0.0, 0.0, 0.0, "gives no number on its golden set")
+    return found

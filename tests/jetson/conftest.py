@@ -1,0 +1,69 @@
+"""Keys, and a small release with a bundle of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from edge import release as releases
+from jetson.bundle import Wishes, write_bundle
+from jetson.keys import Key, new_key
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return new_key(tmp_path_factory.mktemp("keys") / "k")
+
+
+def trimmed(folder: Path, *precisions: str, name: str = "skd-64") -> Path:
+    """Copy the shipped release with these precisions only and a golden set of two frames."""
+    shutil.copytree(releases.locate(None), folder)
+    release = releases.load(folder)
+    kept = tuple(g for g in release.graphs if g.precision in precisions and g.engine != "tensorrt")
+    for graph in {*release.graphs} - {*kept}:
+        (folder / graph.file).unlink()
+    frames, maps = release.golden()
+    np.savez_compressed(folder / releases.GOLDEN, frames=frames[:2], maps=maps[:2])
+    releases.save(dataclasses.replace(release, name=name, graphs=kept))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release with an int8 graph only."""
+    return trimmed(tmp_path_factory.mktemp("small") / "release", "int8")
+
+
+@pytest.fixture(scope="session")
+def make(small: Path, key: Key, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Bundle the small release, with wishes and keys of one's own if named."""
+
+    def call(*keys: Key, release: Path = small, **wishes: object) -> Path:
+        place = tmp_path_factory.mktemp("bundle") / "b.swu"
+        write_bundle(release, keys or [key], Wishes(**wishes), place)  # type: ignore[arg-type]
+        return place
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def bundle(make: Callable[..., Path]) -> Path:
+    """The small release, signed."""
+    return make()
+
+
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
+    """The public half of the key, as a file."""
+    place = tmp_path_factory.mktemp("public") / "k.pub"
+    raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public))
+    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    place.write_bytes(raw.public_bytes(pem, info))
+    return place

@@ -1,0 +1,149 @@
+"""A pymavlink autopilot on loopback UDP says whether it is armed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from edge.errors import CheckError, InputError
+from jetson.autopilot import MavlinkAutopilot, NoHeartbeatError, UnknownAutopilot
+from tests.conftest import Outcome
+
+pytest.importorskip("pymavlink", reason="pymavlink is not installed")
+from pymavlink import mavutil
+
+MAV = mavutil.mavlink
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Vehicle:
+    """Sends a heartbeat of an autopilot ten times a second, and a ground station's beside it."""
+
+    def __init__(self, port: int, autopilot: int = MAV.MAV_AUTOPILOT_PX4) -> None:
+        self.armed, self._autopilot = False, autopilot
+        self._link = mavutil.mavlink_connection(
+            f"udpout:127.0.0.1:{port}", source_system=1, source_component=1
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def _send(self) -> None:
+        while not self._stop.wait(0.05):
+            mode = MAV.MAV_MODE_FLAG_SAFETY_ARMED if self.armed else 0
+            send = self._link.mav.heartbeat_send
+            send(MAV.MAV_TYPE_GCS, MAV.MAV_AUTOPILOT_INVALID, MAV.MAV_MODE_FLAG_SAFETY_ARMED, 0, 0)
+            send(MAV.MAV_TYPE_QUADROTOR, self._autopilot, mode, 0, MAV.MAV_STATE_STANDBY)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._link.close()
+
+
+@contextmanager
+def vehicle(port: int, **options: int) -> Iterator[Vehicle]:
+    flying = Vehicle(port, **options)
+    try:
+        yield flying
+    finally:
+        flying.close()
+
+
+def test_a_disarmed_drone_may_be_touched_and_an_armed_one_not() -> None:
+    port = free_port()
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
+    with vehicle(port) as drone:
+        autopilot.check()
+        drone.armed = True
+        with pytest.raises(CheckError, match="the drone is armed"):
+            autopilot.check()
+        drone.armed = False
+        autopilot.check()
+
+
+def test_ground_stations_and_silence_tell_nothing() -> None:
+    port = free_port()
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", wait_s=0.3)
+    with (
+        vehicle(port, autopilot=MAV.MAV_AUTOPILOT_INVALID),
+        pytest.raises(NoHeartbeatError, match=r"in 0\.3 s"),
+    ):
+        autopilot.check()
+    with pytest.raises(NoHeartbeatError, match="say --no-autopilot"):
+        autopilot.check()
+    with pytest.raises(NoHeartbeatError, match="no autopilot is named"):
+        UnknownAutopilot().check()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pymavlink's socket
+def test_a_link_that_cannot_be_opened_is_one_line() -> None:
+    for link in ("/dev/no-such-line", "udpin:999.0.0.1:1"):
+        with pytest.raises(InputError, match=f"cannot listen on {link}"):
+            MavlinkAutopilot(link).check()
+
+
+def test_nothing_is_installed_while_armed(
+    command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
+) -> None:
+    root, port = tmp_path / "drone", free_port()
+    command("device", "trust", public, "--root", root)
+    words = ["device", "install", make(), "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
+    with vehicle(port) as drone:
+        drone.armed = True
+        refused = command(*words)
+        assert refused.code == 1
+        assert "the drone is armed" in refused.err
+        assert not (root / "state.json").exists()
+        drone.armed = False
+        assert command(*words).code == 0
+
+
+def test_a_drone_armed_while_its_engines_are_tried_is_not_switched(
+    command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
+) -> None:
+    root, port = tmp_path / "drone", free_port()
+    command("device", "trust", public, "--root", root)
+    words = ["device", "install", str(make()), "--root", str(root), "--autopilot", f"udpin:127.0.0.1:{port}"]
+    with vehicle(port) as drone:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edge.command", *words], stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            drone.armed = drone.armed or "writing slot" in line
+        assert process.wait() == 1
+        process.stderr.close()
+    assert "the drone is armed" in said
+    assert "switched to slot" not in said
+
+
+def test_who_sits_at_the_terminal_is_asked(make: Callable[..., Path], public: Path, tmp_path: Path) -> None:
+    root, port = str(tmp_path / "drone"), free_port()
+    aerogaze = [sys.executable, "-m", "edge.command", "device"]
+    subprocess.run([*aerogaze, "trust", str(public), "--root", root], check=True, capture_output=True)
+    words = [*aerogaze, "install", str(make()), "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
+    for answer, code in (("n\n", 2), ("y\n", 0)):
+        terminal, end = pty.openpty()
+        os.write(terminal, answer.encode())
+        done = subprocess.run(words, stdin=end, capture_output=True, text=True)
+        os.close(end)
+        os.close(terminal)
+        assert done.returncode == code, done.stderr
+        assert "Is the drone disarmed and on the ground?" in done.stderr
