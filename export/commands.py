@@ -1,4 +1,4 @@
-"""`aerogaze export` and `aerogaze build`."""
+"""`aerogaze export`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from calibration.ranges import METHODS, Method
 from edge import release as releases
 from edge.files import PendingFolder
 from edge.sources import open_source
-from export.engine import build_engines
-from export.make import ENGINES, make_release, ours_in_release
+from export.make import make_release, ours_in_release
 from trainer.models.forms import forms_of
 from trainer.models.student import load_student
 
@@ -109,31 +108,3 @@ def export(
         f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
         f"in fp32 on {len(footage.held_out)}, {apart}"
     )
-
-
-@click.command(epilog="Example: aerogaze build my-release --target rtx")
-@click.argument("release", required=False)
-@click.option(
-    "--target",
-    type=click.Choice(["local", "rtx"]),
-    required=True,
-    help="local: this board's TensorRT; rtx: TensorRT for RTX.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help=f"A folder for the engines (default: {ENGINES}/TARGET in the release).",
-)
-def build(release: str | None, target: str, out: Path | None) -> None:
-    """Compile the graphs of RELEASE with TensorRT, on the machine at hand."""
-    opened = releases.load(release)
-    place = out or opened.folder / ENGINES / target
-    with _status(f"build {opened.name}"):
-        engines = list(build_engines(opened, "rtx" if target == "rtx" else "tensorrt", place))
-    table = Table(title=escape(f"{opened.name}, {engines[0].tensorrt}"), title_justify="left")
-    for column in ("graph", "engine", "KiB", "seconds"):
-        table.add_column(column, justify="right" if column in ("KiB", "seconds") else "left")
-    for built in engines:
-        table.add_row(built.graph, built.file, f"{built.size_bytes / 1024:.0f}", f"{built.seconds:.2f}")
-    Console().print(table)
-    print(f"wrote {place}")
