@@ -34,6 +34,7 @@ STAGES = {
     "evaluate": Stage("trainer.evaluate_command", "Score maps against where viewers looked.", "train"),
     "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
     "build": Stage("export.build_command", "Compile a release's graphs with TensorRT.", "export"),
+    "compare": Stage("export.compare_command", "Say how far apart two graphs' maps are.", "export"),
     "profile": Stage("edge.commands", "Measure latency per precision."),
     "run": Stage("edge.commands", "Turn a video into saliency maps."),
 }

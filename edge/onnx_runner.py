@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
+from edge.carry import Carried
 from edge.errors import InputError
 from edge.frames import Tensor
 from edge.machine import this_machine
@@ -64,31 +63,19 @@ class OnnxRunner:
             raise InputError(f"{path}: {odd} is a {kinds[odd]}; expected floats: export it again")
         self._outputs = list(outputs)
         self._fetch = self._outputs + [state.output for state in states]
-        self._states = states
-        self._starts: dict[str, NDArray[np.floating]] = {
-            s.input: np.full(s.shape, s.start, _DTYPES[kinds[s.input]]) for s in states
-        }
-        self._carried: dict[str, deque[Tensor]] = {}
-        self.reset(fps=0)
+        self._carried = Carried(states, {name: _DTYPES[kinds[name]] for name in wanted})
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
 
     def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs by name; states are carried to the next calls."""
-        states = {name: values[0] for name, values in self._carried.items()}
-        values = self._session.run(self._fetch, {**feed, **states})
-        split = len(self._outputs)
-        for state, value in zip(self._states, values[split:], strict=True):
-            carried = self._carried[state.input]
-            if carried[0] is self._starts[state.input]:
-                carried.clear()
-            carried.append(value)
-        return dict(zip(self._outputs, values[:split], strict=True))
+        values = self._session.run(self._fetch, {**feed, **self._carried.feed()})
+        given = dict(zip(self._fetch, values, strict=True))
+        self._carried.take(given)
+        return {name: given[name] for name in self._outputs}
 
     def reset(self, fps: float) -> None:
         """Put every state back to its start value, for frames that come at `fps` a second."""
-        self._carried = {
-            s.input: deque([self._starts[s.input]], maxlen=s.lag_frames(fps)) for s in self._states
-        }
+        self._carried.reset(fps)
 
     def close(self) -> None:
         """Free the session."""

@@ -31,6 +31,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Form = Literal["stream", "pair"]
 Engine = Literal["any", "onnxruntime", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+FORMS: tuple[Form, ...] = get_args(Form)
 
 T = TypeVar("T")
 
@@ -125,6 +126,10 @@ class Release:
         """Return the precisions there are for a form and an engine, in the order of `PRECISIONS`."""
         have = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
         return tuple(p for p in PRECISIONS if p in have)
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms there are, in the order of `Form`."""
+        return tuple(form for form in FORMS if any(graph.form == form for graph in self.graphs))
 
     def verified(self) -> list[tuple[Graph, Verified]]:
         """Return the graphs that were verified, with what was found."""
@@ -254,7 +259,7 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
     graphs = tuple(
         Graph(
             file=_text(g["file"]),
-            form=_one_of(g["form"], get_args(Form)),
+            form=_one_of(g["form"], FORMS),
             precision=_one_of(g["precision"], PRECISIONS),
             engine=_one_of(g["engine"], get_args(Engine)),
             batch=None if g["batch"] is None else _whole(g["batch"], least=1),
