@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge import release as releases
 from edge.errors import InputError
-from edge.frames import Tensor
+from edge.frames import Input, Tensor
 from edge.machine import this_machine
 from edge.metrics import cc
 from edge.release import Release
@@ -47,7 +47,7 @@ class SaliencyModel:
     ) -> None:
         self.release = release if isinstance(release, Release) else releases.load(release)
         self.precision = precision or fastest_precision(self.release)
-        self.prepare = self.release.preprocessing
+        self.prepare = self.release.prepare
         self._runner = open_runner(self.release, self.precision, "stream", threads)
         self.engine = self._runner.description
         self._fresh = True
@@ -57,8 +57,8 @@ class SaliencyModel:
             self.close()
             raise
 
-    def infer(self, prepared: Tensor) -> Tensor:
-        """Return the saliency map (height, width), non-negative, of the frame (1, 3, height, width).
+    def infer(self, prepared: Input) -> Tensor:
+        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
 
         Where the student looks ahead, the map is that of `release.delay_frames` frames before.
         """

@@ -10,11 +10,11 @@ import onnxruntime as ort
 
 from edge.carry import Carried
 from edge.errors import InputError
-from edge.frames import Tensor
+from edge.frames import Input, Tensor
 from edge.machine import this_machine
 from edge.release import State
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 Shape = tuple[int | None, ...]
@@ -23,7 +23,7 @@ Shape = tuple[int | None, ...]
 class OnnxRunner:
     """A `Runner` of one ONNX file.
 
-    `inputs` and `outputs`: the float32 tensors that the graph must have beside its states, with their
+    `inputs` and `outputs`: the tensors that the graph must have beside its states, with their
     shapes; None is a dynamic side.
 
     Raises:
@@ -66,7 +66,7 @@ class OnnxRunner:
         self._carried = Carried(states, {name: _DTYPES[kinds[name]] for name in wanted})
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
 
-    def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
         """Return the outputs by name; states are carried to the next calls."""
         values = self._session.run(self._fetch, {**feed, **self._carried.feed()})
         given = dict(zip(self._fetch, values, strict=True))

@@ -28,11 +28,18 @@ class Preprocessing:
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `image` (H, W, 3) as (height, width, 3), uint8, colour order unchanged."""
         height, width = image.shape[:2]
-        while height >= 8 * self.height and width >= 8 * self.width and height % 2 == width % 2 == 0:
+        for _ in range(self.halvings(width, height)):
             height, width = height // 2, width // 2
             image = _area(image, width, height)
         whole = (height, width) == (self.height, self.width)
         return image if whole else _area(image, self.width, self.height)
+
+    def halvings(self, width: int, height: int) -> int:
+        """Return how often a frame of this size is halved before the area resize."""
+        count = 0
+        while height >= 8 * self.height and width >= 8 * self.width and height % 2 == width % 2 == 0:
+            height, width, count = height // 2, width // 2, count + 1
+        return count
 
     def __call__(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.errors import InputError
-from edge.frames import Tensor
+from edge.frames import Input
 from edge.machine import this_machine
 from edge.release import Form, Release
 from edge.runner import Runner, open_runner
@@ -56,7 +56,7 @@ def profile(
     if runs < 1 or warm_up < 0:
         raise InputError(f"cannot measure {runs} runs after {warm_up}; expected at least 1 after 0")
     frames, _ = release.golden()
-    prepared = [release.preprocessing(frame) for frame in frames]
+    prepared: list[Input] = [release.prepare(frame) for frame in frames]
     pairs = list(zip(prepared, [prepared[0], *prepared], strict=False))
     names = release.inputs if form == "pair" else release.inputs[:1]
     feeds = [dict(zip(names, pair, strict=False)) for pair in pairs]
@@ -97,7 +97,7 @@ def profile(
     return results
 
 
-def _timed(runner: Runner, feeds: Sequence[dict[str, Tensor]], runs: int) -> list[int]:
+def _timed(runner: Runner, feeds: Sequence[dict[str, Input]], runs: int) -> list[int]:
     clock, infer, count = time.perf_counter_ns, runner.infer, len(feeds)
     ns = []
     for index in range(runs):

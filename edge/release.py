@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge.errors import InputError
 from edge.files import sha256
 from edge.preprocess import Preprocessing
+from edge.raw import FORMATS, RawFrame
 
 SCHEMA = 1
 MANIFEST = "release.json"
@@ -103,6 +104,19 @@ class Release:
     graphs: tuple[Graph, ...]
     trained: Mapping[str, Any]
     calibrated: Mapping[str, Any] | None
+    raw_frame: RawFrame | None = None
+    """What the graphs take, if they do the preprocessing themselves."""
+
+    @property
+    def prepare(self) -> RawFrame | Preprocessing:
+        """Return what makes the graphs' input of a frame (H, W, 3), uint8 BGR."""
+        return self.raw_frame or self.preprocessing
+
+    def input_shape(self, batch: int | None) -> tuple[int | None, ...]:
+        """Return the shape of a frame as the graphs take it."""
+        if self.raw_frame is not None:
+            return (batch, *self.raw_frame.shape[1:])
+        return (batch, 3, self.preprocessing.height, self.preprocessing.width)
 
     def graph(self, precision: str, form: Form = "stream", engine: Engine = "onnxruntime") -> Graph:
         """Return the graph for a precision on an engine.
@@ -140,7 +154,9 @@ class Release:
         return self.folder / graph.file
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, H, W).
+        """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, h, w).
+
+        Frames are kept at the student's size; for graphs that take raw frames they are stretched to theirs.
 
         Raises:
             InputError: the golden set cannot be read, or is not of these shapes.
@@ -165,6 +181,8 @@ class Release:
                 f"expected uint8 (N, {size[0]}, {size[1]}, 3) and float32 (N, {size[0]}, {size[1]}): "
                 "export the release again"
             )
+        if self.raw_frame is not None:
+            frames = np.stack([self.raw_frame.stretched(frame) for frame in frames])
         return frames, maps
 
 
@@ -172,6 +190,8 @@ def save(release: Release) -> None:
     """Write `release.json` into the release's folder, with hash and size of every file there."""
     document = dataclasses.asdict(release)
     del document["folder"]
+    if release.raw_frame is None:
+        del document["raw_frame"]
     files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
@@ -289,7 +309,16 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
         graphs=graphs,
         trained=dict(document["trained"]),
         calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
+        raw_frame=None if document.get("raw_frame") is None else _raw_frame(document["raw_frame"]),
     )
+
+
+def _raw_frame(raw: Mapping[str, Any]) -> RawFrame:
+    width, height = (_whole(raw[side], least=1) for side in ("width", "height"))
+    try:
+        return RawFrame(width, height, _one_of(raw["format"], FORMATS))
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 def _verified(found: Mapping[str, Any]) -> Verified:

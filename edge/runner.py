@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from edge.frames import Tensor
+from edge.frames import Input, Tensor
 from edge.release import Form, Release
 from edge.weights import check_finite
 
@@ -16,7 +16,7 @@ class Runner(Protocol):
     description: str
     """Which engine, version, device and threads: for reports."""
 
-    def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
         """Return the outputs (states left out) by name for inputs by name, float32.
 
         A returned array is valid until the next call.
@@ -46,7 +46,7 @@ def open_runner(
     size = release.preprocessing.height, release.preprocessing.width
     return OnnxRunner(
         release.path(graph),
-        dict.fromkeys(release.inputs[: 1 if form == "stream" else 2], (graph.batch, 3, *size)),
+        dict.fromkeys(release.inputs[: 1 if form == "stream" else 2], release.input_shape(graph.batch)),
         {release.output: (graph.batch, 1, *size)},
         release.states if form == "stream" else (),
         threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from rich.table import Table
 from calibration.frames import MOST, read_frames
 from calibration.ranges import METHODS, Method
 from edge import release as releases
+from edge.errors import InputError
 from edge.files import PendingFolder
+from edge.raw import FORMATS, Format, RawFrame
 from edge.sources import open_source
+from export.fuse_release import fused_release
 from export.make import make_release, ours_in_release
 from trainer.models.forms import forms_of
 from trainer.models.student import load_student
@@ -57,6 +61,20 @@ def _status(words: str) -> Status:
     multiple=True,
     help="Only this form (default: all that the student has).",
 )
+@click.option(
+    "--fuse-preprocess",
+    "raw_size",
+    metavar="WIDTHxHEIGHT",
+    help="Resize and scale inside the graph: it takes raw uint8 frames of this size (stream form).",
+)
+@click.option(
+    "--fuse-format",
+    "raw_format",
+    type=click.Choice(FORMATS),
+    default="bgr",
+    show_default=True,
+    help="Of these raw frames.",
+)
 def export(
     student: str,
     out: Path,
@@ -64,11 +82,16 @@ def export(
     method: Method,
     calibration_frames: int,
     forms: tuple[releases.Form, ...],
+    raw_size: str | None,
+    raw_format: Format,
 ) -> None:
     """Make a release of STUDENT: a .safetensors file or a shipped student's name.
 
     fp32, fp16 and int8 graphs, each verified against PyTorch on held-out frames.
     """
+    raw = RawFrame.parse(raw_size, raw_format) if raw_size else None
+    if raw and forms not in ((), ("stream",)):
+        raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
     loaded = load_student(student)
     PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
@@ -77,15 +100,18 @@ def export(
             opened.callback(source.close)
         window = forms_of(loaded).window
         footage = read_frames(sources, loaded.settings.preprocessing(), window, calibration_frames)
-    with _status("export") as status:
+    with _status("export") as status, tempfile.TemporaryDirectory() as scratch:
         made = make_release(
             loaded,
             footage,
-            out,
-            forms,
+            Path(scratch) / "plain" if raw else out,
+            ("stream",) if raw else forms,
             method,
             lambda step: status.update(escape(f"export {loaded.name}: {step}")),
         )
+        if raw:
+            status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
+            made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)
     table = Table(title=escape(f"{made.name} -> {out}"), title_justify="left")
     for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "held to"):
         table.add_column(column, justify="left" if column in ("graph", "for") else "right")
@@ -104,6 +130,8 @@ def export(
     Console().print(table)
     same = np.array_equal(footage.windows, footage.held_out)
     apart = "the same: too few to hold any out" if same else "held out"
+    if raw:
+        print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing went inside")
     print(
         f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
         f"in fp32 on {len(footage.held_out)}, {apart}"

@@ -97,7 +97,7 @@ class Side:
         self._check(spec, frames, release)
         self._frames = frames
         self.prepare: Callable[[Image], NDArray[Any]]
-        self.prepare = release.preprocessing if release else _preprocessing(spec.model, inputs[frames[0]])
+        self.prepare = release.prepare if release else _preprocessing(spec.model, inputs[frames[0]])
         self.saliency = release.output if release and release.output in self.outputs else self.outputs[0]
         self.delay_frames = release.delay_frames if release else 0
         self._preroll = release.preroll if release and self._form == "stream" else 0
