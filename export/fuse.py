@@ -3,9 +3,9 @@
 An area resize is linear and separable: two multiplications by fixed weights, rows first. The weights of
 the reference (edge.preprocess: halved as often as it says, then by area) repeat along the diagonal as
 often as both sizes share a factor, so each multiplication is by one small block: 1280x720 to 64x64 takes
-8 multiply-accumulates a value for the rows, where the whole matrix would take 64. The result is rounded to
-whole grey levels as the reference rounds: equal to it but for ties where it does not halve, else within one level. All
-of it is float32, whatever the precision of the graph behind.
+8 multiply-accumulates a value for the rows, where the whole matrix would take 64. The result is rounded
+to whole grey levels as the reference rounds: equal to it but for ties, and where it halves within one
+level. All of it is float32, whatever the precision of the graph behind.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def difference(raw: RawFrame, prepare: Preprocessing, image: np.ndarray) -> np.n
 
 @pytest.mark.parametrize(("size", "target"), SIZES)
 def test_it_is_the_reference(size: tuple[int, int], target: tuple[int, int]) -> None:
-    """But for means half-way between two levels; halved or enlarged, for one value in twelve at most."""
+    """But for means half-way between two levels; halved or enlarged, for one value in seven at most."""
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     prepare = Preprocessing(*target)
     shrunk = size[0] >= target[0] and size[1] >= target[1]
@@ -70,7 +70,7 @@ def test_it_is_the_reference(size: tuple[int, int], target: tuple[int, int]) -> 
     for image in (noise, World(3, *size).frame(2).image):
         off = difference(RawFrame(*size), prepare, image)
         assert off.max() < 1.01
-        assert (off > 0.01).mean() < (0.005 if plain else 1 / 12)
+        assert (off > 0.01).mean() < (0.005 if plain else 0.15)
 
 
 @pytest.mark.parametrize(("size", "target"), [s for s in SIZES if s[0][0] % 2 == s[0][1] % 2 == 0])
