@@ -50,6 +50,8 @@ def profile(
 ) -> list[Latency]:
     """Measure the release's graphs, in rounds of `ROUND` runs each; inputs are its golden frames.
 
+    In clip form a run is a whole clip.
+
     Raises:
         InputError: the release lacks a precision, or too few runs are asked for.
     """
@@ -60,6 +62,9 @@ def profile(
     pairs = list(zip(prepared, [prepared[0], *prepared], strict=False))
     names = release.inputs if form == "pair" else release.inputs[:1]
     feeds = [dict(zip(names, pair, strict=False)) for pair in pairs]
+    if form == "clip" and release.clip is not None:
+        frames_in = [prepared[index % len(prepared)] for index in range(release.clip.frames)]
+        feeds = [{names[0]: np.stack(frames_in, axis=2).astype(np.float32)}]
     graphs = [release.graph(precision, form) for precision in precisions]
     runners = [open_runner(release, precision, form, threads) for precision in precisions]
     times: list[list[int]] = [[] for _ in runners]

@@ -29,7 +29,7 @@ LONGEST_LAG_S = 2.0
 SHIPPED = Path(__file__).parent / "releases"
 
 Precision = Literal["fp32", "fp16", "int8"]
-Form = Literal["stream", "pair"]
+Form = Literal["stream", "pair", "clip"]
 Engine = Literal["any", "onnxruntime", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -57,6 +57,17 @@ class State:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """What a clip graph takes and gives: (1, 3, `frames`, H, W) to (1, `maps`, H, W).
+
+    One map is that of the last frame; else there is one for each frame.
+    """
+
+    frames: int
+    maps: int
+
+
+@dataclass(frozen=True)
 class Verified:
     """How far a graph's maps are from PyTorch's fp32 maps, on how many frames."""
 
@@ -74,7 +85,8 @@ class Verified:
 class Graph:
     """One ONNX file.
 
-    `form`: "stream" takes one frame and its states; "pair" takes a frame and its neighbour.
+    `form`: "stream" takes one frame and its states; "pair" takes a frame and its neighbour; "clip" a row of
+    frames.
     `engine`: whom its Q/DQ placement is made for; "any" has none. `batch`: None is dynamic.
     """
 
@@ -106,14 +118,18 @@ class Release:
     calibrated: Mapping[str, Any] | None
     raw_frame: RawFrame | None = None
     """What the graphs take, if they do the preprocessing themselves."""
+    clip: Clip | None = None
+    """What graphs in clip form take and give."""
 
     @property
     def prepare(self) -> RawFrame | Preprocessing:
         """Return what makes the graphs' input of a frame (H, W, 3), uint8 BGR."""
         return self.raw_frame or self.preprocessing
 
-    def input_shape(self, batch: int | None) -> tuple[int | None, ...]:
-        """Return the shape of a frame as the graphs take it."""
+    def input_shape(self, batch: int | None, form: Form) -> tuple[int | None, ...]:
+        """Return the shape of a frame, or clip, as the graphs take it."""
+        if form == "clip" and self.clip is not None:
+            return (batch, 3, self.clip.frames, self.preprocessing.height, self.preprocessing.width)
         if self.raw_frame is not None:
             return (batch, *self.raw_frame.shape[1:])
         return (batch, 3, self.preprocessing.height, self.preprocessing.width)
@@ -190,8 +206,9 @@ def save(release: Release) -> None:
     """Write `release.json` into the release's folder, with hash and size of every file there."""
     document = dataclasses.asdict(release)
     del document["folder"]
-    if release.raw_frame is None:
-        del document["raw_frame"]
+    for optional in ("raw_frame", "clip"):
+        if document[optional] is None:
+            del document[optional]
     files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
@@ -310,7 +327,13 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
         trained=dict(document["trained"]),
         calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
         raw_frame=None if document.get("raw_frame") is None else _raw_frame(document["raw_frame"]),
+        clip=None if document.get("clip") is None else _clip(document["clip"]),
     )
+
+
+def _clip(clip: Mapping[str, Any]) -> Clip:
+    frames = _whole(clip["frames"], least=1)
+    return Clip(frames, _one_of(clip["maps"], (1, frames)))
 
 
 def _raw_frame(raw: Mapping[str, Any]) -> RawFrame:

@@ -44,10 +44,11 @@ def open_runner(
     graph = release.graph(precision, form, "onnxruntime")
     check_finite(release.path(graph))
     size = release.preprocessing.height, release.preprocessing.width
+    maps = release.clip.maps if form == "clip" and release.clip else 1
     return OnnxRunner(
         release.path(graph),
-        dict.fromkeys(release.inputs[: 1 if form == "stream" else 2], release.input_shape(graph.batch)),
-        {release.output: (graph.batch, 1, *size)},
+        dict.fromkeys(release.inputs[: 2 if form == "pair" else 1], release.input_shape(graph.batch, form)),
+        {release.output: (graph.batch, maps, *size)},
         release.states if form == "stream" else (),
         threads,
     )

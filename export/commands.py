@@ -20,6 +20,8 @@ from edge.errors import InputError
 from edge.files import PendingFolder
 from edge.raw import FORMATS, Format, RawFrame
 from edge.sources import open_source
+from export.clips import MOST as MOST_CLIPS
+from export.clips import make_clip_release
 from export.fuse_release import fused_release
 from export.make import make_release, ours_in_release
 from trainer.models.forms import forms_of
@@ -98,17 +100,19 @@ def export(
         sources = [open_source(name) for name in frames]
         for source in sources:
             opened.callback(source.close)
-        window = forms_of(loaded).window
-        footage = read_frames(sources, loaded.settings.preprocessing(), window, calibration_frames)
+        window, clips = forms_of(loaded).window, "clip" in forms_of(loaded).modules
+        most = min(calibration_frames, MOST_CLIPS) if clips else calibration_frames
+        footage = read_frames(sources, loaded.settings.preprocessing(), window, most)
     with _status("export") as status, tempfile.TemporaryDirectory() as scratch:
-        made = make_release(
-            loaded,
-            footage,
-            Path(scratch) / "plain" if raw else out,
-            ("stream",) if raw else forms,
-            method,
-            lambda step: status.update(escape(f"export {loaded.name}: {step}")),
-        )
+
+        def on_step(step: str) -> None:
+            status.update(escape(f"export {loaded.name}: {step}"))
+
+        if clips and not forms and not raw:
+            made = make_clip_release(loaded, footage, out, on_step)
+        else:
+            place = Path(scratch) / "plain" if raw else out
+            made = make_release(loaded, footage, place, ("stream",) if raw else forms, method, on_step)
         if raw:
             status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
             made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)
@@ -132,7 +136,7 @@ def export(
     apart = "the same: too few to hold any out" if same else "held out"
     if raw:
         print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing went inside")
+    said = f"{method} ranges from {len(footage.windows)} windows of {window} frames; "
     print(
-        f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
-        f"in fp32 on {len(footage.held_out)}, {apart}"
+        f"{said if made.calibrated else ''}maps against PyTorch's in fp32 on {len(footage.held_out)}, {apart}"
     )

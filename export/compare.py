@@ -144,8 +144,8 @@ def compare_sides(
         shown = [*shown, frame][-1 - a.delay_frames :]
         x, y = a.step(frame.image), b.step(frame.image)
         on_frame()
-        if len(shown) <= a.delay_frames:
-            continue  # the map of a frame before the first
+        if x is None or y is None or len(shown) <= a.delay_frames:
+            continue  # a clip that is not full, or the map of a frame before the first
         for name, tally in outputs.items():
             other = b.saliency if name == a.saliency else name
             _check_shapes(name, x[name], y[other])
@@ -158,7 +158,7 @@ def compare_sides(
             maps = (_map(x[a.saliency]), _map(y[b.saliency]))
             worst = Worst(shown[0].index, shown[0].image, *maps, found)
     if worst is None:
-        raise InputError(f"too few frames: expected at least {1 + a.delay_frames}, as readable footage gives")
+        raise InputError("too few frames for a map: expected more readable footage, 16 frames for clips")
     return Comparison(len(outputs[a.saliency].cc), a.saliency, outputs, inside, worst)
 
 

@@ -80,7 +80,8 @@ def _maps(release: Release, graph: Graph, frames: Frames) -> Maps:
     side = Side(Spec(graph.file, release.path(graph), graph.precision, place, release, graph.form), release)
     try:
         padded = [*frames, *([frames[-1]] * release.delay_frames)]
-        maps = [side.step(frame)[release.output][0, 0] for frame in padded]
+        steps = [side.step(frame) for frame in padded]
+        maps = [outputs[release.output][0, 0] for outputs in steps if outputs is not None]
     finally:
         side.close()
     return np.stack(maps[release.delay_frames :]).astype(np.float32)

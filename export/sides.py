@@ -92,14 +92,14 @@ class Side:
         states = release.states if release and self._form == "stream" else ()
         states = tuple(s for s in states if s.input in inputs)
         frames = [name for name in inputs if name not in {s.input for s in states}]
-        if spec.release is None and len(frames) == 2 and release is not None:
-            self._form = "pair"
+        if spec.release is None and release is not None:
+            self._form = "pair" if len(frames) == 2 else release.forms()[0]
         self._check(spec, frames, release)
         self._frames = frames
         self.prepare: Callable[[Image], NDArray[Any]]
         self.prepare = release.prepare if release else _preprocessing(spec.model, inputs[frames[0]])
         self.saliency = release.output if release and release.output in self.outputs else self.outputs[0]
-        self.delay_frames = release.delay_frames if release else 0
+        self.delay_frames = release.delay_frames if release and self._form != "clip" else 0
         self._preroll = release.preroll if release and self._form == "stream" else 0
         tapped = list(dict.fromkeys([*self.outputs, *taps]))
         if taps:
@@ -110,7 +110,9 @@ class Side:
             n: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for n, i in inputs.items()
         }
         self._carried = Carried(states, kinds)
-        self._before: deque[NDArray[Any]] = deque(maxlen=1)
+        self._clip = release.clip if release and self._form == "clip" else None
+        self._before: deque[NDArray[Any]] = deque(maxlen=self._clip.frames if self._clip else 1)
+        self._steps = 0
 
     def _check(self, spec: Spec, frames: Sequence[str], release: Release | None) -> None:
         expected = 2 if self._form == "pair" else 1
@@ -124,10 +126,21 @@ class Side:
         """Forget the past: a new clip of `fps` frames a second."""
         self._carried.reset(fps)
         self._before.clear()
+        self._steps = 0
 
-    def step(self, frame: Image) -> Outputs:
-        """Return every output for the next frame (H, W, 3), uint8 BGR; copies, whatever their type."""
+    def step(self, frame: Image) -> Outputs | None:
+        """Return every output for the next frame (H, W, 3), uint8 BGR; copies, whatever their type.
+
+        None while a clip that gives a map a frame is not full; the last of its maps is the frame's.
+        """
         prepared = self.prepare(frame)
+        if self._clip:
+            self._steps += 1
+            sliding = self._clip.maps == 1
+            self._before.extend([prepared] * (self._clip.frames if sliding and not self._before else 1))
+            if self._steps % self._clip.maps:
+                return None
+            return self._infer({self._frames[0]: np.stack(self._before, axis=2)})
         if self._form == "pair":
             before = self._before[0] if self._before else prepared
             pair = (before, prepared) if self.delay_frames else (prepared, before)
