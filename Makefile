@@ -31,6 +31,8 @@ $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and f"aerogaze needs Python 3.10 to 3.13, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade --no-deps --target $(VENV)/stubs tensorrt-stubs
+	sed -i 's/\bin: list/in_: list/; s/channel_axis: int)/channel_axis: int = -1)/' $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi # no Python as it comes
 	touch $@
 
 clean:

@@ -126,10 +126,8 @@ def run(
 @click.option("--precision", help="Comma-separated: fp32,fp16,int8 (default: all that the release has).")
 @click.option(
     "--form",
-    type=click.Choice(["stream", "pair"]),
-    default="stream",
-    show_default=True,
-    help="Frame by frame with states, or frame pairs.",
+    type=click.Choice(releases.FORMS),
+    help="Frame by frame with states, frame pairs, or clips (default: stream, if the release has it).",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine (default: one a core).")
 @click.option(
@@ -155,7 +153,7 @@ def run(
 def profile(
     release: str | None,
     precision: str | None,
-    form: releases.Form,
+    form: releases.Form | None,
     threads: int | None,
     runs: int,
     warm_up: int,
@@ -163,6 +161,7 @@ def profile(
 ) -> None:
     """Measure the latency of RELEASE per precision: the engine's call, batch 1."""
     opened = releases.load(release)
+    form = form or (opened.forms() or releases.FORMS)[0]
     precisions = [p.strip() for p in precision.split(",")] if precision else list(opened.precisions(form))
     if not precisions:
         raise InputError(f"release {opened.name} has no graph in {form} form; try the other --form")

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Tensor = NDArray[np.float32]
+Input = NDArray[np.float32] | NDArray[np.uint8]
+"""What a graph takes of a frame: prepared, or raw where it prepares by itself."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import release as releases
+from edge.clip_runner import ClipRunner
 from edge.errors import InputError
-from edge.frames import Tensor
+from edge.frames import Input, Tensor
 from edge.machine import this_machine
 from edge.metrics import cc
-from edge.release import Release
+from edge.release import Form, Release
 from edge.runner import open_runner
 from edge.states import NOMINAL_FPS
 
@@ -22,16 +23,22 @@ GOLDEN_MARGIN = 0.002
 
 def fastest_precision(release: Release) -> str:
     """Return the fastest precision of the release that this machine computes natively."""
-    have = release.precisions("stream", "onnxruntime")
+    form = flying_form(release)
+    have = release.precisions(form, "onnxruntime")
     machine = this_machine()
     for precision in ("int8", "fp16", "fp32"):
         if precision in have and machine.native(precision):
             return precision
-    raise InputError(f"release {release.name} has no fp32 graph in stream form: export it again")
+    raise InputError(f"release {release.name} has no fp32 graph in {form} form: export it again")
+
+
+def flying_form(release: Release) -> Form:
+    """Return the form that is run frame by frame: clips, if the release has nothing else, else streams."""
+    return "clip" if release.forms() == ("clip",) else "stream"
 
 
 class SaliencyModel:
-    """The stream form of a student: frame by frame, causal, states inside.
+    """A student run frame by frame: its stream form, states inside, or its clip form, clips inside.
 
     Opening it runs the golden set: a graph with NaN in its weights, or an engine that computes
     something else than was released, is refused here and not in the air.
@@ -48,8 +55,12 @@ class SaliencyModel:
     ) -> None:
         self.release = release if isinstance(release, Release) else releases.load(release)
         self.precision = precision or fastest_precision(self.release)
-        self.prepare = self.release.preprocessing
-        self._runner = open_runner(self.release, self.precision, "stream", threads)
+        self.prepare = self.release.prepare
+        self._form = flying_form(self.release)
+        runner = open_runner(self.release, self.precision, self._form, threads)
+        if self._form == "clip" and self.release.clip is not None:
+            runner = ClipRunner(runner, self.release.clip, self.release.inputs[0], self.release.output)
+        self._runner = runner
         self.engine = self._runner.description
         self._fresh = True
         try:
@@ -58,8 +69,8 @@ class SaliencyModel:
             self.close()
             raise
 
-    def infer(self, prepared: Tensor) -> Tensor:
-        """Return the saliency map (height, width), non-negative, of the frame (1, 3, height, width).
+    def infer(self, prepared: Input) -> Tensor:
+        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
 
         Where the student looks ahead, the map is that of `release.delay_frames` frames before.
         """
@@ -82,7 +93,7 @@ class SaliencyModel:
 
     def _check_golden(self) -> None:
         frames, expected = self.release.golden()
-        graph = self.release.graph(self.precision)
+        graph = self.release.graph(self.precision, self._form)
         maps = clip_maps(self, frames)
         if not np.isfinite(maps).all():
             raise InputError(

@@ -10,12 +10,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from edge.frames import Tensor
+from edge.frames import Input, Tensor
 from edge.machine import this_machine
 from edge.release import State
 from edge.states import NOMINAL_FPS, Carried
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 Shape = tuple[int | None, ...]
@@ -24,7 +24,7 @@ Shape = tuple[int | None, ...]
 class OnnxRunner:
     """A `Runner` of one ONNX file.
 
-    `inputs` and `outputs`: the float32 tensors that the graph must have beside its states, with their
+    `inputs` and `outputs`: the tensors that the graph must have beside its states, with their
     shapes; None is a dynamic side.
 
     Raises:
@@ -69,12 +69,12 @@ class OnnxRunner:
         self._fetch = self._outputs + self._carried.outputs
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
 
-    def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
         """Return the outputs by name; states are carried to the next calls."""
         values = self._session.run(self._fetch, {**feed, **self._carried.feed()})
-        split = len(self._outputs)
-        self._carried.keep(values[split:])
-        return dict(zip(self._outputs, values[:split], strict=True))
+        given = dict(zip(self._fetch, values, strict=True))
+        self._carried.keep(given)
+        return {name: given[name] for name in self._outputs}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Put every state back to its start value, for frames that come at `fps` a second."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.errors import InputError
-from edge.frames import Frame, Source, Tensor
+from edge.frames import Frame, Input, Source, Tensor
 from edge.model import SaliencyModel
 from edge.peaks import find_peaks
 from edge.sinks import Result, Sink
@@ -27,7 +27,7 @@ class Prepared:
     """A decoded frame with the student's input made from it, and when decoding ended."""
 
     frame: Frame
-    tensor: Tensor
+    tensor: Input
     decoded_at: float
 
 
@@ -132,7 +132,7 @@ def _result(prepared: Prepared, saliency: Tensor) -> Result:
 class _Reader:
     """Reads and prepares frames ahead, on a thread."""
 
-    def __init__(self, source: Source, prepare: Callable[..., Tensor], max_frames: int | None) -> None:
+    def __init__(self, source: Source, prepare: Callable[..., Input], max_frames: int | None) -> None:
         self._queue: queue.Queue[Prepared | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -150,7 +150,7 @@ class _Reader:
         self._stop.set()
         self._thread.join()
 
-    def _read(self, source: Source, prepare: Callable[..., Tensor], max_frames: int | None) -> None:
+    def _read(self, source: Source, prepare: Callable[..., Input], max_frames: int | None) -> None:
         try:
             for frame in source:
                 if frame.index == max_frames:

@@ -67,6 +67,10 @@ class Preprocessing:
             images = self.beside(images[0], images[-1]), images[-1]
         return np.stack([self(image) for image in images], axis=2)
 
+    def halvings(self, width: int, height: int) -> int:
+        """Return how often a frame of this size is halved before the area resize."""
+        return _halvings(width, height, self.seen)
+
     def __call__(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
@@ -103,9 +107,17 @@ class Eye:
         return np.concatenate([prepare(now), prepare(prepare.beside(past, now))])
 
 
+def _halvings(width: int, height: int, to: tuple[int, int]) -> int:
+    rows, columns = to
+    count = 0
+    while height >= 8 * rows and width >= 8 * columns and height % 2 == width % 2 == 0:
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
 def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     rows, columns = image.shape[:2]
-    while rows >= 8 * height and columns >= 8 * width and rows % 2 == columns % 2 == 0:
+    for _ in range(_halvings(columns, rows, (height, width))):
         rows, columns = rows // 2, columns // 2
         image = _area(image, columns, rows)
     return image if (rows, columns) == (height, width) else _area(image, width, height)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.errors import InputError
-from edge.frames import Tensor
+from edge.frames import Input
 from edge.machine import this_machine
 from edge.release import Form, Release
 from edge.runner import Runner, open_runner
@@ -50,16 +50,21 @@ def profile(
 ) -> list[Latency]:
     """Measure the release's graphs, in rounds of `ROUND` runs each; inputs are its golden frames.
 
+    In clip form a run is a whole clip.
+
     Raises:
         InputError: the release lacks a precision, or too few runs are asked for.
     """
     if runs < 1 or warm_up < 0:
         raise InputError(f"cannot measure {runs} runs after {warm_up}; expected at least 1 after 0")
     frames, _ = release.golden()
-    prepared = [release.preprocessing(frame) for frame in frames]
+    prepared: list[Input] = [release.prepare(frame) for frame in frames]
     pairs = list(zip(prepared, [prepared[0], *prepared], strict=False))
     names = release.inputs if form == "pair" else release.inputs[:1]
     feeds = [dict(zip(names, pair, strict=False)) for pair in pairs]
+    if form == "clip" and release.clip is not None:
+        frames_in = [prepared[index % len(prepared)] for index in range(release.clip.frames)]
+        feeds = [{names[0]: np.stack(frames_in, axis=2).astype(np.float32)}]
     graphs = [release.graph(precision, form) for precision in precisions]
     runners = [open_runner(release, precision, form, threads) for precision in precisions]
     times: list[list[int]] = [[] for _ in runners]
@@ -97,7 +102,7 @@ def profile(
     return results
 
 
-def _timed(runner: Runner, feeds: Sequence[dict[str, Tensor]], runs: int) -> list[int]:
+def _timed(runner: Runner, feeds: Sequence[dict[str, Input]], runs: int) -> list[int]:
     clock, infer, count = time.perf_counter_ns, runner.infer, len(feeds)
     ns = []
     for index in range(runs):

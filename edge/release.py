@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge.errors import InputError
 from edge.files import sha256
 from edge.preprocess import Preprocessing
+from edge.raw import FORMATS, RawFrame
 
 SCHEMA = 1
 MANIFEST = "release.json"
@@ -28,9 +29,10 @@ LONGEST_LAG_S = 2.0
 SHIPPED = Path(__file__).parent / "releases"
 
 Precision = Literal["fp32", "fp16", "int8"]
-Form = Literal["stream", "pair"]
+Form = Literal["stream", "pair", "clip"]
 Engine = Literal["any", "onnxruntime", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+FORMS: tuple[Form, ...] = get_args(Form)
 
 T = TypeVar("T")
 
@@ -55,6 +57,17 @@ class State:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """What a clip graph takes and gives: (1, 3, `frames`, H, W) to (1, `maps`, H, W).
+
+    One map is that of the last frame; else there is one for each frame.
+    """
+
+    frames: int
+    maps: int
+
+
+@dataclass(frozen=True)
 class Verified:
     """How far a graph's maps are from PyTorch's fp32 maps, on how many frames."""
 
@@ -72,7 +85,8 @@ class Verified:
 class Graph:
     """One ONNX file.
 
-    `form`: "stream" takes one frame and its states; "pair" takes a frame and its neighbour.
+    `form`: "stream" takes one frame and its states; "pair" takes a frame and its neighbour; "clip" a row of
+    frames.
     `engine`: whom its Q/DQ placement is made for; "any" has none. `batch`: None is dynamic.
     """
 
@@ -102,6 +116,23 @@ class Release:
     graphs: tuple[Graph, ...]
     trained: Mapping[str, Any]
     calibrated: Mapping[str, Any] | None
+    raw_frame: RawFrame | None = None
+    """What the graphs take, if they do the preprocessing themselves."""
+    clip: Clip | None = None
+    """What graphs in clip form take and give."""
+
+    @property
+    def prepare(self) -> RawFrame | Preprocessing:
+        """Return what makes the graphs' input of a frame (H, W, 3), uint8 BGR."""
+        return self.raw_frame or self.preprocessing
+
+    def input_shape(self, batch: int | None, form: Form) -> tuple[int | None, ...]:
+        """Return the shape of a frame, or clip, as the graphs take it."""
+        if form == "clip" and self.clip is not None:
+            return (batch, 3, self.clip.frames, self.preprocessing.height, self.preprocessing.width)
+        if self.raw_frame is not None:
+            return (batch, *self.raw_frame.shape[1:])
+        return (batch, 3, self.preprocessing.height, self.preprocessing.width)
 
     def graph(self, precision: str, form: Form = "stream", engine: Engine = "onnxruntime") -> Graph:
         """Return the graph for a precision on an engine.
@@ -126,6 +157,10 @@ class Release:
         have = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
         return tuple(p for p in PRECISIONS if p in have)
 
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms there are, in the order of `Form`."""
+        return tuple(form for form in FORMS if any(graph.form == form for graph in self.graphs))
+
     def verified(self) -> list[tuple[Graph, Verified]]:
         """Return the graphs that were verified, with what was found."""
         return [(graph, graph.verified) for graph in self.graphs if graph.verified is not None]
@@ -135,7 +170,9 @@ class Release:
         return self.folder / graph.file
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, H, W).
+        """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, h, w).
+
+        Frames are kept at the student's size; for graphs that take raw frames they are stretched to theirs.
 
         Raises:
             InputError: the golden set cannot be read, or is not of these shapes.
@@ -160,6 +197,8 @@ class Release:
                 f"expected uint8 (N, {size[0]}, {size[1]}, 3) and float32 (N, {size[0]}, {size[1]}): "
                 "export the release again"
             )
+        if self.raw_frame is not None:
+            frames = np.stack([self.raw_frame.stretched(frame) for frame in frames])
         return frames, maps
 
 
@@ -167,6 +206,9 @@ def save(release: Release) -> None:
     """Write `release.json` into the release's folder, with hash and size of every file there."""
     document = dataclasses.asdict(release)
     del document["folder"]
+    for optional in ("raw_frame", "clip"):
+        if document[optional] is None:
+            del document[optional]
     files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
@@ -254,7 +296,7 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
     graphs = tuple(
         Graph(
             file=_text(g["file"]),
-            form=_one_of(g["form"], get_args(Form)),
+            form=_one_of(g["form"], FORMS),
             precision=_one_of(g["precision"], PRECISIONS),
             engine=_one_of(g["engine"], get_args(Engine)),
             batch=None if g["batch"] is None else _whole(g["batch"], least=1),
@@ -284,7 +326,22 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
         graphs=graphs,
         trained=dict(document["trained"]),
         calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
+        raw_frame=None if document.get("raw_frame") is None else _raw_frame(document["raw_frame"]),
+        clip=None if document.get("clip") is None else _clip(document["clip"]),
     )
+
+
+def _clip(clip: Mapping[str, Any]) -> Clip:
+    frames = _whole(clip["frames"], least=1)
+    return Clip(frames, _one_of(clip["maps"], (1, frames)))
+
+
+def _raw_frame(raw: Mapping[str, Any]) -> RawFrame:
+    width, height = (_whole(raw[side], least=1) for side in ("width", "height"))
+    try:
+        return RawFrame(width, height, _one_of(raw["format"], FORMATS))
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 def _verified(found: Mapping[str, Any]) -> Verified:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from edge.frames import Tensor
+from edge.frames import Input, Tensor
 from edge.release import Form, Release
 from edge.states import NOMINAL_FPS
 from edge.weights import check_finite
@@ -17,7 +17,7 @@ class Runner(Protocol):
     description: str
     """Which engine, version, device and threads: for reports."""
 
-    def infer(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
         """Return the outputs (states left out) by name for inputs by name, float32.
 
         A returned array is valid until the next call.
@@ -45,10 +45,11 @@ def open_runner(
     graph = release.graph(precision, form, "onnxruntime")
     check_finite(release.path(graph))
     size = release.preprocessing.height, release.preprocessing.width
+    maps = release.clip.maps if form == "clip" and release.clip else 1
     return OnnxRunner(
         release.path(graph),
-        dict.fromkeys(release.inputs[: 1 if form == "stream" else 2], (graph.batch, 3, *size)),
-        {release.output: (graph.batch, 1, *size)},
+        dict.fromkeys(release.inputs[: 2 if form == "pair" else 1], release.input_shape(graph.batch, form)),
+        {release.output: (graph.batch, maps, *size)},
         release.states if form == "stream" else (),
         threads,
     )

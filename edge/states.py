@@ -37,8 +37,7 @@ class Carried(Generic[Value]):
         """Return the states' values by input."""
         return {name: past[0] if past else self._starts[name] for name, past in self._past.items()}
 
-    def keep(self, given: Sequence[Value]) -> None:
-        """Keep what the graph gave: the values of `outputs`, in that order. They must not change later."""
-        values = dict(zip(self.outputs, given, strict=True))
+    def keep(self, given: Mapping[str, Value]) -> None:
+        """Keep what the graph gave, by output; it must not change later."""
         for state in self._states:
-            self._past[state.input].append(values[state.output])
+            self._past[state.input].append(given[state.output])

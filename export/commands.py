@@ -1,7 +1,8 @@
-"""`aerogaze export` and `aerogaze build`."""
+"""`aerogaze export`."""
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,10 +16,14 @@ from rich.table import Table
 from calibration.frames import MOST, read_frames
 from calibration.ranges import METHODS, Method
 from edge import release as releases
+from edge.errors import InputError
 from edge.files import PendingFolder
+from edge.raw import FORMATS, Format, RawFrame
 from edge.sources import open_source
-from export.engine import build_engines
-from export.make import ENGINES, make_release, ours_in_release
+from export.clips import MOST as MOST_CLIPS
+from export.clips import make_clip_release
+from export.fuse_release import fused_release
+from export.make import make_release, ours_in_release
 from trainer.models.forms import forms_of
 from trainer.models.student import load_student
 
@@ -58,6 +63,20 @@ def _status(words: str) -> Status:
     multiple=True,
     help="Only this form (default: all that the student has).",
 )
+@click.option(
+    "--fuse-preprocess",
+    "raw_size",
+    metavar="WIDTHxHEIGHT",
+    help="Resize and scale inside the graph: it takes raw uint8 frames of this size (stream form).",
+)
+@click.option(
+    "--fuse-format",
+    "raw_format",
+    type=click.Choice(FORMATS),
+    default="bgr",
+    show_default=True,
+    help="Of these raw frames.",
+)
 def export(
     student: str,
     out: Path,
@@ -65,28 +84,38 @@ def export(
     method: Method,
     calibration_frames: int,
     forms: tuple[releases.Form, ...],
+    raw_size: str | None,
+    raw_format: Format,
 ) -> None:
     """Make a release of STUDENT: a .safetensors file or a shipped student's name.
 
     fp32, fp16 and int8 graphs, each verified against PyTorch on held-out frames.
     """
+    raw = RawFrame.parse(raw_size, raw_format) if raw_size else None
+    if raw and forms not in ((), ("stream",)):
+        raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
     loaded = load_student(student)
     PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
         sources = [open_source(name) for name in frames]
         for source in sources:
             opened.callback(source.close)
-        window = forms_of(loaded).window
-        footage = read_frames(sources, loaded.settings.preprocessing(), window, calibration_frames)
-    with _status("export") as status:
-        made = make_release(
-            loaded,
-            footage,
-            out,
-            forms,
-            method,
-            lambda step: status.update(escape(f"export {loaded.name}: {step}")),
-        )
+        window, clips = forms_of(loaded).window, "clip" in forms_of(loaded).modules
+        most = min(calibration_frames, MOST_CLIPS) if clips else calibration_frames
+        footage = read_frames(sources, loaded.settings.preprocessing(), window, most)
+    with _status("export") as status, tempfile.TemporaryDirectory() as scratch:
+
+        def on_step(step: str) -> None:
+            status.update(escape(f"export {loaded.name}: {step}"))
+
+        if clips and not forms and not raw:
+            made = make_clip_release(loaded, footage, out, on_step)
+        else:
+            place = Path(scratch) / "plain" if raw else out
+            made = make_release(loaded, footage, place, ("stream",) if raw else forms, method, on_step)
+        if raw:
+            status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
+            made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)
     table = Table(title=escape(f"{made.name} -> {out}"), title_justify="left")
     for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "held to"):
         table.add_column(column, justify="left" if column in ("graph", "for") else "right")
@@ -105,35 +134,9 @@ def export(
     Console().print(table)
     same = np.array_equal(footage.windows, footage.held_out)
     apart = "the same: too few to hold any out" if same else "held out"
+    if raw:
+        print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing went inside")
+    said = f"{method} ranges from {len(footage.windows)} windows of {window} frames; "
     print(
-        f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
-        f"in fp32 on {len(footage.held_out)}, {apart}"
+        f"{said if made.calibrated else ''}maps against PyTorch's in fp32 on {len(footage.held_out)}, {apart}"
     )
-
-
-@click.command(epilog="Example: aerogaze build my-release --target rtx")
-@click.argument("release", required=False)
-@click.option(
-    "--target",
-    type=click.Choice(["local", "rtx"]),
-    required=True,
-    help="local: this board's TensorRT; rtx: TensorRT for RTX.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help=f"A folder for the engines (default: {ENGINES}/TARGET in the release).",
-)
-def build(release: str | None, target: str, out: Path | None) -> None:
-    """Compile the graphs of RELEASE with TensorRT, on the machine at hand."""
-    opened = releases.load(release)
-    place = out or opened.folder / ENGINES / target
-    with _status(f"build {opened.name}"):
-        engines = list(build_engines(opened, "rtx" if target == "rtx" else "tensorrt", place))
-    table = Table(title=escape(f"{opened.name}, {engines[0].tensorrt}"), title_justify="left")
-    for column in ("graph", "engine", "KiB", "seconds"):
-        table.add_column(column, justify="right" if column in ("KiB", "seconds") else "left")
-    for built in engines:
-        table.add_row(built.graph, built.file, f"{built.size_bytes / 1024:.0f}", f"{built.seconds:.2f}")
-    Console().print(table)
-    print(f"wrote {place}")

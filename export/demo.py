@@ -17,6 +17,7 @@ from edge.command import invoke
 from edge.files import written_file
 from edge.release import DEFAULT
 from edge.sources import open_source
+from export.make import ENGINES
 from export.report import write_report
 from trainer.models.student import load_student
 
@@ -81,10 +82,11 @@ def demo(source: str, out: Path, student: str) -> None:
         "--calibration-frames",
         "120",
     )
-    engines: dict[str, object] | None = None
+    engines: list[dict[str, object]] = []
     if importlib.util.find_spec("tensorrt_rtx"):
         stage("Engines, by NVIDIA's builder", "build", release, "--target", "rtx")
-        engines = json.loads((release / "engines" / "rtx" / "engines.json").read_text())
+        places = sorted((release / ENGINES / "rtx").glob("*.engine.json"))
+        engines = [json.loads(place.read_text()) for place in places]
     else:
         OUT.print("\nEngines: left out, TensorRT for RTX is not installed: pip install 'aerogaze\\[rtx]'")
     stage("Latency per precision", "profile", release, "--precision", PRECISIONS, "--json", latency)

@@ -1,65 +1,158 @@
-"""Engines: a release's graphs compiled by TensorRT on the machine at hand."""
+"""Engines: a release's graphs compiled by TensorRT, each with its identity; those that fit are kept."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.errors import InputError
-from edge.files import sha256, written_folder
-from edge.release import Release
-from edge.tensorrt_api import Kind, build_plan
+from edge.errors import CheckError, InputError
+from edge.files import written_file, written_folder
+from edge.lock import only_writer
+from edge.release import Graph, Release
+from edge.tensorrt_api import Target, build_plan
 from edge.weights import check_finite
+from export.identity import SUFFIX, Identity, differences, expected, graphs_for_tensorrt, identity_path
 
-INDEX = "engines.json"
+TIMING_CACHE = "timing.cache"
 
 
 @dataclass(frozen=True)
-class Built:
-    """One engine and what it was made from."""
+class Engine:
+    """One engine of a folder: `wanted`, and what keeps it from being that (nothing if it fits)."""
 
-    file: str
-    graph: str
-    onnx_sha256: str
-    tensorrt: str
-    size_bytes: int
-    seconds: float
+    graph: Graph
+    wanted: Identity
+    differs: tuple[str, ...]
 
 
-def build_engines(release: Release, kind: Kind, folder: Path) -> Iterator[Built]:
-    """Compile every graph made for TensorRT, one after the other; the folder appears with the last.
+def survey(release: Release, target: Target, folder: Path) -> list[Engine]:
+    """Say of each engine that the release should have in `folder` whether it fits release and machine.
 
     Raises:
-        InputError: TensorRT is missing or refuses a graph (named), or the folder cannot be written.
+        InputError: the release has no graph for TensorRT, or the target's TensorRT is not installed.
     """
-    graphs = [graph for graph in release.graphs if graph.engine in ("any", "tensorrt")]
-    if not graphs:
-        raise InputError(f"release {release.name} has no graph for TensorRT: export it again")
-    done = []
-    with written_folder(folder, ours=lambda e: e.suffix == ".engine" or e.name == INDEX) as path:
-        for graph in graphs:
-            started = time.perf_counter()
-            with _named(graph.file):
-                check_finite(release.path(graph))
-                plan = build_plan(release.path(graph).read_bytes(), kind)
-            file = Path(graph.file).with_suffix(".engine").name
-            (path / file).write_bytes(plan.data)
-            built = Built(
-                file,
-                graph.file,
-                sha256(release.path(graph)),
-                f"{kind} {plan.tensorrt}",
-                len(plan.data),
-                time.perf_counter() - started,
-            )
-            done.append(built)
-            yield built
-        index = {"schema": 1, "release": release.name, "engines": [asdict(built) for built in done]}
-        (path / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    wanted = [(graph, expected(release, graph, target)) for graph in graphs_for_tensorrt(release)]
+    return [Engine(graph, identity, tuple(differences(folder, identity))) for graph, identity in wanted]
+
+
+def build_engines(
+    release: Release,
+    target: Target,
+    folder: Path,
+    rebuild: bool = False,
+    on_start: Callable[[Engine, float | None], None] = lambda engine, estimate_s: None,
+) -> Iterator[tuple[Identity, bool]]:
+    """Compile what is not there, and yield each engine's identity and whether it was built now.
+
+    Engines that fit are kept. The folder appears with the last; until then the older one stands.
+    `on_start` gets an engine about to be built, and the seconds that its last build took here.
+
+    Raises:
+        InputError: TensorRT is missing or refuses a graph (named), the folder cannot be written, or
+            another build is at it.
+        CheckError: an engine does not fit, and `rebuild` is not asked for.
+    """
+    with only_writer(folder):
+        engines = survey(release, target, folder)
+        _refuse_misfits(engines, rebuild)
+        if not any(engine.differs for engine in engines):
+            yield from ((_read(folder, engine.wanted), False) for engine in engines)
+            return
+        history = _History()
+        with written_folder(folder, ours=_ours) as path:
+            cache = folder / TIMING_CACHE
+            learnt: bytes | None = cache.read_bytes() if cache.is_file() else None
+            done: list[tuple[Identity, bool]] = []
+            for engine in engines:
+                if not engine.differs:
+                    done.append((_kept(folder, path, engine.wanted), False))
+                    continue
+                key = f"{release.name} {engine.graph.file} {target} {engine.wanted.version}"
+                on_start(engine, history.seconds(key))
+                built, learnt = _build(release, engine, target, learnt, path)
+                history.note(key, built.seconds)
+                done.append((built, True))
+            if learnt is not None:
+                (path / TIMING_CACHE).write_bytes(learnt)
+                digest = hashlib.sha256(learnt).hexdigest()
+                done = [(replace(i, timing_cache_sha256=digest) if new else i, new) for i, new in done]
+            for identity, new in done:
+                if new:
+                    identity.write(path)
+            yield from done
+
+
+def _refuse_misfits(engines: list[Engine], rebuild: bool) -> None:
+    misfits = [e for e in engines if e.differs and e.differs != ("not built",)]
+    if misfits and not rebuild:
+        first = misfits[0]
+        more = f", nor do {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        raise CheckError(
+            f"{first.wanted.file} does not fit ({'; '.join(first.differs)}){more}; "
+            "nothing was changed: --rebuild builds them again, --check lists them"
+        )
+
+
+def _build(
+    release: Release, engine: Engine, target: Target, learnt: bytes | None, folder: Path
+) -> tuple[Identity, bytes | None]:
+    started = time.perf_counter()
+    file = release.path(engine.graph)
+    with _named(engine.graph.file):
+        check_finite(file)
+        plan = build_plan(file.read_bytes(), target, learnt or b"")
+    (folder / engine.wanted.file).write_bytes(plan.data)
+    built = replace(
+        engine.wanted,
+        version=plan.tensorrt,
+        plan_sha256=hashlib.sha256(plan.data).hexdigest(),
+        size_bytes=len(plan.data),
+        seconds=time.perf_counter() - started,
+    )
+    return built, plan.timing_cache
+
+
+def _kept(folder: Path, path: Path, wanted: Identity) -> Identity:
+    """Take an engine that fits, with its identity, over into the new folder."""
+    for source in (folder / wanted.file, identity_path(folder / wanted.file)):
+        shutil.copy2(source, path / source.name)
+    return _read(path, wanted)
+
+
+def _read(folder: Path, wanted: Identity) -> Identity:
+    found = json.loads(identity_path(folder / wanted.file).read_text())
+    return replace(wanted, **{key: found[key] for key in ("plan_sha256", "size_bytes", "seconds")})
+
+
+def _ours(entry: Path) -> bool:
+    return entry.name == TIMING_CACHE or entry.name.endswith((SUFFIX, SUFFIX + ".json"))
+
+
+class _History:
+    """How long builds took on this machine, in the user's cache folder. To lose it costs an estimate."""
+
+    def __init__(self) -> None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._path = Path(cache) / "aerogaze" / "builds.json"
+        self._seconds: dict[str, float] = {}
+        with suppress(OSError, ValueError, TypeError):
+            found = json.loads(self._path.read_text())
+            self._seconds = {str(key): float(value) for key, value in dict(found).items()}
+
+    def seconds(self, key: str) -> float | None:
+        return self._seconds.get(key)
+
+    def note(self, key: str, seconds: float) -> None:
+        self._seconds[key] = seconds
+        with suppress(OSError, InputError), written_file(self._path) as path:
+            path.write_text(json.dumps(self._seconds, indent=1) + "\n")
 
 
 @contextmanager

@@ -27,12 +27,14 @@ def folded(module: nn.Module) -> nn.Module:
     """Return a copy whose batch norms and differences of features are folded into the convolutions."""
     module = copy.deepcopy(module).eval()
     for block in [m for m in module.modules() if isinstance(m, nn.Sequential)]:
-        if len(block) > 1 and isinstance(block[1], nn.BatchNorm2d):
-            convolution = block[0]
-            assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d))
+        for index, norm in enumerate(block):
+            if not isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
+                continue
+            convolution = block[index - 1]
+            assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d))
             transposed = isinstance(convolution, nn.ConvTranspose2d)
-            block[0] = fuse_conv_bn_eval(convolution, block[1], transpose=transposed)
-            block[1] = nn.Identity()
+            block[index - 1] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
+            block[index] = nn.Identity()
     for parent in list(module.modules()):
         for name, network in parent.named_children():
             if isinstance(network, SpatiotemporalNetwork):
@@ -62,7 +64,7 @@ class _ChangeFolded(SpatiotemporalNetwork):
 
 def inputs_of(form: Form) -> tuple[str, ...]:
     """Return the names of the frames that a form takes."""
-    return (FRAME,) if form == "stream" else (FRAME, OTHER)
+    return (FRAME, OTHER) if form == "pair" else (FRAME,)
 
 
 def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
@@ -80,7 +82,8 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     size = student.settings.preprocessing()
     frames, states = inputs_of(form), forms.states if form == "stream" else ()
     # A tensor each: the exporter would take one tensor given twice for one input.
-    arguments = [torch.zeros(batch or 2, 3, size.height, size.width) for _ in frames]
+    clip = (forms.window,) if form == "clip" else ()
+    arguments = [torch.zeros(batch or 2, 3, *clip, size.height, size.width) for _ in frames]
     arguments += [torch.full(state.shape, state.start) for state in states]
     return traced(
         folded(forms.modules[form]),

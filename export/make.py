@@ -100,7 +100,7 @@ def make_release(
     return release
 
 
-_GRAPH = re.compile(r"(stream|pair)\.(fp32|fp16|int8)(\.(onnxruntime|tensorrt))?\.onnx")
+_GRAPH = re.compile(r"(stream|pair|clip)\.(fp32|fp16|int8)(\.(onnxruntime|tensorrt))?\.onnx")
 
 
 def ours_in_release(entry: Path) -> bool:

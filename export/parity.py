@@ -75,7 +75,8 @@ class GraphUnderTest:
         carried = self._carried
         carried.reset()
         for frame in before:
-            carried.keep(self._session.run(carried.outputs, {FRAME: frame, **carried.feed()}))
+            given = self._session.run(carried.outputs, {FRAME: frame, **carried.feed()})
+            carried.keep(dict(zip(carried.outputs, given, strict=True)))
         return {FRAME: last, **carried.feed()}
 
     def map(self, window: Window) -> Map:

@@ -12,6 +12,7 @@ from edge.errors import InputError
 from edge.metrics import cc
 from edge.model import SaliencyModel, clip_maps
 from edge.release import Release
+from edge.tensorrt_api import Target
 from jetson.policy import Measured, finite
 
 RUNS = 300
@@ -62,14 +63,14 @@ class TensorRTEngines:
 
     name = "tensorrt"
 
-    def __init__(self, kind: str = "tensorrt") -> None:
-        self._kind = kind
+    def __init__(self, target: str = "local") -> None:
+        self._target = target
 
     def build(self, release: Release, folder: Path, say: Say) -> None:
         """Compile every graph made for TensorRT."""
         from export.engine import build_engines
 
-        for built in build_engines(release, self._kind, folder):  # type: ignore[arg-type]
+        for built, _ in build_engines(release, Target.parse(self._target), folder):
             say(f"built {built.file} in {built.seconds:.1f} s")
 
     def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:

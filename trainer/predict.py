@@ -287,7 +287,7 @@ class _Stream:
             tensor = torch.from_numpy(self._prepare(frame.image)).to(device())
             with torch.inference_mode():
                 saliency, *given = self._step(tensor, *carried.feed().values())
-            carried.keep(given)
+            carried.keep(dict(zip(carried.outputs, given, strict=True)))
             if frame.index % every == 0:
                 yield frame, saliency[0, 0].float().cpu().numpy()
 

@@ -49,7 +49,7 @@ def streamed(network: StreamingNetwork, clip: Tensor, states: tuple[State, ...])
     maps = []
     for frame in [clip[:, :, 0], *clip.unbind(2)]:  # the preroll, then the clip
         saliency, *given = network.step(frame, *carried.feed().values())
-        carried.keep(given)
+        carried.keep(dict(zip(carried.outputs, given, strict=True)))
         maps.append(saliency)
     return torch.cat(maps[1:], dim=1)
 
@@ -88,7 +88,8 @@ def test_a_state_that_is_not_fed_back_changes_the_map() -> None:
     with torch.inference_mode():
         carried = Carried(states, {s.input: torch.zeros(s.shape) for s in states})
         for frame in clip.unbind(2)[:-1]:
-            carried.keep(network.step(frame, *carried.feed().values())[1:])
+            _, *given = network.step(frame, *carried.feed().values())
+            carried.keep(dict(zip(carried.outputs, given, strict=True)))
         pasts = list(carried.feed().values())
         expected = network.step(clip[:, :, -1], *pasts)[0]
         for index in range(len(states)):

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from edge.errors import InputError
 from edge.release import Form, State
 from edge.states import NOMINAL_FPS
+from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 from trainer.models.streaming import STRIDES, WINDOW, StreamingNetwork
-from trainer.models.student import Head, SkdSettings, StreamingSettings, Student, as_skd, saliency
+from trainer.models.student import (
+    Head,
+    SkdSettings,
+    StreamingSettings,
+    Student,
+    TinyHDSettings,
+    as_skd,
+    saliency,
+)
+from trainer.models.tinyhd import TinyHD
 
 
 @dataclass(frozen=True)
@@ -20,9 +31,10 @@ class Forms:
     """A student's network in the forms that it can be exported in.
 
     `modules`: "stream" takes a frame (1, 3, H, W) and the states, "pair" a frame and its neighbour; both
-    give the saliency map (1, 1, H, W), a stream then the new states. `window`: the frames, in a row, that
-    a map depends on; the judged one is the last but for those that the student waits for. `preroll`: how
-    often a stream is fed its first frame before the map counts. `whole`: a window (1, 3, T, H, W) to
+    give the saliency map (1, 1, H, W), a stream then the new states. "clip" takes `window` frames
+    (1, 3, T, H, W) and gives `maps` (1, maps, H, W): the last frame's, or one a frame. `window`: the
+    frames, in a row, that a map depends on; the judged one is the last but for those that the student waits
+    for. `preroll`: how often a stream is fed its first frame before the map counts. `whole`: a window to
     the judged frame's map as it was trained; a shorter window is a clip's beginning.
     """
 
@@ -31,6 +43,7 @@ class Forms:
     window: int
     preroll: int
     whole: Callable[[Tensor], Tensor]
+    maps: int = 1
 
 
 def forms_of(student: Student) -> Forms:
@@ -43,7 +56,11 @@ def forms_of(student: Student) -> Forms:
         return _skd(*as_skd(student))
     if isinstance(student.settings, StreamingSettings) and isinstance(student.network, StreamingNetwork):
         return _streaming(student.settings, student.network)
-    raise InputError(f"student {student.name} is of kind {student.settings.kind}; expected skd or stream")
+    if isinstance(student.settings, TinyHDSettings) and isinstance(student.network, TinyHD):
+        return _tinyhd(student.network)
+    raise InputError(
+        f"student {student.name} is of kind {student.settings.kind}; expected skd, stream or tinyhd"
+    )
 
 
 class SkdPair(nn.Module):
@@ -86,6 +103,30 @@ class StreamingStep(nn.Module):
     def forward(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
         """Return the saliency map and what each memory caches of the frame."""
         return self.network.step(frame, *pasts)
+
+
+class TinyHDClip(nn.Module):
+    """clip (1, 3, 16, H, W) to its fused saliency maps (1, maps, H, W)."""
+
+    def __init__(self, network: TinyHD) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Return the maps: S the last frame's, M one for each."""
+        maps: Tensor = self.network(clip).fused
+        return maps
+
+
+def _tinyhd(network: TinyHD) -> Forms:
+    clip = TinyHDClip(network)
+
+    def whole(window: Tensor) -> Tensor:
+        before = window[:, :, :1].expand(-1, -1, CLIP - window.shape[2], -1, -1)
+        maps: Tensor = clip(torch.cat([before, window], dim=2))[:, :1]
+        return maps
+
+    return Forms({"clip": clip}, (), CLIP, 0, whole, network.maps)
 
 
 def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:

@@ -1,0 +1,127 @@
+"""Making a release of a student that takes whole clips: TinyHD S and M.
+
+fp32 and fp16. No int8: most of the work is in grouped 3-D convolutions, for which TensorRT has no fast
+int8 kernels (docs/adr/0005-memories.md), so that Q/DQ would add work and take accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from calibration.frames import CalibrationFrames
+from edge.errors import CheckError
+from edge.files import written_folder
+from edge.metrics import cc, kld, max_error
+from edge.release import GOLDEN, Clip, Graph, Precision, Release, Verified, save
+from export import graphs
+from export.fp16 import to_fp16
+from export.make import ours_in_release
+from export.parity import TOLERANCES
+from trainer.models.forms import forms_of
+from trainer.models.student import Student
+
+MOST = 24
+"""Clips read at most: a quarter of them is held out, and there is nothing to calibrate."""
+Maps = NDArray[np.float32]
+Frames = NDArray[np.uint8]
+
+
+def make_clip_release(
+    student: Student,
+    frames: CalibrationFrames,
+    folder: Path,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Release:
+    """Export a student in clip form into `folder`, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written, or holds other files.
+        CheckError: a graph is further from PyTorch than its tolerance.
+    """
+    forms = forms_of(student)
+    golden = _golden_clips(frames.golden, forms.window, forms.maps)
+    on_step("PyTorch's maps")
+    network = forms.modules["clip"]
+    with torch.inference_mode():
+        held, kept = (
+            [network(torch.from_numpy(_prepared(student, clip)))[0].numpy() for clip in clips]
+            for clips in (frames.held_out, golden)
+        )
+    made = []
+    with written_folder(folder, ours=ours_in_release) as path:
+        model = graphs.to_onnx(student, "clip", 1)
+        models: dict[Precision, onnx.ModelProto] = {
+            "fp32": model,
+            "fp16": to_fp16(model, [graphs.FRAME, graphs.SALIENCY]),
+        }
+        for precision, graph in models.items():
+            on_step(f"clip {precision}")
+            session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+            found, told = (
+                [session.run(None, {graphs.FRAME: _prepared(student, clip)})[0][0] for clip in clips]
+                for clips in (frames.held_out, golden)
+            )
+            verified = _verified(precision, np.concatenate(found), np.concatenate(held))
+            likeness = min(cc(a, b) for a, b in zip(np.concatenate(told), np.concatenate(kept), strict=True))
+            file = f"clip.{precision}.onnx"
+            onnx.save(graph, path / file)
+            verified = Verified(**{**vars(verified), "golden_cc": likeness})
+            made.append(Graph(file, "clip", precision, "any", 1, verified))
+        maps = np.concatenate(kept)[: len(frames.golden)].astype(np.float32)
+        np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=maps)
+        release = Release(
+            folder=path,
+            name=student.name,
+            student=vars(student.settings),
+            preprocessing=student.settings.preprocessing(),
+            inputs=graphs.inputs_of("clip"),
+            output=graphs.SALIENCY,
+            delay_frames=student.settings.delay_frames,
+            preroll=0,
+            states=(),
+            graphs=tuple(made),
+            trained=student.trained,
+            calibrated=None,
+            clip=Clip(forms.window, forms.maps),
+        )
+        save(release)
+    return release
+
+
+def _golden_clips(clip: Frames, length: int, maps: int) -> list[Frames]:
+    """Return the clips whose maps are those of the frames, as `edge.clip_runner` takes them."""
+    if maps == 1:
+        padded = np.concatenate([clip[:1]] * (length - 1) + [clip])
+        return [padded[index : index + length] for index in range(len(clip))]
+    blocks = -(-len(clip) // length)
+    padded = np.concatenate([clip] + [clip[-1:]] * (blocks * length - len(clip)))
+    return [padded[index * length : (index + 1) * length] for index in range(blocks)]
+
+
+def _prepared(student: Student, clip: Frames) -> Maps:
+    """Return a clip (T, H, W, 3) as (1, 3, T, H, W)."""
+    prepare = student.settings.preprocessing()
+    return np.stack([prepare(frame) for frame in clip], axis=2)
+
+
+def _verified(precision: Precision, maps: Maps, expected: Maps) -> Verified:
+    pairs = list(zip(maps, expected, strict=True))
+    error = max(max_error(a, b) for a, b in pairs)
+    likeness = float(np.mean([cc(a, b) for a, b in pairs]))
+    tolerance = TOLERANCES[precision]
+    off = error if precision == "fp32" else 1 - likeness
+    if not off <= tolerance:
+        what = "largest difference" if precision == "fp32" else "1 - CC"
+        raise CheckError(
+            f"the {precision} graph in clip form is not the student: {what} {off:.2e}, "
+            f"expected at most {tolerance:.0e}; nothing was written"
+        )
+    divergence = float(np.mean([kld(a, b) for a, b in pairs]))
+    return Verified(len(pairs), error, likeness, divergence, tolerance, 1.0)
