@@ -3,8 +3,9 @@
 A graph's latency is the sum over its kernels of the longer of two times, arithmetic and memory traffic,
 and of a fixed cost to launch each (the roofline of Williams et al., CACM 2009). What TensorRT fuses is
 counted once: ReLU, Clip and a residual Add into the convolution before them, a Q into the convolution
-that makes its input (through pooling and Concat) if that computes in integers, a DQ into the convolution that takes it. Every other Q or
-DQ is a kernel of its own, which reads and writes its tensor: what a change of precision costs.
+that makes its input (through pooling and Concat) if that computes in integers, a DQ into the
+convolution that takes it. Every other Q or DQ is a kernel of its own, which reads and writes its
+tensor: what a change of precision costs.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def latency_ms(model: onnx.ModelProto, board: Board = ORIN_NX) -> float:
     fused = _fused(graph, made_by, consumers)
     seconds = 0.0
     for node in graph.node:
-        if node.name in fused or node.op_type in FREE or node.input and node.input[0] in weights:
+        if node.name in fused or node.op_type in FREE or (node.input and node.input[0] in weights):
             continue  # weights are made ready when the engine is built
         integer = _integer(node, made_by)
         moved = sum(_bytes(name, sizes, made_by, integer) for name in node.input if name in sizes)
@@ -120,7 +121,7 @@ def _through(node: NodeProto, made_by: dict[str, NodeProto], fused: set[str]) ->
     """Return the input by which a fused node hangs on its convolution."""
     names = [name for name in node.input if name in made_by]
     direct = [n for n in names if made_by[n].op_type in ("Conv", "ConvTranspose") or made_by[n].name in fused]
-    return next((n for n in direct if made_by[n].op_type != "DequantizeLinear"), (names or [""])[0])
+    return str(next((n for n in direct if made_by[n].op_type != "DequantizeLinear"), (names or [""])[0]))
 
 
 def _integer(node: NodeProto, made_by: dict[str, NodeProto]) -> bool:

@@ -76,7 +76,7 @@ class CalibrationFrames:
 def _hash(windows: Windows) -> str:
     digest = hashlib.sha256()
     for window in windows:
-        digest.update(np.ascontiguousarray(window))
+        digest.update(np.ascontiguousarray(window).tobytes())
     return digest.hexdigest()
 
 
@@ -123,9 +123,6 @@ class StoredWindows:
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self._store.get(slot) for slot in self._slots)
-
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.uint8]:
-        return np.stack(list(self))
 
 
 @dataclass(frozen=True)

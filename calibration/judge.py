@@ -75,8 +75,8 @@ class Judge:
         self.expected = self.maps(model)
         if not all(np.isfinite(saliency).all() for saliency in self.expected):
             raise InputError(
-                f"output {feeding.output} is not finite on the frames held out; expected numbers: the network "
-                "is broken, train or export it again"
+                f"output {feeding.output} is not finite on the frames held out; expected numbers: the "
+                "network is broken, train or export it again"
             )
 
     def maps(self, model: onnx.ModelProto, plain: bool = False) -> list[Map]:

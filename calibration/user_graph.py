@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, version_converter
 
@@ -113,7 +112,7 @@ def _read(path: Path) -> onnx.ModelProto:
     _check_size(path, path.stat().st_size)
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError):
+    except Exception:  # protobuf's DecodeError, which has no types
         model = onnx.ModelProto()
     if not model.graph.node:
         raise InputError(f"{path} is no ONNX file (or cut off): export it again")
@@ -294,9 +293,7 @@ def _simplified(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         node.name = node.name if node.name and node.name not in taken else f"{node.op_type}_{index}"
         taken.add(node.name)
     for tensor in simple.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            if not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
-                raise InputError(
-                    f"{path}: weight {tensor.name} is not finite; expected numbers: train it again"
-                )
+        floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        if floating and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
+            raise InputError(f"{path}: weight {tensor.name} is not finite; expected numbers: train it again")
     return simple

@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
 from calibration.frames import MOST, read_frames
-from calibration.ranges import METHODS, Method
+from calibration.histogram import METHODS, Method
+from calibration.store import cache_folder
 from edge import release as releases
 from edge.files import PendingFolder
 from edge.sources import open_source
@@ -86,6 +86,7 @@ def export(
             forms,
             method,
             lambda step: status.update(escape(f"export {loaded.name}: {step}")),
+            cache_folder(),
         )
     table = Table(title=escape(f"{made.name} -> {out}"), title_justify="left")
     for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "held to"):
@@ -103,8 +104,9 @@ def export(
             else f"CC {1 - verified.tolerance:.3f}",
         )
     Console().print(table)
-    same = np.array_equal(footage.windows, footage.held_out)
-    apart = "the same: too few to hold any out" if same else "held out"
+    apart = "held out" if footage.apart else "the same: too few to hold any out"
+    for doubt in footage.doubts:
+        ERR.print(f"warning: {escape(doubt)}", highlight=False, soft_wrap=True)
     print(
         f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
         f"in fp32 on {len(footage.held_out)}, {apart}"

@@ -11,14 +11,18 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from calibration.familiar import STATISTICS
+from calibration.familiar import save as save_statistics
 from calibration.frames import CalibrationFrames
+from calibration.histogram import Method
 from calibration.qdq import CPU, TENSORRT, quantise
-from calibration.ranges import Method, collect_ranges
+from calibration.ranges import calibrate
 from edge.files import written_folder
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
 from export.fp16 import to_fp16
 from export.parity import GraphUnderTest, golden_set, reference_maps, verify
+from export.statistics import training_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
@@ -33,8 +37,10 @@ def make_release(
     forms: Sequence[Form] = (),
     method: Method = "entropy",
     on_step: Callable[[str], None] = lambda step: None,
+    cache: Path | None = None,
 ) -> Release:
-    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all.
+    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all. `cache`: a
+    folder where what ranges are made from is kept.
 
     Raises:
         InputError: the folder cannot be written, or holds other files; the student lacks a form.
@@ -68,9 +74,12 @@ def make_release(
 
             model = graphs.to_onnx(student, form, batch)
             fp32 = add(model, "fp32")
+            statistics = training_statistics(run.modules[form], model)
+            if statistics and not (path / STATISTICS).exists():
+                save_statistics(statistics, path / STATISTICS)
             add(to_fp16(model, kept), "fp16")
             on_step(f"{form} ranges")
-            ranges = collect_ranges(model, map(fp32.feed, frames.windows), method)
+            ranges = calibrate(model, fp32.feeding, frames, method, cache)
             add(quantise(model, ranges, CPU), "int8", "onnxruntime")
             add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
         np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
@@ -89,6 +98,7 @@ def make_release(
             calibrated={
                 "method": method,
                 "source": frames.source,
+                "window": run.window,
                 "windows": len(frames.windows),
                 "held_out": len(frames.held_out),
                 "frames_sha256": frames.sha256,
@@ -105,5 +115,6 @@ _GRAPH = re.compile(r"(stream|pair)\.(fp32|fp16|int8)(\.(onnxruntime|tensorrt))?
 
 def ours_in_release(entry: Path) -> bool:
     """Say whether an entry of a folder is part of a release that we made there."""
-    named = entry.name in {MANIFEST, GOLDEN, ENGINES} or bool(_GRAPH.fullmatch(entry.name))
+    known = {MANIFEST, GOLDEN, STATISTICS, ENGINES, "stream.dla.cache", "pair.dla.cache"}
+    named = entry.name in known or bool(_GRAPH.fullmatch(entry.name))
     return named and (entry.parent / MANIFEST).is_file()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from calibration.frames import read_frames
+from calibration.frames import Windows, read_frames
 from edge.errors import InputError
 from edge.frames import Frame, Source
 from edge.preprocess import Preprocessing
@@ -35,8 +35,9 @@ class Numbered:
         pass
 
 
-def numbers(windows: np.ndarray) -> np.ndarray:
+def numbers(given: Windows) -> np.ndarray:
     """Return the frames' numbers (N, length) of windows."""
+    windows = np.stack(list(given))
     found: np.ndarray = windows[:, :, 0, 0, 0].astype(int) * 256 + windows[:, :, 0, 0, 1]
     return found
 
