@@ -33,22 +33,20 @@ SAVE_EVERY_S = 5.0
 COUNTED = {onnx.TensorProto.FLOAT}
 
 
-def calibrate(
+def count(
     model: onnx.ModelProto,
     feeding: Feeding,
     frames: CalibrationFrames,
-    method: Method,
     cache: Path | None = None,
     on_feeds: Callable[[int], None] = lambda count: None,
-) -> Ranges:
-    """Return the range of every activation of a graph over `frames.windows`.
+) -> dict[str, Histogram]:
+    """Return a histogram of every activation of a graph over `frames.windows`.
 
     `cache`: a folder where histograms are kept by their content, at intervals while they grow.
 
     Raises:
-        InputError: as `collect_ranges`.
+        InputError: an activation that is not finite.
     """
-    _check(method)
     content = store.key(
         model.SerializeToString(deterministic=True),
         frames.sha256,
@@ -60,10 +58,9 @@ def calibrate(
     if fed < len(frames.windows):
         session = open_session(model)
         rest = islice(frames.windows, fed, None)
-        histograms = _counted(
-            model, (feeding(session, window) for window in rest), fed, histograms, path, on_feeds
-        )
-    return {name: histogram.range(method) for name, histogram in histograms.items()}
+        feeds = (feeding(session, window) for window in rest)
+        histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
+    return histograms
 
 
 def collect_ranges(
@@ -77,14 +74,10 @@ def collect_ranges(
     Raises:
         InputError: no feeds, an unknown method, or an activation that is not finite.
     """
-    _check(method)
-    histograms = _counted(model, feeds, 0, {}, None, on_feeds)
-    return {name: histogram.range(method) for name, histogram in histograms.items()}
-
-
-def _check(method: str) -> None:
     if method not in METHODS:
         raise InputError(f"unknown calibration method {method!r}; expected one of {', '.join(METHODS)}")
+    histograms = _counted(model, feeds, 0, {}, None, on_feeds)
+    return {name: histogram.range(method) for name, histogram in histograms.items()}
 
 
 def _counted(

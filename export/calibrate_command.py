@@ -12,20 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from calibration.dla import VERSION, cache_text
-from calibration.histogram import Method
 from calibration.judge import Budget
+from calibration.method import Choosing
 from calibration.store import cache_folder
 from calibration.user_graph import Colour, Layout
 from edge.files import PendingFolder
 from edge.release import Release
-from export.calibrate import (
-    BUDGET,
-    Calibrated,
-    Options,
-    calibrate_graph,
-    calibrate_release,
-    ours_in_calibrated,
-)
+from export.calibrate import calibrate_graph, calibrate_release, ours_in_calibrated
+from export.int8 import BUDGET, Calibrated, Int8, Options
 from export.make import ours_in_release
 from export.target import Asked, open_target, read_footage, stepping, target_options, warn
 
@@ -47,7 +41,7 @@ def calibrate(
     out: Path,
     frames: tuple[str, ...],
     calibration_frames: int,
-    method: Method,
+    method: Choosing,
     threads: int,
     layout: Layout | None,
     size: str | None,
@@ -95,25 +89,31 @@ def calibrate(
         return
     Console().print(_table(f"{target} -> {out}", found))
     apart = "held out" if footage.apart else "the same: too few to hold any out"
-    print(f"{method} ranges from {len(footage.windows)} windows, judged on {len(footage.held_out)}, {apart}")
+    used = ", ".join(dict.fromkeys(made.method for made in found.values()))
+    print(f"{used} ranges from {len(footage.windows)} windows, judged on {len(footage.held_out)}, {apart}")
     for form, made in found.items():
         for one in made.int8:
-            print(f"{form} {one.engine}: {one.choice.reason}".strip())
+            print(f"{form} {one.engine}: {one.choice.reason}; latency {one.latency} {_where(one)}".strip())
     print(f"wrote {out}")
+
+
+def _where(one: Int8) -> str:
+    best = one.choice.best or next(iter(one.choice.tried), None)
+    base = f", float {best.float_ms:.3f} ms" if best else ""
+    return f"on {one.conditions.get('cpu') or one.conditions.get('name')}{base}"
 
 
 def _table(title: str, found: dict[str, Calibrated]) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("int8 for")
-    for column in ("layers", "SQNR dB", "CC", "KLD", "ms", "float", "gain"):
-        table.add_column(column, justify="right")
-    table.add_column("latency")
+    for column in ("layers", "SQNR dB", "CC", "KLD", "ms", "gain"):
+        table.add_column(column, justify="right", no_wrap=True)
     for form, made in found.items():
         for one in made.int8:
             best, quality = one.choice.best, one.quality
             named = f"{form} {one.engine}".strip()
             most = max((len(tried.layers) for tried in one.choice.tried), default=0)
-            cells: list[Any] = ["none ships", "-", "-", "-", "-", "-", "-"]
+            cells: list[Any] = ["none ships", "-", "-", "-", "-", "-"]
             if best is not None and quality is not None:
                 cells = [
                     f"{len(best.layers)} of {most}",
@@ -121,8 +121,7 @@ def _table(title: str, found: dict[str, Calibrated]) -> Table:
                     f"{quality.cc:.5f}",
                     f"{quality.kld:.0e}",
                     f"{best.latency_ms:.3f}",
-                    f"{best.float_ms:.3f}",
                     f"{best.gain:+.0%}",
                 ]
-            table.add_row(named, *cells, one.latency)
+            table.add_row(named, *cells)
     return table

@@ -12,7 +12,8 @@ from rich.status import Status
 from rich.table import Table
 
 from calibration.frames import MOST, read_frames
-from calibration.histogram import METHODS, Method
+from calibration.judge import Budget
+from calibration.method import BEST, CHOICES, Choosing
 from calibration.store import cache_folder
 from edge import release as releases
 from edge.files import PendingFolder
@@ -39,8 +40,8 @@ def _status(words: str) -> Status:
 )
 @click.option(
     "--method",
-    type=click.Choice(METHODS),
-    default="entropy",
+    type=click.Choice(CHOICES),
+    default=BEST,
     show_default=True,
     help="How ranges are chosen.",
 )
@@ -58,18 +59,24 @@ def _status(words: str) -> Status:
     multiple=True,
     help="Only this form (default: all that the student has).",
 )
+@click.option(
+    "--budget",
+    help="As of aerogaze calibrate: search for the fastest int8 graphs that lose no more.",
+)
 def export(
     student: str,
     out: Path,
     frames: tuple[str, ...],
-    method: Method,
+    method: Choosing,
     calibration_frames: int,
     forms: tuple[releases.Form, ...],
+    budget: str | None,
 ) -> None:
     """Make a release of STUDENT: a .safetensors file or a shipped student's name.
 
     fp32, fp16 and int8 graphs, each verified against PyTorch on held-out frames.
     """
+    allowed = Budget.parse(budget) if budget is not None else None
     loaded = load_student(student)
     PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
@@ -87,6 +94,7 @@ def export(
             method,
             lambda step: status.update(escape(f"export {loaded.name}: {step}")),
             cache_folder(),
+            allowed,
         )
     table = Table(title=escape(f"{made.name} -> {out}"), title_justify="left")
     for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "held to"):
@@ -107,8 +115,9 @@ def export(
     apart = "held out" if footage.apart else "the same: too few to hold any out"
     for doubt in footage.doubts:
         ERR.print(f"warning: {escape(doubt)}", highlight=False, soft_wrap=True)
+    used = (made.calibrated or {}).get("method")
     print(
-        f"{method} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
+        f"{used} ranges from {len(footage.windows)} windows of {window} frames; maps against PyTorch's "
         f"in fp32 on {len(footage.held_out)}, {apart}"
     )
 

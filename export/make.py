@@ -14,13 +14,15 @@ import torch
 from calibration.familiar import STATISTICS
 from calibration.familiar import save as save_statistics
 from calibration.frames import CalibrationFrames
-from calibration.histogram import Method
+from calibration.judge import Budget
+from calibration.method import BEST, Choosing, ranges_by
 from calibration.qdq import CPU, TENSORRT, quantise
-from calibration.ranges import calibrate
+from calibration.ranges import count
 from edge.files import written_folder
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
 from export.fp16 import to_fp16
+from export.int8 import Options, int8_graphs
 from export.parity import GraphUnderTest, golden_set, reference_maps, verify
 from export.statistics import training_statistics
 from trainer.models.forms import forms_of
@@ -35,12 +37,14 @@ def make_release(
     frames: CalibrationFrames,
     folder: Path,
     forms: Sequence[Form] = (),
-    method: Method = "entropy",
+    method: Choosing = BEST,
     on_step: Callable[[str], None] = lambda step: None,
     cache: Path | None = None,
+    budget: Budget | None = None,
 ) -> Release:
     """Export a student into `folder`, whole or not at all. `forms`: only these; none: all. `cache`: a
-    folder where what ranges are made from is kept.
+    folder where what ranges are made from is kept. `budget`: search for the fastest int8 graphs within it,
+    and ship none that is no faster; without, all layers worth it are int8.
 
     Raises:
         InputError: the folder cannot be written, or holds other files; the student lacks a form.
@@ -51,6 +55,7 @@ def make_release(
     golden = golden_set(student, frames)
     expected = reference_maps(student, frames.held_out)
     made: list[Graph] = []
+    used, searched = str(method), {}
     with written_folder(folder, ours=ours_in_release) as path:
         for form in forms:
             batch = 1 if form == "stream" else None
@@ -79,7 +84,16 @@ def make_release(
                 save_statistics(statistics, path / STATISTICS)
             add(to_fp16(model, kept), "fp16")
             on_step(f"{form} ranges")
-            ranges = calibrate(model, fp32.feeding, frames, method, cache)
+            if budget is not None:
+                options = Options(method, budget, thorough=True, cache=cache)
+                found = int8_graphs(model, fp32.feeding, frames, {}, options)
+                used, searched[form] = found.method, [one.document() for one in found.int8]
+                for one in found.int8:
+                    if one.model is not None:
+                        add(one.model, "int8", one.engine)
+                continue
+            counted = count(model, fp32.feeding, frames, cache)
+            used, ranges = ranges_by(method, model, counted, fp32.feeding, frames.windows)
             add(quantise(model, ranges, CPU), "int8", "onnxruntime")
             add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
         np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
@@ -96,7 +110,7 @@ def make_release(
             graphs=tuple(made),
             trained=student.trained,
             calibrated={
-                "method": method,
+                "method": used,
                 "source": frames.source,
                 "window": run.window,
                 "windows": len(frames.windows),
@@ -104,6 +118,7 @@ def make_release(
                 "frames_sha256": frames.sha256,
                 "onnxruntime": ort.__version__,
                 "torch": torch.__version__,
+                **({"int8": searched} if searched else {}),
             },
         )
         save(release)

@@ -13,16 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from calibration import familiar
-from calibration.histogram import Method
 from calibration.judge import Judge
+from calibration.method import Choosing, ranges_by
 from calibration.placement import quantisable
-from calibration.ranges import calibrate
+from calibration.ranges import count
 from calibration.sensitivity import Sensitivity, measure
 from calibration.store import cache_folder
 from calibration.user_graph import Colour, Layout
 from edge.files import PendingFile, written_file
 from edge.release import Engine, Form, Release
-from export.calibrate import FLAVOURS, feeding_of_release
+from export.calibrate import feeding_of_release
+from export.int8 import FLAVOURS
 from export.sensitivity_plot import plot as draw
 from export.target import Asked, open_target, read_footage, stepping, target_options, warn
 
@@ -50,7 +51,7 @@ def sensitivity(
     target: str,
     frames: tuple[str, ...],
     calibration_frames: int,
-    method: Method,
+    method: Choosing,
     threads: int,
     layout: Layout | None,
     size: str | None,
@@ -81,9 +82,8 @@ def sensitivity(
     with stepping() as (progress, step):
         footage = read_footage(opened, asked, progress)
         step("ranges", 0, len(footage.windows))
-        ranges = calibrate(
-            model, feeding, footage, method, cache_folder(), lambda more: step("ranges", more, None)
-        )
+        counted = count(model, feeding, footage, cache_folder(), lambda more: step("ranges", more, None))
+        used, ranges = ranges_by(method, model, counted, feeding, footage.windows)
         doubt = familiar.doubt(familiar.shift(model, feeding, footage.windows, statistics))
         judge = Judge(model, feeding, footage.held_out, threads)
         step("layers", 0, 2 * len(quantisable(model, flavour)) + 1)
@@ -93,14 +93,14 @@ def sensitivity(
         with written_file(plot) as path:
             draw(found, path, f"{Path(target).name}, int8 for {engine}")
     if as_json:
-        conditions = {"target": target, "engine": engine, "method": method, "frames": footage.source}
+        conditions = {"target": target, "engine": engine, "method": used, "frames": footage.source}
         counts = {"windows": len(footage.windows), "held_out": len(footage.held_out), "apart": footage.apart}
         print(json.dumps({**conditions, **counts, **dataclasses.asdict(found)}))
         return
-    Console().print(_table(found, f"{target}, int8 for {engine}: what a layer loses against fp32"))
+    Console().print(_table(found, f"{target}, int8 for {engine}: each layer alone, and the rest without it"))
     apart = "held out" if footage.apart else "the same: too few to hold any out"
     print(
-        f"means over {len(footage.held_out)} frames, {apart}; {method} ranges from "
+        f"means over {len(footage.held_out)} frames, {apart}; {used} ranges from "
         f"{len(footage.windows)} windows"
     )
     if plot:
@@ -110,7 +110,7 @@ def sensitivity(
 def _table(found: Sensitivity, title: str) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("layer", overflow="ellipsis", no_wrap=True)
-    for column in ("alone: dB", "1 - CC", "KLD", "all but: dB", "1 - CC", "KLD"):
+    for column in ("alone dB", "1-CC", "KLD", "rest dB", "1-CC", "KLD"):
         table.add_column(column, justify="right", no_wrap=True)
     for layer in found.layers:
         cells = [

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from calibration.frames import MOST, CalibrationFrames, read_frames
-from calibration.histogram import METHODS
+from calibration.method import BEST, CHOICES
 from calibration.user_graph import COLOURS, LAYOUTS, Colour, Layout, UserGraph, open_graph
 from edge import release as releases
 from edge.errors import InputError
@@ -50,8 +50,8 @@ _OPTIONS = (
     ),
     click.option(
         "--method",
-        type=click.Choice(METHODS),
-        default="entropy",
+        type=click.Choice(CHOICES),
+        default=BEST,
         show_default=True,
         help="How ranges are chosen.",
     ),

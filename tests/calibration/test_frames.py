@@ -59,7 +59,7 @@ def test_windows_are_consecutive_and_held_out_frames_are_no_others() -> None:
         assert (np.diff(numbers(windows), axis=1) == 1).all()
     assert len(footage.held_out) == 14
     half = len(footage.windows) // 2
-    assert not set(numbers(footage.windows[:half]).flat) & set(numbers(footage.held_out[:7]).flat)
+    assert not set(numbers(list(footage.windows)[:half]).flat) & set(numbers(list(footage.held_out)[:7]).flat)
     assert numbers(footage.golden[:, None])[:, 0].tolist() == list(range(8))
 
 
