@@ -2,9 +2,9 @@
 
 A graph's latency is the sum over its kernels of the longer of two times, arithmetic and memory traffic,
 and of a fixed cost to launch each (the roofline of Williams et al., CACM 2009). What TensorRT fuses is
-counted once: ReLU, Clip and a residual Add into the convolution before them, a Q into the convolution
-that makes its input (through pooling and Concat) if that computes in integers, a DQ into the
-convolution that takes it. Every other Q or DQ is a kernel of its own, which reads and writes its
+counted once: ReLU, Clip and a residual Add into the convolution before them, other operators that go
+element by element into one another, a Q into the one before it or (through pooling and Concat) into the
+convolution that makes its input if that computes in integers, a DQ into the convolution that takes it. Every other Q or DQ is a kernel of its own, which reads and writes its
 tensor: what a change of precision costs.
 """
 
@@ -21,6 +21,20 @@ from edge.errors import InputError
 
 FUSED = {"Relu", "Clip", "Add", "BatchNormalization", "LeakyRelu"}
 """Element by element behind a convolution: no kernel of their own."""
+POINTWISE = FUSED | {
+    "Sigmoid",
+    "Mul",
+    "Sub",
+    "Div",
+    "Exp",
+    "Tanh",
+    "HardSigmoid",
+    "HardSwish",
+    "Elu",
+    "Erf",
+    "Pow",
+}
+"""Element by element: neighbours among these are one kernel."""
 FREE = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Constant", "Shape"}
 """No work on a GPU."""
 
@@ -108,11 +122,14 @@ def _fused(
         elif node.op_type == "QuantizeLinear":
             while before is not None and (before.op_type in PASSING or before.name in fused):
                 before = made_by.get(_through(before, made_by, fused)) if before.input else None
-            if before is not None and _integer(before, made_by):
+            if before is not None and (before.op_type in POINTWISE or _integer(before, made_by)):
                 fused.add(node.name)
         elif node.op_type in FUSED - {"Add"} or node.name in sums:
             inputs = [made_by[name] for name in node.input if name in made_by]
             if any(b.op_type in ("Conv", "ConvTranspose") or b.name in fused for b in inputs):
+                fused.add(node.name)
+        elif node.op_type in POINTWISE:
+            if any(made_by[name].op_type in POINTWISE for name in node.input if name in made_by):
                 fused.add(node.name)
     return fused
 
@@ -130,6 +147,17 @@ def _integer(node: NodeProto, made_by: dict[str, NodeProto]) -> bool:
     return node.op_type in ("Conv", "ConvTranspose") and all(
         m is not None and m.op_type == "DequantizeLinear" for m in made
     )
+
+
+def work(model: onnx.ModelProto) -> dict[str, float]:
+    """Return the multiply-accumulates of each convolution, by its name, in units of 1e6, at least 1e-3."""
+    sizes = _sizes(model)
+    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    return {
+        node.name: max(_macs(node, sizes, weights, {}) / 1e6, 1e-3)
+        for node in model.graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+    }
 
 
 def _macs(

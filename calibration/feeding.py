@@ -62,7 +62,8 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open a graph with ONNX Runtime on the CPU.
 
-    `plain`: run the operators as they are written. `outputs`: tensors inside that it gives, too.
+    `plain`: run Q/DQ as they are written, and in float16 every other operator, too.
+    `outputs`: tensors inside that it gives, too.
 
     Raises:
         InputError: ONNX Runtime refuses the graph.
@@ -77,7 +78,9 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     if plain:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own

@@ -13,7 +13,7 @@ from calibration.feeding import Feeding, Window, open_session
 WARM_UP = 3
 LEAST_RUNS, MOST_RUNS = 8, 200
 """Of each graph."""
-SPENT_S = 0.4
+SPENT_S = 0.25
 """After this long, the least number of runs will do."""
 
 

@@ -1,24 +1,24 @@
 """Which layers are worth int8: the fastest assignment within the accuracy budget.
 
 An assignment is the set of layers in int8; the others stay in the graph's float type. Up to
-`EXHAUSTIVE` layers every assignment is tried. Beyond, the search starts from all layers, takes out
-those that spend most of the budget for the time they save until it is kept, and then tries to put each
-back, and to swap pairs, as long as that is faster. Whatever it finds is judged and timed whole, as it
-would ship; nothing is added up from single layers.
+`EXHAUSTIVE` layers every assignment is tried. Beyond, the search starts from all layers, takes out as few
+as keep the budget, those first that lose most alone for the work they do, and then puts single layers in,
+takes them out and swaps them, as long as that is faster. Whatever it finds is judged and timed whole, as
+it would ship; nothing is added up from single layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from calibration.judge import Budget, Quality
 
 EXHAUSTIVE = 4
 """Layers up to which all assignments are tried: 16."""
-LIMIT = 8
-"""Assignments that are tried for each layer, at most, before the search stops where it is."""
+LIMIT = 48
+"""Assignments that are tried beyond one for each layer, before the search stops where it is."""
 GAIN = 0.02
 """What int8 must win over the float graph's latency to be worth shipping."""
 Assignment = frozenset[str]
@@ -26,18 +26,20 @@ Assignment = frozenset[str]
 
 @dataclass(frozen=True)
 class Tried:
-    """An assignment as it was found. `gain`: 1 - latency over the float graph's."""
+    """An assignment as it was found; one that breaks the budget is not timed."""
 
     layers: Assignment
     quality: Quality
     spent: float
     """Share of the budget: more than 1 breaks it."""
-    latency_ms: float
-    float_ms: float
+    latency_ms: float | None
+    float_ms: float | None
 
     @property
     def gain(self) -> float:
-        """Return what is won over the float graph's latency, as a share of it."""
+        """Return what is won over the float graph's latency, as a share of it; -inf if not timed."""
+        if self.latency_ms is None or self.float_ms is None:
+            return float("-inf")
         return 1 - self.latency_ms / self.float_ms
 
     @property
@@ -60,16 +62,18 @@ def choose(
     judge: Callable[[Assignment], Quality],
     time: Callable[[Assignment], tuple[float, float]],
     budget: Budget,
+    work: Mapping[str, float],
     thorough: bool = True,
     exhaustive: int = EXHAUSTIVE,
     on_tried: Callable[[int], None] = lambda count: None,
 ) -> Choice:
     """Return the fastest assignment that fits.
 
-    `judge` and `time` measure one: its quality; its latency and the float graph's, ms. Unless
-    `thorough`, all layers in int8 will do if they fit.
+    `judge` and `time` measure one: its quality; its latency and the float graph's, ms. `work`: of each
+    layer, in any unit: what int8 may save grows with it. Unless `thorough`, all layers in int8 will do if
+    they fit.
     """
-    search = _Search(judge, time, budget, on_tried)
+    search = _Search(judge, time, budget, work, on_tried)
     everything = frozenset(layers)
     if not layers:
         return Choice(None, "no layer can be quantised", ())
@@ -81,7 +85,7 @@ def choose(
             for chosen in combinations(layers, size):
                 search.tried(frozenset(chosen))
     else:
-        search.improve(search.reduce(everything), everything)
+        search.improve(search.reduce(layers), everything)
     best = search.best()
     return Choice(best, _reason(whole, best, search, budget), search.all())
 
@@ -92,16 +96,20 @@ class _Search:
         judge: Callable[[Assignment], Quality],
         time: Callable[[Assignment], tuple[float, float]],
         budget: Budget,
+        work: Mapping[str, float],
         on_tried: Callable[[int], None],
     ) -> None:
         self._judge, self._time, self._budget, self._on_tried = judge, time, budget, on_tried
+        self._work = work
         self._known: dict[Assignment, Tried] = {}
 
     def tried(self, layers: Assignment) -> Tried:
         """Measure an assignment, once."""
         if layers not in self._known:
             found = self._judge(layers)
-            self._known[layers] = Tried(layers, found, self._budget.spent(found), *self._time(layers))
+            spent = self._budget.spent(found)
+            times = self._time(layers) if spent <= 1 else (None, None)
+            self._known[layers] = Tried(layers, found, spent, *times)
             self._on_tried(1)
         return self._known[layers]
 
@@ -116,41 +124,37 @@ class _Search:
         fitting = [tried for tried in self._known.values() if tried.fits]
         return max(fitting, key=lambda tried: (tried.gain, len(tried.layers)), default=None)
 
-    def reduce(self, everything: Assignment) -> Assignment:
-        """Take layers out, one after the other, until the budget is kept and nothing is won by more."""
-        alone = {layer: self.tried(frozenset({layer})) for layer in sorted(everything)}
-        without = {layer: self.tried(everything - {layer}) for layer in sorted(everything)}
-        whole = self.tried(everything)
-
-        def worth(layer: str) -> float:
-            """Return the latency that a layer wins for what it spends."""
-            saved = without[layer].gain - whole.gain, -alone[layer].gain
-            costs = max(whole.spent - without[layer].spent, alone[layer].spent, 1e-9)
-            return -(saved[0] + saved[1]) / 2 / costs
-
-        current = everything
-        for layer in sorted(everything, key=worth):
-            if self.tried(current).spent <= 1:
-                break
-            current -= {layer}
-            if not current:
-                break
-        return current
+    def reduce(self, layers: Sequence[str]) -> Assignment:
+        """Return all layers but as few as keep the budget, found by bisection; none if it takes all."""
+        if self.tried(frozenset(layers)).spent <= 1:
+            return frozenset(layers)
+        lost = {layer: self._budget.spent(self._judge(frozenset({layer}))) for layer in layers}
+        self._on_tried(len(layers))
+        ranked = sorted(layers, key=lambda layer: lost[layer] / self._work[layer])
+        fits, breaks = 0, len(ranked)  # how many of the ranked are in int8
+        while breaks - fits > 1:
+            middle = (fits + breaks) // 2
+            if self.tried(frozenset(ranked[:middle])).spent <= 1:
+                fits = middle
+            else:
+                breaks = middle
+        return frozenset(ranked[:fits])
 
     def improve(self, current: Assignment, everything: Assignment) -> None:
         """Put in, take out and swap single layers as long as the assignment gets faster and fits."""
-        while current and len(self._known) < LIMIT * len(everything):
+        limit = len(self._known) + LIMIT
+        while current and len(self._known) < limit:
             here = self.tried(current)
-            better = next(
-                (found for found in self._neighbours(current, everything) if _beats(found, here)), None
-            )
+            near = islice(self._neighbours(current, everything), limit)
+            better = next((found for found in near if _beats(found, here)), None)
             if better is None:
                 return
             current = better.layers
 
     def _neighbours(self, current: Assignment, everything: Assignment) -> Iterable[Tried]:
-        outside = sorted(everything - current)
-        inside = sorted(current)
+        """Yield what is one step away: more of the layers that do much, fewer of those that do little."""
+        outside = sorted(everything - current, key=lambda layer: (-self._work[layer], layer))
+        inside = sorted(current, key=lambda layer: (self._work[layer], layer))
         for layer in outside:
             yield self.tried(current | {layer})
         for layer in inside if len(inside) > 1 else ():

@@ -211,7 +211,7 @@ def _image_input(
     if kind.elem_type != TensorProto.FLOAT:
         name = TensorProto.DataType.Name(kind.elem_type).lower()
         raise InputError(f"{named} is {name}; expected float32: export the graph in float32")
-    dims = [d.dim_value or None for d in kind.shape.dim]
+    dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]  # some write -1 for open
     shape = f"({', '.join(str(d or '?') for d in dims)})"
     if len(dims) != 4:
         raise InputError(f"{named} has shape {shape}; expected an image, (N, C, H, W) or (N, H, W, C)")
@@ -239,6 +239,8 @@ def _image_input(
         raise InputError(f"{named} has shape {shape}, of open size; say which: --size WIDTHxHEIGHT")
     for axis, side in zip((2, 3) if chosen == "nchw" else (1, 2), (height, width), strict=True):
         kind.shape.dim[axis].dim_value = side
+    if dims[0] is None:
+        kind.shape.dim[0].dim_param = "batch"
     return ImageInput(width, height, channels, "nchw" if chosen == "nchw" else "nhwc")
 
 

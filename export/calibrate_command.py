@@ -98,8 +98,8 @@ def calibrate(
 
 
 def _where(one: Int8) -> str:
-    best = one.choice.best or next(iter(one.choice.tried), None)
-    base = f", float {best.float_ms:.3f} ms" if best else ""
+    best = one.choice.best or next((tried for tried in one.choice.tried if tried.float_ms), None)
+    base = f", float {best.float_ms:.3f} ms" if best and best.float_ms else ""
     return f"on {one.conditions.get('cpu') or one.conditions.get('name')}{base}"
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
 from calibration import familiar
-from calibration.cost import Modelled
+from calibration.cost import Modelled, work
 from calibration.feeding import Feeding
-from calibration.frames import CalibrationFrames
+from calibration.frames import CalibrationFrames, spread_over
 from calibration.histogram import Method
 from calibration.judge import Budget, Judge, Quality
 from calibration.latency import Measured
@@ -30,6 +31,8 @@ from export.fp16 import to_fp16
 BUDGET = Budget(cc=0.005, kld=0.005)
 """What int8 may lose unless told otherwise."""
 FLAVOURS: dict[Engine, Flavour] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
+SEARCHED = 32
+"""Windows, of those held out, that the search is judged on; what it finds is then judged on all."""
 CLOSER = (1.0, 0.8, 0.5)
 """Shares of the budget that the search is given in turn, should the graph as it ships still break it."""
 Step = Callable[[str, int, int | None], None]
@@ -131,14 +134,16 @@ def _int8(
     def graph(only: Assignment) -> onnx.ModelProto:
         return quantise(model, ranges, flavour, only)
 
-    what = f"int8 for {engine}"
+    what, done = f"int8 for {engine}", work(model)
+    few = Judge(model, judge.feeding, np.stack(spread_over(judge.windows, SEARCHED)), options.threads)
     for share in CLOSER:
         on_step(what, 0, None)
         choice = choose(
             layers,
-            lambda only: judge(graph(only), plain),
+            lambda only: few(graph(only), plain),
             lambda only: timer(graph(only)),
             _part(options.budget, share),
+            done,
             options.thorough,
             on_tried=lambda more: on_step(what, more, None),
         )
