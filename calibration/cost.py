@@ -2,10 +2,11 @@
 
 A graph's latency is the sum over its kernels of the longer of two times, arithmetic and memory traffic,
 and of a fixed cost to launch each (the roofline of Williams et al., CACM 2009). What TensorRT fuses is
-counted once: ReLU, Clip and a residual Add into the convolution before them, other operators that go
-element by element into one another, a Q into the one before it or (through pooling and Concat) into the
-convolution that makes its input if that computes in integers, a DQ into the convolution that takes it. Every other Q or DQ is a kernel of its own, which reads and writes its
-tensor: what a change of precision costs.
+counted once: ReLU, Clip and a residual Add into the convolution before them; other operators that go
+element by element into one another; a Q into the one before it, or (through pooling and Concat) into the
+convolution that makes its input if that computes in integers; a DQ into the convolution that takes it.
+Every other Q or DQ is a kernel of its own, which reads and writes its tensor: what a change of precision
+costs.
 """
 
 from __future__ import annotations
@@ -128,9 +129,10 @@ def _fused(
             inputs = [made_by[name] for name in node.input if name in made_by]
             if any(b.op_type in ("Conv", "ConvTranspose") or b.name in fused for b in inputs):
                 fused.add(node.name)
-        elif node.op_type in POINTWISE:
-            if any(made_by[name].op_type in POINTWISE for name in node.input if name in made_by):
-                fused.add(node.name)
+        elif node.op_type in POINTWISE and any(
+            made_by[name].op_type in POINTWISE for name in node.input if name in made_by
+        ):
+            fused.add(node.name)
     return fused
 
 
