@@ -94,7 +94,7 @@ def load(path: Path) -> Statistics:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names = [name.removeprefix("mean/") for name in file.files if name.startswith("mean/")]
             return {name: (file[f"mean/{name}"], file[f"std/{name}"]) for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -38,7 +38,7 @@ def key(*parts: bytes | str) -> str:
 def load(path: Path) -> tuple[int, dict[str, Histogram]]:
     """Return how many feeds were counted, and their histograms; 0 and none where there is no sound file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names, counts, spans = file["names"].tolist(), file["counts"], file["spans"]
             fed = int(file["fed"])
         if counts.shape != (len(names), 2 * BINS) or spans.shape != (len(names), 3) or fed < 1:

@@ -33,8 +33,8 @@ def describe(window: NDArray[np.uint8]) -> Descriptor:
 class Varied:
     """At most `most` items that are unlike one another, of however many are offered.
 
-    The doubling algorithm of Charikar et al., "Incremental clustering", STOC 1997: an item is kept if it
-    is further than a radius from all that were kept; when they are too many, the radius grows.
+    After Charikar et al., "Incremental clustering", STOC 1997: an item is kept if it is further than a
+    radius from all that were kept; when they are too many, the radius grows until a quarter has gone.
     """
 
     def __init__(self, most: int) -> None:
@@ -62,7 +62,7 @@ class Varied:
         self.items.append(item)
         gone: list[tuple[int, int]] = []
         while len(self.items) > self._most:
-            self._radius = max(2 * self._radius, self._nearest())
+            self._radius = self._nearest()
             kept: list[int] = []
             for index in range(len(self.items)):
                 near = _distances(self._descriptors[kept], self._descriptors[index])
@@ -74,12 +74,12 @@ class Varied:
         return gone
 
     def _nearest(self) -> float:
-        """Return the median distance of an item to the nearest that came before: half are nearer."""
+        """Return the distance to the nearest item before that a quarter of the items keeps at most."""
         near = [
             float(_distances(self._descriptors[:index], self._descriptors[index]).min())
             for index in range(1, len(self.items))
         ]
-        return float(np.median(near))
+        return float(np.quantile(near, 0.25))
 
 
 def farthest(descriptors: NDArray[np.float32], first: Sequence[int], most: int) -> list[int]:
