@@ -1,10 +1,11 @@
 """Which layers are worth int8: the fastest assignment within the accuracy budget.
 
 An assignment is the set of layers in int8; the others stay in the graph's float type. Up to
-`EXHAUSTIVE` layers every assignment is tried. Beyond, the search starts from all layers, takes out as few
-as keep the budget, those first that lose most alone for the work they do, and then puts single layers in,
-takes them out and swaps them, as long as that is faster. Whatever it finds is judged and timed whole, as
-it would ship; nothing is added up from single layers.
+`EXHAUSTIVE` layers every assignment is tried. Beyond, the search starts twice: from all layers, less those
+that lose most alone for the work they do, as few as keep the budget; and from none, with the layers that
+do most put in as long as the budget is kept. From either it puts single layers in, takes them out and swaps
+them, as long as that is faster. Whatever it finds is judged and timed whole, as it would ship; nothing is
+added up from single layers.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def choose(
             for chosen in combinations(layers, size):
                 search.tried(frozenset(chosen))
     else:
-        search.improve(search.reduce(layers), everything)
+        for start in search.starts(layers):
+            search.improve(start, everything)
     best = search.best()
     return Choice(best, _reason(whole, best, search, budget), search.all())
 
@@ -101,17 +103,23 @@ class _Search:
     ) -> None:
         self._judge, self._time, self._budget, self._on_tried = judge, time, budget, on_tried
         self._work = work
+        self._qualities: dict[Assignment, Quality] = {}
         self._known: dict[Assignment, Tried] = {}
 
     def tried(self, layers: Assignment) -> Tried:
         """Measure an assignment, once."""
         if layers not in self._known:
-            found = self._judge(layers)
-            spent = self._budget.spent(found)
+            spent = self._spent(layers)
             times = self._time(layers) if spent <= 1 else (None, None)
-            self._known[layers] = Tried(layers, found, spent, *times)
-            self._on_tried(1)
+            self._known[layers] = Tried(layers, self._qualities[layers], spent, *times)
         return self._known[layers]
+
+    def _spent(self, layers: Assignment) -> float:
+        """Judge an assignment, once, and return the share of the budget that it uses up."""
+        if layers not in self._qualities:
+            self._qualities[layers] = self._judge(layers)
+            self._on_tried(1)
+        return self._budget.spent(self._qualities[layers])
 
     def all(self) -> tuple[Tried, ...]:
         """Return what was tried, in order."""
@@ -124,21 +132,26 @@ class _Search:
         fitting = [tried for tried in self._known.values() if tried.fits]
         return max(fitting, key=lambda tried: (tried.gain, len(tried.layers)), default=None)
 
-    def reduce(self, layers: Sequence[str]) -> Assignment:
-        """Return all layers but as few as keep the budget, found by bisection; none if it takes all."""
-        if self.tried(frozenset(layers)).spent <= 1:
-            return frozenset(layers)
-        lost = {layer: self._budget.spent(self._judge(frozenset({layer}))) for layer in layers}
-        self._on_tried(len(layers))
+    def starts(self, layers: Sequence[str]) -> Iterable[Assignment]:
+        """Yield where to begin: all layers but as few as keep the budget; and those that do most."""
+        if self._spent(frozenset(layers)) <= 1:
+            yield frozenset(layers)
+            return
+        lost = {layer: self._spent(frozenset({layer})) for layer in layers}
         ranked = sorted(layers, key=lambda layer: lost[layer] / self._work[layer])
         fits, breaks = 0, len(ranked)  # how many of the ranked are in int8
         while breaks - fits > 1:
             middle = (fits + breaks) // 2
-            if self.tried(frozenset(ranked[:middle])).spent <= 1:
+            if self._spent(frozenset(ranked[:middle])) <= 1:
                 fits = middle
             else:
                 breaks = middle
-        return frozenset(ranked[:fits])
+        yield frozenset(ranked[:fits])
+        chosen: Assignment = frozenset()
+        for layer in sorted(layers, key=lambda layer: -self._work[layer]):
+            if lost[layer] <= 1 and self._spent(chosen | {layer}) <= 1:
+                chosen |= {layer}
+        yield chosen
 
     def improve(self, current: Assignment, everything: Assignment) -> None:
         """Put in, take out and swap single layers as long as the assignment gets faster and fits."""

@@ -87,7 +87,6 @@ def open_graph(
         InputError: it is none, and why: what is wrong with which file, node, input or option.
     """
     model = _read(path)
-    _check_operators(path, model)
     image = _image_input(path, model, layout, size)
     for option, values in (("--scale", scale), ("--offset", offset)):
         if len(values) not in (1, image.channels) or not np.isfinite(values).all():
@@ -116,6 +115,7 @@ def _read(path: Path) -> onnx.ModelProto:
         model = onnx.ModelProto()
     if not model.graph.node:
         raise InputError(f"{path} is no ONNX file (or cut off): export it again")
+    _check_operators(path, model)
     total = path.stat().st_size
     folder = path.parent.resolve()
     files = set()

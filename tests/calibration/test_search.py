@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import onnx
@@ -48,7 +48,7 @@ COST = {"a": 5.0, "b": 1.0, "shortcut": 0.2, "c": 8.0, "d": 6.0, "depthwise": 0.
 
 def timed(layers: Assignment) -> tuple[float, float]:
     """int8 halves a layer, and each change of precision from layer to layer costs .4; thin ones lose."""
-    edges = sum((a in layers) != (b in layers) for a, b in zip(LAYERS, LAYERS[1:], strict=False))
+    edges = sum((a in layers) != (b in layers) for a, b in pairwise(LAYERS))
     return sum(cost * (0.5 if name in layers else 1) for name, cost in COST.items()) + 0.4 * edges, sum(
         COST.values()
     )

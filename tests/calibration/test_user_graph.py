@@ -165,7 +165,7 @@ def test_any_opset_layout_and_batch_norm_come_through(tmp_path: Path, version: i
     ]
     value, shape = helper.make_tensor_value_info, ["n", "h", "w", 3] if nhwc else ["n", 3, "h", "w"]
     graph = helper.make_graph(
-        nodes, "g", [value("x", TensorProto.FLOAT, shape)], [value("y", TensorProto.FLOAT, None)], weights
+        nodes, "g", [value("x", TensorProto.FLOAT, shape)], [value("y", TensorProto.FLOAT, ["n", 16, "h", "w"])], weights
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
     path = saved(tmp_path / "m.onnx", model=model)
