@@ -141,7 +141,7 @@ def test_data_beside_the_file_is_read(tmp_path: Path) -> None:
     for path in (tmp_path / "m.onnx", expected):
         user = open_graph(path)
         results.append(user.feeding.result(open_session(user.model), frame))
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 @pytest.mark.parametrize("version", [13, 17, 20, 21])
@@ -163,10 +163,11 @@ def test_any_opset_layout_and_batch_norm_come_through(tmp_path: Path, version: i
         helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"], epsilon=0.0),
         helper.make_node("Sigmoid", ["n"], ["y"]),
     ]
-    value, shape = helper.make_tensor_value_info, ["n", "h", "w", 3] if nhwc else ["n", 3, "h", "w"]
-    graph = helper.make_graph(
-        nodes, "g", [value("x", TensorProto.FLOAT, shape)], [value("y", TensorProto.FLOAT, ["n", 16, "h", "w"])], weights
-    )
+    value = helper.make_tensor_value_info
+    shape: list[str | int | None] = ["n", "h", "w", 3] if nhwc else ["n", 3, "h", "w"]
+    inputs = [value("x", TensorProto.FLOAT, shape)]
+    outputs = [value("y", TensorProto.FLOAT, ["n", 16, "h", "w"])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
     path = saved(tmp_path / "m.onnx", model=model)
     user = open_graph(path, size=(24, 16), colour="bgr", scale=(0.1, 0.2, 0.3), offset=(1.0,))
