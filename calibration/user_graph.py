@@ -54,7 +54,8 @@ class ImageInput:
             image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)[:, :, None]
         elif self.colour == "rgb":
             image = image[:, :, ::-1]
-        scaled = image * np.array(self.scale, np.float32) + np.array(self.offset, np.float32)
+        with np.errstate(over="ignore"):  # what is not finite is told of the activations
+            scaled = image * np.array(self.scale, np.float32) + np.array(self.offset, np.float32)
         laid = scaled if self.layout == "nhwc" else scaled.transpose(2, 0, 1)
         return np.ascontiguousarray(laid[None], np.float32)
 

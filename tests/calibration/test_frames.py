@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from calibration import frames
 from calibration.frames import Windows, read_frames
 from edge.errors import InputError
 from edge.frames import Frame, Source
@@ -105,7 +104,7 @@ def test_what_shows_nothing_is_left_out_and_one_scene_is_told() -> None:
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115  closed with the store
-    monkeypatch.setattr(frames.tempfile, "TemporaryFile", lambda: full)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: full)
     with pytest.raises(InputError, match=r"cannot write .*No space left on device"):
         read_frames([Numbered(20)], PREPARE, 2)
 
