@@ -1,15 +1,8 @@
-"""Explicit quantisation: Q/DQ nodes in the graph, placed as each engine wants them.
-
-Both flavours come from the same ranges. For TensorRT (its developer guide, "Explicit
-quantization"): signed and symmetric, weights per output channel, bias left float, one scale around
-Concat and pooling. For ONNX Runtime's CPU kernels: unsigned activations, so that a ReLU is absorbed
-into the convolution before it; int32 bias; and the outputs of convolutions quantised too, since its
-integer convolution has no float output.
-"""
+"""Explicit quantisation: Q/DQ nodes put into the graph, where `calibration.placement` says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,42 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from calibration.placement import CPU, TENSORRT, Flavour, groups, quantisable
 from calibration.ranges import Ranges
 from edge.errors import InputError
-
-LEAST_CHANNELS = 16
-"""Convolutions with fewer input or output channels are left alone: int8 gains nothing there."""
-PASSING = {"Concat", "MaxPool"}
-"""Operators that hand values through."""
-
-
-@dataclass(frozen=True)
-class Flavour:
-    """How activations are quantised for an engine."""
-
-    integer: type[np.int8] | type[np.uint8]
-    """Of activations: int8 is symmetric about 0; uint8 has a zero point."""
-    operators: frozenset[str]
-    """Kinds of convolution that the engine computes in integers."""
-    shared: frozenset[str]
-    """Operators that hand values through and want one scale for inputs and output."""
-    whole: bool
-    """The engine's integer convolutions have integer outputs and biases only: quantise these, and
-    what is handed through, too. (TensorRT moves a Q behind Concat or pooling to their inputs itself.)"""
-
-
-TENSORRT = Flavour(
-    integer=np.int8,
-    operators=frozenset({"Conv", "ConvTranspose"}),
-    shared=frozenset(PASSING),
-    whole=False,
-)
-CPU = Flavour(
-    integer=np.uint8,
-    operators=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
-    shared=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
-    whole=True,
-)
 
 
 @dataclass(frozen=True)
@@ -61,10 +21,13 @@ class _Scale:
     zero_point: int
 
 
-def quantise(model: onnx.ModelProto, ranges: Ranges, flavour: Flavour) -> onnx.ModelProto:
-    """Return the fp32 graph with Q/DQ nodes on the convolutions worth quantising.
+__all__ = ["CPU", "TENSORRT", "Flavour", "quantise", "quantised_nodes", "sort"]
 
-    The last layer, the saliency head, is never quantised.
+
+def quantise(
+    model: onnx.ModelProto, ranges: Ranges, flavour: Flavour, only: Collection[str] | None = None
+) -> onnx.ModelProto:
+    """Return the fp32 graph with Q/DQ nodes on the convolutions worth quantising, or on `only` these.
 
     Raises:
         InputError: a tensor to be quantised has no range (the ranges are of another graph).
@@ -73,8 +36,9 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, flavour: Flavour) -> onnx.M
     quantised.CopyFrom(model)
     graph = quantised.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    chosen = [node for node in graph.node if _worth(node, weights, flavour)]
-    group = _groups(graph.node, chosen, flavour)
+    layers = quantisable(model, flavour) if only is None else set(only)
+    chosen = [node for node in graph.node if node.name in layers]
+    group = groups(graph.node, chosen, flavour)
     scales = {tensor: _activation_scale(members, ranges, flavour) for tensor, members in group.items()}
     _insert_activations(graph, scales, flavour)
     for node in chosen:
@@ -94,44 +58,6 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
         if node.op_type in {"Conv", "ConvTranspose"}
         and all(made_by.get(name) == "DequantizeLinear" for name in node.input[:2])
     ]
-
-
-def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], flavour: Flavour) -> bool:
-    if node.op_type not in flavour.operators or node.input[1] not in weights:
-        return False
-    first, second = weights[node.input[1]].dims[:2]
-    outputs, inputs = (second, first) if node.op_type == "ConvTranspose" else (first, second)
-    inputs *= next((a.i for a in node.attribute if a.name == "group" and node.op_type == "Conv"), 1)
-    return bool(inputs >= LEAST_CHANNELS and outputs >= LEAST_CHANNELS)
-
-
-def _groups(
-    nodes: Iterable[NodeProto], chosen: Iterable[NodeProto], flavour: Flavour
-) -> dict[str, frozenset[str]]:
-    """Return every tensor to quantise with the tensors that share its scale, itself included."""
-    nodes = list(nodes)
-    producer = {output: node for node in nodes for output in node.output}
-    relu = {node.input[0]: node.output[0] for node in nodes if node.op_type in {"Relu", "Clip"}}
-    group: dict[str, frozenset[str]] = {}
-    placed: set[str] = set()
-
-    def add(tensor: str, place: bool) -> None:
-        if tensor in placed or (tensor in group and not place):
-            return
-        group.setdefault(tensor, frozenset({tensor}))
-        placed.update({tensor} if place else ())
-        node = producer.get(tensor)
-        for name in node.input if node is not None and node.op_type in PASSING else ():
-            add(name, place and flavour.whole)
-            if node is not None and node.op_type in flavour.shared:
-                joined = group[tensor] | group[name]
-                group.update(dict.fromkeys(joined, joined))
-
-    for node in chosen:
-        add(node.input[0], place=True)
-        if flavour.whole:
-            add(relu.get(node.output[0], node.output[0]), place=True)
-    return {tensor: group[tensor] for tensor in sorted(placed)}
 
 
 def _activation_scale(members: Iterable[str], ranges: Ranges, flavour: Flavour) -> _Scale:

@@ -1,36 +1,66 @@
-"""Ranges of activations over calibration frames, by ONNX Runtime's calibrators."""
+"""Ranges of activations over calibration frames, in constant memory however many the frames are.
+
+A graph is run one feed at a time, and every float tensor in it is counted into a histogram; nothing
+else of it stays. (ONNX Runtime's calibrators keep the activations of all feeds until the end.)
+"""
 
 from __future__ import annotations
 
-import io
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
+from calibration import store
+from calibration.feeding import Feeding, open_session
+from calibration.frames import CalibrationFrames
+from calibration.histogram import METHODS, Histogram, Method
 from edge.errors import InputError
 
-Method = Literal["entropy", "percentile", "minmax"]
-METHODS: tuple[Method, ...] = get_args(Method)
-Feed = Mapping[str, NDArray[np.float32]]
+Feed = Mapping[str, NDArray[Any]]
 Ranges = dict[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by name."""
 
-CHUNK = 16
-"""Feeds whose activations are held in memory at once."""
-_METHODS = {
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-    "minmax": CalibrationMethod.MinMax,
-}
+SAVE_EVERY_S = 5.0
+"""A kill costs the counting of this long at most."""
+COUNTED = {onnx.TensorProto.FLOAT}
+
+
+def count(
+    model: onnx.ModelProto,
+    feeding: Feeding,
+    frames: CalibrationFrames,
+    cache: Path | None = None,
+    on_feeds: Callable[[int], None] = lambda count: None,
+) -> dict[str, Histogram]:
+    """Return a histogram of every activation of a graph over `frames.windows`.
+
+    `cache`: a folder where histograms are kept by their content, at intervals while they grow.
+
+    Raises:
+        InputError: an activation that is not finite.
+    """
+    content = store.key(
+        model.SerializeToString(deterministic=True),
+        frames.sha256,
+        repr((feeding, ort.__version__)),
+    )
+    path = cache / f"{content}.npz" if cache else None
+    fed, histograms = store.load(path) if path else (0, {})
+    on_feeds(fed)
+    if fed < len(frames.windows):
+        session = open_session(model)
+        rest = islice(frames.windows, fed, None)
+        feeds = (feeding(session, window) for window in rest)
+        histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
+    return histograms
 
 
 def collect_ranges(
@@ -46,47 +76,64 @@ def collect_ranges(
     """
     if method not in METHODS:
         raise InputError(f"unknown calibration method {method!r}; expected one of {', '.join(METHODS)}")
-    rest = iter(feeds)
-    chunk = list(islice(rest, CHUNK))
-    if not chunk:
+    histograms = _counted(model, feeds, 0, {}, None, on_feeds)
+    return {name: histogram.range(method) for name, histogram in histograms.items()}
+
+
+def _counted(
+    model: onnx.ModelProto,
+    feeds: Iterable[Feed],
+    fed: int,
+    histograms: dict[str, Histogram],
+    path: Path | None,
+    on_feeds: Callable[[int], None],
+) -> dict[str, Histogram]:
+    """Count feeds on top of the `fed` that were counted before, and keep them in `path`, if any."""
+    tensors = activations(model)
+    made = [name for name in tensors if name not in {i.name for i in model.graph.input}]
+    session = open_session(model, outputs=made)
+    histograms = histograms or {name: Histogram() for name in tensors}
+    saved = time.monotonic()
+    for feed in feeds:
+        values = dict(zip(made, session.run(made, dict(feed)), strict=True))
+        for name, histogram in histograms.items():
+            value = values.get(name, feed.get(name))
+            if value is not None and value.size and not histogram.add(value):
+                raise InputError(
+                    f"activation {name} is not finite on the calibration frames; expected numbers: "
+                    "the network is broken (NaN or infinity in its weights?), train or export it again"
+                )
+        fed += 1
+        on_feeds(1)
+        if path and time.monotonic() - saved > SAVE_EVERY_S:
+            path = _kept(path, fed, histograms)
+            saved = time.monotonic()
+    if not fed:
         raise InputError("no calibration frames; expected real footage: give --frames SOURCE")
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "model.onnx"
-        onnx.save(model, path)
-        calibrator = create_calibrator(
-            path,
-            op_types_to_calibrate=None,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
-            calibrate_method=_METHODS[method],
-        )
-        while chunk:
-            calibrator.collect_data(_Feeds(chunk))
-            on_feeds(len(chunk))
-            chunk = list(islice(rest, CHUNK))
-        found = calibrator.compute_data()
-    ranges = {}
-    for name, data in found.data.items():
-        low, high = (float(np.min(v)) for v in data.range_value)
-        if not np.isfinite([low, high]).all():
-            raise InputError(
-                f"activation {name} is not finite on the calibration frames: the student is broken"
-            )
-        ranges[name] = (low, high)
-    return ranges
+    if path:
+        _kept(path, fed, histograms)
+    return {name: histogram for name, histogram in histograms.items() if np.isfinite(histogram.low)}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the calibrators from printing, and from warning of NaN: we look for it ourselves."""
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        yield
+def _kept(path: Path, fed: int, histograms: dict[str, Histogram]) -> Path | None:
+    """Save; where that cannot be, say so once and go on without."""
+    try:
+        store.save(path, fed, histograms)
+    except InputError as error:
+        print(f"warning: ranges are not cached: {error}", file=sys.stderr)
+        return None
+    return path
 
 
-class _Feeds(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, feeds: Sequence[Feed]) -> None:
-        self._rest: Iterator[Feed] = iter(feeds)
-
-    def get_next(self) -> dict[str, Any] | None:
-        feed = next(self._rest, None)
-        return None if feed is None else dict(feed)
+def activations(model: onnx.ModelProto) -> list[str]:
+    """Return the float32 tensors that a graph takes or makes, in order; constants are none."""
+    known = {t.name for t in model.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+    }
+    constant = {output for node in model.graph.node if node.op_type == "Constant" for output in node.output}
+    names = [i.name for i in model.graph.input if i.name not in known]
+    names += [output for node in model.graph.node for output in node.output if output]
+    return [name for name in dict.fromkeys(names) if kinds.get(name) in COUNTED and name not in constant]

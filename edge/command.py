@@ -33,6 +33,8 @@ STAGES = {
     "label": Stage("trainer.label_command", "Write a model's maps of any tree of video.", "train"),
     "evaluate": Stage("trainer.evaluate_command", "Score maps against where viewers looked.", "train"),
     "export": Stage("export.commands", "Make a release from a student: graphs per precision.", "export"),
+    "calibrate": Stage("export.calibrate_command", "Make int8 graphs of a release or any ONNX.", "export"),
+    "sensitivity": Stage("export.sensitivity_command", "Say what each layer loses in int8.", "export"),
     "build": Stage("export.build_command", "Compile a release's graphs with TensorRT.", "export"),
     "compare": Stage("export.compare_command", "Say how far apart two graphs' maps are.", "export"),
     "profile": Stage("edge.commands", "Measure latency per precision."),

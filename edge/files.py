@@ -171,3 +171,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def cache_folder() -> Path:
+    """Return where what can be made again is kept: $AEROGAZE_CACHE, else aerogaze in XDG's cache folder."""
+    named = os.environ.get("AEROGAZE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(base) / "aerogaze"

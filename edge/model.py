@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from edge import release as releases
 from edge.clip_runner import ClipRunner
 from edge.errors import InputError
-from edge.frames import Input, Tensor
+from edge.frames import Image, Input, Tensor
 from edge.machine import this_machine
 from edge.metrics import cc
+from edge.preprocess import Eye
 from edge.release import Form, Release
 from edge.runner import open_runner
 from edge.states import NOMINAL_FPS
@@ -55,7 +57,7 @@ class SaliencyModel:
     ) -> None:
         self.release = release if isinstance(release, Release) else releases.load(release)
         self.precision = precision or fastest_precision(self.release)
-        self.prepare = self.release.prepare
+        self.prepare: Callable[[Image], Input] = self.release.prepare
         self._form = flying_form(self.release)
         runner = open_runner(self.release, self.precision, self._form, threads)
         if self._form == "clip" and self.release.clip is not None:
@@ -74,7 +76,9 @@ class SaliencyModel:
 
         Where the student looks ahead, the map is that of `release.delay_frames` frames before.
         """
-        feed = {self.release.inputs[0]: prepared}
+        names = self.release.inputs_of(self._form)
+        each = len(prepared) // len(names)
+        feed = {name: prepared[at * each : (at + 1) * each] for at, name in enumerate(names)}
         if self._fresh:
             for _ in range(self.release.preroll):
                 self._runner.infer(feed)
@@ -85,6 +89,8 @@ class SaliencyModel:
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Forget the past: the next frame starts a new clip, of `fps` frames a second."""
         self._runner.reset(fps)
+        if self.release.preprocessing.alignment is not None:
+            self.prepare = Eye(self.release.preprocessing, fps)
         self._fresh = True
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def profile(
     frames, _ = release.golden()
     prepared: list[Input] = [release.prepare(frame) for frame in frames]
     pairs = list(zip(prepared, [prepared[0], *prepared], strict=False))
-    names = release.inputs if form == "pair" else release.inputs[:1]
+    names = release.inputs_of(form)
     feeds = [dict(zip(names, pair, strict=False)) for pair in pairs]
     if form == "clip" and release.clip is not None:
         frames_in = [prepared[index % len(prepared)] for index in range(release.clip.frames)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.files import sha256
-from edge.preprocess import Preprocessing
+from edge.preprocess import Alignment, Preprocessing
 from edge.raw import FORMATS, RawFrame
 
 SCHEMA = 1
@@ -157,6 +157,11 @@ class Release:
         have = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
         return tuple(p for p in PRECISIONS if p in have)
 
+    def inputs_of(self, form: Form) -> tuple[str, ...]:
+        """Return the names of the frames that a form takes, in the order of `Eye`'s."""
+        two = form == "pair" or (form == "stream" and self.preprocessing.alignment is not None)
+        return self.inputs if two else self.inputs[:1]
+
     def forms(self) -> tuple[Form, ...]:
         """Return the forms there are, in the order of `Form`."""
         return tuple(form for form in FORMS if any(graph.form == form for graph in self.graphs))
@@ -172,12 +177,14 @@ class Release:
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, h, w).
 
-        Frames are kept at the student's size; for graphs that take raw frames they are stretched to theirs.
+        Frames are kept at the size that preprocessing sees them at; for graphs that take raw frames they are
+        stretched to theirs.
 
         Raises:
             InputError: the golden set cannot be read, or is not of these shapes.
         """
-        path, size = self.folder / GOLDEN, (self.preprocessing.height, self.preprocessing.width)
+        path, seen = self.folder / GOLDEN, self.preprocessing.seen
+        size = self.preprocessing.height, self.preprocessing.width
         try:
             with np.load(path, allow_pickle=False) as golden:
                 frames, maps = golden["frames"], golden["maps"]
@@ -189,12 +196,12 @@ class Release:
             frames.dtype != np.uint8
             or maps.dtype != np.float32
             or not len(frames)
-            or frames.shape != (len(maps), *size, 3)
+            or frames.shape != (len(maps), *seen, 3)
             or maps.shape[1:] != size
         ):
             raise InputError(
                 f"{path} holds frames {frames.dtype}{frames.shape} and maps {maps.dtype}{maps.shape}; "
-                f"expected uint8 (N, {size[0]}, {size[1]}, 3) and float32 (N, {size[0]}, {size[1]}): "
+                f"expected uint8 (N, {seen[0]}, {seen[1]}, 3) and float32 (N, {size[0]}, {size[1]}): "
                 "export the release again"
             )
         if self.raw_frame is not None:
@@ -206,9 +213,10 @@ def save(release: Release) -> None:
     """Write `release.json` into the release's folder, with hash and size of every file there."""
     document = dataclasses.asdict(release)
     del document["folder"]
-    for optional in ("raw_frame", "clip"):
-        if document[optional] is None:
-            del document[optional]
+    prepared = document["preprocessing"]
+    for table, optional in ((document, "raw_frame"), (document, "clip"), (prepared, "alignment")):
+        if table[optional] is None:
+            del table[optional]
     files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
@@ -235,6 +243,11 @@ def locate(name: str | Path | None) -> Path:
         f"no release {str(name)!r}; expected a folder with {MANIFEST} "
         f"or one of the shipped releases: {', '.join(shipped)}"
     )
+
+
+def files(release: Release) -> list[str]:
+    """Return the names of the files that make an opened release, whatever else lies in its folder."""
+    return [MANIFEST, *json.loads((release.folder / MANIFEST).read_text())["files"]]
 
 
 def load(name: str | Path | None = None) -> Release:
@@ -317,6 +330,7 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
             _whole(prepared["height"], least=1),
             _number(prepared["scale"]),
             _number(prepared["offset"]),
+            None if prepared.get("alignment") is None else _alignment(prepared["alignment"]),
         ),
         inputs=inputs,
         output=_text(document["output"]),
@@ -366,6 +380,11 @@ def _whole(value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{value!r} is no whole number of at least {least}")
     return value
+
+
+def _alignment(found: Mapping[str, Any]) -> Alignment:
+    lag_s = _lag(found["lag_s"])
+    return Alignment(lag_s, _whole(found["width"], least=16), _whole(found["height"], least=16))
 
 
 def _lag(value: Any) -> float:

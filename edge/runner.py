@@ -48,7 +48,7 @@ def open_runner(
     maps = release.clip.maps if form == "clip" and release.clip else 1
     return OnnxRunner(
         release.path(graph),
-        dict.fromkeys(release.inputs[: 2 if form == "pair" else 1], release.input_shape(graph.batch, form)),
+        dict.fromkeys(release.inputs_of(form), release.input_shape(graph.batch, form)),
         {release.output: (graph.batch, maps, *size)},
         release.states if form == "stream" else (),
         threads,

@@ -59,13 +59,13 @@ def make_clip_release(
         model = graphs.to_onnx(student, "clip", 1)
         models: dict[Precision, onnx.ModelProto] = {
             "fp32": model,
-            "fp16": to_fp16(model, [graphs.FRAME, graphs.SALIENCY]),
+            "fp16": to_fp16(model, ["frame", graphs.SALIENCY]),
         }
         for precision, graph in models.items():
             on_step(f"clip {precision}")
             session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
             found, told = (
-                [session.run(None, {graphs.FRAME: _prepared(student, clip)})[0][0] for clip in clips]
+                [session.run(None, {"frame": _prepared(student, clip)})[0][0] for clip in clips]
                 for clips in (frames.held_out, golden)
             )
             verified = _verified(precision, np.concatenate(found), np.concatenate(held))
@@ -81,7 +81,7 @@ def make_clip_release(
             name=student.name,
             student=vars(student.settings),
             preprocessing=student.settings.preprocessing(),
-            inputs=graphs.inputs_of("clip"),
+            inputs=forms_of(student).inputs("clip"),
             output=graphs.SALIENCY,
             delay_frames=student.settings.delay_frames,
             preroll=0,

@@ -7,17 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
 from calibration.frames import MOST, read_frames
-from calibration.ranges import METHODS, Method
+from calibration.judge import Budget
+from calibration.method import BEST, CHOICES, Choosing
 from edge import release as releases
 from edge.errors import InputError
-from edge.files import PendingFolder
+from edge.files import PendingFolder, cache_folder
 from edge.raw import FORMATS, Format, RawFrame
 from edge.sources import open_source
 from export.clips import MOST as MOST_CLIPS
@@ -44,8 +44,8 @@ def _status(words: str) -> Status:
 )
 @click.option(
     "--method",
-    type=click.Choice(METHODS),
-    default="entropy",
+    type=click.Choice(CHOICES),
+    default=BEST,
     show_default=True,
     help="How ranges are chosen.",
 )
@@ -62,6 +62,10 @@ def _status(words: str) -> Status:
     type=click.Choice(["stream", "pair"]),
     multiple=True,
     help="Only this form (default: all that the student has).",
+)
+@click.option(
+    "--budget",
+    help="As of aerogaze calibrate: search for the fastest int8 graphs that lose no more.",
 )
 @click.option(
     "--fuse-preprocess",
@@ -81,9 +85,10 @@ def export(
     student: str,
     out: Path,
     frames: tuple[str, ...],
-    method: Method,
+    method: Choosing,
     calibration_frames: int,
     forms: tuple[releases.Form, ...],
+    budget: str | None,
     raw_size: str | None,
     raw_format: Format,
 ) -> None:
@@ -94,6 +99,7 @@ def export(
     raw = RawFrame.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
+    allowed = Budget.parse(budget) if budget is not None else None
     loaded = load_student(student)
     PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
@@ -112,7 +118,16 @@ def export(
             made = make_clip_release(loaded, footage, out, on_step)
         else:
             place = Path(scratch) / "plain" if raw else out
-            made = make_release(loaded, footage, place, ("stream",) if raw else forms, method, on_step)
+            made = make_release(
+                loaded,
+                footage,
+                place,
+                ("stream",) if raw else forms,
+                method,
+                on_step,
+                cache_folder(),
+                allowed,
+            )
         if raw:
             status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
             made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)
@@ -132,11 +147,11 @@ def export(
             else f"CC {1 - verified.tolerance:.3f}",
         )
     Console().print(table)
-    same = np.array_equal(footage.windows, footage.held_out)
-    apart = "the same: too few to hold any out" if same else "held out"
+    apart = "held out" if footage.apart else "the same: too few to hold any out"
+    for doubt in footage.doubts:
+        ERR.print(f"warning: {escape(doubt)}", highlight=False, soft_wrap=True)
     if raw:
         print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing went inside")
-    said = f"{method} ranges from {len(footage.windows)} windows of {window} frames; "
-    print(
-        f"{said if made.calibrated else ''}maps against PyTorch's in fp32 on {len(footage.held_out)}, {apart}"
-    )
+    used = (made.calibrated or {}).get("method")
+    said = f"{used} ranges from {len(footage.windows)} windows of {window} frames; " if used else ""
+    print(f"{said}maps against PyTorch's in fp32 on {len(footage.held_out)}, {apart}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.errors import CheckError, InputError
-from edge.files import written_file, written_folder
+from edge.files import cache_folder, written_file, written_folder
 from edge.lock import only_writer
 from edge.release import Graph, Release
 from edge.tensorrt_api import Target, build_plan
@@ -139,8 +138,7 @@ class _History:
     """How long builds took on this machine, in the user's cache folder. To lose it costs an estimate."""
 
     def __init__(self) -> None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._path = Path(cache) / "aerogaze" / "builds.json"
+        self._path = cache_folder() / "builds.json"
         self._seconds: dict[str, float] = {}
         with suppress(OSError, ValueError, TypeError):
             found = json.loads(self._path.read_text())

@@ -38,6 +38,11 @@ def fused_release(plain: Release, raw: RawFrame, folder: Path) -> Release:
         CheckError: a graph's maps are not those of the graph that it was made from.
     """
     streams = [graph for graph in plain.graphs if graph.form == "stream"]
+    if plain.preprocessing.alignment is not None:
+        raise InputError(
+            f"release {plain.name} looks for the camera's motion in each frame, which no graph does; "
+            "expected a student without alignment"
+        )
     if not streams or plain.raw_frame is not None:
         what = "takes raw frames already" if streams else "has no stream form"
         raise InputError(f"release {plain.name} {what}; expected a streaming release of prepared frames")

@@ -20,7 +20,7 @@ from trainer.models.student import Student
 
 OPSET = 20
 """Q/DQ on float16 needs 19; ONNX Runtime's quantiser refuses 21 and above."""
-FRAME, OTHER, SALIENCY = "frame", "other", "saliency"
+SALIENCY = "saliency"
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -62,11 +62,6 @@ class _ChangeFolded(SpatiotemporalNetwork):
         return raw
 
 
-def inputs_of(form: Form) -> tuple[str, ...]:
-    """Return the names of the frames that a form takes."""
-    return (FRAME, OTHER) if form == "pair" else (FRAME,)
-
-
 def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     """Return the fp32 graph. `batch`: None leaves it dynamic; a stream has its states' batch, 1.
 
@@ -80,7 +75,7 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
             "leave --form out, or choose one of these"
         )
     size = student.settings.preprocessing()
-    frames, states = inputs_of(form), forms.states if form == "stream" else ()
+    frames, states = forms.inputs(form), forms.states if form == "stream" else ()
     # A tensor each: the exporter would take one tensor given twice for one input.
     clip = (forms.window,) if form == "clip" else ()
     arguments = [torch.zeros(batch or 2, 3, *clip, size.height, size.width) for _ in frames]

@@ -11,14 +11,20 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from calibration.familiar import STATISTICS
+from calibration.familiar import save as save_statistics
 from calibration.frames import CalibrationFrames
+from calibration.judge import Budget
+from calibration.method import BEST, Choosing, ranges_by
 from calibration.qdq import CPU, TENSORRT, quantise
-from calibration.ranges import Method, collect_ranges
+from calibration.ranges import count
 from edge.files import written_folder
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
 from export.fp16 import to_fp16
+from export.int8 import Options, int8_graphs
 from export.parity import GraphUnderTest, golden_set, reference_maps, verify
+from export.statistics import training_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
@@ -31,10 +37,14 @@ def make_release(
     frames: CalibrationFrames,
     folder: Path,
     forms: Sequence[Form] = (),
-    method: Method = "entropy",
+    method: Choosing = BEST,
     on_step: Callable[[str], None] = lambda step: None,
+    cache: Path | None = None,
+    budget: Budget | None = None,
 ) -> Release:
-    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all.
+    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all. `cache`: a
+    folder where what ranges are made from is kept. `budget`: search for the fastest int8 graphs within it,
+    and ship none that is no faster; without, all layers worth it are int8.
 
     Raises:
         InputError: the folder cannot be written, or holds other files; the student lacks a form.
@@ -45,10 +55,11 @@ def make_release(
     golden = golden_set(student, frames)
     expected = reference_maps(student, frames.held_out)
     made: list[Graph] = []
+    used, searched = str(method), {}
     with written_folder(folder, ours=ours_in_release) as path:
         for form in forms:
             batch = 1 if form == "stream" else None
-            kept = [*graphs.inputs_of(form), graphs.SALIENCY]
+            kept = [*run.inputs(form), graphs.SALIENCY]
 
             def add(
                 model: onnx.ModelProto,
@@ -68,9 +79,21 @@ def make_release(
 
             model = graphs.to_onnx(student, form, batch)
             fp32 = add(model, "fp32")
+            statistics = training_statistics(run.modules[form], model)
+            if statistics and not (path / STATISTICS).exists():
+                save_statistics(statistics, path / STATISTICS)
             add(to_fp16(model, kept), "fp16")
             on_step(f"{form} ranges")
-            ranges = collect_ranges(model, map(fp32.feed, frames.windows), method)
+            if budget is not None:
+                options = Options(method, budget, thorough=True, cache=cache)
+                found = int8_graphs(model, fp32.feeding, frames, {}, options)
+                used, searched[form] = found.method, [one.document() for one in found.int8]
+                for one in found.int8:
+                    if one.model is not None:
+                        add(one.model, "int8", one.engine)
+                continue
+            counted = count(model, fp32.feeding, frames, cache)
+            used, ranges = ranges_by(method, model, counted, fp32.feeding, frames.windows)
             add(quantise(model, ranges, CPU), "int8", "onnxruntime")
             add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
         np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
@@ -79,7 +102,7 @@ def make_release(
             name=student.name,
             student=vars(student.settings),
             preprocessing=student.settings.preprocessing(),
-            inputs=graphs.inputs_of("pair" if "pair" in run.modules else "stream"),
+            inputs=run.inputs("pair" if "pair" in run.modules else "stream"),
             output=graphs.SALIENCY,
             delay_frames=student.settings.delay_frames,
             preroll=run.preroll,
@@ -87,13 +110,15 @@ def make_release(
             graphs=tuple(made),
             trained=student.trained,
             calibrated={
-                "method": method,
+                "method": used,
                 "source": frames.source,
+                "window": run.window,
                 "windows": len(frames.windows),
                 "held_out": len(frames.held_out),
                 "frames_sha256": frames.sha256,
                 "onnxruntime": ort.__version__,
                 "torch": torch.__version__,
+                **({"int8": searched} if searched else {}),
             },
         )
         save(release)
@@ -105,5 +130,6 @@ _GRAPH = re.compile(r"(stream|pair|clip)\.(fp32|fp16|int8)(\.(onnxruntime|tensor
 
 def ours_in_release(entry: Path) -> bool:
     """Say whether an entry of a folder is part of a release that we made there."""
-    named = entry.name in {MANIFEST, GOLDEN, ENGINES} or bool(_GRAPH.fullmatch(entry.name))
+    known = {MANIFEST, GOLDEN, STATISTICS, ENGINES, "stream.dla.cache", "pair.dla.cache"}
+    named = entry.name in known or bool(_GRAPH.fullmatch(entry.name))
     return named and (entry.parent / MANIFEST).is_file()

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from calibration.feeding import Feeding, Window, open_session
 from calibration.frames import CalibrationFrames
 from edge.errors import CheckError
-from edge.frames import Tensor
 from edge.metrics import cc, kld, max_error
 from edge.release import Engine, Form, Precision, Verified
-from edge.states import Carried
-from export.graphs import FRAME, SALIENCY, inputs_of
+from export.graphs import SALIENCY
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
 Map = NDArray[np.float32]
-Window = NDArray[np.uint8]
-"""Consecutive frames (length, height, width, 3), BGR, at the student's size."""
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "int8": 2e-2}
 """fp32: largest absolute difference of maps in [0, 1]. fp16 and int8: 1 - mean CC with fp32's maps."""
@@ -38,51 +33,37 @@ def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
     maps = []
     with torch.inference_mode():
         for window in windows:
-            frames = np.stack([prepare(frame) for frame in window], axis=2)
-            maps.append(forms.whole(torch.from_numpy(frames))[0, 0].numpy())
+            frames = torch.from_numpy(prepare.window(list(window)))
+            maps.append(forms.whole(frames)[0, 0].numpy())
     return maps
 
 
 class GraphUnderTest:
-    """An ONNX graph opened for measuring, with the feeds that each form takes."""
+    """An ONNX graph opened for measuring."""
 
     def __init__(self, model: onnx.ModelProto, form: Form, student: Student, plain: bool) -> None:
         """`plain`: run the operators as they are written.
 
         ONNX Runtime quantises float16 biases of graphs made for TensorRT by itself, and overflows.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if plain:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self._form, self._ahead = form, student.settings.delay_frames > 0
-        self._prepare = student.settings.preprocessing()
-        states = forms_of(student).states if form == "stream" else ()
-        half = {i.name for i in self._session.get_inputs() if i.type == "tensor(float16)"}
-        kinds = {s.input: np.float16 if s.input in half else np.float32 for s in states}
-        starts = {s.input: np.full(s.shape, s.start, kinds[s.input]) for s in states}
-        self._carried: Carried[NDArray[Any]] = Carried(states, starts)
-
-    def feed(self, window: Window) -> dict[str, Tensor]:
-        """Return the inputs for a window's judged frame: for a stream, with the states before it."""
-        *before, last = [self._prepare(frame) for frame in window]
-        if self._form == "pair":
-            pair = (before[-1], last) if self._ahead else (last, before[-1])
-            return dict(zip(inputs_of("pair"), pair, strict=True))
-        carried = self._carried
-        carried.reset()
-        for frame in before:
-            given = self._session.run(carried.outputs, {FRAME: frame, **carried.feed()})
-            carried.keep(dict(zip(carried.outputs, given, strict=True)))
-        return {FRAME: last, **carried.feed()}
+        self._session = open_session(model, plain=plain)
+        self.feeding = feeding_of(student, form)
 
     def map(self, window: Window) -> Map:
         """Return the map (H, W) of a window's judged frame."""
-        result: Map = self._session.run([SALIENCY], self.feed(window))[0][0, 0]
-        return result
+        return self.feeding.result(self._session, window)
+
+
+def feeding_of(student: Student, form: Form) -> Feeding:
+    """Return how a form of a student is fed."""
+    return Feeding(
+        student.settings.preprocessing(),
+        forms_of(student).inputs(form),
+        SALIENCY,
+        forms_of(student).states if form == "stream" else (),
+        student.settings.delay_frames > 0,
+        student.settings.preprocessing().beside,
+    )
 
 
 @dataclass(frozen=True)
@@ -99,11 +80,15 @@ def golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
     Before it a stream has its preroll, if any; at its end the last frame follows itself.
     """
     forms, delay = forms_of(student), student.settings.delay_frames
-    clip = frames.golden
-    padded = np.concatenate([clip[:1]] * forms.preroll + [clip] + [clip[-1:]] * delay)
-    ends = range(1 + forms.preroll + delay, len(padded) + 1)
-    windows = [padded[max(0, end - forms.window) : end] for end in ends]
+    windows = golden_windows(frames.golden, forms.preroll, delay, forms.window)
     return GoldenSet(windows, reference_maps(student, windows))
+
+
+def golden_windows(clip: NDArray[np.uint8], preroll: int, delay: int, length: int) -> list[Window]:
+    """Return the window, of `length` frames at most, on which the map of each frame of a clip depends."""
+    padded = np.concatenate([clip[:1]] * preroll + [clip] + [clip[-1:]] * delay)
+    ends = range(1 + preroll + delay, len(padded) + 1)
+    return [padded[max(0, end - length) : end] for end in ends]
 
 
 def verify(

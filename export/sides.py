@@ -25,7 +25,7 @@ from edge import release as releases
 from edge.errors import InputError
 from edge.frames import Image
 from edge.gpu import this_gpu
-from edge.preprocess import Preprocessing
+from edge.preprocess import Eye, Preprocessing
 from edge.release import Form, Release
 from edge.states import NOMINAL_FPS, Carried
 from edge.tensorrt_api import Target, build_plan
@@ -94,6 +94,7 @@ class Side:
         frames = [name for name in inputs if name not in {s.input for s in states}]
         if spec.release is None and release is not None:
             self._form = "pair" if len(frames) == 2 else release.forms()[0]
+        self._alignment = release.preprocessing if release and release.preprocessing.alignment else None
         self._check(spec, frames, release)
         self._frames = frames
         self.prepare: Callable[[Image], NDArray[Any]]
@@ -117,7 +118,7 @@ class Side:
         self._steps = 0
 
     def _check(self, spec: Spec, frames: Sequence[str], release: Release | None) -> None:
-        expected = 2 if self._form == "pair" else 1
+        expected = 2 if self._form == "pair" or self._alignment else 1
         if len(frames) != expected:
             beside = "" if release else "; compare it beside its release, which says what they are"
             raise InputError(
@@ -127,6 +128,8 @@ class Side:
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Forget the past: a new clip of `fps` frames a second."""
         self._carried.reset(fps)
+        if self._alignment:
+            self.prepare = Eye(self._alignment, fps)
         self._before.clear()
         self._steps = 0
 
@@ -143,6 +146,8 @@ class Side:
             if self._steps % self._clip.maps:
                 return None
             return self._infer({self._frames[0]: np.stack(self._before, axis=2)})
+        if self._alignment:
+            return self._infer(dict(zip(self._frames, np.split(prepared, 2), strict=True)))
         if self._form == "pair":
             before = self._before[0] if self._before else prepared
             pair = (before, prepared) if self.delay_frames else (prepared, before)

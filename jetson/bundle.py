@@ -90,8 +90,7 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
             key twice, or a place that cannot be written.
     """
     release = releases.load(folder)
-    listed = canonical_names(release)
-    paths = {name: release.folder / name for name in listed}
+    paths = {name: release.folder / name for name in releases.files(release)}
     for cache in wishes.timing_caches:
         if cache.name in paths:
             raise InputError(f"{cache} has the name of a file of the release: rename it")
@@ -119,11 +118,6 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
     with opened(place) as file:  # what changed under our hands is found now, not on a board
         read_bundle(file, str(place))
     return manifest
-
-
-def canonical_names(release: releases.Release) -> list[str]:
-    """Return the names of the files that make the release, whatever else lies in its folder."""
-    return [releases.MANIFEST, releases.GOLDEN, *(graph.file for graph in release.graphs)]
 
 
 @contextmanager

@@ -19,20 +19,20 @@ REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 """Real footage beside the project; it is not part of it."""
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache folder out of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 class Outcome(NamedTuple):
     """What a command left: its exit code and what it printed."""
 
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is cached out of the user's folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AEROGAZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

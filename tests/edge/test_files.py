@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import InputError
-from edge.files import PendingFile, PendingFolder, written_file, written_folder
+from edge.files import PendingFile, PendingFolder, cache_folder, written_file, written_folder
 
 
 def _png(entry: Path) -> bool:
@@ -84,3 +84,11 @@ def test_devices_and_mount_points_are_refused() -> None:
 def test_a_name_that_would_crash_opencv_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not UTF-8"):
         PendingFile(tmp_path / "b\udcff.mp4")
+
+
+def test_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    monkeypatch.delenv("AEROGAZE_CACHE", raising=False)
+    assert cache_folder() == Path("/x/aerogaze")
+    monkeypatch.setenv("AEROGAZE_CACHE", "/y")
+    assert cache_folder() == Path("/y")

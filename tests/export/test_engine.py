@@ -167,7 +167,7 @@ def test_the_last_build_tells_how_long_the_next_takes(release: Path, tmp_path: P
     done = dict.fromkeys(NAMES, 0.0)
     for out in ("first", "second"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+            patch.setenv("AEROGAZE_CACHE", str(tmp_path / "cache"))
             for identity, _ in build_engines(opened, Target("rtx"), tmp_path / out, on_start=on_start):
                 if out == "first":
                     done[identity.graph.removesuffix(".onnx")] = identity.seconds

@@ -28,7 +28,9 @@ from trainer.models.student import Student, as_skd, load_student
 
 def doubled(footage: CalibrationFrames) -> CalibrationFrames:
     """Return the footage at R = 64."""
-    windows, held_out = (w.repeat(2, axis=2).repeat(2, axis=3) for w in (footage.windows, footage.held_out))
+    windows, held_out = (
+        np.stack(list(w)).repeat(2, axis=2).repeat(2, axis=3) for w in (footage.windows, footage.held_out)
+    )
     return CalibrationFrames(windows, held_out, windows[:, 0], footage.source)
 
 

@@ -35,7 +35,8 @@ class Forms:
     (1, 3, T, H, W) and gives `maps` (1, maps, H, W): the last frame's, or one a frame. `window`: the
     frames, in a row, that a map depends on; the judged one is the last but for those that the student waits
     for. `preroll`: how often a stream is fed its first frame before the map counts. `whole`: a window to
-    the judged frame's map as it was trained; a shorter window is a clip's beginning.
+    the judged frame's map as it was trained; a shorter window is a clip's beginning. `aligned`: a stream
+    takes no states, but the frame and the one of its lag before, moved onto it.
     """
 
     modules: Mapping[Form, nn.Module]
@@ -44,6 +45,11 @@ class Forms:
     preroll: int
     whole: Callable[[Tensor], Tensor]
     maps: int = 1
+    aligned: bool = False
+
+    def inputs(self, form: Form) -> tuple[str, ...]:
+        """Return the names of the frames that a form takes."""
+        return ("frame", "other") if form == "pair" or (form == "stream" and self.aligned) else ("frame",)
 
 
 def forms_of(student: Student) -> Forms:
@@ -140,6 +146,8 @@ def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
         maps: Tensor = pair(before, last) if ahead else pair(last, before)
         return maps
 
+    if settings.align:  # what is moved onto each frame anew cannot be kept as features
+        return Forms({"stream": pair, "pair": pair}, (), 1 + lag, 0, whole, aligned=True)
     return Forms(
         modules={"stream": SkdStream(network, settings.head, ahead), "pair": pair},
         states=(state,),

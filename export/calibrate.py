@@ -1,0 +1,181 @@
+"""int8 graphs made anew, for a release or for anybody's graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+
+from calibration import familiar
+from calibration.dla import cache_text
+from calibration.feeding import Feeding, open_session
+from calibration.frames import CalibrationFrames
+from calibration.judge import Budget, Judge
+from calibration.user_graph import UserGraph
+from edge.errors import InputError
+from edge.files import sha256, writing, written_folder
+from edge.metrics import cc, max_error
+from edge.release import GOLDEN, Form, Graph, Release, Verified, save
+from export.fp16 import to_fp16
+from export.int8 import FLAVOURS, Calibrated, Int8, Options, Step, calibrated, floats, int8_graphs
+from export.make import ours_in_release
+from export.parity import golden_windows
+
+RESULT = "calibration.json"
+
+
+def calibrate_graph(
+    user: UserGraph,
+    name: str,
+    frames: CalibrationFrames,
+    folder: Path,
+    options: Options,
+    dla: str,
+    on_step: Step = lambda what, more, total: None,
+) -> Calibrated:
+    """Write a user's graph in fp32, fp16 and int8 with all that was found, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written or holds other files; as `int8_graphs`.
+    """
+    made = int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
+    with written_folder(folder, ours=ours_in_calibrated) as path, writing(folder):
+        half = to_fp16(user.model, [*user.feeding.inputs, *floats(user.model, user.feeding)])
+        judged = Judge(user.model, user.feeding, frames.held_out, options.threads)(half)
+        _save(user.model, path / "fp32.onnx")
+        _save(half, path / "fp16.onnx")
+        for found in made.int8:
+            if found.model is not None:
+                _save(found.model, path / f"int8.{found.engine}.onnx")
+        (path / "dla.cache").write_text(cache_text(made.ranges, dla))
+        document = {
+            "schema": 1,
+            "name": name,
+            "input": dataclasses.asdict(user.image),
+            "output": user.feeding.output,
+            "calibrated": calibrated(frames, options, made.method),
+            "doubts": made.doubts,
+            "fp16": dataclasses.asdict(judged),
+            "int8": [found.document() for found in made.int8],
+            "ranges": made.ranges,
+            "files": {
+                file.name: {"sha256": sha256(file), "size_bytes": file.stat().st_size}
+                for file in sorted(path.iterdir())
+            },
+        }
+        (path / RESULT).write_text(json.dumps(document, indent=1) + "\n")
+    return made
+
+
+def ours_in_calibrated(entry: Path) -> bool:
+    """Say whether an entry of a folder is part of what `calibrate_graph` wrote there."""
+    names = {RESULT, "fp32.onnx", "fp16.onnx", "dla.cache", *(f"int8.{engine}.onnx" for engine in FLAVOURS)}
+    return entry.name in names and (entry.parent / RESULT).is_file()
+
+
+def calibrate_release(
+    release: Release,
+    frames: CalibrationFrames,
+    folder: Path,
+    options: Options,
+    dla: str,
+    on_step: Step = lambda what, more, total: None,
+) -> dict[Form, Calibrated]:
+    """Write a release whose int8 graphs are made anew; its float graphs and golden set stay.
+
+    What int8 loses is told against the release's fp32 graphs, which were held to PyTorch.
+
+    Raises:
+        InputError: the folder cannot be written or holds other files; as `int8_graphs`.
+    """
+    found: dict[Form, Calibrated] = {}
+    graphs = [graph for graph in release.graphs if graph.precision != "int8"]
+    statistics = familiar.load(release.folder / familiar.STATISTICS)
+    forms = [graph.form for graph in graphs if graph.precision == "fp32"]
+    with written_folder(folder, ours=ours_in_release) as path, writing(folder):
+        for name in (GOLDEN, familiar.STATISTICS, *(graph.file for graph in graphs)):
+            if (release.folder / name).is_file():
+                shutil.copyfile(release.folder / name, path / name)
+        for form in forms:
+            fp32 = next(g for g in graphs if (g.form, g.precision) == (form, "fp32"))
+            model = onnx.load(release.path(fp32))
+            feeding = feeding_of_release(release, form)
+            made = found[form] = int8_graphs(
+                model, feeding, frames, statistics if form == forms[0] else {}, options, on_step
+            )
+            (path / f"{form}.dla.cache").write_text(cache_text(made.ranges, dla))
+            for one in made.int8:
+                if one.model is None or one.quality is None:
+                    continue
+                file = f"{form}.int8.{one.engine}.onnx"
+                _save(one.model, path / file)
+                verified = _verified(release, feeding, one, frames, model, options.budget)
+                graphs.append(Graph(file, form, "int8", one.engine, fp32.batch, verified))
+        made_anew = dataclasses.replace(
+            release,
+            folder=path,
+            graphs=tuple(graphs),
+            calibrated={
+                **calibrated(frames, options, made.method),  # forms share frames and options
+                "doubts": [d for form in forms for d in found[form].doubts],
+                "int8": {form: [one.document() for one in found[form].int8] for form in forms},
+            },
+        )
+        save(made_anew)
+    return found
+
+
+def feeding_of_release(release: Release, form: Form) -> Feeding:
+    """Return how a release's graphs of a form are fed."""
+    return Feeding(
+        release.preprocessing,
+        release.inputs_of(form),
+        release.output,
+        release.states if form == "stream" else (),
+        release.delay_frames > 0,
+        release.preprocessing.beside,
+    )
+
+
+def window_of(release: Release) -> int:
+    """Return how many frames in a row a map of the release depends on.
+
+    Raises:
+        InputError: the release does not say.
+    """
+    window = (release.calibrated or {}).get("window")
+    if not isinstance(window, int) or window < 1:
+        raise InputError(
+            f"release {release.name} does not say on how many frames a map depends; "
+            "expected calibrated.window in release.json: export it again"
+        )
+    return window
+
+
+def _verified(
+    release: Release,
+    feeding: Feeding,
+    one: Int8,
+    frames: CalibrationFrames,
+    fp32: onnx.ModelProto,
+    budget: Budget,
+) -> Verified:
+    assert one.model is not None
+    assert one.quality is not None
+    plain = one.engine == "tensorrt"
+    judge = Judge(fp32, feeding, frames.held_out)
+    errors = [max_error(a, b) for a, b in zip(judge.maps(one.model, plain), judge.expected, strict=True)]
+    clip, expected = release.golden()
+    windows = golden_windows(clip, release.preroll, release.delay_frames, window_of(release))
+    session = open_session(one.model, plain=plain)
+    maps = [feeding.result(session, window) for window in windows]
+    least = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
+    tolerance = budget.cc if budget.cc is not None else 1.0
+    return Verified(len(errors), max(errors), one.quality.cc, one.quality.kld, tolerance, least)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString())

@@ -1,0 +1,191 @@
+"""The int8 graphs of a float one: proven in accuracy and in latency, or not shipped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from calibration import familiar
+from calibration.cost import Modelled, work
+from calibration.feeding import Feeding
+from calibration.frames import CalibrationFrames, spread_over
+from calibration.histogram import Method
+from calibration.judge import Budget, Judge, Quality
+from calibration.latency import Measured
+from calibration.method import BEST, Choosing, ranges_by
+from calibration.placement import CPU, TENSORRT, Flavour, quantisable
+from calibration.qdq import quantise
+from calibration.ranges import Ranges, count
+from calibration.search import Assignment, Choice, Tried, choose
+from edge.machine import this_machine
+from edge.release import Engine
+from export.fp16 import to_fp16
+
+BUDGET = Budget(cc=0.005, kld=0.005)
+"""What int8 may lose unless told otherwise."""
+FLAVOURS: dict[Engine, Flavour] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
+SEARCHED = 32
+"""Windows, of those held out, that the search is judged on; what it finds is then judged on all."""
+CLOSER = (1.0, 0.8, 0.5)
+"""Shares of the budget that the search is given in turn, should the graph as it ships still break it."""
+Step = Callable[[str, int, int | None], None]
+"""Told what is done, how many of it more, and of how many if that is known."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit."""
+
+    method: Choosing = BEST
+    budget: Budget = BUDGET
+    thorough: bool = False
+    threads: int = 1
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What came out for an engine: the graph that ships, or None, with what was found and why."""
+
+    engine: Engine
+    latency: str
+    """"measured" or "modelled"."""
+    choice: Choice
+    model: onnx.ModelProto | None
+    quality: Quality | None
+    conditions: dict[str, object]
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        best = self.choice.best if self.model is not None else None
+        return {
+            "engine": self.engine,
+            "ships": self.model is not None,
+            "reason": self.choice.reason,
+            "latency": self.latency,
+            "conditions": self.conditions,
+            "int8_layers": sorted(best.layers) if best else [],
+            "quality": dataclasses.asdict(self.quality) if self.quality else None,
+            "latency_ms": best.latency_ms if best else None,
+            "float_ms": best.float_ms if best else None,
+            "tried": [_tried(tried) for tried in self.choice.tried],
+        }
+
+
+def _tried(tried: Tried) -> dict[str, Any]:
+    return {
+        "int8_layers": sorted(tried.layers),
+        **dataclasses.asdict(tried.quality),
+        "budget_spent": tried.spent,
+        "latency_ms": tried.latency_ms,
+        "float_ms": tried.float_ms,
+    }
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float graph with its ranges and what came of them."""
+
+    model: onnx.ModelProto
+    method: Method
+    ranges: Ranges
+    int8: tuple[Int8, ...]
+    doubts: tuple[str, ...]
+
+
+def int8_graphs(
+    model: onnx.ModelProto,
+    feeding: Feeding,
+    frames: CalibrationFrames,
+    statistics: familiar.Statistics,
+    options: Options,
+    on_step: Step = lambda what, more, total: None,
+) -> Calibrated:
+    """Find ranges, and for each engine the fastest int8 graph that keeps the budget.
+
+    Raises:
+        InputError: activations or maps that are not finite.
+    """
+    on_step("ranges", 0, len(frames.windows))
+    counted = count(model, feeding, frames, options.cache, lambda more: on_step("ranges", more, None))
+    method, ranges = ranges_by(options.method, model, counted, feeding, frames.windows)
+    doubt = familiar.doubt(familiar.shift(model, feeding, frames.windows, statistics))
+    judge = Judge(model, feeding, frames.held_out, options.threads)
+    made = tuple(_int8(engine, model, ranges, judge, options, on_step) for engine in FLAVOURS)
+    return Calibrated(model, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()))
+
+
+def _int8(
+    engine: Engine, model: onnx.ModelProto, ranges: Ranges, judge: Judge, options: Options, on_step: Step
+) -> Int8:
+    flavour, plain = FLAVOURS[engine], engine == "tensorrt"
+    layers = quantisable(model, flavour)
+    window = next(iter(judge.windows))
+    timer = Modelled(model) if plain else Measured(model, judge.feeding, window, options.threads)
+    conditions = timer.stated() if isinstance(timer, Modelled) else _machine(options.threads)
+
+    def graph(only: Assignment) -> onnx.ModelProto:
+        return quantise(model, ranges, flavour, only)
+
+    what, done = f"int8 for {engine}", work(model)
+    few = Judge(model, judge.feeding, np.stack(spread_over(judge.windows, SEARCHED)), options.threads)
+    for share in CLOSER:
+        on_step(what, 0, None)
+        choice = choose(
+            layers,
+            lambda only: few(graph(only), plain),
+            lambda only: timer(graph(only)),
+            _part(options.budget, share),
+            done,
+            options.thorough,
+            on_tried=lambda more: on_step(what, more, None),
+        )
+        if choice.best is None:
+            return Int8(engine, timer.kind, choice, None, None, conditions)
+        shipped = graph(choice.best.layers)
+        if plain:
+            shipped = to_fp16(shipped, [*judge.feeding.inputs, *floats(model, judge.feeding)])
+        found = judge(shipped, plain)
+        if options.budget.spent(found) <= 1:
+            return Int8(engine, timer.kind, choice, shipped, found, conditions)
+    reason = f"as it would ship, with the rest in fp16, int8 breaks the budget of {options.budget}"
+    choice = dataclasses.replace(choice, best=None, reason=f"{reason}: float ships alone")
+    return Int8(engine, timer.kind, choice, None, None, conditions)
+
+
+def _part(budget: Budget, share: float) -> Budget:
+    return Budget(budget.cc and budget.cc * share, budget.kld and budget.kld * share)
+
+
+def floats(model: onnx.ModelProto, feeding: Feeding) -> list[str]:
+    """Return the outputs that stay float32 in an fp16 graph: all but states."""
+    states = {state.output for state in feeding.states}
+    return [output.name for output in model.graph.output if output.name not in states]
+
+
+def _machine(threads: int) -> dict[str, object]:
+    machine = this_machine()
+    return {"cpu": machine.cpu, "threads": threads, "onnxruntime": ort.__version__}
+
+
+def calibrated(frames: CalibrationFrames, options: Options, method: Method) -> dict[str, Any]:
+    """Return what ranges were made from and how, as plain values."""
+    window = len(next(iter(frames.windows)))
+    return {
+        "method": method,
+        "source": frames.source,
+        "window": window,
+        "windows": len(frames.windows),
+        "held_out": len(frames.held_out),
+        "apart": frames.apart,
+        "frames_sha256": frames.sha256,
+        "onnxruntime": ort.__version__,
+        "budget": dataclasses.asdict(options.budget),
+    }

@@ -1,0 +1,222 @@
+"""What `calibrate` and `sensitivity` take: a release or anybody's ONNX file, and footage for it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from calibration.frames import MOST, CalibrationFrames, read_frames
+from calibration.method import BEST, CHOICES
+from calibration.user_graph import COLOURS, LAYOUTS, Colour, Layout, UserGraph, open_graph
+from edge import release as releases
+from edge.errors import InputError
+from edge.frames import Frame, Source
+from edge.preprocess import Preprocessing
+from edge.release import Release
+from edge.sources import open_source
+from export.calibrate import window_of
+
+ERR = Console(stderr=True)
+Command = TypeVar("Command", bound=Callable[..., Any])
+_OPTIONS = (
+    click.option(
+        "--frames",
+        multiple=True,
+        help="Footage: a video, a folder of images, or synthetic:SEED. Once or more.",
+    ),
+    click.option(
+        "--calibration-frames",
+        type=click.IntRange(min=1),
+        default=MOST,
+        show_default=True,
+        help="Windows of frames at most, chosen for variety.",
+    ),
+    click.option(
+        "--method",
+        type=click.Choice(CHOICES),
+        default=BEST,
+        show_default=True,
+        help="How ranges are chosen.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Threads of inference, for measuring too.",
+    ),
+    click.option("--layout", type=click.Choice(LAYOUTS), help="Of an ONNX file's input, if not clear."),
+    click.option("--size", help="WIDTHxHEIGHT of an ONNX file's input, if it leaves it open."),
+    click.option(
+        "--colour",
+        type=click.Choice(COLOURS),
+        default="rgb",
+        show_default=True,
+        help="Order of an ONNX file's channels.",
+    ),
+    click.option(
+        "--scale",
+        help="Of an ONNX file's input, v * scale + offset: a number, or one a channel with commas. "
+        "[default: 1/255]",
+    ),
+    click.option("--offset", help="As --scale. [default: 0]"),
+    click.option("--output", help="The ONNX file's output that is judged (default: its first)."),
+)
+
+
+def target_options(command: Command) -> Command:
+    """Give a command the options of `Asked`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user says of target and footage on the command line."""
+
+    layout: Layout | None
+    size: str | None
+    colour: Colour
+    scale: str | None
+    offset: str | None
+    output: str | None
+    frames: tuple[str, ...]
+    calibration_frames: int
+
+
+def open_target(name: str, asked: Asked) -> Release | UserGraph:
+    """Open a release's folder, a shipped release's name, or an ONNX file.
+
+    Raises:
+        InputError: it is none, or no sound one; options that do not fit it.
+    """
+    path = Path(name)
+    if not path.is_file() and path.suffix.lower() != ".onnx":
+        given = {k: v for k, v in vars(asked).items() if k in ("layout", "size", "scale", "offset", "output")}
+        odd = next((key for key, value in given.items() if value is not None), None)
+        if odd is not None:
+            raise InputError(f"--{odd} is for ONNX files; a release says it itself: leave it out")
+        return releases.load(name)
+    return open_graph(
+        path,
+        asked.layout,
+        _size(asked.size),
+        asked.colour,
+        _numbers("--scale", asked.scale) or (1 / 255,),
+        _numbers("--offset", asked.offset) or (0.0,),
+        asked.output,
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if found is None:
+        raise InputError(f"--size {text!r} is not understood; expected WIDTHxHEIGHT, such as 224x224")
+    return int(found[1]), int(found[2])
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(_number(part) for part in text.split(",")) if text is not None else ()
+    except (ValueError, ZeroDivisionError):
+        raise InputError(
+            f"{option} {text!r} is not understood; expected a number, or one a channel: 0.017,0.0175,0.0174"
+        ) from None
+
+
+def _number(text: str) -> float:
+    above, slash, below = text.partition("/")
+    return float(above) / float(below) if slash else float(above)
+
+
+class _Told:
+    """A source that tells of every frame that was read from it."""
+
+    def __init__(self, source: Source, on_frame: Callable[[], None]) -> None:
+        self._source, self._on_frame = source, on_frame
+        self.name, self.fps, self.length = source.name, source.fps, source.length
+        self.width, self.height = source.width, source.height
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._source:
+            self._on_frame()
+            yield frame
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def read_footage(target: Release | UserGraph, asked: Asked, progress: Progress) -> CalibrationFrames:
+    """Read the footage that was asked for at the target's size.
+
+    Raises:
+        InputError: as `read_frames`.
+    """
+    if isinstance(target, Release):
+        preprocessing, length = target.preprocessing, window_of(target)
+    else:
+        preprocessing, length = Preprocessing(target.image.width, target.image.height), 1
+    with ExitStack() as opened:
+        sources: list[Source] = []
+        for name in asked.frames:
+            sources.append(open_source(name))
+            opened.callback(sources[-1].close)
+        lengths = [source.length for source in sources]
+        known = None if None in lengths else sum(filter(None, lengths))
+        task = progress.add_task("reading frames", total=known)
+        told = [_Told(source, lambda: progress.advance(task)) for source in sources]
+        return read_frames(told, preprocessing, length, asked.calibration_frames)
+
+
+def bar() -> Progress:
+    """Return a progress bar for several things after one another."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=ERR,
+        transient=True,
+        disable=not ERR.is_terminal,
+    )
+
+
+@contextmanager
+def stepping() -> Iterator[tuple[Progress, Callable[[str, int, int | None], None]]]:
+    """Give a bar, and what moves it on: of what, how many more, of how many."""
+    with bar() as progress:
+        tasks: dict[str, Any] = {}
+
+        def step(what: str, more: int, total: int | None) -> None:
+            if what not in tasks or (not more and progress.tasks[tasks[what]].finished):
+                tasks[what] = progress.add_task(escape(what), total=total)
+            progress.update(tasks[what], advance=more)
+
+        yield progress, step
+
+
+def warn(doubts: Sequence[str]) -> None:
+    """Say what is odd about the footage, a line each."""
+    for doubt in dict.fromkeys(doubts):
+        print(f"warning: {doubt}", file=sys.stderr)
