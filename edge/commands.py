@@ -48,6 +48,11 @@ RUN_THREADS = 1
 @click.option("--precision", help="fp32, fp16 or int8 (default: the fastest this machine runs natively).")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True, max=1000),
+    help="The source's frame rate, if it is not what it says (a folder of images: 10).",
+)
+@click.option(
     "--overlay", type=click.Path(path_type=Path), help="Write a video: frames under their saliency."
 )
 @click.option(
@@ -73,6 +78,7 @@ def run(
     release: str | None,
     precision: str | None,
     max_frames: int | None,
+    fps: float | None,
     overlay: Path | None,
     jsonl: Path | None,
     maps: Path | None,
@@ -86,6 +92,7 @@ def run(
     with ExitStack() as opened:
         frames = open_source(source)
         opened.callback(frames.close)
+        frames.fps = fps or frames.fps
         model = SaliencyModel(release, precision, threads)
         opened.callback(model.close)
         sinks = _open_sinks(frames, overlay, jsonl, maps)

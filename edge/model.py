@@ -66,6 +66,7 @@ class SaliencyModel:
         self.engine = self._runner.description
         self._fresh = True
         try:
+            self.reset()
             self._check_golden()
         except BaseException:
             self.close()

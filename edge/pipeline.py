@@ -65,10 +65,11 @@ def run(
     latencies: list[float] = []
     first_map_s = 0.0
     lanes: list[_Lane] = []
+    model.reset(source.fps)
     reader = _Reader(source, model.prepare, max_frames)
     try:
         lanes.extend(map(_Lane, sinks))  # one by one: what was started is ended below
-        for result in _infer(model, reader, source.fps):
+        for result in _infer(model, reader):
             first_map_s = first_map_s or time.perf_counter() - started
             latencies.append(result.latency_ms)
             for lane in lanes:
@@ -106,8 +107,7 @@ def run(
     )
 
 
-def _infer(model: SaliencyModel, reader: _Reader, fps: float) -> Iterator[Result]:
-    model.reset(fps)
+def _infer(model: SaliencyModel, reader: _Reader) -> Iterator[Result]:
     waiting: deque[Prepared] = deque()
     last: Prepared | None = None
     for prepared in reader:

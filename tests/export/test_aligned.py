@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from edge import pipeline
 from edge import release as releases
 from edge.model import SaliencyModel, clip_maps
 from edge.preprocess import Alignment, Preprocessing
 from edge.release import PRECISIONS
+from edge.sources import open_source
 from tests.conftest import Outcome
 from trainer.datasets.clips import LabelledFrame
 from trainer.models.student import SkdSettings, Student
@@ -53,6 +56,13 @@ def test_it_is_exported_verified_compared_and_run_as_it_was_trained(
     np.testing.assert_allclose(clip_maps(model, np.stack(clip)), truth, atol=1e-5)
     held = clip_maps(model, np.stack([clip[-1]] * 4))[-1]
     assert np.abs(held - truth[-1]).max() > 4e-5  # what moves counts
+    source = open_source(str(frames_at(tmp_path / "clip", clip)))
+    source.fps = 20
+    maps: list[np.ndarray] = []
+    pipeline.run(source, model, [], on_result=lambda result: maps.append(result.saliency.copy()))
+    *_, (_, six_back) = StudentPredictor(str(saved), fps=20).maps("", labelled(clip))
+    np.testing.assert_allclose(maps[-1], six_back, atol=1e-5)
+    assert np.abs(six_back - truth[-1]).max() > 2e-5  # which is three back
     model.close()
     outcome = command("run", "synthetic:8:320x180:12", "--release", place, "--maps", tmp_path / "maps")
     assert outcome.code == 0, outcome.err
@@ -66,6 +76,13 @@ def test_it_is_exported_verified_compared_and_run_as_it_was_trained(
     )  # fmt: skip
     assert outcome.code == 2
     assert "looks for the camera's motion" in outcome.err
+
+
+def frames_at(place: Path, clip: list[np.ndarray]) -> Path:
+    place.mkdir()
+    for index, image in enumerate(clip):
+        cv2.imwrite(str(place / f"{index:03d}.png"), image)
+    return place
 
 
 def labelled(clip: list[np.ndarray]) -> list[LabelledFrame]:
