@@ -20,10 +20,12 @@ lint: env
 bench: env
 	$(BIN)/python -m tests.bench
 
-# The shipped release, from the shipped student; calibrated on the made world, which may be shipped.
+# The shipped releases, from the shipped students; calibrated on the made world, which may be shipped.
 release: env
-	$(BIN)/aerogaze export skd-64 --form stream --out edge/releases/skd-64 \
-	  $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11)
+	for name in skd-64 skd-64-motion; do \
+	  $(BIN)/aerogaze export $$name --form stream --out edge/releases/$$name \
+	    $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11) || exit; \
+	done
 
 env: $(VENV)/.made
 

@@ -21,8 +21,9 @@ from trainer.models.student import Student
 
 Map = NDArray[np.float32]
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "int8": 2e-2}
-"""fp32: largest absolute difference of maps in [0, 1]. fp16 and int8: 1 - mean CC with fp32's maps."""
+TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 1e-3, "int8": 2e-2}
+"""fp32: largest absolute difference of maps in [0, 1]; a map is exp of logarithms down to -30 or so, whose
+rounding in float32 is a few 1e-6 of each sum. fp16 and int8: 1 - mean CC with fp32's maps."""
 
 
 def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:

@@ -68,3 +68,11 @@ def test_native_precisions_follow_the_processor() -> None:
     assert not old.native("fp16")
     assert old.native("fp32")
     assert Machine("Arm", "aarch64", frozenset({"asimddp", "asimdhp"}), 4, "").native("fp16")
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(releases.SHIPPED.iterdir())])
+def test_every_shipped_release_gives_its_golden_maps(name: str) -> None:
+    model = SaliencyModel(name, "int8")  # which refuses others
+    frames, maps = model.release.golden()
+    assert clip_maps(model, frames).shape == maps.shape
+    model.close()
