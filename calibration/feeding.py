@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ class Feeding:
     output: str
     states: tuple[State, ...] = ()
     ahead: bool = False
-    beside: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = lambda past, now: past
+    beside: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = field(
+        default=lambda past, now: past,
+        repr=False,  # what is written of a feeding names a cache; `prepare` tells of an alignment
+    )
 
     def __call__(self, session: ort.InferenceSession, window: Window) -> Feed:
         """Return the inputs for a window's judged frame; `session` carries the states to it."""

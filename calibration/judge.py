@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ class Budget:
         """Return what share of the budget is used up: more than 1 breaks it."""
         shares = [(1 - quality.cc) / self.cc if self.cc else 0.0]
         shares.append(quality.kld / self.kld if self.kld else 0.0)
-        return max(shares)
+        return math.inf if any(map(math.isnan, shares)) else max(shares)
 
     def __str__(self) -> str:
         parts = [f"1 - CC at most {self.cc:g}"] if self.cc else []

@@ -60,7 +60,7 @@ def count(
         rest = islice(frames.windows, fed, None)
         feeds = (feeding(session, window) for window in rest)
         histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
-    return histograms
+    return {name: histogram for name, histogram in histograms.items() if np.isfinite(histogram.low)}
 
 
 def collect_ranges(

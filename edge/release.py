@@ -107,7 +107,7 @@ class Release:
     student: Mapping[str, Any]
     preprocessing: Preprocessing
     inputs: tuple[str, ...]
-    """The stream form takes the first; the pair form takes the frame and its neighbour."""
+    """The pair form takes both, and so does an aligned stream; other streams take the first."""
     output: str
     delay_frames: int
     preroll: int
@@ -317,6 +317,8 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
         )
         for g in document["graphs"]
     )
+    if not graphs:
+        raise ValueError("graphs is empty")
     prepared = document["preprocessing"]
     inputs = tuple(_text(name) for name in document["inputs"])
     if not inputs:

@@ -101,6 +101,13 @@ def export(
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
     allowed = Budget.parse(budget) if budget is not None else None
     loaded = load_student(student)
+    if raw and loaded.settings.preprocessing().alignment is not None:
+        raise InputError(
+            f"student {loaded.name} looks for the camera's motion in each frame, which no graph does; "
+            "leave --fuse-preprocess out"
+        )
+    if allowed and "clip" in forms_of(loaded).modules:
+        raise InputError(f"student {loaded.name} takes clips, which have no int8 graphs: leave --budget out")
     PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
         sources = [open_source(name) for name in frames]

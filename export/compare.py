@@ -66,7 +66,7 @@ class Tally:
     @property
     def sqnr_db(self) -> float:
         """Return the signal's power over the difference's, in dB."""
-        if math.isnan(self._noise):
+        if not math.isfinite(self._noise):
             return math.nan
         ratio = max(self._signal, 1e-300) / max(self._noise, 1e-300)
         return float(np.clip(10 * math.log10(ratio), -MOST_DB, MOST_DB))

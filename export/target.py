@@ -114,7 +114,15 @@ def open_target(name: str, asked: Asked) -> Release | UserGraph:
         odd = next((key for key, value in given.items() if value is not None), None)
         if odd is not None:
             raise InputError(f"--{odd} is for ONNX files; a release says it itself: leave it out")
-        return releases.load(name)
+        release = releases.load(name)
+        if release.raw_frame is not None:
+            raise InputError(
+                f"release {release.name} takes raw frames, and its ranges are those of the graphs without; "
+                "calibrate the student's release before --fuse-preprocess"
+            )
+        if release.clip is not None:
+            raise InputError(f"release {release.name} takes clips, which are exported in fp32 and fp16 only")
+        return release
     return open_graph(
         path,
         asked.layout,

@@ -83,6 +83,8 @@ def evaluate(
     if picture and picture.suffix.lower() != ".png":
         raise InputError(f"cannot write {picture}: expected a name ending in .png")
     if kind == "twins":
+        if any(given is not None for given in (root, split, max_frames, picture)):
+            raise click.UsageError("--dataset twins takes no --root, --split, --max-frames or --picture")
         _twins(open_predictor(maps, precision, NOMINAL_FPS), json_path)
         return
     if root is None:

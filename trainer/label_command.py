@@ -20,7 +20,7 @@ from trainer.datasets import READERS, open_dataset
 from trainer.fit import processes
 from trainer.label import clips_sha256
 from trainer.label import label as write_shards
-from trainer.predict import fingerprint, open_predictors
+from trainer.predict import FPS, fingerprint, open_predictors
 from trainer.shards import SCHEMA, LabelledMaps, Plan
 
 NAMED = 3
@@ -47,6 +47,13 @@ NAMED = 3
 @click.option(
     "--stride", type=click.IntRange(min=1), default=1, show_default=True, help="Label every so many frames."
 )
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True, max=1000),
+    default=FPS,
+    show_default=True,
+    help="The clips' frame rate, for models that look back by seconds.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Only this many first frames of each clip.")
 @click.option(
     "--clips-per-shard", type=click.IntRange(min=1), default=100, show_default=True, help="Clips in a file."
@@ -64,6 +71,7 @@ def label(
     precision: str | None,
     size: str,
     stride: int,
+    fps: float,
     max_frames: int | None,
     clips_per_shard: int,
     share: str | None,
@@ -80,7 +88,7 @@ def label(
         PendingFile(json_path).discard()  # a place that cannot be written is told now
     dataset = open_dataset(kind, root, split)
     _take_my_part_of_the_machine(part)
-    predictors = open_predictors(model, precision)
+    predictors = open_predictors(model, precision, fps)
     plan = Plan(
         model=model,
         sha256=fingerprint(model),
@@ -95,6 +103,7 @@ def label(
         stride=stride,
         max_frames=max_frames,
         clips_per_shard=clips_per_shard,
+        fps=fps,
     )
     started = time.perf_counter()
     mine = sum(

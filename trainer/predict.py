@@ -89,7 +89,8 @@ class PairPredictor:
     """Maps of frames beside their neighbours by PyTorch, in batches, on the GPU if there is one.
 
     `network` takes frames and neighbours (N, 3, H, W) and gives saliency maps (N, 1, h, w). Where a
-    clip ends, a frame is its own neighbour. `lag`: how many frames back "previous" reaches.
+    clip ends, a frame is its own neighbour. `lag`: how many frames back "previous" reaches; `beside`: an
+    earlier frame to what is shown beside a later one.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class PairPredictor:
         prepare: Preprocessing,
         pair: Pair,
         network: Callable[[Tensor, Tensor], Tensor],
-        lag: int = 1,
+        lag: int,
+        beside: Callable[[Image, Image], Image],
     ) -> None:
-        self.description = description
+        self.description, self._beside = description, beside
         self._prepare, self._pair, self._network, self._lag = prepare, pair, network, lag
 
     def maps(
@@ -125,7 +127,7 @@ class PairPredictor:
             now = prepare.resize(frame.image)
             before, then = past[0] if past else (frame, now)
             if self._pair == "previous" and frame.index % every == 0:
-                yield frame, prepare(now), prepare(prepare.beside(then, now))
+                yield frame, prepare(now), prepare(self._beside(then, now))
             elif self._pair == "next" and past and before.index % every == 0:
                 yield before, prepare(then), prepare(now)
             past.append((frame, now))
@@ -183,6 +185,7 @@ def _pairs(student: students.Student, fps: float) -> PairPredictor:
         settings.pair,
         lambda frame, other: students.saliency(network(frame, other), settings.head),
         max(1, round(settings.lag_s * fps)),
+        settings.preprocessing().beside,
     )
 
 
@@ -193,7 +196,7 @@ class TeacherPredictor(PairPredictor):
         InputError: the run has no finished teachers, or they cannot be read.
     """
 
-    def __init__(self, folder: Path, which: str) -> None:
+    def __init__(self, folder: Path, which: str, fps: float = FPS) -> None:
         import torch
         from pydantic import ValidationError
 
@@ -216,9 +219,11 @@ class TeacherPredictor(PairPredictor):
         head = recipe.settings().head
         super().__init__(
             f"{which} teacher of {recipe.name}, PyTorch {torch.__version__}",
-            Preprocessing(*recipe.large, alignment=recipe.settings().preprocessing().alignment),
+            Preprocessing(*recipe.large),
             recipe.student.pair,
             lambda frame, other: students.saliency(teacher(frame, other), head).clamp(max=1),
+            max(1, round(recipe.student.lag_s * fps)),
+            recipe.settings().preprocessing().beside,
         )
 
 
@@ -271,6 +276,7 @@ class _Stream:
 
         forms = forms_of(student)
         self._step, self._states, self._fps = forms.modules["stream"].to(device()), forms.states, fps
+        self._preroll = forms.preroll
         self._prepare = student.settings.preprocessing()
         self.description = _described(student)
 
@@ -283,11 +289,14 @@ class _Stream:
         starts = {s.input: torch.full(s.shape, s.start, device=device()) for s in self._states}
         carried = Carried(self._states, starts)
         carried.reset(self._fps)
+        rounds = 1 + self._preroll
         for frame in frames:
             tensor = torch.from_numpy(self._prepare(frame.image)).to(device())
-            with torch.inference_mode():
-                saliency, *given = self._step(tensor, *carried.feed().values())
-            carried.keep(dict(zip(carried.outputs, given, strict=True)))
+            for _ in range(rounds):
+                with torch.inference_mode():
+                    saliency, *given = self._step(tensor, *carried.feed().values())
+                carried.keep(dict(zip(carried.outputs, given, strict=True)))
+            rounds = 1
             if frame.index % every == 0:
                 yield frame, saliency[0, 0].float().cpu().numpy()
 
@@ -343,7 +352,7 @@ def open_predictor(name: str, precision: str | None = None, fps: float = FPS) ->
     if precision is not None:
         raise InputError(f"{name} is no release; only a release has precisions: leave --precision out")
     if path.name in KINDS and (path.parent / DONE).is_file():
-        return TeacherPredictor(path.parent, path.name)
+        return TeacherPredictor(path.parent, path.name, fps)
     if (path / DONE).is_file():
         raise InputError(f"{name} holds two teachers; name one: {', '.join(str(path / k) for k in KINDS)}")
     if path.is_dir():
@@ -359,7 +368,7 @@ def open_predictor(name: str, precision: str | None = None, fps: float = FPS) ->
     )
 
 
-def open_predictors(name: str, precision: str | None = None) -> dict[str, Predictor]:
+def open_predictors(name: str, precision: str | None = None, fps: float = FPS) -> dict[str, Predictor]:
     """Open all that makes maps at a name: teachers by their kinds, else "saliency" alone.
 
     Raises:
@@ -367,8 +376,8 @@ def open_predictors(name: str, precision: str | None = None) -> dict[str, Predic
     """
     path = Path(name)
     if precision is None and (path / DONE).is_file():
-        return {kind: open_predictor(str(path / kind)) for kind in KINDS}
-    predictor = open_predictor(name, precision)
+        return {kind: open_predictor(str(path / kind), None, fps) for kind in KINDS}
+    predictor = open_predictor(name, precision, fps)
     return {path.name if isinstance(predictor, TeacherPredictor) else "saliency": predictor}
 
 

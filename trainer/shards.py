@@ -42,7 +42,8 @@ class Plan:
 
     `model` alone may differ: it is the name that was given. `sha256` is of the model's file,
     `clips_sha256` of the clips' names in order. `maps`: the names of
-    a frame's maps. `stride`: every so many frames have maps. A clip's index // `clips_per_shard` is its
+    a frame's maps. `stride`: every so many frames have maps. `fps`: the
+    clips' frame rate, by which a model looks back. A clip's index // `clips_per_shard` is its
     shard.
     """
 
@@ -59,6 +60,7 @@ class Plan:
     stride: int
     max_frames: int | None
     clips_per_shard: int
+    fps: float
 
     @property
     def shards(self) -> int:

@@ -122,3 +122,8 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         for n in (40, 2000)
     )
     assert many - few < 20_000  # 2000 feeds' activations are 450 MB
+
+
+def test_what_is_written_of_a_feeding_is_the_same_in_every_process() -> None:
+    told = repr(Feeding(Preprocessing(SIDE, SIDE), ("frame",), "saliency"))
+    assert " at 0x" not in told

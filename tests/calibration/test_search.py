@@ -130,3 +130,8 @@ def test_the_modelled_latency_counts_work_bytes_and_changes_of_precision() -> No
     assert some > base  # Q and DQ around one small layer cost more than it saves
     assert timer(graph(frozenset(LAYERS)))[0] < some
     assert "roofline" in str(timer.stated()["model"])
+
+
+def test_maps_that_are_no_numbers_break_every_budget() -> None:
+    for budget in (Budget(cc=0.005), Budget(kld=0.005), Budget(0.005, 0.005)):
+        assert budget.spent(Quality(float("nan"), float("nan"), float("nan"))) > 1

@@ -224,3 +224,9 @@ def test_a_tally_is_of_all_frames() -> None:
     assert tally.mean_error == 0.125
     assert tally.sqnr_db == pytest.approx(20.0)  # 25 / .25
     assert tally.cc == [1.0]  # of what varies
+
+
+def test_an_infinite_value_is_no_signal_to_compare() -> None:
+    tally = Tally()
+    tally.add(np.ones((2, 2)), np.array([[1, np.inf], [1, 1]]))
+    assert math.isnan(tally.sqnr_db)

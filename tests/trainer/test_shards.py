@@ -13,7 +13,7 @@ import pytest
 from edge.errors import InputError
 from trainer.shards import LabelledMaps, Plan, Shard, keep_plan, shard_path
 
-PLAN = Plan("m", "0", None, "videos", None, 3, "0", ("spatial", "temporal"), 16, 12, 1, None, 2)
+PLAN = Plan("m", "0", None, "videos", None, 3, "0", ("spatial", "temporal"), 16, 12, 1, None, 2, 30.0)
 
 
 def ramp(peak: float, seed: int) -> np.ndarray:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from edge.errors import InputError
 from edge.release import State
-from edge.states import Carried
+from edge.states import NOMINAL_FPS, Carried
+from trainer.datasets.clips import LabelledFrame
 from trainer.models.describe import multiply_accumulates
 from trainer.models.efficientnet_lite import EfficientNetLite0
 from trainer.models.forms import forms_of
@@ -18,6 +20,7 @@ from trainer.models.mobilenet3d import group_means
 from trainer.models.streaming import REDUCTIONS, SIZES, WINDOW, Encoder, Reduction, StreamingNetwork
 from trainer.models.student import StreamingSettings, Student, load_student, parameter_count
 from trainer.models.tinyhd import LEVELS
+from trainer.predict import StudentPredictor
 
 SMALL = (64, 96)
 # rc: parameters, multiply-accumulates for a frame of 192 x 256 (a quarter of it at half the size).
@@ -157,3 +160,15 @@ def test_what_does_not_fit_is_named() -> None:
         StreamingNetwork(8)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"a clip of shape \(1, 3, 2, 60, 96\)"):
         StreamingNetwork(4)(torch.zeros(1, 3, 2, 60, 96))
+
+
+def test_predicted_maps_are_the_clips_from_the_first_frame_on(tmp_path: Path) -> None:
+    network, place = settled(4), tmp_path / "s.safetensors"
+    student = Student("s", StreamingSettings(96, 128, 4), network, {})
+    student.save(place)
+    images = np.random.default_rng(0).integers(0, 255, (WINDOW + 1, 96, 128, 3), dtype=np.uint8)
+    frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(images)]
+    maps = [saliency for _, saliency in StudentPredictor(str(place), NOMINAL_FPS).maps("a", frames)]
+    clip = torch.from_numpy(student.settings.preprocessing().window(list(images)))
+    with torch.inference_mode():
+        np.testing.assert_allclose(maps, network(clip).fused[0].numpy(), atol=1e-5)

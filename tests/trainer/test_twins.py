@@ -86,3 +86,10 @@ def test_the_command_says_it(
     outcome = command("evaluate", "skd-64", "--dataset", "boxes")
     assert outcome.code == 2
     assert "--dataset boxes needs --root" in outcome.err
+
+
+@pytest.mark.parametrize("extra", [["--root", "x"], ["--max-frames", "3"], ["--picture", "x.png"]])
+def test_what_twins_do_not_take_is_refused(command: Callable[..., Outcome], extra: list[str]) -> None:
+    outcome = command("evaluate", "skd-64", "--dataset", "twins", *extra)
+    assert outcome.code == 2
+    assert "--dataset twins takes no" in outcome.err
