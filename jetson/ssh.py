@@ -117,12 +117,22 @@ class SshTarget:
                 more["client_keys"] = [str(login.identity)]
             if login.known_hosts:
                 more["known_hosts"] = str(login.known_hosts)
+            if login.port:
+                more["port"] = login.port
             with _told(self.name):
-                self._connection = await asyncssh.connect(
-                    login.host, **({"port": login.port} if login.port else {}), username=login.user,
-                    preferred_auth="publickey", connect_timeout=15, keepalive_interval=5,
-                    keepalive_count_max=3, **more,
+                options = await asyncssh.SSHClientConnectionOptions.construct(
+                    config=(), host=login.host, username=login.user, preferred_auth="publickey",
+                    connect_timeout=15, keepalive_interval=5, keepalive_count_max=3, **more,
                 )  # fmt: skip
+                if options.known_hosts is None:
+                    raise InputError(
+                        "~/.ssh/config says UserKnownHostsFile none, so that no host key is checked: "
+                        "name a file with --known-hosts"
+                    )
+                # Named again, so that no "Match final" in the file takes it away.
+                self._connection = await asyncssh.connect(
+                    login.host, options=options, known_hosts=options.known_hosts
+                )
         return self._connection
 
     async def _upload(self, place: Path, name: str, on_bytes: OnBytes) -> None:

@@ -20,6 +20,8 @@ pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.ssh import ARRIVALS, BLOCK, Login, parse_login
 from tests.jetson.sshd import SSHD, Server, cut_wire, new_ssh_key, sshd
 
+# Uploads go to the one home of whoever runs this: tests side by side would remove each other's.
+pytestmark = pytest.mark.xdist_group("sshd")
 Command = Callable[..., Outcome]
 Make = Callable[..., Path]
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd here (apt-get install openssh-server)")
@@ -137,6 +139,36 @@ def test_a_changed_or_unknown_host_key_is_refused(
         assert "host key of" in refused.err
         assert refused.err.splitlines()[-1].startswith("aerogaze: ")
     assert not root.exists()
+
+
+def test_host_keys_are_checked_whatever_the_configuration_says(
+    command: Command, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, "UserKnownHostsFile none\n")
+    refused = command("flash", make(), "pilot@127.0.0.1:1")
+    assert refused.code == 2
+    assert "no host key is checked: name a file with --known-hosts" in refused.err.splitlines()[-1]
+    (tmp_path / "known").touch()
+    named = command("flash", make(), "pilot@127.0.0.1:1", "--known-hosts", tmp_path / "known")
+    assert "cannot reach" in named.err
+
+
+@needs_sshd
+def test_the_configuration_cannot_take_host_keys_away_at_its_end(
+    command: Command, make: Make, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, "Match final\n  UserKnownHostsFile none\n")
+    words = [server.words()[0], "--identity", server.identity, "--aerogaze", server.aerogaze]
+    refused = command("flash", make(), *words, "--root", tmp_path / "drone")
+    assert refused.code == 2
+    assert "host key of" in refused.err
+
+
+def configure(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Give ssh a home with this configuration and no known hosts."""
+    monkeypatch.setenv("HOME", str(home))
+    (home / ".ssh").mkdir()
+    (home / ".ssh" / "config").write_text(text)
 
 
 @needs_sshd
