@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
     Raises:
         InputError: no such release, a changed file, a name or value that a bundle cannot have, the same
             key twice, or a place that cannot be written.
+        CheckError: a file changed while it was read. A bundle that was there before stays.
     """
     release = releases.load(folder)
     paths = {name: release.folder / name for name in releases.files(release)}
@@ -113,10 +115,11 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
         manifest = dataclasses.replace(manifest, cms_sha256=hashlib.sha256(cms).hexdigest())
     manifest = parse_manifest(manifest.document())
     sealed = Sealed(manifest, sign(keys, PURPOSE, canonical.encode(manifest.document())), cms)
-    with written_file(place) as path, path.open("wb") as file:
-        _write(file, sealed, paths)
-    with opened(place) as file:  # what changed under our hands is found now, not on a board
-        read_bundle(file, str(place))
+    with written_file(place) as path:
+        with path.open("wb") as file:
+            _write(file, sealed, paths)
+        with opened(path) as file:  # what changed under our hands is found now, not on a board
+            read_bundle(file, str(place))
     return manifest
 
 
@@ -128,14 +131,19 @@ def opened(place: Path) -> Iterator[BinaryIO]:
         InputError: it is no file, or cannot be read.
     """
     try:
-        with place.open("rb") as file:
-            if not stat.S_ISREG(place.stat().st_mode):
+        with open(place, "rb", opener=_open_now) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(f"{place} is no file; expected a bundle that aerogaze bundle wrote")
             yield file
     except OSError as error:
         if error.filename != str(place):
             raise
         raise InputError(f"cannot read {place}: {error.strerror}") from None
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open without waiting, as for somebody to write to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_head(reader: cpio.Reader, trust: Trust | None = None) -> Sealed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -46,6 +48,7 @@ def trust(
         raise InputError(
             f"trust version {version} without signatures; expected version 1, or --key with trusted keys"
         )
+    _check_out(out, (*public, *signers))
     made = trusts.make_trust([signing.load_public(place) for place in public], threshold, version)
     trusts.write_trust(made, [signing.load_key(place) for place in signers], out)
     print(f"wrote {out}: version {version}, {threshold} of {len(made.keys)} keys, {len(signers)} signatures")
@@ -106,6 +109,7 @@ def bundle(
             )
         if (swupdate_key is None) != (swupdate_cert is None):
             raise InputError("--swupdate-key and --swupdate-cert go together: name both, or none")
+        _check_out(out, (*key_files, *filter(None, (swupdate_key, swupdate_cert))))
         cms = load_cms_signer(swupdate_key, swupdate_cert) if swupdate_key and swupdate_cert else None
         wishes = Wishes(
             counter, over, parse_compatible(compatible), runtime,
@@ -129,6 +133,17 @@ def bundle(
     lines = [f"{_line(manifest)}; signed by {', '.join(map(signing.short, manifest.signers))}"]
     lines += [f"{f.size_bytes:>12}  {f.sha256[:16]}  {f.name}" for f in manifest.files]
     _tell(manifest, as_json, "\n".join(lines if trust else [*lines, "whether to trust it: --trust k.pub"]))
+
+
+def _check_out(out: Path, keys: Iterable[Path]) -> None:
+    """See that no key is written over.
+
+    Raises:
+        InputError: one would be.
+    """
+    for key in keys:
+        if os.path.exists(out) and os.path.exists(key) and out.samefile(key):
+            raise InputError(f"--out {out} is the key {key}, which is never written over: name another place")
 
 
 def _line(manifest: Manifest) -> str:

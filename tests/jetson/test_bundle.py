@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import random
 import shutil
 import tracemalloc
@@ -18,7 +19,7 @@ from jetson import bundle as bundles
 from jetson import canonical, cpio
 from jetson.bundle import Wishes, read_bundle, write_bundle
 from jetson.keys import Key, new_key, sign
-from jetson.manifest import Compatible, parse_manifest
+from jetson.manifest import Compatible, File, parse_manifest
 from jetson.trust import make_trust
 from tests.conftest import Outcome
 
@@ -267,7 +268,7 @@ def test_the_commands_write_list_and_verify(command: Command, small: Path, tmp_p
     words = ["--compatible", "boards=orin-nx,orin-nano", "--counter", "4", "--expires", "2030-01-31"]
     outcome = command("bundle", small, "--key", tmp_path / "k", *words, "--out", place)
     assert outcome.code == 0, outcome.err
-    assert "skd-64, counter 4, 3 files" in outcome.out
+    assert "skd-64, counter 4, 4 files" in outcome.out
     listed = command("bundle", "--list", place)
     assert "golden.npz" in listed.out
     told = json.loads(command("bundle", "--verify", place, "--trust", tmp_path / "k.pub", "--json").out)
@@ -276,6 +277,45 @@ def test_the_commands_write_list_and_verify(command: Command, small: Path, tmp_p
     assert refused.code == 1
     assert "signed by 0 of the trusted keys" in refused.err
     assert refused.err.count("\n") == 1
+
+
+def test_a_release_that_changes_while_it_is_bundled_leaves_the_older_bundle(
+    small: Path, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, place = Path(shutil.copytree(small, tmp_path / "release")), tmp_path / "b.swu"
+    write_bundle(release, [key], Wishes(), place)
+    before, entry = place.read_bytes(), bundles._entry
+
+    def changed(path: Path, timing_cache: bool) -> File:
+        found = entry(path, timing_cache)
+        path.write_bytes(bytes(found.size_bytes))
+        return found
+
+    monkeypatch.setattr(bundles, "_entry", changed)
+    with pytest.raises(CheckError, match="is not the file that was signed"):
+        write_bundle(release, [key], Wishes(counter=2), place)
+    assert place.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.swu", "release"]
+
+
+def test_a_pipe_is_no_bundle(command: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    outcome = command("bundle", "--list", tmp_path / "pipe")
+    assert outcome.code == 2
+    assert "is no file; expected a bundle" in outcome.err
+
+
+def test_no_key_is_written_over(command: Command, small: Path, tmp_path: Path) -> None:
+    new_key(tmp_path / "k")
+    before = (tmp_path / "k").read_bytes()
+    (tmp_path / "link").symlink_to("k")
+    for out in ("k", "link"):
+        for words in (["bundle", small], ["keys", "trust", tmp_path / "k.pub"]):
+            outcome = command(*words, "--key", tmp_path / "k", "--out", tmp_path / out)
+            assert outcome.code == 2
+            assert "never written over" in outcome.err
+            assert outcome.err.count("\n") == 1
+    assert (tmp_path / "k").read_bytes() == before
 
 
 @pytest.mark.parametrize(
