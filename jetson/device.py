@@ -39,6 +39,10 @@ from jetson.trust import Trust, parse_trust, succeed
 TRUST = "trust.json"
 
 
+class BusyError(InputError):
+    """Another command works on the board."""
+
+
 @dataclass
 class Board:
     """A board's folder with all that is done to it; every part can be another one in tests.
@@ -117,7 +121,7 @@ class Board:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise InputError(
+                    raise BusyError(
                         f"another aerogaze command works on the board {self.root}: wait until it has ended"
                     ) from None
                 yield
@@ -128,9 +132,18 @@ class Board:
             raise InputError(f"cannot write the board {self.root}: {why}; what it flies is whole") from error
 
     def boot(self) -> State:
-        """Mend what a power cut left, before the service starts: a trial never marked good goes back."""
-        with self.locked():
-            return self._mend()
+        """Mend what a power cut left, before the service starts: a trial never marked good goes back.
+
+        Nothing is written where there is none, nor while an install, which restarts the service, watches it.
+        """
+        state = self.state()
+        if not state.trial:
+            return state
+        try:
+            with self.locked():
+                return self._mend()
+        except BusyError:
+            return state
 
     def rollback(self) -> State:
         """Go back to the previous slot, watched like any switch."""
@@ -164,28 +177,30 @@ class Board:
     def switch(self, state: State, name: SlotName, event: str) -> State:
         """Fly a whole slot: one rename, then restart and watch; mark it good, or go back."""
         slot = state.slots[name]
-        trial = dataclasses.replace(state, current=name, previous=state.current, trial=True)
+        # What was never marked good, as a first release whose trial was cut off, is nothing to go back to.
+        previous = None if state.trial else state.current
+        trial = dataclasses.replace(state, current=name, previous=previous, trial=True)
         try:
             save_state(self.disk, self.root, trial)
             self.say(f"switched to slot {name}; watching the service")
             self._start(trial)
-        except (CheckError, KeyboardInterrupt) as error:
+            now = int(self.clock())
+            good = dataclasses.replace(
+                trial,
+                trial=False,
+                counter=max(trial.counter, slot.counter),
+                seen_at=max(trial.seen_at, now),
+            ).noted(now, event, slot, slot.why)
+            save_state(self.disk, self.root, good)
+        except (CheckError, OSError, KeyboardInterrupt) as error:
             why = str(error) or "interrupted"
             back = self._back(trial, why)
-            if isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, CheckError):
                 raise
             raise CheckError(
                 f"{slot.release} counter {slot.counter} did not stay healthy: {why}; "
                 + (f"back to counter {back.flown.counter}" if back.flown else "nothing is flown now")
             ) from None
-        now = int(self.clock())
-        good = dataclasses.replace(
-            trial,
-            trial=False,
-            counter=max(trial.counter, slot.counter),
-            seen_at=max(trial.seen_at, now),
-        ).noted(now, event, slot, slot.why)
-        save_state(self.disk, self.root, good)
         self.say("marked good")
         return good
 

@@ -52,8 +52,7 @@ def device() -> None:
 @root_option
 def trust(key: Path, root: Path) -> None:
     """Say whose bundles are taken: KEY is a .pub, or later a trust document signed by those before."""
-    new = trusts.load_trust([key])
-    signatures = None if key.read_bytes().startswith(b"-----BEGIN") else trusts.read_trust(key)[1]
+    new, signatures = trusts.load_new_trust(key)
     board(root).set_trust(new, signatures)
     print(f"{root} trusts {', '.join(map(signing.short, new.keys))}: {new.threshold} must sign")
 

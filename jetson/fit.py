@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import date
 
 from edge.errors import CheckError
 from jetson.boards import Facts
 from jetson.manifest import Manifest, starts_with, version_key
 from jetson.state import State
+
+DAY_S = 86400
 
 
 def check_fit(manifest: Manifest, facts: Facts, state: State, now: float, here: str) -> None:
@@ -25,7 +27,7 @@ def check_fit(manifest: Manifest, facts: Facts, state: State, now: float, here: 
         raise CheckError(f"the bundle needs aerogaze {manifest.runtime}, here is {here}: update it first")
     _check_counter(manifest, state)
     known = max(now, state.seen_at)
-    if manifest.expires and known >= _end(manifest.expires):
+    if manifest.expires and known // DAY_S > _days(manifest.expires):
         raise CheckError(f"the bundle expired after {manifest.expires} (UTC): bundle the release again")
 
 
@@ -54,6 +56,6 @@ def _check_counter(manifest: Manifest, state: State) -> None:
     )
 
 
-def _end(day: str) -> float:
-    start = datetime.fromisoformat(day).replace(tzinfo=timezone.utc)
-    return (start + timedelta(days=1)).timestamp()
+def _days(day: str) -> int:
+    """Return the days from 1970's first to this one: any day has a number, not any has a next day."""
+    return (date.fromisoformat(day) - date(1970, 1, 1)).days

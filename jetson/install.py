@@ -31,7 +31,7 @@ Reader = Callable[[Sink], Sealed]
 def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = False) -> State:
     """Put a bundle into the slot that is not flown, try it there, and fly it.
 
-    The same release again changes nothing unless `reinstall`.
+    The same release again changes nothing unless `reinstall`, or its first trial was cut off.
 
     Raises:
         InputError: the bundle or board cannot be read or written, or another command works on the board.
@@ -47,7 +47,7 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         manifest, now = sealed.manifest, board.clock()
         check_fit(manifest, board.facts, state, now, version("aerogaze"))
         same = state.flown is not None and state.flown.id == _id(sealed)
-        if same and not reinstall:
+        if same and not reinstall and not state.trial:
             board.say("this release is flown already")
             return state
         if state.flown and state.flown.counter == manifest.counter and not same:

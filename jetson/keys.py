@@ -95,8 +95,17 @@ def load_public(place: Path) -> PublicKey:
     Raises:
         InputError: it is no Ed25519 public key in PEM.
     """
+    return parse_public(read_small(place), place)
+
+
+def parse_public(data: bytes, place: Path) -> PublicKey:
+    """Read a public key from what stands in a file.
+
+    Raises:
+        InputError: it is no Ed25519 public key in PEM.
+    """
     try:
-        public = serialization.load_pem_public_key(read_small(place))
+        public = serialization.load_pem_public_key(data)
     except ValueError:
         public = None
     if not isinstance(public, Ed25519PublicKey):

@@ -18,6 +18,7 @@ from jetson.keys import (
     Signatures,
     check_signatures,
     load_public,
+    parse_public,
     parse_signatures,
     read_small,
     short,
@@ -84,8 +85,12 @@ def read_trust(place: Path) -> tuple[Trust, Signatures]:
         InputError: it is no trust document.
         CheckError: a signature is wrong.
     """
+    return _parse_signed(read_small(place), place)
+
+
+def _parse_signed(data: bytes, place: Path) -> tuple[Trust, Signatures]:
     what = f"trust document {place}"
-    document = canonical.decode(read_small(place), what)
+    document = canonical.decode(data, what)
     signatures = parse_signatures(document.pop("signatures", None), what)
     trust = parse_trust(document, what)
     check_signatures(signatures, _TRUST, canonical.encode(document), what)
@@ -132,8 +137,26 @@ def load_trust(places: Sequence[Path], threshold: int | None = None) -> Trust:
         InputError: a file is neither, or a document comes with others or with a threshold.
         CheckError: a document's signature is wrong.
     """
-    if len(places) == 1 and not read_small(places[0]).startswith(b"-----BEGIN"):
-        if threshold is not None:
-            raise InputError(f"{places[0]} says its own threshold: leave --threshold out")
-        return read_trust(places[0])[0]
-    return make_trust([load_public(place) for place in places], threshold or 1)
+    if len(places) != 1:
+        return make_trust([load_public(place) for place in places], threshold or 1)
+    trust, signatures = load_new_trust(places[0])
+    if signatures is None:
+        return make_trust(trust.keys, threshold or 1)
+    if threshold is not None:
+        raise InputError(f"{places[0]} says its own threshold: leave --threshold out")
+    return trust
+
+
+def load_new_trust(place: Path) -> tuple[Trust, Signatures | None]:
+    """Read whom to trust, and who signed that: a trust document, or a public key, which nobody signs.
+
+    The file is read once: what is trusted is what was signed, whoever changes the file meanwhile.
+
+    Raises:
+        InputError: it is neither.
+        CheckError: a document's signature is wrong.
+    """
+    data = read_small(place)
+    if data.startswith(b"-----BEGIN"):
+        return make_trust([parse_public(data, place)]), None
+    return _parse_signed(data, place)

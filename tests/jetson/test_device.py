@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -21,11 +23,13 @@ import pytest
 from edge import release as releases
 from edge.errors import CheckError, InputError
 from edge.files import sha256
+from jetson import trust as trusts
 from jetson.autopilot import NoAutopilot
 from jetson.boards import Facts, read_facts
 from jetson.device import Board
+from jetson.disk import Disk
 from jetson.install import install
-from jetson.keys import Key, new_key
+from jetson.keys import Key, new_key, read_small
 from jetson.manifest import Compatible
 from jetson.policy import Measured, parse_policy
 from jetson.service import CommandService, NoService
@@ -117,9 +121,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert sorted(p.name for p in board.root.iterdir()) == ["lock", "trust.json"]
 
 
-def test_what_fits_is_taken(board: Board, make: Make) -> None:
+@pytest.mark.parametrize("expires", ["2026-01-01", "9999-12-31"])
+def test_what_fits_is_taken(board: Board, make: Make, expires: str) -> None:
     fits = Compatible(("agx-orin", "orin-nano"), ("8.7",), ("6.2",), ("10.3",))
-    assert put(board, make(compatible=fits, expires="2026-01-01")).counter == 1
+    assert put(board, make(compatible=fits, expires=expires)).counter == 1
 
 
 def test_a_board_that_does_not_say_what_it_is_takes_no_bundle_for_one(board: Board, make: Make) -> None:
@@ -176,6 +181,34 @@ def test_trust_changes_hands_only_by_those_who_have_it(
     with pytest.raises(CheckError, match="signed by 0"):
         put(board, make())
     assert put(board, make(other)).current == "a"
+
+
+def test_trust_changed_while_it_is_read_is_not_taken(
+    command: Command, key: Key, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, root = tmp_path / "t.json", tmp_path / "drone"
+    command("device", "trust", public, "--root", root)
+    before = (root / "trust.json").read_bytes()
+    honest, evil = new_key(tmp_path / "honest"), new_key(tmp_path / "evil")
+    write_trust(make_trust([honest.public], version=2), [key], place)
+    signed = place.read_bytes()
+    write_trust(make_trust([evil.public], version=2), [], place)
+    reads = 0
+
+    def swapped(path: Path) -> bytes:
+        nonlocal reads
+        data = read_small(path)
+        reads += 1
+        if reads == 2:
+            place.write_bytes(signed)
+        return data
+
+    monkeypatch.setattr(trusts, "read_small", swapped)
+    refused = command("device", "trust", place, "--root", root)
+    assert refused.code == 1
+    assert "signed by 0 of the trusted keys" in refused.err
+    assert reads == 1
+    assert (root / "trust.json").read_bytes() == before
 
 
 def test_too_little_room_is_told_before_anything_is_written(
@@ -345,6 +378,86 @@ def test_a_trial_never_marked_good_goes_back_at_boot(board: Board, make: Make) -
     assert "was never marked good" in board.state().history[-1]["detail"]
 
 
+def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
+    board: Board, make: Make, tmp_path: Path
+) -> None:
+    boot = (sys.executable, "-m", "edge.command", "device", "boot", "--root", str(board.root))
+    board.service = CommandService(boot, command_s=30)
+    put(board, make(counter=1))
+    assert put(board, make(counter=2)).counter == 2
+    well = tmp_path / "well"
+    health = ("sh", "-c", f"test -e {well}")
+    board.service = CommandService(boot, health, watch_s=0.3, every_s=0.1, command_s=30)
+    said: list[str] = []
+    board.say = said.append
+    with pytest.raises(CheckError, match="back to counter 2"):
+        put(board, make(counter=3))
+    assert not any("did not restart on the old release" in line for line in said)
+
+
+def test_a_board_with_nothing_on_trial_boots_from_a_disk_that_cannot_be_written(
+    board: Board, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(board, make())
+    (board.root / "lock").unlink()
+    (board.root / "lock").mkdir()  # opening it fails, for root too
+    assert board.boot().counter == 1
+
+
+def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: Board, make: Make) -> None:
+    class PowerCut(NoService):
+        def watch(self) -> None:
+            raise SystemError
+
+    board.service = PowerCut()
+    with pytest.raises(SystemError):
+        put(board, make(counter=5))
+    assert board.boot().trial
+    board.service = CommandService(("false",))
+    cut = (board.root / "state.json").read_bytes()
+    with pytest.raises(CheckError, match="nothing is flown now"):
+        put(board, make(counter=5))
+    (board.root / "state.json").write_bytes(cut)
+    board.service = NoService()
+    state = put(board, make(counter=5))
+    assert (state.current, state.previous, state.trial, state.counter) == ("b", None, False, 5)
+
+
+class SayingNo(Disk):
+    """Cannot write the state that marks the trial good."""
+
+    def step(self, what: str, path: Path) -> None:
+        if what == "rename" and b'"trial":false' in path.with_name("state.json.new").read_bytes():
+            self.step = lambda what, path: None  # type: ignore[method-assign]
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_a_disk_that_fails_after_the_watch_leaves_no_trial(board: Board, make: Make) -> None:
+    put(board, make(counter=1))
+    state = board.state()
+    newer = dataclasses.replace(state, slots={**state.slots, "b": state.slots["a"]})
+    board.disk = SayingNo()
+    with pytest.raises(OSError, match="Input/output error"):
+        board.switch(newer, "b", "install")
+    after = board.state()
+    assert (after.current, after.trial, after.history[-1]["event"]) == ("a", False, "back")
+
+
+def test_a_signal_after_the_watch_leaves_no_trial(board: Board, make: Make) -> None:
+    put(board, make(counter=1))
+
+    def late() -> float:
+        if board.state().trial:
+            board.clock = lambda: START_2026
+            raise KeyboardInterrupt
+        return START_2026
+
+    board.clock = late
+    with pytest.raises(KeyboardInterrupt):
+        put(board, make(counter=2))
+    assert (flown(board), board.state().trial) == (1, False)
+
+
 def test_an_interrupt_during_the_watch_goes_back(board: Board, make: Make) -> None:
     put(board, make(counter=1))
 
@@ -480,19 +593,20 @@ def test_a_cut_ssh_session_takes_a_trial_back(
 
 @pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="no setpriv on this machine")
 def test_an_unprivileged_user_is_told_in_one_line() -> None:
+    if (probe := as_nobody("pass")).returncode:
+        pytest.skip(f"user 65534 cannot start this Python: {probe.stderr.strip().splitlines()[-1]}")
     with tempfile.TemporaryDirectory() as locked:  # pytest's own folders let nobody else in
         Path(locked).chmod(0o555)
-        done = boot_as_nobody(Path(locked) / "drone")
+        code = (
+            "import sys; from edge.command import _exit_code; "
+            "sys.exit(_exit_code(['device', 'rollback', '--root', sys.argv[1]]))"
+        )
+        done = as_nobody(code, str(Path(locked) / "drone"))
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert "cannot write the board" in done.stderr
 
 
-def boot_as_nobody(root: Path) -> subprocess.CompletedProcess[str]:
+def as_nobody(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     lower = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.getuid() == 0 else []
-    code = (
-        "import sys; from pathlib import Path; from edge.command import _exit_code; "
-        "sys.exit(_exit_code(['device', 'boot', '--root', sys.argv[1]]))"
-    )
-    words = [*lower, sys.executable, "-c", code, str(root)]
-    return subprocess.run(words, capture_output=True, text=True)
+    return subprocess.run([*lower, sys.executable, "-c", code, *words], capture_output=True, text=True)
