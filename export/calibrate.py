@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -41,12 +42,17 @@ def calibrate_graph(
     Raises:
         InputError: the folder cannot be written or holds other files; as `int8_graphs`.
     """
+    half = to_fp16(user.model, [*user.feeding.inputs, *floats(user.model, user.feeding)])
+    judged = Judge(user.model, user.feeding, frames.held_out, options.threads)(half)
+    fits = math.isfinite(judged.cc) and math.isfinite(judged.kld)
     made = int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
+    if not fits:
+        doubt = "in float16 the graph gives no numbers: it overflows, and there is no fp16.onnx"
+        made = dataclasses.replace(made, doubts=(*made.doubts, doubt))
     with written_folder(folder, ours=ours_in_calibrated) as path, writing(folder):
-        half = to_fp16(user.model, [*user.feeding.inputs, *floats(user.model, user.feeding)])
-        judged = Judge(user.model, user.feeding, frames.held_out, options.threads)(half)
         _save(user.model, path / "fp32.onnx")
-        _save(half, path / "fp16.onnx")
+        if fits:
+            _save(half, path / "fp16.onnx")
         for found in made.int8:
             if found.model is not None:
                 _save(found.model, path / f"int8.{found.engine}.onnx")
@@ -58,7 +64,7 @@ def calibrate_graph(
             "output": user.feeding.output,
             "calibrated": calibrated(frames, options, made.method),
             "doubts": made.doubts,
-            "fp16": dataclasses.asdict(judged),
+            "fp16": dataclasses.asdict(judged) if fits else None,
             "int8": [found.document() for found in made.int8],
             "ranges": made.ranges,
             "files": {

@@ -89,7 +89,8 @@ class Side:
         self.outputs = tuple(output.name for output in model.graph.output)
         self._form: Form = spec.form or "stream"
         inputs = {i.name: i for i in model.graph.input if i.name not in _constants(model)}
-        states = release.states if release and self._form == "stream" else ()
+        self._states = release.states if release else ()
+        states = self._states if self._form == "stream" else ()
         states = tuple(s for s in states if s.input in inputs)
         frames = [name for name in inputs if name not in {s.input for s in states}]
         if spec.release is None and release is not None:
@@ -128,6 +129,9 @@ class Side:
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Forget the past: a new clip of `fps` frames a second."""
         self._carried.reset(fps)
+        if self._form == "pair":
+            lag = max((state.lag_frames(fps) for state in self._states), default=1)
+            self._before = deque(maxlen=lag)
         if self._alignment:
             self.prepare = Eye(self._alignment, fps)
         self._before.clear()
