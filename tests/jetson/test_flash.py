@@ -220,8 +220,9 @@ def test_a_wire_cut_at_any_byte_is_mended_or_told(
     assert status(command, root)["state"] == "good"
 
 
+# Alone it passes; beside other tests the upload was gone before its install, twice: not understood.
 @needs_sshd
-@pytest.mark.long  # passes alone; beside other tests the upload was gone twice before its install: not understood
+@pytest.mark.long
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_an_upload_goes_on_where_it_broke(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path, spoilt: bool
