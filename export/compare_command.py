@@ -11,7 +11,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from edge.errors import CheckError, InputError
@@ -20,8 +19,8 @@ from edge.release import FORMS, Form
 from edge.sources import open_source
 from export.compare import Comparison, Tally, compare_sides, matched_layers
 from export.sides import Side, Spec, read_graph
+from export.target import bar
 
-ERR = Console(stderr=True)
 MOST = 100
 COLUMNS = ("max", "mean", "SQNR", "CC", "least CC", "KLD")
 
@@ -75,9 +74,9 @@ def compare(
             sides.append(Side(spec, spec.release or known, taps))
             opened.callback(sides[-1].close)
         a_side, b_side = sides
-        progress = opened.enter_context(_progress())
+        progress = opened.enter_context(bar())
         total = min(filter(None, (source.length, max_frames)))
-        task = progress.add_task(escape(f"{a} and {b}"), total=total)
+        task = progress.add_task(escape(f"compare {a} and {b}"), total=total)
         taken = islice(source, max_frames)
         found = compare_sides(a_side, b_side, taken, source.fps, matched, lambda: progress.advance(task))
     document = _document(specs, frames, found, diverged)
@@ -92,18 +91,6 @@ def compare(
         if picture:
             print(f"wrote {picture}")
     _gates(found, max_error, min_cc)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("compare {task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=ERR,
-        transient=True,
-        disable=not ERR.is_terminal,
-    )
 
 
 def _document(specs: tuple[Spec, Spec], frames: str, found: Comparison, diverged: float) -> dict[str, Any]:

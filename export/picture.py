@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edge.files import writing, written_file
 from export.compare import Worst
@@ -38,7 +39,9 @@ def write_picture(worst: Worst, names: tuple[str, str], path: Path) -> None:
     figure.colorbar(shown, cax=figure.add_subplot(grid[1, 1:3]), orientation="horizontal", label="saliency")
     parted = axes[3].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
     axes[3].set_title(f"B - A, CC {worst.cc:.5f}")
-    figure.colorbar(parted, cax=figure.add_subplot(grid[1, 3]), orientation="horizontal")
+    figure.colorbar(
+        parted, cax=figure.add_subplot(grid[1, 3]), orientation="horizontal", ticks=MaxNLocator(4)
+    )
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
