@@ -42,6 +42,14 @@ def hierarchical(student: Maps, teacher: Maps, truth: Tensor, supervision: float
     return loss
 
 
+def from_truth(student: Maps, truth: Tensor, supervision: float = 0.0) -> Tensor:
+    """Return KL(truth, y) + `supervision` times the sum of KL(truth, map) over the single maps."""
+    loss = kl(truth, student.fused)
+    for part in student.parts.values() if supervision else ():
+        loss = loss + supervision * kl(_steps_of(truth, part), part)
+    return loss
+
+
 def _density(maps: Tensor) -> Tensor:
     maps = maps.float()
     return maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(EPSILON)

@@ -12,7 +12,7 @@ from trainer.fit import Run, fit
 from trainer.losses import LOSSES, hard_label
 from trainer.made import MadeClips
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
-from trainer.models.student import Student, saliency
+from trainer.models.student import Student, as_skd, load_student, saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.pairs import LabelledPairs, Maps, Which, open_maps
 from trainer.recipes import SkdRecipe, StageTable
@@ -104,6 +104,9 @@ class JointTransfer(Stage):
         self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
         self.network = SpatiotemporalNetwork()
         self._soft = recipe.network.soft
+        if recipe.network.start:
+            _, network = as_skd(load_student(recipe.network.start))
+            self.network.load_state_dict(network.state_dict())
         self._students: list[StudentDistillation] = []  # in a list: not this module's own
         if students is not None:
             self.network.take(students.spatial, students.temporal)

@@ -7,6 +7,7 @@ has too, and the truth (`trainer.hierarchical`); once trained, an assistant is t
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -14,19 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from edge.errors import InputError
+from edge.states import NOMINAL_FPS
 from trainer.datasets import open_dataset
 from trainer.datasets.clips import Dataset
 from trainer.fit import Run, Samples, fit, open_run
-from trainer.hierarchical import hierarchical, kl
+from trainer.hierarchical import from_truth, hierarchical, kl
 from trainer.models.hd2s import HD2S
 from trainer.models.mobilenet3d import CLIP, Reduction
 from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import Student
 from trainer.models.tinyhd import Maps, TinyHD
 from trainer.recipes import TinyHDRecipe
-from trainer.recipes.tinyhd import DistilledTable, TeacherTable
+from trainer.recipes.tinyhd import DistilledTable, StreamTable, TeacherTable
 from trainer.stage import Batch, Stage
-from trainer.windows import MadeWindows, Mixed, MixedStream, Shape, Windows
+from trainer.windows import FPS, MadeWindows, Mixed, MixedStream, Shape, Windows
 
 STREAMS = 8
 """Streams of made scenes that a seed has: more than stages."""
@@ -56,21 +58,23 @@ class TeacherTraining(ClipStage):
 
 
 class StudentDistillation(ClipStage):
-    """Any network that gives `Maps` of a clip of 16 frames, taught by any other and by the truth."""
+    """Any network that gives `Maps` of a clip of 16 frames, taught by any other, if any, and by the truth."""
 
-    def __init__(self, table: DistilledTable, network: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, table: DistilledTable, network: nn.Module, teacher: nn.Module | None) -> None:
         super().__init__(table)
         self._supervision = table.supervision
         self.network = network
         if isinstance(network, StreamingNetwork):
             self.layout = torch.channels_last  # its convolutions have two dimensions
         # In a list, so that the teacher is not this module's own: not trained, not averaged.
-        self._teacher = [teacher.eval()]
+        self._teacher = [] if teacher is None else [teacher.eval()]
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the hierarchical loss; of a window with an empty density, the teacher's terms alone."""
         maps = self.network(batch["clip"][:, :, -CLIP:])
         steps = maps.fused.shape[1]
+        if not self._teacher:
+            return from_truth(maps, batch["density"][:, -steps:], self._supervision)
         taught = teaching(self._teacher[0].to(self.device), batch["clip"], steps)
         return hierarchical(maps, taught, batch["density"][:, -steps:], self._supervision)
 
@@ -104,19 +108,20 @@ def distil(recipe: TinyHDRecipe, run: Run | None = None) -> Student:
     """
     L.seed_everything(recipe.seed, verbose=False)
     data = _Data(recipe)
-    first = TeacherTraining(recipe.teacher)
-    if recipe.teacher.weights:
+    first = TeacherTraining(recipe.teacher) if recipe.teacher else None
+    if first and recipe.teacher and recipe.teacher.weights:
         load_teacher(first.network, recipe.teacher.weights)
     tables = [(name, table) for name, table in recipe.stages.items() if isinstance(table, DistilledTable)]
     widths = [*(recipe.assistants.rc if recipe.assistants else ()), recipe.student.rc]
     networks = [_started(recipe, rc) for rc in widths]
     open_run(run or Run(), recipe)
-    if recipe.teacher.steps:
+    if first and recipe.teacher and recipe.teacher.steps:
         fit("teacher", first, data.samples(0, CLIP, 1), recipe, recipe.teacher, run)
-    teacher: nn.Module = first.network
+    teacher: nn.Module | None = first.network if first else None
     maps = recipe.student.maps
     for place, ((name, table), network) in enumerate(zip(tables, networks, strict=True), 1):
-        frames = CLIP + maps - 1 if place == 1 else CLIP  # an assistant gives all its maps of one clip
+        # HD2S gives a map of a clip, all others give theirs of one clip.
+        frames = CLIP + maps - 1 if teacher is not None and place == 1 else CLIP
         samples = data.samples(place, frames, maps, auxiliary=True)
         fit(name, StudentDistillation(table, network, teacher), samples, recipe, table, run)
         teacher = network
@@ -129,7 +134,7 @@ def networks(recipe: TinyHDRecipe) -> list[tuple[str, nn.Module, int]]:
     maps = recipe.student.maps
     assistants = recipe.assistants.rc if recipe.assistants else ()
     return [
-        ("teacher", HD2S(), 1),
+        *([("teacher", HD2S(), 1)] if recipe.teacher else []),
         *((f"assistant-rc{rc}", recipe.student.settings(rc).build(), maps) for rc in assistants),
         ("student", recipe.student.settings(recipe.student.rc).build(), maps),
     ]
@@ -172,7 +177,8 @@ class _Data:
 
     def __init__(self, recipe: TinyHDRecipe) -> None:
         self._recipe, data = recipe, recipe.data
-        self._shape = Shape(recipe.student.height, recipe.student.width)
+        self._fps = NOMINAL_FPS if isinstance(recipe.student, StreamTable) else FPS
+        self._shape = Shape(recipe.student.height, recipe.student.width, every=round(FPS / self._fps))
         self._labelled = None
         self.told = "made world"
         if data.kind != "world" and data.root:
@@ -194,11 +200,11 @@ class _Data:
     def samples(self, place: int, frames: int, densities: int, auxiliary: bool = False) -> Samples:
         """Return what the stage at a place is given; each sees made scenes of its own."""
         recipe, world = self._recipe, self._recipe.world
-        shape = Shape(self._shape.height, self._shape.width, frames, densities)
+        shape = replace(self._shape, frames=frames, densities=densities)
         seed = recipe.seed * STREAMS + place
         extra = Windows(self._auxiliary, shape, seed) if auxiliary and self._auxiliary else None
         if self._labelled:
             windows = Windows(self._labelled, shape, seed)
             return Mixed(windows, extra, seed) if extra else windows
-        made = MadeWindows(shape, world.frames, world.buffer, world.reuse, seed)
+        made = MadeWindows(shape, world.frames, world.buffer, world.reuse, seed, self._fps)
         return MixedStream(made, extra, seed) if extra else made

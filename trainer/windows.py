@@ -28,7 +28,7 @@ from trainer.models.mobilenet3d import CLIP
 VIEWS = 100
 """Windows drawn of each clip before one comes again."""
 FPS = 30.0
-"""Of the made world's flights: the rate of the data sets."""
+"""The rate of the data sets, and of what is made for networks without a notion of time."""
 FIRST = 4
 """Flights rendered before the first sample."""
 
@@ -48,12 +48,16 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a stage wants of a window: its `frames`, the last of them with a density, the sides."""
+    """What a stage wants of a window: its `frames`, the last of them with a density, the sides.
+
+    `every`: of a data set's frames, how far apart those of a window are.
+    """
 
     height: int
     width: int
     frames: int = CLIP
     densities: int = 1
+    every: int = 1
 
     def sample(
         self, images: Sequence[Image], densities: Sequence[Array], mirrored: bool
@@ -111,7 +115,7 @@ class Windows(Dataset[dict[str, Tensor]]):
     def window(self, clip: clips.Clip, last: int, mirrored: bool = False) -> dict[str, Tensor] | None:
         """Return the sample that ends with frame `last`; None if none of its frames can be read."""
         shape = self._shape
-        wanted = range(last - shape.frames + 1, last + 1)
+        wanted = range(last - (shape.frames - 1) * shape.every, last + 1, shape.every)
         read = dict(clip.images(max(0, wanted[0]), last + 1))
         if not read:
             return None
@@ -121,7 +125,7 @@ class Windows(Dataset[dict[str, Tensor]]):
         for index in wanted:
             image = read.get(max(index, 0), image)
             images.append(image)
-            if index > last - shape.densities:
+            if index > last - shape.densities * shape.every:
                 density = clip.density(max(index, 0), image) if max(index, 0) in read else None
                 densities.append(np.zeros(image.shape[:2], np.float32) if density is None else density)
         return shape.sample(images, densities, mirrored)
@@ -137,14 +141,16 @@ class Flight(NamedTuple):
 class MadeWindows(Made[Flight]):
     """Windows of the made world's flights: an endless stream of samples, half of them mirrored."""
 
-    def __init__(self, shape: Shape, flight: int, buffer: int, reuse: int, stream: int) -> None:
+    def __init__(
+        self, shape: Shape, flight: int, buffer: int, reuse: int, stream: int, fps: float = FPS
+    ) -> None:
         super().__init__(stream, 1, buffer, reuse, min(FIRST, buffer))
-        self._shape, self._flight = shape, flight
+        self._shape, self._flight, self._fps = shape, flight, fps
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[Flight]:
         del rng
         width, height = self._shape.width, self._shape.height
-        world = World(scene, width, height, FPS)
+        world = World(scene, width, height, self._fps)
         densities = [gaze_density(world, index, width, height) for index in range(self._flight)]
         return [
             Flight(

@@ -250,3 +250,17 @@ def test_bad_use_is_one_clear_line(
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_network_goes_on_from_a_students_weights_at_another_resolution() -> None:
+    none = {"teachers.steps": "0", "students.steps": "0", "students.mu": "0"}
+    recipe = load_recipe("skd-128", {**QUICK, **none, "network.steps": "1", "network.rate": "1e-9"})
+    student = train(recipe)
+    settings, network = as_skd(student)
+    assert settings.resolution == 128
+    for name, parameter in as_skd(load_student("skd-64"))[1].named_parameters():
+        torch.testing.assert_close(network.get_parameter(name), parameter, atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match="no student 'none'"):
+        train(load_recipe("skd-128", {**QUICK, **none, "network.start": '"none"'}))
+    with pytest.raises(InputError, match="takes the place of stage 1"):
+        quick("skd-64", network__start='"skd-64"')

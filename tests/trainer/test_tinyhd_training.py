@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from edge.errors import InputError
+from edge.states import NOMINAL_FPS
+from edge.world import World
 from tests.conftest import Outcome
 from tests.trainer import trees
 from tests.trainer.test_windows import tree
-from trainer import tinyhd
+from trainer import tinyhd, windows
 from trainer.datasets import open_dataset
 from trainer.fit import Progress, Run, fit
 from trainer.hierarchical import kl
 from trainer.models.hd2s import HD2S
+from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import as_tinyhd, load_student
 from trainer.models.tinyhd import LEVELS, MAPS, Maps, TinyHD, Variant
 from trainer.recipes import StageTable, TinyHDRecipe, load_recipe
@@ -325,3 +328,43 @@ def test_the_command_describes_each_stage(command: Callable[..., Outcome]) -> No
         ("assistant-rc2", "TinyHD", "1,347,963", "6.096", "16"),
         ("student", "TinyHD", "508,007", "3.384", "16"),
     ]
+
+
+def test_without_a_teacher_every_map_learns_the_truth() -> None:
+    student = StreamingNetwork(4).eval()
+    stage = StudentDistillation(DistilledTable(steps=1, batch=2, supervision=0.25), student, None)
+    batch = {"clip": torch.randn(1, 3, 16, 32, 32), "density": torch.rand(1, 16, 32, 32)}
+    maps = student(batch["clip"])
+    expected = kl(batch["density"], maps.fused) + 0.25 * sum(
+        kl(batch["density"], maps.parts[name]) for name in ALL
+    )
+    torch.testing.assert_close(stage.eval().loss(batch), expected)
+
+
+def test_the_streaming_student_that_ships_is_trained_alone_on_a_streams_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages: list[str] = []
+    rates: list[float] = []
+
+    class Told(World):
+        def __init__(self, seed: int, width: int, height: int, fps: float) -> None:
+            rates.append(fps)
+            super().__init__(seed, width, height, fps)
+
+    monkeypatch.setattr(windows, "World", Told)
+    few = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
+    recipe = load_recipe("stream", {**few, "distillation.steps": "2", "world.buffer": "2"})
+    train(recipe, Run(on_step=lambda p: stages.append(p.stage)))
+    assert stages == ["student", "student"]
+    assert set(rates) == {NOMINAL_FPS}
+
+
+def test_a_streams_windows_of_a_data_set_take_frames_at_its_own_rate(tmp_path: Path) -> None:
+    dataset = open_dataset("ucf-sports", tree(tmp_path, clips=1, frames=18))
+    all_of_it = Windows(dataset, Shape(32, 32, 18, 18), 0).window(dataset.clips[0], 17)
+    third = Windows(dataset, Shape(32, 32, 4, 2, every=3), 0).window(dataset.clips[0], 17)
+    assert all_of_it is not None
+    assert third is not None
+    assert torch.equal(third["clip"], all_of_it["clip"][:, [8, 11, 14, 17]])
+    assert torch.equal(third["density"], all_of_it["density"][[14, 17]])

@@ -176,6 +176,15 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear")
 
 
+def _density(raw: Tensor, frames: Tensor) -> Tensor:
+    """Return the density (N, 1, H, W), 1 at its peak, of a raw map that is its logarithm.
+
+    TinyHD's maps are sigmoids. Where a target is a few pixels of thousands, these learn far slower.
+    """
+    whole = _resized(raw, frames)
+    return (whole - whole.amax(dim=(2, 3), keepdim=True)).exp()
+
+
 class Hierarchical(nn.Module):
     """D1: a branch of its own for each level, a single map from each."""
 
@@ -271,6 +280,7 @@ class StreamingNetwork(nn.Module):
             if isinstance(module, nn.Conv2d):  # by inputs: a depthwise filter has nine
                 nn.init.kaiming_normal_(module.weight, mode="fan_in")
         self.fusion = nn.Conv2d(len(LEVELS) + 2, 1, 1)
+        nn.init.constant_(self.fusion.weight, 1 / (len(LEVELS) + 2))
 
     @property
     def memories(self) -> list[Memory]:
@@ -296,9 +306,9 @@ class StreamingNetwork(nn.Module):
             return torch.cat(taps, dim=2).flatten(0, 1)
 
         frames = clip.transpose(1, 2).flatten(0, 1)
-        fused, parts = self._maps(frames, recall)
-        whole = {name: by_clip(_resized(part, frames)[:, 0]) for name, part in parts.items()}
-        return Maps(by_clip(fused[:, 0]), whole)
+        fused, parts = self._raws(frames, recall)
+        whole = {name: by_clip(_density(part, frames)[:, 0]) for name, part in parts.items()}
+        return Maps(by_clip(_density(fused, frames)[:, 0]), whole)
 
     def step(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
         """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and what each memory caches of it.
@@ -311,15 +321,14 @@ class StreamingNetwork(nn.Module):
             given.append(cached)
             return torch.cat([*(next(past) for _ in memory.ages), cached], dim=1)
 
-        fused, _ = self._maps(frame, recall)
-        return fused, *given
+        fused, _ = self._raws(frame, recall)
+        return _density(fused, frame), *given
 
-    def _maps(self, frames: Tensor, recall: Recall) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the fused maps (N, 1, H, W), and the single ones at stride 4."""
+    def _raws(self, frames: Tensor, recall: Recall) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the fused raw maps (N, 1, h, w), and the single ones, all at stride 4."""
         features = self.encoder(frames)
         levels = [level(x, recall) for level, x in zip(self.levels, features, strict=True)]
         parts: dict[str, Tensor] = {}
         for decoder in self.decoders:
-            parts |= {name: raw.sigmoid() for name, raw in decoder(levels).items()}
-        fused = self.fusion(torch.cat(list(parts.values()), dim=1)).sigmoid()
-        return _resized(fused, frames), parts
+            parts |= decoder(levels)
+        return self.fusion(torch.cat(list(parts.values()), dim=1)), parts

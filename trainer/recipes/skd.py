@@ -89,6 +89,8 @@ class NetworkTable(StageTable):
 
     freeze: bool = True
     """Train fusion and decoder only, as the authors do."""
+    start: str | None = None
+    """A student, shipped or a file, whose weights it starts from instead; it may be of any resolution."""
     soft: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of the two students' maps, half each, as soft labels; 1 - soft of the hard label."""
 
@@ -133,7 +135,9 @@ class SkdRecipe(Recipe):
             raise ValueError("students.mu is above 0, but teachers.steps is 0: no soft labels to learn from")
         if self.teachers.steps and not soft:
             raise ValueError("teachers are trained, but no student learns from them: set teachers.steps = 0")
-        if self.network.freeze and not self.students.steps:
+        if self.network.start and self.students.steps:
+            raise ValueError("network.start takes the place of stage 1: set students.steps and mu to 0")
+        if self.network.freeze and not (self.students.steps or self.network.start):
             raise ValueError("network.freeze needs students to take the frozen parts from: set it to false")
         if not self.network.steps:
             raise ValueError("network.steps is 0: there would be nothing to keep")

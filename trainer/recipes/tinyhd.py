@@ -94,7 +94,7 @@ class DistilledTable(StageTable):
     """A student, from its teacher and the truth."""
 
     supervision: Weight = 0.0
-    """Weight of KL(truth, map) of d2 and of d3; the authors' option is .5."""
+    """Weight of KL(truth, map) of d2 and of d3; the authors' option is .5. Without teacher, of each map."""
 
 
 class AssistantsTable(DistilledTable):
@@ -109,7 +109,8 @@ class TinyHDRecipe(Recipe):
     student: Annotated[TinyHDTable | StreamTable, Field(discriminator="kind")]
     data: DataTable = DataTable()
     world: FlightTable = FlightTable()
-    teacher: TeacherTable
+    teacher: TeacherTable | None = None
+    """None: the first network learns from the truth alone."""
     assistants: AssistantsTable | None = None
     distillation: DistilledTable
 
@@ -118,7 +119,7 @@ class TinyHDRecipe(Recipe):
         """Return the teacher, an assistant for each of their rc, and the student."""
         assistants = self.assistants.rc if self.assistants else ()
         return {
-            "teacher": self.teacher,
+            **({"teacher": self.teacher} if self.teacher else {}),
             **{f"assistant-rc{rc}": self.assistants for rc in assistants if self.assistants},
             "student": self.distillation,
         }
@@ -137,11 +138,13 @@ class TinyHDRecipe(Recipe):
             raise ValueError("data.root and data.split are a data set's: set data.kind, as dhf1k")
         if not world and not data.root:
             raise ValueError(f"data.kind {data.kind} needs data.root, the folder that holds the data set")
-        if data.kind == "videos" and self.teacher.steps:
+        if (data.kind == "videos" or data.auxiliary) and not self.teacher:
+            raise ValueError("videos have no truth to learn from: add the table teacher")
+        if data.kind == "videos" and self.teacher and self.teacher.steps:
             raise ValueError(
                 "videos have no truth to train the teacher on: set teacher.steps = 0 and teacher.weights"
             )
-        if not self.teacher.steps and not self.teacher.weights:
+        if self.teacher and not self.teacher.steps and not self.teacher.weights:
             raise ValueError("teacher.steps is 0, and teacher.weights names no teacher trained before")
         if self.assistants and not (self.assistants.rc and self.assistants.steps):
             raise ValueError("assistants need one rc or more, and steps; else leave the table out")
