@@ -121,8 +121,11 @@ def _twins(predictor: Predictor, json_path: Path | None) -> None:
     table = Table(title=predictor.description, title_justify="left")
     for column in ("", "in motion", "last frame held", "chance"):
         table.add_column(column, justify="right" if column else "left")
-    shares = (found.moving, found.frozen, found.chance)
-    table.add_row("mover ranked first", *(f"{share:.2f}" for share in shares))
+    for what, moving, frozen in (
+        ("mover first, over a second", found.moving, found.frozen),
+        ("mover first, last map alone", found.moving_once, found.frozen_once),
+    ):
+        table.add_row(what, *(f"{share:.2f}" for share in (moving, frozen, found.chance)))
     table.add_row("map off all twins, mover gone", f"{found.off:.2f}", f"{found.off_frozen:.2f}", "")
     Console().print(table)
     print(f"{found.clips} held-out made clips of identical twins, of which one moves")

@@ -22,12 +22,16 @@ CLIPS = 4
 
 
 class ByMotion:
-    """Knows where the movers of the first clips are; sees motion if the last frames differ."""
+    """Knows where the movers of the first clips are; sees motion if the last frames differ.
+
+    Up to frame `blind` it takes the first of those that stand for the mover.
+    """
 
     description = "the truth, for whoever looks twice"
 
-    def __init__(self) -> None:
+    def __init__(self, blind: int = 0) -> None:
         self._clips = [clip for clip, _ in islice(twin_clips(), CLIPS)]
+        self._blind = blind
 
     def maps(
         self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
@@ -39,7 +43,8 @@ class ByMotion:
             if before is not None and (frame.image != before).any():
                 known = [c for c in self._clips if (c.frames[frame.index] == frame.image).all()]
                 for clip_ in known:
-                    x, y, w, h = (np.array(clip_.mover.box) / 4).astype(int)
+                    chosen = clip_.mover if frame.index >= self._blind else clip_.standing[0]
+                    x, y, w, h = (np.array(clip_.targets[frame.index][chosen.ident].box) / 4).astype(int)
                     cv2.rectangle(saliency, (int(x), int(y)), (int(x + w), int(y + h)), 1.0, -1)
             before = frame.image
             yield frame, saliency
@@ -48,9 +53,17 @@ class ByMotion:
 def test_who_sees_motion_ranks_the_mover_first_until_the_frame_is_held() -> None:
     found = twin_scores(ByMotion(), CLIPS)
     assert (found.clips, found.moving, found.frozen) == (CLIPS, 1.0, 0.0)
+    assert (found.moving_once, found.frozen_once) == (1.0, 0.0)
     assert 1 / 4 <= found.chance <= 1 / 2
     assert 0.5 < found.off < 1
     assert found.off == pytest.approx(found.off_frozen)
+
+
+def test_a_clip_counts_by_its_last_second_and_by_its_last_map() -> None:
+    late = twin_scores(ByMotion(blind=FRAMES - 1), CLIPS)
+    assert (late.moving, late.moving_once) == (0.0, 1.0)
+    early = twin_scores(ByMotion(blind=FRAMES - 8), CLIPS)
+    assert (early.moving, early.moving_once) == (1.0, 1.0)
 
 
 def test_twins_look_the_same_and_one_moves() -> None:
