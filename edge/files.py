@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -36,7 +37,7 @@ class PendingFile:
         if target.exists() and not target.is_file():
             raise InputError(f"cannot write {target}: it is a folder or device; expected the name of a file")
         with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._parents = _made(target.parent)
             # The suffix stays last: encoders choose their format by it.
             handle, name = tempfile.mkstemp(
                 prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
@@ -51,8 +52,9 @@ class PendingFile:
             self.path.replace(self.target)
 
     def discard(self) -> None:
-        """Remove what was written; an older file in the place stays."""
+        """Remove what was written and the folders made for it; an older file in the place stays."""
         self.path.unlink(missing_ok=True)
+        _remove_empty(self._parents)
 
 
 class PendingFolder:
@@ -75,7 +77,7 @@ class PendingFolder:
             raise InputError(f"cannot replace {target}: it is a mount point; name a folder inside it")
         self._check()
         with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._parents = _made(target.parent)
             self.path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             self.path.chmod(0o777 & ~_umask())
 
@@ -100,8 +102,9 @@ class PendingFolder:
             shutil.rmtree(older)
 
     def discard(self) -> None:
-        """Remove what was written; an older folder in the place stays."""
+        """Remove what was written and the folders made for it; an older folder in the place stays."""
         shutil.rmtree(self.path, ignore_errors=True)
+        _remove_empty(self._parents)
 
     def _check(self) -> None:
         entries = self.target.iterdir() if self.target.is_dir() else ()
@@ -111,6 +114,19 @@ class PendingFolder:
                 f"{self.target} holds {strange.name}, which was not written by aerogaze; "
                 "expected a new or empty folder: name another one"
             )
+
+
+def _made(folder: Path) -> list[Path]:
+    """Make a folder with its parents; return those that were not there, deepest first."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # somebody put something there meanwhile
+        for folder in folders:
+            folder.rmdir()
 
 
 def written_file(target: Path) -> AbstractContextManager[Path]:

@@ -92,3 +92,14 @@ def test_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/x/aerogaze")
     monkeypatch.setenv("AEROGAZE_CACHE", "/y")
     assert cache_folder() == Path("/y")
+
+
+def test_folders_made_for_what_came_to_nothing_go_again(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    PendingFile(tmp_path / "there" / "a" / "b" / "c.txt").discard()
+    PendingFolder(tmp_path / "there" / "a" / "b", _png).discard()
+    assert list((tmp_path / "there").iterdir()) == []
+    pending = PendingFile(tmp_path / "a" / "b" / "c.txt")
+    (tmp_path / "a" / "other.txt").touch()
+    pending.discard()
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "other.txt"]
