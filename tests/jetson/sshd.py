@@ -1,4 +1,4 @@
-"""A real sshd on loopback, with keys of its own; and a wire to it that can be cut."""
+"""A real sshd on loopback, with keys and a home of its own; and a wire to it that can be cut."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import asyncssh
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh")
 ROOT = Path(__file__).parent.parent.parent
 
 CONFIG = """
@@ -31,8 +32,10 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-Subsystem sftp internal-sftp
+Subsystem sftp {sftp}
+ForceCommand export HOME={home}; cd {home} && eval "$SSH_ORIGINAL_COMMAND"
 """
+"""Its own home keeps what other tests upload, in this run or another, apart."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Server:
     identity: Path
     known_hosts: Path
     aerogaze: Path
+    home: Path
 
     def words(self, port: int | None = None) -> list[str]:
         """Return target and options of `aerogaze flash`."""
@@ -76,7 +80,9 @@ def sshd(here: Path) -> Iterator[Server]:
     aerogaze = here / "aerogaze"
     aerogaze.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m edge.command "$@"\n')
     aerogaze.chmod(0o755)
-    (here / "config").write_text(CONFIG.format(port=port, here=here))
+    home = here / "home"
+    home.mkdir()
+    (here / "config").write_text(CONFIG.format(port=port, here=here, home=home, sftp=SFTP))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd keeps apart what it does not trust
     host = (here / "host.pub").read_text()
@@ -87,7 +93,7 @@ def sshd(here: Path) -> Iterator[Server]:
         process = subprocess.Popen(words, stderr=log)
         try:
             _wait(port, process, here / "log")
-            yield Server(port, here / "user", known, aerogaze)
+            yield Server(port, here / "user", known, aerogaze, home)
         finally:
             process.terminate()
             process.wait(timeout=10)
