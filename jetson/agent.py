@@ -8,11 +8,14 @@ from pathlib import Path
 
 from edge.errors import CheckError, InputError
 from edge.files import writing
-from jetson.autopilot import Autopilot
+from jetson.autopilot import ArmedError, Autopilot, NoHeartbeatError
 from jetson.bundle import EVERYWHERE
 from jetson.ddi import Ddi, Deployment, ServerError
-from jetson.device import Board
+from jetson.device import Board, BusyError
 from jetson.install import install
+
+NOT_NOW = (ArmedError, NoHeartbeatError, BusyError)
+"""Says nothing against the bundle."""
 
 
 @dataclass
@@ -51,15 +54,20 @@ class Agent:
     def _deploy(self, offered: Deployment) -> None:
         try:
             self.autopilot.check()
-        except (CheckError, InputError) as error:  # not now; it is offered again
-            self.server.say(offered.feedback, offered.id, "proceeding", "none", [f"waiting: {error}"])
+            self._proceed(offered, "downloading")
+            place = self._arrival(offered)
+            self.server.fetch(offered, place)
+            self._proceed(offered, "installing")
+        except ServerError:
+            raise
+        except (CheckError, InputError) as error:
+            self._wait(offered, error)
             return
-        self.server.say(offered.feedback, offered.id, "proceeding", "none", ["downloading"])
-        place = self._arrival(offered)
-        self.server.fetch(offered, place)
-        self.server.say(offered.feedback, offered.id, "proceeding", "none", ["installing"])
         try:
             state = install(self.board, place, self.autopilot)
+        except NOT_NOW as error:
+            self._wait(offered, error)
+            return
         except (CheckError, InputError) as error:
             place.unlink(missing_ok=True)
             self.board.say(str(error))
@@ -68,6 +76,14 @@ class Agent:
         why = state.flown.why if state.flown else ""
         self.server.say(offered.feedback, offered.id, "closed", "success", [why])
         place.unlink(missing_ok=True)  # only now: told or not, the next poll finds it flown
+
+    def _proceed(self, offered: Deployment, detail: str) -> None:
+        self.server.say(offered.feedback, offered.id, "proceeding", "none", [detail])
+
+    def _wait(self, offered: Deployment, why: Exception) -> None:
+        """Leave it for the next poll, which offers it again: armed, busy, or no room for the download."""
+        self.board.say(f"waiting: {why}")
+        self._proceed(offered, f"waiting: {why}")
 
     def _arrival(self, offered: Deployment) -> Path:
         """Return where to download to; what was begun of others is removed."""

@@ -12,6 +12,10 @@ WAIT_S = 3.0
 REMEDY = "name its link with --autopilot udpin:0.0.0.0:14550, or say --no-autopilot"
 
 
+class ArmedError(CheckError):
+    """The drone flies, or is about to."""
+
+
 class NoHeartbeatError(InputError):
     """Nobody can tell whether the drone is armed."""
 
@@ -23,7 +27,7 @@ class Autopilot(Protocol):
         """Return if the vehicle is disarmed.
 
         Raises:
-            CheckError: it is armed.
+            ArmedError: it is armed.
             NoHeartbeatError: nobody can tell.
         """
 
@@ -80,7 +84,7 @@ class MavlinkAutopilot:
                 f"whether the drone is armed; {REMEDY}"
             )
         if armed:
-            raise CheckError("the drone is armed: nothing is installed or switched until it is disarmed")
+            raise ArmedError("the drone is armed: nothing is installed or switched until it is disarmed")
 
     def _listen(self, connection: Any, mavlink: Any) -> bool | None:
         end = time.monotonic() + self._wait_s

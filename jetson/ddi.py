@@ -135,6 +135,8 @@ class Ddi:
         if not 0 < deployment.size_bytes <= LARGEST_BUNDLE:
             raise ServerError(f"{deployment.name} has {deployment.size_bytes} bytes: no bundle has")
         there = place.stat().st_size if place.exists() else 0
+        if there > deployment.size_bytes:  # of something else: begun anew
+            there = 0
         if there == deployment.size_bytes:
             return
         headers = {"Range": f"bytes={there}-"} if there else {}
@@ -163,7 +165,10 @@ class Ddi:
     def _opened(
         self, url: str, method: str, body: dict[str, Any] | None, headers: dict[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError as error:
+            raise ServerError(f"{url} is no link ({error})") from None
         if parts.scheme not in ("https", self._host[0]):
             raise ServerError(f"{url}: expected a link with {self._host[0]}")
         everything = {"Accept": "application/json", **headers}
@@ -175,7 +180,7 @@ class Ddi:
             request.add_unredirected_header("Authorization", f"TargetToken {self._token}")
         try:
             answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no host's name
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             raise ServerError(f"{url} cannot be asked ({error})") from None

@@ -116,7 +116,7 @@ class Board:
     def locked(self) -> Iterator[None]:
         """Keep others out, and turn what the system says against writing into one line."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._make_root()
             with (self.root / "lock").open("a") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,6 +130,11 @@ class Board:
                 raise
             why = os.strerror(error.errno) + ("; free some space" if error.errno == errno.ENOSPC else "")
             raise InputError(f"cannot write the board {self.root}: {why}; what it flies is whole") from error
+
+    def _make_root(self) -> None:
+        missing = [place for place in (self.root, *self.root.parents) if not place.exists()]
+        for place in reversed(missing):
+            self.disk.mkdir(place)
 
     def boot(self) -> State:
         """Mend what a power cut left, before the service starts: a trial never marked good goes back.

@@ -43,9 +43,9 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         trust = board.trust()
         board.say("verifying the signature and every byte")
         sealed = read_bundle(file, str(place), trust)
-        state = board.mend()
         manifest, now = sealed.manifest, board.clock()
-        check_fit(manifest, board.facts, state, now, version("aerogaze"))
+        check_fit(manifest, board.facts, board.state(), now, version("aerogaze"))
+        state = board.mend()
         same = state.flown is not None and state.flown.id == _id(sealed)
         if same and not reinstall and not state.trial:
             board.say("this release is flown already")
@@ -57,7 +57,8 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
             )
         _check_space(board, manifest, state)
         name = state.inactive
-        state = state.without(name)
+        # What time it is, or was once, is kept with the first thing written: a clock may fall back.
+        state = dataclasses.replace(state.without(name), seen_at=max(state.seen_at, int(now)))
         save_state(board.disk, board.root, state)  # from here the slot counts for nothing
         try:
             board.say(f"writing slot {name}")

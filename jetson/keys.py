@@ -42,6 +42,8 @@ def new_key(place: Path) -> Key:
     Raises:
         InputError: one of them is there already, or cannot be written.
     """
+    if place.is_dir():
+        raise InputError(f"{place} is a folder: name the key's file in it, as {place / 'k'}")
     public = public_name(place)
     for path in (place, public):
         if os.path.lexists(path):

@@ -157,15 +157,22 @@ def checked_date(value: Any) -> str:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, for comparing: what follows the first other character is left out."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
+    """Return a version's numbers, for comparing: 0.1 is 0.1.0; what follows another character is left out."""
+    numbers = _numbers(version)
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def starts_with(version: str, prefix: str) -> bool:
     """Say whether a version is one of those that a shorter one stands for."""
-    wanted = version_key(prefix)
-    return version_key(version)[: len(wanted)] == wanted
+    wanted = _numbers(prefix)
+    return _numbers(version)[: len(wanted)] == wanted
+
+
+def _numbers(version: str) -> list[int]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return [int(part) for part in match.group().split(".")] if match else []
 
 
 def _compatible(value: Any) -> Compatible:

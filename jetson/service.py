@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -81,17 +82,23 @@ class CommandService:
     def _run(self, words: tuple[str, ...], more: Mapping[str, str]) -> None:
         told = " ".join(words)
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 words,
                 env={**os.environ, **more},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # a service left running must not hold our pipes
-                timeout=self.command_s,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            raise CheckError(f"{told!r} took longer than {self.command_s:g} s") from None
         except OSError as error:
             raise CheckError(f"{told!r} cannot be run: {error.strerror}") from None
-        if done.returncode:
-            raise CheckError(f"{told!r} ended with exit code {done.returncode}")
+        try:
+            code = process.wait(self.command_s)
+        except subprocess.TimeoutExpired:
+            raise CheckError(f"{told!r} took longer than {self.command_s:g} s") from None
+        finally:
+            if process.poll() is None:  # with all that it started, lest it goes on after we went back
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if code:
+            raise CheckError(f"{told!r} ended with exit code {code}")

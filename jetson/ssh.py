@@ -20,6 +20,7 @@ from jetson.flash import Ended, OnBytes, Say, said
 ARRIVALS = ".cache/aerogaze/arrived"
 """Where uploads go, in the home of the user there."""
 BLOCK = 1 << 20
+LARGEST_ANSWER = 1 << 20
 TRIES = 3
 """Uploads that break are taken up again so often; the next call goes on where this one broke, too."""
 
@@ -36,11 +37,17 @@ class Login:
 
 
 def parse_login(text: str, **files: Path | None) -> Login | None:
-    """Read user@host or user@host:port; None is something else, as a folder."""
+    """Read user@host or user@host:port; None is something else, as a folder.
+
+    Raises:
+        InputError: no port has that number.
+    """
     match = re.fullmatch(r"([\w.-]+)@(\[[\w:.%]+\]|[\w.-]+)(?::(\d{1,5}))?", text)
     if match is None:
         return None
     user, host, port = match.groups()
+    if port and not 0 < int(port) < 1 << 16:
+        raise InputError(f"{text!r}: no host has a port {port}; expected 1 to 65535, or none for ssh's own")
     return Login(user, host.strip("[]"), int(port) if port else None, **files)
 
 
@@ -63,7 +70,7 @@ class SshTarget:
         with _told(self.name):
             connection = await self._connected()
             async with connection.create_process(command, stdin=asyncssh.DEVNULL) as process:
-                out, last = await asyncio.gather(process.stdout.read(), said(process.stderr, say))
+                out, last = await asyncio.gather(_read(process.stdout), said(process.stderr, say))
                 await process.wait()
         code = process.exit_status
         if code is None and process.exit_signal is None:
@@ -167,6 +174,16 @@ class SshTarget:
         return str(done.stdout)[:64]
 
 
+async def _read(stream: asyncssh.SSHReader[str]) -> str:
+    """Read to the end; a board that says more than any of ours is not believed."""
+    read = ""
+    while block := await stream.read(LARGEST_ANSWER):
+        read += block
+        if len(read) > LARGEST_ANSWER:
+            raise InputError("the board's answer does not end: is aerogaze there what it should be?")
+    return read
+
+
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     """Turn what SSH says into one line."""
@@ -181,6 +198,8 @@ def _told(name: str) -> Iterator[None]:
         raise InputError(
             f"{name} takes none of your keys: name one with --identity, or start an agent that has it"
         ) from None
+    except asyncssh.KeyImportError as error:
+        raise InputError(f"an SSH key cannot be read ({error}): name another with --identity") from None
     except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
         raise SshBrokenError(
             f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?"

@@ -1,10 +1,11 @@
-"""Keys, and a small release with a bundle of it."""
+"""Keys, a small release with a bundle of it, and a board."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge import release as releases
+from jetson.autopilot import NoAutopilot
+from jetson.boards import Facts
 from jetson.bundle import Wishes, write_bundle
+from jetson.device import Board
+from jetson.install import install
 from jetson.keys import Key, new_key
+from jetson.policy import parse_policy
+from jetson.service import NoService
+from jetson.state import State
+from jetson.trust import make_trust
+from tests.jetson.disks import QuickEngines
+
+ORIN = Facts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", "36.4.3", "6.2", "10.3.0", None, {})
+START_2026 = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +80,26 @@ def public(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
     pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     place.write_bytes(raw.public_bytes(pem, info))
     return place
+
+
+@pytest.fixture
+def board(tmp_path: Path, key: Key) -> Board:
+    board = Board(
+        tmp_path / "board",
+        ORIN,
+        QuickEngines(),
+        parse_policy("fastest"),
+        NoService(),
+        clock=lambda: START_2026,
+    )
+    board.set_trust(make_trust([key.public]), None)
+    return board
+
+
+def put(board: Board, place: Path, **options: bool) -> State:
+    return install(board, place, NoAutopilot(), **options)
+
+
+def flown(board: Board) -> int | None:
+    slot = board.state().flown
+    return slot.counter if slot else None

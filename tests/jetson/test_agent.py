@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 
 from edge.errors import CheckError, InputError
 from jetson.agent import Agent
-from jetson.autopilot import NoAutopilot
+from jetson.autopilot import ArmedError, NoAutopilot
 from jetson.ddi import Ddi, Deployment, ServerError
 from jetson.device import Board
 from jetson.keys import Key
@@ -243,3 +243,59 @@ def test_links_to_files_are_not_followed(tmp_path: Path) -> None:
     server = Ddi("http://127.0.0.1:1/DEFAULT", "d")
     with pytest.raises(ServerError, match="expected a link with http"):
         server.fetch(Deployment("1", "", "b.swu", "file:///etc/passwd", 10), tmp_path / "b")
+
+
+class Silent:
+    """A server that listens to feedback, and offers a download that somebody else does."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str, str]] = []
+
+    def say(self, feedback: str, number: str, execution: str, finished: str, details: list[str]) -> None:
+        self.said.append((execution, finished, details[0]))
+
+
+@pytest.mark.parametrize("why", ["armed at the switch", "busy", "no room"])
+def test_what_says_nothing_against_a_bundle_is_waited_for(
+    make: Make, key: Key, tmp_path: Path, why: str
+) -> None:
+    board = a_board(tmp_path / "drone")
+    board.set_trust(make_trust([key.public]), None)
+    server, bundle = Silent(), make()
+
+    class ArmedLater:
+        asked = 0
+
+        def check(self) -> None:
+            self.asked += 1
+            if self.asked > 1:
+                raise ArmedError("the drone is armed")
+
+    def fetch(offered: Deployment, place: Path) -> None:
+        del offered
+        if why == "no room":
+            raise InputError("cannot write it: is the disk full?")
+        place.write_bytes(bundle.read_bytes())
+
+    server.fetch = fetch  # type: ignore[attr-defined]
+    agent = Agent(board, server, ArmedLater() if "armed" in why else NoAutopilot())  # type: ignore[arg-type]
+    with board.locked() if why == "busy" else nullcontext():
+        agent._deploy(Deployment("1", "f", "b.swu", "h", bundle.stat().st_size))
+    assert server.said[-1][:2] == ("proceeding", "none")
+    assert server.said[-1][2].startswith("waiting: ")
+    assert flown(board) is None
+    assert (board.root / "arrived" / "1.swu").exists() == (why != "no room"), "it need not come again"
+
+
+def test_a_download_larger_than_offered_is_begun_anew(tmp_path: Path) -> None:
+    with answering(type("Whole", (Quiet,), {"body": b"bundle"})) as base:
+        (tmp_path / "b.swu").write_bytes(b"something longer")
+        Ddi(f"{base}/DEFAULT", "d").fetch(Deployment("1", "", "b.swu", f"{base}/b", 6), tmp_path / "b.swu")
+    assert (tmp_path / "b.swu").read_bytes() == b"bundle"
+
+
+@pytest.mark.parametrize("link", ["http://[", "http:///none", "http://a b/", "b.swu", "http://\udcff/"])
+def test_odd_links_are_one_line(tmp_path: Path, link: str) -> None:
+    with pytest.raises(ServerError) as told:
+        Ddi("http://127.0.0.1:1/DEFAULT", "d").fetch(Deployment("1", "", "b.swu", link, 10), tmp_path / "b")
+    assert "\n" not in str(told.value)

@@ -19,7 +19,7 @@ from jetson import bundle as bundles
 from jetson import canonical, cpio
 from jetson.bundle import Wishes, read_bundle, write_bundle
 from jetson.keys import Key, new_key, sign
-from jetson.manifest import Compatible, File, parse_manifest
+from jetson.manifest import Compatible, File, parse_manifest, starts_with, version_key
 from jetson.trust import make_trust
 from tests.conftest import Outcome
 
@@ -347,3 +347,14 @@ def test_wrong_use_is_one_line_and_writes_nothing(
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"), [("0.1", "0.1.1"), ("0.9.9", "0.10"), ("1.0.dev3", "1.1"), ("", "0.0.1")]
+)
+def test_versions_are_compared_by_their_numbers(older: str, newer: str) -> None:
+    assert version_key(older) < version_key(newer)
+    assert version_key("0.1") == version_key("0.1.0") == version_key("0.1.0rc1")
+    assert starts_with("10.3.0", "10.3")
+    assert not starts_with("10.30", "10.3")
+    assert not starts_with("10", "10.0")

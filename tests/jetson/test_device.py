@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from datetime import datetime, timezone
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,49 +14,20 @@ from edge import release as releases
 from edge.errors import CheckError, InputError
 from edge.files import sha256
 from jetson import trust as trusts
-from jetson.autopilot import NoAutopilot
-from jetson.boards import Facts, read_facts
+from jetson.boards import read_facts
 from jetson.device import Board
-from jetson.disk import Disk
-from jetson.install import install
 from jetson.keys import Key, new_key, read_small
 from jetson.manifest import Compatible
 from jetson.policy import Measured, parse_policy
-from jetson.service import CommandService, NoService
-from jetson.state import State
+from jetson.service import NoService
 from jetson.trial import OnnxRuntimeEngines, TensorRTEngines
 from jetson.trust import make_trust, read_trust, write_trust
 from tests.conftest import Outcome
-from tests.jetson.conftest import trimmed
+from tests.jetson.conftest import ORIN, START_2026, flown, put, trimmed
 from tests.jetson.disks import QuickEngines
 
 Command = Callable[..., Outcome]
 Make = Callable[..., Path]
-ORIN = Facts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", "36.4.3", "6.2", "10.3.0", None, {})
-START_2026 = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
-
-
-@pytest.fixture
-def board(tmp_path: Path, key: Key) -> Board:
-    board = Board(
-        tmp_path / "board",
-        ORIN,
-        QuickEngines(),
-        parse_policy("fastest"),
-        NoService(),
-        clock=lambda: START_2026,
-    )
-    board.set_trust(make_trust([key.public]), None)
-    return board
-
-
-def put(board: Board, place: Path, **options: bool) -> State:
-    return install(board, place, NoAutopilot(), **options)
-
-
-def flown(board: Board) -> int | None:
-    slot = board.state().flown
-    return slot.counter if slot else None
 
 
 def test_releases_follow_each_other_in_two_slots(board: Board, make: Make) -> None:
@@ -140,7 +101,9 @@ def test_a_clock_at_1970_takes_bundles_but_forgets_no_day(board: Board, make: Ma
     board.clock = lambda: START_2026 + 90 * 86400
     with pytest.raises(CheckError, match="expired after 2026-01-31"):
         put(board, ends)
-    put(board, make(counter=2))  # from now on the board knows that it is April
+    board.policy = parse_policy("fastest within p99<=.0001")
+    with pytest.raises(CheckError, match="no precision may fly"):
+        put(board, make(counter=2))  # begun to be written: from now on the board knows that it is April
     board.clock = lambda: 60.0
     with pytest.raises(CheckError, match="expired after 2026-01-31"):
         put(board, make(counter=3, expires="2026-01-31"))
@@ -288,188 +251,6 @@ def test_tensorrt_engines_are_built_on_the_board_and_not_yet_flown(
 
 # Services: real processes, started and asked by commands.
 
-RESTART = """
-kill $(cat {here}/loop {here}/pid 2>/dev/null) 2>/dev/null
-echo "$AEROGAZE_RELEASE $AEROGAZE_PRECISION" >> {here}/started
-case "$AEROGAZE_RELEASE" in
-  */{bad}/release)
-    (for i in 1 2 3 4 5 6 7 8 9; do sleep 0.3 & echo $! > {here}/pid; wait $!; sleep 0.3; done) &
-    echo $! > {here}/loop ;;
-  *) sleep 60 & echo $! > {here}/pid ;;
-esac
-sleep 0.1
-"""
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Callable[[str], CommandService]]:
-    """A service that crashes in a loop in one of the slots ("a", "b"), and is well in others."""
-    here = tmp_path / "service"
-    here.mkdir()
-
-    def call(bad: str) -> CommandService:
-        (here / "restart.sh").write_text(RESTART.format(here=here, bad=bad))
-        health = ("sh", "-c", f"kill -0 $(cat {here}/pid)")
-        return CommandService(("sh", str(here / "restart.sh")), health, watch_s=1.5, every_s=0.1)
-
-    yield call
-    for name in ("loop", "pid"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            os.kill(int((here / name).read_text()), signal.SIGTERM)
-
-
-def test_a_service_that_crashes_in_a_loop_brings_the_old_release_back(
-    board: Board, make: Make, service: Callable[[str], CommandService], tmp_path: Path
-) -> None:
-    board.service = service("b")
-    put(board, make(counter=1))
-    started = time.monotonic()
-    with pytest.raises(CheckError, match=r"did not stay healthy: .*; back to counter 1"):
-        put(board, make(counter=2))
-    assert time.monotonic() - started < 30
-    state = board.state()
-    assert (flown(board), state.current, state.trial, state.counter) == (1, "a", False, 1)
-    paths = [line.split("/")[-2] for line in (tmp_path / "service" / "started").read_text().splitlines()]
-    assert paths == ["a", "b", "a"]
-    board.service.check()
-    board.service = service("none")
-    assert put(board, make(counter=2)).current == "b", "the slot is free for the next"
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (CommandService(("false",)), "ended with exit code 1"),
-        (CommandService(("/no/such/program",)), "cannot be run"),
-        (CommandService(("sleep", "9"), command_s=0.2), r"took longer than 0\.2 s"),
-        (CommandService(("true",), ("false",), watch_s=0.2, every_s=0.1), "ended with exit code 1"),
-    ],
-)
-def test_a_service_that_does_not_start_brings_the_old_release_back(
-    board: Board, make: Make, broken: CommandService, message: str
-) -> None:
-    put(board, make(counter=1))
-    board.service = broken
-    with pytest.raises(CheckError, match=message):
-        put(board, make(counter=2))
-    assert flown(board) == 1
-
-
-def test_a_first_release_that_is_not_healthy_leaves_none(board: Board, make: Make) -> None:
-    board.service = CommandService(("false",))
-    with pytest.raises(CheckError, match="nothing is flown now"):
-        put(board, make())
-    assert board.state().current is None
-
-
-def test_a_trial_never_marked_good_goes_back_at_boot(board: Board, make: Make) -> None:
-    put(board, make(counter=1))
-
-    class PowerCut(NoService):
-        def watch(self) -> None:
-            raise SystemError
-
-    board.service = PowerCut()
-    with pytest.raises(SystemError):
-        put(board, make(counter=2))
-    assert (flown(board), board.state().trial) == (2, True)
-    assert board.boot().trial is False
-    assert flown(board) == 1
-    assert "was never marked good" in board.state().history[-1]["detail"]
-
-
-def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
-    board: Board, make: Make, tmp_path: Path
-) -> None:
-    boot = (sys.executable, "-m", "edge.command", "device", "boot", "--root", str(board.root))
-    board.service = CommandService(boot, command_s=30)
-    put(board, make(counter=1))
-    assert put(board, make(counter=2)).counter == 2
-    well = tmp_path / "well"
-    health = ("sh", "-c", f"test -e {well}")
-    board.service = CommandService(boot, health, watch_s=0.3, every_s=0.1, command_s=30)
-    said: list[str] = []
-    board.say = said.append
-    with pytest.raises(CheckError, match="back to counter 2"):
-        put(board, make(counter=3))
-    assert not any("did not restart on the old release" in line for line in said)
-
-
-def test_a_board_with_nothing_on_trial_boots_from_a_disk_that_cannot_be_written(
-    board: Board, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(board, make())
-    (board.root / "lock").unlink()
-    (board.root / "lock").mkdir()  # opening it fails, for root too
-    assert board.boot().counter == 1
-
-
-def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: Board, make: Make) -> None:
-    class PowerCut(NoService):
-        def watch(self) -> None:
-            raise SystemError
-
-    board.service = PowerCut()
-    with pytest.raises(SystemError):
-        put(board, make(counter=5))
-    assert board.boot().trial
-    board.service = CommandService(("false",))
-    cut = (board.root / "state.json").read_bytes()
-    with pytest.raises(CheckError, match="nothing is flown now"):
-        put(board, make(counter=5))
-    (board.root / "state.json").write_bytes(cut)
-    board.service = NoService()
-    state = put(board, make(counter=5))
-    assert (state.current, state.previous, state.trial, state.counter) == ("b", None, False, 5)
-
-
-class SayingNo(Disk):
-    """Cannot write the state that marks the trial good."""
-
-    def step(self, what: str, path: Path) -> None:
-        if what == "rename" and b'"trial":false' in path.with_name("state.json.new").read_bytes():
-            self.step = lambda what, path: None  # type: ignore[method-assign]
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-
-
-def test_a_disk_that_fails_after_the_watch_leaves_no_trial(board: Board, make: Make) -> None:
-    put(board, make(counter=1))
-    state = board.state()
-    newer = dataclasses.replace(state, slots={**state.slots, "b": state.slots["a"]})
-    board.disk = SayingNo()
-    with pytest.raises(OSError, match="Input/output error"):
-        board.switch(newer, "b", "install")
-    after = board.state()
-    assert (after.current, after.trial, after.history[-1]["event"]) == ("a", False, "back")
-
-
-def test_a_signal_after_the_watch_leaves_no_trial(board: Board, make: Make) -> None:
-    put(board, make(counter=1))
-
-    def late() -> float:
-        if board.state().trial:
-            board.clock = lambda: START_2026
-            raise KeyboardInterrupt
-        return START_2026
-
-    board.clock = late
-    with pytest.raises(KeyboardInterrupt):
-        put(board, make(counter=2))
-    assert (flown(board), board.state().trial) == (1, False)
-
-
-def test_an_interrupt_during_the_watch_goes_back(board: Board, make: Make) -> None:
-    put(board, make(counter=1))
-
-    class Interrupted(NoService):
-        def watch(self) -> None:
-            raise KeyboardInterrupt
-
-    board.service = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        put(board, make(counter=2))
-    assert (flown(board), board.state().trial) == (1, False)
-
 
 def test_a_changed_slot_is_found(board: Board, make: Make) -> None:
     put(board, make())
@@ -490,123 +271,3 @@ def test_timing_caches_lie_beside_the_release(board: Board, make: Make, tmp_path
     put(board, make(timing_caches=(tmp_path / "nano.timing",)))
     assert (board.slot("a") / "caches" / "nano.timing").read_bytes() == b"cache"
     board.check_slot("a")
-
-
-# The commands.
-
-
-def test_the_commands_do_it_all(
-    command: Command, make: Make, public: Path, video: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "drone"
-
-    def device(*words: str | Path, code: int = 0) -> Outcome:
-        outcome = command("device", *words, "--root", root)
-        assert outcome.code == code, outcome.err
-        return outcome
-
-    assert "no release" in device("status").out
-    device("trust", public)
-    told = json.loads(device("install", make(counter=1), "--json").out)
-    assert (told["counter"], told["slot"], told["state"], told["precision"]) == (1, "a", "good", "int8")
-    assert "marked good" in device("install", make(counter=2)).err
-    status = json.loads(device("status", "--json").out)
-    assert (status["counter"], status["previous"]) == (2, 1)
-    run = command("run", video, "--release", status["path"], "--precision", status["precision"], "--json")
-    assert json.loads(run.out)["frames"] == 12
-    assert device("verify").out.count("is what was signed") == 2
-    device("rollback")
-    device("boot")
-    assert [row["event"] for row in json.loads(device("history", "--json").out)] == ["install"] * 2 + [
-        "rollback"
-    ]
-    refused = device("install", make(counter=1, runtime="0.0.1"), code=1)
-    assert refused.err.splitlines()[-1].startswith("aerogaze: the bundle has counter 1")
-    device("rollback", code=0)
-
-
-def test_a_service_becomes_what_flies(make: Make, public: Path, command: Command, tmp_path: Path) -> None:
-    root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
-    command("device", "install", make(), "--root", root)
-    words = [sys.executable, "-m", "edge.command", "device", "exec", "--root", str(root)]
-    done = subprocess.run([*words, "echo", "{release}", "{precision}"], capture_output=True, text=True)
-    assert done.stdout == f"{root}/slots/a/release int8\n"
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("{", "cannot be read as JSON"),
-        ('{"colour": 1}', "may have autopilot, engine, policy, service"),
-        ('{"engine": "gpu"}', "unknown engine 'gpu'"),
-        ('{"policy": "best"}', "policy 'best'; expected one as"),
-        ('{"service": {}}', "service needs restart"),
-        ('{"service": {"restart": "systemctl"}}', "must be a command as a list of words"),
-        ('{"service": {"restart": ["x"], "watch_s": 1e9}}', "must be a number of seconds, at most 60"),
-    ],
-)
-def test_a_wrong_configuration_is_one_line(
-    command: Command, tmp_path: Path, config: str, message: str
-) -> None:
-    (tmp_path / "config.json").write_text(config)
-    outcome = command("device", "status", "--root", tmp_path)
-    assert outcome.code == 2
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "state",
-    [b"", b"{}", b'{"schema":1}\n', b'{"schema":2}\n', b"\xff",
-     b'{"counter":0,"current":"a","history":[],"previous":null,"schema":1,"seen_at":0,"slots":{},"trial":false}\n'],
-)  # fmt: skip
-def test_a_state_that_somebody_else_wrote_is_one_line(command: Command, tmp_path: Path, state: bytes) -> None:
-    (tmp_path / "state.json").write_bytes(state)
-    outcome = command("device", "status", "--root", tmp_path)
-    assert outcome.code == 2
-    assert outcome.err.count("\n") == 1
-
-
-def test_a_cut_ssh_session_takes_a_trial_back(
-    make: Make, public: Path, command: Command, tmp_path: Path
-) -> None:
-    root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
-    command("device", "install", make(counter=1), "--root", root)
-    service = {"restart": ["true"], "health": ["true"], "watch_s": 30}
-    (root / "config.json").write_text(json.dumps({"service": service}))
-    words = ["device", "install", str(make(counter=2)), "--root", str(root)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edge.command", *words], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "watching the service" in line:
-            break
-    process.stderr.close()
-    process.send_signal(signal.SIGHUP)
-    process.wait(timeout=20)
-    status = json.loads(command("device", "status", "--root", root, "--json").out)
-    assert (status["counter"], status["state"]) == (1, "good")
-
-
-@pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="no setpriv on this machine")
-def test_an_unprivileged_user_is_told_in_one_line() -> None:
-    if (probe := as_nobody("pass")).returncode:
-        pytest.skip(f"user 65534 cannot start this Python: {probe.stderr.strip().splitlines()[-1]}")
-    with tempfile.TemporaryDirectory() as locked:  # pytest's own folders let nobody else in
-        Path(locked).chmod(0o555)
-        code = (
-            "import sys; from edge.command import _exit_code; "
-            "sys.exit(_exit_code(['device', 'rollback', '--root', sys.argv[1]]))"
-        )
-        done = as_nobody(code, str(Path(locked) / "drone"))
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "cannot write the board" in done.stderr
-
-
-def as_nobody(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    lower = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.getuid() == 0 else []
-    return subprocess.run([*lower, sys.executable, "-c", code, *words], capture_output=True, text=True)

@@ -96,6 +96,28 @@ def test_targets_are_read(text: str, login: Login | None) -> None:
     assert parse_login(text) == login
 
 
+@pytest.mark.parametrize(
+    ("target", "told"), [("pilot@drone:65536", "no host has a port 65536"), ("pilot@drone:0", "a port 0")]
+)
+def test_a_port_that_is_none_is_one_line(command: Command, make: Make, target: str, told: str) -> None:
+    outcome = command("flash", make(), target)
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+@needs_sshd
+def test_an_identity_that_is_no_key_is_one_line(
+    command: Command, make: Make, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "id").write_text(
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nno\n-----END OPENSSH PRIVATE KEY-----\n"
+    )
+    words = [*server.words(), "--identity", tmp_path / "id"]
+    outcome = command("flash", make(), *words, "--root", tmp_path / "drone")
+    assert outcome.code == 2
+    assert "an SSH key cannot be read" in outcome.err.splitlines()[-1]
+
+
 @needs_sshd
 def test_a_board_is_flashed_over_ssh(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path

@@ -98,3 +98,12 @@ def test_a_threshold_that_nobody_or_everybody_meets_is_refused(
     keys = [signing.new_key(tmp_path / str(i)).public for i in range(count)]
     with pytest.raises(InputError, match="expected 1 to"):
         trusts.make_trust(keys, threshold)
+
+
+@pytest.mark.parametrize("name", [".", "..", "there"])
+def test_a_folder_is_no_keys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(InputError, match="is a folder: name the key's file in it"):
+        signing.new_key(Path(name) if name != "there" else tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
