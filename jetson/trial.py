@@ -12,7 +12,7 @@ from edge.errors import InputError
 from edge.metrics import cc
 from edge.model import SaliencyModel, clip_maps
 from edge.release import Release
-from edge.tensorrt_api import Target
+from edge.target import Target
 from jetson.policy import Measured, finite
 
 RUNS = 300

@@ -21,7 +21,8 @@ from edge import release as releases
 from edge.errors import InputError
 from edge.files import sha256
 from edge.lock import only_writer
-from edge.tensorrt_api import Target, build_plan, load_tensorrt
+from edge.target import Target
+from edge.tensorrt_api import build_plan, load_tensorrt
 from export.engine import TIMING_CACHE, Engine, build_engines
 from export.make import make_release
 from tests.conftest import Outcome
