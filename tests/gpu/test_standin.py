@@ -1,0 +1,198 @@
+"""Both backends, and the commands from end to end, on stand-ins for the driver and for TensorRT.
+
+What is shown: every call goes to the driver with arguments that it takes, in an order that it allows, and all
+is freed. What is not: that a GPU does what the stand-in does. Each test is a process of its own, in which
+libcuda.so.1 is `standin/cuda.c`, compiled.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.gpu import this_gpu
+from edge.release import DEFAULT, locate
+from tests.gpu.conftest import NEEDED
+
+HERE = Path(__file__).parent
+Process = subprocess.CompletedProcess[str]
+Start = Callable[..., Process]
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in for libcuda.so.1."""
+    if this_gpu() is not None:
+        pytest.skip("there is a GPU: it is tested itself")
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler (cc) to make a stand-in for the driver")
+    folder = tmp_path_factory.mktemp("driver")
+    words = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
+    subprocess.run([*words, str(HERE / "standin" / "cuda.c"), "-ldl"], check=True)
+    return folder
+
+
+@pytest.fixture
+def start(driver: Path) -> Start:
+    """Run Python with the stand-ins."""
+
+    def call(*words: str | Path, **more: str) -> Process:
+        paths = [HERE / "standin" / "modules", HERE.parent.parent, *os.environ.get("PYTHONPATH", "").split(":")]
+        env = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(driver),
+            "PYTHONPATH": ":".join(str(path) for path in paths if str(path)),
+            "COLUMNS": "200",
+            **more,
+        }
+        return subprocess.run(
+            [sys.executable, *map(str, words)], capture_output=True, text=True, env=env, timeout=300
+        )
+
+    return call
+
+
+@pytest.fixture
+def aerogaze(start: Start) -> Start:
+    """Run a command with the stand-ins."""
+    return lambda *words, **more: start("-m", "edge.command", *words, **more)
+
+
+@pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
+def test_the_suite_of_the_layer_passes(start: Start, backend: str, module: str) -> None:
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        pytest.skip(f"{module} is not installed")
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "test_cuda.py", "-k", backend]
+    told = start(*words, **{NEEDED: backend})
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert re.search(r"\b1\d passed, 1 skipped", told.stdout), told.stdout  # one is for machines without
+
+
+def test_nothing_is_left_on_the_driver(start: Start) -> None:
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    told = start(
+        "-c",
+        """
+import ctypes
+from edge.cuda import open_cuda
+cuda = open_cuda("cuda-bindings")
+stream, memory = cuda.stream(), cuda.device(64)
+cuda.host((4,), "float32"), cuda.event(), cuda.event(timed=True)
+cuda.launch(cuda.capture(stream, lambda: cuda.fill(memory, 1, stream)), stream)
+left = ctypes.CDLL("libcuda.so.1").sta_left
+before = left()
+cuda.close()
+print(before, left())
+""",
+    )
+    assert told.stdout == "6 0\n", told.stderr
+
+
+@pytest.fixture
+def built(aerogaze: Start, tmp_path: Path) -> Path:
+    """The shipped release with engines by the stand-in."""
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    folder = Path(shutil.copytree(locate(DEFAULT), tmp_path / "release"))
+    told = aerogaze("build", folder, "--target", "local")
+    assert told.returncode == 0, told.stderr
+    identity = json.loads((folder / "engines" / "local" / "stream.fp16.engine.json").read_text())
+    assert (identity["gpu"], identity["compute_capabilities"]) == ("Stand-in", ["8.6"])
+    return folder
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_run_takes_the_engine_that_fits(aerogaze: Start, built: Path, tmp_path: Path, integrated: bool) -> None:
+    maps = [tmp_path / "tensorrt", tmp_path / "onnxruntime"]
+    more = {"STANDIN_INTEGRATED": "1"} if integrated else {}
+    words = ["run", "synthetic:7:320x180:20", "--release", built, "--precision", "fp32", "--json"]
+    told = aerogaze(*words, "--maps", maps[0], **more)
+    assert told.returncode == 0, told.stderr
+    engine = json.loads(told.stdout)["engine"]
+    assert engine.startswith("tensorrt 10.3.0, cuda-bindings")
+    assert engine.endswith(", zero copy, CUDA graph" if integrated else ", copied, CUDA graph")
+    told = aerogaze(*words, "--engine", "onnxruntime", "--maps", maps[1])
+    assert json.loads(told.stdout)["engine"].startswith("onnxruntime")
+    ours, theirs = ({p.name: p.read_bytes() for p in place.iterdir()} for place in maps)
+    assert len(ours) == 20
+    assert ours == theirs
+
+
+def test_without_a_precision_it_is_fp16_on_a_gpu(aerogaze: Start, built: Path) -> None:
+    told = aerogaze("run", "synthetic:7:320x180:3", "--release", built, "--json")
+    assert json.loads(told.stdout)["precision"] == "fp16"
+
+
+def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: Path) -> None:
+    words = ["profile", built, "--engine", "tensorrt", "--precision", "fp32", "--json", tmp_path / "l.json"]
+    told = aerogaze(*words)
+    assert told.returncode == 0, told.stderr
+    (row,) = json.loads((tmp_path / "l.json").read_text())["latencies"]
+    assert row["engine"].startswith("tensorrt 10.3.0")
+    assert row["size_bytes"] == (built / "engines" / "local" / "stream.fp32.engine").stat().st_size
+
+
+def other_bytes(engine: Path) -> None:
+    engine.write_bytes(engine.read_bytes() + b"more")
+
+
+def for_all_to_write(engine: Path) -> None:
+    engine.chmod(0o666)
+
+
+def changed(**values: object) -> Callable[[Path], None]:
+    def change(engine: Path) -> None:
+        place = engine.with_name(engine.name + ".json")
+        place.write_text(json.dumps({**json.loads(place.read_text()), **values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (other_bytes, "its file is not the one that was built"),
+        (for_all_to_write, "everybody may write it, and an engine is code"),
+        (changed(version="10.16.1"), "TensorRT 10.16.1, here 10.3.0"),
+        (changed(gpu="Orin", compute_capabilities=["8.7"]), "compute capability 8.7, here 8.6; GPU Orin"),
+        (changed(onnx_sha256="0" * 64), "built from another graph"),
+        (changed(target="moon"), "no target 'moon'"),
+        (lambda engine: engine.with_name(engine.name + ".json").write_text("{"), "cannot be read"),
+        (lambda engine: engine.unlink(), "no engine of stream.fp32.onnx was built for Stand-in"),
+    ],
+    ids=["bytes", "mode", "version", "gpu", "graph", "target", "identity", "missing"],
+)
+def test_a_plan_that_is_not_the_one_is_never_loaded(
+    aerogaze: Start, built: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    spoil(built / "engines" / "local" / "stream.fp32.engine")
+    words = ["run", "synthetic:7:320x180:3", "--release", built, "--precision", "fp32"]
+    told = aerogaze(*words, "--engine", "tensorrt")
+    assert told.returncode == 2
+    assert says in told.stderr
+    assert told.stderr.count("\n") == 1, told.stderr
+    assert "aerogaze build" in told.stderr or "chmod o-w" in told.stderr
+    assert "deserialised" not in told.stderr
+
+
+def test_auto_says_why_it_is_not_tensorrt(aerogaze: Start, built: Path) -> None:
+    changed(version="10.16.1")(built / "engines" / "local" / "stream.fp32.engine")
+    words = ["run", "synthetic:7:320x180:3", "--release", built, "--precision", "fp32", "--json"]
+    told = aerogaze(*words)
+    assert told.returncode == 0, told.stderr
+    engine = json.loads(told.stdout)["engine"]
+    assert engine.startswith("onnxruntime")
+    assert "(not TensorRT: " in engine
+    assert "TensorRT 10.16.1, here 10.3.0" in engine
