@@ -8,12 +8,13 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 from edge.errors import InputError
 from edge.gpu import Gpu, this_gpu
-from edge.identity import DEFAULT_RTX, Identity, differences, expected, identity_path
+from edge.identity import DEFAULT_RTX, SUFFIX, Identity, differences, expected, identity_path
 from edge.machine import this_machine
 from edge.release import Form, Graph, Release
 from edge.target import Kind, Target
@@ -103,21 +104,22 @@ def read_plan(engine: Path, digest: str) -> bytes:
 
 
 def _folders(release: Release) -> Iterator[Path]:
+    """Yield the folders that have engines of the release."""
     for place in (release.folder / ENGINES, release.folder.parent / ENGINES):
-        if place.is_dir():
-            yield place
-            yield from sorted(entry for entry in place.iterdir() if entry.is_dir())
+        for folder in (place, *sorted(place.glob("*"))):
+            if any(folder.glob("*" + SUFFIX)):
+                yield folder
 
 
 def _built(release: Release, graph: Graph) -> Engine:
     """Return the first engine of a graph that fits this machine, full TensorRT's before that for RTX."""
-    gpu, misfits, target = this_gpu(), [], Target("tensorrt")
+    gpu, misfits, target = this_gpu(), [], Target("rtx" if find_spec("tensorrt_rtx") else "tensorrt")
     if gpu is None:
         raise InputError(
             "there is no NVIDIA GPU here, or no driver for one, so no TensorRT engine runs: "
             "take --engine onnxruntime"
         )
-    name = Path(graph.file).with_suffix(".engine").name
+    name = Path(graph.file).with_suffix(SUFFIX).name
     for folder in _folders(release):
         path = folder / name
         if not path.is_file():

@@ -17,10 +17,10 @@ from edge.gpu import this_gpu
 __all__ = ["BACKENDS", "Cuda", "CudaError", "Event", "Graph", "Memory", "Stream", "open_cuda"]
 
 BACKENDS = {
-    "cuda-bindings": ("edge.cuda.bindings", "pip install 'aerogaze[cuda]' (JetPack 6: 'aerogaze[cuda12]')"),
-    "pycuda": ("edge.cuda.pycuda_backend", "pip install pycuda, where CUDA's toolkit is"),
+    "pycuda": ("edge.cuda.pycuda_backend", "pip install 'aerogaze[pycuda]' where CUDA's toolkit is"),
+    "cuda-bindings": ("edge.cuda.bindings", "pip install 'aerogaze[cuda]', on JetPack 6 'aerogaze[cuda12]'"),
 }
-"""Module of each backend, and how to get its library; in the order of preference."""
+"""Module of each backend, and how to get its library. Who has pycuda wants it: it is tried first."""
 
 
 class Cuda(Protocol):

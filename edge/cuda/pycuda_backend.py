@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,7 +61,7 @@ class PycudaCuda:
         gpu = _call(driver.Device, 0)
         self._context = _call(gpu.retain_primary_context)
         self._library = ctypes.CDLL("libcuda.so.1")
-        self._made: list[Any] = []
+        self._made: list[Any] = []  # streams and events, which are freed when nobody holds them: we alone do
         self._frees = ExitStack()
         self.enter()
         integrated = driver.device_attribute.INTEGRATED
@@ -85,16 +85,14 @@ class PycudaCuda:
 
     def stream(self) -> Stream:
         with self._stacked():
-            native = driver.Stream(_NON_BLOCKING)
-        self._made.append(native)
-        return Stream(native.handle, native)
+            self._made.append(driver.Stream(_NON_BLOCKING))
+        return Stream(self._made[-1].handle, len(self._made) - 1)
 
     def event(self, timed: bool = False) -> Event:
         flags = driver.event_flags.DEFAULT if timed else driver.event_flags.DISABLE_TIMING
         with self._stacked():
-            native = driver.Event(flags)
-        self._made.append(native)
-        return Event(native)
+            self._made.append(driver.Event(flags))
+        return Event(len(self._made) - 1)
 
     def device(self, size_bytes: int) -> Memory:
         with self._stacked():
@@ -112,28 +110,29 @@ class PycudaCuda:
         return Memory(int(_call(allocation.get_device_pointer)), array.nbytes, array, array)
 
     def copy(self, to: Memory, source: Memory, stream: Stream) -> None:
+        on = self._made[stream.native]
         if source.array is not None:
             assert to.array is None, "the CPU copies from one page of its own to another by itself"
-            _call(driver.memcpy_htod_async, to.address, source.array, stream.native)
+            _call(driver.memcpy_htod_async, to.address, source.array, on)
         elif to.array is not None:
-            _call(driver.memcpy_dtoh_async, to.array, source.address, stream.native)
+            _call(driver.memcpy_dtoh_async, to.array, source.address, on)
         else:
-            _call(driver.memcpy_dtod_async, to.address, source.address, source.size_bytes, stream.native)
+            _call(driver.memcpy_dtod_async, to.address, source.address, source.size_bytes, on)
 
     def fill(self, memory: Memory, byte: int, stream: Stream) -> None:
-        _call(driver.memset_d8_async, memory.address, byte, memory.size_bytes, stream.native)
+        _call(driver.memset_d8_async, memory.address, byte, memory.size_bytes, self._made[stream.native])
 
     def record(self, event: Event, stream: Stream) -> None:
-        _call(event.native.record, stream.native)
+        _call(self._made[event.native].record, self._made[stream.native])
 
     def wait(self, stream: Stream, event: Event) -> None:
-        _call(stream.native.wait_for_event, event.native)
+        _call(self._made[stream.native].wait_for_event, self._made[event.native])
 
     def synchronise(self, on: Stream | Event) -> None:
-        _call(on.native.synchronize)
+        _call(self._made[on.native].synchronize)
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        return float(_call(start.native.time_till, end.native))
+        return float(_call(self._made[start.native].time_till, self._made[end.native]))
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         try:
@@ -155,10 +154,15 @@ class PycudaCuda:
         return int(_call(driver.mem_get_info)[0])
 
     def close(self) -> None:
-        with self._stacked():
-            driver.Context.synchronize()
+        """Detach by name: pycuda's destructor would take a primary context for one of its own."""
+        with _told():
+            self._context.push()
+            with suppress(driver.Error):  # what went wrong before is told there
+                driver.Context.synchronize()
             self._frees.close()
             self._made.clear()
+            self._context.detach()
+        self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))  # where detaching leaves it
 
 
 def open_gpu() -> PycudaCuda:

@@ -2,7 +2,7 @@
 
 Each piece of work knows what it must come after: what its stream was given before, the events that the
 stream waited for, and what the CPU had waited for when it gave it. Two pieces that touch the same memory,
-one of them writing, must be ordered by that; if they are not, `Race` is raised when the second is given,
+one of them writing, must be ordered by that; if they are not, `RaceError` is raised when the second is given,
 whatever order they would have run in. When work runs is for the test to say: at once, as late as it may
 (when somebody waits for it), or as a random generator has it. Memory that nobody wrote is NaN.
 """
@@ -24,7 +24,7 @@ POISON = 0xFF
 TOTAL_BYTES = 1 << 32
 
 
-class Race(AssertionError):
+class RaceError(AssertionError):
     """Two pieces of work touch the same memory in no order."""
 
 
@@ -59,7 +59,7 @@ class _Lane:
 
 
 class Host:
-    """The `Cuda` of numpy. `deaf`: of every so many `wait`s, which one is not heard (as (1, 2): the second)."""
+    """The `Cuda` of numpy. `deaf`: (1, 2): of every two `wait`s, the first is not heard."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class Host:
                 earlier += self._read.get(at, {}).values()
             for other in earlier:
                 if other is not work and not other.precedes(work):
-                    raise Race(f"{work.name} and {other.name} touch the same memory in no order")
+                    raise RaceError(f"{work.name} and {other.name} touch the same memory in no order")
         for at in work.reads:
             self._read.setdefault(at, {})[work.stream] = work  # of a stream, the last is enough
         for at in work.writes:
@@ -282,5 +282,10 @@ class OnnxExecution:
     def _tensors(self, side: Any) -> list[EngineTensor]:
         kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
         return [
-            EngineTensor(t.name, self._shapes.get(t.name, tuple(d if isinstance(d, int) else 1 for d in t.shape)), np.dtype(kinds[t.type])) for t in side
+            EngineTensor(
+                t.name,
+                self._shapes.get(t.name, tuple(d if isinstance(d, int) else 1 for d in t.shape)),
+                np.dtype(kinds[t.type]),
+            )
+            for t in side
         ]

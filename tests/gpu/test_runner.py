@@ -1,4 +1,4 @@
-"""The TensorRT runner: its logic on the stand-in, where races are found; the same on a GPU, where there is one."""
+"""The TensorRT runner: its logic on the stand-in, where races are found; the same on a GPU, if there is one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edge.target import Target
 from edge.tensorrt_api import Execution, load_tensorrt
 from edge.tensorrt_runner import MOST_GRAPHS, TensorRTRunner
 from tests.gpu.conftest import opened
-from tests.gpu.host import Host, OnnxExecution, Race
+from tests.gpu.host import Host, OnnxExecution, RaceError
 
 Feed = dict[str, np.ndarray]
 
@@ -246,7 +246,7 @@ def test_wrong_use_is_told(open_on: Open, feeds: list[Feed]) -> None:
 
 def test_an_engine_of_other_tensors_is_refused(open_on: Open, release: Release) -> None:
     other = dataclasses.replace(release.states[0], input="elsewhere")
-    with pytest.raises(InputError, match="the engine has tensors .*; the release says .*: build it again"):
+    with pytest.raises(InputError, match=r"the engine has tensors .*; the release says .*: build it again"):
         open_on(release=dataclasses.replace(release, states=(other,)))
 
 
@@ -268,7 +268,7 @@ def test_whenever_the_gpu_runs_what(release: Release, feeds: list[Feed], when: A
 def test_each_wait_is_needed(release: Release, feeds: list[Feed], lost: int, when: Any) -> None:
     """The stand-in does not hear one of a frame's two waits: the race is found, though nothing was late."""
     runner = on_host(Host(when, deaf=(lost, 2)), release)
-    with pytest.raises(Race, match="copy and|and copy"):
+    with pytest.raises(RaceError, match=r"copy and|and copy"):
         overlapped(runner, feeds)
 
 
@@ -284,7 +284,7 @@ def test_waiting_for_the_frame_is_needed(release: Release, feeds: list[Feed]) ->
     slots += runner._slots
     try:
         found = overlapped(runner, feeds)
-    except Race:
+    except RaceError:
         return
     assert not np.array_equal(found, expected(release, feeds))
 
@@ -302,7 +302,9 @@ def test_the_steady_loop_is_one_launch(release: Release, feeds: list[Feed]) -> N
 def test_where_capture_fails_launches_are_plain_and_it_is_said(release: Release, feeds: list[Feed]) -> None:
     host = Host(captures=False)
     runner = on_host(host, release)
-    assert "plain launches (no CUDA graph: capture failed with CUDA_ERROR_STREAM_CAPTURE" in runner.description
+    assert (
+        "plain launches (no CUDA graph: capture failed with CUDA_ERROR_STREAM_CAPTURE" in runner.description
+    )
     np.testing.assert_array_equal(overlapped(runner, feeds), expected(release, feeds))
     assert "launch" not in host.calls
 

@@ -93,6 +93,7 @@ R cuCtxPushCurrent_v2(Thing *c) { IS(c, CONTEXT); if (depth == 16) return INVALI
 R cuCtxPopCurrent_v2(Thing **c) { if (!depth) return NO_CONTEXT; *c = stack[--depth]; return OK; }
 R cuCtxGetCurrent(Thing **c) { *c = depth ? stack[depth - 1] : 0; return OK; }
 R cuCtxGetDevice(int *d) { NEEDS_CONTEXT; *d = 0; return OK; }
+R cuCtxDetach(Thing *c) { fprintf(stderr, "cuCtxDetach of a primary context\n"); return NO_CONTEXT; }
 R cuCtxSynchronize(void) { NEEDS_CONTEXT; return OK; }
 
 R cuStreamCreate(Thing **s, unsigned flags) { NEEDS_CONTEXT; if (flags > 1) return INVALID; *s = make(STREAM); return OK; }
