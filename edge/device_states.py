@@ -8,6 +8,7 @@ state that lags l frames reads buffer (n - l) % length. From frame `settled` on,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class DeviceStates:
     def __init__(
         self,
         states: Sequence[State],
-        kinds: Mapping[str, np.dtype[np.generic]],
+        kinds: Mapping[str, np.dtype[Any]],
         cuda: Cuda,
         stream: Stream,
         multiple: int,

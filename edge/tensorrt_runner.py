@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from edge.cuda import Cuda, Event, Graph, Memory
+from edge.cuda import Cuda, CudaError, Event, Graph, Memory
 from edge.device_states import DeviceStates
 from edge.errors import InputError
 from edge.frames import Input, Tensor
@@ -108,9 +109,14 @@ class TensorRTRunner:
                     f"the engine has tensors {found}; the release says {expected}: build it again with "
                     "aerogaze build --rebuild"
                 )
+        kinds = {tensor.name: tensor.dtype for tensor in (*execution.inputs, *execution.outputs)}
+        if odd := next((s for s in states if kinds[s.input] != kinds[s.output]), None):
+            raise InputError(
+                f"the engine takes the state {odd.input} as {kinds[odd.input]} and gives it as "
+                f"{kinds[odd.output]}: export it again"
+            )
         self._up, self._compute, self._down = cuda.stream(), cuda.stream(), cuda.stream()
-        self._slots = [self._slot() for _ in range(DEPTH)]
-        kinds = {tensor.name: tensor.dtype for tensor in execution.inputs}
+        self._slots = [self._slot(kinds) for _ in range(DEPTH)]
         self._states = DeviceStates(states, kinds, cuda, self._compute, DEPTH)
         self._captured: dict[tuple[int, ...], list[Graph]] = {}
         self._graphs: list[Graph] = []
@@ -181,8 +187,10 @@ class TensorRTRunner:
     def close(self) -> None:
         """Wait for the GPU and free all that is on it."""
         self._enter()
-        for stream in (self._up, self._compute, self._down):
-            self._cuda.synchronise(stream)
+        with suppress(CudaError):  # what went wrong was told where it did
+            for stream in (self._up, self._compute, self._down):
+                self._cuda.synchronise(stream)
+        self._cuda.free_graphs()
         self._execution.close()
         self._cuda.close()
 
@@ -230,9 +238,8 @@ class TensorRTRunner:
         self._graphs = self._captured[self._states.lags]
         return "CUDA graph"
 
-    def _slot(self) -> _Slot:
+    def _slot(self, kinds: Mapping[str, np.dtype[Any]]) -> _Slot:
         cuda = self._cuda
-        kinds = {t.name: t.dtype for t in (*self._execution.inputs, *self._execution.outputs)}
         inputs = {name: cuda.host(shape, kinds[name]) for name, shape in self._inputs.items()}
         outputs = {name: cuda.host(shape, kinds[name]) for name, shape in self._outputs.items()}
         given, taken = inputs, outputs

@@ -74,6 +74,9 @@ class Cuda(Protocol):
     def launch(self, graph: Graph, stream: Stream) -> None:
         """Run a captured graph on a stream."""
 
+    def free_graphs(self) -> None:
+        """Free all captured graphs, before what they run is freed."""
+
     def free_bytes(self) -> int:
         """Return how much of the GPU's memory is free."""
 

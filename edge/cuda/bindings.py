@@ -43,8 +43,8 @@ def capture(stream: int, work: Callable[[], None]) -> Any:
     try:
         work()
     except BaseException:
-        _, graph = driver.cuStreamEndCapture(stream)  # so that the stream can be used again
-        if int(graph):
+        code, graph = driver.cuStreamEndCapture(stream)  # so that the stream can be used again
+        if code == driver.CUresult.CUDA_SUCCESS:
             driver.cuGraphDestroy(graph)
         raise
     graph = call(driver.cuStreamEndCapture, stream)
@@ -61,7 +61,7 @@ def launch(graph: Any, stream: int) -> None:
 
 def destroy(graph: Any) -> None:
     """Free a captured graph."""
-    call(driver.cuGraphExecDestroy, graph)
+    driver.cuGraphExecDestroy(graph)
 
 
 class BindingsCuda:
@@ -72,6 +72,7 @@ class BindingsCuda:
         gpu = call(driver.cuDeviceGet, 0)
         self._context = call(driver.cuDevicePrimaryCtxRetain, gpu)
         self._made = ExitStack()
+        self._graphs: list[Graph] = []
         self._made.callback(driver.cuDevicePrimaryCtxRelease, gpu)
         self.enter()
         self.integrated = bool(call(driver.cuDeviceGetAttribute, _INTEGRATED, gpu))
@@ -129,12 +130,16 @@ class BindingsCuda:
         return float(call(driver.cuEventElapsedTime, start.native, end.native))
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        native = capture(stream.handle, work)
-        self._made.callback(driver.cuGraphExecDestroy, native)
-        return Graph(native)
+        graph = Graph(capture(stream.handle, work))
+        self._graphs.append(graph)
+        return graph
 
     def launch(self, graph: Graph, stream: Stream) -> None:
         launch(graph.native, stream.handle)
+
+    def free_graphs(self) -> None:
+        while self._graphs:
+            destroy(self._graphs.pop().native)
 
     def free_bytes(self) -> int:
         return int(call(driver.cuMemGetInfo)[0])
@@ -142,6 +147,7 @@ class BindingsCuda:
     def close(self) -> None:
         self.enter()
         driver.cuCtxSynchronize()
+        self.free_graphs()
         self._made.close()
 
 

@@ -63,6 +63,7 @@ class PycudaCuda:
         self._library = ctypes.CDLL("libcuda.so.1")
         self._made: list[Any] = []  # streams and events, which are freed when nobody holds them: we alone do
         self._frees = ExitStack()
+        self._graphs: list[Graph] = []
         self.enter()
         integrated = driver.device_attribute.INTEGRATED
         self.integrated = bool(_call(gpu.get_attribute, integrated))
@@ -141,14 +142,20 @@ class PycudaCuda:
             raise InputError(
                 f"pycuda makes no CUDA graphs, and cuda-bindings is not there ({error})"
             ) from None
-        native = bindings.capture(stream.handle, work)
-        self._frees.callback(bindings.destroy, native)
-        return Graph(native)
+        graph = Graph(bindings.capture(stream.handle, work))
+        self._graphs.append(graph)
+        return graph
 
     def launch(self, graph: Graph, stream: Stream) -> None:
         from edge.cuda import bindings
 
         bindings.launch(graph.native, stream.handle)
+
+    def free_graphs(self) -> None:
+        while self._graphs:
+            from edge.cuda import bindings
+
+            bindings.destroy(self._graphs.pop().native)
 
     def free_bytes(self) -> int:
         return int(_call(driver.mem_get_info)[0])
@@ -159,6 +166,7 @@ class PycudaCuda:
             self._context.push()
             with suppress(driver.Error):  # what went wrong before is told there
                 driver.Context.synchronize()
+            self.free_graphs()
             self._frees.close()
             self._made.clear()
             self._context.detach()

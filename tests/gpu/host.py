@@ -157,6 +157,9 @@ class Host:
         writes = [at for work in graph.native for at in work.writes]
         self.give(stream.handle, Work("graph", run, reads, writes))
 
+    def free_graphs(self) -> None:
+        self.calls.append("free graphs")
+
     def free_bytes(self) -> int:
         return TOTAL_BYTES - self._taken
 
@@ -278,6 +281,7 @@ class OnnxExecution:
 
     def close(self) -> None:
         self.closed = True
+        self._host.calls.append("free engine")
 
     def _tensors(self, side: Any) -> list[EngineTensor]:
         kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}

@@ -1,9 +1,10 @@
-"""The TensorRT runner: its logic on the stand-in, where races are found; the same on a GPU, if there is one."""
+"""The TensorRT runner: its logic on a stand-in, where races are found; the same on a GPU, if there is one."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +15,18 @@ import numpy as np
 import pytest
 
 from edge import release as releases
-from edge.cuda import BACKENDS, Cuda
+from edge.cuda import BACKENDS, Cuda, CudaError
 from edge.engines import choose, read_plan
 from edge.errors import InputError
+from edge.gpu import this_gpu
 from edge.metrics import cc
+from edge.onnx_runner import OnnxRunner, Shape
 from edge.release import Release
-from edge.runner import Overlapping, open_runner
-from edge.target import Target
+from edge.runner import Overlapping
+from edge.target import Kind, Target
 from edge.tensorrt_api import Execution, load_tensorrt
 from edge.tensorrt_runner import MOST_GRAPHS, TensorRTRunner
+from export.engine import build_engines
 from tests.gpu.conftest import opened
 from tests.gpu.host import Host, OnnxExecution, RaceError
 
@@ -46,8 +50,9 @@ def lagging(release: Release, lag_s: float) -> Release:
 
 
 def expected(release: Release, feeds: Sequence[Feed], precision: str = "fp32", fps: float = 10) -> np.ndarray:
-    """What ONNX Runtime gives."""
-    runner = open_runner(release, precision, threads=1)
+    """What ONNX Runtime gives for the graph that the engine was built from."""
+    path = release.path(release.graph(precision, "stream", "tensorrt"))
+    runner = OnnxRunner(path, *tensors(release), release.states, threads=1)
     runner.reset(fps)
     maps = np.stack([runner.infer(feed)["saliency"].copy() for feed in feeds])
     runner.close()
@@ -76,37 +81,30 @@ def overlapped(runner: TensorRTRunner, feeds: Sequence[Feed], fps: float = 10) -
     return np.stack(maps)
 
 
+def tensors(release: Release) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The shapes of what a stream takes and gives."""
+    size = release.preprocessing.height, release.preprocessing.width
+    return {"frame": (1, 3, *size)}, {"saliency": (1, 1, *size)}
+
+
 def runner_on(cuda: Cuda, execution: Any, release: Release, **settings: Any) -> TensorRTRunner:
-    shape = release.preprocessing.height, release.preprocessing.width
-    return TensorRTRunner(
-        execution,
-        cuda,
-        {"frame": (1, 3, *shape)},
-        {"saliency": (1, 1, *shape)},
-        release.states,
-        **settings,
-    )
+    return TensorRTRunner(execution, cuda, *tensors(release), release.states, **settings)
 
 
 def on_host(host: Host, release: Release, precision: str = "fp32", **settings: Any) -> TensorRTRunner:
-    path = release.path(release.graph(precision, "stream"))
+    path = release.path(release.graph(precision, "stream", "tensorrt"))
     return runner_on(host, OnnxExecution(str(path), host), release, **settings)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines for the GPU at hand."""
-    import shutil
-
-    from edge.gpu import this_gpu
-    from export.engine import build_engines
-
     if this_gpu() is None:
         pytest.skip("there is no NVIDIA GPU here, or no driver for one")
-    kinds = {"local": "tensorrt", "rtx": "rtx"}
+    kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
     for target, kind in kinds.items():
         try:
-            load_tensorrt(kind)  # type: ignore[arg-type]
+            load_tensorrt(kind)
         except InputError:
             continue
         folder = tmp_path_factory.mktemp("built") / "release"
@@ -143,14 +141,13 @@ def open_on(request: pytest.FixtureRequest, release: Release) -> Iterator[Open]:
 
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.2}
-LEAST_CC = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
+LEAST_CC = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.99}
 
 
 @pytest.mark.parametrize("precision", releases.PRECISIONS)
 def test_maps_are_those_of_onnx_runtime(
     open_on: Open, release: Release, feeds: list[Feed], precision: str
 ) -> None:
-    """int8: the engine's graph and ONNX Runtime's place Q/DQ differently, so they are alike, not equal."""
     found, wanted = maps_of(open_on(precision=precision), feeds), expected(release, feeds, precision)
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE[precision])
     likeness = [cc(one[0, 0], other[0, 0]) for one, other in zip(found, wanted, strict=True)]
@@ -215,7 +212,7 @@ def test_a_thousand_frames_take_no_memory(open_on: Open, feeds: list[Feed]) -> N
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert runner._cuda.free_bytes() == free
+    assert runner._cuda.integrated or runner._cuda.free_bytes() == free
     assert grown < 20_000
 
 
@@ -345,5 +342,23 @@ def test_closing_frees_engine_and_gpu(release: Release, feeds: list[Feed]) -> No
     runner = runner_on(host, execution, release)
     runner.submit(feeds[0])
     runner.close()
-    assert execution.closed
+    assert host.calls[-2:] == ["free graphs", "free engine"]
+    assert host.closed
+
+
+def test_a_gpu_that_failed_is_closed_all_the_same(release: Release) -> None:
+    class Failed(Host):
+        failed = False
+
+        def synchronise(self, on: Any) -> None:
+            if self.failed:
+                raise CudaError("synchronise", "CUDA_ERROR_ILLEGAL_ADDRESS")
+            super().synchronise(on)
+
+    host = Failed()
+    runner = on_host(host, release)
+    host.failed = True
+    with pytest.raises(CudaError, match="CUDA_ERROR_ILLEGAL_ADDRESS: what the GPU held is lost: start again"):
+        runner.reset()
+    runner.close()
     assert host.closed

@@ -23,6 +23,7 @@ static int initialised, left, retained;
 static Thing context = {CONTEXT};
 static __thread Thing *stack[16];
 static __thread int depth;
+static __thread Thing *capturing; /* that this thread captures; 2: it was spoilt */
 static Block *blocks;
 static size_t taken;
 static const size_t TOTAL = 1ull << 32;
@@ -39,6 +40,7 @@ static int known(void *p, size_t size) {
 }
 static R take(void **p, size_t size, int host) {
   NEEDS_CONTEXT;
+  if (capturing) { capturing->capturing = 2; return CAPTURE; }
   if (!size) return INVALID;
   if (taken + size > TOTAL || size > TOTAL) return MEMORY;
   Block *b = malloc(sizeof *b);
@@ -136,12 +138,14 @@ R cuMemsetD8Async(void *to, unsigned char byte, size_t size, Thing *s) {
 R cuStreamBeginCapture_v2(Thing *s, int mode) {
   NEEDS_CONTEXT; IS(s, STREAM);
   if (s->capturing || mode < 0 || mode > 2) return INVALID;
-  s->capturing = 1, s->first = 0, s->last = &s->first;
+  s->capturing = 1, s->first = 0, s->last = &s->first, capturing = s;
   return OK;
 }
 R cuStreamEndCapture(Thing *s, Thing **g) {
   IS(s, STREAM);
   if (!s->capturing) return INVALID;
+  capturing = 0, *g = 0;
+  if (s->capturing == 2) { s->capturing = 0; return CAPTURE + 1; }
   s->capturing = 0, *g = make(GRAPH), (*g)->first = s->first;
   return OK;
 }
@@ -161,7 +165,9 @@ R cuGraphExecDestroy(Thing *x) { return drop(x, EXEC); }
 static const struct { R code; const char *name, *text; } NAMES[] = {
   {OK, "CUDA_SUCCESS", "no error"}, {INVALID, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
   {MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"}, {NO_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
-  {HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"}};
+  {HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+  {CAPTURE, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+  {CAPTURE + 1, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "capture was invalidated"}};
 static R look(R code, const char **said, int text) {
   for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
     if (NAMES[i].code == code) { *said = text ? NAMES[i].text : NAMES[i].name; return OK; }
