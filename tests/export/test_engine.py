@@ -311,6 +311,12 @@ def test_bad_words_are_one_clear_line(
     assert made == []
 
 
+def test_a_board_builds_without_torch_and_onnx() -> None:
+    code = "import sys, export.build_command; print({'torch', 'onnx'} & sys.modules.keys())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
+
+
 def test_a_tensorrt_that_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     with pytest.raises(InputError, match=r"stubs alone\?\); it comes with JetPack"):

@@ -26,7 +26,6 @@ from edge.runner import Overlapping
 from edge.target import Kind, Target
 from edge.tensorrt_api import Execution, load_tensorrt
 from edge.tensorrt_runner import MOST_GRAPHS, TensorRTRunner
-from export.engine import build_engines
 from tests.gpu.conftest import opened
 from tests.gpu.host import Host, OnnxExecution, RaceError
 
@@ -101,6 +100,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines for the GPU at hand."""
     if this_gpu() is None:
         pytest.skip("there is no NVIDIA GPU here, or no driver for one")
+    from export.engine import build_engines
+
     kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
     for target, kind in kinds.items():
         try:

@@ -122,6 +122,7 @@ def built(built_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def built_once(aerogaze: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines by the stand-in."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
     folder = Path(shutil.copytree(locate(DEFAULT), tmp_path_factory.mktemp("built") / "release"))
     told = aerogaze("build", folder, "--target", "local")

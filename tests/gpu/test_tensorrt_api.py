@@ -17,7 +17,7 @@ from edge.release import load
 from edge.target import Target
 from edge.tensorrt_api import Execution, build_plan
 
-STANDIN = Path(__file__).parent.parent / "gpu" / "standin" / "modules" / "tensorrt.py"
+STANDIN = Path(__file__).parent / "standin" / "modules" / "tensorrt.py"
 OBJECTS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext"}
 
 
