@@ -121,7 +121,7 @@ class TensorRTRunner:
         self._captured: dict[tuple[int, ...], list[Graph]] = {}
         self._graphs: list[Graph] = []
         self._flying: deque[_Slot] = deque()
-        self._thread = threading.get_ident()
+        self._here = threading.local()
         self._frame = 0
         self.description = ""
         self.reset()
@@ -195,9 +195,9 @@ class TensorRTRunner:
         self._cuda.close()
 
     def _enter(self) -> None:
-        if threading.get_ident() != self._thread:
+        if not hasattr(self._here, "entered"):  # not by its number, which the next thread may have
             self._cuda.enter()
-            self._thread = threading.get_ident()
+            self._here.entered = True
 
     def _run(self, frame: int) -> None:
         if self._graphs and frame >= self._states.settled:

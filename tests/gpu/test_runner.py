@@ -337,6 +337,18 @@ def test_boards_that_share_their_memory_copy_nothing(release: Release, integrate
     assert ("zero copy" in runner.description) == integrated
 
 
+def test_each_thread_enters_once(release: Release, feeds: list[Feed]) -> None:
+    """Though a thread may get the number of one that has ended."""
+    host = Host()
+    runner = on_host(host, release)
+    host.calls.clear()
+    for _ in range(3):
+        thread = threading.Thread(target=maps_of, args=(runner, feeds))
+        thread.start()
+        thread.join()
+    assert host.calls.count("enter") == 3
+
+
 def test_closing_frees_engine_and_gpu(release: Release, feeds: list[Feed]) -> None:
     host = Host()
     execution = OnnxExecution(str(release.path(release.graph("fp32"))), host)

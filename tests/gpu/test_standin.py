@@ -165,6 +165,31 @@ def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: P
     assert row["size_bytes"] == (built / "engines" / "local" / "stream.fp32.engine").stat().st_size
 
 
+def test_a_model_has_frames_in_flight(start: Start, built: Path) -> None:
+    told = start(
+        "-c",
+        """
+import sys
+import numpy as np
+from edge.model import SaliencyModel, clip_maps
+model = SaliencyModel(sys.argv[1], "fp32", engine="tensorrt")
+frames = model.release.golden()[0]
+wanted, found = clip_maps(model, frames), []
+for index, frame in enumerate(frames):
+    model.submit(model.prepare(frame))
+    if index + 1 >= model.depth:
+        found.append(model.collect())
+while len(found) < len(frames):
+    found.append(model.collect())
+model.close()
+np.testing.assert_array_equal(found, wanted)
+print(model.depth, len(found) == len(frames))
+""",
+        built,
+    )
+    assert told.stdout == "2 True\n", told.stderr
+
+
 def other_bytes(engine: Path) -> None:
     engine.write_bytes(engine.read_bytes() + b"more")
 
