@@ -151,9 +151,13 @@ def test_a_run_takes_the_engine_that_fits(
     assert ours == theirs
 
 
-def test_without_a_precision_it_is_fp16_on_a_gpu(aerogaze: Start, built: Path) -> None:
-    told = aerogaze("run", "synthetic:7:320x180:3", "--release", built, "--json")
-    assert json.loads(told.stdout)["precision"] == "fp16"
+def test_in_a_slot_engines_are_beside_the_release_and_fp16_is_taken(aerogaze: Start, built: Path) -> None:
+    shutil.move(built / "engines" / "local", built.parent / "engines")
+    told = aerogaze("run", "synthetic:7:320x180:3", "--release", built, "--engine", "tensorrt", "--json")
+    assert told.returncode == 0, told.stderr
+    summary = json.loads(told.stdout)
+    assert summary["precision"] == "fp16"
+    assert summary["engine"].startswith("tensorrt")
 
 
 def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: Path) -> None:
