@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,28 +11,17 @@ from numpy.typing import NDArray
 
 from edge import release as releases
 from edge.clip_runner import ClipRunner
+from edge.engines import Choice, choose
 from edge.errors import InputError
 from edge.frames import Image, Input, Tensor
-from edge.machine import this_machine
 from edge.metrics import cc
 from edge.preprocess import Eye
 from edge.release import Form, Release
-from edge.runner import open_runner
+from edge.runner import Overlapping, open_engine
 from edge.states import NOMINAL_FPS
 
 GOLDEN_MARGIN = 0.002
 """How much less like the golden maps an engine may be than the release says of the graph."""
-
-
-def fastest_precision(release: Release) -> str:
-    """Return the fastest precision of the release that this machine computes natively."""
-    form = flying_form(release)
-    have = release.precisions(form, "onnxruntime")
-    machine = this_machine()
-    for precision in ("int8", "fp16", "fp32"):
-        if precision in have and machine.native(precision):
-            return precision
-    raise InputError(f"release {release.name} has no fp32 graph in {form} form: export it again")
 
 
 def flying_form(release: Release) -> Form:
@@ -54,16 +44,23 @@ class SaliencyModel:
         release: Release | str | Path | None,
         precision: str | None,
         threads: int | None = None,
+        engine: Choice = "onnxruntime",
     ) -> None:
         self.release = release if isinstance(release, Release) else releases.load(release)
-        self.precision = precision or fastest_precision(self.release)
-        self.prepare: Callable[[Image], Input] = self.release.prepare
         self._form = flying_form(self.release)
-        runner = open_runner(self.release, self.precision, self._form, threads)
+        chosen = choose(self.release, precision, self._form, engine)
+        self._graph = chosen.graph
+        self.precision: str = chosen.graph.precision
+        self.prepare: Callable[[Image], Input] = self.release.prepare
+        runner = open_engine(self.release, chosen, threads)
         if self._form == "clip" and self.release.clip is not None:
             runner = ClipRunner(runner, self.release.clip, self.release.inputs[0], self.release.output)
         self._runner = runner
-        self.engine = self._runner.description
+        self._overlapping = runner if isinstance(runner, Overlapping) else None
+        self.depth = self._overlapping.depth if self._overlapping else 1
+        """How many frames may be in flight: submitted, and not yet collected."""
+        self._done: deque[Tensor] = deque()
+        self.engine = runner.description + (f" (not TensorRT: {chosen.instead})" if chosen.instead else "")
         self._fresh = True
         try:
             self.reset()
@@ -77,6 +74,14 @@ class SaliencyModel:
 
         Where the student looks ahead, the map is that of `release.delay_frames` frames before.
         """
+        self.submit(prepared)
+        return self.collect()
+
+    def submit(self, prepared: Input) -> None:
+        """Start on a frame that `prepare` made: its map, in order, is what `collect` gives.
+
+        While a GPU computes a frame, the next is copied: submit while one is waiting, up to `depth`.
+        """
         names = self.release.inputs_of(self._form)
         each = len(prepared) // len(names)
         feed = {name: prepared[at * each : (at + 1) * each] for at, name in enumerate(names)}
@@ -84,12 +89,22 @@ class SaliencyModel:
             for _ in range(self.release.preroll):
                 self._runner.infer(feed)
             self._fresh = False
-        saliency: Tensor = self._runner.infer(feed)[self.release.output][0, 0]
+        if self._overlapping:
+            self._overlapping.submit(feed)
+        else:
+            self._done.append(self._runner.infer(feed)[self.release.output][0, 0])
+
+    def collect(self) -> Tensor:
+        """Return the map of the oldest frame in flight, as `infer` does; it is the caller's to keep."""
+        if not self._overlapping:
+            return self._done.popleft()
+        saliency: Tensor = self._overlapping.collect()[self.release.output][0, 0].copy()
         return saliency
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Forget the past: the next frame starts a new clip, of `fps` frames a second."""
+        """Forget the past: the next frame starts a new clip, of `fps` a second. Drops what is in flight."""
         self._runner.reset(fps)
+        self._done.clear()
         if self.release.preprocessing.alignment is not None:
             self.prepare = Eye(self.release.preprocessing, fps)
         self._fresh = True
@@ -100,7 +115,7 @@ class SaliencyModel:
 
     def _check_golden(self) -> None:
         frames, expected = self.release.golden()
-        graph = self.release.graph(self.precision, self._form)
+        graph = self._graph
         maps = clip_maps(self, frames)
         if not np.isfinite(maps).all():
             raise InputError(

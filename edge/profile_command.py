@@ -16,14 +16,17 @@ from rich.table import Table
 from edge import profiler
 from edge import release as releases
 from edge.console import progress_bar
+from edge.engines import Choice
 from edge.errors import InputError
 from edge.files import PendingFile, written_file
 from edge.machine import this_machine
+from edge.options import engine_option
 
 
 @click.command(epilog="Example: aerogaze profile skd-64 --precision fp32,int8 --json latency.json")
 @click.argument("release", required=False)
 @click.option("--precision", help="Comma-separated: fp32,fp16,int8 (default: all that the release has).")
+@engine_option
 @click.option(
     "--form",
     type=click.Choice(releases.FORMS),
@@ -53,6 +56,7 @@ from edge.machine import this_machine
 def profile(
     release: str | None,
     precision: str | None,
+    engine: Choice,
     form: releases.Form | None,
     threads: int | None,
     runs: int,
@@ -62,7 +66,10 @@ def profile(
     """Measure the latency of RELEASE per precision: the engine's call, batch 1."""
     opened = releases.load(release)
     form = form or (opened.forms() or releases.FORMS)[0]
-    precisions = [p.strip() for p in precision.split(",")] if precision else list(opened.precisions(form))
+    made_for: releases.Engine = "tensorrt" if engine == "tensorrt" else "onnxruntime"
+    precisions: list[str] = [*opened.precisions(form, made_for)]
+    if precision:
+        precisions = [p.strip() for p in precision.split(",")]
     if not precisions:
         raise InputError(f"release {opened.name} has no graph in {form} form; try the other --form")
     if json_path:
@@ -70,7 +77,7 @@ def profile(
     with progress_bar("profile", "runs/s") as progress:
         task = progress.add_task(escape(opened.name), total=runs * len(precisions))
         results = profiler.profile(
-            opened, precisions, form, threads, runs, warm_up, lambda n: progress.advance(task, n)
+            opened, precisions, form, threads, runs, warm_up, lambda n: progress.advance(task, n), engine
         )
     machine = this_machine()
     document = {
@@ -92,7 +99,8 @@ def profile(
     if json_path:
         with written_file(json_path) as path:
             path.write_text(json.dumps(document, indent=1) + "\n")
-    table = Table(title=escape(f"{opened.name}, {form}, batch 1, {results[0].engine}"), title_justify="left")
+    engines = "; ".join(dict.fromkeys(result.engine for result in results))
+    table = Table(title=escape(f"{opened.name}, {form}, batch 1, {engines}"), title_justify="left")
     for column in ("precision", "mean ms", "p50", "p90", "p99", "std", "fps", "KiB", "of fp32"):
         table.add_column(column, justify="left" if column == "precision" else "right")
     base = next((r.p50_ms for r in results if r.precision == "fp32"), None)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge.engines import Choice, choose
 from edge.errors import InputError
 from edge.frames import Input
 from edge.machine import this_machine
 from edge.release import Form, Release
-from edge.runner import Runner, open_runner
+from edge.runner import Runner, open_engine
 
 ROUND = 50
 """Runs of one precision before the next one's turn: a drift of the clock hits all alike."""
@@ -47,6 +48,7 @@ def profile(
     runs: int = 300,
     warm_up: int = 50,
     on_round: Callable[[int], None] = lambda runs: None,
+    engine: Choice = "onnxruntime",
 ) -> list[Latency]:
     """Measure the release's graphs, in rounds of `ROUND` runs each; inputs are its golden frames.
 
@@ -65,10 +67,11 @@ def profile(
     if form == "clip" and release.clip is not None:
         frames_in = [prepared[index % len(prepared)] for index in range(release.clip.frames)]
         feeds = [{names[0]: np.stack(frames_in, axis=2).astype(np.float32)}]
-    graphs = [release.graph(precision, form) for precision in precisions]
-    runners = [open_runner(release, precision, form, threads) for precision in precisions]
-    times: list[list[int]] = [[] for _ in runners]
+    chosen = [choose(release, precision, form, engine) for precision in precisions]
+    runners: list[Runner] = []
+    times: list[list[int]] = [[] for _ in chosen]
     try:
+        runners.extend(open_engine(release, one, threads) for one in chosen)
         for runner in runners:
             _timed(runner, feeds, warm_up)
         for done in range(0, runs, ROUND):
@@ -79,16 +82,16 @@ def profile(
         for runner in runners:
             runner.close()
     results = []
-    for graph, runner, ns in zip(graphs, runners, times, strict=True):
+    for one, runner, ns in zip(chosen, runners, times, strict=True):
         ms = np.asarray(ns) / 1e6
         p50, p90, p99 = (float(q) for q in np.percentile(ms, [50, 90, 99]))
         results.append(
             Latency(
-                precision=graph.precision,
+                precision=one.graph.precision,
                 form=form,
                 engine=runner.description,
-                emulated=not this_machine().native(graph.precision),
-                size_bytes=release.path(graph).stat().st_size,
+                emulated=one.built is None and not this_machine().native(one.graph.precision),
+                size_bytes=(one.built.path if one.built else release.path(one.graph)).stat().st_size,
                 warm_up=warm_up,
                 runs=runs,
                 mean_ms=float(ms.mean()),

@@ -15,9 +15,11 @@ from rich.markup import escape
 
 from edge import pipeline
 from edge.console import ERR, progress_bar
+from edge.engines import Choice
 from edge.errors import InputError
 from edge.frames import Source
 from edge.model import SaliencyModel
+from edge.options import engine_option
 from edge.sinks import Sink
 from edge.sources import open_source
 
@@ -29,6 +31,7 @@ RUN_THREADS = 1
 @click.argument("source")
 @click.option("--release", help="A release's folder or a shipped one's name (default: skd-64).")
 @click.option("--precision", help="fp32, fp16 or int8 (default: the fastest this machine runs natively).")
+@engine_option
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
     "--fps",
@@ -60,6 +63,7 @@ def run(
     source: str,
     release: str | None,
     precision: str | None,
+    engine: Choice,
     max_frames: int | None,
     fps: float | None,
     overlay: Path | None,
@@ -76,7 +80,7 @@ def run(
         frames = open_source(source)
         opened.callback(frames.close)
         frames.fps = fps or frames.fps
-        model = SaliencyModel(release, precision, threads)
+        model = SaliencyModel(release, precision, threads, engine)
         opened.callback(model.close)
         sinks = _open_sinks(frames, overlay, jsonl, maps)
         announced = min(filter(None, (frames.length, max_frames)), default=None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from contextlib import ExitStack
+from typing import Protocol, runtime_checkable
 
+from edge.engines import Choice, Engine, choose, read_plan
 from edge.frames import Input, Tensor
 from edge.release import Form, Release
 from edge.states import NOMINAL_FPS
@@ -30,26 +32,64 @@ class Runner(Protocol):
         """Free the engine. A closed runner cannot be used again."""
 
 
-def open_runner(
-    release: Release, precision: str, form: Form = "stream", threads: int | None = None
-) -> Runner:
-    """Open the embedded default engine, ONNX Runtime on the CPU, for one of the release's graphs.
+@runtime_checkable
+class Overlapping(Runner, Protocol):
+    """A runner that can start on a frame while one before it is still computed.
 
-    `threads`: None takes one for each core.
+    One thread submits and collects; results come in order. While frames are in flight, `infer` is refused.
+    """
+
+    depth: int
+    """How many frames may be in flight."""
+
+    def submit(self, feed: Mapping[str, Input]) -> None:
+        """Start on a frame, and return at once; `feed` may be changed then."""
+
+    def collect(self) -> dict[str, Tensor]:
+        """Wait for the oldest frame in flight; what is returned is valid until the next `submit`."""
+
+
+def open_runner(
+    release: Release,
+    precision: str,
+    form: Form = "stream",
+    threads: int | None = None,
+    engine: Choice = "onnxruntime",
+) -> Runner:
+    """Open an engine for one of the release's graphs.
+
+    `threads`: of ONNX Runtime; None takes one for each core.
 
     Raises:
-        InputError: the release has no such graph, its file is not one that the engine can run, or has NaN.
+        InputError: the release has no such graph, its file is not one that the engine can run, or has NaN;
+            or TensorRT is asked for and cannot be.
     """
-    from edge.onnx_runner import OnnxRunner
+    return open_engine(release, choose(release, precision, form, engine), threads)
 
-    graph = release.graph(precision, form, "onnxruntime")
+
+def open_engine(release: Release, engine: Engine, threads: int | None = None) -> Runner:
+    """Open the engine that was chosen; raises as `open_runner` does."""
+    graph = engine.graph
     check_finite(release.path(graph))
     size = release.preprocessing.height, release.preprocessing.width
-    maps = release.clip.maps if form == "clip" and release.clip else 1
-    return OnnxRunner(
-        release.path(graph),
-        dict.fromkeys(release.inputs_of(form), release.input_shape(graph.batch, form)),
-        {release.output: (graph.batch, maps, *size)},
-        release.states if form == "stream" else (),
-        threads,
-    )
+    maps = release.clip.maps if graph.form == "clip" and release.clip else 1
+    inputs = dict.fromkeys(release.inputs_of(graph.form), release.input_shape(graph.batch, graph.form))
+    outputs: dict[str, tuple[int | None, ...]] = {release.output: (graph.batch, maps, *size)}
+    states = release.states if graph.form == "stream" else ()
+    if engine.built is None:
+        from edge.onnx_runner import OnnxRunner
+
+        return OnnxRunner(release.path(graph), inputs, outputs, states, threads)
+    from edge.cuda import open_cuda
+    from edge.tensorrt_api import Execution
+    from edge.tensorrt_runner import TensorRTRunner
+
+    plan = read_plan(engine.built.path, engine.built.plan_sha256)
+    cuda = open_cuda()
+    with ExitStack() as opened:
+        opened.callback(cuda.close)
+        execution = Execution(plan, engine.built.kind)
+        opened.callback(execution.close)
+        runner = TensorRTRunner(execution, cuda, inputs, outputs, states)
+        opened.pop_all()
+    return runner

@@ -8,69 +8,38 @@ type-checked against the stubs of TensorRT 10.13. What differs between them, all
 | network | STRONGLY_TYPED is asked for | always so, flag ignored | always so, flag ignored |
 | timing cache | read and written | read and written | does nothing, and asks for a GPU: left out |
 | compute capability | that of the GPU at hand | that of the GPU at hand | any, without a GPU |
+| a stream that cannot be captured | capture fails | capture fails | `is_stream_capturable` says so before |
+
+Running is the same in all: tensors by name, `set_tensor_address`, `execute_async_v3`. A plan is code:
+`Execution` takes bytes that `edge.engines` has checked, and never lets a plan run code on the CPU.
 """
 
 from __future__ import annotations
 
 import importlib
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edge.errors import InputError
+from edge.target import Kind, Target
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-Kind = Literal["tensorrt", "rtx"]
 _MODULES: dict[Kind, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "it comes with JetPack as a system package"),
     "rtx": ("tensorrt_rtx", "pip install 'aerogaze[rtx]'"),
 }
+_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
+"""Of an engine's inputs and outputs, by TensorRT's names."""
 DYNAMIC_BATCH = (1, 8, 256)
 """Least, usual and most batch that an engine with a dynamic batch is built for."""
 SETTINGS: dict[str, Any] = {"strongly_typed": True, "tf32": False, "dynamic_batch": list(DYNAMIC_BATCH)}
 """How every engine is built: part of its identity. TF32 is off, so that fp32 is fp32."""
-_TARGET = re.compile(r"local|rtx(?::(\d+\.\d(?:,\d+\.\d)*))?")
-
-
-@dataclass(frozen=True)
-class Target:
-    """What engines are compiled for.
-
-    `local`: the GPU at hand, by the full TensorRT. `rtx`: NVIDIA's desk cards, by TensorRT for RTX, which
-    needs no GPU; `capabilities` are theirs, as "8.6"; none means its default, 8.0 and later.
-    """
-
-    kind: Kind
-    capabilities: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """Read `local`, `rtx` or `rtx:8.6,8.9`.
-
-        Raises:
-            InputError: it is none of these.
-        """
-        found = _TARGET.fullmatch(text)
-        if found is None:
-            raise InputError(
-                f"no target {text!r}; expected local, rtx, or rtx with compute capabilities as rtx:8.6,8.9"
-            )
-        if text == "local":
-            return cls("tensorrt")
-        return cls("rtx", tuple(dict.fromkeys(found[1].split(","))) if found[1] else ())
-
-    def __str__(self) -> str:
-        if self.kind == "tensorrt":
-            return "local"
-        return "rtx" + (f":{','.join(self.capabilities)}" if self.capabilities else "")
-
-    @property
-    def folder(self) -> str:
-        """Return the name of the folder of its engines: `local`, `rtx` or `rtx-8.6-8.9`."""
-        return re.sub("[:,]", "-", str(self))
 
 
 @dataclass(frozen=True)
@@ -124,18 +93,7 @@ def build_plan(onnx: bytes, target: Target, timing_cache: bytes = b"") -> Plan:
     if not TYPE_CHECKING:
         trt = load_tensorrt(target.kind)
 
-    class Logger(trt.ILogger):
-        """Keeps what TensorRT says of errors."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    logger = Logger()
+    logger = _logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -153,8 +111,119 @@ def build_plan(onnx: bytes, target: Target, timing_cache: bytes = b"") -> Plan:
         config.set_timing_cache(cache, False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {'; '.join(logger.errors)}")
+        raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {_told(logger)}")
     return Plan(bytes(plan), trt.__version__, bytes(cache.serialize()) if cache is not None else None)
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """An input or output of an engine at the shapes it is run with."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Execution:
+    """A plan that was loaded, and what it runs in. One thread and one stream at a time.
+
+    Raises:
+        InputError: TensorRT is missing, there is no GPU, or it refuses the plan; in its own words.
+    """
+
+    def __init__(self, plan: bytes, kind: Kind) -> None:
+        if not TYPE_CHECKING:
+            trt = load_tensorrt(kind)
+        self._trt = trt
+        self._logger = _logger(trt)
+        self._runtime = trt.Runtime(self._logger)
+        self._runtime.engine_host_code_allowed = False
+        self.description = f"{_MODULES[kind][0]} {trt.__version__}"
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise InputError(f"{self.description} cannot load the engine: {_told(self._logger)}")
+        context = engine.create_execution_context()
+        if context is None:
+            raise InputError(f"{self.description} cannot run the engine: {_told(self._logger)}")
+        self._engine, self._context = engine, context
+        self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._capturable = getattr(context, "is_stream_capturable", None)
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Fix what is dynamic of the inputs, by name."""
+        for name in self._names:
+            if -1 in _sides(self._engine.get_tensor_shape(name)) and name in shapes:
+                held = self._context.set_input_shape(name, shapes[name])
+                self._check(held, f"takes no {name} of {shapes[name]}")
+
+    @property
+    def inputs(self) -> list[EngineTensor]:
+        """Return the inputs, states among them."""
+        return self._tensors(self._trt.TensorIOMode.INPUT)
+
+    @property
+    def outputs(self) -> list[EngineTensor]:
+        """Return the outputs, states among them."""
+        return self._tensors(self._trt.TensorIOMode.OUTPUT)
+
+    def bind(self, name: str, address: int) -> None:
+        """Say where on the GPU a tensor is, for what is enqueued from now on."""
+        self._check(self._context.set_tensor_address(name, address), f"takes no memory for {name}")
+
+    def enqueue(self, stream: int) -> None:
+        """Give the run to a stream, by CUDA's handle; do not wait for it."""
+        self._check(self._context.execute_async_v3(stream), "does not run")
+
+    def check_capturable(self, stream: int) -> None:
+        """See that TensorRT does not know beforehand that the stream cannot be captured."""
+        self._check(self._capturable is None or self._capturable(stream), "cannot be captured")
+
+    def close(self) -> None:
+        """Free the engine; before the GPU's context is let go."""
+        del self._capturable, self._context, self._engine, self._runtime
+
+    def _tensors(self, mode: trt.TensorIOMode) -> list[EngineTensor]:
+        return [
+            EngineTensor(name, _sides(self._context.get_tensor_shape(name)), self._dtype(name))
+            for name in self._names
+            if self._engine.get_tensor_mode(name) == mode
+        ]
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in _DTYPES:
+            raise InputError(f"the engine's {name} is {kind}; expected {', '.join(_DTYPES)}: export it again")
+        return np.dtype(_DTYPES[kind])
+
+    def _check(self, held: bool, what: str) -> None:
+        if not held:
+            raise InputError(f"{self.description}: the engine {what}: {_told(self._logger)}")
+
+
+def _sides(dims: trt.Dims) -> tuple[int, ...]:
+    return tuple(dims[axis] for axis in range(len(dims)))
+
+
+def _logger(trt: Any) -> Any:
+    """Return a logger that keeps what TensorRT says of errors."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def _told(logger: Any) -> str:
+    """Return what TensorRT said since it was last asked."""
+    said = "; ".join(logger.errors) or "it does not say why"
+    logger.errors.clear()
+    return said
 
 
 def _network_flags(trt: Any) -> int:

@@ -11,11 +11,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from edge import release as releases
+from edge.engines import ENGINES
 from edge.errors import CheckError
 from edge.release import Release
-from edge.tensorrt_api import Target
+from edge.target import Target
 from export.engine import Engine, build_engines, survey
-from export.make import ENGINES
 
 ERR = Console(stderr=True)
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge.command import invoke
+from edge.engines import ENGINES
 from edge.files import written_file
 from edge.release import DEFAULT
 from edge.sources import open_source
-from export.make import ENGINES
 from export.report import write_report
 from trainer.models.student import load_student
 

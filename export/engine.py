@@ -13,11 +13,12 @@ from pathlib import Path
 
 from edge.errors import CheckError, InputError
 from edge.files import cache_folder, written_file, written_folder
+from edge.identity import SUFFIX, Identity, differences, expected, graphs_for_tensorrt, identity_path
 from edge.lock import only_writer
 from edge.release import Graph, Release
-from edge.tensorrt_api import Target, build_plan
+from edge.target import Target
+from edge.tensorrt_api import build_plan
 from edge.weights import check_finite
-from export.identity import SUFFIX, Identity, differences, expected, graphs_for_tensorrt, identity_path
 
 TIMING_CACHE = "timing.cache"
 

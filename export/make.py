@@ -18,6 +18,7 @@ from calibration.judge import Budget
 from calibration.method import BEST, Choosing, ranges_by
 from calibration.qdq import CPU, TENSORRT, quantise
 from calibration.ranges import count
+from edge.engines import ENGINES
 from edge.files import written_folder
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
@@ -27,9 +28,6 @@ from export.parity import GraphUnderTest, golden_set, reference_maps, verify
 from export.statistics import training_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
-
-ENGINES = "engines"
-"""The sub-folder where `aerogaze build` puts what it compiles; not part of the release."""
 
 
 def make_release(

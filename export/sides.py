@@ -28,7 +28,8 @@ from edge.gpu import this_gpu
 from edge.preprocess import Eye, Preprocessing
 from edge.release import Form, Release
 from edge.states import NOMINAL_FPS, Carried
-from edge.tensorrt_api import Target, build_plan
+from edge.target import Target
+from edge.tensorrt_api import build_plan
 
 Place = Literal["onnxruntime", "tensorrt", "rtx", "local"]
 PLACES: tuple[Place, ...] = get_args(Place)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -283,7 +283,12 @@ def main() -> None:
         rows += [*pipeline_rows(clip, folder), *process_rows(clip, folder)]
         rows += metric_rows()
     machine = this_machine()
-    table = Table(title=f"{machine.cpu}, {machine.cores} cores", title_justify="left")
+    sys.exit(report(rows, f"{machine.cpu}, {machine.cores} cores", OUT))
+
+
+def report(rows: Sequence[Row], where: str, out: Path) -> int:
+    """Print one table of what was measured, keep the numbers, and return whether a bound is broken."""
+    table = Table(title=where, title_justify="left")
     for column in ("what", "measured", "bound", ""):
         table.add_column(column, justify="left" if column in ("what", "") else "right")
     broken = 0
@@ -293,15 +298,12 @@ def main() -> None:
         sign = "at least" if least else "at most"
         table.add_row(what, f"{value:.2f} {unit}", f"{sign} {bound:g}", "" if held else "BROKEN")
     Console().print(table)
-    OUT.parent.mkdir(exist_ok=True)
-    document = {
-        "cpu": machine.cpu,
-        "cores": machine.cores,
-        "rows": [dict(zip(("what", "value", "unit", "bound", "at_least"), row, strict=True)) for row in rows],
-    }
-    OUT.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"wrote {OUT}")
-    sys.exit(broken > 0)
+    out.parent.mkdir(exist_ok=True)
+    names = ("what", "value", "unit", "bound", "at_least")
+    document = {"machine": where, "rows": [dict(zip(names, row, strict=True)) for row in rows]}
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"wrote {out}")
+    return int(broken > 0)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,15 @@ def test_a_fresh_start_forgets_the_past(flight: np.ndarray, precision: str) -> N
     model.close()
 
 
+def test_maps_come_in_the_order_of_their_frames(flight: np.ndarray) -> None:
+    model = SaliencyModel(None, "fp32")
+    wanted = clip_maps(model, flight)
+    assert model.depth == 1  # ONNX Runtime computes when it is given a frame
+    for frame, expected in zip(flight, wanted, strict=True):
+        model.submit(model.prepare(frame))
+        np.testing.assert_array_equal(model.collect(), expected)
+
+
 def test_the_past_counts(flight: np.ndarray) -> None:
     model = SaliencyModel(None, "fp32")
     alone = clip_maps(model, flight[6:7])[0]

@@ -26,7 +26,8 @@ from edge import release as releases
 from edge.files import sha256
 from edge.model import SaliencyModel
 from edge.release import Engine, Release
-from edge.tensorrt_api import Target, build_plan
+from edge.target import Target
+from edge.tensorrt_api import build_plan
 from export import int8
 from export.fp16 import to_fp16
 from export.int8 import Options

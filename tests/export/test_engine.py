@@ -21,7 +21,8 @@ from edge import release as releases
 from edge.errors import InputError
 from edge.files import sha256
 from edge.lock import only_writer
-from edge.tensorrt_api import Target, build_plan, load_tensorrt
+from edge.target import Target
+from edge.tensorrt_api import build_plan, load_tensorrt
 from export.engine import TIMING_CACHE, Engine, build_engines
 from export.make import make_release
 from tests.conftest import Outcome
@@ -308,6 +309,12 @@ def test_bad_words_are_one_clear_line(
     assert outcome.err.count("\n") == 1
     made = [path for path in release.rglob("*") if path.suffix in (".engine", ".lock")]
     assert made == []
+
+
+def test_a_board_builds_without_torch_and_onnx() -> None:
+    code = "import sys, export.build_command; print({'torch', 'onnx'} & sys.modules.keys())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
 
 
 def test_a_tensorrt_that_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from edge.model import SaliencyModel
 from edge.preprocess import Preprocessing
 from edge.raw import Format, RawFrame
 from edge.release import PRECISIONS
-from edge.tensorrt_api import Target, build_plan
+from edge.target import Target
+from edge.tensorrt_api import build_plan
 from edge.world import World
 from export.fuse import area_weights, fuse
 from export.fuse_release import fused_release

@@ -237,14 +237,14 @@ def test_real_engines_are_tried_and_the_fastest_within_bounds_is_flown(
         assert 0 < row["p50_ms"] <= row["p99_ms"]
 
 
-def test_tensorrt_engines_are_built_on_the_board_and_not_yet_flown(
+def test_tensorrt_engines_are_built_on_the_board_and_without_a_gpu_not_flown(
     board: Board, make: Make, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     board.engines = TensorRTEngines("rtx")
     said: list[str] = []
     board.say = said.append
-    with pytest.raises(CheckError, match="cannot run TensorRT engines yet"):
+    with pytest.raises(CheckError, match="no NVIDIA GPU here"):
         put(board, make(release=trimmed(tmp_path / "r", "fp32")))
     assert any("built stream.fp32.engine" in line for line in said)
 

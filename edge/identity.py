@@ -12,7 +12,8 @@ from edge.errors import InputError
 from edge.files import sha256
 from edge.gpu import this_board, this_gpu
 from edge.release import Graph, Release
-from edge.tensorrt_api import SETTINGS, Target, tensorrt_version
+from edge.target import Target
+from edge.tensorrt_api import SETTINGS, tensorrt_version
 
 SCHEMA = 1
 SUFFIX = ".engine"

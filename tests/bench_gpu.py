@@ -1,0 +1,155 @@
+"""The GPU's part of `make bench`: CUDA graphs, and what the pipeline adds. Says so where there is no GPU."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edge import pipeline
+from edge import release as releases
+from edge.cuda import open_cuda
+from edge.engines import choose, read_plan
+from edge.errors import InputError
+from edge.frames import Frame
+from edge.gpu import this_board, this_gpu
+from edge.model import SaliencyModel
+from edge.release import Release
+from edge.target import Kind, Target
+from edge.tensorrt_api import Execution, load_tensorrt
+from edge.tensorrt_runner import TensorRTRunner
+from export.engine import build_engines
+from tests.bench import Row, report, small_release, turns
+
+OUT = Path("out/bench_gpu.json")
+FRAMES = 3000
+
+
+class Still:
+    """A source that costs nothing: one image of the student's size, again and again."""
+
+    name, fps, width, height = "still", 30.0, 64, 64
+    length: int | None = FRAMES
+
+    def __iter__(self) -> Iterator[Frame]:
+        image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+        for index in range(FRAMES):
+            yield Frame(index, index / self.fps, image)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def built(folder: Path) -> Release:
+    """Build the engines of a release for the GPU at hand."""
+    kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
+    refused = ""
+    for target, kind in kinds.items():
+        try:
+            load_tensorrt(kind)
+        except InputError as error:
+            refused = str(error)
+            continue
+        release = releases.load(folder)
+        list(build_engines(release, Target.parse(target), folder / "engines" / target))
+        return release
+    raise InputError(refused)
+
+
+def opened(release: Release, precision: str, graphs: bool) -> TensorRTRunner:
+    """Open the runner of an engine, with CUDA graphs or without."""
+    found = choose(release, precision, "stream", "tensorrt").built
+    assert found is not None
+    size = release.preprocessing.height, release.preprocessing.width
+    return TensorRTRunner(
+        Execution(read_plan(found.path, found.plan_sha256), found.kind),
+        open_cuda(),
+        {"frame": (1, 3, *size)},
+        {"saliency": (1, 1, *size)},
+        release.states,
+        graphs=graphs,
+    )
+
+
+def replay_rows(folder: Path) -> list[Row]:
+    """SKD-32, batch 1, fp16: the runner's whole call, replayed and launched plainly."""
+    small_release(folder / "skd-32", 32)
+    release = built(folder / "skd-32")
+    feed = {"frame": np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)}
+    runners = {"replay": opened(release, "fp16", True), "plain": opened(release, "fp16", False)}
+    for runner in runners.values():
+        print(runner.description)
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda runner=runner: runner.infer(feed)  # type: ignore[misc]
+        for name, runner in runners.items()
+    }
+    seconds = turns(calls, calls=50, rounds=20)
+    for runner in runners.values():
+        runner.close()
+    print({name: f"{value * 1e3:.3f} ms" for name, value in seconds.items()})
+    what = "SKD-32, fp16, batch 1: CUDA graph's rate over plain launches'"
+    return [(what, seconds["plain"] / seconds["replay"], "x", 1.5, True)]
+
+
+def pipeline_rows(folder: Path) -> list[Row]:
+    """The shipped student: a whole run's rate against the engine's, with as many frames in flight."""
+    place = folder / "skd-64"
+    place.mkdir()
+    for file in releases.locate(None).iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    built(place)
+    model = SaliencyModel(place, "fp16", engine="tensorrt")
+    prepared = [model.prepare(frame.image) for frame in Still()][:16]
+
+    def engine() -> None:
+        flying: deque[int] = deque()
+        for index in range(FRAMES):
+            model.submit(prepared[index % len(prepared)])
+            flying.append(index)
+            if len(flying) == model.depth:
+                model.collect()
+                flying.popleft()
+        for _ in flying:
+            model.collect()
+
+    def whole() -> None:
+        pipeline.run(Still(), model, [])
+
+    seconds = turns({"engine": engine, "whole": whole}, calls=1, rounds=7)
+    print(model.engine, {name: f"{FRAMES / value:.0f} frames/s" for name, value in seconds.items()})
+    model.close()
+    return [
+        (
+            "skd-64, fp16: a run's rate over the engine's",
+            seconds["engine"] / seconds["whole"],
+            "x",
+            0.95,
+            True,
+        )
+    ]
+
+
+def main() -> None:
+    """Measure, print one table, keep the numbers; exit 1 if a bound is broken."""
+    gpu = this_gpu()
+    if gpu is None:
+        print("GPU: not measured, there is no NVIDIA GPU here, or no driver for one")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            rows = [*replay_rows(Path(name)), *pipeline_rows(Path(name))]
+        except InputError as error:
+            print(f"GPU: not measured, {error}")
+            return
+    board = this_board()
+    where = f"{gpu.name}, {gpu.compute_capability}" + (f", {board.model}, {board.jetpack}" if board else "")
+    sys.exit(report(rows, f"{where}, {time.strftime('%Y-%m-%d')}", OUT))
+
+
+if __name__ == "__main__":
+    main()

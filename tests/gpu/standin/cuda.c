@@ -1,0 +1,195 @@
+/* A stand-in for NVIDIA's driver, libcuda.so.1: the calls that the CUDA layer makes, on the CPU's memory.
+ *
+ * It is as strict as it can be: handles are checked for their kind, memory for being known and large enough,
+ * and a thread for having a context. Work runs when it is given, but while a stream is captured, when it is
+ * kept in the graph. Everything is freed by its owner, or sta_left() counts it.
+ */
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { OK = 0, INVALID = 1, MEMORY = 2, NOT_INITIALISED = 3, NO_CONTEXT = 201, HANDLE = 400, NOT_FOUND = 500,
+       CAPTURE = 900 };
+enum { CONTEXT = 0x11, STREAM, EVENT, GRAPH, EXEC };
+typedef int R;
+typedef struct Work { int kind; void *to, *from; size_t size; void (*call)(void *); void *data; struct Work *next; } Work;
+typedef struct Thing { int kind; Work *first, **last; int capturing; struct timespec at; int recorded, timed; } Thing;
+typedef struct Block { char *at; size_t size; int host; struct Block *next; } Block;
+
+static int initialised, left, retained;
+static Thing context = {CONTEXT};
+static __thread Thing *stack[16];
+static __thread int depth;
+static __thread Thing *capturing; /* that this thread captures; 2: it was spoilt */
+static Block *blocks;
+static size_t taken;
+static const size_t TOTAL = 1ull << 32;
+
+#define NEEDS_CONTEXT if (!initialised) return NOT_INITIALISED; if (!depth || !stack[depth - 1]) return NO_CONTEXT
+#define IS(thing, what) if (!(thing) || (thing)->kind != (what)) return HANDLE
+
+static Thing *make(int kind) { Thing *t = calloc(1, sizeof *t); t->kind = kind; t->last = &t->first; left++; return t; }
+static R drop(Thing *t, int kind) { IS(t, kind); t->kind = 0; left--; return OK; } /* kept, to know it again */
+static int known(void *p, size_t size) {
+  for (Block *b = blocks; b; b = b->next)
+    if ((char *)p >= b->at && (char *)p + size <= b->at + b->size) return 1 + b->host;
+  return 0;
+}
+static R take(void **p, size_t size, int host) {
+  NEEDS_CONTEXT;
+  if (capturing) { capturing->capturing = 2; return CAPTURE; }
+  if (!size) return INVALID;
+  if (taken + size > TOTAL || size > TOTAL) return MEMORY;
+  Block *b = malloc(sizeof *b);
+  *b = (Block){aligned_alloc(256, (size + 255) / 256 * 256), size, host, blocks};
+  memset(b->at, 0xff, size);
+  blocks = b, *p = b->at, taken += size, left++;
+  return OK;
+}
+static R give(void *p, int host) {
+  NEEDS_CONTEXT;
+  for (Block **b = &blocks; *b; b = &(*b)->next)
+    if ((*b)->at == p && (*b)->host == host) {
+      Block *gone = *b; *b = gone->next; taken -= gone->size; left--; free(gone->at); free(gone); return OK;
+    }
+  return INVALID;
+}
+static void run(Work *w) {
+  if (w->kind == 'c') memmove(w->to, w->from, w->size);
+  if (w->kind == 's') memset(w->to, (int)(intptr_t)w->from, w->size);
+  if (w->kind == 'h') w->call(w->data);
+}
+static R submit(Thing *s, Work w) {
+  NEEDS_CONTEXT; IS(s, STREAM);
+  if (!s->capturing) { run(&w); return OK; }
+  *s->last = malloc(sizeof w); **s->last = w; s->last = &(*s->last)->next;
+  return OK;
+}
+static R copy(void *to, void *from, size_t size, Thing *s) {
+  if (!known(to, size) || !known(from, size)) return INVALID;
+  return submit(s, (Work){'c', to, from, size});
+}
+
+R cuInit(unsigned flags) { initialised = 1; return flags ? INVALID : OK; }
+R cuDriverGetVersion(int *v) { *v = 12060; return OK; }
+R cuDeviceGetCount(int *n) { *n = 1; return initialised ? OK : NOT_INITIALISED; }
+R cuDeviceGet(int *d, int n) { *d = 0; return !initialised ? NOT_INITIALISED : n ? 101 : OK; }
+R cuDeviceGetName(char *name, int size, int d) { snprintf(name, size, "Stand-in"); return d ? 101 : OK; }
+R cuDeviceGetAttribute(int *v, int what, int d) {
+  *v = what == 75 ? 8 : what == 76 ? 6 : what == 18 ? getenv("STANDIN_INTEGRATED") != 0 : 0;
+  return d ? 101 : OK;
+}
+R cuDevicePrimaryCtxRetain(Thing **c, int d) { *c = &context; retained++; return d ? 101 : OK; }
+R cuDevicePrimaryCtxRelease_v2(int d) { return retained-- > 0 ? OK : 201; }
+R cuDevicePrimaryCtxRelease(int d) { return cuDevicePrimaryCtxRelease_v2(d); }
+R cuCtxSetCurrent(Thing *c) {
+  if (c) { IS(c, CONTEXT); }
+  if (!depth) depth = 1;
+  stack[depth - 1] = c;
+  return OK;
+}
+R cuCtxPushCurrent_v2(Thing *c) { IS(c, CONTEXT); if (depth == 16) return INVALID; stack[depth++] = c; return OK; }
+R cuCtxPopCurrent_v2(Thing **c) { if (!depth) return NO_CONTEXT; *c = stack[--depth]; return OK; }
+R cuCtxGetCurrent(Thing **c) { *c = depth ? stack[depth - 1] : 0; return OK; }
+R cuCtxGetDevice(int *d) { NEEDS_CONTEXT; *d = 0; return OK; }
+R cuCtxDetach(Thing *c) { fprintf(stderr, "cuCtxDetach of a primary context\n"); return NO_CONTEXT; }
+R cuCtxSynchronize(void) { NEEDS_CONTEXT; return OK; }
+
+R cuStreamCreate(Thing **s, unsigned flags) { NEEDS_CONTEXT; if (flags > 1) return INVALID; *s = make(STREAM); return OK; }
+R cuStreamDestroy_v2(Thing *s) { return drop(s, STREAM); }
+R cuStreamSynchronize(Thing *s) { NEEDS_CONTEXT; IS(s, STREAM); return s->capturing ? CAPTURE : OK; }
+R cuStreamWaitEvent(Thing *s, Thing *e, unsigned flags) { NEEDS_CONTEXT; IS(s, STREAM); IS(e, EVENT); return flags ? INVALID : OK; }
+R cuLaunchHostFunc(Thing *s, void (*call)(void *), void *data) { return submit(s, (Work){'h', .call = call, .data = data}); }
+
+R cuEventCreate(Thing **e, unsigned flags) { NEEDS_CONTEXT; *e = make(EVENT); (*e)->timed = !(flags & 2); return OK; }
+R cuEventDestroy_v2(Thing *e) { return drop(e, EVENT); }
+R cuEventRecord(Thing *e, Thing *s) {
+  NEEDS_CONTEXT; IS(e, EVENT); IS(s, STREAM);
+  e->recorded = 1; clock_gettime(CLOCK_MONOTONIC, &e->at);
+  return OK;
+}
+R cuEventSynchronize(Thing *e) { NEEDS_CONTEXT; IS(e, EVENT); return OK; }
+R cuEventQuery(Thing *e) { NEEDS_CONTEXT; IS(e, EVENT); return OK; }
+R cuEventElapsedTime(float *ms, Thing *a, Thing *b) {
+  IS(a, EVENT); IS(b, EVENT);
+  if (!a->timed || !b->timed || !a->recorded || !b->recorded) return HANDLE;
+  *ms = (b->at.tv_sec - a->at.tv_sec) * 1e3f + (b->at.tv_nsec - a->at.tv_nsec) / 1e6f;
+  return OK;
+}
+R cuEventElapsedTime_v2(float *ms, Thing *a, Thing *b) { return cuEventElapsedTime(ms, a, b); }
+
+R cuMemAlloc_v2(void **p, size_t size) { return take(p, size, 0); }
+R cuMemFree_v2(void *p) { return give(p, 0); }
+R cuMemHostAlloc(void **p, size_t size, unsigned flags) { return flags & 2 ? take(p, size, 1) : INVALID; }
+R cuMemFreeHost(void *p) { return give(p, 1); }
+R cuMemHostGetDevicePointer_v2(void **d, void *p, unsigned flags) { *d = p; return flags || known(p, 1) != 2 ? INVALID : OK; }
+R cuMemGetInfo_v2(size_t *available, size_t *total) { NEEDS_CONTEXT; *available = TOTAL - taken; *total = TOTAL; return OK; }
+R cuMemcpyHtoDAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
+R cuMemcpyDtoHAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
+R cuMemcpyDtoDAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
+R cuMemsetD8Async(void *to, unsigned char byte, size_t size, Thing *s) {
+  if (!known(to, size)) return INVALID;
+  return submit(s, (Work){'s', to, (void *)(intptr_t)byte, size});
+}
+
+R cuStreamBeginCapture_v2(Thing *s, int mode) {
+  NEEDS_CONTEXT; IS(s, STREAM);
+  if (s->capturing || mode < 0 || mode > 2) return INVALID;
+  s->capturing = 1, s->first = 0, s->last = &s->first, capturing = s;
+  return OK;
+}
+R cuStreamEndCapture(Thing *s, Thing **g) {
+  IS(s, STREAM);
+  if (!s->capturing) return INVALID;
+  capturing = 0, *g = 0;
+  if (s->capturing == 2) { s->capturing = 0; return CAPTURE + 1; }
+  s->capturing = 0, *g = make(GRAPH), (*g)->first = s->first;
+  return OK;
+}
+R cuGraphInstantiateWithFlags(Thing **x, Thing *g, unsigned long long flags) {
+  IS(g, GRAPH);
+  *x = make(EXEC), (*x)->first = g->first;
+  return flags ? INVALID : OK;
+}
+R cuGraphLaunch(Thing *x, Thing *s) {
+  NEEDS_CONTEXT; IS(x, EXEC); IS(s, STREAM);
+  for (Work *w = x->first; w; w = w->next) run(w);
+  return OK;
+}
+R cuGraphDestroy(Thing *g) { return drop(g, GRAPH); }
+R cuGraphExecDestroy(Thing *x) { return drop(x, EXEC); }
+
+static const struct { R code; const char *name, *text; } NAMES[] = {
+  {OK, "CUDA_SUCCESS", "no error"}, {INVALID, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+  {MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"}, {NO_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+  {HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+  {CAPTURE, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+  {CAPTURE + 1, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "capture was invalidated"}};
+static R look(R code, const char **said, int text) {
+  for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+    if (NAMES[i].code == code) { *said = text ? NAMES[i].text : NAMES[i].name; return OK; }
+  *said = 0;
+  return INVALID;
+}
+R cuGetErrorName(R code, const char **said) { return look(code, said, 0); }
+R cuGetErrorString(R code, const char **said) { return look(code, said, 1); }
+
+int sta_left(void) { return left; }
+
+/* The newest of NAME_v3, NAME_v2, NAME, as the driver does for a caller of a new version. */
+R cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status) {
+  char full[128];
+  const char *endings[] = {"_v3", "_v2", "", "WithFlags"};
+  *found = 0;
+  for (int i = 0; i < 4 && !*found; i++) {
+    snprintf(full, sizeof full, "%s%s", name, endings[i]);
+    *found = dlsym(RTLD_DEFAULT, full);
+    if (!*found) { void *self = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD); if (self) *found = dlsym(self, full); }
+  }
+  if (status) *status = *found ? 0 : 1;
+  return *found ? OK : NOT_FOUND;
+}
+R cuGetProcAddress(const char *name, void **found, int version, uint64_t flags) { return cuGetProcAddress_v2(name, found, version, flags, 0); }
