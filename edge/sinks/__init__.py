@@ -7,19 +7,22 @@ from typing import Protocol
 
 from edge.frames import Frame, Tensor
 from edge.peaks import Peak
+from edge.regions import Region
 
 
 @dataclass(frozen=True)
 class Result:
     """A frame's saliency map (height, width), non-negative, and what was read from it.
 
-    `latency_ms`: from the frame's decoding to its map, waiting included.
+    `latency_ms`: from the frame's decoding to its map, waiting included. `regions`: with ids, the one to
+    follow first; none where no `Observer` looked.
     """
 
     frame: Frame
     saliency: Tensor
     peaks: tuple[Peak, ...]
     latency_ms: float
+    regions: tuple[Region, ...] = ()
 
 
 class Sink(Protocol):

@@ -1,0 +1,112 @@
+"""A result looked at: its map smoothed, its regions found and followed, once for all who want them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.egomotion import camera_motion
+from edge.frames import Image
+from edge.regions import find_regions
+from edge.sinks import Result, Sink
+from edge.smoothing import Smoother
+from edge.tracking import Tracker
+
+SIGHT_PX = 160
+"""Pixels of the frame's longer side in which the camera's motion is looked for."""
+KEPT = 32
+"""Results kept for sinks that come later to them; more than any sink may be behind in a file's run."""
+
+
+class Observer:
+    """Turns results, in order, into results with smoothed maps and regions; safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._smooth, self._track = Smoother(), Tracker()
+        self._sight: Image | None = None
+        self._done: OrderedDict[int, Result] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, result: Result) -> Result:
+        """Return the result with its map smoothed and its regions, most worth following first.
+
+        A frame that was looked at before is not looked at again. One that all others have skipped, and
+        that comes after a newer one, gets the newest regions and keeps its map.
+        """
+        index = result.frame.index
+        with self._lock:
+            known = self._done.get(index)
+            if known is not None:
+                if known.frame is result.frame:
+                    return known
+                self._done.clear()  # another source, or it began anew
+            newest = next(reversed(self._done), -1)
+            if newest - KEPT < index < newest:
+                return replace(result, regions=self._done[newest].regions)
+            seen = self._look(result)
+            self._done[index] = seen
+            if len(self._done) > KEPT:
+                self._done.popitem(last=False)
+            return seen
+
+    def _look(self, result: Result) -> Result:
+        at_s, (height, width) = result.frame.capture_s, result.frame.image.shape[:2]
+        back = self._moved(result.frame.image)
+        smoothed = self._smooth(result.saliency, at_s, _in_pixels(back, *result.saliency.shape))
+        motion = None if back is None else np.asarray(np.linalg.inv(back), np.float64)
+        regions = self._track(find_regions(smoothed), at_s, height / width, motion)
+        return replace(result, saliency=smoothed, regions=regions)
+
+    def _moved(self, image: Image) -> NDArray[np.float64] | None:
+        """Return the camera's motion: a homography from this frame to the last, both in [0, 1]."""
+        shrink = SIGHT_PX / max(image.shape[:2])
+        size = max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink))
+        # Not by area, which costs thirty times as much: corners need no better.
+        small = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        before, self._sight = self._sight, np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
+        if before is None or before.shape != self._sight.shape:
+            return None
+        back = camera_motion(before, self._sight)
+        if back is None or abs(np.linalg.det(back)) < 1e-6:
+            return None
+        share = _shares(*self._sight.shape)
+        return np.asarray(share @ back @ np.linalg.inv(share), np.float64)
+
+
+def _shares(height: int, width: int) -> NDArray[np.float64]:
+    """Return the matrix (3, 3) that takes pixels' indices to shares of the width and height."""
+    return np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
+
+
+def _in_pixels(back: NDArray[np.float64] | None, height: int, width: int) -> NDArray[np.float64] | None:
+    """Return a homography between shares as one between the pixels of a map."""
+    share = _shares(height, width)
+    return None if back is None else np.asarray(np.linalg.inv(share) @ back @ share, np.float64)
+
+
+class Observed:
+    """A sink that is given results as an observer sees them; observers are shared among sinks."""
+
+    def __init__(self, sink: Sink, observer: Observer) -> None:
+        self._sink, self._observer = sink, observer
+
+    def write(self, result: Result) -> None:
+        """Look at the result, and hand it on."""
+        self._sink.write(self._observer(result))
+
+    def finish(self) -> None:
+        """As the sink does."""
+        self._sink.finish()
+
+    def commit(self) -> None:
+        """As the sink does."""
+        self._sink.commit()
+
+    def discard(self) -> None:
+        """As the sink does."""
+        self._sink.discard()
