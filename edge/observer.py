@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.egomotion import camera_motion
 from edge.frames import Image
 from edge.regions import find_regions
-from edge.sinks import Result, Sink
+from edge.sinks import Result
 from edge.smoothing import Smoother
 from edge.tracking import Tracker
 
@@ -24,7 +24,10 @@ KEPT = 32
 
 
 class Observer:
-    """Turns results, in order, into results with smoothed maps and regions; safe to use from threads."""
+    """Turns results, in order, into results with smoothed maps and regions.
+
+    Sinks share one, and call it on threads of their own: inference does not wait for it.
+    """
 
     def __init__(self) -> None:
         self._smooth, self._track = Smoother(), Tracker()
@@ -87,26 +90,3 @@ def _in_pixels(back: NDArray[np.float64] | None, height: int, width: int) -> NDA
     """Return a homography between shares as one between the pixels of a map."""
     share = _shares(height, width)
     return None if back is None else np.asarray(np.linalg.inv(share) @ back @ share, np.float64)
-
-
-class Observed:
-    """A sink that is given results as an observer sees them; observers are shared among sinks."""
-
-    def __init__(self, sink: Sink, observer: Observer) -> None:
-        self._sink, self._observer = sink, observer
-
-    def write(self, result: Result) -> None:
-        """Look at the result, and hand it on."""
-        self._sink.write(self._observer(result))
-
-    def finish(self) -> None:
-        """As the sink does."""
-        self._sink.finish()
-
-    def commit(self) -> None:
-        """As the sink does."""
-        self._sink.commit()
-
-    def discard(self) -> None:
-        """As the sink does."""
-        self._sink.discard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,15 @@ class Result:
     peaks: tuple[Peak, ...]
     latency_ms: float
     regions: tuple[Region, ...] = ()
+
+
+Look = Callable[[Result], Result]
+"""What a sink does with a result first: an `Observer`, which finds regions, or nothing."""
+
+
+def as_it_is(result: Result) -> Result:
+    """Return the result."""
+    return result
 
 
 class Sink(Protocol):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge.frames import Frame
-from edge.observer import Observed, Observer
+from edge.observer import Observer
 from edge.sinks import Result
 from tests.edge.maps import blob, ground
 
@@ -58,30 +58,3 @@ def test_the_shape_of_frames_and_maps_may_change(plane: np.ndarray) -> None:
     assert observe(odd).regions[0].x == pytest.approx(0.4, abs=0.02)
     flat = Result(Frame(2, 0.2, np.zeros((1, 1, 3), np.uint8)), np.zeros((64, 64), np.float32), (), 1.0)
     assert np.isfinite(observe(flat).saliency).all()
-
-
-def test_a_sink_gets_what_the_observer_saw_and_its_end(plane: np.ndarray) -> None:
-    calls: list[object] = []
-
-    class Sink:
-        def write(self, result: Result) -> None:
-            calls.append(result)
-
-        def finish(self) -> None:
-            calls.append("finish")
-
-        def commit(self) -> None:
-            calls.append("commit")
-
-        def discard(self) -> None:
-            calls.append("discard")
-
-    observe = Observer()
-    sink = Observed(Sink(), observe)
-    one = result(0, plane[:360, :640], (0.5, 0.5))
-    sink.write(one)
-    sink.finish()
-    sink.commit()
-    sink.discard()
-    assert calls == [observe(one), "finish", "commit", "discard"]
-    assert observe(one).regions[0].id == 1
