@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edge.camera import Camera
+from edge.console import ERR
 from edge.errors import InputError
 from edge.sinks import Look, Sink
 from edge.status import Status
@@ -98,7 +99,9 @@ def open_sinks(options: SinkOptions, status: Status, look: Look) -> list[Sink]:
         if options.http:
             from edge.sinks.http import HttpSink
 
-            sinks.append(HttpSink(options.http, options.http_token, status, look, options.camera))
+            page = HttpSink(options.http, options.http_token, status, look, options.camera)
+            sinks.append(page)
+            ERR.print(f"live page: {page.url}", highlight=False, soft_wrap=True)
     except BaseException:
         for sink in sinks:
             sink.discard()

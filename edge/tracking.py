@@ -16,6 +16,9 @@ GATE = 0.08
 """How far, in widths of the frame, a region may be from where it was expected: plus `REACH_PER_S`
 for each second since it was seen."""
 REACH_PER_S = 0.4
+START = 0.03
+"""A region of a lower score gets no id, but goes on with one that it has: Y. Zhang et al., "ByteTrack",
+ECCV 2022, which keeps weak detections for what is already tracked."""
 SETTLE_S = 0.25
 """Time constant of a region's velocity."""
 LEAD = 1.3
@@ -73,6 +76,8 @@ class Tracker:
             if at not in waiting or (at_s - track.seen_s <= HOLD_S and _within(track.region))
         ]
         for seen in sorted(free):
+            if regions[seen].score < START:
+                continue
             self._given += 1
             self._tracks.append(_Track(replace(regions[seen], id=self._given), at_s, at_s))
         return self._told(at_s)

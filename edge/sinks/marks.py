@@ -59,7 +59,7 @@ def _bracket(image: Image, region: Region, colour: tuple[int, int, int], unit: f
 
 def _label(image: Image, text: str, corner: Point, colour: tuple[int, int, int], unit: float) -> None:
     """Write above the corner, or under it where the picture ends."""
-    scale = max(0.34, 0.62 * unit)
+    scale = max(0.34, 0.78 * unit)
     (wide, high), _ = cv2.getTextSize(text, FONT, scale, 1)
     pad = round(high * 0.55)
     x = min(max(corner[0], 0), max(0, image.shape[1] - wide - 2 * pad))

@@ -83,3 +83,11 @@ def test_distance_counts_alike_across_and_down() -> None:
     track((at(0.5, 0.5),), 0)
     seen = track((at(0.54, 0.5), at(0.5, 0.55)), FRAME_S, aspect=9 / 16)
     assert next(region for region in seen if region.id == 1).y == 0.55
+
+
+def test_what_is_weak_may_go_on_but_not_begin() -> None:
+    track = Tracker()
+    assert track((at(0.5, 0.5, 0.02),), 0) == ()
+    assert ids(track((at(0.5, 0.5, 0.2),), FRAME_S)) == [1]
+    (weak,) = track((at(0.5, 0.5, 0.02),), 2 * FRAME_S)
+    assert (weak.id, weak.coasting) == (1, False)
