@@ -25,8 +25,8 @@ def draw_marks(image: Image, result: Result) -> None:
     height, width = image.shape[:2]
     unit = math.hypot(width, height) / 1500
     for region in reversed(result.regions):  # the one to follow lies on top
-        colour = GREY if region.coasting else WHITE
-        _bracket(image, region, FOLLOWED if region is result.regions[0] else colour, unit)
+        first = region is result.regions[0]
+        _bracket(image, region, FOLLOWED if first else GREY if region.coasting else WHITE, unit)
     if result.regions:
         return
     for peak in result.peaks:
@@ -54,7 +54,8 @@ def _bracket(image: Image, region: Region, colour: tuple[int, int, int], unit: f
             at = round(x), round(y)
             for end in ((round(x + across * arm), at[1]), (at[0], round(y + down * arm))):
                 cv2.line(image, at, end, tone, max(1, round(thickness)), cv2.LINE_AA)
-    _label(image, f"{region.id}  {region.score:.0%}", (round(left), round(top)), colour, unit)
+    if not region.coasting:
+        _label(image, f"{region.id}  {region.score:.0%}", (round(left), round(top)), colour, unit)
 
 
 def _label(image: Image, text: str, corner: Point, colour: tuple[int, int, int], unit: float) -> None:

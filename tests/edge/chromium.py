@@ -27,7 +27,17 @@ class Chromium:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         flags += ["--remote-debugging-pipe", f"--user-data-dir={folder}"]
         self._process = subprocess.Popen(
-            ["bash", "-c", words, "chromium", str(to_them), str(from_them), CHROMIUM, *flags, "about:blank"],
+            [
+                "/bin/bash",
+                "-c",
+                words,
+                "chromium",
+                str(to_them),
+                str(from_them),
+                CHROMIUM,
+                *flags,
+                "about:blank",
+            ],
             pass_fds=(to_them, from_them),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
