@@ -35,6 +35,8 @@ from edge.world import World
 from tests.edge.maps import blob
 
 FRAMES, CALLS = 12, 120
+MOTION = np.array([[1, 0, 0.7], [0, 1, 0.2], [0, 0, 1.0]])
+"""Of the camera, in a map's pixels."""
 Row = tuple[str, float, str, float, bool]
 
 
@@ -64,13 +66,12 @@ def _results(height: int, width: int) -> list[Result]:
 def looking_rows() -> list[Row]:
     """Smoothing, regions, ids, the camera's motion, and all of it."""
     rows: list[Row] = []
-    for height, width, bound in ((64, 64, 3.0), (192, 256, 4.0)):
+    for height, width, bound in ((64, 64, 5.0), (192, 256, 8.0)):
         results = _results(height, width)
         smooth, track, observe = Smoother(), Tracker(), Observer()
-        motion = np.array([[1, 0, 0.7], [0, 1, 0.2], [0, 0, 1.0]])
         sight, found = Observer(), find_regions(results[0].saliency)
         parts: dict[str, Callable[[int], object]] = {
-            "smoothing": lambda i, s=smooth, r=results: s(r[i].saliency, i / 30, motion),  # type: ignore[misc]
+            "smoothing": lambda i, s=smooth, r=results: s(r[i].saliency, i / 30, MOTION),  # type: ignore[misc]
             "regions": lambda i, r=results: find_regions(r[i].saliency),  # type: ignore[misc]
             "ids": lambda i, t=track, f=found: t(f, i / 30),  # type: ignore[misc]
             "camera's motion": lambda i, o=sight, r=results: o._moved(r[i].frame.image),  # type: ignore[misc]
@@ -91,12 +92,14 @@ def writing_rows(folder: Path) -> list[Row]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as station:
         station.bind(("127.0.0.1", 0))
         link = f"udpout:127.0.0.1:{station.getsockname()[1]}"
+        mavlink = MavlinkSink(link, status, lambda result: result, gimbal=Camera(70))
+        mavlink._interval_s = 0  # else most frames would not be told at all
         page = HttpSink(":0", None, status, camera=Camera(70))
         sinks: list[tuple[str, Sink, float]] = [
             ("overlay video", OverlaySink(folder / "o.mp4", source), 60),
             ("16-bit maps", MapsSink(folder / "maps"), 5),
             ("JSON lines with angles", JsonlSink(folder / "o.jsonl", camera=Camera(70)), 1),
-            ("MAVLink with gimbal", MavlinkSink(link, status, lambda r: r, gimbal=Camera(70)), 0.5),
+            ("MAVLink with gimbal", mavlink, 0.5),
             ("live page, nobody there", page, 0.1),
         ]
         rows: list[Row] = []

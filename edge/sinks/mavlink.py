@@ -57,7 +57,7 @@ class MavlinkSink:
         self._status, self._look = status, look
         self._link: Link = open_link(link)
         self._mav = common.MAVLink(self._link, *self._address)
-        self._mav.robust_parsing = True  # what is no message is passed over
+        self._parser = self._fresh_parser()
         self._lock = threading.RLock()
         self._gimbal = gimbal and Gimbal(common, self._send, self._address, gimbal, on_gimbal)
         self._interval_s, self._told_s = TRACKING_S, -math.inf
@@ -144,10 +144,17 @@ class MavlinkSink:
         return (message.get_srcSystem(), message.get_srcComponent()) == self._address
 
     def _parsed(self, data: bytes) -> list[Any]:
+        if self._link.whole:  # so that the end of a spoilt datagram is not looked for in the next
+            self._parser = self._fresh_parser()
         try:
-            return list(self._mav.parse_buffer(data) or ())
+            return list(self._parser.parse_buffer(data) or ())
         except Exception:  # whatever a peer sends, heartbeats go on
             return []
+
+    def _fresh_parser(self) -> Any:
+        parser = self._dialect.MAVLink(None)
+        parser.robust_parsing = True  # what is no message is passed over
+        return parser
 
     def _obey(self, command: Any) -> None:
         """Do what a command says and acknowledge it; commands to others, or to all, get no refusal."""

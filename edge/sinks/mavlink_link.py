@@ -17,6 +17,9 @@ MOST_BYTES = 8192
 class Link(Protocol):
     """Bytes out and in."""
 
+    whole: bool
+    """Whether what is read at once is whole messages."""
+
     def write(self, data: bytes) -> None:
         """Send one packet; what cannot go now is lost.
 
@@ -53,6 +56,8 @@ def open_link(name: str) -> Link:
 
 class UdpLink:
     """Datagrams to one peer, and from its host only."""
+
+    whole = True
 
     def __init__(self, host: str, port: int) -> None:
         try:
@@ -92,6 +97,8 @@ class UdpLink:
 
 class SerialLink:
     """A serial line to an autopilot."""
+
+    whole = False
 
     def __init__(self, device: str, baud: int) -> None:
         try:

@@ -17,7 +17,11 @@ from edge.sinks.marks import draw_marks
 MOST_WIDTH, MOST_HEIGHT = 1280, 1280
 """Larger frames are shrunk to fit: an overlay is looked at, not measured."""
 OPACITY = 0.75
+_LEVELS = np.linspace(0, OPACITY, 256)
 _HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO).reshape(256, 3)
+_GLOW = np.rint(_HEAT * _LEVELS[:, None]).astype(np.uint8)
+_SHADE = np.rint(255 * (1 - _LEVELS)).astype(np.uint8)
+"""By level of saliency: the colour that is added, times its opacity, and what is left of the frame."""
 
 
 class OverlaySink:
@@ -75,11 +79,13 @@ class OverlaySink:
 def overlaid(result: Result, width: int, height: int) -> Image:
     """Return the frame (height, width, 3) under its heat map, its regions or peaks marked."""
     frame = result.frame.image
-    image: Image = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    way = cv2.INTER_AREA if frame.shape[1] >= 2 * width else cv2.INTER_LINEAR  # area costs ten times as much
+    image = cv2.resize(frame, (width, height), interpolation=way)
     small = fitted(result.saliency, frame.shape[1], frame.shape[0])
-    level = np.sqrt(small / max(float(small.max()), 1e-12))
-    heat = cv2.resize(_HEAT[(level * 255).astype(np.uint8)], (width, height))
-    alpha = cv2.resize(level * OPACITY, (width, height))
-    blended: Image = cv2.blendLinear(image, heat, 1 - alpha, alpha)  # type: ignore[assignment]
+    level = (np.sqrt(small / max(float(small.max()), 1e-12)) * 255).astype(np.uint8)
+    shade = cv2.resize(_SHADE[level], (width, height))
+    shaded = cv2.multiply(image, cv2.merge((shade, shade, shade)), scale=1 / 255)
+    glow = cv2.resize(_GLOW[level], (width, height))
+    blended: Image = cv2.add(shaded, glow)  # type: ignore[assignment]
     draw_marks(blended, result)
     return blended

@@ -310,6 +310,32 @@ def test_odd_requests_are_answered_or_dropped(page: HttpSink) -> None:
     assert get(page, "/status.json")[0] == 200
 
 
+def test_ipv6(status: Status) -> None:
+    try:
+        sink = HttpSink("[::1]:0", None, status)
+    except InputError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with closing(http.client.HTTPConnection("::1", port(sink), timeout=5)) as connection:
+        connection.request("GET", "/status.json")
+        assert connection.getresponse().status == 200
+    sink.discard()
+
+
+def test_clients_that_come_and_go_leave_nothing(page: HttpSink, flight: np.ndarray) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for index in range(60):
+        page.write(result(index, flight[0]))
+        with watch(page) as client:
+            if index % 2:
+                read_pictures(client, 1)
+        get(page, "/status.json")
+    deadline = time.monotonic() + 10
+    while page._server._clients and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(page._server._clients) == 0
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
 def test_the_page_needs_nothing_from_elsewhere(page: HttpSink) -> None:
     _, _, body = get(page, "/")
     links = re.findall(r"(?:src|href|url\()\s*=?\s*[\"']?(https?:|//)[^\"')\s]*", body.decode())
