@@ -48,8 +48,8 @@ def _bracket(image: Image, region: Region, colour: tuple[int, int, int], unit: f
         (left, bottom, 1, -1),
         (right, bottom, -1, -1),
     ]
-    thin = region.coasting
-    for tone, thickness in ((DARK, 5 * unit), (colour, (1.2 if thin else 2.4) * unit)):
+    strokes = [(DARK, 5 * unit), (colour, 2.4 * unit)]
+    for tone, thickness in [(colour, 1.2 * unit)] if region.coasting else strokes:
         for x, y, across, down in corners:
             at = round(x), round(y)
             for end in ((round(x + across * arm), at[1]), (at[0], round(y + down * arm))):
