@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.egomotion import camera_motion
-from edge.frames import Image
-from edge.regions import find_regions
+from edge.frames import Frame, Image, Tensor
+from edge.regions import Region, find_regions
 from edge.sinks import Result
 from edge.smoothing import Smoother
 from edge.tracking import Tracker
 
 SIGHT_PX = 160
 """Pixels of the frame's longer side in which the camera's motion is looked for."""
-KEPT = 32
-"""Results kept for sinks that come later to them; more than any sink may be behind in a file's run."""
+KEPT = 16
+"""Findings kept for sinks that come later to them; more than any sink may be behind in a file's run."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found in a frame; not the frame, which is large."""
+
+    frame: weakref.ref[Frame]
+    saliency: Tensor
+    regions: tuple[Region, ...]
 
 
 class Observer:
@@ -32,7 +42,7 @@ class Observer:
     def __init__(self) -> None:
         self._smooth, self._track = Smoother(), Tracker()
         self._sight: Image | None = None
-        self._done: OrderedDict[int, Result] = OrderedDict()
+        self._done: OrderedDict[int, _Found] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, result: Result) -> Result:
@@ -43,27 +53,26 @@ class Observer:
         """
         index = result.frame.index
         with self._lock:
-            known = self._done.get(index)
-            if known is not None:
-                if known.frame is result.frame:
-                    return known
-                self._done.clear()  # another source, or it began anew
             newest = next(reversed(self._done), -1)
-            if newest - KEPT < index < newest:
+            found = self._done.get(index)
+            if found is not None and found.frame() is not result.frame:
+                self._done.clear()  # another source, or it began anew
+            elif found is None and newest - KEPT < index < newest:
                 return replace(result, regions=self._done[newest].regions)
-            seen = self._look(result)
-            self._done[index] = seen
-            if len(self._done) > KEPT:
-                self._done.popitem(last=False)
-            return seen
+            if index not in self._done:
+                self._done[index] = self._look(result)
+                if len(self._done) > KEPT:
+                    self._done.popitem(last=False)
+            found = self._done[index]
+        return replace(result, saliency=found.saliency, regions=found.regions)
 
-    def _look(self, result: Result) -> Result:
+    def _look(self, result: Result) -> _Found:
         at_s, (height, width) = result.frame.capture_s, result.frame.image.shape[:2]
         back = self._moved(result.frame.image)
         smoothed = self._smooth(result.saliency, at_s, _in_pixels(back, *result.saliency.shape))
         motion = None if back is None else np.asarray(np.linalg.inv(back), np.float64)
         regions = self._track(find_regions(smoothed), at_s, height / width, motion)
-        return replace(result, saliency=smoothed, regions=regions)
+        return _Found(weakref.ref(result.frame), smoothed, regions)
 
     def _moved(self, image: Image) -> NDArray[np.float64] | None:
         """Return the camera's motion: a homography from this frame to the last, both in [0, 1]."""

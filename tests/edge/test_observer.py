@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -42,7 +44,9 @@ def test_each_result_is_looked_at_once_and_latecomers_disturb_nothing(plane: np.
     observe, frame = Observer(), plane[:360, :640]
     results = [result(index, frame, (0.3 + 0.02 * index, 0.5)) for index in range(6)]
     seen = [observe(results[index]) for index in (0, 1, 3, 5)]
-    assert observe(results[3]) is seen[2]
+    again = observe(results[3])
+    assert again.regions is seen[2].regions
+    assert again.saliency is seen[2].saliency
     late = observe(results[4])
     assert late.regions == seen[3].regions
     assert late.saliency is results[4].saliency
@@ -58,3 +62,13 @@ def test_the_shape_of_frames_and_maps_may_change(plane: np.ndarray) -> None:
     assert observe(odd).regions[0].x == pytest.approx(0.4, abs=0.02)
     flat = Result(Frame(2, 0.2, np.zeros((1, 1, 3), np.uint8)), np.zeros((64, 64), np.float32), (), 1.0)
     assert np.isfinite(observe(flat).saliency).all()
+
+
+def test_frames_are_not_kept(plane: np.ndarray) -> None:
+    observe = Observer()
+    frames = [plane[:360, :640].copy() for _ in range(20)]
+    left = [weakref.ref(frame) for frame in frames]
+    for index in range(20):
+        observe(result(index, frames[index], (0.5, 0.5)))
+    frames.clear()
+    assert not any(ref() is not None for ref in left)
