@@ -99,6 +99,7 @@ class MavlinkSink:
         with contextlib.suppress(OSError):
             self._stopped = True
             self._send(self._tracking())
+            self._send(self._heartbeat())
             if self._gimbal:
                 self._gimbal.release()
         self._link.close()

@@ -57,7 +57,7 @@ class Gimbal:
         elif kind == "GIMBAL_MANAGER_STATUS" and message.get_srcSystem() == self._address[0]:
             holder = message.primary_control_sysid, message.primary_control_compid
             self._granted |= holder == self._address
-            self._taken = self._granted and holder not in ((0, 0), self._address)
+            self._taken = holder not in ((0, 0), self._address)
         elif kind == "GIMBAL_DEVICE_ATTITUDE_STATUS" and message.get_srcSystem() == self._address[0]:
             self._attitude = self._read(message)
 

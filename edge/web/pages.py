@@ -20,6 +20,7 @@ STREAM_S = 1 / 25
 """Least time between pictures of a stream."""
 BOUNDARY = "aerogaze-picture"
 IDLE_S = 5.0
+"""How long a client may take none of what it is sent, or say nothing."""
 HTML = "text/html; charset=utf-8"
 PLAIN = "text/plain; charset=utf-8"
 SAFE = {

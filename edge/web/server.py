@@ -11,14 +11,13 @@ from typing import Any
 
 from edge.errors import InputError
 from edge.web.door import Door
+from edge.web.pages import IDLE_S, Pages
 from edge.web.view import View
 
 MOST_CLIENTS = 16
 MOST_STREAMS = 8
 REQUEST_S = 10.0
 """How long anything but a stream may take in all."""
-IDLE_S = 5.0
-"""How long a client may take none of what it is sent, or say nothing."""
 SEND_BYTES = 256 * 1024
 """What the system keeps of a stream on its way: little, so that a slow client sees new pictures, not old."""
 TICK_S = 0.25
@@ -37,8 +36,6 @@ class Server(ThreadingHTTPServer):
     request_queue_size = MOST_CLIENTS
 
     def __init__(self, door: Door, view: View) -> None:
-        from edge.web.pages import Pages
-
         self.door, self.view = door, view
         self.streams = threading.BoundedSemaphore(MOST_STREAMS)
         self.closing = threading.Event()

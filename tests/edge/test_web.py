@@ -26,6 +26,7 @@ from edge.sinks import Result
 from edge.sinks.http import HttpSink
 from edge.status import About, Status
 from edge.web import server as servers
+from edge.web.pages import Pages
 from edge.web.view import View
 from tests.conftest import Outcome
 
@@ -232,6 +233,26 @@ def test_clients_that_do_not_read_hold_nobody_up(page: HttpSink, flight: np.ndar
         client.close()
 
 
+def test_a_watcher_that_takes_nothing_is_cut_off(page: HttpSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pages, "timeout", 0.3)
+    big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+    with watch(page):
+        assert wait_until(lambda: len(page._server._clients) == 1)
+        for index in range(200):
+            page.write(result(index, big))
+            time.sleep(0.02)
+            if not page._server._clients:
+                break
+        assert not page._server._clients
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
 def test_there_are_only_so_many_clients_and_they_have_only_so_long(
     status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,9 +263,7 @@ def test_there_are_only_so_many_clients_and_they_have_only_so_long(
             socket.create_connection(("127.0.0.1", port(sink)), timeout=5)
             for _ in range(servers.MOST_CLIENTS)
         ]
-        deadline = time.monotonic() + 5
-        while len(sink._server._clients) < servers.MOST_CLIENTS and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert wait_until(lambda: len(sink._server._clients) == servers.MOST_CLIENTS)
         with socket.create_connection(("127.0.0.1", port(sink)), timeout=5) as one_more:
             assert b"503" in one_more.recv(100)
         for number, client in enumerate(silent):  # who sends a byte now and then is cut off as well
@@ -252,9 +271,7 @@ def test_there_are_only_so_many_clients_and_they_have_only_so_long(
                 client.sendall(b"GET")
             assert client.recv(10) == b""
             client.close()
-        deadline = time.monotonic() + 5
-        while sink._server._clients and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert wait_until(lambda: not sink._server._clients)
         assert get(sink, "/healthz")[0] == 503
     finally:
         sink.discard()
@@ -329,10 +346,7 @@ def test_clients_that_come_and_go_leave_nothing(page: HttpSink, flight: np.ndarr
             if index % 2:
                 read_pictures(client, 1)
         get(page, "/status.json")
-    deadline = time.monotonic() + 10
-    while page._server._clients and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(page._server._clients) == 0
+    assert wait_until(lambda: not page._server._clients, 10)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
