@@ -224,7 +224,7 @@ def test_clients_that_do_not_read_hold_nobody_up(page: HttpSink, flight: np.ndar
             seen += get(page, "/status.json")[0] == 200 if index % 20 == 0 else 0
         reader.join(20)
         assert not reader.is_alive()
-    assert slowest < 0.25  # other threads may hold the interpreter's lock for a while
+    assert slowest < 1  # who does not read has five seconds; it is not the run that waits for them
     assert seen == 3
     started = time.perf_counter()
     page.discard()
@@ -340,8 +340,9 @@ def test_ipv6(status: Status) -> None:
 
 def test_clients_that_come_and_go_leave_nothing(page: HttpSink, flight: np.ndarray) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    for index in range(60):
+    for index in range(30):
         page.write(result(index, flight[0]))
+        assert wait_until(lambda: len(page._server._clients) < 4)  # who has gone is seen within a second
         with watch(page) as client:
             if index % 2:
                 read_pictures(client, 1)
