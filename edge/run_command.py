@@ -19,9 +19,12 @@ from edge.engines import Choice
 from edge.errors import InputError
 from edge.frames import Source
 from edge.model import SaliencyModel
+from edge.observer import Observer
 from edge.options import engine_option
-from edge.sinks import Sink
+from edge.sink_options import SinkOptions, open_sinks, with_sink_options
+from edge.sinks import Result, Sink
 from edge.sources import open_source
+from edge.status import About, Status
 
 RUN_THREADS = 1
 """Threads of inference in `run`: the students are small, and decoding and output want cores too."""
@@ -44,13 +47,14 @@ RUN_THREADS = 1
 @click.option(
     "--jsonl",
     type=click.Path(path_type=Path),
-    help="Write a JSON object a frame: time, latency, peaks.",
+    help="Write a JSON object a frame: time, latency, peaks, regions.",
 )
 @click.option(
     "--maps",
     type=click.Path(path_type=Path),
     help="Write a folder of 16-bit PNG maps, one a frame.",
 )
+@with_sink_options
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -71,6 +75,7 @@ def run(
     maps: Path | None,
     threads: int,
     as_json: bool,
+    sink_options: SinkOptions,
 ) -> None:
     """Turn SOURCE into saliency maps: a video file, a folder of images, or synthetic:SEED."""
     places = [place for place in (overlay, jsonl, maps) if place]
@@ -82,12 +87,19 @@ def run(
         frames.fps = fps or frames.fps
         model = SaliencyModel(release, precision, threads, engine)
         opened.callback(model.close)
-        sinks = _open_sinks(frames, overlay, jsonl, maps)
+        status = Status(About(model.release.name, model.precision, model.engine, frames.name))
+        sinks = _open_sinks(frames, overlay, jsonl, maps, sink_options, status)
         announced = min(filter(None, (frames.length, max_frames)), default=None)
         opened.enter_context(_stopping(stop))
         progress = opened.enter_context(progress_bar("run", "frames/s"))
         task = progress.add_task(escape(Path(frames.name).name), total=announced)
-        summary = pipeline.run(frames, model, sinks, max_frames, lambda result: progress.advance(task), stop)
+
+        def counted(result: Result) -> None:
+            status.enter("running")
+            status.result(result.latency_ms)
+            progress.advance(task)
+
+        summary = pipeline.run(frames, model, sinks, max_frames, counted, stop)
     if summary.interrupted:
         ERR.print(f"interrupted: kept the {summary.frames} frames that were done", highlight=False)
     elif announced and summary.frames < announced:
@@ -115,21 +127,30 @@ def run(
         print(f"wrote {place}")
 
 
-def _open_sinks(frames: Source, overlay: Path | None, jsonl: Path | None, maps: Path | None) -> list[Sink]:
+def _open_sinks(
+    frames: Source,
+    overlay: Path | None,
+    jsonl: Path | None,
+    maps: Path | None,
+    options: SinkOptions,
+    status: Status,
+) -> list[Sink]:
     sinks: list[Sink] = []
+    look = Observer()
     try:
         if overlay:
             from edge.sinks.overlay import OverlaySink
 
-            sinks.append(OverlaySink(overlay, frames))
+            sinks.append(OverlaySink(overlay, frames, look))
         if jsonl:
             from edge.sinks.jsonl import JsonlSink
 
-            sinks.append(JsonlSink(jsonl))
+            sinks.append(JsonlSink(jsonl, look, options.camera))
         if maps:
             from edge.sinks.maps import MapsSink
 
             sinks.append(MapsSink(maps))
+        sinks += open_sinks(options, status, look)
     except BaseException:
         for sink in sinks:
             sink.discard()

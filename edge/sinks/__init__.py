@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from edge.frames import Frame, Tensor
 from edge.peaks import Peak
+from edge.regions import Region
 
 
 @dataclass(frozen=True)
 class Result:
     """A frame's saliency map (height, width), non-negative, and what was read from it.
 
-    `latency_ms`: from the frame's decoding to its map, waiting included.
+    `latency_ms`: from the frame's decoding to its map, waiting included. `regions`: with ids, the one to
+    follow first; none where no `Observer` looked.
     """
 
     frame: Frame
     saliency: Tensor
     peaks: tuple[Peak, ...]
     latency_ms: float
+    regions: tuple[Region, ...] = ()
+
+
+Look = Callable[[Result], Result]
+"""What a sink does with a result first: an `Observer`, which finds regions, or nothing."""
+
+
+def as_it_is(result: Result) -> Result:
+    """Return the result."""
+    return result
 
 
 class Sink(Protocol):

@@ -6,23 +6,29 @@ import contextlib
 import json
 from pathlib import Path
 
+from edge.camera import Camera
 from edge.files import PendingFile, writing
-from edge.sinks import Result
+from edge.regions import Region
+from edge.sinks import Look, Result, as_it_is
 
 
 class JsonlSink:
-    """Writes `frame`, `capture_s`, `latency_ms` and `peaks` (x, y in pixels of the frame, score).
+    """Writes an object a frame; the fields are in docs/sinks.md.
+
+    `camera` adds where its regions are: bearing and elevation.
 
     Raises:
         InputError: the file cannot be made; later: the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, look: Look = as_it_is, camera: Camera | None = None) -> None:
+        self._look, self._camera = look, camera
         self._pending = PendingFile(path)
         self._file = self._pending.path.open("w", encoding="utf-8")
 
     def write(self, result: Result) -> None:
         """Append one line."""
+        result = self._look(result)
         height, width = result.frame.image.shape[:2]
         row = {
             "frame": result.frame.index,
@@ -36,6 +42,7 @@ class JsonlSink:
                 }
                 for p in result.peaks
             ],
+            "regions": [region_row(region, width, height, self._camera) for region in result.regions],
         }
         with writing(self._pending.target):
             self._file.write(json.dumps(row) + "\n")
@@ -54,3 +61,23 @@ class JsonlSink:
         with contextlib.suppress(OSError):
             self._file.close()
         self._pending.discard()
+
+
+def region_row(region: Region, width: int, height: int, camera: Camera | None) -> dict[str, object]:
+    """Return the region as JSON has it: in pixels of a width x height frame, angles in degrees."""
+    row: dict[str, object] = {
+        "id": region.id,
+        "x": round(region.x * width, 1),
+        "y": round(region.y * height, 1),
+        "left": round(region.left * width, 1),
+        "top": round(region.top * height, 1),
+        "right": round(region.right * width, 1),
+        "bottom": round(region.bottom * height, 1),
+        "score": round(region.score, 4),
+        "age_s": round(region.age_s, 3),
+        "coasting": region.coasting,
+    }
+    if camera is not None:
+        bearing, elevation = camera.direction(region.x, region.y, height / width)
+        row |= {"bearing_deg": round(bearing, 2), "elevation_deg": round(elevation, 2)}
+    return row

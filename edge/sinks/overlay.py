@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import cv2
@@ -11,13 +10,18 @@ import numpy as np
 from edge.errors import InputError
 from edge.files import PendingFile
 from edge.frames import Image, Source
-from edge.sinks import Result
+from edge.sinks import Look, Result, as_it_is
 from edge.sinks.maps import fitted
+from edge.sinks.marks import draw_marks
 
 MOST_WIDTH, MOST_HEIGHT = 1280, 1280
 """Larger frames are shrunk to fit: an overlay is looked at, not measured."""
 OPACITY = 0.75
+_LEVELS = np.linspace(0, OPACITY, 256)
 _HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO).reshape(256, 3)
+_GLOW = np.rint(_HEAT * _LEVELS[:, None]).astype(np.uint8)
+_SHADE = np.rint(255 * (1 - _LEVELS)).astype(np.uint8)
+"""By level of saliency: the colour that is added, times its opacity, and what is left of the frame."""
 
 
 class OverlaySink:
@@ -28,7 +32,8 @@ class OverlaySink:
             end: the video is not whole, as when the disk is full.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: Source, look: Look = as_it_is) -> None:
+        self._look = look
         if path.suffix.lower() not in {".mp4", ".mkv", ".avi"}:
             raise InputError(f"cannot write {path}: expected a name ending in .mp4, .mkv or .avi")
         shrink = min(1.0, MOST_WIDTH / source.width, MOST_HEIGHT / source.height)
@@ -46,7 +51,7 @@ class OverlaySink:
 
     def write(self, result: Result) -> None:
         """Draw and encode the frame."""
-        self._writer.write(overlaid(result, *self._size))
+        self._writer.write(overlaid(self._look(result), *self._size))
         self._frames += 1
 
     def finish(self) -> None:
@@ -72,18 +77,15 @@ class OverlaySink:
 
 
 def overlaid(result: Result, width: int, height: int) -> Image:
-    """Return the frame (height, width, 3) under its heat map, its peaks ringed by share of gaze."""
+    """Return the frame (height, width, 3) under its heat map, its regions or peaks marked."""
     frame = result.frame.image
-    image: Image = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    way = cv2.INTER_AREA if frame.shape[1] >= 2 * width else cv2.INTER_LINEAR  # area costs ten times as much
+    image = cv2.resize(frame, (width, height), interpolation=way)
     small = fitted(result.saliency, frame.shape[1], frame.shape[0])
-    level = np.sqrt(small / max(float(small.max()), 1e-12))
-    heat = cv2.resize(_HEAT[(level * 255).astype(np.uint8)], (width, height))
-    alpha = cv2.resize(level * OPACITY, (width, height))
-    blended: Image = cv2.blendLinear(image, heat, 1 - alpha, alpha)  # type: ignore[assignment]
-    unit = math.hypot(width, height) / 1500
-    for peak in result.peaks:
-        centre = (round(peak.x * width), round(peak.y * height))
-        radius = round((12 + 40 * peak.score) * unit)
-        cv2.circle(blended, centre, radius, (0, 0, 0), max(1, round(4 * unit)), cv2.LINE_AA)
-        cv2.circle(blended, centre, radius, (255, 255, 255), max(1, round(2 * unit)), cv2.LINE_AA)
+    level = (np.sqrt(small / max(float(small.max()), 1e-12)) * 255).astype(np.uint8)
+    shade = cv2.resize(_SHADE[level], (width, height))
+    shaded = cv2.multiply(image, cv2.merge((shade, shade, shade)), scale=1 / 255)
+    glow = cv2.resize(_GLOW[level], (width, height))
+    blended: Image = cv2.add(shaded, glow)  # type: ignore[assignment]
+    draw_marks(blended, result)
     return blended

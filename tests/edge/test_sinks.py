@@ -7,12 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.camera import Camera
 from edge.errors import InputError
 from edge.frames import Frame
+from edge.observer import Observer
 from edge.peaks import find_peaks
+from edge.regions import Region
 from edge.sinks import Result, Sink
 from edge.sinks.jsonl import JsonlSink
 from edge.sinks.maps import MapsSink
+from edge.sinks.marks import FOLLOWED, WHITE, draw_marks
 from edge.sinks.overlay import OverlaySink
 from edge.sources import open_source
 
@@ -108,3 +112,43 @@ def test_a_camera_frame_is_no_map_of_ours(tmp_path: Path, flight: np.ndarray) ->
     cv2.imwrite(str(tmp_path / "000001.png"), flight[0])
     with pytest.raises(InputError, match=r"holds 000001\.png"):
         MapsSink(tmp_path)
+
+
+def test_json_lines_tell_regions_and_where_they_are(tmp_path: Path, results: list[Result]) -> None:
+    write(JsonlSink(tmp_path / "out.jsonl", Observer(), Camera(90, pitch_deg=-30)), results)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        region = row["regions"][0]
+        assert region["id"] == 1
+        assert (region["left"], region["right"]) == (20 * index + 10, 20 * index + 15)  # pixels of the frame
+        assert region["left"] < region["x"] < region["right"]
+        assert region["top"] < region["y"] < region["bottom"]
+        assert region["age_s"] == pytest.approx(index / 10)
+        assert region["coasting"] is False
+        assert region["elevation_deg"] == pytest.approx(-15, abs=4)
+    bearings = [row["regions"][0]["bearing_deg"] for row in rows]
+    assert bearings == sorted(bearings)
+    assert bearings[0] == pytest.approx(-45, abs=6)
+
+
+def test_marks_tell_the_one_to_follow_from_others_and_stay_in_the_picture(flight: np.ndarray) -> None:
+    first = Region(0.3, 0.5, 0.2, 0.4, 0.4, 0.6, 0.4, 1)
+    other = Region(0.7, 0.5, 0.6, 0.4, 0.8, 0.6, 0.2, 12)
+    saliency = np.zeros((8, 8), np.float32)
+
+    def drawn(*regions: Region, size: tuple[int, int] = (640, 360)) -> np.ndarray:
+        image = np.zeros((size[1], size[0], 3), np.uint8)
+        draw_marks(image, Result(Frame(0, 0, flight[0]), saliency, (), 1, regions))
+        return image
+
+    image = drawn(first, other)
+    left, right = image[:, :320], image[:, 320:]
+    assert (left == FOLLOWED).all(axis=2).sum() > 300  # its label is filled
+    assert not (left == WHITE).all(axis=2).any()
+    assert (right == WHITE).all(axis=2).sum() > 300
+    lost = drawn(first, Region(0.7, 0.5, 0.6, 0.4, 0.8, 0.6, 0.2, 12, coasting=True))
+    assert 0 < (lost[:, 320:] > 0).sum() < (right > 0).sum() / 3  # a thin bracket, no label
+    corner = drawn(Region(0, 0, -0.1, -0.1, 0.1, 0.1, 0.9, 123456))
+    assert (corner == FOLLOWED).all(axis=2).sum() > 300
+    for size in ((1, 1), (2, 200), (200, 3)):
+        drawn(first, other, size=size)

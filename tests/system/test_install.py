@@ -25,6 +25,8 @@ def test_the_wheel_holds_what_is_used_and_nothing_else(wheel: Path) -> None:
     assert tops == {"edge", "export", "calibration", "trainer", "jetson"}
     for needed in (
         "edge/py.typed",
+        "edge/web/page.html",
+        "edge/web/token.html",
         "edge/releases/skd-64/release.json",
         "edge/releases/skd-64/stream.int8.onnxruntime.onnx",
         "trainer/recipes/skd-64.toml",
