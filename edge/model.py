@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,6 +61,8 @@ class SaliencyModel:
         self.depth = self._overlapping.depth if self._overlapping else 1
         """How many frames may be in flight: submitted, and not yet collected."""
         self._done: deque[Tensor] = deque()
+        self.blur = self.release.blur
+        """How far maps are softened, as `Release.blur`; may be set."""
         self.engine = runner.description + (f" (not TensorRT: {chosen.instead})" if chosen.instead else "")
         self._fresh = True
         try:
@@ -97,9 +100,15 @@ class SaliencyModel:
     def collect(self) -> Tensor:
         """Return the map of the oldest frame in flight, as `infer` does; it is the caller's to keep."""
         if not self._overlapping:
-            return self._done.popleft()
+            return self._softened(self._done.popleft())
         saliency: Tensor = self._overlapping.collect()[self.release.output][0, 0].copy()
-        return saliency
+        return self._softened(saliency)
+
+    def _softened(self, saliency: Tensor) -> Tensor:
+        if not self.blur:
+            return saliency
+        sigma = self.blur * saliency.shape[1]
+        return cv2.GaussianBlur(saliency, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Forget the past: the next frame starts a new clip, of `fps` a second. Drops what is in flight."""
@@ -134,11 +143,15 @@ class SaliencyModel:
 def clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
     """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start.
 
-    No rate is known of the clip: states lag as at `NOMINAL_FPS`.
+    They are the graph's: not softened. No rate is known of the clip: states lag as at `NOMINAL_FPS`.
     """
     model.reset()
     delay = model.release.delay_frames
     padded = [*frames, *([frames[-1]] * delay)]
-    maps = np.stack([model.infer(model.prepare(frame)).copy() for frame in padded])
+    blur, model.blur = model.blur, 0.0
+    try:
+        maps = np.stack([model.infer(model.prepare(frame)).copy() for frame in padded])
+    finally:
+        model.blur = blur
     model.reset()
     return maps[delay:]

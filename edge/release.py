@@ -26,6 +26,7 @@ MANIFEST = "release.json"
 GOLDEN = "golden.npz"
 DEFAULT = "skd-64"
 LONGEST_LAG_S = 2.0
+MOST_BLUR = 0.25
 SHIPPED = Path(__file__).parent / "releases"
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -120,6 +121,8 @@ class Release:
     """What the graphs take, if they do the preprocessing themselves."""
     clip: Clip | None = None
     """What graphs in clip form take and give."""
+    blur: float = 0.0
+    """How far maps are softened after the graph: a Gaussian's sigma in widths of the map; 0 leaves them."""
 
     @property
     def prepare(self) -> RawFrame | Preprocessing:
@@ -217,6 +220,8 @@ def save(release: Release) -> None:
     for table, optional in ((document, "raw_frame"), (document, "clip"), (prepared, "alignment")):
         if table[optional] is None:
             del table[optional]
+    if not document["blur"]:
+        del document["blur"]
     files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
@@ -344,6 +349,7 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
         calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
         raw_frame=None if document.get("raw_frame") is None else _raw_frame(document["raw_frame"]),
         clip=None if document.get("clip") is None else _clip(document["clip"]),
+        blur=_blur(document.get("blur", 0.0)),
     )
 
 
@@ -392,6 +398,12 @@ def _alignment(found: Mapping[str, Any]) -> Alignment:
 def _lag(value: Any) -> float:
     if not 0 <= _number(value) <= LONGEST_LAG_S:
         raise ValueError(f"a lag of {value} s; expected 0 to {LONGEST_LAG_S}")
+    return float(value)
+
+
+def _blur(value: Any) -> float:
+    if not 0 <= _number(value) <= MOST_BLUR:
+        raise ValueError(f"a blur of {value} widths; expected 0 to {MOST_BLUR}")
     return float(value)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -85,3 +87,17 @@ def test_every_shipped_release_gives_its_golden_maps(name: str) -> None:
     frames, maps = model.release.golden()
     assert clip_maps(model, frames).shape == maps.shape
     model.close()
+
+
+def test_a_release_may_soften_its_maps_and_its_golden_ones_stay(release: Path, flight: np.ndarray) -> None:
+    soft = dataclasses.replace(releases.load(release), blur=0.05)
+    releases.save(soft)
+    assert releases.load(release).blur == 0.05
+    model, plain = SaliencyModel(releases.load(release), "fp32"), SaliencyModel(None, "fp32")
+    for frame in flight[:3]:
+        given, sharp = (m.infer(m.prepare(frame)).copy() for m in (model, plain))
+        expected = cv2.GaussianBlur(sharp, (0, 0), 0.05 * 64, borderType=cv2.BORDER_REFLECT)
+        np.testing.assert_allclose(given, expected, atol=1e-6)
+        assert given.max() < sharp.max()
+    np.testing.assert_array_equal(clip_maps(model, flight), clip_maps(plain, flight))
+    assert model.blur == 0.05

@@ -59,6 +59,7 @@ def test_a_changed_or_missing_file_is_named(release: Path) -> None:
         (lambda d: d.pop("schema"), "schema None"),
         (lambda d: d.pop("graphs"), "lacks 'graphs'"),
         (lambda d: d["graphs"][0].update(precision="fp8"), "malformed.*fp8"),
+        (lambda d: d.update(blur=1), "malformed.*a blur of 1 widths; expected 0 to 0.25"),
         (lambda d: d["files"].pop("golden.npz"), "lists no hash of golden.npz"),
         (lambda d: d["files"].update({"../x": {"sha256": "", "size_bytes": 0}}), r"lists '\.\./x'"),
         (lambda d: d["preprocessing"].update(width=0), "0 is no whole number of at least 1"),
