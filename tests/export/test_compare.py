@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.frames import CalibrationFrames
 from edge import release as releases
-from edge.metrics import cc, kld
+from edge.metrics import MOST_DB, cc, kld
 from edge.model import SaliencyModel, clip_maps
 from edge.sources import open_source
-from export.compare import MOST_DB, Tally, matched_layers
+from export.compare import Tally, matched_layers
 from export.make import make_release
 from tests.conftest import Outcome
 from trainer.models.student import Student

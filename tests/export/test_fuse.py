@@ -145,8 +145,8 @@ def test_the_command_fuses(folder: Path, tmp_path: Path, command: Command) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--fuse-preprocess", "1280"], "no size '1280'; expected WIDTHxHEIGHT"),
-        (["--fuse-preprocess", "0x9"], "no size '0x9'"),
+        (["--fuse-preprocess", "1280"], "frame size '1280' is not understood; expected WIDTHxHEIGHT"),
+        (["--fuse-preprocess", "0x9"], "frame size '0x9' is not understood"),
         (["--fuse-preprocess", "321x180", "--fuse-format", "nv12"], "no NV12 frame has 321x180 pixels"),
         (["--fuse-preprocess", "320x180", "--form", "pair"], "makes streaming graphs only"),
     ],
