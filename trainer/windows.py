@@ -48,19 +48,23 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a stage wants of a window: its `frames`, the last of them with a density, the sides."""
+    """What a stage wants of a window: its `frames`, the last of them with a density, the sides.
+
+    `preprocessing`: of the student that is shown it, if more than a resize to these sides.
+    """
 
     height: int
     width: int
     frames: int = CLIP
     densities: int = 1
+    preprocessing: Preprocessing | None = None
 
     def sample(
         self, images: Sequence[Image], densities: Sequence[Array], mirrored: bool
     ) -> dict[str, Tensor]:
         """Return the sample of images (h, w, 3), BGR, and densities (h, w)."""
-        prepare = Preprocessing(self.width, self.height)
-        clip = np.stack([prepare(image)[0] for image in images], axis=1)
+        prepare = self.preprocessing or Preprocessing(self.width, self.height)
+        clip = prepare.window(images)[0]
         truth = np.stack([self._density(density) for density in densities])
         if mirrored:
             clip, truth = clip[..., ::-1], truth[..., ::-1]
@@ -135,16 +139,29 @@ class Flight(NamedTuple):
 
 
 class MadeWindows(Made[Flight]):
-    """Windows of the made world's flights: an endless stream of samples, half of them mirrored."""
+    """Windows of the made world's flights: an endless stream of samples, half of them mirrored.
 
-    def __init__(self, shape: Shape, flight: int, buffer: int, reuse: int, stream: int) -> None:
+    `size`: width and height of the frames rendered, if not the shape's.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        flight: int,
+        buffer: int,
+        reuse: int,
+        stream: int,
+        size: tuple[int, int] | None = None,
+        fps: float = FPS,
+    ) -> None:
         super().__init__(stream, 1, buffer, reuse, min(FIRST, buffer))
-        self._shape, self._flight = shape, flight
+        self._shape, self._flight, self._fps = shape, flight, fps
+        self._size = size or (shape.width, shape.height)
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[Flight]:
         del rng
-        width, height = self._shape.width, self._shape.height
-        world = World(scene, width, height, FPS)
+        width, height = self._size
+        world = World(scene, width, height, self._fps)
         densities = [gaze_density(world, index, width, height) for index in range(self._flight)]
         return [
             Flight(
@@ -156,7 +173,7 @@ class MadeWindows(Made[Flight]):
 
     def _sample(self, item: Flight, rng: np.random.Generator) -> dict[str, Tensor]:
         shape = self._shape
-        last = int(rng.integers(CLIP - 1, len(item.images)))
+        last = int(rng.integers(min(CLIP, len(item.images)) - 1, len(item.images)))
         wanted = np.arange(last - shape.frames + 1, last + 1).clip(0)
         densities = item.densities[wanted[-shape.densities :]].astype(np.float32)
         return shape.sample(list(item.images[wanted]), list(densities), bool(rng.integers(2)))
