@@ -31,7 +31,7 @@ from trainer.fit import Run, fit, open_run, processes
 from trainer.losses import kl_cc
 from trainer.models.folded import unfold
 from trainer.models.forms import forms_of
-from trainer.models.student import Student, load_student
+from trainer.models.student import KINDS, Student, load_student
 from trainer.recipes import QatRecipe, StageTable
 from trainer.stage import Batch, Stage
 from trainer.windows import MadeWindows, Shape, Windows
@@ -41,6 +41,8 @@ LEAST = 1e-12
 JUDGED = 2
 """Batches, of other windows, that the student is judged on before and after."""
 SUFFIX = "-qat"
+ENGINE = "tensorrt"
+"""Whose placement of Q/DQ is trained through: signed and symmetric."""
 
 
 class SelfDistillation(Stage):
@@ -83,14 +85,14 @@ def tune(recipe: QatRecipe, run: Run | None = None) -> Student:
     student = load_student(recipe.student.weights)
     made = release.load(recipe.student.release)
     form, told = _told(student, made)
-    places, samples = told.places[recipe.student.engine], _samples(recipe, student, recipe.seed * 2)
+    places, samples = told.places[ENGINE], _samples(recipe, student, recipe.seed * 2)
     recipe = recipe.model_copy(
         update={"student": recipe.student.model_copy(update={"sha256": _hash(student, told)})}
     )
     open_run(run, recipe)
     L.seed_everything(recipe.seed, verbose=False)
     batch = max(1, recipe.tuning.batch // processes().world)
-    network = fake_quantised(student, form, batch, told, recipe.student.engine)
+    network = fake_quantised(student, form, batch, told, ENGINE)
     stage = SelfDistillation(recipe.tuning, student, form, network)
     windows = _batches(_samples(recipe, student, recipe.seed * 2 + 1), batch)
     before = _judged(stage, windows)
@@ -107,16 +109,15 @@ def tune(recipe: QatRecipe, run: Run | None = None) -> Student:
             "kld_before": before,
             "kld_after": _judged(stage, windows),
         },
-        TRAINED: {"form": form, "engine": recipe.student.engine, "ranges": places.ranges},
+        TRAINED: {"form": form, "engine": ENGINE, "ranges": places.ranges},
     }
     return replace(tuned, name=student.name.removesuffix(SUFFIX) + SUFFIX, trained=trained)
 
 
 def _told(student: Student, made: Release) -> tuple[Form, Quantisation]:
     """Return the form to tune and its places: the stream's if there is one."""
-    if _plain(made.student) != _plain(vars(student.settings)) or _plain(made.trained) != _plain(
-        student.trained
-    ):
+    kind = KINDS.get(str(made.student.get("kind")))
+    if kind is None or kind(**made.student) != student.settings or made.trained != student.trained:
         raise InputError(
             f"release {made.name} was not made of student {student.name}: they tell of other training; "
             "expected the student's own release: make it with aerogaze export"
@@ -126,14 +127,10 @@ def _told(student: Student, made: Release) -> tuple[Form, Quantisation]:
     return form, told
 
 
-def _plain(values: object) -> object:
-    return json.loads(json.dumps(values, default=dict))
-
-
 def _samples(recipe: QatRecipe, student: Student, stream: int) -> MadeWindows | Windows:
     """Return windows as long as a map's memory, at the student's size."""
     prepare, data, world = student.settings.preprocessing(), recipe.data, recipe.world
-    shape = Shape(prepare.height, prepare.width, forms_of(student).window, preprocessing=prepare)
+    shape = Shape(prepare.height, prepare.width, forms_of(student).window, 0, prepare)
     if data.root:
         windows = Windows(open_dataset(data.kind, data.root, data.split), shape, stream)
         _ = windows[0]  # nothing readable is told now

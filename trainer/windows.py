@@ -39,7 +39,7 @@ class Sample(TypedDict):
     """A window of T frames and where viewers look in its last K.
 
     `clip`: (3, T, H, W), the networks' input; `density`: (K, H, W), each sums to one, or is empty where
-    that is not known; both float32.
+    that is not known; both float32. Where K is 0 there is none.
     """
 
     clip: Tensor
@@ -65,13 +65,11 @@ class Shape:
         """Return the sample of images (h, w, 3), BGR, and densities (h, w)."""
         prepare = self.preprocessing or Preprocessing(self.width, self.height)
         clip = prepare.window(images)[0]
-        truth = np.stack([self._density(density) for density in densities])
-        if mirrored:
-            clip, truth = clip[..., ::-1], truth[..., ::-1]
-        return {
-            "clip": torch.from_numpy(np.ascontiguousarray(clip)),
-            "density": torch.from_numpy(np.ascontiguousarray(truth)),
-        }
+        sample = {"clip": clip}
+        if self.densities:
+            sample["density"] = np.stack([self._density(density) for density in densities])
+        turned = {name: values[..., ::-1] if mirrored else values for name, values in sample.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in turned.items()}
 
     def _density(self, density: Array) -> Array:
         if density.shape != (self.height, self.width):
@@ -162,20 +160,18 @@ class MadeWindows(Made[Flight]):
         del rng
         width, height = self._size
         world = World(scene, width, height, self._fps)
+        images = np.stack([world.frame(index).image for index in range(self._flight)])
+        if not self._shape.densities:
+            return [Flight(images, np.empty((len(images), 0, 0), np.float16))]
         densities = [gaze_density(world, index, width, height) for index in range(self._flight)]
-        return [
-            Flight(
-                np.stack([world.frame(index).image for index in range(self._flight)]),
-                # Half precision is fine for what lies in 0 to 1, not for a density that sums to one.
-                np.stack([density / density.max() for density in densities]).astype(np.float16),
-            )
-        ]
+        # Half precision is fine for what lies in 0 to 1, not for a density that sums to one.
+        return [Flight(images, np.stack([d / d.max() for d in densities]).astype(np.float16))]
 
     def _sample(self, item: Flight, rng: np.random.Generator) -> dict[str, Tensor]:
         shape = self._shape
         last = int(rng.integers(min(CLIP, len(item.images)) - 1, len(item.images)))
         wanted = np.arange(last - shape.frames + 1, last + 1).clip(0)
-        densities = item.densities[wanted[-shape.densities :]].astype(np.float32)
+        densities = item.densities[wanted[len(wanted) - shape.densities :]].astype(np.float32)
         return shape.sample(list(item.images[wanted]), list(densities), bool(rng.integers(2)))
 
 

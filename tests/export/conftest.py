@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from calibration.frames import CalibrationFrames
+from calibration.judge import Budget
 from calibration.qdq import quantised_nodes
-from export import int8
+from export import commands, int8
 from export.int8 import Options
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student
@@ -38,6 +41,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands take `Fast` for any timer."""
     monkeypatch.setattr(int8, "Measured", Fast)
     monkeypatch.setattr(int8, "Modelled", Fast)
+
+
+@pytest.fixture
+def lenient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command export take int8 graphs of untrained students, too."""
+    budget = Budget(cc=0.02, kld=0.02)
+    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(commands.EXPORT, budget=budget))
 
 
 def random_student(resolution: int, pair: Pair) -> Student:

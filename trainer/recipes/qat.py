@@ -18,8 +18,6 @@ class QatTable(Table):
     """A student's file, or a shipped one's name."""
     release: str
     """A release's folder, with quantisation.json."""
-    engine: Literal["tensorrt", "onnxruntime"] = "tensorrt"
-    """Whose placement of Q/DQ is trained through."""
     sha256: str = ""
     """Of weights and places: set when the training begins."""
 
@@ -37,11 +35,11 @@ class FlightTable(Table):
 
     width: Side = 256
     height: Side = 144
-    frames: Annotated[int, Field(ge=16)] = 24
+    frames: Annotated[int, Field(ge=16)] = 16
     """Consecutive frames rendered of a scene; windows lie anywhere in them."""
     buffer: Annotated[int, Field(ge=1)] = 64
     """Flights to draw windows from, shared out to the workers."""
-    reuse: Annotated[int, Field(ge=1)] = 24
+    reuse: Annotated[int, Field(ge=1)] = 8
     """How many windows are drawn from a flight, on average."""
 
 
