@@ -1,7 +1,7 @@
 """Making a release of a student that takes whole clips: TinyHD S and M.
 
-fp32 and fp16. No int8: most of the work is in grouped 3-D convolutions, for which TensorRT has no fast
-int8 kernels (docs/adr/0005-memories.md), so that Q/DQ would add work and take accuracy.
+fp32 and fp16. int8 was measured, and is not faster (docs/export.md, "TinyHD in int8"): most of the work is in
+grouped 3-D convolutions, for which neither engine has fast int8 kernels (docs/adr/0005-memories.md).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +46,19 @@ def fake_quantised(
         prepared: fx.GraphModule = prepare(graph, _annotating(pt2e, quantizer, told, told.places[engine]))
     pt2e.allow_exported_model_train_eval(prepared)
     return prepared
+
+
+@contextmanager
+def exact(network: fx.GraphModule) -> Iterator[None]:
+    """Let a fake-quantised network compute without rounding."""
+    rounding = [module for module in network.modules() if hasattr(module, "enable_fake_quant")]
+    for module in rounding:
+        module.enable_fake_quant(False)
+    try:
+        yield
+    finally:
+        for module in rounding:
+            module.enable_fake_quant(True)
 
 
 def streamed(module: nn.Module, student: Student, form: Form, window: Tensor) -> Tensor:

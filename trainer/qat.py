@@ -26,7 +26,7 @@ from edge.quantisation import QUANTISATION, TRAINED, Quantisation
 from edge.release import Form, Release
 from edge.states import NOMINAL_FPS
 from trainer.datasets import open_dataset
-from trainer.fake import fake_quantised, streamed
+from trainer.fake import exact, fake_quantised, streamed
 from trainer.fit import Run, fit, open_run, processes
 from trainer.losses import kl_cc
 from trainer.models.folded import unfold
@@ -38,7 +38,7 @@ from trainer.windows import MadeWindows, Shape, Windows
 
 LEAST = 1e-12
 """Of a map in 0 to 1 whose logarithm is taken."""
-JUDGED = 2
+JUDGED = 4
 """Batches, of other windows, that the student is judged on before and after."""
 SUFFIX = "-qat"
 ENGINE = "tensorrt"
@@ -46,7 +46,7 @@ ENGINE = "tensorrt"
 
 
 class SelfDistillation(Stage):
-    """KL and 1 - CC between the maps of the rounded network and of itself in fp32."""
+    """KL and 1 - CC to the maps of the student before, in fp32."""
 
     def __init__(self, table: StageTable, student: Student, form: Form, network: fx.GraphModule) -> None:
         super().__init__(table)
@@ -58,17 +58,27 @@ class SelfDistillation(Stage):
         self._teacher = [copy.deepcopy(forms_of(student).modules[form]).eval().requires_grad_(False)]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the loss between the maps of windows (N, 3, T, H, W)."""
-        got, wanted = self.maps(batch["clip"])
-        return kl_cc(got.clamp_min(LEAST).log(), wanted)
+        """Return the loss of the maps of windows (N, 3, T, H, W), rounded and not.
+
+        The student's own float graphs shall not drift: int8 is held to them when it is exported.
+        """
+        window = batch["clip"]
+        got, wanted = self.maps(window)
+        with exact(self.network):
+            plain = _singles(streamed(self.network, self._student, self._form, window))
+        return sum((kl_cc(maps.clamp_min(LEAST).log(), wanted) for maps in (got, plain)), got.new_zeros(()))
 
     def maps(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rounded network's maps and fp32's, (N, 1, H, W): many of one clip, one by one."""
+        """Return the rounded network's maps and the teacher's, (N, 1, H, W)."""
         with torch.no_grad():
             teacher = self._teacher[0].to(window.device)
             wanted = streamed(teacher, self._student, self._form, window)
-        got = streamed(self.network, self._student, self._form, window)
-        return got.flatten(0, 1)[:, None].float(), wanted.flatten(0, 1)[:, None].float()
+        return _singles(streamed(self.network, self._student, self._form, window)), _singles(wanted)
+
+
+def _singles(maps: Tensor) -> Tensor:
+    """Return maps (N, many, H, W) one by one, (N * many, 1, H, W)."""
+    return maps.flatten(0, 1)[:, None].float()
 
 
 def tune(recipe: QatRecipe, run: Run | None = None) -> Student:

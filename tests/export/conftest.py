@@ -14,6 +14,7 @@ from calibration.judge import Budget
 from calibration.qdq import quantised_nodes
 from export import commands, int8
 from export.int8 import Options
+from export.make import EXPORT
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student
 
@@ -47,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def lenient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command export take int8 graphs of untrained students, too."""
     budget = Budget(cc=0.02, kld=0.02)
-    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(commands.EXPORT, budget=budget))
+    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(EXPORT, budget=budget))
 
 
 def random_student(resolution: int, pair: Pair) -> Student:

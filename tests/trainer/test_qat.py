@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from edge.metrics import cc
 from edge.quantisation import QUANTISATION, TRAINED, Quantisation
 from edge.release import load
 from edge.sources import open_source
+from edge.world import World
 from export.calibrate import calibrate_release
 from export.graphs import to_onnx
 from export.make import make_release
@@ -39,10 +41,7 @@ from trainer.models.student import SkdSettings, StreamingSettings, Student, load
 from trainer.recipes import QatRecipe, load_recipe
 from trainer.train import train
 
-QUICK = {
-    "world.width": "96", "world.height": "64", "world.frames": "16", "world.reuse": "8", "workers": "0",
-    "tuning.steps": "3", "tuning.batch": "4",
-}  # fmt: skip
+QUICK = {"workers": "0", "tuning.steps": "3", "tuning.batch": "4", "tuning.rate": "1e-4"}
 SHORT = replace(FAST, seconds=0.0)
 
 
@@ -58,37 +57,56 @@ def spoilt() -> Student:
     return Student("spoilt", SkdSettings(32, "previous", "log_density"), network.eval(), {"data": "none"})
 
 
-def footage(student: Student) -> CalibrationFrames:
-    sources = [open_source(f"synthetic:90000{index}:128x72:14") for index in range(3)]
-    return read_frames(sources, student.settings.preprocessing(), forms_of(student).window, 16)
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two made flights of 24 frames, to train on and to calibrate with."""
+    place = tmp_path_factory.mktemp("videos")
+    for seed in (1, 2):
+        writer = cv2.VideoWriter(str(place / f"{seed}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 72))
+        world = World(seed, 128, 72, 10)
+        for index in range(24):
+            writer.write(world.frame(index).image)
+        writer.release()
+    return place
+
+
+def footage(student: Student, videos: Path) -> CalibrationFrames:
+    sources = [open_source(str(path)) for path in sorted(videos.iterdir())]
+    return read_frames(sources, student.settings.preprocessing(), forms_of(student).window, 24)
 
 
 @pytest.fixture(scope="module")
-def missed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def missed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> tuple[Path, Path]:
     """A student whose int8 misses the budget, and its release."""
     place, student = tmp_path_factory.mktemp("missed"), spoilt()
     student.save(place / "spoilt.safetensors")
-    make_release(student, footage(student), place / "r", ["stream"], SHORT)
+    make_release(student, footage(student, videos), place / "r", ["stream"], SHORT)
     return place / "spoilt.safetensors", place / "r"
 
 
-def quick(student: Path, release: Path, **changes: str) -> QatRecipe:
+def quick(student: Path, release: Path, changes: dict[str, str] | None = None) -> QatRecipe:
     paths = {"student.weights": json.dumps(str(student)), "student.release": json.dumps(str(release))}
-    told = {key.replace("__", "."): value for key, value in changes.items()}
-    recipe = load_recipe("qat", {**QUICK, **paths, **told})
+    recipe = load_recipe("qat", {**QUICK, **paths, **(changes or {})})
     assert isinstance(recipe, QatRecipe)
     return recipe
 
 
-def test_int8_comes_closer_and_keeps_its_places_and_ranges(missed: tuple[Path, Path], tmp_path: Path) -> None:
+def of(videos: Path) -> dict[str, str]:
+    """Return the changes of a recipe that is trained on these."""
+    return {"data.kind": "videos", "data.root": json.dumps(str(videos))}
+
+
+def test_int8_comes_closer_and_keeps_its_places_and_ranges(
+    missed: tuple[Path, Path], videos: Path, tmp_path: Path
+) -> None:
     student, place = missed
     before = load(place).calibrated
     assert before is not None
     assert before["int8"]["stream"][1]["tried"][0]["budget_spent"] > 1
-    tuned = train(quick(student, place, tuning__steps="40", tuning__batch="8", tuning__rate="1e-4"))
+    tuned = train(quick(student, place, {"tuning.steps": "60", "tuning.batch": "8", **of(videos)}))
     assert tuned.name == "spoilt-qat"
     assert tuned.trained["qat"]["kld_after"] < 0.75 * tuned.trained["qat"]["kld_before"]
-    frames = footage(tuned)
+    frames = footage(tuned, videos)
     made = make_release(tuned, frames, tmp_path / "r", ["stream"], SHORT)
     assert made.calibrated is not None
     engines = [before["int8"]["stream"][1], made.calibrated["int8"]["stream"][1]]
@@ -101,24 +119,28 @@ def test_int8_comes_closer_and_keeps_its_places_and_ranges(missed: tuple[Path, P
 
 
 @pytest.mark.parametrize("kind", ["skd", "streaming"])
-def test_what_is_trained_through_is_what_the_graph_computes(kind: str) -> None:
+def test_what_is_trained_through_is_what_the_graph_computes(kind: str, videos: Path) -> None:
     """A step of the fake-quantised network against the Q/DQ graph in ONNX Runtime, as it is written."""
     student = spoilt()
     if kind == "streaming":
         student = Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
     model, feeding = to_onnx(student, "stream", 1), feeding_of(student, "stream")
-    window = next(iter(footage(student).windows))
+    window = next(iter(footage(student, videos).windows))
     feed = feeding(open_session(model), window)
     ranges = collect_ranges(model, [feed], "minmax")
     inputs, outputs = (tuple(v.name for v in values) for values in (model.graph.input, model.graph.output))
     told = Quantisation(inputs, outputs, {"tensorrt": places(model, ranges, TENSORRT)})
     fake = fake_quantised(student, "stream", 1, told, "tensorrt")
     session = open_session(quantise(model, ranges, TENSORRT), plain=True)
-    expected, plain = (one.run(["saliency"], feed)[0] for one in (session, open_session(model)))
+    kept = [told.outputs[0], told.outputs[1]]
+    wanted = [one.run(kept, feed) for one in (session, open_session(model))]
     with torch.no_grad():
-        got = fake(*map(torch.from_numpy, feed.values()))[0].numpy()
-    off = np.abs(expected - plain).max()
-    assert np.abs(got - expected).max() < 0.02 * off + 1e-6
+        given = [value.numpy() for value in fake(*map(torch.from_numpy, feed.values()))[:2]]
+    for got, expected, plain in zip(given, *wanted, strict=True):
+        off = float(np.abs(expected - plain).max())
+        if got is given[1] or kind == "skd":  # a value half-way may go either way: a deep map shows that
+            assert np.mean(np.abs(got - expected) > 1e-5) < 0.01
+        assert np.abs(got - expected).mean() < 0.6 * np.abs(expected - plain).mean() < off
     with torch.no_grad():  # and stepped through a window
         shown = torch.from_numpy(student.settings.preprocessing().window(list(window)))
         stepped = streamed(fake, student, "stream", shown)[0, 0].numpy()
@@ -137,7 +159,7 @@ def test_unfolded_is_the_folded_network(kind: str) -> None:
         torch.testing.assert_close(value, values[name], atol=1e-6, rtol=1e-5)
 
 
-def test_a_killed_run_goes_on(missed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(missed: tuple[Path, Path], videos: Path, tmp_path: Path) -> None:
     class Killed(Exception):  # noqa: N818
         pass
 
@@ -148,14 +170,14 @@ def test_a_killed_run_goes_on(missed: tuple[Path, Path], tmp_path: Path) -> None
         if len(steps) == 3:
             raise Killed
 
-    recipe = quick(*missed, tuning__steps="4")
+    recipe = quick(*missed, {"tuning.steps": "4", **of(videos)})
     with pytest.raises(Killed):
         train(recipe, Run(tmp_path / "run", 2, watch))
     tuned = train(recipe, Run(tmp_path / "run", 2, watch))
     assert steps == [1, 2, 3, 3, 4]
     assert tuned.trained[TRAINED]["form"] == "stream"
     with pytest.raises(InputError, match="holds the training of another recipe"):
-        train(quick(*missed, tuning__steps="5"), Run(tmp_path / "run"))
+        train(quick(*missed, {"tuning.steps": "5"}), Run(tmp_path / "run"))
 
 
 def test_the_command_tunes_a_student(
@@ -163,7 +185,8 @@ def test_the_command_tunes_a_student(
 ) -> None:
     student, place = missed
     out = tmp_path / "tuned.safetensors"
-    words = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+    world = {"world.width": "96", "world.height": "64", "tuning.batch": "2"}
+    words = [word for key, value in {**QUICK, **world}.items() for word in ("--set", f"{key}={value}")]
     outcome = command("train", student, "--qat", place, "--out", out, *words)
     assert outcome.code == 0, outcome.err
     assert "KLD of int8 maps to fp32's" in outcome.out
