@@ -51,7 +51,7 @@ def fake_quantised(
 @contextmanager
 def exact(network: fx.GraphModule) -> Iterator[None]:
     """Let a fake-quantised network compute without rounding."""
-    rounding = [module for module in network.modules() if hasattr(module, "enable_fake_quant")]
+    rounding: list[Any] = [module for module in network.modules() if hasattr(module, "enable_fake_quant")]
     for module in rounding:
         module.enable_fake_quant(False)
     try:
