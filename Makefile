@@ -19,7 +19,6 @@ lint: env
 
 bench: env
 	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench_gpu
 
 # The shipped releases, from the shipped students; calibrated on the made world, which may be shipped.
 release: env

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import struct
 
-from calibration.ranges import Ranges
 from edge.errors import InputError
+from edge.quantisation import Ranges
 
 VERSION = "10.3.0"
 """JetPack 6's, the last for many boards with a DLA."""

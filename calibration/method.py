@@ -14,7 +14,7 @@ from calibration.histogram import METHODS, Histogram, Method
 from calibration.judge import Judge, quality
 from calibration.placement import CPU
 from calibration.qdq import quantise
-from calibration.ranges import Ranges
+from edge.quantisation import Ranges
 
 Choosing = Literal["best", "entropy", "percentile", "mse", "minmax"]
 BEST: Choosing = "best"

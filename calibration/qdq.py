@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -11,17 +10,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from calibration.placement import CPU, TENSORRT, Flavour, groups, quantisable
-from calibration.ranges import Ranges
 from edge.errors import InputError
+from edge.quantisation import Places, Ranges, Rounding
 
-
-@dataclass(frozen=True)
-class _Scale:
-    scale: float
-    zero_point: int
-
-
-__all__ = ["CPU", "TENSORRT", "Flavour", "quantise", "quantised_nodes", "sort"]
+__all__ = ["CPU", "TENSORRT", "Flavour", "places", "quantise", "quantised_nodes", "sort"]
 
 
 def quantise(
@@ -32,21 +24,48 @@ def quantise(
     Raises:
         InputError: a tensor to be quantised has no range (the ranges are of another graph).
     """
+    found = places(model, ranges, flavour, only)
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    layers = quantisable(model, flavour) if only is None else set(only)
+    layers = _layers(model, flavour, only)
     chosen = [node for node in graph.node if node.name in layers]
-    group = groups(graph.node, chosen, flavour)
-    scales = {tensor: _activation_scale(members, ranges, flavour) for tensor, members in group.items()}
-    _insert_activations(graph, scales, flavour)
+    _insert_activations(graph, found.activations, flavour)
     for node in chosen:
-        _insert_weights(graph, node, weights, scales, flavour)
+        _insert_weights(graph, node, weights, found, flavour)
     _drop_unused(graph)
     sort(graph)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
+
+
+def places(
+    model: onnx.ModelProto, ranges: Ranges, flavour: Flavour, only: Collection[str] | None = None
+) -> Places:
+    """Return what `quantise` rounds, and how.
+
+    Raises:
+        InputError: as `quantise`.
+    """
+    layers = _layers(model, flavour, only)
+    chosen = [node for node in model.graph.node if node.name in layers]
+    group = groups(model.graph.node, chosen, flavour)
+    members = sorted({name for together in group.values() for name in together})
+    return Places(
+        {tensor: _rounding(together, ranges, flavour) for tensor, together in group.items()},
+        {node.input[1]: _axis(node) for node in chosen},
+        {name: ranges[name] for name in members},
+    )
+
+
+def _layers(model: onnx.ModelProto, flavour: Flavour, only: Collection[str] | None) -> set[str]:
+    return set(quantisable(model, flavour) if only is None else only)
+
+
+def _axis(node: NodeProto) -> int:
+    """Return the axis of a convolution's weights that its output channels are on."""
+    return 1 if node.op_type == "ConvTranspose" else 0
 
 
 def quantised_nodes(model: onnx.ModelProto) -> list[str]:
@@ -60,7 +79,7 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _activation_scale(members: Iterable[str], ranges: Ranges, flavour: Flavour) -> _Scale:
+def _rounding(members: Iterable[str], ranges: Ranges, flavour: Flavour) -> Rounding:
     try:
         low = min(0.0, *(ranges[name][0] for name in members))
         high = max(0.0, *(ranges[name][1] for name in members))
@@ -71,11 +90,11 @@ def _activation_scale(members: Iterable[str], ranges: Ranges, flavour: Flavour) 
     least = float(np.finfo(np.float16).tiny)  # scales must survive the conversion to fp16
     if flavour.integer is np.uint8:
         scale = max((high - low) / 255, least)
-        return _Scale(scale, int(np.clip(round(-low / scale), 0, 255)))
-    return _Scale(max(-low / 127, high / 127, least), 0)
+        return Rounding(scale, int(np.clip(round(-low / scale), 0, 255)), 0, 255)
+    return Rounding(max(-low / 127, high / 127, least), 0, -128, 127)
 
 
-def _insert_activations(graph: onnx.GraphProto, scales: dict[str, _Scale], flavour: Flavour) -> None:
+def _insert_activations(graph: onnx.GraphProto, scales: Mapping[str, Rounding], flavour: Flavour) -> None:
     kind = flavour.integer
     outputs = {output.name for output in graph.output}
     for tensor, scale in scales.items():
@@ -95,10 +114,10 @@ def _insert_weights(
     graph: onnx.GraphProto,
     node: NodeProto,
     weights: dict[str, onnx.TensorProto],
-    scales: dict[str, _Scale],
+    found: Places,
     flavour: Flavour,
 ) -> None:
-    axis = 1 if node.op_type == "ConvTranspose" else 0
+    axis = _axis(node)
     weight = numpy_helper.to_array(weights[node.input[1]])
     others = tuple(i for i in range(weight.ndim) if i != axis)
     per_channel = np.maximum(np.abs(weight).max(axis=others) / 127, 1e-7).astype(np.float32)
@@ -106,7 +125,7 @@ def _insert_weights(
     integers = np.clip(np.rint(weight / spread), -127, 127).astype(np.int8)
     _dequantised(graph, node, 1, node.input[1], integers, per_channel, axis)
     if flavour.whole and len(node.input) > 2:
-        scale = scales[node.input[0].removesuffix("_dq")].scale * per_channel
+        scale = found.activations[node.input[0].removesuffix("_dq")].scale * per_channel
         bias = np.rint(numpy_helper.to_array(weights[node.input[2]]) / scale)
         bias = np.clip(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32)
         # By node, not by tensor: convolutions that share a bias need not share its scale.

@@ -23,10 +23,9 @@ from calibration.feeding import Feeding, open_session
 from calibration.frames import CalibrationFrames
 from calibration.histogram import METHODS, Histogram, Method
 from edge.errors import InputError
+from edge.quantisation import Ranges
 
 Feed = Mapping[str, NDArray[Any]]
-Ranges = dict[str, tuple[float, float]]
-"""Lowest and highest value of each tensor, by name."""
 
 SAVE_EVERY_S = 5.0
 """A kill costs the counting of this long at most."""

@@ -10,6 +10,8 @@ added up from single layers.
 
 from __future__ import annotations
 
+import math
+import time as clock
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
@@ -67,14 +69,15 @@ def choose(
     thorough: bool = True,
     exhaustive: int = EXHAUSTIVE,
     on_tried: Callable[[int], None] = lambda count: None,
+    seconds: float = math.inf,
 ) -> Choice:
     """Return the fastest assignment that fits.
 
     `judge` and `time` measure one: its quality; its latency and the float graph's, ms. `work`: of each
     layer, in any unit: what int8 may save grows with it. Unless `thorough`, all layers in int8 will do if
-    they fit.
+    they fit. After so many `seconds` what was found by then will do.
     """
-    search = _Search(judge, time, budget, work, on_tried)
+    search = _Search(judge, time, budget, work, on_tried, seconds)
     everything = frozenset(layers)
     if not layers:
         return Choice(None, "no layer can be quantised", ())
@@ -84,12 +87,15 @@ def choose(
     if len(layers) <= exhaustive:
         for size in range(1, len(layers)):
             for chosen in combinations(layers, size):
-                search.tried(frozenset(chosen))
+                if not search.over:
+                    search.tried(frozenset(chosen))
     else:
         for start in search.starts(layers):
             search.improve(start, everything)
-    best = search.best()
-    return Choice(best, _reason(whole, best, search, budget), search.all())
+    best, reason = search.best(), _reason(whole, search.best(), search, budget)
+    if search.cut:
+        reason += " (the search was cut short: aerogaze calibrate takes its time)"
+    return Choice(best, reason, search.all())
 
 
 class _Search:
@@ -100,11 +106,18 @@ class _Search:
         budget: Budget,
         work: Mapping[str, float],
         on_tried: Callable[[int], None],
+        seconds: float,
     ) -> None:
         self._judge, self._time, self._budget, self._on_tried = judge, time, budget, on_tried
-        self._work = work
+        self._work, self._end, self.cut = work, clock.monotonic() + seconds, False
         self._qualities: dict[Assignment, Quality] = {}
         self._known: dict[Assignment, Tried] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up: the search is cut short then."""
+        self.cut = self.cut or clock.monotonic() > self._end
+        return self.cut
 
     def tried(self, layers: Assignment) -> Tried:
         """Measure an assignment, once."""
@@ -137,10 +150,14 @@ class _Search:
         if self._spent(frozenset(layers)) <= 1:
             yield frozenset(layers)
             return
-        lost = {layer: self._spent(frozenset({layer})) for layer in layers}
+        lost: dict[str, float] = {}
+        for layer in layers:
+            if self.over:
+                return
+            lost[layer] = self._spent(frozenset({layer}))
         ranked = sorted(layers, key=lambda layer: lost[layer] / self._work[layer])
         fits, breaks = 0, len(ranked)  # how many of the ranked are in int8
-        while breaks - fits > 1:
+        while breaks - fits > 1 and not self.over:
             middle = (fits + breaks) // 2
             if self._spent(frozenset(ranked[:middle])) <= 1:
                 fits = middle
@@ -149,14 +166,14 @@ class _Search:
         yield frozenset(ranked[:fits])
         chosen: Assignment = frozenset()
         for layer in sorted(layers, key=lambda layer: -self._work[layer]):
-            if lost[layer] <= 1 and self._spent(chosen | {layer}) <= 1:
+            if lost[layer] <= 1 and not self.over and self._spent(chosen | {layer}) <= 1:
                 chosen |= {layer}
         yield chosen
 
     def improve(self, current: Assignment, everything: Assignment) -> None:
         """Put in, take out and swap single layers as long as the assignment gets faster and fits."""
         limit = len(self._known) + LIMIT
-        while current and len(self._known) < limit:
+        while current and len(self._known) < limit and not self.over:
             here = self.tried(current)
             near = islice(self._neighbours(current, everything), limit)
             better = next((found for found in near if _beats(found, here)), None)
@@ -168,13 +185,13 @@ class _Search:
         """Yield what is one step away: more of the layers that do much, fewer of those that do little."""
         outside = sorted(everything - current, key=lambda layer: (-self._work[layer], layer))
         inside = sorted(current, key=lambda layer: (self._work[layer], layer))
-        for layer in outside:
-            yield self.tried(current | {layer})
-        for layer in inside if len(inside) > 1 else ():
-            yield self.tried(current - {layer})
-        for out in outside:
-            for layer in inside:
-                yield self.tried(current - {layer} | {out})
+        steps = [current | {layer} for layer in outside]
+        steps += [current - {layer} for layer in inside if len(inside) > 1]
+        steps += [current - {layer} | {out} for out in outside for layer in inside]
+        for step in steps:
+            if self.over:
+                return
+            yield self.tried(step)
 
 
 def _beats(one: Tried, other: Tried) -> bool:

@@ -10,8 +10,8 @@ import onnx
 from calibration.judge import Judge, Quality
 from calibration.placement import Flavour, quantisable
 from calibration.qdq import quantise
-from calibration.ranges import Ranges
 from edge.errors import InputError
+from edge.quantisation import Ranges
 
 
 @dataclass(frozen=True)

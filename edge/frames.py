@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge.errors import InputError
 
 Image = NDArray[np.uint8]
 Tensor = NDArray[np.float32]
@@ -42,3 +45,17 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of the file or device."""
+
+
+def parse_size(text: str, named: str, least: int = 1, most: int = 99_999) -> tuple[int, int]:
+    """Return the width and height in pixels that WIDTHxHEIGHT says. `named`: what says it, as `--size`.
+
+    Raises:
+        InputError: it is none, or a side is not from `least` to `most`.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    sides = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not least <= min(sides) <= max(sides) <= most:
+        bounds = f" with sides of {least} to {most}" if (least, most) != (1, 99_999) else ""
+        raise InputError(f"{named} {text!r} is not understood; expected WIDTHxHEIGHT{bounds}, as 128x64")
+    return sides

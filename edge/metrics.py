@@ -16,6 +16,7 @@ Bad input raises `InputError`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ EPSILON = 2.2204e-16
 """The epsilon of KLD and IG in the MIT benchmark's code."""
 JITTER = 1e-7
 """The noise that breaks ties in its AUC_Judd, in units of the map."""
+MOST_DB = 200.0
+"""SQNR of equal values."""
 CHUNK = 2**17
 THRESHOLDS = np.arange(11)[::-1] * 0.1
 """Of its AUC_Borji and AUC_shuffled, for maps stretched to [0, 1]."""
@@ -232,6 +235,17 @@ def ig(
 def max_error(a: Values, b: Values) -> float:
     """Return the largest absolute difference; NaN if either holds a NaN."""
     return float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max())
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """Return 10 log10 of a signal's power over that of the difference, at most `MOST_DB` either way.
+
+    Powers are sums of squares over all values of all frames. NaN if the difference is not finite.
+    """
+    if not math.isfinite(noise):
+        return math.nan
+    ratio = max(signal, 1e-300) / max(noise, 1e-300)
+    return float(np.clip(10 * math.log10(ratio), -MOST_DB, MOST_DB))
 
 
 def _matlab(convention: Convention) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
+from edge.frames import parse_size
 
 Format = Literal["bgr", "nv12"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -43,10 +43,7 @@ class RawFrame:
         Raises:
             InputError: it is none.
         """
-        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
-        if found is None:
-            raise InputError(f"no size {size!r}; expected WIDTHxHEIGHT of the camera's frames, as 1280x720")
-        return cls(int(found[1]), int(found[2]), format)
+        return cls(*parse_size(size, "the camera's frame size"), format)
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} {self.format.upper()}"

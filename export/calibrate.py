@@ -19,9 +19,11 @@ from calibration.user_graph import UserGraph
 from edge.errors import InputError
 from edge.files import sha256, writing, written_folder
 from edge.metrics import cc, max_error
+from edge.quantisation import QUANTISATION, trained_ranges
+from edge.quantisation import save as save_quantisation
 from edge.release import GOLDEN, Form, Graph, Release, Verified, save
 from export.fp16 import to_fp16
-from export.int8 import FLAVOURS, Calibrated, Int8, Options, Step, calibrated, floats, int8_graphs
+from export.int8 import FLAVOURS, Calibrated, Int8, Options, Step, calibrated, floats, how, int8_graphs
 from export.make import ours_in_release
 from export.parity import golden_windows
 
@@ -62,7 +64,7 @@ def calibrate_graph(
             "name": name,
             "input": dataclasses.asdict(user.image),
             "output": user.feeding.output,
-            "calibrated": calibrated(frames, options, made.method),
+            "calibrated": how(frames, options, made.method),
             "doubts": made.doubts,
             "fp16": dataclasses.asdict(judged) if fits else None,
             "int8": [found.document() for found in made.int8],
@@ -110,7 +112,13 @@ def calibrate_release(
             model = onnx.load(release.path(fp32))
             feeding = feeding_of_release(release, form)
             made = found[form] = int8_graphs(
-                model, feeding, frames, statistics if form == forms[0] else {}, options, on_step
+                model,
+                feeding,
+                frames,
+                statistics if form == forms[0] else {},
+                options,
+                on_step,
+                trained_ranges(release.trained, form),
             )
             (path / f"{form}.dla.cache").write_text(cache_text(made.ranges, dla))
             for one in made.int8:
@@ -120,15 +128,12 @@ def calibrate_release(
                 _save(one.model, path / file)
                 verified = _verified(release, feeding, one, frames, model, options.budget)
                 graphs.append(Graph(file, form, "int8", one.engine, fp32.batch, verified))
+        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTISATION)
         made_anew = dataclasses.replace(
             release,
             folder=path,
             graphs=tuple(graphs),
-            calibrated={
-                **calibrated(frames, options, made.method),  # forms share frames and options
-                "doubts": [d for form in forms for d in found[form].doubts],
-                "int8": {form: [one.document() for one in found[form].int8] for form in forms},
-            },
+            calibrated=calibrated(frames, options, found),
         )
         save(made_anew)
     return found

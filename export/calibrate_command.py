@@ -13,8 +13,6 @@ from rich.table import Table
 
 from calibration.dla import VERSION, cache_text
 from calibration.judge import Budget
-from calibration.method import Choosing
-from calibration.user_graph import Colour, Layout
 from edge.files import PendingFolder, cache_folder
 from edge.release import Release
 from export.calibrate import calibrate_graph, calibrate_release, ours_in_calibrated
@@ -38,16 +36,7 @@ from export.target import Asked, open_target, read_footage, stepping, target_opt
 def calibrate(
     target: str,
     out: Path,
-    frames: tuple[str, ...],
-    calibration_frames: int,
-    method: Choosing,
-    threads: int,
-    layout: Layout | None,
-    size: str | None,
-    colour: Colour,
-    scale: str | None,
-    offset: str | None,
-    output: str | None,
+    asked: Asked,
     budget: str | None,
     cache: Path | None,
     dla: str,
@@ -58,12 +47,11 @@ def calibrate(
     Ranges over your frames; one graph for ONNX Runtime and one for TensorRT, each judged on frames held
     out. What is not 2 % faster than float, or loses too much, does not ship.
     """
-    asked = Asked(layout, size, colour, scale, offset, output, frames, calibration_frames)
     options = Options(
-        method,
+        asked.method,
         Budget.parse(budget) if budget is not None else BUDGET,
         budget is not None,
-        threads,
+        asked.threads,
         cache or cache_folder(),
     )
     cache_text({}, dla)

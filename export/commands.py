@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -23,7 +25,7 @@ from edge.sources import open_source
 from export.clips import MOST as MOST_CLIPS
 from export.clips import make_clip_release
 from export.fuse_release import fused_release
-from export.make import make_release, ours_in_release
+from export.make import EXPORT, make_release, ours_in_release
 from trainer.models.forms import forms_of
 from trainer.models.student import load_student
 
@@ -99,14 +101,16 @@ def export(
     raw = RawFrame.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    allowed = Budget.parse(budget) if budget is not None else None
+    options = replace(EXPORT, method=method, cache=cache_folder())
+    if budget is not None:
+        options = replace(options, budget=Budget.parse(budget), thorough=True, seconds=math.inf)
     loaded = load_student(student)
     if raw and loaded.settings.preprocessing().alignment is not None:
         raise InputError(
             f"student {loaded.name} looks for the camera's motion in each frame, which no graph does; "
             "leave --fuse-preprocess out"
         )
-    if allowed and "clip" in forms_of(loaded).modules:
+    if budget and "clip" in forms_of(loaded).modules:
         raise InputError(f"student {loaded.name} takes clips, which have no int8 graphs: leave --budget out")
     PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
@@ -125,16 +129,7 @@ def export(
             made = make_clip_release(loaded, footage, out, on_step)
         else:
             place = Path(scratch) / "plain" if raw else out
-            made = make_release(
-                loaded,
-                footage,
-                place,
-                ("stream",) if raw else forms,
-                method,
-                on_step,
-                cache_folder(),
-                allowed,
-            )
+            made = make_release(loaded, footage, place, ("stream",) if raw else forms, options, on_step)
         if raw:
             status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
             made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)
@@ -161,4 +156,8 @@ def export(
         print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing went inside")
     used = (made.calibrated or {}).get("method")
     said = f"{used} ranges from {len(footage.windows)} windows of {window} frames; " if used else ""
+    for form, int8 in (made.calibrated or {}).get("int8", {}).items():
+        for one in int8:
+            told = f"{form} int8 for {one['engine']}: {one['reason']}; latency {one['latency']}"
+            print(f"{told} on {one['conditions'].get('cpu') or one['conditions'].get('name')}")
     print(f"{said}maps against PyTorch's in fp32 on {len(footage.held_out)}, {apart}")

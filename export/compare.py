@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.frames import Frame, Image
-from edge.metrics import cc, kld
+from edge.metrics import cc, kld, sqnr_db
 from export.sides import Side
 
 Values = NDArray[Any]
-MOST_DB = 200.0
-"""SQNR of equal values."""
 NO_LAYERS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
 """Operators whose outputs are no layer's of their own."""
 
@@ -27,8 +25,8 @@ NO_LAYERS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
 class Tally:
     """What was found of one tensor over all frames, of `b` against `a`.
 
-    `sqnr_db`: 10 log10 of the power of `a` over that of the difference, over all values of all frames, at
-    most `MOST_DB`. `cc`: one a frame, where both vary; `kld`: of saliency maps, one a frame.
+    `sqnr_db`: of `a` over the difference, over all values of all frames. `cc`: one a frame, where both
+    vary; `kld`: of saliency maps, one a frame.
     """
 
     max_error: float = 0.0
@@ -66,10 +64,7 @@ class Tally:
     @property
     def sqnr_db(self) -> float:
         """Return the signal's power over the difference's, in dB."""
-        if not math.isfinite(self._noise):
-            return math.nan
-        ratio = max(self._signal, 1e-300) / max(self._noise, 1e-300)
-        return float(np.clip(10 * math.log10(ratio), -MOST_DB, MOST_DB))
+        return sqnr_db(self._signal, self._noise)
 
     def summary(self) -> dict[str, float | None]:
         """Return it as plain numbers; None where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.familiar import STATISTICS
 from edge.errors import CheckError, InputError
 from edge.files import written_folder
 from edge.metrics import cc
+from edge.quantisation import QUANTISATION
 from edge.raw import RawFrame
 from edge.release import GOLDEN, Graph, Release, load, save
 from export.fuse import fuse
@@ -49,6 +52,9 @@ def fused_release(plain: Release, raw: RawFrame, folder: Path) -> Release:
     with written_folder(folder, ours=ours_in_release) as path:
         with np.load(plain.folder / GOLDEN, allow_pickle=False) as golden:
             kept = golden["frames"]
+        for name in (STATISTICS, QUANTISATION):  # both are of tensors that the graphs still have
+            if (plain.folder / name).is_file():
+                shutil.copyfile(plain.folder / name, path / name)
         for graph in streams:
             model = onnx.load(plain.path(graph))
             onnx.save(fuse(model, plain.inputs[:1], plain.preprocessing, raw), path / graph.file)

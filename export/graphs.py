@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -10,56 +9,16 @@ from collections.abc import Sequence
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge.errors import InputError
 from edge.release import Form
+from trainer.models.folded import folded
 from trainer.models.forms import forms_of
-from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 from trainer.models.student import Student
 
 OPSET = 20
 """Q/DQ on float16 needs 19; ONNX Runtime's quantiser refuses 21 and above."""
 SALIENCY = "saliency"
-
-
-def folded(module: nn.Module) -> nn.Module:
-    """Return a copy whose batch norms and differences of features are folded into the convolutions."""
-    module = copy.deepcopy(module).eval()
-    for block in [m for m in module.modules() if isinstance(m, nn.Sequential)]:
-        for index, norm in enumerate(block):
-            if not isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
-                continue
-            convolution = block[index - 1]
-            assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d))
-            transposed = isinstance(convolution, nn.ConvTranspose2d)
-            block[index - 1] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
-            block[index] = nn.Identity()
-    for parent in list(module.modules()):
-        for name, network in parent.named_children():
-            if isinstance(network, SpatiotemporalNetwork):
-                setattr(parent, name, _ChangeFolded(network))
-    return module
-
-
-class _ChangeFolded(SpatiotemporalNetwork):
-    """SKD's network with the difference of features in a convolution: A f + B (f - g) = (A + B) f - B g."""
-
-    def __init__(self, network: SpatiotemporalNetwork) -> None:
-        """Take the parts of a network over, which is of no use afterwards."""
-        super().__init__()
-        self.trunk, self.decoder = network.trunk, network.decoder
-        self.spatial, self.temporal = network.spatial, network.temporal
-        first = self.temporal.get_submodule("0.0")
-        assert isinstance(first, nn.Conv2d)
-        first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES:]
-        first.weight.data[:, FEATURES:].neg_()
-
-    def fuse(self, features: Tensor, other: Tensor) -> Tensor:
-        """Return the raw map."""
-        temporal = self.temporal(torch.cat([features, other], dim=1))
-        raw: Tensor = self.decoder(torch.cat([self.spatial(features), temporal], dim=1))
-        return raw
 
 
 def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:

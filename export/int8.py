@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,14 @@ from calibration.feeding import Feeding
 from calibration.frames import CalibrationFrames, spread_over
 from calibration.histogram import Method
 from calibration.judge import Budget, Judge, Quality
-from calibration.latency import Measured
+from calibration.latency import Measured, Timer
 from calibration.method import BEST, Choosing, ranges_by
 from calibration.placement import CPU, TENSORRT, Flavour, quantisable
-from calibration.qdq import quantise
-from calibration.ranges import Ranges, count
+from calibration.qdq import places, quantise
+from calibration.ranges import count
 from calibration.search import Assignment, Choice, Tried, choose
-from edge.machine import this_machine
-from edge.release import Engine
+from edge.quantisation import Quantisation, Ranges
+from edge.release import Engine, Form
 from export.fp16 import to_fp16
 
 BUDGET = Budget(cc=0.005, kld=0.005)
@@ -39,15 +41,26 @@ Step = Callable[[str, int, int | None], None]
 """Told what is done, how many of it more, and of how many if that is known."""
 
 
+def timer_of(engine: Engine, model: onnx.ModelProto, judge: Judge, threads: int) -> Timer:
+    """Return what tells an engine's latency: measured where it can run here, else modelled."""
+    if engine == "tensorrt":
+        return Modelled(model)
+    return Measured(model, judge.feeding, next(iter(judge.windows)), threads)
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit."""
+    """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit. `seconds`:
+    what a search may take, of each graph. `timer`: what tells latencies.
+    """
 
     method: Choosing = BEST
     budget: Budget = BUDGET
     thorough: bool = False
     threads: int = 1
     cache: Path | None = None
+    seconds: float = math.inf
+    timer: Callable[[Engine, onnx.ModelProto, Judge, int], Timer] = timer_of
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,9 @@ def _tried(tried: Tried) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A float graph with its ranges and what came of them."""
+    """A float graph's ranges, where they place Q/DQ if all layers are in int8, and what came of them."""
 
-    model: onnx.ModelProto
+    quantisation: Quantisation
     method: Method
     ranges: Ranges
     int8: tuple[Int8, ...]
@@ -107,8 +120,11 @@ def int8_graphs(
     statistics: familiar.Statistics,
     options: Options,
     on_step: Step = lambda what, more, total: None,
+    trained: Ranges | None = None,
 ) -> Calibrated:
     """Find ranges, and for each engine the fastest int8 graph that keeps the budget.
+
+    `trained`: ranges that the network was trained through, which stay.
 
     Raises:
         InputError: activations or maps that are not finite.
@@ -116,10 +132,16 @@ def int8_graphs(
     on_step("ranges", 0, len(frames.windows))
     counted = count(model, feeding, frames, options.cache, lambda more: on_step("ranges", more, None))
     method, ranges = ranges_by(options.method, model, counted, feeding, frames.windows)
+    ranges = {**ranges, **{name: found for name, found in (trained or {}).items() if name in ranges}}
     doubt = familiar.doubt(familiar.shift(model, feeding, frames.windows, statistics))
     judge = Judge(model, feeding, frames.held_out, options.threads)
     made = tuple(_int8(engine, model, ranges, judge, options, on_step) for engine in FLAVOURS)
-    return Calibrated(model, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()))
+    placed = Quantisation(
+        tuple(value.name for value in model.graph.input),
+        tuple(value.name for value in model.graph.output),
+        {engine: places(model, ranges, flavour) for engine, flavour in FLAVOURS.items()},
+    )
+    return Calibrated(placed, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()))
 
 
 def _int8(
@@ -127,15 +149,15 @@ def _int8(
 ) -> Int8:
     flavour, plain = FLAVOURS[engine], engine == "tensorrt"
     layers = quantisable(model, flavour)
-    window = next(iter(judge.windows))
-    timer = Modelled(model) if plain else Measured(model, judge.feeding, window, options.threads)
-    conditions = timer.stated() if isinstance(timer, Modelled) else _machine(options.threads)
+    timer = options.timer(engine, model, judge, options.threads)
+    conditions = timer.stated()
 
     def graph(only: Assignment) -> onnx.ModelProto:
         return quantise(model, ranges, flavour, only)
 
     what, done = f"int8 for {engine}", work(model)
     few = Judge(model, judge.feeding, np.stack(spread_over(judge.windows, SEARCHED)), options.threads)
+    end = time.monotonic() + options.seconds
     for share in CLOSER:
         on_step(what, 0, None)
         choice = choose(
@@ -146,6 +168,7 @@ def _int8(
             done,
             options.thorough,
             on_tried=lambda more: on_step(what, more, None),
+            seconds=end - time.monotonic(),
         )
         if choice.best is None:
             return Int8(engine, timer.kind, choice, None, None, conditions)
@@ -170,22 +193,28 @@ def floats(model: onnx.ModelProto, feeding: Feeding) -> list[str]:
     return [output.name for output in model.graph.output if output.name not in states]
 
 
-def _machine(threads: int) -> dict[str, object]:
-    machine = this_machine()
-    return {"cpu": machine.cpu, "threads": threads, "onnxruntime": ort.__version__}
-
-
-def calibrated(frames: CalibrationFrames, options: Options, method: Method) -> dict[str, Any]:
+def how(frames: CalibrationFrames, options: Options, method: Method) -> dict[str, Any]:
     """Return what ranges were made from and how, as plain values."""
-    window = len(next(iter(frames.windows)))
     return {
         "method": method,
         "source": frames.source,
-        "window": window,
+        "window": len(next(iter(frames.windows))),
         "windows": len(frames.windows),
         "held_out": len(frames.held_out),
         "apart": frames.apart,
         "frames_sha256": frames.sha256,
         "onnxruntime": ort.__version__,
         "budget": dataclasses.asdict(options.budget),
+    }
+
+
+def calibrated(
+    frames: CalibrationFrames, options: Options, found: Mapping[Form, Calibrated]
+) -> dict[str, Any]:
+    """Return the same with what came of each form."""
+    *_, last = found.values()  # forms share frames and options
+    return {
+        **how(frames, options, last.method),
+        "doubts": [doubt for made in found.values() for doubt in made.doubts],
+        "int8": {form: [one.document() for one in made.int8] for form, made in found.items()},
     }

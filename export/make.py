@@ -8,26 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 
 from calibration.familiar import STATISTICS
 from calibration.familiar import save as save_statistics
 from calibration.frames import CalibrationFrames
-from calibration.judge import Budget
-from calibration.method import BEST, Choosing, ranges_by
-from calibration.qdq import CPU, TENSORRT, quantise
-from calibration.ranges import count
 from edge.engines import ENGINES
 from edge.files import written_folder
+from edge.quantisation import QUANTISATION, trained_ranges
+from edge.quantisation import save as save_quantisation
 from edge.release import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
 from export import graphs
 from export.fp16 import to_fp16
-from export.int8 import Options, int8_graphs
+from export.int8 import Calibrated, Options, calibrated, int8_graphs
 from export.parity import GraphUnderTest, golden_set, reference_maps, verify
 from export.statistics import training_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
+
+EXPORT = Options(seconds=4.0)
+"""An export takes no longer for it than this for each int8 graph that it has to search for."""
 
 
 def make_release(
@@ -35,14 +35,12 @@ def make_release(
     frames: CalibrationFrames,
     folder: Path,
     forms: Sequence[Form] = (),
-    method: Choosing = BEST,
+    options: Options = EXPORT,
     on_step: Callable[[str], None] = lambda step: None,
-    cache: Path | None = None,
-    budget: Budget | None = None,
 ) -> Release:
-    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all. `cache`: a
-    folder where what ranges are made from is kept. `budget`: search for the fastest int8 graphs within it,
-    and ship none that is no faster; without, all layers worth it are int8.
+    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all.
+
+    What is said of int8 graphs, of those that do not ship too, is in the release's `calibrated`.
 
     Raises:
         InputError: the folder cannot be written, or holds other files; the student lacks a form.
@@ -53,7 +51,7 @@ def make_release(
     golden = golden_set(student, frames)
     expected = reference_maps(student, frames.held_out)
     made: list[Graph] = []
-    used, searched = str(method), {}
+    found: dict[Form, Calibrated] = {}
     with written_folder(folder, ours=ours_in_release) as path:
         for form in forms:
             batch = 1 if form == "stream" else None
@@ -75,25 +73,26 @@ def make_release(
                 made.append(graph)
                 return tested
 
+            on_step(f"{form} fp32")
             model = graphs.to_onnx(student, form, batch)
             fp32 = add(model, "fp32")
             statistics = training_statistics(run.modules[form], model)
             if statistics and not (path / STATISTICS).exists():
                 save_statistics(statistics, path / STATISTICS)
             add(to_fp16(model, kept), "fp16")
-            on_step(f"{form} ranges")
-            if budget is not None:
-                options = Options(method, budget, thorough=True, cache=cache)
-                found = int8_graphs(model, fp32.feeding, frames, {}, options)
-                used, searched[form] = found.method, [one.document() for one in found.int8]
-                for one in found.int8:
-                    if one.model is not None:
-                        add(one.model, "int8", one.engine)
-                continue
-            counted = count(model, fp32.feeding, frames, cache)
-            used, ranges = ranges_by(method, model, counted, fp32.feeding, frames.windows)
-            add(quantise(model, ranges, CPU), "int8", "onnxruntime")
-            add(to_fp16(quantise(model, ranges, TENSORRT), kept), "int8", "tensorrt")
+            found[form] = int8_graphs(
+                model,
+                fp32.feeding,
+                frames,
+                {},
+                options,
+                lambda what, more, total, form=form: on_step(f"{form} {what}"),  # type: ignore[misc]
+                trained_ranges(student.trained, form),
+            )
+            for one in found[form].int8:
+                if one.model is not None:
+                    add(one.model, "int8", one.engine)
+        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTISATION)
         np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
         release = Release(
             folder=path,
@@ -107,17 +106,7 @@ def make_release(
             states=run.states if "stream" in forms else (),
             graphs=tuple(made),
             trained=student.trained,
-            calibrated={
-                "method": used,
-                "source": frames.source,
-                "window": run.window,
-                "windows": len(frames.windows),
-                "held_out": len(frames.held_out),
-                "frames_sha256": frames.sha256,
-                "onnxruntime": ort.__version__,
-                "torch": torch.__version__,
-                **({"int8": searched} if searched else {}),
-            },
+            calibrated={**calibrated(frames, options, found), "torch": torch.__version__},
         )
         save(release)
     return release
@@ -128,6 +117,6 @@ _GRAPH = re.compile(r"(stream|pair|clip)\.(fp32|fp16|int8)(\.(onnxruntime|tensor
 
 def ours_in_release(entry: Path) -> bool:
     """Say whether an entry of a folder is part of a release that we made there."""
-    known = {MANIFEST, GOLDEN, STATISTICS, ENGINES, "stream.dla.cache", "pair.dla.cache"}
+    known = {MANIFEST, GOLDEN, STATISTICS, QUANTISATION, ENGINES, "stream.dla.cache", "pair.dla.cache"}
     named = entry.name in known or bool(_GRAPH.fullmatch(entry.name))
     return named and (entry.parent / MANIFEST).is_file()

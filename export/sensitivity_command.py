@@ -14,11 +14,10 @@ from rich.table import Table
 
 from calibration import familiar
 from calibration.judge import Judge
-from calibration.method import Choosing, ranges_by
+from calibration.method import ranges_by
 from calibration.placement import quantisable
 from calibration.ranges import count
 from calibration.sensitivity import Sensitivity, measure
-from calibration.user_graph import Colour, Layout
 from edge.files import PendingFile, cache_folder, written_file
 from edge.release import Engine, Form, Release
 from export.calibrate import feeding_of_release
@@ -48,16 +47,7 @@ from export.target import Asked, open_target, read_footage, stepping, target_opt
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sensitivity(
     target: str,
-    frames: tuple[str, ...],
-    calibration_frames: int,
-    method: Choosing,
-    threads: int,
-    layout: Layout | None,
-    size: str | None,
-    colour: Colour,
-    scale: str | None,
-    offset: str | None,
-    output: str | None,
+    asked: Asked,
     engine: Engine,
     form: Form,
     plot: Path | None,
@@ -67,7 +57,6 @@ def sensitivity(
 
     TARGET is a release, a shipped one's name, or an ONNX file. Judged on frames held out, against fp32.
     """
-    asked = Asked(layout, size, colour, scale, offset, output, frames, calibration_frames)
     opened = open_target(target, asked)
     if plot:
         PendingFile(plot).discard()  # told now, not after the work
@@ -82,9 +71,9 @@ def sensitivity(
         footage = read_footage(opened, asked, progress)
         step("ranges", 0, len(footage.windows))
         counted = count(model, feeding, footage, cache_folder(), lambda more: step("ranges", more, None))
-        used, ranges = ranges_by(method, model, counted, feeding, footage.windows)
+        used, ranges = ranges_by(asked.method, model, counted, feeding, footage.windows)
         doubt = familiar.doubt(familiar.shift(model, feeding, footage.windows, statistics))
-        judge = Judge(model, feeding, footage.held_out, threads)
+        judge = Judge(model, feeding, footage.held_out, asked.threads)
         step("layers", 0, 2 * len(quantisable(model, flavour)) + 1)
         found = measure(model, ranges, flavour, judge, lambda more: step("layers", more, None))
     warn([*footage.doubts, *([doubt] if doubt else [])])

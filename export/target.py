@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
@@ -23,18 +23,17 @@ from rich.progress import (
 )
 
 from calibration.frames import MOST, CalibrationFrames, read_frames
-from calibration.method import BEST, CHOICES
+from calibration.method import BEST, CHOICES, Choosing
 from calibration.user_graph import COLOURS, LAYOUTS, Colour, Layout, UserGraph, open_graph
 from edge import release as releases
 from edge.errors import InputError
-from edge.frames import Frame, Source
+from edge.frames import Frame, Source, parse_size
 from edge.preprocess import Preprocessing
 from edge.release import Release
 from edge.sources import open_source
 from export.calibrate import window_of
 
 ERR = Console(stderr=True)
-Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "--frames",
@@ -81,25 +80,34 @@ _OPTIONS = (
 )
 
 
-def target_options(command: Command) -> Command:
-    """Give a command the options of `Asked`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @dataclass(frozen=True)
 class Asked:
-    """What a user says of target and footage on the command line."""
+    """What a user says on the command line of a target, of footage for it and of how it is used."""
 
+    frames: tuple[str, ...]
+    calibration_frames: int
+    method: Choosing
+    threads: int
     layout: Layout | None
     size: str | None
     colour: Colour
     scale: str | None
     offset: str | None
     output: str | None
-    frames: tuple[str, ...]
-    calibration_frames: int
+
+
+def target_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Asked`, and hand them over as `asked`."""
+
+    @wraps(command)
+    def gathered(**given: Any) -> None:
+        asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
+        command(asked=asked, **given)
+
+    wrapped: Callable[..., None] = gathered
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def open_target(name: str, asked: Asked) -> Release | UserGraph:
@@ -126,21 +134,12 @@ def open_target(name: str, asked: Asked) -> Release | UserGraph:
     return open_graph(
         path,
         asked.layout,
-        _size(asked.size),
+        parse_size(asked.size, "--size") if asked.size is not None else None,
         asked.colour,
         _numbers("--scale", asked.scale) or (1 / 255,),
         _numbers("--offset", asked.offset) or (0.0,),
         asked.output,
     )
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if found is None:
-        raise InputError(f"--size {text!r} is not understood; expected WIDTHxHEIGHT, such as 224x224")
-    return int(found[1]), int(found[2])
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from dataclasses import replace
@@ -25,7 +26,7 @@ from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
-from trainer.recipes import Recipe, SkdRecipe, TinyHDRecipe, load_recipe
+from trainer.recipes import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe, load_recipe
 from trainer.train import train as train_student
 
 MUCH = 0.3
@@ -59,6 +60,12 @@ MUCH = 0.3
     metavar="KEY=VALUE",
     help="Change the recipe, as network.steps=200.",
 )
+@click.option(
+    "--qat",
+    "release",
+    metavar="RELEASE",
+    help="Tune a student, named instead of a recipe, to int8 as its RELEASE rounds it.",
+)
 @click.option("--describe", is_flag=True, help="Print what the recipe's networks cost, and train nothing.")
 def train(
     recipe: str,
@@ -66,16 +73,22 @@ def train(
     folder: Path | None,
     interval: int,
     changes: tuple[str, ...],
+    release: str | None,
     describe: bool,
 ) -> None:
     """Distil a student as RECIPE says: a .toml file or a shipped recipe's name.
+
+    With --qat, RECIPE is a student: quantisation-aware distillation from its own fp32 maps.
 
     Started by torchrun or srun, all processes train together.
     """
     pairs = [change.partition("=") for change in changes]
     if bad := next((key for key, equals, _ in pairs if not equals), None):
         raise InputError(f"--set {bad}: expected KEY=VALUE, as network.steps=200")
-    plan = load_recipe(recipe, {key: value for key, _, value in pairs})
+    told = {key: value for key, _, value in pairs}
+    if release is not None:
+        told |= {"student.weights": json.dumps(recipe), "student.release": json.dumps(release)}
+    plan = load_recipe("qat" if release is not None else recipe, told)
     if describe:
         _describe(plan)
         return
@@ -110,7 +123,15 @@ def train(
         f"{student.name}: {parameter_count(student.network):,} parameters, "
         f"trained in {time.perf_counter() - started:.0f} s; wrote {out}"
     )
-    print(f"trained on {student.trained['data']}")
+    if isinstance(plan, QatRecipe):
+        tuned = student.trained["qat"]
+        print(
+            f"KLD of int8 maps to fp32's, on windows not trained on ({tuned['data']}): "
+            f"{tuned['kld_before']:.2e} before, {tuned['kld_after']:.2e} after"
+        )
+        print(f"next: aerogaze export {out} --frames SOURCE --out RELEASE")
+    else:
+        print(f"trained on {student.trained['data']}")
     for stage, share in waits.items():
         if share > MUCH:
             console.print(
@@ -129,6 +150,8 @@ class _Described(NamedTuple):
 
 def _describe(recipe: Recipe) -> None:
     """Print size and work of each network of the recipe; nothing is computed but shapes."""
+    if isinstance(recipe, QatRecipe):
+        raise InputError("--describe tells of a recipe's networks, and --qat tunes one that is there")
     table = Table(title=recipe.name, title_justify="left")
     for heading in ("stage", "network", "input", "parameters", "GMAC", "maps"):
         table.add_column(heading, justify="left" if heading in ("stage", "network") else "right")

@@ -14,6 +14,7 @@ from rich.progress import TimeRemainingColumn
 
 from edge.errors import InputError
 from edge.files import PendingFile, written_file
+from edge.frames import parse_size
 from edge.machine import this_machine
 from trainer.bar import progress_bar
 from trainer.datasets import READERS, open_dataset
@@ -82,7 +83,7 @@ def label(
     The model is a run's TEACHERS (RUN/teachers, or one: RUN/teachers/spatial), a STUDENT, a RELEASE, or
     MAPS made before. Started by torchrun or srun, the processes share the work.
     """
-    width, height = _size(size)
+    width, height = parse_size(size, "--size", 8, 1024)
     part, parts = _share(share)
     if json_path:
         PendingFile(json_path).discard()  # a place that cannot be written is told now
@@ -145,14 +146,6 @@ def _told(maps: LabelledMaps) -> dict[str, object]:
         "seconds": round(maps.seconds, 3),
         "faults": maps.faults,
     }
-
-
-def _size(words: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", words)
-    width, height = map(int, match.groups()) if match else (0, 0)
-    if not (8 <= width <= 1024 and 8 <= height <= 1024):
-        raise InputError(f"--size {words}: expected WIDTHxHEIGHT from 8 to 1024, as 64x64")
-    return width, height
 
 
 def _share(words: str | None) -> tuple[int, int]:

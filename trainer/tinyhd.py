@@ -206,5 +206,5 @@ class _Data:
         if self._labelled:
             windows = Windows(self._labelled, shape, seed)
             return Mixed(windows, extra, seed) if extra else windows
-        made = MadeWindows(shape, world.frames, world.buffer, world.reuse, seed, self._fps)
+        made = MadeWindows(shape, world.frames, world.buffer, world.reuse, seed, fps=self._fps)
         return MixedStream(made, extra, seed) if extra else made

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainer import skd, tinyhd
+from trainer import qat, skd, tinyhd
 from trainer.fit import Run, open_run
 from trainer.models.student import Student
-from trainer.recipes import Recipe, SkdRecipe, TinyHDRecipe
+from trainer.recipes import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe
 
 
 def train(recipe: Recipe, run: Run | None = None) -> Student:
@@ -17,6 +17,8 @@ def train(recipe: Recipe, run: Run | None = None) -> Student:
     run = run or Run()
     if isinstance(recipe, TinyHDRecipe):
         return tinyhd.distil(recipe, run)  # opens the run once its data are there
+    if isinstance(recipe, QatRecipe):
+        return qat.tune(recipe, run)  # opens the run once it knows what it tunes
     open_run(run, recipe)
     assert isinstance(recipe, SkdRecipe), recipe
     return skd.distil(recipe, run)

@@ -39,7 +39,7 @@ class Sample(TypedDict):
     """A window of T frames and where viewers look in its last K.
 
     `clip`: (3, T, H, W), the networks' input; `density`: (K, H, W), each sums to one, or is empty where
-    that is not known; both float32.
+    that is not known; both float32. Where K is 0 there is none.
     """
 
     clip: Tensor
@@ -51,6 +51,7 @@ class Shape:
     """What a stage wants of a window: its `frames`, the last of them with a density, the sides.
 
     `every`: of a data set's frames, how far apart those of a window are.
+    `preprocessing`: of the student that is shown it, if more than a resize to these sides.
     """
 
     height: int
@@ -58,20 +59,19 @@ class Shape:
     frames: int = CLIP
     densities: int = 1
     every: int = 1
+    preprocessing: Preprocessing | None = None
 
     def sample(
         self, images: Sequence[Image], densities: Sequence[Array], mirrored: bool
     ) -> dict[str, Tensor]:
         """Return the sample of images (h, w, 3), BGR, and densities (h, w)."""
-        prepare = Preprocessing(self.width, self.height)
-        clip = np.stack([prepare(image)[0] for image in images], axis=1)
-        truth = np.stack([self._density(density) for density in densities])
-        if mirrored:
-            clip, truth = clip[..., ::-1], truth[..., ::-1]
-        return {
-            "clip": torch.from_numpy(np.ascontiguousarray(clip)),
-            "density": torch.from_numpy(np.ascontiguousarray(truth)),
-        }
+        prepare = self.preprocessing or Preprocessing(self.width, self.height)
+        clip = prepare.window(images)[0]
+        sample = {"clip": clip}
+        if self.densities:
+            sample["density"] = np.stack([self._density(density) for density in densities])
+        turned = {name: values[..., ::-1] if mirrored else values for name, values in sample.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in turned.items()}
 
     def _density(self, density: Array) -> Array:
         if density.shape != (self.height, self.width):
@@ -139,32 +139,41 @@ class Flight(NamedTuple):
 
 
 class MadeWindows(Made[Flight]):
-    """Windows of the made world's flights: an endless stream of samples, half of them mirrored."""
+    """Windows of the made world's flights: an endless stream of samples, half of them mirrored.
+
+    `size`: width and height of the frames rendered, if not the shape's.
+    """
 
     def __init__(
-        self, shape: Shape, flight: int, buffer: int, reuse: int, stream: int, fps: float = FPS
+        self,
+        shape: Shape,
+        flight: int,
+        buffer: int,
+        reuse: int,
+        stream: int,
+        size: tuple[int, int] | None = None,
+        fps: float = FPS,
     ) -> None:
         super().__init__(stream, 1, buffer, reuse, min(FIRST, buffer))
         self._shape, self._flight, self._fps = shape, flight, fps
+        self._size = size or (shape.width, shape.height)
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[Flight]:
         del rng
-        width, height = self._shape.width, self._shape.height
+        width, height = self._size
         world = World(scene, width, height, self._fps)
+        images = np.stack([world.frame(index).image for index in range(self._flight)])
+        if not self._shape.densities:
+            return [Flight(images, np.empty((len(images), 0, 0), np.float16))]
         densities = [gaze_density(world, index, width, height) for index in range(self._flight)]
-        return [
-            Flight(
-                np.stack([world.frame(index).image for index in range(self._flight)]),
-                # Half precision is fine for what lies in 0 to 1, not for a density that sums to one.
-                np.stack([density / density.max() for density in densities]).astype(np.float16),
-            )
-        ]
+        # Half precision is fine for what lies in 0 to 1, not for a density that sums to one.
+        return [Flight(images, np.stack([d / d.max() for d in densities]).astype(np.float16))]
 
     def _sample(self, item: Flight, rng: np.random.Generator) -> dict[str, Tensor]:
         shape = self._shape
-        last = int(rng.integers(CLIP - 1, len(item.images)))
+        last = int(rng.integers(min(CLIP, len(item.images)) - 1, len(item.images)))
         wanted = np.arange(last - shape.frames + 1, last + 1).clip(0)
-        densities = item.densities[wanted[-shape.densities :]].astype(np.float32)
+        densities = item.densities[wanted[len(wanted) - shape.densities :]].astype(np.float32)
         return shape.sample(list(item.images[wanted]), list(densities), bool(rng.integers(2)))
 
 

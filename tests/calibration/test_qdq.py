@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.qdq import CPU, TENSORRT, Flavour, quantise, quantised_nodes
-from calibration.ranges import Ranges, collect_ranges
+from calibration.ranges import collect_ranges
 from edge.errors import InputError
+from edge.quantisation import Ranges
 
 SIDE = 16
 

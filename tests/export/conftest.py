@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from calibration.frames import CalibrationFrames
+from calibration.judge import Budget
+from calibration.qdq import quantised_nodes
+from export import commands, int8
+from export.int8 import Options
+from export.make import EXPORT
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student
+
+
+class Fast:
+    """Each layer in int8 is said to save a twentieth: what is measured here hangs on the machine."""
+
+    kind = "measured"
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
+        return 1 - 0.05 * len(quantised_nodes(candidate)), 1.0
+
+    def stated(self) -> dict[str, object]:
+        return {"name": "a test"}
+
+
+FAST = Options(timer=Fast)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands take `Fast` for any timer."""
+    monkeypatch.setattr(int8, "Measured", Fast)
+    monkeypatch.setattr(int8, "Modelled", Fast)
+
+
+@pytest.fixture
+def lenient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command export take int8 graphs of untrained students, too."""
+    budget = Budget(cc=0.02, kld=0.02)
+    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(EXPORT, budget=budget))
 
 
 def random_student(resolution: int, pair: Pair) -> Student:

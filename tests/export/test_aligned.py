@@ -36,6 +36,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("lenient")
 def test_it_is_exported_verified_compared_and_run_as_it_was_trained(
     saved: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:

@@ -28,7 +28,6 @@ from edge.model import SaliencyModel
 from edge.release import Engine, Release
 from edge.target import Target
 from edge.tensorrt_api import build_plan
-from export import int8
 from export.fp16 import to_fp16
 from export.int8 import Options
 from tests.calibration.test_placement import feeds, residual
@@ -43,26 +42,6 @@ def graph(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
     path.write_bytes(residual().SerializeToString())
     return path
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """int8 is said to be twice as fast as float: what is measured here hangs on the machine."""
-
-    class Fast:
-        kind = "measured"
-
-        def __init__(self, *arguments: object) -> None:
-            pass
-
-        def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-            return 1 - 0.05 * len(quantised_nodes(candidate)), 1.0
-
-        def stated(self) -> dict[str, object]:
-            return {"name": "a test"}
-
-    monkeypatch.setattr(int8, "Measured", Fast)
-    monkeypatch.setattr(int8, "Modelled", Fast)
 
 
 @pytest.mark.usefixtures("quick")

@@ -15,12 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.frames import CalibrationFrames
 from edge import release as releases
-from edge.metrics import cc, kld
+from edge.metrics import MOST_DB, cc, kld
 from edge.model import SaliencyModel, clip_maps
 from edge.sources import open_source
-from export.compare import MOST_DB, Tally, matched_layers
+from export.compare import Tally, matched_layers
 from export.make import make_release
 from tests.conftest import Outcome
+from tests.export.conftest import FAST
 from trainer.models.student import Student
 
 Command = Callable[..., Outcome]
@@ -147,7 +148,7 @@ def test_pairs_and_students_that_look_ahead(
     student: Student, footage: CalibrationFrames, tmp_path: Path, folder: Path, command: Command
 ) -> None:
     """The stream's maps are those of the pair form, whichever neighbour the student takes."""
-    make_release(student, footage, tmp_path / "r")
+    make_release(student, footage, tmp_path / "r", options=FAST)
     ends = ["--frames", folder, "--json"]
     place = tmp_path / "r"
     found = told(command("compare", f"{place}:fp32", f"{place}:int8", "--form", "pair", *ends))

@@ -26,6 +26,7 @@ from edge.tensorrt_api import build_plan, load_tensorrt
 from export.engine import TIMING_CACHE, Engine, build_engines
 from export.make import make_release
 from tests.conftest import Outcome
+from tests.export.conftest import FAST
 from trainer.models.student import Student
 
 needs_rtx = pytest.mark.skipif(
@@ -51,7 +52,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_every_graph_of_a_release_compiles(
     student: Student, footage: CalibrationFrames, tmp_path: Path, command: Command
 ) -> None:
-    make_release(student, footage, tmp_path / "r")
+    make_release(student, footage, tmp_path / "r", options=FAST)
     outcome = command("build", tmp_path / "r", "--target", "rtx")
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "r" / "engines" / "rtx"

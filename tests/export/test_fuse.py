@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from calibration import familiar
 from edge import release as releases
 from edge.errors import InputError
 from edge.model import SaliencyModel
@@ -133,6 +134,7 @@ def test_frames_of_another_size_are_refused(tmp_path: Path, folder: Path, comman
     assert not (tmp_path / "o.jsonl").exists()
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_command_fuses(folder: Path, tmp_path: Path, command: Command) -> None:
     place = tmp_path / "r"
     words = ["export", "skd-64", "--frames", folder, "--out", place, "--fuse-preprocess", "320x180"]
@@ -140,14 +142,18 @@ def test_the_command_fuses(folder: Path, tmp_path: Path, command: Command) -> No
     assert outcome.code == 0, outcome.err
     assert "take raw frames of 320x180 NV12" in outcome.out
     assert {graph.form for graph in releases.load(place).graphs} == {"stream"}
+    known = familiar.load(place / familiar.STATISTICS)
+    made = {name for node in onnx.load(place / "stream.fp32.onnx").graph.node for name in node.output}
+    assert known.keys() <= made
+    assert known
     assert command("profile", place, "--precision", "int8").code == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--fuse-preprocess", "1280"], "no size '1280'; expected WIDTHxHEIGHT"),
-        (["--fuse-preprocess", "0x9"], "no size '0x9'"),
+        (["--fuse-preprocess", "1280"], "frame size '1280' is not understood; expected WIDTHxHEIGHT"),
+        (["--fuse-preprocess", "0x9"], "frame size '0x9' is not understood"),
         (["--fuse-preprocess", "321x180", "--fuse-format", "nv12"], "no NV12 frame has 321x180 pixels"),
         (["--fuse-preprocess", "320x180", "--form", "pair"], "makes streaming graphs only"),
     ],

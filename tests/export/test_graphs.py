@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from export.fp16 import to_fp16
-from export.graphs import OPSET, folded, to_onnx
+from export.graphs import OPSET, to_onnx
 from tests.export.conftest import random_student
+from trainer.models.folded import folded
 from trainer.models.forms import forms_of
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Student, as_skd

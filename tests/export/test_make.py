@@ -23,6 +23,7 @@ from export import make
 from export.fp16 import to_fp16
 from export.make import make_release
 from tests.conftest import Outcome
+from tests.export.conftest import FAST
 from trainer.models.student import Student, as_skd, load_student
 
 
@@ -37,7 +38,7 @@ def doubled(footage: CalibrationFrames) -> CalibrationFrames:
 def test_a_release_is_whole_and_its_graphs_are_the_student(
     student: Student, footage: CalibrationFrames, tmp_path: Path
 ) -> None:
-    make_release(student, footage, tmp_path / "r")
+    make_release(student, footage, tmp_path / "r", options=FAST)
     release = releases.load(tmp_path / "r")
     for form in ("stream", "pair"):
         for engine in ("onnxruntime", "tensorrt"):
@@ -59,7 +60,7 @@ def test_a_release_is_whole_and_its_graphs_are_the_student(
 def test_what_flies_gives_the_golden_maps(
     student: Student, footage: CalibrationFrames, tmp_path: Path, precision: str
 ) -> None:
-    make_release(student, footage, tmp_path / "r", forms=["stream"])
+    make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
     model = SaliencyModel(tmp_path / "r", precision)
     frames, maps = model.release.golden()
     np.testing.assert_allclose(clip_maps(model, frames), maps, atol=1e-5 if precision == "fp32" else 0.05)
@@ -70,7 +71,7 @@ def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
 ) -> None:
     shipped = load_student("skd-64")  # trained, so that its maps differ from frame to frame
     student = replace(shipped, settings=replace(as_skd(shipped)[0], pair="next"))
-    make_release(student, doubled(footage), tmp_path / "r", forms=["stream"])
+    make_release(student, doubled(footage), tmp_path / "r", forms=["stream"], options=FAST)
     outcome = command(
         "run", folder, "--release", tmp_path / "r", "--precision", "fp32", "--maps", tmp_path / "maps"
     )
@@ -126,7 +127,7 @@ def test_a_graph_that_is_not_the_student_is_never_released(
 
     monkeypatch.setattr(make, "to_fp16", shifted)
     with pytest.raises(CheckError, match=r"the fp16 graph .* is not the student"):
-        make_release(student, doubled(footage), tmp_path / "r")
+        make_release(student, doubled(footage), tmp_path / "r", options=FAST)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,13 +135,13 @@ def test_a_release_replaces_an_older_one_and_nothing_else(
     student: Student, footage: CalibrationFrames, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        make_release(student, footage, tmp_path / "r", forms=["stream"])
+        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
     (tmp_path / "r" / "yolo.onnx").touch()
     with pytest.raises(InputError, match=r"holds yolo\.onnx"):
-        make_release(student, footage, tmp_path / "r", forms=["stream"])
+        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
     (tmp_path / "zoo" / "engines").mkdir(parents=True)
     with pytest.raises(InputError, match="holds engines"):
-        make_release(student, footage, tmp_path / "zoo", forms=["stream"])
+        make_release(student, footage, tmp_path / "zoo", forms=["stream"], options=FAST)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,7 @@ def test_bad_frames_are_one_clear_line(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_command_exports_a_student(command: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
     outcome = command("export", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--form", "stream")
     assert outcome.code == 0, outcome.err

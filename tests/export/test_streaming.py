@@ -34,6 +34,7 @@ def saved(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("lenient")
 def test_it_is_exported_verified_built_and_run_by_the_commands(
     student: Student, saved: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:

@@ -196,8 +196,8 @@ def test_another_model_size_or_tree_is_refused(command: Command, tree: Path, tmp
 
 
 BAD = [
-    (["--size", "64"], "--size 64: expected WIDTHxHEIGHT from 8 to 1024, as 64x64"),
-    (["--size", "4x4"], "expected WIDTHxHEIGHT from 8 to 1024"),
+    (["--size", "64"], "--size '64' is not understood; expected WIDTHxHEIGHT with sides of 8 to 1024"),
+    (["--size", "4x4"], "expected WIDTHxHEIGHT with sides of 8 to 1024"),
     (["--shard", "2/2"], "--shard 2/2: expected I/N with I from 0 to N - 1"),
     (["--precision", "fp32"], "is no release; only a release has precisions"),
     (["--json", "/proc/none/s.json"], "cannot write /proc/none/s.json"),

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge.errors import InputError
+from trainer.recipes.qat import QatRecipe
 from trainer.recipes.skd import SkdRecipe, WorldTable
 from trainer.recipes.tables import Recipe, StageTable
 from trainer.recipes.tinyhd import TinyHDRecipe
@@ -18,11 +19,25 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["KINDS", "Recipe", "SkdRecipe", "StageTable", "TinyHDRecipe", "WorldTable", "load_recipe"]
+__all__ = [
+    "KINDS",
+    "QatRecipe",
+    "Recipe",
+    "SkdRecipe",
+    "StageTable",
+    "TinyHDRecipe",
+    "WorldTable",
+    "load_recipe",
+]
 
 FOLDER = Path(__file__).parent
 
-KINDS: dict[str, type[Recipe]] = {"skd": SkdRecipe, "tinyhd": TinyHDRecipe, "stream": TinyHDRecipe}
+KINDS: dict[str, type[Recipe]] = {
+    "skd": SkdRecipe,
+    "tinyhd": TinyHDRecipe,
+    "stream": TinyHDRecipe,
+    "qat": QatRecipe,
+}
 """The recipe of each kind of student."""
 
 

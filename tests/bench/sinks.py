@@ -1,7 +1,4 @@
-"""What smoothing, regions and each sink cost a frame, 1280x720, in medians; `make bench` calls it.
-
-`python -m tests.bench_sinks` measures these alone.
-"""
+"""What smoothing, regions and each sink cost a frame, 1280x720, in medians."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,12 +28,12 @@ from edge.smoothing import Smoother
 from edge.status import About, Status
 from edge.tracking import Tracker
 from edge.world import World
+from tests.bench.rows import Row
 from tests.edge.maps import blob
 
 FRAMES, CALLS = 12, 120
 MOTION = np.array([[1, 0, 0.7], [0, 1, 0.2], [0, 0, 1.0]])
 """Of the camera, in a map's pixels."""
-Row = tuple[str, float, str, float, bool]
 
 
 def _median_ms(call: Callable[[int], object]) -> float:
@@ -79,7 +75,9 @@ def looking_rows() -> list[Row]:
         told = {name: f"{_median_ms(call):.3f} ms" for name, call in parts.items()}
         print(f"{height}x{width}:", told)
         whole = _median_ms(lambda i, o=observe, r=results: o(r[i]))  # type: ignore[misc]
-        rows.append((f"smoothing, regions, ids: a {height}x{width} map", whole, "ms", bound, False))
+        rows.append(
+            Row(f"smoothing, regions, ids: a {height}x{width} map", whole, "ms", bound, at_least=False)
+        )
     return rows
 
 
@@ -105,13 +103,15 @@ def writing_rows(folder: Path) -> list[Row]:
         rows: list[Row] = []
         for name, sink, bound in sinks:
             cost = _median_ms(lambda i, s=sink: s.write(results[i]))  # type: ignore[misc]
-            rows.append((f"a frame to {name}", cost, "ms", bound, False))
+            rows.append(Row(f"a frame to {name}", cost, "ms", bound, at_least=False))
 
         def watched(index: int) -> None:
             page.write(results[index])
             page._view.picture(index, 0)
 
-        rows.append(("a picture for all who watch the live page", _median_ms(watched), "ms", 40, False))
+        rows.append(
+            Row("a picture for all who watch the live page", _median_ms(watched), "ms", 40, at_least=False)
+        )
         for _, sink, _ in sinks:
             sink.discard()
     return rows
@@ -120,9 +120,3 @@ def writing_rows(folder: Path) -> list[Row]:
 def sink_rows(folder: Path) -> list[Row]:
     """Return all rows."""
     return [*looking_rows(), *writing_rows(folder)]
-
-
-if __name__ == "__main__":
-    with TemporaryDirectory() as place:
-        for what, value, unit, *_ in sink_rows(Path(place)):
-            print(f"{what}: {value:.3f} {unit}")

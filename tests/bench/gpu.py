@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,16 +14,16 @@ from edge.cuda import open_cuda
 from edge.engines import choose, read_plan
 from edge.errors import InputError
 from edge.frames import Frame
-from edge.gpu import this_board, this_gpu
+from edge.gpu import this_gpu
 from edge.model import SaliencyModel
 from edge.release import Release
 from edge.target import Kind, Target
 from edge.tensorrt_api import Execution, load_tensorrt
 from edge.tensorrt_runner import TensorRTRunner
 from export.engine import build_engines
-from tests.bench import Row, report, small_release, turns
+from tests.bench.engines import small_release
+from tests.bench.rows import Row, turns
 
-OUT = Path("out/bench_gpu.json")
 FRAMES = 3000
 
 
@@ -93,7 +90,7 @@ def replay_rows(folder: Path) -> list[Row]:
         runner.close()
     print({name: f"{value * 1e3:.3f} ms" for name, value in seconds.items()})
     what = "SKD-32, fp16, batch 1: CUDA graph's rate over plain launches'"
-    return [(what, seconds["plain"] / seconds["replay"], "x", 1.5, True)]
+    return [Row(what, seconds["plain"] / seconds["replay"], "x", 1.5)]
 
 
 def pipeline_rows(folder: Path) -> list[Row]:
@@ -124,32 +121,17 @@ def pipeline_rows(folder: Path) -> list[Row]:
     print(model.engine, {name: f"{FRAMES / value:.0f} frames/s" for name, value in seconds.items()})
     model.close()
     return [
-        (
-            "skd-64, fp16: a run's rate over the engine's",
-            seconds["engine"] / seconds["whole"],
-            "x",
-            0.95,
-            True,
-        )
+        Row("skd-64, fp16: a run's rate over the engine's", seconds["engine"] / seconds["whole"], "x", 0.95)
     ]
 
 
-def main() -> None:
-    """Measure, print one table, keep the numbers; exit 1 if a bound is broken."""
-    gpu = this_gpu()
-    if gpu is None:
+def gpu_rows(folder: Path) -> list[Row]:
+    """Return all rows; none, and why, where there is no GPU, or nothing that runs engines on it."""
+    if this_gpu() is None:
         print("GPU: not measured, there is no NVIDIA GPU here, or no driver for one")
-        return
-    with tempfile.TemporaryDirectory() as name:
-        try:
-            rows = [*replay_rows(Path(name)), *pipeline_rows(Path(name))]
-        except InputError as error:
-            print(f"GPU: not measured, {error}")
-            return
-    board = this_board()
-    where = f"{gpu.name}, {gpu.compute_capability}" + (f", {board.model}, {board.jetpack}" if board else "")
-    sys.exit(report(rows, f"{where}, {time.strftime('%Y-%m-%d')}", OUT))
-
-
-if __name__ == "__main__":
-    main()
+        return []
+    try:
+        return [*replay_rows(folder), *pipeline_rows(folder)]
+    except InputError as error:
+        print(f"GPU: not measured, {error}")
+        return []

@@ -1,0 +1,86 @@
+"""How long export and calibration take, and how much memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.frames import CalibrationFrames
+from calibration.method import BEST, ranges_by
+from calibration.ranges import count
+from edge.world import World
+from export import graphs
+from export.make import make_release
+from export.parity import feeding_of
+from tests.bench.rows import Row
+from trainer.models.forms import forms_of
+from trainer.models.student import StreamingSettings, Student, load_student
+
+WINDOWS = 500
+
+
+def calibration_rows(folder: Path) -> list[Row]:
+    """500 windows for skd-64; an export of it; the memory of 500 windows of 192x256, in a process."""
+    student = load_student("skd-64")
+    footage = made_footage(student, WINDOWS)
+    before = time.perf_counter()
+    calibrated(student, footage)
+    took = time.perf_counter() - before
+    before = time.perf_counter()
+    make_release(student, made_footage(student, 60), folder / "exported")
+    exported = time.perf_counter() - before
+    code = "from tests.bench.calibration import peak_mb; print(peak_mb())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return [
+        Row(f"skd-64: ranges of {WINDOWS} windows, best of four methods", took, "s", 60, False),
+        Row("skd-64: export of both forms, 60 windows", exported, "s", 30, False),
+        Row(f"192x256: ranges of {WINDOWS} windows, peak memory", float(told), "MB", 1000, False),
+    ]
+
+
+def peak_mb() -> float:
+    """Return the peak memory of this process after 500 windows of the streaming student's frames."""
+    settings = StreamingSettings(192, 256, 4)
+    student = Student("stream", settings, settings.build().eval(), {})
+    calibrated(student, made_footage(student, WINDOWS))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
+def calibrated(student: Student, footage: CalibrationFrames) -> None:
+    """Find the student's ranges."""
+    model, feeding = graphs.to_onnx(student, "stream", 1), feeding_of(student, "stream")
+    ranges_by(BEST, model, count(model, feeding, footage), feeding, footage.windows)
+
+
+@dataclass(frozen=True)
+class Lit:
+    """Windows of a clip (N, H, W, 3), each brighter or darker: made when they are asked for."""
+
+    clip: NDArray[np.uint8]
+    length: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        for index in range(self.count):
+            start = index % (len(self.clip) - self.length + 1)
+            light = 1 + 0.4 * np.sin(index)
+            yield np.clip(self.clip[start : start + self.length] * light, 0, 255).astype(np.uint8)
+
+
+def made_footage(student: Student, windows: int) -> CalibrationFrames:
+    """Return windows of a made flight; rendering as many would take longer than what is measured."""
+    prepare, length = student.settings.preprocessing(), forms_of(student).window
+    world = World(3, 256, 144, 10)
+    clip = np.stack([prepare.resize(world.frame(index).image) for index in range(length + 24)])
+    return CalibrationFrames(Lit(clip, length, windows), Lit(clip, length, 16), clip[:8], "made")

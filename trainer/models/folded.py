@@ -1,0 +1,92 @@
+"""Networks with batch norm folded into the convolutions, as graphs have them; and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from trainer.models.skd import FEATURES, SpatiotemporalNetwork
+
+Norm = nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """Return a copy whose batch norms and differences of features are folded into the convolutions."""
+    module = copy.deepcopy(module).eval()
+    for block in [m for m in module.modules() if isinstance(m, nn.Sequential)]:
+        for index, norm in enumerate(block):
+            if not isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
+                continue
+            convolution = block[index - 1]
+            assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d))
+            transposed = isinstance(convolution, nn.ConvTranspose2d)
+            block[index - 1] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
+            block[index] = nn.Identity()
+    for parent in list(module.modules()):
+        for name, network in parent.named_children():
+            if isinstance(network, SpatiotemporalNetwork):
+                setattr(parent, name, _ChangeFolded(network))
+    return module
+
+
+class _ChangeFolded(SpatiotemporalNetwork):
+    """SKD's network with the difference of features in a convolution: A f + B (f - g) = (A + B) f - B g."""
+
+    def __init__(self, network: SpatiotemporalNetwork) -> None:
+        """Take the parts of a network over, which is of no use afterwards."""
+        super().__init__()
+        self.trunk, self.decoder = network.trunk, network.decoder
+        self.spatial, self.temporal = network.spatial, network.temporal
+        first = self.temporal.get_submodule("0.0")
+        assert isinstance(first, nn.Conv2d)
+        first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES:]
+        first.weight.data[:, FEATURES:].neg_()
+
+    def fuse(self, features: Tensor, other: Tensor) -> Tensor:
+        """Return the raw map."""
+        temporal = self.temporal(torch.cat([features, other], dim=1))
+        raw: Tensor = self.decoder(torch.cat([self.spatial(features), temporal], dim=1))
+        return raw
+
+
+@torch.no_grad()
+def unfold(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give a module the values of its folded form, by name: what it computes is then the same.
+
+    Batch norms keep what they say of the training data, their shift and scale; convolutions and running
+    statistics make up for it. (A scale near 0 is raised to where a division by it is sound.)
+    """
+    values = dict(values)
+    for name, network in module.named_modules():
+        if isinstance(network, SpatiotemporalNetwork):  # (A + B) f - B g
+            first = values[f"{name}.temporal.0.0.weight"].clone()
+            first[:, FEATURES:].neg_()
+            first[:, :FEATURES] -= first[:, FEATURES:]
+            values[f"{name}.temporal.0.0.weight"] = first
+    for norm, before in _norms(module):
+        convolution = module.get_submodule(before)
+        weight, bias = values.pop(f"{before}.weight"), values.pop(f"{before}.bias")
+        convolution.get_parameter("weight").copy_(weight)
+        own = convolution.bias if isinstance(convolution.bias, Tensor) else torch.zeros_like(bias)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.weight.copy_(norm.weight.abs().clamp_min((2 * norm.eps) ** 0.5))
+        norm.running_var.copy_(norm.weight**2 - norm.eps)
+        norm.running_mean.copy_(own + norm.bias - bias)
+    parameters = dict(module.named_parameters())
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
+def _norms(module: nn.Module) -> Iterator[tuple[Norm, str]]:
+    """Yield each batch norm, and the name of the convolution before it."""
+    for name, block in module.named_modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for index, norm in enumerate(block):
+            if isinstance(norm, Norm):
+                yield norm, f"{name}.{index - 1}".lstrip(".")
