@@ -23,7 +23,7 @@ class JsonlSink:
 
     def write(self, result: Result) -> None:
         """Append one line."""
-        height, width = result.frame.image.shape[:2]
+        height, width = result.frame.height, result.frame.width
         row = {
             "frame": result.frame.index,
             "capture_s": round(result.frame.capture_s, 6),

@@ -32,7 +32,7 @@ class MapsSink:
 
     def write(self, result: Result) -> None:
         """Write the frame's map."""
-        image = sixteen_bit(fitted(result.saliency, *result.frame.image.shape[1::-1]))
+        image = sixteen_bit(fitted(result.saliency, result.frame.width, result.frame.height))
         encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
         with writing(self._pending.target):
             (self._pending.path / f"{result.frame.index:06d}.png").write_bytes(encoded.tobytes())
