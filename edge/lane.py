@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from edge.channel import Channel
 from edge.errors import InputError
@@ -24,9 +25,9 @@ class Lane:
     Any other error costs that result only, as with a lost connection.
     """
 
-    def __init__(self, sink: Sink, status: Status, live: bool) -> None:
+    def __init__(self, sink: Sink, name: str, status: Status, live: bool) -> None:
         self._sink, self._status, self._live = sink, status, live
-        self._kind = f"sink:{type(sink).__name__.removesuffix('Sink').lower()}"
+        self._kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
         self._error: Exception | None = None
         self._behind = False
@@ -85,6 +86,12 @@ class Lane:
                 self._behind = False
             if not self._behind:
                 self._status.recovered(self._kind)
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Return the names, a second of a kind as "jsonl-2"."""
+    seen = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [f"{name}-{count}" if count > 1 else name for name, count in zip(names, seen, strict=True)]
 
 
 def _told(error: Exception) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from edge.clock import ClockWatch
 from edge.errors import CheckError, InputError
 from edge.frames import Source
-from edge.lane import Lane
+from edge.lane import Lane, told_apart
 from edge.latencies import Latencies
 from edge.model import SaliencyModel
 from edge.session import Failure, Feed, Plan, Session
@@ -19,10 +20,10 @@ from edge.status import About, Status
 
 TICK_S = 0.1
 """How often the run is looked after."""
+CLOSE_S = 0.5
+"""How long the end of a live session waits for its threads, of which one may hang."""
 MOST_HANGING = 5
 """Threads that may hang in a driver or an engine before the process had better be started anew."""
-JUMP_S = 1.0
-"""A change of the system's clock against the monotonic one that is told."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def run(
     supervisor = _Supervisor(plan, live or Live(), on_tick)
     failed: list[str] = []
     try:
-        lanes.extend(Lane(sink, status, live is not None) for sink in sinks)  # what was started ends below
+        names = told_apart([type(sink).__name__.removesuffix("Sink").lower() for sink in sinks])
+        for sink, name in zip(sinks, names, strict=True):  # one by one: what was started is ended below
+            lanes.append(Lane(sink, name, status, live is not None))
         supervisor.run(source, model)
         if not latencies.count and not (live and stop.is_set()):
             raise InputError(f"{source.name} gave no frame; expected at least one")
@@ -148,8 +151,9 @@ class _Supervisor:
 
     def __init__(self, plan: Plan, live: Live, on_tick: Callable[[], None]) -> None:
         self._plan, self._live, self._on_tick = plan, live, on_tick
-        self._status, self._clock = plan.status, _Clock(plan.status)
+        self._status, self._clock = plan.status, ClockWatch(plan.status)
         self._hanging: list[Session] = []
+        self._next = 0
 
     def run(self, source: Source, model: SaliencyModel) -> None:
         """Return at the source's end, or when asked to stop."""
@@ -189,6 +193,7 @@ class _Supervisor:
     ) -> tuple[Callable[[], SaliencyModel], Callable[[], Feed]]:
         """End a session that failed; return how the next one gets its model and its feed."""
         self._close(session)
+        self._next = session.feed.next if session.feed else self._next
         if failure.part == "sink":
             raise failure.error
         self._status.fault(failure.part, str(failure.error) or type(failure.error).__name__)
@@ -203,7 +208,7 @@ class _Supervisor:
         if failure.part == "source" or session.hangs("source"):
             if self._live.open_source is None:
                 raise failure.error
-            open_source, first = self._live.open_source, session.feed.next if session.feed else 0
+            open_source, first = self._live.open_source, self._next
             session.close_source()
             open_feed = lambda: Feed(open_source(), first)  # noqa: E731
         if failure.part == "engine" or session.hangs("engine"):
@@ -214,7 +219,7 @@ class _Supervisor:
         return open_model, open_feed
 
     def _close(self, session: Session) -> None:
-        session.close(self._live.stall_s if self._plan.live else None)
+        session.close(min(CLOSE_S, self._live.stall_s) if self._plan.live else None)
 
     def _pause(self, seconds: float) -> bool:
         """Wait; return False if the run is to end."""
@@ -226,18 +231,3 @@ class _Supervisor:
     def _look(self) -> None:
         self._clock.look()
         self._on_tick()
-
-
-class _Clock:
-    """Tells jumps of the system's clock; nothing here goes by it."""
-
-    def __init__(self, status: Status) -> None:
-        self._status, self._offset_s = status, time.time() - time.monotonic()
-
-    def look(self) -> None:
-        """Compare the system's clock with the monotonic one."""
-        before, self._offset_s = self._offset_s, time.time() - time.monotonic()
-        jump = self._offset_s - before
-        if abs(jump) > JUMP_S:
-            self._status.fault("clock", f"the system's clock jumped by {jump:+.1f} s; times here do not")
-            self._status.recovered("clock")

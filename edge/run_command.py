@@ -72,7 +72,12 @@ RUN_THREADS = 1
     default=None,
     help="Newest frame first, as of a camera, or each in order, as of a file (default: by the source).",
 )
-@click.option("--full-frames", is_flag=True, help="Have frames whole, where the source could shrink them.")
+@click.option(
+    "--small-frames/--full-frames",
+    "small",
+    default=None,
+    help="Let the source shrink frames where it can do so cheaply (default: in real time).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run's summary as JSON.")
 def run(
     source: str,
@@ -85,7 +90,7 @@ def run(
     maps: Path | None,
     threads: int,
     realtime: bool | None,
-    full_frames: bool,
+    small: bool | None,
     as_json: bool,
 ) -> None:
     """Turn SOURCE into saliency maps.
@@ -114,7 +119,8 @@ def run(
         parts.callback(model.close)
         shown = overlay is not None  # a person looks at the frames
         raw = model.release.raw_frame is not None  # the graph takes them as they are
-        wanted = None if shown or raw or full_frames else model.release.preprocessing.enough
+        shrink = (live if small is None else small) and not (shown or raw)
+        wanted = model.release.preprocessing.enough if shrink else None
         frames = open_frames()
         parts.callback(frames.close)
         status = Status(About(model.release.name, model.precision, model.engine, frames.name))

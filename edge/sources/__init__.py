@@ -40,10 +40,12 @@ def open_source(name: str, wanted: tuple[int, int] | None = None, live: bool | N
 
 def devices(name: str) -> list[str]:
     """Return the devices that only one run at a time can read, of a source's name."""
+    if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):
+        return []
     if name.startswith("v4l2:"):
         name = f"/dev/video{name.removeprefix('v4l2:')}"
-    found = [str(Path(path).resolve()) for path in re.findall(r"/dev/[\w/-]+", name) if is_camera(name)]
-    sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name) if is_camera(name) else []
+    found = [str(Path(path).resolve()) for path in re.findall(r"/dev/[\w/-]+", name)]
+    sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
     return found + [f"csi:{first or second}" for first, second in sensors]
 
 
