@@ -142,6 +142,7 @@ def live(
     sinks: Sequence[Sink] = (),
     sources: Sequence[Camera | Exception] = (),
     engines: Sequence[Engine] = (),
+    stall_s: float = 0.6,
     **more: object,
 ) -> Summary:
     """Run live; what fails is replaced by the next of `sources` or `engines`, which may be errors."""
@@ -152,7 +153,7 @@ def live(
             raise found
         return found
 
-    plan = Live(opened, lambda: next(to_run), stall_s=0.6, least_wait_s=0.01, most_wait_s=0.05)
+    plan = Live(opened, lambda: next(to_run), stall_s=stall_s, least_wait_s=0.01, most_wait_s=0.05)
     return pipeline.run(source, engine, sinks, status=status, live=plan, **more)  # type: ignore[arg-type]
 
 
@@ -334,7 +335,7 @@ def test_threads_that_hang_again_and_again_end_the_run(status: Status) -> None:
     cameras = [Camera([0], hangs=hang) for _ in range(pipeline.MOST_HANGING)]
     sink = Kept()
     with pytest.raises(CheckError, match="start aerogaze anew"):
-        live(cameras[0], Engine(), status, [sink], cameras[1:])
+        live(cameras[0], Engine(), status, [sink], cameras[1:], stall_s=0.1)
     hang.set()
     assert sink.ended == "discarded"
 
