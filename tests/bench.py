@@ -37,6 +37,7 @@ from edge.sources import open_source
 from edge.world import World
 from export import graphs
 from export.make import make_release
+from tests.bench_pipeline import live_rows
 from trainer.models.forms import forms_of
 from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import SpatiotemporalNetwork
@@ -281,6 +282,7 @@ def main() -> None:
         writer.release()
         rows = [*engine_rows(folder), *streaming_rows(folder)]
         rows += [*pipeline_rows(clip, folder), *process_rows(clip, folder)]
+        rows += live_rows(clip, folder)
         rows += metric_rows()
     machine = this_machine()
     table = Table(title=f"{machine.cpu}, {machine.cores} cores", title_justify="left")

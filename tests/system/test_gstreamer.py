@@ -21,6 +21,7 @@ assert (3, 10) <= sys.version_info < (3, 14), "it is Python " + sys.version.spli
 from edge.sources.capture import has
 assert has("GStreamer"), "its OpenCV has no GStreamer"
 """
+PACKAGES = ("onnxruntime<1.24", "click", "rich", "markdown-it-py", "mdurl", "pygments", "tomli")
 BALL = "gst:videotestsrc pattern=ball is-live=true ! video/x-raw,width=320,height=180,framerate=30/1"
 
 pytestmark = pytest.mark.xdist_group("install")
@@ -37,7 +38,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip(f"{DEBIAN}: {seen.stderr.splitlines()[-1]}: Debian's python3-opencv and python3-venv")
     place = tmp_path_factory.mktemp("jetson") / "env"
     run(DEBIAN, "-m", "venv", "--system-site-packages", str(place))
-    run(str(place / "bin" / "pip"), "install", "--quiet", "onnxruntime<1.24", "click", "rich", "tomli")
+    run(str(place / "bin" / "pip"), "install", "--quiet", "--no-deps", *PACKAGES)
     return str(place / "bin" / "python")
 
 
