@@ -19,7 +19,8 @@ class JsonlSink:
 
     def __init__(self, path: Path) -> None:
         self._pending = PendingFile(path)
-        self._file = self._pending.path.open("w", encoding="utf-8")
+        self._file = self._pending.path.open("wb", buffering=0)
+        self._whole = 0
 
     def write(self, result: Result) -> None:
         """Append one line."""
@@ -37,12 +38,16 @@ class JsonlSink:
                 for p in result.peaks
             ],
         }
+        line = f"{json.dumps(row)}\n".encode()
         with writing(self._pending.target):
-            self._file.write(json.dumps(row) + "\n")
+            while line:
+                line = line[self._file.write(line) :]  # a disk that gets full takes a part
+        self._whole = self._file.tell()
 
     def finish(self) -> None:
-        """Close the file."""
+        """Close the file, without the part of a line that a full disk took."""
         with writing(self._pending.target):
+            self._file.truncate(self._whole)
             self._file.close()
 
     def commit(self) -> None:
