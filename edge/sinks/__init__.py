@@ -13,7 +13,7 @@ from edge.peaks import Peak
 class Result:
     """A frame's saliency map (height, width), non-negative, and what was read from it.
 
-    `latency_ms`: from the frame's decoding to its map, waiting included.
+    `latency_ms`: from the frame's decoding, or live from its capture, to its map, waiting included.
     """
 
     frame: Frame
@@ -26,7 +26,12 @@ class Sink(Protocol):
     """Takes results in order, on a thread of its own."""
 
     def write(self, result: Result) -> None:
-        """Take the next result."""
+        """Take the next result.
+
+        Raises:
+            InputError: the output cannot go on; in a live run it gets no more, and is finished at the end.
+            Any other error: in a live run this result is lost, and the next one is given.
+        """
 
     def finish(self) -> None:
         """All results are in: write the output to its end. Whatever can fail fails here.
