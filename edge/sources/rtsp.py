@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import cv2
@@ -10,6 +12,8 @@ import cv2
 from edge.sources.capture import CaptureSource, opened
 
 TIMEOUT_MS = 1500
+VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+"""The only way there is to FFmpeg's options."""
 OPTIONS = "rtsp_flags;prefer_tcp|fflags;nobuffer|flags;low_delay"
 """FFmpeg's: no frame waits in a buffer or for a decoder's threads."""
 
@@ -20,10 +24,24 @@ def open_rtsp(url: str) -> CaptureSource:
     Raises:
         InputError: nobody answers there, or no video comes; a password is not said.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", OPTIONS)
     name = without_password(url)
     missing = f"{name} gives no video; expected an RTSP server that streams there: ask it with ffplay or VLC"
-    return CaptureSource(name, opened(url, cv2.CAP_FFMPEG, TIMEOUT_MS), missing)
+    with _options():
+        capture = opened(url, cv2.CAP_FFMPEG, TIMEOUT_MS)
+    return CaptureSource(name, capture, missing)
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """Set FFmpeg's options, unless the user has; only here, since of a file they would lose frames."""
+    if VARIABLE in os.environ:
+        yield
+        return
+    os.environ[VARIABLE] = OPTIONS
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
 
 
 def without_password(url: str) -> str:

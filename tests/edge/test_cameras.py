@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from edge.sources import devices, is_camera, open_source
 from edge.sources.capture import CaptureSource, has
 from edge.sources.folder import scale_for
 from edge.sources.gstreamer import NEWEST, csi_pipeline
-from edge.sources.rtsp import without_password
+from edge.sources.rtsp import VARIABLE, without_password
 from edge.sources.v4l2 import choose
 from tests.conftest import Outcome
 
@@ -153,6 +154,12 @@ def test_a_real_camera_gives_frames() -> None:
     frames = iter(source)
     assert [next(frames).index for _ in range(5)] == [0, 1, 2, 3, 4]
     source.close()
+
+
+def test_options_of_streams_are_not_left_to_files() -> None:
+    with pytest.raises(InputError, match="gives no video"):
+        open_source("rtsp://127.0.0.1:1/x")
+    assert VARIABLE not in os.environ
 
 
 def test_a_password_is_not_shown() -> None:
