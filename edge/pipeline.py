@@ -110,6 +110,7 @@ def run(
         for sink, name in zip(sinks, names, strict=True):  # one by one: what was started is ended below
             lanes.append(Lane(sink, name, status, live is not None))
         supervisor.run(source, model)
+        on_tick()  # sinks may take their time to end
         if not latencies.count and not (live and stop.is_set()):
             raise InputError(f"{source.name} gave no frame; expected at least one")
         for lane in lanes:

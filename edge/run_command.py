@@ -131,6 +131,12 @@ def run(
         opened.enter_context(log_shown(LOG))
         task = progress.add_task(escape(Path(frames.name).name), total=announced)
         notifier = Notifier(status)
+
+        def tick() -> None:
+            notifier.tick()
+            if stop.is_set():
+                notifier.stopping()
+
         notifier.ready()
         if live:
             parts.pop_all()  # the run's own from here on
@@ -143,9 +149,8 @@ def run(
             stop,
             status,
             pipeline.Live(open_frames if is_camera(source) else None, open_model) if live else None,
-            notifier.tick,
+            tick,
         )
-        notifier.stopping()
     if summary.interrupted and not live:
         ERR.print(f"interrupted: kept the {summary.frames} frames that were done", highlight=False)
     elif announced and not live and summary.frames < announced:
