@@ -32,7 +32,7 @@ class Live:
 
     A part that cannot be opened again ends the run when it fails. `stall_s`: a source or an engine that
     gives nothing for as long has failed. Waits between attempts double from `least_wait_s` to
-    `most_wait_s`, and start over once a session has lasted longer than that.
+    `most_wait_s`, and start over once a session has lasted longer than its wait.
     """
 
     open_source: Callable[[], Source] | None = None
@@ -164,7 +164,7 @@ class _Supervisor:
         try:
             while (failure := self._watched(session)) is not None:
                 renewed = self._renewed(session, failure)
-                if session.lasted_s > self._live.most_wait_s:
+                if session.lasted_s > wait_s:
                     wait_s = self._live.least_wait_s
                 if not self._pause(wait_s):
                     return

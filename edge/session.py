@@ -88,7 +88,6 @@ class Session:
         self, plan: Plan, open_model: Callable[[], SaliencyModel], open_feed: Callable[[], Feed]
     ) -> None:
         self._plan, self._open_model, self._open_feed = plan, open_model, open_feed
-        self._started_s = time.monotonic()
         self.model: SaliencyModel | None = None
         self.feed: Feed | None = None
         self.failure: Failure | None = None
@@ -97,7 +96,7 @@ class Session:
         self._abandoned, self._delivering = False, threading.Lock()
         self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
         self._shape: tuple[int, ...] | None = None
-        self._opened = False
+        self._opened_s: float | None = None
         self._reading_s = self._good_s = time.monotonic()
         self._inferring_s: float | None = None
         self._reader = _Thread("aerogaze-reader", self._read)
@@ -117,8 +116,8 @@ class Session:
 
     @property
     def lasted_s(self) -> float:
-        """How long ago it was started."""
-        return time.monotonic() - self._started_s
+        """How long ago everything was open; 0 if it never was."""
+        return 0.0 if self._opened_s is None else time.monotonic() - self._opened_s
 
     def stalled(self, watch_source: bool) -> Failure | None:
         """Say what has not moved for too long: the engine, or the source (a slow one has three frames)."""
@@ -127,7 +126,7 @@ class Session:
         if since is not None and now - since > limit:
             return Failure("engine", InputError(f"no map for {now - since:.1f} s"))
         waited = now - self._reading_s
-        if not self._opened or self.feed is None:
+        if self._opened_s is None or self.feed is None:
             part: Part = "engine" if self.model is None else "source"
             return Failure(part, InputError(f"not open after {OPEN_S:g} s")) if waited > OPEN_S else None
         if watch_source and waited > max(limit, 3 / self.feed.source.fps):
@@ -174,8 +173,7 @@ class Session:
             part = "source"
             self.feed = feed = self._open_feed()
             model.reset(feed.source.fps)
-            self._reading_s = time.monotonic()
-            self._opened = True
+            self._reading_s = self._opened_s = time.monotonic()
             while not self._abandoned and (frame := feed.read()) is not None:
                 self._reading_s = now = time.monotonic()
                 if most is not None and frame.index >= most:
