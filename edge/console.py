@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +28,24 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.0f} {self._unit}" if task.speed else "")
+
+
+class _ToConsole(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def log_shown(logger: logging.Logger) -> Iterator[None]:
+    """Print what is logged, over a progress bar if there is one."""
+    handler, level = _ToConsole(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def progress_bar(word: str, unit: str) -> Progress:

@@ -22,12 +22,24 @@ Input = NDArray[np.float32] | NDArray[np.uint8]
 class Frame:
     """One frame: `image` (H, W, 3), uint8 BGR.
 
-    `capture_s`: seconds on the source's clock, media time for files, monotonic time for cameras.
+    `capture_s`: seconds on the source's clock, media time for files, monotonic time for cameras. `scale`:
+    how many times smaller than the source's picture `image` is, each way, where the source could give it so.
     """
 
     index: int
     capture_s: float
     image: Image
+    scale: int = 1
+
+    @property
+    def width(self) -> int:
+        """Return the width of the source's picture."""
+        return int(self.image.shape[1]) * self.scale
+
+    @property
+    def height(self) -> int:
+        """Return the height of the source's picture."""
+        return int(self.image.shape[0]) * self.scale
 
 
 class Source(Protocol):

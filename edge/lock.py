@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,3 +48,22 @@ def _locked(path: Path) -> int | None:
         except FileNotFoundError:
             pass
         os.close(handle)  # the last holder removed it between our two calls: make it anew
+
+
+@contextmanager
+def only_user(device: str) -> Iterator[None]:
+    """Hold the right to read a device, machine-wide, by a name in the kernel's abstract socket space.
+
+    No file is left, whoever may write where, and the kernel takes the name back when the process ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        try:
+            held.bind(f"\0aerogaze/{device}")
+        except OSError:
+            raise InputError(
+                f"{device} is read by another aerogaze run; expected one run a camera: end that one first"
+            ) from None
+        yield

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-
-from edge.errors import InputError
-from edge.frames import Frame, Input, Source, Tensor
+from edge.clock import ClockWatch
+from edge.errors import CheckError, InputError
+from edge.frames import Source
+from edge.lane import Lane, told_apart
+from edge.latencies import Latencies
 from edge.model import SaliencyModel
-from edge.peaks import find_peaks
+from edge.session import Failure, Feed, Plan, Session
 from edge.sinks import Result, Sink
+from edge.status import About, Status
 
-AHEAD = 4
-"""Frames decoded ahead, and results waiting at each sink: enough to overlap, few enough to be small."""
+TICK_S = 0.1
+"""How often the run is looked after."""
+CLOSE_S = 0.5
+"""How long the end of a live session waits for its threads, of which one may hang."""
+MOST_HANGING = 5
+"""Threads that may hang in a driver or an engine before the process had better be started anew."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A decoded frame with the student's input made from it, and when decoding ended."""
+class Live:
+    """How a run goes on for hours: latest frames only, and what fails is opened again.
 
-    frame: Frame
-    tensor: Input
-    decoded_at: float
+    A part that cannot be opened again ends the run when it fails. `stall_s`: a source or an engine that
+    gives nothing for as long has failed. Waits between attempts double from `least_wait_s` to
+    `most_wait_s`, and start over once a session has lasted longer than its wait.
+    """
+
+    open_source: Callable[[], Source] | None = None
+    open_model: Callable[[], SaliencyModel] | None = None
+    stall_s: float = 1.5
+    least_wait_s: float = 0.5
+    most_wait_s: float = 10.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did, in seconds from its start: the model is open by then. `fps` is frames / seconds."""
+    """What a run did, in seconds from its start: the model is open by then. `fps` is frames / seconds.
+
+    `dropped`: frames that were captured and never run; `held`: results that repeat the last good map;
+    `faults`: episodes by kind; all three of live runs. `failed`: sinks whose output is not whole.
+    """
 
     frames: int
     seconds: float
@@ -42,6 +57,10 @@ class Summary:
     latency_p50_ms: float
     latency_p99_ms: float
     interrupted: bool
+    dropped: int
+    held: int
+    faults: dict[str, int]
+    failed: tuple[str, ...]
 
 
 def run(
@@ -51,40 +70,58 @@ def run(
     max_frames: int | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
     stop: threading.Event | None = None,
+    status: Status | None = None,
+    live: Live | None = None,
+    on_tick: Callable[[], None] = lambda: None,
 ) -> Summary:
-    """Run the model over the source, every frame in order, each result to every sink.
+    """Run the model over the source, each result in order to every sink.
 
-    All sinks are committed at the end. Setting `stop` ends the source early and keeps what was
-    done; after any error all sinks are discarded.
+    A file's run takes every frame, waits for slow sinks, commits all sinks at the end, and after any error
+    discards them all. A live run takes the newest frame, waits for no sink, opens again what fails, and
+    commits each sink whose output is whole; source and model are its own, and it closes them. Setting `stop`
+    ends either early and keeps what was done. `on_tick` is called every `TICK_S`, on the caller's thread.
 
     Raises:
         InputError: from the source, a sink, or a map that is not finite; no frame at all.
+        CheckError: a live run's drivers or engines hang again and again: start the process anew.
     """
-    started = time.perf_counter()
+    about = About(model.release.name, model.precision, model.engine, source.name)
+    status = status or Status(about)
     stop = stop or threading.Event()
-    latencies: list[float] = []
-    first_map_s = 0.0
-    lanes: list[_Lane] = []
-    model.reset(source.fps)
-    reader = _Reader(source, model.prepare, max_frames)
+    started, first_map_s = time.monotonic(), 0.0
+    latencies = Latencies()
+    lanes: list[Lane] = []
+
+    def deliver(result: Result) -> None:
+        nonlocal first_map_s
+        first_map_s = first_map_s or time.monotonic() - started
+        status.enter("running")
+        status.result(result.latency_ms)
+        latencies.add(result.latency_ms)
+        for lane in lanes:
+            lane.put(result)
+        on_result(result)
+
+    plan = Plan(deliver, status, stop, max_frames, live is not None, live.stall_s if live else float("inf"))
+    supervisor = _Supervisor(plan, live or Live(), on_tick)
+    failed: list[str] = []
     try:
-        lanes.extend(map(_Lane, sinks))  # one by one: what was started is ended below
-        for result in _infer(model, reader):
-            first_map_s = first_map_s or time.perf_counter() - started
-            latencies.append(result.latency_ms)
-            for lane in lanes:
-                lane.put(result)
-            on_result(result)
-            if stop.is_set():
-                break
-        if not latencies:
+        names = told_apart([type(sink).__name__.removesuffix("Sink").lower() for sink in sinks])
+        for sink, name in zip(sinks, names, strict=True):  # one by one: what was started is ended below
+            lanes.append(Lane(sink, name, status, live is not None))
+        supervisor.run(source, model)
+        on_tick()  # sinks may take their time to end
+        if not latencies.count and not (live and stop.is_set()):
             raise InputError(f"{source.name} gave no frame; expected at least one")
         for lane in lanes:
             lane.end()
-        for sink in sinks:  # all that can fail, before any output is put in its place
-            sink.finish()
-        for sink in sinks:
-            sink.commit()
+        if live:
+            failed = [str(error) for lane in lanes if (error := lane.keep()) is not None]
+        else:
+            for sink in sinks:  # all that can fail, before any output is put in its place
+                sink.finish()
+            for sink in sinks:
+                sink.commit()
     except BaseException:
         for lane in lanes:
             lane.abandon()
@@ -93,114 +130,105 @@ def run(
                 discards.callback(sink.discard)
         raise
     finally:
-        reader.close()
-    seconds = time.perf_counter() - started
-    p50, p99 = np.percentile(latencies, [50, 99])
+        status.enter("stopped")
+    seconds = time.monotonic() - started
+    seen = status.snapshot()
     return Summary(
-        len(latencies),
+        latencies.count,
         seconds,
-        len(latencies) / seconds,
+        latencies.count / seconds,
         first_map_s,
-        float(p50),
-        float(p99),
+        *latencies.quantiles(),
         stop.is_set(),
+        seen.dropped,
+        seen.held,
+        seen.faults,
+        tuple(failed),
     )
 
 
-def _infer(model: SaliencyModel, reader: _Reader) -> Iterator[Result]:
-    waiting: deque[Prepared] = deque()
-    last: Prepared | None = None
-    for prepared in reader:
-        last = prepared
-        waiting.append(prepared)
-        saliency = model.infer(prepared.tensor)
-        if len(waiting) > model.release.delay_frames:
-            yield _result(waiting.popleft(), saliency)
-    while waiting and last is not None:  # at a clip's end the last frame is its own successor
-        saliency = model.infer(last.tensor)
-        yield _result(waiting.popleft(), saliency)
+class _Supervisor:
+    """Runs session after session: one in a file's run; in a live one, as many as it takes."""
 
+    def __init__(self, plan: Plan, live: Live, on_tick: Callable[[], None]) -> None:
+        self._plan, self._live, self._on_tick = plan, live, on_tick
+        self._status, self._clock = plan.status, ClockWatch(plan.status)
+        self._hanging: list[Session] = []
+        self._next = 0
 
-def _result(prepared: Prepared, saliency: Tensor) -> Result:
-    frame = prepared.frame
-    if not np.isfinite(saliency).all():
-        raise InputError(f"the map of frame {frame.index} is not finite: the release or its engine is broken")
-    latency_ms = (time.perf_counter() - prepared.decoded_at) * 1e3
-    return Result(frame, saliency, find_peaks(saliency), latency_ms)
-
-
-class _Reader:
-    """Reads and prepares frames ahead, on a thread."""
-
-    def __init__(self, source: Source, prepare: Callable[..., Input], max_frames: int | None) -> None:
-        self._queue: queue.Queue[Prepared | BaseException | None] = queue.Queue(AHEAD)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._read, args=(source, prepare, max_frames), name="aerogaze-reader"
-        )
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[Prepared]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _read(self, source: Source, prepare: Callable[..., Input], max_frames: int | None) -> None:
+    def run(self, source: Source, model: SaliencyModel) -> None:
+        """Return at the source's end, or when asked to stop."""
+        feed = Feed(source)
+        session = Session(self._plan, lambda: model, lambda: feed)
+        wait_s = self._live.least_wait_s
         try:
-            for frame in source:
-                if frame.index == max_frames:
-                    break
-                decoded_at = time.perf_counter()
-                if not self._put(Prepared(frame, prepare(frame.image), decoded_at)):
+            while (failure := self._watched(session)) is not None:
+                renewed = self._renewed(session, failure)
+                if session.lasted_s > wait_s:
+                    wait_s = self._live.least_wait_s
+                if not self._pause(wait_s):
                     return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
+                wait_s = min(2 * wait_s, self._live.most_wait_s)
+                session = Session(self._plan, *renewed)
+        finally:
+            self._close(session)
+            if self._plan.live:
+                session.close_source()
+                session.close_model()
 
-    def _put(self, item: Prepared | BaseException | None) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def _watched(self, session: Session) -> Failure | None:
+        """Return what the session failed by; None if it ended, or the run is to."""
+        while not session.done.wait(TICK_S):
+            self._look()
+            if self._plan.stop.is_set():
+                return None
+            watch_source = self._live.open_source is not None
+            if self._plan.live and (stalled := session.stalled(watch_source)) is not None:
+                return stalled
+        if session.failure is not None and not self._plan.live:
+            raise session.failure.error
+        return None if self._plan.stop.is_set() else session.failure
 
+    def _renewed(
+        self, session: Session, failure: Failure
+    ) -> tuple[Callable[[], SaliencyModel], Callable[[], Feed]]:
+        """End a session that failed; return how the next one gets its model and its feed."""
+        self._close(session)
+        self._next = session.feed.next if session.feed else self._next
+        if failure.part == "sink":
+            raise failure.error
+        self._status.fault(failure.part, str(failure.error) or type(failure.error).__name__)
+        self._status.enter("stalled")
+        if session.hangs("source") or session.hangs("engine"):
+            self._hanging = [*(s for s in self._hanging if s.hangs("source") or s.hangs("engine")), session]
+            if len(self._hanging) >= MOST_HANGING:
+                raise CheckError(
+                    f"{failure.part}: {failure.error}, {MOST_HANGING} times: start aerogaze anew"
+                )
+        open_model, open_feed = session.open_model, session.open_feed
+        if failure.part == "source" or session.hangs("source"):
+            if self._live.open_source is None:
+                raise failure.error
+            open_source, first = self._live.open_source, self._next
+            session.close_source()
+            open_feed = lambda: Feed(open_source(), first)  # noqa: E731
+        if failure.part == "engine" or session.hangs("engine"):
+            if self._live.open_model is None:
+                raise failure.error
+            session.close_model()
+            open_model = self._live.open_model
+        return open_model, open_feed
 
-class _Lane:
-    """A sink with a thread and a short queue: a slow sink holds a file run back, and loses nothing."""
+    def _close(self, session: Session) -> None:
+        session.close(min(CLOSE_S, self._live.stall_s) if self._plan.live else None)
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._queue: queue.Queue[Result | None] = queue.Queue(AHEAD)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._write, name=f"aerogaze-{type(sink).__name__}")
-        self._thread.start()
+    def _pause(self, seconds: float) -> bool:
+        """Wait; return False if the run is to end."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._plan.stop.wait(min(left, TICK_S)):
+            self._look()
+        return not self._plan.stop.is_set()
 
-    def put(self, result: Result) -> None:
-        if self._error is not None:
-            raise self._error
-        self._queue.put(result)
-
-    def end(self) -> None:
-        self.abandon()
-        if self._error is not None:
-            raise self._error
-
-    def abandon(self) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-
-    def _write(self) -> None:
-        while (result := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._sink.write(result)
-                except BaseException as error:
-                    self._error = error
+    def _look(self) -> None:
+        self._clock.look()
+        self._on_tick()

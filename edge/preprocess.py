@@ -50,6 +50,16 @@ class Preprocessing:
         kept = self.alignment or self
         return kept.height, kept.width
 
+    @property
+    def enough(self) -> tuple[int, int]:
+        """Return width and height that a source's frame should have, of 1/2, 1/4, 1/8 the least above.
+
+        A frame that is halved no more: what a source's scaler or JPEG decoder takes away are the halvings
+        by 2 x 2 means that come first here, so that the one area resize stays the same.
+        """
+        rows, columns = self.seen
+        return 4 * columns, 4 * rows
+
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `image` (H, W, 3) at the size `seen`, uint8, colour order unchanged."""
         return _shrunk(image, *self.seen)

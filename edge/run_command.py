@@ -14,17 +14,20 @@ import click
 from rich.markup import escape
 
 from edge import pipeline
-from edge.console import ERR, progress_bar
+from edge.console import ERR, log_shown, progress_bar
 from edge.engines import Choice
-from edge.errors import InputError
+from edge.errors import CheckError, InputError
 from edge.frames import Source
+from edge.lock import only_user
 from edge.model import SaliencyModel
 from edge.observer import Observer
 from edge.options import engine_option
+from edge.run_config import from_file
 from edge.sink_options import SinkOptions, open_sinks, with_sink_options
-from edge.sinks import Result, Sink
-from edge.sources import open_source
-from edge.status import About, Status
+from edge.sinks import Sink
+from edge.sources import devices, is_camera, open_source
+from edge.status import LOG, About, Status
+from edge.systemd import Notifier
 
 RUN_THREADS = 1
 """Threads of inference in `run`: the students are small, and decoding and output want cores too."""
@@ -32,6 +35,14 @@ RUN_THREADS = 1
 
 @click.command(epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl")
 @click.argument("source")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=from_file,
+    help="Take options from a TOML file: source = 'csi:0', jsonl = 'o.jsonl'. The command line wins.",
+)
 @click.option("--release", help="A release's folder or a shipped one's name (default: skd-64).")
 @click.option("--precision", help="fp32, fp16 or int8 (default: the fastest this machine runs natively).")
 @engine_option
@@ -62,6 +73,17 @@ RUN_THREADS = 1
     show_default=True,
     help="Threads of inference.",
 )
+@click.option(
+    "--realtime/--every-frame",
+    default=None,
+    help="Newest frame first, as of a camera, or each in order, as of a file (default: by the source).",
+)
+@click.option(
+    "--small-frames/--full-frames",
+    "small",
+    default=None,
+    help="Let the source shrink frames where it can do so cheaply (default: in real time).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run's summary as JSON.")
 def run(
     source: str,
@@ -74,35 +96,72 @@ def run(
     jsonl: Path | None,
     maps: Path | None,
     threads: int,
+    realtime: bool | None,
+    small: bool | None,
     as_json: bool,
     sink_options: SinkOptions,
 ) -> None:
-    """Turn SOURCE into saliency maps: a video file, a folder of images, or synthetic:SEED."""
+    """Turn SOURCE into saliency maps.
+
+    \b
+    SOURCE: a video file, a folder of images, synthetic:SEED, or a camera:
+    /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH
+    """
     places = [place for place in (overlay, jsonl, maps) if place]
     _keep_apart(Path(source), places)
+    live = is_camera(source) if realtime is None else realtime
     stop = threading.Event()
-    with ExitStack() as opened:
-        frames = open_source(source)
-        opened.callback(frames.close)
-        frames.fps = fps or frames.fps
-        model = SaliencyModel(release, precision, threads, engine)
-        opened.callback(model.close)
+    with ExitStack() as opened, ExitStack() as parts:
+        for device in devices(source):
+            opened.enter_context(only_user(device))
+
+        def open_model() -> SaliencyModel:
+            return SaliencyModel(release, precision, threads, engine)
+
+        def open_frames() -> Source:
+            found = open_source(source, wanted, live)
+            found.fps = fps or found.fps
+            return found
+
+        model = open_model()
+        parts.callback(model.close)
+        shown = overlay is not None or sink_options.http is not None  # a person looks at the frames
+        raw = model.release.raw_frame is not None  # the graph takes them as they are
+        shrink = (live if small is None else small) and not (shown or raw)
+        wanted = model.release.preprocessing.enough if shrink else None
+        frames = open_frames()
+        parts.callback(frames.close)
         status = Status(About(model.release.name, model.precision, model.engine, frames.name))
         sinks = _open_sinks(frames, overlay, jsonl, maps, sink_options, status)
         announced = min(filter(None, (frames.length, max_frames)), default=None)
         opened.enter_context(_stopping(stop))
         progress = opened.enter_context(progress_bar("run", "frames/s"))
+        opened.enter_context(log_shown(LOG))
         task = progress.add_task(escape(Path(frames.name).name), total=announced)
+        notifier = Notifier(status)
 
-        def counted(result: Result) -> None:
-            status.enter("running")
-            status.result(result.latency_ms)
-            progress.advance(task)
+        def tick() -> None:
+            notifier.tick()
+            if stop.is_set():
+                notifier.stopping()
 
-        summary = pipeline.run(frames, model, sinks, max_frames, counted, stop)
-    if summary.interrupted:
+        notifier.ready()
+        if live:
+            parts.pop_all()  # the run's own from here on
+        summary = pipeline.run(
+            frames,
+            model,
+            sinks,
+            max_frames,
+            lambda result: progress.advance(task),
+            stop,
+            status,
+            pipeline.Live(open_frames if is_camera(source) else None, open_model) if live else None,
+            tick,
+        )
+    if summary.interrupted and not live:
         ERR.print(f"interrupted: kept the {summary.frames} frames that were done", highlight=False)
-    elif announced and summary.frames < announced:
+    elif announced and not live and summary.frames < announced:
         ERR.print(
             f"warning: {frames.name} gave {summary.frames} readable frames of the {announced} it announces "
             "(cut or damaged?); their maps were kept",
@@ -116,15 +175,30 @@ def run(
             "precision": model.precision,
         }
         print(json.dumps({**document, "engine": model.engine, **dataclasses.asdict(summary)}))
+        _check(summary)
         return
     print(
         f"{summary.frames} frames in {summary.seconds:.2f} s ({summary.fps:.0f} fps), "
         f"{model.release.name} {model.precision}, {model.engine}\n"
-        f"first map after {summary.first_map_s:.2f} s; decoded frame to map: "
+        f"first map after {summary.first_map_s:.2f} s; {'capture' if live else 'decoded frame'} to map: "
         f"p50 {summary.latency_p50_ms:.2f} ms, p99 {summary.latency_p99_ms:.2f} ms"
     )
+    if live:
+        print(f"live: {_live_in_words(summary)}")
     for place in places:
-        print(f"wrote {place}")
+        if place.exists():
+            print(f"wrote {place}")
+    _check(summary)
+
+
+def _live_in_words(summary: pipeline.Summary) -> str:
+    episodes = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
+    return f"{summary.dropped} frames dropped, {summary.held} maps held; faults: {episodes or 'none'}"
+
+
+def _check(summary: pipeline.Summary) -> None:
+    if summary.failed:
+        raise CheckError(f"not every output is whole: {'; '.join(summary.failed)}")
 
 
 def _open_sinks(

@@ -32,7 +32,8 @@ class Snapshot:
     """A pipeline at one moment; times in seconds and milliseconds, counts since the start.
 
     `faults`: episodes by kind, as "source" or "sink:http"; `open_faults`: what is wrong now, by kind.
-    `latencies_ms`: of the last `RECENT` results, oldest first; `fps` over the same.
+    `latencies_ms`: of the last `RECENT` results, oldest first; `fps` over the same. `held`: results that
+    repeat the last good map, since the engine gave none.
     """
 
     about: About
@@ -44,6 +45,7 @@ class Snapshot:
     latencies_ms: tuple[float, ...]
     faults: dict[str, int] = field(default_factory=dict)
     open_faults: dict[str, str] = field(default_factory=dict)
+    held: int = 0
 
 
 class Status:
@@ -53,7 +55,7 @@ class Status:
         self._about, self._clock, self._lock = about, clock, threading.Lock()
         self._started = clock()
         self._state: State = "starting"
-        self._frames = self._dropped = 0
+        self._frames = self._dropped = self._held = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._faults: Counter[str] = Counter()
         self._open: dict[str, str] = {}
@@ -68,6 +70,11 @@ class Status:
         """Count frames that were captured and never run."""
         with self._lock:
             self._dropped += frames
+
+    def hold(self) -> None:
+        """Count a result that repeats the last good map."""
+        with self._lock:
+            self._held += 1
 
     def enter(self, state: State) -> None:
         """Change the pipeline's state."""
@@ -105,4 +112,5 @@ class Status:
                 tuple(latency for _, latency in self._recent),
                 dict(self._faults),
                 dict(self._open),
+                self._held,
             )

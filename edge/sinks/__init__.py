@@ -15,8 +15,8 @@ from edge.regions import Region
 class Result:
     """A frame's saliency map (height, width), non-negative, and what was read from it.
 
-    `latency_ms`: from the frame's decoding to its map, waiting included. `regions`: with ids, the one to
-    follow first; none where no `Observer` looked.
+    `latency_ms`: from the frame's decoding, or live from its capture, to its map, waiting included.
+    `regions`: with ids, the one to follow first; none where no `Observer` looked.
     """
 
     frame: Frame
@@ -39,7 +39,12 @@ class Sink(Protocol):
     """Takes results in order, on a thread of its own."""
 
     def write(self, result: Result) -> None:
-        """Take the next result."""
+        """Take the next result.
+
+        Raises:
+            InputError: the output cannot go on; in a live run it gets no more, and is finished at the end.
+            Any other error: in a live run this result is lost, and the next one is given.
+        """
 
     def finish(self) -> None:
         """All results are in: write the output to its end. Whatever can fail fails here.

@@ -24,12 +24,13 @@ class JsonlSink:
     def __init__(self, path: Path, look: Look = as_it_is, camera: Camera | None = None) -> None:
         self._look, self._camera = look, camera
         self._pending = PendingFile(path)
-        self._file = self._pending.path.open("w", encoding="utf-8")
+        self._file = self._pending.path.open("wb", buffering=0)
+        self._whole = 0
 
     def write(self, result: Result) -> None:
         """Append one line."""
         result = self._look(result)
-        height, width = result.frame.image.shape[:2]
+        height, width = result.frame.height, result.frame.width
         row = {
             "frame": result.frame.index,
             "capture_s": round(result.frame.capture_s, 6),
@@ -44,12 +45,16 @@ class JsonlSink:
             ],
             "regions": [region_row(region, width, height, self._camera) for region in result.regions],
         }
+        line = f"{json.dumps(row)}\n".encode()
         with writing(self._pending.target):
-            self._file.write(json.dumps(row) + "\n")
+            while line:
+                line = line[self._file.write(line) :]  # a disk that gets full takes a part
+        self._whole = self._file.tell()
 
     def finish(self) -> None:
-        """Close the file."""
+        """Close the file, without the part of a line that a full disk took."""
         with writing(self._pending.target):
+            self._file.truncate(self._whole)
             self._file.close()
 
     def commit(self) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import InputError
 from edge.files import PendingFolder, writing
 from edge.frames import Tensor
 from edge.sinks import Result
@@ -32,10 +33,15 @@ class MapsSink:
 
     def write(self, result: Result) -> None:
         """Write the frame's map."""
-        image = sixteen_bit(fitted(result.saliency, *result.frame.image.shape[1::-1]))
+        image = sixteen_bit(fitted(result.saliency, result.frame.width, result.frame.height))
         encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-        with writing(self._pending.target):
-            (self._pending.path / f"{result.frame.index:06d}.png").write_bytes(encoded.tobytes())
+        path = self._pending.path / f"{result.frame.index:06d}.png"
+        try:
+            with writing(self._pending.target):
+                path.write_bytes(encoded.tobytes())
+        except InputError:
+            path.unlink(missing_ok=True)  # a part of a map is none
+            raise
 
     def finish(self) -> None:
         """Each map was written whole."""

@@ -78,7 +78,8 @@ class MavlinkSink:
         """
         result = self._look(result)
         with self._lock:
-            self._shape, self._regions = result.frame.image.shape[:2], result.regions
+            self._shape = result.frame.height, result.frame.width
+            self._regions = result.regions
             now = time.monotonic()
             if 0 <= self._interval_s <= now - self._told_s:
                 self._told_s = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from edge.errors import InputError
@@ -9,14 +10,66 @@ from edge.files import checked_name
 from edge.frames import Source
 
 SYNTHETIC = "synthetic:"
+CAMERAS = ("/dev/video", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
 
 
-def open_source(name: str) -> Source:
-    """Open a video file, a folder of images, or `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`.
+def is_camera(name: str) -> bool:
+    """Say whether a name is of a source that gives frames when it wants to."""
+    return name.startswith(CAMERAS)
+
+
+def open_source(name: str, wanted: tuple[int, int] | None = None, live: bool | None = None) -> Source:
+    """Open a video file, a folder of images, `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera.
+
+    Cameras are `/dev/videoN` or `v4l2:N`, `csi:N`, `gst:PIPELINE` and `rtsp://...`. `wanted`: width and
+    height that are enough; who can give smaller frames cheaply then does, and says so by `Frame.scale`.
+    `live`: in real time, newest first (None: as is a camera's way, and not a file's).
 
     Raises:
         InputError: missing, empty, or not readable as what it is.
     """
+    if is_camera(name):
+        return _open_camera(name, wanted, live is not False)
+    source = _open_file(name, wanted)
+    if live:
+        from edge.sources.paced import PacedSource
+
+        return PacedSource(source)
+    return source
+
+
+def devices(name: str) -> list[str]:
+    """Return the devices that only one run at a time can read, of a source's name."""
+    if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):
+        return []
+    if name.startswith("v4l2:"):
+        name = f"/dev/video{name.removeprefix('v4l2:')}"
+    found = [str(Path(path).resolve()) for path in re.findall(r"/dev/[\w/-]+", name)]
+    sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
+    return found + [f"csi:{first or second}" for first, second in sensors]
+
+
+def _open_camera(name: str, wanted: tuple[int, int] | None, live: bool) -> Source:
+    if name.startswith("gst:"):
+        from edge.sources.gstreamer import open_gst
+
+        return open_gst(name, every=not live)
+    if not live:
+        raise InputError(f"{name} gives only what it sees now; --every-frame is for files and gst:")
+    if name.startswith("csi:"):
+        from edge.sources.gstreamer import open_csi
+
+        return open_csi(name, wanted)
+    if name.startswith("rtsp"):
+        from edge.sources.rtsp import open_rtsp
+
+        return open_rtsp(name)
+    from edge.sources.v4l2 import open_v4l2
+
+    return open_v4l2(name, wanted)
+
+
+def _open_file(name: str, wanted: tuple[int, int] | None) -> Source:
     if name.startswith(SYNTHETIC):
         from edge.sources.synthetic import SyntheticSource
 
@@ -25,9 +78,12 @@ def open_source(name: str) -> Source:
     if path.is_dir():
         from edge.sources.folder import FolderSource
 
-        return FolderSource(path)
+        return FolderSource(path, wanted)
     if path.is_file():
         from edge.sources.video import VideoSource
 
         return VideoSource(path)
-    raise InputError(f"no source {name!r}; expected a video file, a folder of images, or {SYNTHETIC}SEED")
+    raise InputError(
+        f"no source {name!r}; expected a video file, a folder of images, {SYNTHETIC}SEED, or a camera: "
+        "/dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
+    )

@@ -117,7 +117,7 @@ class View:
             "open_faults": seen.open_faults,
         }
         if result is not None:
-            height, width = result.frame.image.shape[:2]
+            height, width = result.frame.height, result.frame.width
             rows = [region_row(region, width, height, self._camera) for region in result.regions]
             document |= {"frame": result.frame.index, "width": width, "height": height, "regions": rows}
         return document

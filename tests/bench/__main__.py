@@ -21,6 +21,7 @@ from tests.bench.calibration import calibration_rows
 from tests.bench.engines import engine_rows, streaming_rows
 from tests.bench.flight import made_clip, pipeline_rows, process_rows
 from tests.bench.gpu import gpu_rows
+from tests.bench.live import live_rows, long_rows
 from tests.bench.metrics import metric_rows
 from tests.bench.rows import Row
 from tests.bench.sinks import sink_rows
@@ -40,10 +41,13 @@ THEMES: dict[str, Callable[[Path], list[Row]]] = {
     "engines": lambda folder: [*engine_rows(folder), *streaming_rows(folder)],
     "calibration": calibration_rows,
     "flight": flight_rows,
+    "live": live_rows,
     "metrics": lambda folder: metric_rows(),
     "sinks": sink_rows,
     "gpu": gpu_rows,
 }
+ASKED = {"long": long_rows}
+"""Measured only where they are named: they take long."""
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def main() -> None:
     rows: list[Row] = []
     for theme in sys.argv[1:] or THEMES:
         with tempfile.TemporaryDirectory() as folder:
-            rows += THEMES[theme](Path(folder))
+            rows += {**THEMES, **ASKED}[theme](Path(folder))
     machine = this_machine()
     gpu = this_gpu()
     where = f"{machine.cpu}, {machine.cores} cores" + (f", {gpu.name}" if gpu else "")

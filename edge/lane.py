@@ -1,0 +1,98 @@
+"""A sink with a thread and a short queue of its own, so that none waits for another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from edge.channel import Channel
+from edge.errors import InputError
+from edge.sinks import Result, Sink
+from edge.status import Status
+
+AHEAD = 4
+"""Results waiting at a sink: enough to overlap, few enough to be small."""
+END_S = 5.0
+"""How long the end of a live run waits for a sink that is still writing."""
+
+
+class Lane:
+    """Gives results to a sink.
+
+    In a file's run a slow sink holds the run back, and a failing one ends it. In a live run nothing of a
+    sink reaches the engine: a slow one loses its oldest results, and a failing one is told in the status
+    as `sink:NAME`. There InputError means that the sink cannot go on, as on a full disk: it gets no more.
+    Any other error costs that result only, as with a lost connection.
+    """
+
+    def __init__(self, sink: Sink, name: str, status: Status, live: bool) -> None:
+        self._sink, self._status, self._live = sink, status, live
+        self._kind = f"sink:{name}"
+        self._channel: Channel[Result] = Channel(AHEAD, newest=live)
+        self._error: Exception | None = None
+        self._behind = False
+        self._thread = threading.Thread(
+            target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
+        )
+        self._thread.start()
+
+    def put(self, result: Result) -> None:
+        """Queue a result; in a file's run this waits for a place, and raises what the sink raised."""
+        if self._error is not None and not self._live:
+            raise self._error
+        if self._channel.put(result):
+            self._behind = True
+            self._status.fault(self._kind, "slower than the results come: the oldest are dropped")
+
+    def end(self) -> None:
+        """Wait until all that is queued is written; in a file's run, raise what the sink raised."""
+        self.abandon()
+        if self._error is not None and not self._live:
+            raise self._error
+
+    def abandon(self) -> None:
+        """Wait for the thread to end."""
+        self._channel.end()
+        self._thread.join(END_S if self._live else None)
+
+    def keep(self) -> Exception | None:
+        """After a live run, put the sink's output in its place if it is whole; return what speaks against."""
+        if self._thread.is_alive():  # it may still be writing: neither finish nor discard is safe
+            error: Exception = InputError(f"{self._kind} was still writing {END_S:g} s after the end")
+            self._status.fault(self._kind, str(error))
+            return error
+        try:
+            self._sink.finish()
+            self._sink.commit()
+        except Exception as error:
+            self._status.fault(self._kind, str(error))
+            self._sink.discard()
+            return error
+        return self._error
+
+    def _write(self) -> None:
+        while (result := self._channel.get()) is not None:
+            if self._error is not None:
+                continue
+            try:
+                self._sink.write(result)
+            except Exception as error:
+                if not self._live or isinstance(error, InputError):
+                    self._error = error
+                if self._live:
+                    self._status.fault(self._kind, _told(error))
+                continue
+            if self._behind and self._channel.empty():  # caught up; not at each place that gets free
+                self._behind = False
+            if not self._behind:
+                self._status.recovered(self._kind)
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Return the names, a second of a kind as "jsonl-2"."""
+    seen = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [f"{name}-{count}" if count > 1 else name for name, count in zip(names, seen, strict=True)]
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,322 @@
+"""One opened source through one opened model, until one of them ends or fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from edge.channel import Channel
+from edge.errors import InputError
+from edge.frames import Frame, Input, Source, Tensor
+from edge.model import SaliencyModel
+from edge.peaks import Peak, find_peaks
+from edge.sinks import Result
+from edge.status import Status
+
+AHEAD = 4
+"""Frames of a file decoded ahead."""
+OPEN_S = 60.0
+"""How long opening a model and a source may take."""
+LATE_S = 1.0
+"""A stamp of capture is believed if it is at most this old on arrival."""
+Part = Literal["source", "engine", "sink"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decoded frame with the student's input made from it, and since when its latency counts."""
+
+    frame: Frame
+    tensor: Input
+    since_s: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a session before its time."""
+
+    part: Part
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the sessions of a run have in common.
+
+    `deliver` takes each result, in order. `live`: of the frames only the newest, latency from the capture,
+    and no map that is not finite ends it before `stall_s`. `stop`: end after the result at hand.
+    """
+
+    deliver: Callable[[Result], None]
+    status: Status
+    stop: threading.Event
+    max_frames: int | None
+    live: bool
+    stall_s: float
+
+
+class Feed:
+    """A source that is read once, on from where it was left; its ids go on from `first`."""
+
+    def __init__(self, source: Source, first: int = 0) -> None:
+        self.source, self.next = source, first
+        """`next`: the id that the next frame should have."""
+        self._first, self._frames = first, iter(source)
+
+    def read(self) -> Frame | None:
+        """Return the next frame, None at the end."""
+        frame = next(self._frames, None)
+        if frame is not None and self._first:
+            frame = replace(frame, index=self._first + frame.index)
+        return frame
+
+
+class Session:
+    """A thread opens, reads and prepares; another infers and delivers.
+
+    `open_model` and `open_feed` are called on the reading thread, which may hang in them. `failure` is None
+    where the source ended, or enough frames were read.
+    """
+
+    def __init__(
+        self, plan: Plan, open_model: Callable[[], SaliencyModel], open_feed: Callable[[], Feed]
+    ) -> None:
+        self._plan, self._open_model, self._open_feed = plan, open_model, open_feed
+        self.model: SaliencyModel | None = None
+        self.feed: Feed | None = None
+        self.failure: Failure | None = None
+        self.done = threading.Event()
+        self._slot: Channel[Prepared] = Channel(1 if plan.live else AHEAD, newest=plan.live)
+        self._abandoned, self._delivering = False, threading.Lock()
+        self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._opened_s: float | None = None
+        self._reading_s = self._good_s = time.monotonic()
+        self._inferring_s: float | None = None
+        self._reader = _Thread("aerogaze-reader", self._read)
+        self._engine = _Thread("aerogaze-engine", self._infer)
+
+    @property
+    def open_model(self) -> Callable[[], SaliencyModel]:
+        """How a session after this one gets its model, if that is sound: this one's, once it is open."""
+        model = self.model
+        return self._open_model if model is None else lambda: model
+
+    @property
+    def open_feed(self) -> Callable[[], Feed]:
+        """How a session after this one gets its feed, if that is sound."""
+        feed = self.feed
+        return self._open_feed if feed is None else lambda: feed
+
+    @property
+    def lasted_s(self) -> float:
+        """How long ago everything was open; 0 if it never was."""
+        return 0.0 if self._opened_s is None else time.monotonic() - self._opened_s
+
+    def stalled(self, watch_source: bool) -> Failure | None:
+        """Say what has not moved for too long: the engine, or the source (a slow one has three frames)."""
+        now, limit = time.monotonic(), self._plan.stall_s
+        since = self._inferring_s
+        if since is not None and now - since > limit:
+            return Failure("engine", InputError(f"no map for {now - since:.1f} s"))
+        waited = now - self._reading_s
+        if self._opened_s is None or self.feed is None:
+            part: Part = "engine" if self.model is None else "source"
+            return Failure(part, InputError(f"not open after {OPEN_S:g} s")) if waited > OPEN_S else None
+        if watch_source and waited > max(limit, 3 / self.feed.source.fps):
+            return Failure("source", InputError(f"no frame for {waited:.1f} s"))
+        return None
+
+    def close(self, wait_s: float | None = None) -> None:
+        """Deliver nothing more, and wait for both threads to end, at most `wait_s`: one may hang."""
+        if wait_s is not None:  # where results may wait for a sink, the lock would wait with them
+            with self._delivering:
+                self._abandoned = True
+        self._abandoned = True
+        self._lose(self._slot.close())
+        end = None if wait_s is None else time.monotonic() + wait_s
+        for thread in (self._reader, self._engine):
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+
+    def hangs(self, part: Part) -> bool:
+        """Say whether a thread is still at work after `close`."""
+        return (self._reader if part == "source" else self._engine).is_alive()
+
+    def close_source(self) -> None:
+        """Close the source, now or as soon as nobody reads it."""
+        self._reader.afterwards(lambda: self.feed.source.close() if self.feed else None)
+
+    def close_model(self) -> None:
+        """Close the model, now or as soon as nobody uses it."""
+        self._reader.afterwards(
+            lambda: self._engine.afterwards(lambda: self.model.close() if self.model else None)
+        )
+
+    def _fail(self, part: Part, error: Exception) -> None:
+        self.failure = self.failure or Failure(part, error)
+
+    def _lose(self, frames: int) -> None:
+        if frames and self._plan.live:
+            self._plan.status.drop(frames)
+
+    def _read(self) -> None:
+        part: Part = "engine"
+        most = self._plan.max_frames
+        try:
+            self.model = model = self._open_model()
+            part = "source"
+            self.feed = feed = self._open_feed()
+            model.reset(feed.source.fps)
+            self._reading_s = self._opened_s = time.monotonic()
+            while not self._abandoned and (frame := feed.read()) is not None:
+                self._reading_s = now = time.monotonic()
+                if most is not None and frame.index >= most:
+                    break
+                checked = self._checked(frame, feed, now) if self._plan.live else frame
+                if checked is not None:
+                    self._pass_on(model, checked, now)
+        except Exception as error:
+            self._fail(part, error)
+        self._slot.end()
+
+    def _pass_on(self, model: SaliencyModel, frame: Frame, now: float) -> None:
+        try:
+            tensor = model.prepare(frame.image)
+        except Exception as error:  # as of a graph that takes frames of one size
+            if not self._plan.live:
+                raise
+            self._plan.status.fault("frame", str(error))
+            self._lose(1)
+            return
+        if self._plan.live:
+            self._plan.status.recovered("frame")
+        dropped = self._slot.put(Prepared(frame, tensor, frame.capture_s if self._plan.live else now))
+        self._lose(1 if dropped is None else dropped)
+
+    def _checked(self, frame: Frame, feed: Feed, now: float) -> Frame | None:
+        """Hold a camera's frame to the ids, clock and size of those before; None if it was seen before."""
+        status, missed = self._plan.status, frame.index - feed.next
+        status.recovered("source")
+        if missed < 0:
+            status.fault("frames", f"frame {frame.index} came where {feed.next} was due, and is left out")
+            return None
+        feed.next = frame.index + 1
+        if missed:
+            status.fault("frames", f"{missed} before frame {frame.index} were lost or could not be decoded")
+            status.drop(missed)
+        else:
+            status.recovered("frames")
+        if not now - LATE_S <= frame.capture_s <= now:
+            off = f"{frame.capture_s - now:+.3f} s"
+            status.fault("stamps", f"the source's clock is off by {off}: frames get their time of arrival")
+            frame = replace(frame, capture_s=now)
+        else:
+            status.recovered("stamps")
+        shape = frame.image.shape
+        self._shape = self._shape or shape
+        if shape != self._shape:
+            sizes = [f"{width}x{height}" for height, width, *_ in (shape, self._shape)]
+            status.fault("size", "frames are {} now, and were {}".format(*sizes))
+        else:
+            status.recovered("size")
+        return frame
+
+    def _infer(self) -> None:
+        waiting: deque[Prepared] = deque()
+        last: Prepared | None = None
+        try:
+            while (prepared := self._slot.get()) is not None:
+                last = prepared
+                waiting.append(prepared)
+                self._step(prepared, waiting, self._delay)
+                if self._plan.stop.is_set() or self._abandoned:
+                    break
+            while waiting and last and not (self._plan.stop.is_set() or self._abandoned):
+                self._step(last, waiting, 0)  # at a clip's end the last frame is its own successor
+        except Exception as error:
+            self._fail("engine", error)
+        self._lose(len(waiting))
+        self.done.set()
+
+    @property
+    def _delay(self) -> int:
+        return self.model.release.delay_frames if self.model else 0
+
+    def _step(self, prepared: Prepared, waiting: deque[Prepared], delay: int) -> None:
+        """Infer, and deliver the map of the frame that it is of, if it is one that waits."""
+        assert self.model is not None  # frames come after it
+        self._inferring_s = time.monotonic()
+        saliency = self.model.infer(prepared.tensor)
+        now = time.monotonic()
+        self._inferring_s = None
+        if len(waiting) <= delay:
+            return
+        found = self._sound(self.model, saliency, waiting[0].frame.index)
+        with self._delivering:
+            at = waiting.popleft()
+            if found is None or self._abandoned:
+                self._lose(1)
+                return
+            try:
+                self._plan.deliver(Result(at.frame, *found, (now - at.since_s) * 1e3))
+            except Exception as error:
+                self._fail("sink", error)
+                self._abandoned = True
+
+    def _sound(
+        self, model: SaliencyModel, saliency: Tensor, index: int
+    ) -> tuple[Tensor, tuple[Peak, ...]] | None:
+        """Return a map and its peaks; live, in place of one that is not finite, the last good ones."""
+        now, status = time.monotonic(), self._plan.status
+        if np.isfinite(saliency).all():
+            if self._plan.live:
+                status.recovered("engine")
+            kept = saliency.copy()  # the runner's array is its own again at the next call
+            self._good, self._good_s = (kept, find_peaks(kept)), now
+            return self._good
+        told = f"the map of frame {index} is not finite: the release or its engine is broken"
+        if not self._plan.live:
+            raise InputError(told)
+        status.fault("engine", told)
+        if now - self._good_s > self._plan.stall_s:
+            raise InputError(f"no finite map for {now - self._good_s:.1f} s")
+        model.reset(self.feed.source.fps if self.feed else 1.0)  # what it carries may be NaN too
+        if self._good is not None:
+            status.hold()
+        return self._good
+
+
+class _Thread(threading.Thread):
+    """A thread, started; what is to be done after it is done at its end, or at once where it has ended.
+
+    The process does not wait for it: it may hang in a driver.
+    """
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        super().__init__(name=name, target=work, daemon=True)
+        self._lock = threading.Lock()
+        self._ended = False
+        self._after: list[Callable[[], None]] = []
+        self.start()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            with self._lock:
+                self._ended = True
+            for work in self._after:
+                work()
+
+    def afterwards(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._ended:
+                self._after.append(work)
+                return
+        work()

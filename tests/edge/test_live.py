@@ -1,0 +1,359 @@
+"""Live runs: the newest frame wins, no sink holds anything up, and what fails is opened again."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import pytest
+
+from edge import pipeline
+from edge.clock import ClockWatch
+from edge.errors import CheckError, InputError
+from edge.frames import Frame, Input, Tensor
+from edge.model import SaliencyModel
+from edge.pipeline import Live, Summary
+from edge.sinks import Result, Sink
+from edge.status import About, Status
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
+FPS = 50.0
+
+
+class Camera:
+    """Frames of the given ids at `FPS`, stamped as they come; then it fails, hangs, or ends."""
+
+    name, fps, height, width = "camera", FPS, 90, 160
+    length: int | None = None
+
+    def __init__(
+        self,
+        ids: Sequence[int],
+        fails: str | None = None,
+        hangs: threading.Event | None = None,
+        stamp: Callable[[int, float], float] = lambda index, now: now,
+        image: Callable[[int], np.ndarray] = lambda index: IMAGE,
+    ) -> None:
+        self.ids, self.fails, self.hangs, self.stamp, self.image = ids, fails, hangs, stamp, image
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in self.ids:
+            time.sleep(1 / FPS)
+            yield Frame(index, self.stamp(index, time.monotonic()), self.image(index))
+        if self.hangs is not None:
+            self.hangs.wait(20)
+        if self.fails is not None:
+            raise InputError(self.fails)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Engine(SaliencyModel):
+    """The shipped student, slowed, broken or hung as the test says, by the count of its calls."""
+
+    def __init__(
+        self,
+        delay_s: float = 0,
+        nan: Sequence[int] = (),
+        fails_at: int | None = None,
+        hangs_at: int | None = None,
+        hung: threading.Event | None = None,
+    ) -> None:
+        self.delay_s, self.nan, self.fails_at, self.hangs_at, self.hung = (
+            delay_s,
+            nan,
+            fails_at,
+            hangs_at,
+            hung,
+        )
+        self.calls = -1_000_000  # not while it opens
+        self.closed = 0
+        super().__init__(None, "fp32", 1)
+        self.calls = 0
+
+    def infer(self, prepared: Input) -> Tensor:
+        call, self.calls = self.calls, self.calls + 1
+        time.sleep(self.delay_s if call >= 0 else 0)
+        if call == self.fails_at:
+            raise RuntimeError("CUDA error 700")
+        if call == self.hangs_at and self.hung is not None:
+            self.hung.wait(20)
+        saliency = super().infer(prepared)
+        return np.full_like(saliency, np.nan) if call in self.nan else saliency
+
+    def close(self) -> None:
+        self.closed += 1
+        super().close()
+
+
+class Kept:
+    """A sink that keeps what it is given, slowly or not, and fails where told."""
+
+    def __init__(
+        self, delay_s: float = 0, fails: dict[int, Exception] | None = None, whole: bool = True
+    ) -> None:
+        self.delay_s, self.fails, self.whole = delay_s, fails or {}, whole
+        self.results: list[Result] = []
+        self.calls = 0
+        self.ended = ""
+
+    def write(self, result: Result) -> None:
+        time.sleep(self.delay_s)
+        self.calls += 1
+        if (error := self.fails.get(self.calls)) is not None:
+            raise error
+        self.results.append(result)
+
+    def finish(self) -> None:
+        if not self.whole:
+            raise InputError("half of it is missing")
+
+    def commit(self) -> None:
+        self.ended += "committed"
+
+    def discard(self) -> None:
+        self.ended += "discarded"
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    yield
+    end = time.monotonic() + 5  # one that hung ends when its test lets it go
+    while left := [t for t in threading.enumerate() if t.name.startswith("aerogaze")]:
+        assert time.monotonic() < end, left
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def status() -> Status:
+    return Status(About("skd-64", "fp32", "test", "camera"))
+
+
+def live(
+    source: Camera,
+    engine: Engine,
+    status: Status,
+    sinks: Sequence[Sink] = (),
+    sources: Sequence[Camera | Exception] = (),
+    engines: Sequence[Engine] = (),
+    stall_s: float = 0.6,
+    **more: object,
+) -> Summary:
+    """Run live; what fails is replaced by the next of `sources` or `engines`, which may be errors."""
+    to_open, to_run = iter(sources), iter(engines)
+
+    def opened() -> Camera:
+        if isinstance(found := next(to_open), Exception):
+            raise found
+        return found
+
+    plan = Live(opened, lambda: next(to_run), stall_s=stall_s, least_wait_s=0.01, most_wait_s=0.05)
+    return pipeline.run(source, engine, sinks, status=status, live=plan, **more)  # type: ignore[arg-type]
+
+
+def ids(sink: Kept) -> list[int]:
+    return [result.frame.index for result in sink.results]
+
+
+def test_a_slow_engine_gets_the_newest_frames_and_every_drop_is_counted(status: Status) -> None:
+    sink = Kept()
+    summary = live(Camera(range(60)), Engine(delay_s=0.05), status, [sink])
+    seen = ids(sink)
+    assert seen == sorted(set(seen))
+    assert summary.frames == len(seen)
+    assert summary.frames + summary.dropped == 60
+    assert 15 <= summary.dropped <= 50
+    assert seen[-1] == 59
+    assert summary.latency_p50_ms < 250  # in a queue it would be a second and more
+    assert summary.faults == {}
+
+
+def test_the_time_of_capture_travels_with_the_result(status: Status) -> None:
+    sink = Kept()
+    before = time.monotonic()
+    live(Camera(range(20), stamp=lambda index, now: now - 0.2), Engine(), status, [sink])
+    stamps = [result.frame.capture_s for result in sink.results]
+    assert before - 0.2 < stamps[0] < stamps[-1] < time.monotonic() - 0.2
+    assert all(result.latency_ms > 200 for result in sink.results)
+
+
+def test_a_slow_sink_slows_nothing_and_loses_its_oldest_results(status: Status) -> None:
+    fast, slow = Kept(), Kept(delay_s=0.15)
+    summary = live(Camera(range(80)), Engine(), status, [slow, fast])
+    assert summary.frames + summary.dropped == 80
+    assert summary.frames > 40
+    assert len(ids(fast)) == summary.frames
+    assert ids(slow) == sorted(set(ids(slow)))
+    assert len(ids(slow)) < 20
+    assert ids(slow)[-1] == ids(fast)[-1]
+    assert summary.faults["sink:kept"] == 1
+    assert (slow.ended, fast.ended, summary.failed) == ("committed", "committed", ())
+
+
+@pytest.mark.parametrize("error", [InputError("the disk is full"), OSError("connection lost")])
+def test_a_failing_sink_fails_alone(status: Status, error: Exception) -> None:
+    good, bad = Kept(), Kept(fails={5: error, 6: error})
+    summary = live(Camera(range(40)), Engine(), status, [bad, good])
+    assert good.ended == bad.ended == "committed"
+    assert len(good.results) == summary.frames
+    assert summary.faults == {"sink:kept": 1}
+    if isinstance(error, InputError):  # it cannot go on: it gets no more, and what it has is kept
+        assert len(bad.results) == 4
+        assert summary.failed == ("the disk is full",)
+    else:
+        assert len(bad.results) == summary.frames - 2
+        assert summary.failed == ()
+
+
+def test_what_is_not_whole_at_the_end_is_discarded_alone(status: Status) -> None:
+    good, bad = Kept(), Kept(whole=False)
+    summary = live(Camera(range(5)), Engine(), status, [bad, good])
+    assert (bad.ended, good.ended) == ("discarded", "committed")
+    assert summary.failed == ("half of it is missing",)
+
+
+def test_a_camera_that_goes_is_opened_again_and_ids_go_on(
+    status: Status, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink, first = Kept(), Camera(range(10), fails="unplugged")
+    gone = [Camera([], fails="still unplugged") for _ in range(3)]
+    summary = live(first, Engine(), status, [sink], [*gone, InputError("no such camera"), Camera(range(10))])
+    assert summary.faults == {"source": 1}
+    assert [record.getMessage() for record in caplog.records if "unplugged" in record.getMessage()] == [
+        "source: unplugged"
+    ]
+    assert ids(sink)[-1] == 19
+    assert summary.frames + summary.dropped == 20
+    assert first.closed == gone[-1].closed == 1
+    assert sink.ended == "committed"
+
+
+def test_a_camera_that_hangs_is_left_and_opened_anew(status: Status) -> None:
+    hang, sink = threading.Event(), Kept()
+    first = Camera(range(5), hangs=hang)
+    began = time.monotonic()
+    summary = live(first, Engine(), status, [sink], [Camera(range(5))])
+    assert time.monotonic() - began < 3
+    assert ids(sink)[-1] == 9
+    assert summary.faults == {"source": 1}
+    assert first.closed == 0  # a thread is still in it
+    hang.set()
+    time.sleep(0.1)
+    assert first.closed == 1
+
+
+def test_an_engine_that_hangs_is_left_and_its_late_map_is_not_told(status: Status) -> None:
+    hung, sink = threading.Event(), Kept()
+    first, second = Engine(hangs_at=5, hung=hung), Engine()
+    stop = threading.Event()
+
+    def let_go(result: Result) -> None:
+        if second.calls == 10:
+            hung.set()
+        if second.calls == 40:
+            stop.set()
+
+    summary = live(Camera(range(1000)), first, status, [sink], engines=[second], on_result=let_go, stop=stop)
+    assert ids(sink) == sorted(set(ids(sink)))
+    assert len(sink.results) == summary.frames == 5 + 40
+    assert summary.faults == {"engine": 1}
+    assert first.closed == second.closed == 1
+
+
+def test_an_engine_that_fails_is_opened_again(status: Status) -> None:
+    sink = Kept()
+    summary = live(Camera(range(60)), Engine(fails_at=7), status, [sink], engines=[Engine()])
+    assert summary.faults == {"engine": 1}
+    assert ids(sink)[-1] == 59
+    assert summary.frames + summary.dropped == 60
+
+
+def test_the_last_good_map_is_held_over_nan_and_counted(
+    status: Status, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Kept()
+    summary = live(Camera(range(40)), Engine(nan=[0, 10, 11, 12, 20]), status, [sink])
+    assert summary.held == 4  # there was none to hold at first
+    assert summary.faults == {"engine": 3}
+    assert sum("not finite" in record.getMessage() for record in caplog.records) == 3
+    maps = [result.saliency for result in sink.results]
+    assert all(np.isfinite(saliency).all() for saliency in maps)
+    held = sum(a is b for a, b in itertools.pairwise(maps))
+    assert held == 4
+    assert summary.frames + summary.dropped == 40
+
+
+def test_an_engine_that_gives_nothing_but_nan_is_opened_again(status: Status) -> None:
+    summary = live(Camera(range(120)), Engine(nan=range(1, 10_000)), status, engines=[Engine()])
+    assert summary.faults == {"engine": 1}
+    assert 10 < summary.held < 100
+
+
+def test_lost_and_doubled_frames_are_told(status: Status) -> None:
+    sink = Kept()
+    summary = live(Camera([0, 1, 2, 5, 6, 6, 4, 7, 8]), Engine(), status, [sink])
+    assert ids(sink) == sorted(set(ids(sink)) - {3, 4})
+    assert summary.frames + summary.dropped == 9
+    assert summary.dropped >= 2
+    assert summary.faults == {"frames": 2}
+
+
+def test_a_source_whose_clock_jumps_gets_stamps_of_arrival(status: Status) -> None:
+    sink = Kept()
+    stamp = lambda index, now: now + (3600 if 5 <= index < 10 else 0)  # noqa: E731
+    summary = live(Camera(range(20), stamp=stamp), Engine(), status, [sink])
+    assert summary.faults == {"stamps": 1}
+    assert all(0 <= result.latency_ms < 1000 for result in sink.results)
+
+
+def test_frames_may_change_their_size(status: Status) -> None:
+    sink = Kept()
+    small = cv2.resize(IMAGE, (80, 60))
+    source = Camera(range(20), image=lambda index: small if 5 <= index < 10 else IMAGE)
+    summary = live(source, Engine(), status, [sink])
+    assert summary.frames + summary.dropped == 20
+    assert summary.faults == {"size": 1}
+
+
+def test_a_jump_of_the_systems_clock_is_told(status: Status, caplog: pytest.LogCaptureFixture) -> None:
+    ahead = {"s": 0.0}
+    watch = ClockWatch(status, lambda: time.time() + ahead["s"])
+    for ahead["s"] in (0.5, 86400.0, 86400.2):
+        watch.look()
+    assert status.snapshot().faults == {"clock": 1}
+    assert "jumped by +86399.5 s" in caplog.text
+
+
+def test_threads_that_hang_again_and_again_end_the_run(status: Status) -> None:
+    hang = threading.Event()
+    cameras = [Camera([0], hangs=hang) for _ in range(pipeline.MOST_HANGING)]
+    sink = Kept()
+    with pytest.raises(CheckError, match="start aerogaze anew"):
+        live(cameras[0], Engine(), status, [sink], cameras[1:], stall_s=0.1)
+    hang.set()
+    assert sink.ended == "discarded"
+
+
+def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Status) -> None:
+    hang, stop, sink = threading.Event(), threading.Event(), Kept()
+    threading.Timer(0.3, stop.set).start()
+    began = time.monotonic()
+    summary = live(Camera(range(3), hangs=hang), Engine(), status, [sink], stop=stop)
+    assert time.monotonic() - began < 2
+    assert summary.interrupted
+    assert summary.frames == 3
+    assert sink.ended == "committed"
+    hang.set()
+
+
+def test_what_cannot_be_opened_again_ends_the_run(status: Status) -> None:
+    sink = Kept()
+    with pytest.raises(InputError, match="no more"):
+        pipeline.run(Camera(range(3), fails="no more"), Engine(), [sink], status=status, live=Live())
+    assert sink.ended == "discarded"

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome
+
+
+def test_a_run_takes_its_options_from_a_file_and_the_command_line_wins(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'source = "synthetic:7:128x96:5"\nmax-frames = 4\njson = true\njsonl = "{tmp_path}/o.jsonl"'
+    )
+    told = json.loads(command("run", "--config", config).out)
+    assert (told["frames"], told["source"]) == (4, "synthetic:7:128x96:5")
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 4
+    told = json.loads(command("run", "synthetic:8:128x96", "--config", config, "--max-frames", 2).out)
+    assert (told["frames"], told["source"]) == (2, "synthetic:8:128x96:100")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('sorce = "x"', "unknown key 'sorce'; expected some of fps, "),
+        ("[run]", "unknown key 'run'"),
+        ('config = "x"', "unknown key 'config'"),
+        ("source = true", "source is True; expected text or a number"),
+        ('source = "synthetic:7"\nrealtime = "yes"', "realtime is 'yes'; expected true or false"),
+        ('source = "synthetic:7"\nmax_frames = "many"', "Invalid value for '--max-frames': 'many'"),
+        ("source = ", "run.toml is no TOML: "),
+    ],
+)
+def test_a_wrong_file_is_one_line(
+    command: Callable[..., Outcome], tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    outcome = command("run", "--config", tmp_path / "run.toml")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_missing_file_is_one_line(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = command("run", "--config", tmp_path / "none.toml")
+    assert outcome.code == 2
+    assert "none.toml: No such file" in outcome.err

@@ -1,0 +1,103 @@
+"""A real RTSP server on loopback: started, killed while it streams, and started again with other frames."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge import pipeline
+from edge.errors import InputError
+from edge.model import SaliencyModel
+from edge.sinks import Result
+from edge.sources import open_source
+from edge.status import About, Status
+
+DEBIAN = "/usr/bin/python3"
+NEEDS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+Start = Callable[[int, int], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def url() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"rtsp://127.0.0.1:{free.getsockname()[1]}/camera"
+
+
+@pytest.fixture
+def start(url: str) -> Iterator[Start]:
+    """Start the server with frames of a size; all that were started are killed in the end."""
+    if not Path(DEBIAN).exists() or subprocess.run([DEBIAN, "-c", NEEDS], capture_output=True).returncode:
+        pytest.skip("no GStreamer RTSP server: Debian's python3-gi, gir1.2-gst-rtsp-server-1.0")
+    started: list[subprocess.Popen[str]] = []
+
+    def run(width: int, height: int) -> subprocess.Popen[str]:
+        port = url.split(":")[2].split("/")[0]
+        words = [DEBIAN, str(Path(__file__).parent / "rtsp_server.py"), port, str(width), str(height)]
+        server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        started.append(server)
+        assert server.stdout is not None
+        assert server.stdout.readline() == "listening\n"
+        return server
+
+    yield run
+    for server in started:
+        with server:  # which closes its pipe
+            server.kill()
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20) -> float:
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def test_a_server_that_is_killed_and_comes_back_is_survived(url: str, start: Start) -> None:
+    server = start(320, 240)
+    status = Status(About("skd-64", "int8", "test", url))
+    model, source, stop = SaliencyModel(None, None, 1), open_source(url), threading.Event()
+    results: list[Result] = []
+    noticed: list[float] = []
+
+    def disturb() -> None:
+        wait_for(lambda: len(results) >= 20)
+        server.kill()
+        server.wait()
+        noticed.append(wait_for(lambda: "source" in status.snapshot().open_faults))
+        start(640, 480)
+        before = len(results)
+        wait_for(lambda: len(results) >= before + 20)
+        stop.set()
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    plan = pipeline.Live(lambda: open_source(url), lambda: SaliencyModel(None, None, 1))
+    summary = pipeline.run(source, model, [], None, results.append, stop, status, plan)
+    disturbing.join()
+    assert noticed[0] < 2
+    assert summary.faults == {"source": 1}
+    indices = [result.frame.index for result in results]
+    assert indices == sorted(set(indices))
+    assert [result.frame.width for result in (results[0], results[-1])] == [320, 640]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("aerogaze")]
+
+
+def test_nobody_who_answers_is_one_line(url: str) -> None:
+    with pytest.raises(InputError, match="gives no video; expected an RTSP server"):
+        open_source(url)
+
+
+def test_a_server_that_says_nothing_is_given_up(url: str) -> None:
+    with socket.create_server(("127.0.0.1", int(url.split(":")[2].split("/")[0]))):
+        began = time.monotonic()
+        with pytest.raises(InputError, match="gives no video"):
+            open_source(url)
+    assert time.monotonic() - began < 10
