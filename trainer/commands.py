@@ -180,9 +180,10 @@ def _skd(recipe: Recipe) -> list[_Described]:
         trunk = Trunk()
         networks += [
             _Described("students", "spatial", SpatialStudent(trunk), small),
-            _Described("students", "temporal", TemporalStudent(trunk), small),
+            _Described("students", "temporal", TemporalStudent(trunk, recipe.student.align), small),
         ]
-    return [*networks, _Described("network", "spatiotemporal", SpatiotemporalNetwork(), small)]
+    network = SpatiotemporalNetwork(recipe.student.align)
+    return [*networks, _Described("network", "spatiotemporal", network, small)]
 
 
 def _tinyhd(recipe: TinyHDRecipe) -> list[_Described]:

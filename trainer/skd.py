@@ -62,7 +62,7 @@ class StudentDistillation(Stage):
         super().__init__(recipe.students)
         self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
         trunk = Trunk()
-        self.spatial, self.temporal = SpatialStudent(trunk), TemporalStudent(trunk)
+        self.spatial, self.temporal = SpatialStudent(trunk), TemporalStudent(trunk, recipe.student.align)
         self._mu = recipe.students.mu
         # In a list, so that the teachers are not this module's own: not trained, not averaged.
         self._teachers = [teachers.eval()] if teachers is not None and self._mu > 0 else []
@@ -102,11 +102,11 @@ class JointTransfer(Stage):
     def __init__(self, recipe: SkdRecipe, students: StudentDistillation | None) -> None:
         super().__init__(recipe.network)
         self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
-        self.network = SpatiotemporalNetwork()
+        self.network = SpatiotemporalNetwork(recipe.student.align)
         self._soft = recipe.network.soft
         if recipe.network.start:
             _, network = as_skd(load_student(recipe.network.start))
-            self.network.load_state_dict(network.state_dict())
+            self.network.start_from(network)
         self._students: list[StudentDistillation] = []  # in a list: not this module's own
         if students is not None:
             self.network.take(students.spatial, students.temporal)

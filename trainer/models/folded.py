@@ -38,17 +38,18 @@ class _ChangeFolded(SpatiotemporalNetwork):
 
     def __init__(self, network: SpatiotemporalNetwork) -> None:
         """Take the parts of a network over, which is of no use afterwards."""
-        super().__init__()
+        super().__init__(network.aligned)
         self.trunk, self.decoder = network.trunk, network.decoder
         self.spatial, self.temporal = network.spatial, network.temporal
         first = self.temporal.get_submodule("0.0")
         assert isinstance(first, nn.Conv2d)
-        first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES:]
-        first.weight.data[:, FEATURES:].neg_()
+        first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES : 2 * FEATURES]
+        first.weight.data[:, FEATURES : 2 * FEATURES].neg_()
 
-    def fuse(self, features: Tensor, other: Tensor) -> Tensor:
+    def fuse(self, features: Tensor, other: Tensor, apart: Tensor | None = None) -> Tensor:
         """Return the raw map."""
-        temporal = self.temporal(torch.cat([features, other], dim=1))
+        seen = [features, other, *([] if apart is None else [apart])]
+        temporal = self.temporal(torch.cat(seen, dim=1))
         raw: Tensor = self.decoder(torch.cat([self.spatial(features), temporal], dim=1))
         return raw
 
@@ -64,8 +65,8 @@ def unfold(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     for name, network in module.named_modules():
         if isinstance(network, SpatiotemporalNetwork):  # (A + B) f - B g
             first = values[f"{name}.temporal.0.0.weight"].clone()
-            first[:, FEATURES:].neg_()
-            first[:, :FEATURES] -= first[:, FEATURES:]
+            first[:, FEATURES : 2 * FEATURES].neg_()
+            first[:, :FEATURES] -= first[:, FEATURES : 2 * FEATURES]
             values[f"{name}.temporal.0.0.weight"] = first
     for norm, before in _norms(module):
         convolution = module.get_submodule(before)

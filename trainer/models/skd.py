@@ -4,16 +4,23 @@ Estimation of Aerial Video Saliency", IEEE TIP 29 (2020), arXiv 1904.04992.
 Two students (spatial, temporal) are distilled from two teachers; their weights are carried into one
 spatiotemporal network. The paper's local response normalisation is left out: it gains little and
 exports badly. Every network here is fully convolutional; sides must be multiples of 4.
+
+Ours alone is what an `aligned` network sees beside the features: how far the frames are apart. Where the
+other frame was moved onto the new one, that is what moves by itself, and pooled features blur it.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 RESOLUTIONS = (32, 64, 96, 128, 256)
 FEATURES = 64
 """Channels of the trunk's output; its sides are a quarter of the frame's."""
+STRIDE = 4
+APART, GAIN = 6, 4.0
+"""Channels that tell how far frames are apart, and what makes them as large as features are."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
@@ -53,10 +60,13 @@ class SpatialBranch(nn.Sequential):
 
 
 class TemporalBranch(nn.Sequential):
-    """Trunk features and their change, concatenated (N, 128, h, w), to (N, 128, h, w)."""
+    """Trunk features and their change, concatenated (N, 128, h, w), to (N, 128, h, w).
 
-    def __init__(self) -> None:
-        super().__init__(_convolution(2 * FEATURES, 64), _convolution(64, 128))
+    Aligned, how far the frames are apart comes third (N, 134, h, w).
+    """
+
+    def __init__(self, aligned: bool = False) -> None:
+        super().__init__(_convolution(2 * FEATURES + APART * aligned, 64), _convolution(64, 128))
 
 
 class Decoder(nn.Sequential):
@@ -73,8 +83,14 @@ class Decoder(nn.Sequential):
         )
 
 
-def _change(features: Tensor, other: Tensor) -> Tensor:
-    return torch.cat([features, features - other], dim=1)
+def _change(features: Tensor, other: Tensor, apart: Tensor | None) -> Tensor:
+    return torch.cat([features, features - other, *([] if apart is None else [apart])], dim=1)
+
+
+def _apart(frame: Tensor, other: Tensor) -> Tensor:
+    """Return how far frames (N, 3, H, W) are apart (N, 6, H/4, W/4): mean and largest in each cell."""
+    apart = GAIN * (frame - other).abs()
+    return torch.cat([F.avg_pool2d(apart, STRIDE), F.max_pool2d(apart, STRIDE)], dim=1)
 
 
 class SpatialStudent(nn.Module):
@@ -96,39 +112,42 @@ class SpatialStudent(nn.Module):
 class TemporalStudent(nn.Module):
     """A pair of frames to a raw map: trunk, temporal branch, a decoder of its own (figure 2)."""
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: Trunk, aligned: bool = False) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.branch = TemporalBranch()
+        self.trunk, self.aligned = trunk, aligned
+        self.branch = TemporalBranch(aligned)
         self.decoder = Decoder(128)
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
-        raw: Tensor = self.decoder(self.branch(_change(self.trunk(frame), self.trunk(other))))
+        apart = _apart(frame, other) if self.aligned else None
+        raw: Tensor = self.decoder(self.branch(_change(self.trunk(frame), self.trunk(other), apart)))
         return raw
 
 
 class SpatiotemporalNetwork(nn.Module):
     """A pair of frames to a raw map by both branches: the network that flies (figure 2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, aligned: bool = False) -> None:
         super().__init__()
+        self.aligned = aligned
         self.trunk = Trunk()
         self.spatial = SpatialBranch()
-        self.temporal = TemporalBranch()
+        self.temporal = TemporalBranch(aligned)
         self.decoder = Decoder(256)
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
-        return self.fuse(self.trunk(frame), self.trunk(other))
+        apart = _apart(frame, other) if self.aligned else None
+        return self.fuse(self.trunk(frame), self.trunk(other), apart)
 
-    def fuse(self, features: Tensor, other: Tensor) -> Tensor:
+    def fuse(self, features: Tensor, other: Tensor, apart: Tensor | None = None) -> Tensor:
         """Return the raw map of the frame with trunk `features` (N, 64, h, w).
 
         The trunk's features of one step are those of the neighbour in the step after: carried from
         frame to frame, the trunk runs once a frame and the result is the pair's, exactly.
         """
-        branches = [self.spatial(features), self.temporal(_change(features, other))]
+        branches = [self.spatial(features), self.temporal(_change(features, other, apart))]
         raw: Tensor = self.decoder(torch.cat(branches, dim=1))
         return raw
 
@@ -140,3 +159,13 @@ class SpatiotemporalNetwork(nn.Module):
         self.trunk.load_state_dict(spatial.trunk.state_dict())
         self.spatial.load_state_dict(spatial.branch.state_dict())
         self.temporal.load_state_dict(temporal.branch.state_dict())
+
+    @torch.no_grad()
+    def start_from(self, network: SpatiotemporalNetwork) -> None:
+        """Take another network's weights; what it does not see stays as it is here."""
+        for ours, theirs in zip(self.state_dict().values(), network.state_dict().values(), strict=True):
+            if ours.dim() == 4:
+                seen = min(ours.shape[1], theirs.shape[1])
+                ours[:, :seen] = theirs[:, :seen]
+            else:
+                ours.copy_(theirs)

@@ -98,7 +98,7 @@ class SkdSettings:
 
     def build(self) -> SpatiotemporalNetwork:
         """Return its network, untrained."""
-        return SpatiotemporalNetwork()
+        return SpatiotemporalNetwork(self.align)
 
 
 @dataclass(frozen=True)
