@@ -26,7 +26,7 @@ def test_a_run_takes_its_options_from_a_file_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('sorce = "x"', "unknown key 'sorce'; expected some of fps, "),
+        ('sorce = "x"', "unknown key 'sorce'; expected some of "),
         ("[run]", "unknown key 'run'"),
         ('config = "x"', "unknown key 'config'"),
         ("source = true", "source is True; expected text or a number"),
