@@ -22,6 +22,7 @@ from edge.lock import only_user
 from edge.model import SaliencyModel
 from edge.observer import Observer
 from edge.options import engine_option
+from edge.release import MOST_BLUR
 from edge.run_config import from_file
 from edge.sink_options import SinkOptions, open_sinks, with_sink_options
 from edge.sinks import Sink
@@ -46,6 +47,11 @@ RUN_THREADS = 1
 @click.option("--release", help="A release's folder or a shipped one's name (default: skd-64).")
 @click.option("--precision", help="fp32, fp16 or int8 (default: the fastest this machine runs natively).")
 @engine_option
+@click.option(
+    "--blur",
+    type=click.FloatRange(min=0, max=MOST_BLUR),
+    help="How far maps are softened: a Gaussian's sigma in widths of the map (default: as released).",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
     "--fps",
@@ -90,6 +96,7 @@ def run(
     release: str | None,
     precision: str | None,
     engine: Choice,
+    blur: float | None,
     max_frames: int | None,
     fps: float | None,
     overlay: Path | None,
@@ -116,7 +123,9 @@ def run(
             opened.enter_context(only_user(device))
 
         def open_model() -> SaliencyModel:
-            return SaliencyModel(release, precision, threads, engine)
+            anew = SaliencyModel(release, precision, threads, engine)
+            anew.blur = anew.blur if blur is None else blur
+            return anew
 
         def open_frames() -> Source:
             found = open_source(source, wanted, live)

@@ -40,8 +40,9 @@ def make_clip_release(
     frames: CalibrationFrames,
     folder: Path,
     on_step: Callable[[str], None] = lambda step: None,
+    blur: float = 0.0,
 ) -> Release:
-    """Export a student in clip form into `folder`, whole or not at all.
+    """Export a student in clip form into `folder`, whole or not at all. `blur`: as of `Release`.
 
     Raises:
         InputError: the folder cannot be written, or holds other files.
@@ -93,6 +94,7 @@ def make_clip_release(
             trained=student.trained,
             calibrated=None,
             clip=Clip(forms.window, forms.maps),
+            blur=blur,
         )
         save(release)
     return release

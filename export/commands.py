@@ -70,6 +70,13 @@ def _status(words: str) -> Status:
     help="As of aerogaze calibrate: search for the fastest int8 graphs that lose no more.",
 )
 @click.option(
+    "--blur",
+    type=click.FloatRange(min=0, max=releases.MOST_BLUR),
+    default=0.0,
+    show_default=True,
+    help="Soften maps by a Gaussian: its sigma in widths of the map. 0 is sharpest, for targets.",
+)
+@click.option(
     "--fuse-preprocess",
     "raw_size",
     metavar="WIDTHxHEIGHT",
@@ -91,6 +98,7 @@ def export(
     calibration_frames: int,
     forms: tuple[releases.Form, ...],
     budget: str | None,
+    blur: float,
     raw_size: str | None,
     raw_format: Format,
 ) -> None:
@@ -126,10 +134,10 @@ def export(
             status.update(escape(f"export {loaded.name}: {step}"))
 
         if clips and not forms and not raw:
-            made = make_clip_release(loaded, footage, out, on_step)
+            made = make_clip_release(loaded, footage, out, on_step, blur)
         else:
             place = Path(scratch) / "plain" if raw else out
-            made = make_release(loaded, footage, place, ("stream",) if raw else forms, options, on_step)
+            made = make_release(loaded, footage, place, ("stream",) if raw else forms, options, on_step, blur)
         if raw:
             status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
             made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)

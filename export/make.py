@@ -37,8 +37,10 @@ def make_release(
     forms: Sequence[Form] = (),
     options: Options = EXPORT,
     on_step: Callable[[str], None] = lambda step: None,
+    blur: float = 0.0,
 ) -> Release:
-    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all.
+    """Export a student into `folder`, whole or not at all. `forms`: only these; none: all. `blur`: as of
+    `Release`.
 
     What is said of int8 graphs, of those that do not ship too, is in the release's `calibrated`.
 
@@ -106,6 +108,7 @@ def make_release(
             states=run.states if "stream" in forms else (),
             graphs=tuple(made),
             trained=student.trained,
+            blur=blur,
             calibrated={**calibrated(frames, options, found), "torch": torch.__version__},
         )
         save(release)

@@ -39,10 +39,11 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
     student: Student, saved: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
     place = tmp_path / "r"
-    outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place)
+    outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place, "--blur", "0.02")
     assert outcome.code == 0, outcome.err
     release = releases.load(place)
     assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 1, 0)
+    assert release.blur == 0.02
     assert [(state.input, state.output, state.lag_s) for state in release.states] == [
         ("x0_4_before", "x0", 0.4),
         ("x0_2_before", "x0", 0.2),
