@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCE ?=
+STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 
 .PHONY: demo test lint bench env release clean
 
@@ -22,8 +23,8 @@ bench: env
 
 # The shipped releases, from the shipped students; calibrated on the made world, which may be shipped.
 release: env
-	for name in skd-64 skd-64-motion; do \
-	  $(BIN)/aerogaze export $$name --form stream --out edge/releases/$$name \
+	for name in $(STUDENTS); do \
+	  $(BIN)/aerogaze export $$name --form stream --offer-int8 --blur 0.01 --out edge/releases/$$name \
 	    $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11) || exit; \
 	done
 

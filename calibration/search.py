@@ -37,6 +37,8 @@ class Tried:
     """Share of the budget: more than 1 breaks it."""
     latency_ms: float | None
     float_ms: float | None
+    least: float = GAIN
+    """What it must win."""
 
     @property
     def gain(self) -> float:
@@ -47,8 +49,8 @@ class Tried:
 
     @property
     def fits(self) -> bool:
-        """Whether it may ship: within the budget, and faster by `GAIN` at least."""
-        return self.spent <= 1 and self.gain >= GAIN
+        """Whether it may ship: within the budget, and faster by `least` at least."""
+        return self.spent <= 1 and self.gain >= self.least
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,15 @@ def choose(
     exhaustive: int = EXHAUSTIVE,
     on_tried: Callable[[int], None] = lambda count: None,
     seconds: float = math.inf,
+    least: float = GAIN,
 ) -> Choice:
     """Return the fastest assignment that fits.
 
     `judge` and `time` measure one: its quality; its latency and the float graph's, ms. `work`: of each
     layer, in any unit: what int8 may save grows with it. Unless `thorough`, all layers in int8 will do if
-    they fit. After so many `seconds` what was found by then will do.
+    they fit. After so many `seconds` what was found by then will do. `least`: what int8 must win.
     """
-    search = _Search(judge, time, budget, work, on_tried, seconds)
+    search = _Search(judge, time, budget, work, on_tried, seconds, least)
     everything = frozenset(layers)
     if not layers:
         return Choice(None, "no layer can be quantised", ())
@@ -107,9 +110,11 @@ class _Search:
         work: Mapping[str, float],
         on_tried: Callable[[int], None],
         seconds: float,
+        least: float,
     ) -> None:
         self._judge, self._time, self._budget, self._on_tried = judge, time, budget, on_tried
         self._work, self._end, self.cut = work, clock.monotonic() + seconds, False
+        self._least = least
         self._qualities: dict[Assignment, Quality] = {}
         self._known: dict[Assignment, Tried] = {}
 
@@ -124,7 +129,7 @@ class _Search:
         if layers not in self._known:
             spent = self._spent(layers)
             times = self._time(layers) if spent <= 1 else (None, None)
-            self._known[layers] = Tried(layers, self._qualities[layers], spent, *times)
+            self._known[layers] = Tried(layers, self._qualities[layers], spent, *times, self._least)
         return self._known[layers]
 
     def _spent(self, layers: Assignment) -> float:

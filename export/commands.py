@@ -70,6 +70,11 @@ def _status(words: str) -> Status:
     help="As of aerogaze calibrate: search for the fastest int8 graphs that lose no more.",
 )
 @click.option(
+    "--offer-int8",
+    is_flag=True,
+    help="Ship TensorRT's int8 whatever its modelled latency: boards measure, and choose.",
+)
+@click.option(
     "--blur",
     type=click.FloatRange(min=0, max=releases.MOST_BLUR),
     default=0.0,
@@ -98,6 +103,7 @@ def export(
     calibration_frames: int,
     forms: tuple[releases.Form, ...],
     budget: str | None,
+    offer_int8: bool,
     blur: float,
     raw_size: str | None,
     raw_format: Format,
@@ -109,7 +115,7 @@ def export(
     raw = RawFrame.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    options = replace(EXPORT, method=method, cache=cache_folder())
+    options = replace(EXPORT, method=method, cache=cache_folder(), offer=offer_int8)
     if budget is not None:
         options = replace(options, budget=Budget.parse(budget), thorough=True, seconds=math.inf)
     loaded = load_student(student)

@@ -25,7 +25,7 @@ from calibration.method import BEST, Choosing, ranges_by
 from calibration.placement import CPU, TENSORRT, Flavour, quantisable
 from calibration.qdq import places, quantise
 from calibration.ranges import count
-from calibration.search import Assignment, Choice, Tried, choose
+from calibration.search import GAIN, Assignment, Choice, Tried, choose
 from edge.quantisation import Quantisation, Ranges
 from edge.release import Engine, Form
 from export.fp16 import to_fp16
@@ -51,7 +51,8 @@ def timer_of(engine: Engine, model: onnx.ModelProto, judge: Judge, threads: int)
 @dataclass(frozen=True)
 class Options:
     """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit. `seconds`:
-    what a search may take, of each graph. `timer`: what tells latencies.
+    what a search may take, of each graph. `offer`: where latency is only modelled, ship int8 that keeps the
+    budget all the same, for boards to measure. `timer`: what tells latencies.
     """
 
     method: Choosing = BEST
@@ -60,6 +61,7 @@ class Options:
     threads: int = 1
     cache: Path | None = None
     seconds: float = math.inf
+    offer: bool = False
     timer: Callable[[Engine, onnx.ModelProto, Judge, int], Timer] = timer_of
 
 
@@ -169,6 +171,7 @@ def _int8(
             options.thorough,
             on_tried=lambda more: on_step(what, more, None),
             seconds=end - time.monotonic(),
+            least=-math.inf if options.offer and timer.kind == "modelled" else GAIN,
         )
         if choice.best is None:
             return Int8(engine, timer.kind, choice, None, None, conditions)

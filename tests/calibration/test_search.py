@@ -101,6 +101,8 @@ def test_a_quality_spends_the_tighter_part_of_a_budget() -> None:
     assert Budget.parse("cc=0.008").spent(quality) == pytest.approx(0.5)
     assert Budget.parse("cc=0.008, kld=0.001").spent(quality) == pytest.approx(2)
     assert not Tried(frozenset(), quality, 0.5, 0.99, 1.0).fits
+    assert Tried(frozenset(), quality, 0.5, 1.5, 1.0, least=float("-inf")).fits
+    assert not Tried(frozenset(), quality, 1.5, 0.5, 1.0, least=float("-inf")).fits
     for text in ("", "cc", "cc=0", "cc=2", "psnr=1", "cc=.1,cc=.2", "cc=nan"):
         with pytest.raises(InputError, match="is not understood"):
             Budget.parse(text)
