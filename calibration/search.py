@@ -128,8 +128,8 @@ class _Search:
         """Measure an assignment, once."""
         if layers not in self._known:
             spent = self._spent(layers)
-            times = self._time(layers) if spent <= 1 else (None, None)
-            self._known[layers] = Tried(layers, self._qualities[layers], spent, *times, self._least)
+            taken, whole = self._time(layers) if spent <= 1 else (None, None)
+            self._known[layers] = Tried(layers, self._qualities[layers], spent, taken, whole, self._least)
         return self._known[layers]
 
     def _spent(self, layers: Assignment) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from edge.errors import InputError
+from edge.files import cache_folder, writing
 from edge.gpu import Gpu, this_gpu
 from edge.identity import DEFAULT_RTX, SUFFIX, Identity, differences, expected, identity_path
 from edge.machine import this_machine
@@ -24,6 +25,8 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 ENGINES = "engines"
 """The folder of a release's engines: inside it, or beside it as in a board's slots."""
 LARGEST_PLAN = 1 << 32
+PLANS = "plans"
+"""In the cache folder: a file for each plan that the user built, named by its hash."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,28 @@ def fastest_precision(release: Release, form: Form) -> str:
     raise InputError(f"release {release.name} has no fp32 graph in {form} form: export it again")
 
 
+def vouch(digest: str) -> None:
+    """Remember that this user built a plan here: no file that came with a release can say so."""
+    place = cache_folder() / PLANS / digest
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.touch(0o600)
+
+
 def read_plan(engine: Path, digest: str) -> bytes:
-    """Return a plan that may be loaded: it is code, so it must be the very bytes of its identity.
+    """Return a plan that may be loaded: it is code, so it must be the very bytes that were built here.
+
+    By this user (`vouch`), or, as on boards, by root: what a user unpacks is never root's.
 
     Raises:
-        InputError: others may write the file or its folder, or it is not the one that was built.
+        InputError: it was not built here, others may write the file or its folder, or it was changed.
     """
+    by_root = engine.stat().st_uid == 0 != os.geteuid()
+    if not by_root and not (cache_folder() / PLANS / digest).is_file():
+        raise InputError(
+            f"{engine} was not built by you on this machine, and an engine is code: "
+            f"aerogaze build {engine.parent.parent} --rebuild"
+        )
     for place in (engine.parent, engine, identity_path(engine)):
         found = place.stat()
         if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:

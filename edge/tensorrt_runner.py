@@ -186,8 +186,8 @@ class TensorRTRunner:
 
     def close(self) -> None:
         """Wait for the GPU and free all that is on it."""
-        self._enter()
         with suppress(CudaError):  # what went wrong was told where it did
+            self._enter()
             for stream in (self._up, self._compute, self._down):
                 self._cuda.synchronise(stream)
         self._cuda.free_graphs()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge.engines import vouch
 from edge.errors import CheckError, InputError
 from edge.files import cache_folder, written_file, written_folder
 from edge.identity import SUFFIX, Identity, differences, expected, graphs_for_tensorrt, identity_path
@@ -109,10 +110,12 @@ def _build(
         check_finite(file)
         plan = build_plan(file.read_bytes(), target, learnt or b"")
     (folder / engine.wanted.file).write_bytes(plan.data)
+    digest = hashlib.sha256(plan.data).hexdigest()
+    vouch(digest)
     built = replace(
         engine.wanted,
         version=plan.tensorrt,
-        plan_sha256=hashlib.sha256(plan.data).hexdigest(),
+        plan_sha256=digest,
         size_bytes=len(plan.data),
         seconds=time.perf_counter() - started,
     )

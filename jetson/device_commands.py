@@ -152,12 +152,16 @@ def history(root: Path, as_json: bool) -> None:
 @root_option
 @click.argument("words", nargs=-1, required=True)
 def execute(root: Path, words: tuple[str, ...]) -> None:
-    """Become the command WORDS, with {release} and {precision} of what is flown put in: for a service."""
+    """Become the command WORDS, {release}, {precision} and {engine} of what is flown put in."""
     this = board(root)
     state = this.state()
     if state.current is None or state.flown is None:
         raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
-    found = {"{release}": str(this.release(state.current)), "{precision}": state.flown.precision}
+    found = {
+        "{release}": str(this.release(state.current)),
+        "{precision}": state.flown.precision,
+        "{engine}": state.flown.engine,
+    }
     command = [found.get(word, word) for word in words]
     if shutil.which(command[0]) is None:
         raise InputError(f"no program {command[0]!r}; expected a command to become")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -98,7 +99,8 @@ class CommandService:
             raise CheckError(f"{told!r} took longer than {self.command_s:g} s") from None
         finally:
             if process.poll() is None:  # with all that it started, lest it goes on after we went back
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                with suppress(PermissionError, ProcessLookupError):  # by sudo it is another's
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         if code:
             raise CheckError(f"{told!r} ended with exit code {code}")

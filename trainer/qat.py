@@ -34,7 +34,7 @@ from trainer.models.forms import forms_of
 from trainer.models.student import KINDS, Student, load_student
 from trainer.recipes import QatRecipe, StageTable
 from trainer.stage import Batch, Stage
-from trainer.windows import MadeWindows, Shape, Windows
+from trainer.windows import FPS, MadeWindows, Shape, Windows
 
 LEAST = 1e-12
 """Of a map in 0 to 1 whose logarithm is taken."""
@@ -142,7 +142,8 @@ def _samples(recipe: QatRecipe, student: Student, stream: int) -> MadeWindows | 
     prepare, data, world = student.settings.preprocessing(), recipe.data, recipe.world
     shape = Shape(prepare.height, prepare.width, forms_of(student).window, 0, preprocessing=prepare)
     if data.root:
-        windows = Windows(open_dataset(data.kind, data.root, data.split), shape, stream)
+        apart = replace(shape, every=round(FPS / NOMINAL_FPS))
+        windows = Windows(open_dataset(data.kind, data.root, data.split), apart, stream)
         _ = windows[0]  # nothing readable is told now
         return windows
     size = world.width, world.height

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge.errors import InputError
 from trainer.datasets import open_dataset
 from trainer.fit import Run, fit
 from trainer.losses import LOSSES, hard_label
 from trainer.made import MadeClips
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
-from trainer.models.student import Student, as_skd, load_student, saliency
+from trainer.models.student import SkdSettings, Student, as_skd, load_student, saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.pairs import LabelledPairs, Maps, Which, open_maps
 from trainer.recipes import SkdRecipe, StageTable
@@ -92,6 +93,19 @@ class StudentDistillation(Stage):
         return [saliency(raw.float(), self._head).clamp(max=1) for raw in raws]
 
 
+def _check_start(recipe: SkdRecipe, start: SkdSettings) -> None:
+    """See that what a network starts from can be gone on with."""
+    ours, name = recipe.settings(), recipe.network.start
+    if ours.head != start.head:
+        raise InputError(
+            f"network.start {name} has a {start.head} as its map, loss {recipe.loss} a {ours.head}"
+        )
+    if recipe.network.freeze and ours.align and not start.align:
+        raise InputError(
+            f"network.start {name} is not aligned: what an aligned one adds must learn: freeze = false"
+        )
+
+
 class JointTransfer(Stage):
     """Stage 2: the spatiotemporal network, from the students' weights, on the hard label.
 
@@ -105,7 +119,8 @@ class JointTransfer(Stage):
         self.network = SpatiotemporalNetwork(recipe.student.align)
         self._soft = recipe.network.soft
         if recipe.network.start:
-            _, network = as_skd(load_student(recipe.network.start))
+            settings, network = as_skd(load_student(recipe.network.start))
+            _check_start(recipe, settings)
             self.network.start_from(network)
         self._students: list[StudentDistillation] = []  # in a list: not this module's own
         if students is not None:

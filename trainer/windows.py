@@ -171,7 +171,7 @@ class MadeWindows(Made[Flight]):
 
     def _sample(self, item: Flight, rng: np.random.Generator) -> dict[str, Tensor]:
         shape = self._shape
-        last = int(rng.integers(min(CLIP, len(item.images)) - 1, len(item.images)))
+        last = int(rng.integers(min(CLIP, shape.frames, len(item.images)) - 1, len(item.images)))
         wanted = np.arange(last - shape.frames + 1, last + 1).clip(0)
         densities = item.densities[wanted[len(wanted) - shape.densities :]].astype(np.float32)
         return shape.sample(list(item.images[wanted]), list(densities), bool(rng.integers(2)))

@@ -96,7 +96,7 @@ class MavlinkSink:
         if self._end.is_set():
             return
         self._end.set()
-        self._thread.join()
+        self._thread.join(2 * HEARTBEAT_S)
         with contextlib.suppress(OSError):
             self._stopped = True
             self._send(self._tracking())

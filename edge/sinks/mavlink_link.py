@@ -114,9 +114,9 @@ class SerialLink:
             raise InputError(f"cannot open {device} at {baud} baud ({told}): name another line") from None
 
     def write(self, data: bytes) -> None:
-        """Send what the line's buffer has room for."""
+        """Send what the line's buffer has room for: pyserial's own write would spin until there is more."""
         with contextlib.suppress(BlockingIOError):
-            self._serial.write(data)
+            os.write(self._serial.fileno(), data)
 
     def read(self) -> list[bytes]:
         """Return what has come."""

@@ -8,7 +8,6 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 
 from edge.errors import InputError
 
@@ -96,11 +95,9 @@ def cookie_name(port: int) -> str:
 
 
 def _cookie(header: str | None, name: str) -> str | None:
-    try:
-        morsel = SimpleCookie(header or "").get(name)
-    except CookieError:
-        return None
-    return morsel.value if morsel else None
+    """Return a cookie's value. By hand: others of this host may be of any form, and ours is plain."""
+    pairs = (part.strip().partition("=") for part in (header or "").split(";"))
+    return next((value for key, _, value in pairs if key == name), None)
 
 
 def _is_loopback(host: str) -> bool:

@@ -35,6 +35,7 @@ class _Once(Collector):
         yield GaugeMetricFamily("aerogaze_uptime_seconds", "Since the start", value=seen.uptime_s)
         yield CounterMetricFamily("aerogaze_frames", "Frames mapped", value=seen.frames)
         yield CounterMetricFamily("aerogaze_dropped_frames", "Frames never run", value=seen.dropped)
+        yield CounterMetricFamily("aerogaze_held_maps", "Last good maps given again", value=seen.held)
         yield GaugeMetricFamily("aerogaze_frames_per_second", "Over the last results", value=seen.fps)
         if seen.latencies_ms:
             latency = GaugeMetricFamily(

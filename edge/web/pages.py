@@ -57,8 +57,8 @@ class Pages(BaseHTTPRequestHandler):
         if not door.opens(token, headers.get("Cookie"), headers.get("Authorization"), self.server.port):
             self._ask(url.path, wrong=token is not None)
             return
-        if url.path == "/" and token is not None:
-            self._keep(token)
+        if url.path == "/" and token is not None and door.token is not None:
+            self._keep(door.token if door.opens(token, None, None, self.server.port) else None)
             return
         page = {
             "/": self._page,
@@ -160,12 +160,11 @@ class Pages(BaseHTTPRequestHandler):
         else:
             self._say(HTTPStatus.UNAUTHORIZED, "this needs the page's token: ?token=, cookie, or Bearer\n")
 
-    def _keep(self, token: str) -> None:
-        """Keep the token as a cookie, and take it out of the address, which people share."""
+    def _keep(self, token: str | None) -> None:
+        """Keep the token as a cookie, and take what was given out of the address, which people share."""
         cookie = f"{cookie_name(self.server.port)}={token}; HttpOnly; SameSite=Lax; Path=/; Max-Age=604800"
-        self._start(
-            HTTPStatus.SEE_OTHER, PLAIN, Location="/", **{"Set-Cookie": cookie, "Content-Length": "0"}
-        )
+        kept = {} if token is None else {"Set-Cookie": cookie}
+        self._start(HTTPStatus.SEE_OTHER, PLAIN, Location="/", **kept, **{"Content-Length": "0"})
 
     def _say(self, status: HTTPStatus, words: str) -> None:
         self._send(status, PLAIN, words.encode())

@@ -109,6 +109,7 @@ class View:
             "uptime_s": round(seen.uptime_s, 1),
             "frames": seen.frames,
             "dropped": seen.dropped,
+            "held": seen.held,
             "fps": round(seen.fps, 1),
             "latency_ms": {"p50": round(p50, 2), "p90": round(p90, 2), "p99": round(p99, 2)},
             "latencies_ms": [round(value, 2) for value in seen.latencies_ms],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge import release as releases
-from edge.engines import _unfit, choose, read_plan
+from edge.engines import _unfit, choose, read_plan, vouch
 from edge.errors import InputError
 from edge.gpu import Gpu, this_gpu
 from edge.identity import DEFAULT_RTX, Identity
@@ -45,7 +45,9 @@ def test_an_unknown_engine_is_one_line(command: Command) -> None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Path:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    vouch(DIGEST)
     (tmp_path / "a.engine.json").write_text("{}")
     (tmp_path / "a.engine").write_bytes(b"plan")
     for place in (tmp_path, *tmp_path.iterdir()):
@@ -61,6 +63,17 @@ def test_a_plan_is_read_once_and_is_what_was_built(engine: Path) -> None:
     engine.write_bytes(b"Plan")
     with pytest.raises(InputError, match=r"a\.engine is not the file that was built \(its hash differs\)"):
         read_plan(engine, DIGEST)
+
+
+def test_a_plan_that_came_with_a_release_is_not_loaded(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path / "another"))
+    with pytest.raises(InputError, match="was not built by you on this machine, and an engine is code"):
+        read_plan(engine, DIGEST)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    if engine.stat().st_uid == 0:  # as a board's service finds what its install, by root, has built
+        assert read_plan(engine, DIGEST) == b"plan"
 
 
 @pytest.mark.parametrize("name", ["", "a.engine", "a.engine.json"], ids=["folder", "plan", "identity"])

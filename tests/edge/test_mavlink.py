@@ -310,6 +310,20 @@ def test_a_serial_line_carries_it_too() -> None:
         os.close(line)
 
 
+def test_a_serial_line_that_nobody_reads_holds_nothing_up() -> None:
+    master, line = pty.openpty()
+    try:
+        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(About("", "", "", "")), as_it_is)
+        started = time.monotonic()
+        for _ in range(3000):  # far more than the line's buffer takes
+            sink.write(result(region()))
+        sink.discard()
+        assert time.monotonic() - started < 20
+    finally:
+        os.close(master)
+        os.close(line)
+
+
 @pytest.mark.parametrize(
     ("link", "told"),
     [

@@ -118,6 +118,8 @@ def test_metrics_are_prometheus(page: HttpSink, status: Status) -> None:
         status.result(latency)
     status.enter("stalled")
     status.drop(5)
+    status.hold()
+    status.hold()
     status.fault("source", 'un"plug\\ged\n')
     status.fault("sink:http", "gone")
     status.recovered("sink:http")
@@ -131,6 +133,7 @@ def test_metrics_are_prometheus(page: HttpSink, status: Status) -> None:
     }
     assert samples["aerogaze_frames_total",] == 3
     assert samples["aerogaze_dropped_frames_total",] == 5
+    assert samples["aerogaze_held_maps_total",] == 2
     assert samples["aerogaze_state", "stalled"] == 1
     assert samples["aerogaze_state", "running"] == 0
     assert samples["aerogaze_latency_seconds", "0.5"] == pytest.approx(0.002)
@@ -305,11 +308,19 @@ def test_a_token_is_asked_for_and_kept(status: Status) -> None:
         assert (code, headers["Location"]) == (303, "/")
         cookie = headers["Set-Cookie"]
         assert "HttpOnly" in cookie
-        code, _, body = get(sink, "/", Cookie=cookie.partition(";")[0])
+        ours = cookie.partition(";")[0]
+        code, _, body = get(sink, "/", Cookie=ours)
         assert code == 200
         assert token.encode() not in body
+        code, headers, _ = get(sink, "/?token=wrong", Cookie=ours)
+        assert (code, headers.get("Set-Cookie")) == (303, None), "what opened the door stays"
     finally:
         sink.discard()
+
+
+def test_a_page_without_a_token_keeps_none(page: HttpSink) -> None:
+    code, headers, _ = get(page, "/?token=x%0d%0aSet-Cookie:%20session=evil")
+    assert (code, headers.get("Set-Cookie")) == (200, None)
 
 
 def test_odd_requests_are_answered_or_dropped(page: HttpSink) -> None:

@@ -59,6 +59,7 @@ def test_each_made_token_is_another_and_told_once() -> None:
         (None, None, None, False),
         (TOKEN, None, None, True),
         (None, f"a=b; {cookie_name(80)}={TOKEN}", None, True),
+        (None, f'prefs={{"a": 1}}; {cookie_name(80)}={TOKEN}; b', None, True),  # others' may be of any form
         (None, f"{cookie_name(81)}={TOKEN}", None, False),  # another run's, beside us
         (None, None, f"Bearer {TOKEN}", True),
         (None, None, f"bearer  {TOKEN} ", True),
