@@ -79,7 +79,7 @@ def test_a_bad_manifest_is_named(release: Path, do: Callable[[Any], Any], messag
 
 
 def test_what_is_no_release_is_named(tmp_path: Path, release: Path) -> None:
-    with pytest.raises(InputError, match="shipped releases: skd-64"):
+    with pytest.raises(InputError, match="shipped releases: skd-"):
         releases.load("nonsense")
     with pytest.raises(InputError, match=r"has no release\.json"):
         releases.load(tmp_path)

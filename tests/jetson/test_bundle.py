@@ -268,7 +268,7 @@ def test_the_commands_write_list_and_verify(command: Command, small: Path, tmp_p
     words = ["--compatible", "boards=orin-nx,orin-nano", "--counter", "4", "--expires", "2030-01-31"]
     outcome = command("bundle", small, "--key", tmp_path / "k", *words, "--out", place)
     assert outcome.code == 0, outcome.err
-    assert "skd-64, counter 4, 4 files" in outcome.out
+    assert "skd-64, counter 4, 5 files" in outcome.out
     listed = command("bundle", "--list", place)
     assert "golden.npz" in listed.out
     told = json.loads(command("bundle", "--verify", place, "--trust", tmp_path / "k.pub", "--json").out)
