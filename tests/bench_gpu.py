@@ -13,11 +13,12 @@ import numpy as np
 
 from edge import pipeline
 from edge import release as releases
+from edge.board import read_facts
 from edge.cuda import open_cuda
 from edge.engines import choose, read_plan
 from edge.errors import InputError
 from edge.frames import Frame
-from edge.gpu import this_board, this_gpu
+from edge.gpu import this_gpu
 from edge.model import SaliencyModel
 from edge.release import Release
 from edge.target import Kind, Target
@@ -146,8 +147,9 @@ def main() -> None:
         except InputError as error:
             print(f"GPU: not measured, {error}")
             return
-    board = this_board()
-    where = f"{gpu.name}, {gpu.compute_capability}" + (f", {board.model}, {board.jetpack}" if board else "")
+    board = read_facts()
+    named = f", {board.model}, {board.software}" if board.model else ""
+    where = f"{gpu.name}, {gpu.compute_capability}{named}"
     sys.exit(report(rows, f"{where}, {time.strftime('%Y-%m-%d')}", OUT))
 
 
