@@ -28,7 +28,8 @@ class Measured:
     """What was seen of one contender.
 
     `times_ms` (rounds, `TURN`): the call alone, in the order of time; outliers kept. `steady`: its warm-up of
-    `warm_up` calls ended because the drift had stopped, not because time was up.
+    `warm_up` calls ended because the drift had stopped, not because time was up. `turns_at_s`: the beginning
+    of each turn, on the monotonic clock.
     """
 
     contender: Contender
@@ -40,6 +41,7 @@ class Measured:
     warm_up: int = 0
     steady: bool = False
     times_ms: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, TURN)))
+    turns_at_s: list[float] = field(default_factory=list)
 
 
 @contextmanager
@@ -107,6 +109,7 @@ def take_turns(
                 index = (number + place) % len(found)
                 runner, ns = found[index][1], []  # type: tuple[Runner, list[int]]
                 runner.infer(feeds[index][0])
+                found[index][0].turns_at_s.append(time.monotonic())
                 timed(runner, feeds[index], TURN, ns)
                 turns[index].append(ns)
                 between(TURN)
@@ -117,6 +120,7 @@ def take_turns(
         raise KeyboardInterrupt
     for (seen, _), one in zip(found, turns, strict=True):
         seen.times_ms = np.asarray(one[:done], np.float64) / 1e6
+        del seen.turns_at_s[done:]
     return whole
 
 

@@ -88,7 +88,8 @@ def profile(
                 _measure_energy(found, feeds, settings, nvml, extra)
         except KeyboardInterrupt:
             whole = False
-    rows = [_row(seen, more) for (seen, _), more in zip(found, extra, strict=True)]
+    start_s = watch.readings[0].t_s
+    rows = [_row(seen, more, start_s) for (seen, _), more in zip(found, extra, strict=True)]
     around: dict[str, float] = {}
     layers: dict[str, Document] = {}
     try:
@@ -119,7 +120,7 @@ def profile(
     }
 
 
-def _row(seen: Measured, more: Document) -> Document:
+def _row(seen: Measured, more: Document, start_s: float) -> Document:
     contender, times = seen.contender, seen.times_ms
     numbers = statistics.summarise(times)
     return {
@@ -147,6 +148,7 @@ def _row(seen: Measured, more: Document) -> Document:
         "gpu": None,
         "gpu_why": "" if contender.open_timed else f"no GPU of ours: {seen.engine}",
         **more,
+        "turns_at_s": [round(at - start_s, 3) for at in seen.turns_at_s],
         "times_ms": [[round(value, 5) for value in turn] for turn in times.tolist()],
     }
 
