@@ -28,7 +28,8 @@ from edge.profiler.session import profile as measure
 from edge.profiler.table import PAPER, rendered
 from edge.release import Form, Release
 
-PAPER_BATCH = 256
+PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
+LEAST_RUNS, WARM_UP = 300, 50
 TORCH = "trainer.torch_runner"
 """Asked for by name, when it is asked for: edge runs without torch."""
 PATH = click.Path(path_type=Path)
@@ -57,17 +58,13 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine (default: one a core).")
 @click.option(
     "--runs",
-    type=click.IntRange(min=300),
-    default=300,
-    show_default=True,
-    help="Measured runs of each precision.",
+    type=click.IntRange(min=20),
+    help="Measured runs of each precision (default: 300, and no fewer; protocol skd: 40).",
 )
 @click.option(
     "--warm-up",
     type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="Runs before, not measured: at least; until the drift stops.",
+    help="Runs before, not measured: at least (default: 50; protocol skd: 4), until the drift stops.",
 )
 @click.option(
     "--frame",
@@ -109,8 +106,8 @@ def profile(
     torch: str | None,
     student: str | None,
     threads: int | None,
-    runs: int,
-    warm_up: int,
+    runs: int | None,
+    warm_up: int | None,
     frame_size: str,
     energy_s: float,
     truth: Path | None,
@@ -134,6 +131,7 @@ def profile(
         PendingFile(path).discard()  # what cannot be written is told now, not after the measuring
     opened = releases.load(release)
     batches = _numbers(batch)
+    runs, warm_up = _runs(protocol, runs, warm_up)
     if protocol == PAPER:
         form, batches = "pair", [PAPER_BATCH]
     form = form or (opened.forms() or releases.FORMS)[0]
@@ -224,6 +222,16 @@ def _torch(
         student or release.name, release, wanted, form, threads, batches
     )
     return found
+
+
+def _runs(protocol: str, runs: int | None, warm_up: int | None) -> tuple[int, int]:
+    """Return how often to run: the paper's batch is 256 frames a run, and fewer will do."""
+    usual, warm = (PAPER_RUNS, PAPER_WARM_UP) if protocol == PAPER else (LEAST_RUNS, WARM_UP)
+    if runs is not None and runs < LEAST_RUNS and protocol != PAPER:
+        raise InputError(
+            f"{runs} runs tell nothing of a 99th percentile; expected at least {LEAST_RUNS}: leave --runs out"
+        )
+    return usual if runs is None else runs, warm if warm_up is None else warm_up
 
 
 def _numbers(text: str) -> list[int]:

@@ -19,6 +19,8 @@ from edge.runner import Runner
 
 TURN = 20
 """Runs of one contender before the next one's turn: a drift of the clock hits all alike."""
+SHORT_TURN, SLOW_MS = 4, 50.0
+"""Of contenders one of which takes longer than this for a call."""
 MOST_WARM_UP_S = 5.0
 """Of one contender. What drifts for longer is measured as it is, and marked."""
 
@@ -27,7 +29,7 @@ MOST_WARM_UP_S = 5.0
 class Measured:
     """What was seen of one contender.
 
-    `times_ms` (rounds, `TURN`): the call alone, in the order of time; outliers kept. `steady`: its warm-up of
+    `times_ms` (rounds, calls): the call alone, in the order of time; outliers kept. `steady`: its warm-up of
     `warm_up` calls ended because the drift had stopped, not because time was up. `turns_at_s`: the beginning
     of each turn, on the monotonic clock.
     """
@@ -72,15 +74,23 @@ def opened(
         yield found
 
 
-def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int) -> None:
+def turn_of(found: Sequence[tuple[Measured, Runner]], feeds: Sequence[Sequence[Feed]]) -> int:
+    """Return how many calls a turn has: fewer where a call takes long."""
+    ns: list[int] = []
+    for (_, runner), own in zip(found, feeds, strict=True):
+        timed(runner, own, 1, ns)
+    return SHORT_TURN if max(ns) / 1e6 > SLOW_MS else TURN
+
+
+def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int, turn: int) -> None:
     """Call until the drift has stopped, `least` times or more, for `MOST_WARM_UP_S` at most."""
     end = time.monotonic() + MOST_WARM_UP_S
     turns: list[float] = []
     while True:
         ns: list[int] = []
-        timed(runner, feeds, TURN, ns)
+        timed(runner, feeds, turn, ns)
         turns.append(float(np.median(ns)))
-        seen.warm_up += TURN
+        seen.warm_up += turn
         seen.steady = is_steady(turns)
         if seen.warm_up >= least and (seen.steady or time.monotonic() > end):
             return
@@ -90,6 +100,7 @@ def take_turns(
     found: Sequence[tuple[Measured, Runner]],
     feeds: Sequence[Sequence[Feed]],
     rounds: int,
+    turn: int,
     between: Callable[[int], None] = lambda runs: None,
 ) -> bool:
     """Measure rounds in which every contender has a turn, each round beginning with another one.
@@ -110,9 +121,9 @@ def take_turns(
                 runner, ns = found[index][1], []  # type: tuple[Runner, list[int]]
                 runner.infer(feeds[index][0])
                 found[index][0].turns_at_s.append(time.monotonic())
-                timed(runner, feeds[index], TURN, ns)
+                timed(runner, feeds[index], turn, ns)
                 turns[index].append(ns)
-                between(TURN)
+                between(turn)
     except KeyboardInterrupt:
         whole = False
     done = min(len(one) for one in turns)
@@ -145,8 +156,8 @@ def latency_of(
     contenders, _ = contenders_of(release, [precision], "stream", engine, threads)
     feeds = [feeds_of(release, "stream", 1)]
     with opened(contenders, feeds) as found:
-        warm_up(*found[0], feeds[0], least_warm_up)
-        take_turns(found, feeds, -(-runs // TURN))
+        warm_up(*found[0], feeds[0], least_warm_up, TURN)
+        take_turns(found, feeds, -(-runs // TURN), TURN)
         return summarise(found[0][0].times_ms)
 
 

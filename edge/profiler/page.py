@@ -64,13 +64,13 @@ def pareto(rows: Sequence[Row]) -> str:
     if not points:
         return "<p>Accuracy was not measured.</p>"
     height = 300
-    x_low, _ = svg.span([p50 for _, p50, _, _ in points], 0.2)
-    x = svg.Axis(max(0.0, x_low), max(p99 for *_, p99, _ in points) * 1.05, svg.LEFT, svg.WIDTH - svg.RIGHT)
+    least, most = min(p50 for _, p50, _, _ in points) / 1.5, max(p99 for *_, p99, _ in points) * 1.1
+    x = svg.Axis(least, most, svg.LEFT, svg.WIDTH - svg.RIGHT, log=True)
     low, high = svg.span([cc for *_, cc in points], 0.25)
     if high - low < 1e-6:
         low, high = low - 1e-4, high + 1e-4
     y = svg.Axis(low, high, height - svg.BOTTOM, svg.TOP)
-    out = [svg.axes(x, y, height, "ms a frame", "CC")]
+    out = [svg.axes(x, y, height, "ms a frame, logarithmic", "CC")]
     front = pareto_front([(p50, cc) for _, p50, _, cc in points])
     steps = [point for a, b in pairwise(front) for point in (a, (b[0], a[1]))]
     out.append(svg.line([*steps, front[-1]], x, y, "#888", "Pareto front", dashed=True))

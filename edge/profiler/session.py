@@ -19,7 +19,7 @@ from edge.profiler.contender import Contender, Feed, feeds_of
 from edge.profiler.energy import energy, idle_w
 from edge.profiler.layers import layers_of
 from edge.profiler.layers import summarise as summarise_layers
-from edge.profiler.measure import TURN, Measured
+from edge.profiler.measure import Measured
 from edge.release import Release
 from edge.runner import Runner
 from edge.sensors import Sensors
@@ -78,10 +78,11 @@ def profile(
         watch.look()
 
     with measure.opened(contenders, feeds) as found:
+        turn = measure.turn_of(found, feeds)
         for (seen, runner), own in zip(found, feeds, strict=True):
-            measure.warm_up(seen, runner, own, settings.warm_up)
+            measure.warm_up(seen, runner, own, settings.warm_up, turn)
             watch.look()
-        whole = measure.take_turns(found, feeds, -(-settings.runs // TURN), between)
+        whole = measure.take_turns(found, feeds, -(-settings.runs // turn), turn, between)
         watch.look(always=True)
         try:
             if whole:
