@@ -27,7 +27,7 @@ def test_the_numbers_are_numpys_and_outliers_count() -> None:
 def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     truth = 1 + 0.02 * np.log(2)  # the median of what `times` draws
     held = 0
-    for seed in range(60):
+    for seed in range(1000, 1060):
         low, high = intervals(times(1.0, seed))["p50_ms"]
         held += low <= truth <= high
     assert held >= 51  # 95 % of 60 is 57; 50 or fewer happen once in 10,000 times
@@ -61,7 +61,7 @@ def test_a_warm_up_ends_when_the_drift_does() -> None:
 
 
 def test_a_drift_that_goes_on_is_told() -> None:
-    assert drift(times(1.0, 0) * np.linspace(1, 1.5, 15)[:, None]) == pytest.approx(0.4, abs=0.06)
+    assert drift(times(1.0, 0) * np.linspace(1, 1.5, 15)[:, None]) == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_measuring_adds_less_than_two_microseconds() -> None:
