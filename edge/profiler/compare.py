@@ -40,7 +40,6 @@ def other_conditions(a: Document, b: Document) -> Iterator[str]:
     """Yield what differed beside the times: it may explain them."""
     for name, one, two in (
         ("release", a["release"], b["release"]),
-        ("graphs", a.get("graphs_sha256"), b.get("graphs_sha256")),
         ("machine", name_of(a["machine"]), name_of(b["machine"])),
         ("system", a["machine"]["system"], b["machine"]["system"]),
         ("JetPack", a["machine"]["jetpack"], b["machine"]["jetpack"]),
@@ -50,7 +49,11 @@ def other_conditions(a: Document, b: Document) -> Iterator[str]:
         ("protocol", a["protocol"], b["protocol"]),
     ):
         if one != two:
-            yield f"{name}: other graphs" if name == "graphs" else f"{name}: {one} and {two}"
+            yield f"{name}: {one} and {two}"
+    hashes = a.get("graphs_sha256", {}), b.get("graphs_sha256", {})
+    for name in sorted(hashes[0].keys() & hashes[1].keys()):
+        if hashes[0][name] != hashes[1][name]:
+            yield f"{name}: another graph"
     for name in sorted({*a["versions"], *b["versions"]}):
         one, two = a["versions"].get(name, "none"), b["versions"].get(name, "none")
         if one != two:

@@ -88,9 +88,13 @@ def test_two_measurements_are_compared(measured: dict[str, Any], tmp_path: Path,
 def test_other_conditions_are_named(measured: dict[str, Any], tmp_path: Path, command: Command) -> None:
     other = deepcopy(measured)
     other["machine"]["power_mode"], other["conditions"]["throttled"] = "15W", ["cpu-throttle-alert"]
+    other["graphs_sha256"] = {"int8": "0" * 64}  # and fp32 was not measured
     documents.write(measured, tmp_path / "a.json")
     documents.write(other, tmp_path / "b.json")
     outcome = command("profile", "--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert [line for line in outcome.out.splitlines() if "graph" in line] == [
+        "  differs: int8: another graph"
+    ]
     assert "differs: power mode: None and 15W" in outcome.out
     assert "the second was throttled: cpu-throttle-alert" in outcome.out
 
