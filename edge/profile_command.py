@@ -120,7 +120,7 @@ def profile(
 ) -> None:
     """Measure the latency of RELEASE per precision, with what would explain it.
 
-    Engines are called alone, at batch 1, on the release's golden frames, in turns.
+    Engines are called alone, on the release's golden frames, in turns.
     """
     if pair:
         _compare(*pair, json_path)

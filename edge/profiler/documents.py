@@ -17,7 +17,7 @@ NEEDED = ("created", "release", "machine", "versions", "threads", "conditions", 
 
 
 def write(document: Document, path: Path) -> None:
-    """Write a measurement as JSON; times are one line a turn."""
+    """Write a measurement as JSON."""
     with written_file(path) as place:
         place.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
