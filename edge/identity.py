@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.board import read_facts
 from edge.errors import InputError
 from edge.files import sha256
-from edge.gpu import this_board, this_gpu
+from edge.gpu import this_gpu
 from edge.release import Graph, Release
 from edge.target import Target
 from edge.tensorrt_api import SETTINGS, tensorrt_version
@@ -75,7 +76,7 @@ def expected(release: Release, graph: Graph, target: Target) -> Identity:
         InputError: the target's TensorRT is not installed.
     """
     local = target.kind == "tensorrt"
-    gpu, board = (this_gpu(), this_board()) if local else (None, None)
+    gpu, board = (this_gpu(), read_facts()) if local else (None, None)
     at_hand = (gpu.compute_capability,) if gpu else ()
     return Identity(
         file=Path(graph.file).with_suffix(SUFFIX).name,
@@ -86,7 +87,7 @@ def expected(release: Release, graph: Graph, target: Target) -> Identity:
         compute_capabilities=at_hand if local else target.capabilities or (DEFAULT_RTX,),
         gpu=gpu.name if gpu else None,
         board=board.model if board else None,
-        jetpack=board.jetpack if board else None,
+        jetpack=board.software if board else None,
         onnx_sha256=sha256(release.path(graph)),
         builder=SETTINGS,
     )

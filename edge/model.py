@@ -17,8 +17,8 @@ from edge.errors import InputError
 from edge.frames import Image, Input, Tensor
 from edge.metrics import cc
 from edge.preprocess import Eye
-from edge.release import Form, Release
-from edge.runner import Overlapping, open_engine
+from edge.release import Form, Graph, Release
+from edge.runner import Overlapping, Runner, open_engine
 from edge.states import NOMINAL_FPS
 
 GOLDEN_MARGIN = 0.002
@@ -47,15 +47,28 @@ class SaliencyModel:
         threads: int | None = None,
         engine: Choice = "onnxruntime",
     ) -> None:
-        self.release = release if isinstance(release, Release) else releases.load(release)
-        self._form = flying_form(self.release)
-        chosen = choose(self.release, precision, self._form, engine)
-        self._graph = chosen.graph
-        self.precision: str = chosen.graph.precision
-        self.prepare: Callable[[Image], Input] = self.release.prepare
-        runner = open_engine(self.release, chosen, threads)
-        if self._form == "clip" and self.release.clip is not None:
-            runner = ClipRunner(runner, self.release.clip, self.release.inputs[0], self.release.output)
+        opened = release if isinstance(release, Release) else releases.load(release)
+        chosen = choose(opened, precision, flying_form(opened), engine)
+        self._use(opened, chosen.graph.precision, open_engine(opened, chosen, threads))
+        self.engine += f" (not TensorRT: {chosen.instead})" if chosen.instead else ""
+        try:
+            self._check_golden(chosen.graph)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def around(cls, release: Release, precision: str, runner: Runner) -> SaliencyModel:
+        """Return a model around a runner of `flying_form` that is open; its maps are not checked."""
+        model = cls.__new__(cls)
+        model._use(release, precision, runner)
+        return model
+
+    def _use(self, release: Release, precision: str, runner: Runner) -> None:
+        self.release, self.precision, self._form = release, precision, flying_form(release)
+        self.prepare: Callable[[Image], Input] = release.prepare
+        if self._form == "clip" and release.clip is not None:
+            runner = ClipRunner(runner, release.clip, release.inputs[0], release.output)
         self._runner = runner
         self._overlapping = runner if isinstance(runner, Overlapping) else None
         self.depth = self._overlapping.depth if self._overlapping else 1
@@ -63,14 +76,9 @@ class SaliencyModel:
         self._done: deque[Tensor] = deque()
         self.blur = self.release.blur
         """How far maps are softened, as `Release.blur`; may be set."""
-        self.engine = runner.description + (f" (not TensorRT: {chosen.instead})" if chosen.instead else "")
         self._fresh = True
-        try:
-            self.reset()
-            self._check_golden()
-        except BaseException:
-            self.close()
-            raise
+        self.engine = runner.description
+        self.reset()
 
     def infer(self, prepared: Input) -> Tensor:
         """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
@@ -122,9 +130,8 @@ class SaliencyModel:
         """Free the engine."""
         self._runner.close()
 
-    def _check_golden(self) -> None:
+    def _check_golden(self, graph: Graph) -> None:
         frames, expected = self.release.golden()
-        graph = self._graph
         maps = clip_maps(self, frames)
         if not np.isfinite(maps).all():
             raise InputError(

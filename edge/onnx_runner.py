@@ -25,7 +25,8 @@ class OnnxRunner:
     """A `Runner` of one ONNX file.
 
     `inputs` and `outputs`: the tensors that the graph must have beside its states, with their
-    shapes; None is a dynamic side.
+    shapes; None is a dynamic side. `profile_to`: where the times of layers are written to, by `end_profile`;
+    its name is the beginning of the file's.
 
     Raises:
         InputError: the file is no ONNX graph that this ONNX Runtime runs, or has other tensors.
@@ -38,12 +39,16 @@ class OnnxRunner:
         outputs: Mapping[str, Shape],
         states: Sequence[State] = (),
         threads: int | None = None,
+        profile_to: Path | None = None,
     ) -> None:
         threads = threads or this_machine().cores
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if profile_to:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_to)
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base of their own
@@ -79,6 +84,10 @@ class OnnxRunner:
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Put every state back to its start value, for frames that come at `fps` a second."""
         self._carried.reset(fps)
+
+    def end_profile(self) -> Path:
+        """Write the times of layers, and return the file: a list of events in Chromium's trace format."""
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Free the session."""

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
 import json
-import platform
-from importlib.metadata import version
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from edge import profiler
 from edge import release as releases
 from edge.console import progress_bar
 from edge.engines import Choice
-from edge.errors import InputError
+from edge.errors import CheckError, InputError
 from edge.files import PendingFile, written_file
-from edge.machine import this_machine
 from edge.options import engine_option
+from edge.profiler import budget as budgets
+from edge.profiler import documents, history
+from edge.profiler.accuracy import Truth
+from edge.profiler.compare import other_conditions, said, verdicts
+from edge.profiler.contender import Contender, contenders_of
+from edge.profiler.session import Document, Settings
+from edge.profiler.session import profile as measure
+from edge.profiler.table import PAPER, rendered
+from edge.release import Form, Release
+
+PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
+LEAST_RUNS, WARM_UP = 300, 50
+TORCH = "trainer.torch_runner"
+"""Asked for by name, when it is asked for: edge runs without torch."""
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command(epilog="Example: aerogaze profile skd-64 --precision fp32,int8 --json latency.json")
@@ -32,92 +45,207 @@ from edge.options import engine_option
     type=click.Choice(releases.FORMS),
     help="Frame by frame with states, frame pairs, or clips (default: stream, if the release has it).",
 )
+@click.option("--batch", default="1", show_default=True, help="Comma-separated; pairs take any, streams 1.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["aerogaze", PAPER]),
+    default="aerogaze",
+    show_default=True,
+    help="skd: the paper's, pairs at batch 256, forward only.",
+)
+@click.option("--torch", "torch", help="Beside it, the student in PyTorch: fp32,fp16,bf16.")
+@click.option("--student", help="The student for --torch (default: the one of the release's name).")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine (default: one a core).")
 @click.option(
     "--runs",
-    type=click.IntRange(min=300),
-    default=300,
-    show_default=True,
-    help="Measured runs of each precision.",
+    type=click.IntRange(min=20),
+    help="Measured runs of each precision (default: 300, and no fewer; protocol skd: 40).",
 )
 @click.option(
     "--warm-up",
     type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="Runs before, not measured.",
+    help="Runs before, not measured: at least (default: 50; protocol skd: 4), until the drift stops.",
 )
 @click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path),
-    help="Write the measurement with its conditions.",
+    "--frame",
+    "frame_size",
+    default="1280x720",
+    show_default=True,
+    help="Frames that preprocessing is timed with.",
+)
+@click.option(
+    "--energy",
+    "energy_s",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="Seconds of each precision, and idle, for joules; 0: none.",
+)
+@click.option("--truth", type=FILE, help="An npz of frames and fixations, for NSS.")
+@click.option("--layers", is_flag=True, help="Time each layer, too; --html does.")
+@click.option("--budget", type=FILE, help="A TOML file of bounds; exit 1 if one is broken.")
+@click.option("--json", "json_path", type=PATH, help="Write the measurement with its conditions.")
+@click.option("--html", "html_path", type=PATH, help="Write a report: one page, nothing beside it.")
+@click.option(
+    "--history/--no-history",
+    "keeps",
+    default=True,
+    show_default=True,
+    help="Keep it, and hold it to the last of this board.",
+)
+@click.option(
+    "--compare", "pair", type=FILE, nargs=2, help="Measure nothing: hold two --json files together."
 )
 def profile(
     release: str | None,
     precision: str | None,
     engine: Choice,
-    form: releases.Form | None,
+    form: Form | None,
+    batch: str,
+    protocol: str,
+    torch: str | None,
+    student: str | None,
     threads: int | None,
-    runs: int,
-    warm_up: int,
+    runs: int | None,
+    warm_up: int | None,
+    frame_size: str,
+    energy_s: float,
+    truth: Path | None,
+    layers: bool,
+    budget: Path | None,
     json_path: Path | None,
+    html_path: Path | None,
+    keeps: bool,
+    pair: tuple[Path, Path] | None,
 ) -> None:
-    """Measure the latency of RELEASE per precision: the engine's call, batch 1."""
+    """Measure the latency of RELEASE per precision, with what would explain it.
+
+    Engines are called alone, on the release's golden frames, in turns.
+    """
+    if pair:
+        _compare(*pair, json_path)
+        return
+    bounds = budgets.read(budget) if budget else None
+    given = Truth(truth) if truth else None
+    for path in filter(None, (json_path, html_path)):
+        PendingFile(path).discard()  # what cannot be written is told now, not after the measuring
     opened = releases.load(release)
+    batches = _numbers(batch)
+    runs, warm_up = _runs(protocol, runs, warm_up)
+    if protocol == PAPER:
+        form, batches = "pair", [PAPER_BATCH]
     form = form or (opened.forms() or releases.FORMS)[0]
-    made_for: releases.Engine = "tensorrt" if engine == "tensorrt" else "onnxruntime"
-    precisions: list[str] = [*opened.precisions(form, made_for)]
-    if precision:
-        precisions = [p.strip() for p in precision.split(",")]
-    if not precisions:
-        raise InputError(f"release {opened.name} has no graph in {form} form; try the other --form")
-    if json_path:
-        PendingFile(json_path).discard()  # what cannot be written is told now, not after the measuring
-    with progress_bar("profile", "runs/s") as progress:
-        task = progress.add_task(escape(opened.name), total=runs * len(precisions))
-        results = profiler.profile(
-            opened, precisions, form, threads, runs, warm_up, lambda n: progress.advance(task, n), engine
-        )
-    machine = this_machine()
-    document = {
-        "schema": 1,
-        "release": opened.name,
-        "input": {"width": opened.preprocessing.width, "height": opened.preprocessing.height},
-        "machine": {
-            "cpu": machine.cpu,
-            "architecture": machine.architecture,
-            "cores": machine.cores,
-            "system": machine.system,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("aerogaze", "numpy", "onnxruntime")},
-        },
-        "latencies": [dataclasses.asdict(result) for result in results],
-    }
-    if json_path:
-        with written_file(json_path) as path:
-            path.write_text(json.dumps(document, indent=1) + "\n")
-    engines = "; ".join(dict.fromkeys(result.engine for result in results))
-    table = Table(title=escape(f"{opened.name}, {form}, batch 1, {engines}"), title_justify="left")
-    for column in ("precision", "mean ms", "p50", "p90", "p99", "std", "fps", "KiB", "of fp32"):
-        table.add_column(column, justify="left" if column == "precision" else "right")
-    base = next((r.p50_ms for r in results if r.precision == "fp32"), None)
-    for r in results:
-        table.add_row(
-            r.precision + ("*" if r.emulated else ""),
-            *(f"{v:.3f}" for v in (r.mean_ms, r.p50_ms, r.p90_ms, r.p99_ms, r.std_ms)),
-            f"{r.fps:.0f}",
-            f"{r.size_bytes / 1024:.0f}",
-            f"{base / r.p50_ms:.2f}x" if base else "-",
-        )
-    Console().print(table)
-    print(
-        f"{runs} runs each after {warm_up} of warm-up, in turns of {profiler.ROUND}; "
-        f"{machine.cpu}, {machine.cores} cores"
+    found, left_out = contenders_of(
+        opened, _precisions(opened, form, engine, precision), form, engine, threads, batches
     )
-    if any(r.emulated for r in results):
-        print("* emulated: not computed in that precision by this processor; no drone's speed")
+    if torch:
+        found += _torch(opened, student, torch.split(","), form, threads, batches)
+    settings = Settings(
+        runs, warm_up, threads, _size(frame_size), energy_s, layers or html_path is not None, protocol
+    )
+    with progress_bar("profile", "runs/s") as progress:
+        task = progress.add_task(escape(opened.name), total=runs * len(found))
+        document = measure(opened, found, settings, left_out, given, lambda n: progress.advance(task, n))
+    _tell(document, json_path, html_path, keeps)
+    if document["interrupted"]:
+        raise click.Abort
+    if bounds and (broken := list(budgets.broken(bounds, document))):
+        raise CheckError(f"budget {budget}: {'; '.join(broken)}")
+
+
+def _tell(document: Document, json_path: Path | None, html_path: Path | None, keeps: bool) -> None:
     if json_path:
+        documents.write(document, json_path)
+    Console(soft_wrap=False).print(rendered(document))
+    past = history.earlier(document) if keeps else []
+    if past:
+        print(f"against the last of this board, {past[-1]['created']}:")
+        _print_verdicts(past[-1], document)
+    if keeps and not document["interrupted"]:
+        history.keep(document)
+    if html_path:
+        from edge.profiler.page import page
+
+        with written_file(html_path) as path:
+            path.write_text(page(document, past), encoding="utf-8")
+    for path in filter(None, (json_path, html_path)):
+        print(f"wrote {path}")
+
+
+def _compare(a: Path, b: Path, json_path: Path | None) -> None:
+    first, second = documents.read(a), documents.read(b)
+    found = verdicts(first, second)
+    _print_verdicts(first, second)
+    if json_path:
+        other = list(other_conditions(first, second))
+        with written_file(json_path) as path:
+            path.write_text(
+                json.dumps({"schema": 1, "verdicts": found, "conditions": other}, indent=1) + "\n"
+            )
         print(f"wrote {json_path}")
+
+
+def _print_verdicts(a: Document, b: Document) -> None:
+    for verdict in verdicts(a, b):
+        print(f"  {verdict['name']}: {said(verdict)}")
+    for line in other_conditions(a, b):
+        print(f"  differs: {line}")
+
+
+def _precisions(release: Release, form: Form, engine: Choice, named: str | None) -> list[str]:
+    if named:
+        return [p.strip() for p in named.split(",")]
+    found = [*release.precisions(form, "tensorrt" if engine == "tensorrt" else "onnxruntime")]
+    if not found:
+        raise InputError(f"release {release.name} has no graph in {form} form; try the other --form")
+    return [*found]
+
+
+def _torch(
+    release: Release,
+    student: str | None,
+    precisions: Sequence[str],
+    form: Form,
+    threads: int | None,
+    batches: Sequence[int],
+) -> list[Contender]:
+    try:
+        module = importlib.import_module(TORCH)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("torch", "safetensors"):
+            raise
+        raise InputError(
+            f"--torch needs {error.name}, which is not installed: pip install 'aerogaze[train]'"
+        ) from None
+    wanted = [precision.strip() for precision in precisions]
+    found: list[Contender] = module.torch_contenders(
+        student or release.name, release, wanted, form, threads, batches
+    )
+    return found
+
+
+def _runs(protocol: str, runs: int | None, warm_up: int | None) -> tuple[int, int]:
+    """Return how often to run: the paper's batch is 256 frames a run, and fewer will do."""
+    usual, warm = (PAPER_RUNS, PAPER_WARM_UP) if protocol == PAPER else (LEAST_RUNS, WARM_UP)
+    if runs is not None and runs < LEAST_RUNS and protocol != PAPER:
+        raise InputError(
+            f"{runs} runs tell nothing of a 99th percentile; expected at least {LEAST_RUNS}: leave --runs out"
+        )
+    return usual if runs is None else runs, warm if warm_up is None else warm_up
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise InputError(f"no batch {text!r}; expected whole numbers of at least 1, such as 1,8")
+    return list(dict.fromkeys(found))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise InputError(f"no frame of {text!r}; expected WIDTHxHEIGHT, such as 1280x720")
+    return int(match[1]), int(match[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from edge.engines import Choice, Engine, choose, read_plan
@@ -67,8 +68,19 @@ def open_runner(
     return open_engine(release, choose(release, precision, form, engine), threads)
 
 
-def open_engine(release: Release, engine: Engine, threads: int | None = None) -> Runner:
-    """Open the engine that was chosen; raises as `open_runner` does."""
+def open_engine(
+    release: Release,
+    engine: Engine,
+    threads: int | None = None,
+    batch: int = 1,
+    timed: bool = False,
+    profile_to: Path | None = None,
+) -> Runner:
+    """Open the engine that was chosen; raises as `open_runner` does.
+
+    `batch`: what TensorRT runs at, where the graph takes any; ONNX Runtime takes what comes. `timed`: the
+    times on the GPU are taken, too. `profile_to`: see `OnnxRunner`.
+    """
     graph = engine.graph
     check_finite(release.path(graph))
     size = release.preprocessing.height, release.preprocessing.width
@@ -79,7 +91,7 @@ def open_engine(release: Release, engine: Engine, threads: int | None = None) ->
     if engine.built is None:
         from edge.onnx_runner import OnnxRunner
 
-        return OnnxRunner(release.path(graph), inputs, outputs, states, threads)
+        return OnnxRunner(release.path(graph), inputs, outputs, states, threads, profile_to)
     from edge.cuda import open_cuda
     from edge.tensorrt_api import Execution
     from edge.tensorrt_runner import TensorRTRunner
@@ -90,6 +102,6 @@ def open_engine(release: Release, engine: Engine, threads: int | None = None) ->
         opened.callback(cuda.close)
         execution = Execution(plan, engine.built.kind)
         opened.callback(execution.close)
-        runner = TensorRTRunner(execution, cuda, inputs, outputs, states)
+        runner = TensorRTRunner(execution, cuda, inputs, outputs, states, batch=batch, timed=timed)
         opened.pop_all()
     return runner

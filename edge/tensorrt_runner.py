@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from edge.cuda import Cuda, CudaError, Event, Graph, Memory
+from edge.cuda import Cuda, CudaError, Event, Graph, Memory, Stream
 from edge.device_states import DeviceStates
 from edge.errors import InputError
 from edge.frames import Input, Tensor
@@ -56,7 +57,16 @@ class Execution(Protocol):
         """Free the engine."""
 
 
-@dataclass(frozen=True)
+class GpuTiming(NamedTuple):
+    """Milliseconds of one frame: handing it over on the CPU; and on the GPU copy, compute, copy."""
+
+    enqueue_ms: float
+    copy_in_ms: float
+    gpu_ms: float
+    copy_out_ms: float
+
+
+@dataclass
 class _Slot:
     """The buffers of a frame in flight; `given` and `taken` are what the engine sees."""
 
@@ -64,17 +74,20 @@ class _Slot:
     given: dict[str, Memory]
     taken: dict[str, Memory]
     outputs: dict[str, Memory]
+    started: Event
     uploaded: Event
+    begun: Event
     inferred: Event
     done: Event
+    enqueue_ms: float = 0.0
 
 
 class TensorRTRunner:
-    """An `Overlapping` runner of one engine; `inputs` and `outputs` as `OnnxRunner` has them, batch 1.
+    """An `Overlapping` runner of one engine; `inputs` and `outputs` as `OnnxRunner` has them, at one batch.
 
     It owns `cuda` and `execution` and closes both. `zero_copy`: the engine reads and writes page-locked
     memory of the CPU by itself; None does so where CPU and GPU share their memory. `graphs`: capture CUDA
-    graphs, if that works.
+    graphs, if that works. `timed`: `timing` says after each frame what took how long on the GPU.
 
     Raises:
         InputError: the engine has other tensors than the release says.
@@ -92,11 +105,14 @@ class TensorRTRunner:
         states: Sequence[State] = (),
         zero_copy: bool | None = None,
         graphs: bool = True,
+        batch: int = 1,
+        timed: bool = False,
     ) -> None:
         self._execution, self._cuda = execution, cuda
         self._zero_copy = cuda.integrated if zero_copy is None else zero_copy
-        self._wants_graphs = graphs
-        self._inputs, self._outputs = _at_batch_1(inputs), _at_batch_1(outputs)
+        self._wants_graphs, self._timed = graphs, timed
+        self.timing: GpuTiming | None = None
+        self._inputs, self._outputs = _at(batch, inputs), _at(batch, outputs)
         carried = {s.input: s.shape for s in states}, {s.output: s.shape for s in states}
         execution.shape({**self._inputs, **carried[0]})
         for side, expected in (
@@ -127,7 +143,7 @@ class TensorRTRunner:
         self.reset()
 
     def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
-        """Return the outputs by name for inputs by name, batch 1; states are carried to the next calls."""
+        """Return the outputs by name for inputs by name; states are carried to the next calls."""
         if self._flying:
             raise RuntimeError("frames are in flight: collect them before infer")
         self.submit(feed)
@@ -138,28 +154,35 @@ class TensorRTRunner:
         if len(self._flying) == DEPTH:
             raise RuntimeError(f"{DEPTH} frames are in flight: collect one before the next")
         self._enter()
+        given_at = time.perf_counter()
         cuda, slot = self._cuda, self._slots[self._frame % DEPTH]
         for name, memory in slot.inputs.items():
             if feed[name].shape != memory.values.shape:
                 raise InputError(
                     f"{name} is {feed[name].shape}; expected {memory.values.shape}: "
-                    "a TensorRT engine is run at batch 1"
+                    "a TensorRT engine is run at the batch that it was opened for"
                 )
             np.copyto(memory.values, feed[name], casting="same_kind")
         if self._zero_copy:
+            self._mark(slot.started, self._compute)
+            self._mark(slot.begun, self._compute)
             self._run(self._frame)
+            self._mark(slot.inferred, self._compute)
             cuda.record(slot.done, self._compute)
         else:
+            self._mark(slot.started, self._up)
             for name, memory in slot.inputs.items():
                 cuda.copy(slot.given[name], memory, self._up)
             cuda.record(slot.uploaded, self._up)
             cuda.wait(self._compute, slot.uploaded)
+            self._mark(slot.begun, self._compute)
             self._run(self._frame)
             cuda.record(slot.inferred, self._compute)
             cuda.wait(self._down, slot.inferred)
             for name, memory in slot.outputs.items():
                 cuda.copy(memory, slot.taken[name], self._down)
             cuda.record(slot.done, self._down)
+        slot.enqueue_ms = (time.perf_counter() - given_at) * 1e3
         self._frame += 1
         self._flying.append(slot)
 
@@ -170,6 +193,8 @@ class TensorRTRunner:
         self._enter()
         slot = self._flying.popleft()
         self._cuda.synchronise(slot.done)
+        if self._timed:
+            self.timing = self._read_timing(slot)
         return {name: np.asarray(memory.values, np.float32) for name, memory in slot.outputs.items()}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
@@ -198,6 +223,20 @@ class TensorRTRunner:
         if not hasattr(self._here, "entered"):  # not by its number, which the next thread may have
             self._cuda.enter()
             self._here.entered = True
+
+    def _mark(self, event: Event, stream: Stream) -> None:
+        if self._timed:
+            self._cuda.record(event, stream)
+
+    def _read_timing(self, slot: _Slot) -> GpuTiming:
+        elapsed = self._cuda.elapsed_ms
+        copies = not self._zero_copy
+        return GpuTiming(
+            slot.enqueue_ms,
+            elapsed(slot.started, slot.uploaded) if copies else 0.0,
+            elapsed(slot.begun, slot.inferred),
+            elapsed(slot.inferred, slot.done) if copies else 0.0,
+        )
 
     def _run(self, frame: int) -> None:
         if self._graphs and frame >= self._states.settled:
@@ -248,8 +287,9 @@ class TensorRTRunner:
                 {name: cuda.device(memory.size_bytes) for name, memory in side.items()}
                 for side in (inputs, outputs)
             )
-        return _Slot(inputs, given, taken, outputs, cuda.event(), cuda.event(), cuda.event())
+        started, uploaded, begun, inferred, done = (cuda.event(self._timed) for _ in range(5))
+        return _Slot(inputs, given, taken, outputs, started, uploaded, begun, inferred, done)
 
 
-def _at_batch_1(shapes: Mapping[str, Shape]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(1 if side is None else side for side in shape) for name, shape in shapes.items()}
+def _at(batch: int, shapes: Mapping[str, Shape]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(batch if side is None else side for side in shape) for name, shape in shapes.items()}

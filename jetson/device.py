@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge.board import Facts
 from edge.errors import CheckError, InputError
 from edge.files import sha256
 from jetson import canonical
-from jetson.boards import Facts
 from jetson.bundle import PURPOSE
 from jetson.disk import Disk
 from jetson.keys import Signatures, check_signatures, parse_signatures, short

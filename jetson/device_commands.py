@@ -15,11 +15,11 @@ from pathlib import Path
 
 import click
 
+from edge.board import read_facts
 from edge.errors import CheckError, InputError
 from jetson import keys as signing
 from jetson import trust as trusts
 from jetson.autopilot import Autopilot, MavlinkAutopilot, NoAutopilot, NoHeartbeatError, UnknownAutopilot
-from jetson.boards import read_facts
 from jetson.config import ROOT, load_config
 from jetson.device import Board
 from jetson.device_status import tell

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import date
 
+from edge.board import Facts
 from edge.errors import CheckError
-from jetson.boards import Facts
 from jetson.manifest import Manifest, starts_with, version_key
 from jetson.state import State
 

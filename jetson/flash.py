@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from edge.board import Facts
 from edge.errors import CheckError, InputError
 from edge.files import sha256
-from jetson.boards import Facts
 from jetson.bundle import opened, read_bundle
 from jetson.fit import check_fit
 from jetson.manifest import Manifest

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edge import profiler
 from edge.engines import Choice
 from edge.errors import InputError
 from edge.metrics import cc
 from edge.model import SaliencyModel, clip_maps
+from edge.profiler.measure import latency_of
 from edge.release import Release
 from edge.target import Target
 from jetson.policy import Measured, finite
@@ -100,13 +100,11 @@ def _measure(release: Release, precision: str, engine: Choice = "onnxruntime") -
             maps = clip_maps(model, frames)
         finally:
             model.close()
-        (latency,) = profiler.profile(
-            release, [precision], threads=THREADS, runs=RUNS, warm_up=WARM_UP, engine=engine
-        )
+        latency = latency_of(release, precision, engine, THREADS, RUNS, WARM_UP)
     except InputError as error:
         return Measured(precision, 0.0, 0.0, 0.0, str(error))
     likeness = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
-    found = Measured(precision, float(likeness), latency.p50_ms, latency.p99_ms)
+    found = Measured(precision, float(likeness), latency["p50_ms"], latency["p99_ms"])
     if not finite(found) or math.isclose(found.p50_ms, 0.0):
         return Measured(precision, 0.0, 0.0, 0.0, "gives no number on its golden set")
     return found

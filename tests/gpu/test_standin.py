@@ -166,6 +166,8 @@ def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: P
     assert told.returncode == 0, told.stderr
     (row,) = json.loads((tmp_path / "l.json").read_text())["latencies"]
     assert row["engine"].startswith("tensorrt 10.3.0")
+    assert set(row["gpu"]) == {"enqueue_ms", "copy_in_ms", "gpu_ms", "copy_out_ms"}
+    assert row["gpu"]["enqueue_ms"] > 0
     assert row["size_bytes"] == (built / "engines" / "local" / "stream.fp32.engine").stat().st_size
 
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge import release as releases
+from edge.board import Facts
 from jetson.autopilot import NoAutopilot
-from jetson.boards import Facts
 from jetson.bundle import Wishes, write_bundle
 from jetson.device import Board
 from jetson.install import install

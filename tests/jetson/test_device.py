@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edge import release as releases
+from edge.board import read_facts
 from edge.errors import CheckError, InputError
 from edge.files import sha256
 from jetson import trust as trusts
-from jetson.boards import read_facts
 from jetson.device import Board
 from jetson.keys import Key, new_key, read_small
 from jetson.manifest import Compatible

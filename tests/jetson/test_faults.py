@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from edge import release as releases
+from edge.board import read_facts
 from edge.errors import InputError
 from jetson.autopilot import NoAutopilot
-from jetson.boards import read_facts
 from jetson.device import Board
 from jetson.disk import Disk
 from jetson.install import install

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jetson.boards import MODULES, find_module, read_facts
+from edge.board import MODULES, find_module, read_facts
 from jetson.manifest import parse_compatible
 from tests.conftest import Outcome
 
@@ -37,6 +37,20 @@ def test_a_board_says_what_it_is(orin: Path) -> None:
     assert (facts.board, facts.compute_capability) == ("orin-nano", "8.7")
     assert (facts.l4t, facts.jetpack, facts.tensorrt) == ("36.4.3", "6.2", "10.3.0.30")
     assert (facts.power_mode, facts.power_modes) == ("2", {"0": "15W", "2": "MAXN_SUPER"})
+
+
+def test_the_package_of_jetpack_says_more_than_the_table(orin: Path) -> None:
+    status = orin / "var/lib/dpkg/status"
+    package = "Package: nvidia-jetpack\nStatus: install ok\nVersion: 6.9+b77\n\n"
+    status.write_text(package + status.read_text())
+    facts = read_facts(orin)
+    assert (facts.jetpack, facts.software, facts.power_mode_name) == ("6.9", "6.9", "MAXN_SUPER")
+
+
+def test_an_l4t_without_a_jetpack_is_named_itself(orin: Path) -> None:
+    (orin / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 9.9, GCID: 1\n")
+    facts = read_facts(orin)
+    assert (facts.jetpack, facts.software) == (None, "L4T 36.9.9")
 
 
 def test_what_is_no_jetson_says_nothing(tmp_path: Path) -> None:

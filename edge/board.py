@@ -1,4 +1,6 @@
-"""Jetson modules: what a bundle may ask for, and what the board at hand says of itself.
+"""What board this is: the one place that reads it. Bundles, engines and measurements all ask here.
+
+Jetson modules, what a bundle may ask for of them, and what the board at hand says of itself.
 
 Sources, all NVIDIA's:
 [orin]  "Jetson Orin" product page: memory of each module, number of DLA engines.
@@ -64,11 +66,22 @@ class Facts:
     compute_capability: str | None
     l4t: str | None
     jetpack: str | None
+    """The version of its package, or, without one, of the JetPack that its L4T belongs to."""
     tensorrt: str | None
     power_mode: str | None
     """The mode's number, as `nvpmodel` remembers it."""
     power_modes: Mapping[str, str]
     """Names of the modes by number: as the board's own nvpmodel.conf says."""
+
+    @property
+    def software(self) -> str | None:
+        """Return the JetPack, or, where it is not told, the L4T, for reports and an engine's identity."""
+        return self.jetpack or (f"L4T {self.l4t}" if self.l4t else None)
+
+    @property
+    def power_mode_name(self) -> str | None:
+        """Return the power mode as people call it, such as 15W."""
+        return self.power_modes.get(self.power_mode or "", self.power_mode)
 
 
 def read_facts(root: Path = Path("/")) -> Facts:
@@ -82,7 +95,7 @@ def read_facts(root: Path = Path("/")) -> Facts:
         module.board if module else None,
         module.compute_capability if module else None,
         l4t,
-        jetpack.version if jetpack else None,
+        _jetpack(root) or (jetpack.version if jetpack else None),
         _tensorrt(root) or (jetpack.tensorrt if jetpack else None),
         _power_mode(root),
         dict(re.findall(r"<\s*POWER_MODEL ID=(\d+) NAME=(\S+)\s*>", _read(root / "etc/nvpmodel.conf") or "")),
@@ -99,6 +112,13 @@ def _l4t(text: str | None) -> str | None:
     """As in `# R36 (release), REVISION: 4.3, GCID: ...`."""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text or "")
     return f"{match.group(1)}.{match.group(2)}" if match else None
+
+
+def _jetpack(root: Path) -> str | None:
+    """As the package database has it: 6.2 of 6.2+b77."""
+    text = _read(root / "var/lib/dpkg/status", most=1 << 26) or ""
+    match = re.search(r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\d+(?:\.\d+)*)", text, re.M)
+    return match.group(1) if match else None
 
 
 def _tensorrt(root: Path) -> str | None:

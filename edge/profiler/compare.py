@@ -1,0 +1,77 @@
+"""Two measurements held against each other: which precision became faster or slower, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edge.errors import InputError
+from edge.profiler.conditions import name_of
+from edge.profiler.documents import times_of
+from edge.profiler.session import Document
+from edge.profiler.statistics import MARGIN, compare
+
+
+def verdicts(a: Document, b: Document) -> list[dict[str, Any]]:
+    """Return the verdict on each row that both have, by name and form.
+
+    Less than `MARGIN` is no difference: two runs of one release on one machine differ by as much.
+
+    Raises:
+        InputError: they have none in common.
+    """
+    before = {(row["name"], row["form"]): row for row in a["latencies"]}
+    found = []
+    for row in b["latencies"]:
+        old = before.get((row["name"], row["form"]))
+        if old is not None:
+            verdict = compare(times_of(old), times_of(row), MARGIN)
+            numbers = {"a_p50_ms": old["p50_ms"], "b_p50_ms": row["p50_ms"]}
+            found.append({"name": row["name"], "form": row["form"], **numbers, **verdict._asdict()})
+    if not found:
+        raise InputError(
+            f"nothing to compare: the first has {_rows(a)}, the second {_rows(b)}; expected the same "
+            "precision, form and batch in both"
+        )
+    return found
+
+
+def other_conditions(a: Document, b: Document) -> Iterator[str]:
+    """Yield what differed beside the times: it may explain them."""
+    for name, one, two in (
+        ("release", a["release"], b["release"]),
+        ("machine", name_of(a["machine"]), name_of(b["machine"])),
+        ("system", a["machine"]["system"], b["machine"]["system"]),
+        ("JetPack", a["machine"]["jetpack"], b["machine"]["jetpack"]),
+        ("power mode", a["machine"]["power_mode"], b["machine"]["power_mode"]),
+        ("threads", a["threads"], b["threads"]),
+        ("governors", a["conditions"]["governors"], b["conditions"]["governors"]),
+        ("protocol", a["protocol"], b["protocol"]),
+    ):
+        if one != two:
+            yield f"{name}: {one} and {two}"
+    hashes = a.get("graphs_sha256", {}), b.get("graphs_sha256", {})
+    for name in sorted(hashes[0].keys() & hashes[1].keys()):
+        if hashes[0][name] != hashes[1][name]:
+            yield f"{name}: another graph"
+    for name in sorted({*a["versions"], *b["versions"]}):
+        one, two = a["versions"].get(name, "none"), b["versions"].get(name, "none")
+        if one != two:
+            yield f"{name}: {one} and {two}"
+    for word, document in (("first", a), ("second", b)):
+        if document["conditions"]["throttled"]:
+            yield f"the {word} was throttled: {', '.join(document['conditions']['throttled'])}"
+        load, cores = document["conditions"]["load_average_before"], document["machine"]["cores"]
+        if load > cores / 2:
+            yield f"the {word} was measured on a busy machine: load {load:.1f} on {cores} cores"
+
+
+def said(verdict: dict[str, Any]) -> str:
+    """Return a verdict in a line."""
+    change = f"{verdict['b_p50_ms']:.3f} ms after {verdict['a_p50_ms']:.3f}"
+    ratio = f"{verdict['ratio']:.3f}x [{verdict['low']:.3f}, {verdict['high']:.3f}]"
+    return f"{verdict['verdict']}, {verdict['confidence']:.1%} sure: {change}, {ratio}"
+
+
+def _rows(document: Document) -> str:
+    return ", ".join(f"{row['name']} {row['form']}" for row in document["latencies"]) or "nothing"

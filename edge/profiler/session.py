@@ -1,0 +1,211 @@
+"""A whole measurement, from contenders to the document that is printed, kept and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge.errors import InputError
+from edge.files import sha256
+from edge.machine import this_machine
+from edge.nvml import Nvml
+from edge.power import Meter, find_meter
+from edge.profiler import conditions, measure, stages, statistics
+from edge.profiler.accuracy import Truth, accuracy
+from edge.profiler.contender import Contender, Feed, feeds_of
+from edge.profiler.energy import energy, idle_w
+from edge.profiler.layers import layers_of
+from edge.profiler.layers import summarise as summarise_layers
+from edge.profiler.measure import Measured
+from edge.release import Release
+from edge.runner import Runner
+from edge.sensors import Sensors
+
+SCHEMA = 2
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure. `runs` of each contender are rounded up to whole turns.
+
+    `energy_s`: how long each contender is kept busy to see what it takes, and the machine idle; 0: not.
+    `frame`: width and height of the frames that preprocessing starts from. `root`: of the files that tell of
+    the machine; another folder in tests.
+    """
+
+    runs: int = 300
+    warm_up: int = 50
+    threads: int | None = None
+    frame: tuple[int, int] = stages.FRAME
+    energy_s: float = 3.0
+    layers: bool = False
+    protocol: str = "aerogaze"
+    root: Path = Path("/")
+
+
+def profile(
+    release: Release,
+    contenders: Sequence[Contender],
+    settings: Settings,
+    left_out: Sequence[str] = (),
+    truth: Truth | None = None,
+    on_turn: Callable[[int], None] = lambda runs: None,
+) -> Document:
+    """Measure contenders and return the document, as docs/profile.md describes it.
+
+    Ctrl-C while runs are measured ends the measuring: what was measured by then is returned, and
+    `interrupted` says so.
+
+    Raises:
+        InputError: too few runs are asked for, or an engine refuses.
+        KeyboardInterrupt: before anything was measured.
+    """
+    if settings.runs < 1 or settings.warm_up < 0:
+        raise InputError(
+            f"cannot measure {settings.runs} runs after {settings.warm_up}; expected at least 1 after 0"
+        )
+    nvml = Nvml.open()
+    watch = conditions.Watch(Sensors(settings.root, nvml))
+    feeds = [feeds_of(release, one.form, one.batch) for one in contenders]
+    extra: list[Document] = [{} for _ in contenders]
+
+    def between(runs: int) -> None:
+        on_turn(runs)
+        watch.look()
+
+    with measure.opened(contenders, feeds) as found:
+        turn = measure.turn_of(found, feeds)
+        for (seen, runner), own in zip(found, feeds, strict=True):
+            measure.warm_up(seen, runner, own, settings.warm_up, turn)
+            watch.look()
+        whole = measure.take_turns(found, feeds, -(-settings.runs // turn), turn, between)
+        watch.look(always=True)
+        try:
+            if whole:
+                _measure_energy(found, feeds, settings, nvml, extra)
+        except KeyboardInterrupt:
+            whole = False
+    start_s = watch.readings[0].t_s
+    rows = [_row(seen, more, start_s) for (seen, _), more in zip(found, extra, strict=True)]
+    around: dict[str, float] = {}
+    layers: dict[str, Document] = {}
+    try:
+        if whole:
+            around = stages.pre_and_post_ms(release, settings.frame)
+            layers = _look_closer(release, contenders, feeds, rows, settings, truth)
+    except KeyboardInterrupt:
+        whole = False
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "release": release.name,
+        "student": dict(release.student),
+        "graphs_sha256": {c.name: sha256(c.graph) for c in contenders if c.graph},
+        "protocol": settings.protocol,
+        "input": {"width": release.preprocessing.width, "height": release.preprocessing.height},
+        "threads": settings.threads or this_machine().cores,
+        "interrupted": not whole,
+        "left_out": list(left_out),
+        "machine": conditions.machine_document(settings.root),
+        "versions": conditions.versions_document(),
+        "conditions": watch.document(),
+        "overhead_us": measure.overhead_us(),
+        "stages": {**around, "frame": list(settings.frame)} if around else {},
+        "latencies": rows,
+        "against": _against(found),
+        "layers": layers,
+    }
+
+
+def _row(seen: Measured, more: Document, start_s: float) -> Document:
+    contender, times = seen.contender, seen.times_ms
+    numbers = statistics.summarise(times)
+    return {
+        "name": contender.name,
+        "precision": contender.precision,
+        "form": contender.form,
+        "batch": contender.batch,
+        "engine": seen.engine,
+        "emulated": contender.emulated,
+        "size_bytes": contender.size_bytes,
+        "load_ms": seen.load_ms,
+        "first_call_ms": seen.first_call_ms,
+        "rss_growth_bytes": seen.rss_growth_bytes,
+        "rss_peak_bytes": seen.rss_peak_bytes,
+        "warm_up": seen.warm_up,
+        "steady": seen.steady,
+        "drift": statistics.drift(times),
+        "runs": int(times.size),
+        **numbers,
+        "fps": contender.batch * 1e3 / numbers["mean_ms"],
+        "intervals": statistics.intervals(times),
+        "energy": None,
+        "energy_why": "not asked for",
+        "accuracy": None,
+        "gpu": None,
+        "gpu_why": "" if contender.open_timed else f"no GPU of ours: {seen.engine}",
+        **more,
+        "turns_at_s": [round(at - start_s, 3) for at in seen.turns_at_s],
+        "times_ms": [[round(value, 5) for value in turn] for turn in times.tolist()],
+    }
+
+
+def _measure_energy(
+    found: Sequence[tuple[Measured, Runner]],
+    feeds: Sequence[Sequence[Feed]],
+    settings: Settings,
+    nvml: Nvml | None,
+    extra: Sequence[Document],
+) -> None:
+    """Fill in each row's energy, or why there is none."""
+    meter: Meter | str = find_meter(settings.root, nvml) if settings.energy_s > 0 else "not asked for"
+    try:
+        if isinstance(meter, str):
+            raise OSError(meter)
+        idle = idle_w(meter, settings.energy_s)
+        for (seen, runner), own, more in zip(found, feeds, extra, strict=True):
+            used = energy(meter, idle, runner, own, seen.contender.batch, settings.energy_s)
+            more.update(energy={**asdict(used), "meter": meter.description}, energy_why="")
+    except (OSError, ValueError) as error:
+        for more in extra:
+            if "energy" not in more:
+                more["energy_why"] = str(error)
+
+
+def _look_closer(
+    release: Release,
+    contenders: Sequence[Contender],
+    feeds: Sequence[Sequence[Feed]],
+    rows: Sequence[Document],
+    settings: Settings,
+    truth: Truth | None,
+) -> dict[str, Document]:
+    """Fill in each row's accuracy and times on the GPU; return the layers, if they are asked for."""
+    layers: dict[str, Document] = {}
+    for contender, own, row in zip(contenders, feeds, rows, strict=True):
+        row["accuracy"] = accuracy(release, contender, truth)
+        row["gpu"] = stages.gpu_ms(contender, own)
+        if settings.layers and (timed := layers_of(contender, own)):
+            layers[contender.name] = {
+                "layers": [asdict(layer) for layer in timed],
+                **summarise_layers(timed),
+            }
+    return layers
+
+
+def _against(found: Sequence[tuple[Measured, Runner]]) -> list[Document]:
+    """Hold each contender to the first of fp32 with its batch, within this run."""
+    said = []
+    for seen, _ in found:
+        batch = seen.contender.batch
+        base = next(
+            (o for o, _ in found if (o.contender.precision, o.contender.batch) == ("fp32", batch)), None
+        )
+        if base is not None and base is not seen:
+            verdict = statistics.compare(base.times_ms, seen.times_ms, together=True)
+            said.append({"name": seen.contender.name, "base": base.contender.name, **verdict._asdict()})
+    return said

@@ -1,0 +1,159 @@
+"""A measurement on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edge.profiler.conditions import name_of
+
+Row = Mapping[str, Any]
+PAPER = "skd"
+PAPER_FPS = {"CPU": 1490.5, "GPU (one GTX 1080 Ti)": 28738.0}
+"""SKD's own figures at 32 x 32, in arXiv 1904.04992."""
+
+
+def rendered(document: Row) -> RenderableType:
+    """Return the tables of a measurement, and below them what must be known to believe them."""
+    rows = document["latencies"]
+    engines = "; ".join(dict.fromkeys(row["engine"] for row in rows))
+    title = f"{document['release']}, {rows[0]['form']}, {engines}; ms a call"
+    layers = [layer_table(name, timed) for name, timed in document["layers"].items()]
+    told = map(Text, notes(document))
+    return Group(Text(title, style="italic"), _latencies(document, rows), _costs(rows), *layers, *told)
+
+
+def _latencies(document: Row, rows: list[Row]) -> Table:
+    table = _table("", "mean", "p50", "+-", "p90", "p99", "p99.9", "jitter", "fps", "of fp32")
+    against = {one["name"]: one for one in document["against"]}
+    for row in rows:
+        low, high = row["intervals"]["p50_ms"]
+        names = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "jitter_ms")
+        mean, p50, *rest = (number(row[name]) for name in names)
+        table.add_row(
+            row["name"] + ("*" if row["emulated"] else ""),
+            mean,
+            p50,
+            number((high - low) / 2),
+            *rest,
+            f"{row['fps']:.0f}",
+            gain(against.get(row["name"])),
+        )
+    return table
+
+
+def _costs(rows: list[Row]) -> Table:
+    table = _table("", "load ms", "1st call", "KiB", "RSS MiB", "peak", "J/frame", "CC", "KLD", "NSS")
+    for row in rows:
+        found, used = row["accuracy"] or {}, row["energy"] or {}
+        table.add_row(
+            row["name"],
+            number(row["load_ms"]),
+            number(row["first_call_ms"]),
+            f"{row['size_bytes'] / 1024:.0f}",
+            *(_mib(row[name]) for name in ("rss_growth_bytes", "rss_peak_bytes")),
+            _or_dash(used.get("joules_per_frame"), ".2g"),
+            _or_dash(found.get("cc"), ".4f"),
+            _or_dash(found.get("kld"), ".1e"),
+            _or_dash(found.get("nss"), ".3f"),
+        )
+    return table
+
+
+def notes(document: Row) -> Iterator[str]:
+    """Yield what explains the numbers, a line each."""
+    rows, conditions, machine = document["latencies"], document["conditions"], document["machine"]
+    warm_up = max(row["warm_up"] for row in rows)
+    yield (
+        f"{rows[0]['runs']} runs each after {warm_up} of warm-up at most, in turns; "
+        f"threads {document['threads']}; {name_of(machine)}, {machine['cores']} cores; "
+        f"load {conditions['load_average_before']:.1f}"
+    )
+    for key, word in (("jetpack", "JetPack"), ("power_mode", "power mode")):
+        if machine[key]:
+            yield f"{word}: {machine[key]}"
+    if around := document["stages"]:
+        width, height = around["frame"]
+        yield (
+            f"around the engine: preprocessing {around['preprocess_ms']:.2f} ms of a {width}x{height} frame, "
+            f"postprocessing {around['postprocess_ms']:.2f} ms"
+        )
+    for row in rows:
+        if row["gpu"]:
+            parts = ", ".join(f"{name.removesuffix('_ms')} {ms:.3f}" for name, ms in row["gpu"].items())
+            yield f"{row['name']} on the GPU, ms: {parts}"
+    yield from _doubts(document)
+
+
+def _doubts(document: Row) -> Iterator[str]:
+    rows, conditions = document["latencies"], document["conditions"]
+    if conditions["throttled"]:
+        yield f"THROTTLED while measured ({', '.join(conditions['throttled'])}): not its best numbers"
+    if document["interrupted"]:
+        yield "interrupted: what was measured by then is told"
+    for one in document["against"]:
+        if one["verdict"] == "no difference":
+            yield f"{one['name']} and {one['base']}: no difference (95 % interval of the ratio has 1)"
+    for row in rows:
+        if not row["steady"]:
+            yield f"{row['name']}: not steady after {row['warm_up']} calls of warm-up; measured as it is"
+    if any(row["emulated"] for row in rows):
+        yield "* emulated: not computed in that precision by this processor; no drone's speed"
+    for why in dict.fromkeys(row["energy_why"] for row in rows if row["energy_why"]):
+        yield f"J/frame: {why}"
+    for what, why in conditions["not_readable"].items():
+        yield f"{what}: {why}"
+    for why in document["left_out"]:
+        yield f"left out: {why}"
+    if document["protocol"] == PAPER:
+        batch = rows[0]["batch"]
+        yield f"protocol skd: batch {batch}, forward only, throughput; the paper's, on its own machines:"
+        yield ", ".join(f"{fps:,.1f} fps on its {where}" for where, fps in PAPER_FPS.items())
+
+
+def number(value: float) -> str:
+    """Return milliseconds in four digits or so."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def gain(against: Row | None) -> str:
+    """Return how many times as fast as fp32: 1.45x; = where there is no difference."""
+    if against is None:
+        return "-"
+    return "=" if against["verdict"] == "no difference" else f"{1 / against['ratio']:.2f}x"
+
+
+def _mib(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.1f}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def layer_table(name: str, timed: Row) -> RenderableType:
+    """Return the parts, conversions and slowest layers of one row."""
+    total = sum(timed["parts_ms"].values()) or 1.0
+    layers = {layer["name"]: layer for layer in timed["layers"]}
+    table = _table(f"{name}: slowest", "part", "kind", "precision", "ms", "%")
+    for place in timed["slowest"]:
+        layer = layers[place]
+        row = layer["part"], layer["kind"], layer["precision"], number(layer["ms"]), f"{layer['share']:.1%}"
+        table.add_row(place.removeprefix("InsertedPrecisionFreeCast_")[:34], *row)
+    lines = [
+        f"{name}, {word}: "
+        + ", ".join(f"{key} {ms:.3f} ms ({ms / total:.0%})" for key, ms in timed[group].items())
+        for word, group in (("parts", "parts_ms"), ("work", "kinds_ms"))
+    ]
+    return Group(table, *map(Text, lines))

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.profiler import measure
+from edge.profiler.contender import contenders_of, feeds_of
+from edge.profiler.session import Settings
+from edge.profiler.session import profile as measured
+from edge.release import load
+from tests.conftest import Outcome
+from tests.edge.test_sensors import ORIN, tree
+
+Command = Callable[..., Outcome]
+QUICK = ("--no-history", "--energy", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "0"], "no batch '0'; expected whole numbers"),
+        (["--frame", "1280"], "no frame of '1280'; expected WIDTHxHEIGHT"),
+        (["--runs", "50"], "50 runs tell nothing of a 99th percentile"),
+        (["--batch", "8"], "a stream carries one flight's past; export and measure --form pair"),
+        (["--protocol", "skd"], "has no graph in pair form"),
+        (["--truth", "{tmp}/t.npz"], "t.npz cannot be read"),
+        (["--torch", "fp8"], "unknown precision 'fp8' for --torch; expected one of fp32, fp16, bf16"),
+        (["--torch", "fp32", "--student", "skd-64-motion"], "takes other frames than release skd-64"),
+    ],
+)
+def test_bad_words_are_one_clear_line(
+    command: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "t.npz").write_text("none")
+    outcome = command("profile", *(word.replace("{tmp}", str(tmp_path)) for word in words), *QUICK)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_release_without_golden_set_is_one_line(command: Command, release: Path) -> None:
+    (release / "golden.npz").unlink()
+    outcome = command("profile", release, *QUICK)
+    assert outcome.code == 2
+    assert "lacks golden.npz: copy it whole, or export again" in outcome.err
+
+
+def test_a_precision_that_is_not_there_is_named_and_the_rest_measured(
+    command: Command, release: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((release / "release.json").read_text())
+    manifest["graphs"] = [graph for graph in manifest["graphs"] if graph["precision"] != "fp16"]
+    (release / "release.json").write_text(json.dumps(manifest))
+    outcome = command("profile", release, "--precision", "fp16,int8", *QUICK, "--json", tmp_path / "l.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "l.json").read_text())
+    assert [row["name"] for row in document["latencies"]] == ["int8"]
+    assert "has no fp16 graph in stream form" in document["left_out"][0]
+    assert "left out: fp16 at batch 1" in outcome.out
+
+
+def test_a_broken_budget_exits_with_1_and_its_name(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "budget.toml").write_text("[int8]\np99_ms = 0.00001\n")
+    outcome = command("profile", "--precision", "int8", *QUICK, "--budget", tmp_path / "budget.toml")
+    assert outcome.code == 1
+    assert "int8 p99_ms is" in outcome.err
+    assert "at most 1e-05 was asked for" in outcome.err
+
+
+def test_history_says_how_it_stands_to_the_last(command: Command, tmp_path: Path) -> None:
+    words = ("profile", "--precision", "int8", "--threads", "1", "--energy", "0")
+    assert command(*words).code == 0
+    outcome = command(*words, "--html", tmp_path / "r.html")
+    assert "against the last of this board" in outcome.out
+    assert "This board" in (tmp_path / "r.html").read_text()
+
+
+def test_ctrl_c_half_way_keeps_whole_rounds() -> None:
+    release = load()
+    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+    turns = 0
+
+    def stop(runs: int) -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 5:  # in the middle of the third round
+            raise KeyboardInterrupt
+
+    document = measured(release, contenders, Settings(threads=1, energy_s=0), on_turn=stop)
+    assert document["interrupted"]
+    assert [row["runs"] for row in document["latencies"]] == [2 * measure.TURN] * 2
+    assert [row["accuracy"] for row in document["latencies"]] == [None, None]
+
+
+def test_turns_begin_with_another_one_each_round() -> None:
+    release = load()
+    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+    feeds = [feeds_of(release, "stream", 1)] * 2
+    with measure.opened(contenders, feeds) as found:
+        assert measure.take_turns(found, feeds, 4, 5)
+        first = [a < b for a, b in zip(found[0][0].turns_at_s, found[1][0].turns_at_s, strict=True)]
+    assert first == [True, False, True, False]
+
+
+def test_a_board_that_throttles_all_the_time_is_marked(tmp_path: Path) -> None:
+    throttling = {**ORIN, "sys/class/thermal/cooling_device1/cur_state": "2"}
+    release = load()
+    contenders, _ = contenders_of(release, ["int8"], "stream", threads=1)
+    settings = Settings(threads=1, energy_s=0.3, root=tree(tmp_path, throttling))
+    document = measured(release, contenders, settings)
+    assert document["conditions"]["throttled"] == ["cpu-throttle-alert"]
+    assert document["conditions"]["temperatures_c"]["highest"]["tj-thermal"] == 52
+    used = document["latencies"][0]["energy"]
+    assert used["power_w"] == pytest.approx(7.0, rel=1e-3)  # the tree's, at any load
+    assert used["joules_per_frame"] == pytest.approx(0, abs=1e-3)  # idle takes as much
+
+
+def test_truth_gives_nss(command: Command, tmp_path: Path) -> None:
+    import numpy as np
+
+    from edge.world import World
+
+    world = World(5, 320, 180)
+    frames = np.stack([world.frame(index).image for index in range(4)])
+    np.savez(tmp_path / "t.npz", frames=frames, fixations=np.array([[0, 90, 160], [3, 20, 30]]))
+    words = ("profile", "--precision", "int8", *QUICK, "--truth", tmp_path / "t.npz")
+    outcome = command(*words, "--json", tmp_path / "l.json")
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads((tmp_path / "l.json").read_text())["latencies"]
+    assert np.isfinite(row["accuracy"]["nss"])

@@ -1,0 +1,156 @@
+"""A student run by PyTorch: what its release is measured against, and for GPUs without TensorRT.
+
+`aerogaze profile --torch` finds this module by its name, for edge imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge.errors import InputError
+from edge.frames import Input, Tensor
+from edge.machine import this_machine
+from edge.profiler.contender import Contender
+from edge.release import Form, Release, State
+from edge.states import NOMINAL_FPS, Carried
+from trainer.models.forms import forms_of
+from trainer.models.student import Student, load_student
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_NATIVE = {"fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}, "bf16": {"avx512_bf16", "amx_bf16", "bf16"}}
+"""Processor flags, any of which computes in the precision itself."""
+
+
+class TorchRunner:
+    """A `Runner` of a student's network in `dtype`, on the GPU if there is one, there in a CUDA graph.
+
+    `inputs` are the frames' names, in the network's order; `shape` is that of one of them with its batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Sequence[str],
+        shape: tuple[int, ...],
+        output: str,
+        states: Sequence[State],
+        dtype: torch.dtype,
+        threads: int | None = None,
+    ) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        threads = threads or this_machine().cores
+        torch.set_num_threads(threads)
+        self._network = network.to(self._device, dtype).eval()
+        self._inputs, self._output = tuple(inputs), output
+        starts = {s.input: torch.full(s.shape, s.start, dtype=dtype, device=self._device) for s in states}
+        self._carried = Carried(states, starts)
+        given = [torch.zeros(shape, dtype=dtype, device=self._device) for _ in inputs]
+        self._static = [*given, *(start.clone() for start in starts.values())]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._results: tuple[torch.Tensor, ...] = ()
+        where = f"CPU, {threads} thread{'s' * (threads > 1)}"
+        if self._device.type == "cuda":
+            self._capture()
+            where = f"{torch.cuda.get_device_name()}, CUDA graph"
+        self.description = f"torch {torch.__version__}, {where}"
+
+    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
+        """Return the outputs by name; states are carried to the next calls."""
+        with torch.inference_mode():
+            frames = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in self._inputs]
+            given = [*frames, *self._carried.feed().values()]
+            results = self._replay(given) if self._graph else self._run(given)
+            names = (self._output, *self._carried.outputs)
+            self._carried.keep(dict(zip(names, results, strict=True)))
+            saliency: Tensor = results[0].float().cpu().numpy()
+        return {self._output: saliency}
+
+    def reset(self, fps: float = NOMINAL_FPS) -> None:
+        """Put every state back to its start value, for frames that come at `fps` a second."""
+        self._carried.reset(fps)
+
+    def close(self) -> None:
+        """Free the network."""
+        del self._network, self._graph, self._static, self._results
+
+    def _run(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        dtype = self._static[0].dtype
+        results = self._network(*(tensor.to(self._device, dtype) for tensor in given))
+        return results if isinstance(results, tuple) else (results,)
+
+    def _capture(self) -> None:
+        """Record the network once; `torch.cuda.graph` wants a run on another stream before."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            self._run(self._static)
+        stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph):
+            self._results = self._run(self._static)
+
+    def _replay(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        for static, tensor in zip(self._static, given, strict=True):
+            static.copy_(tensor)
+        assert self._graph is not None
+        self._graph.replay()
+        saliency, *states = self._results
+        return (saliency, *(state.clone() for state in states))
+
+
+def torch_contenders(
+    name: str,
+    release: Release,
+    precisions: Sequence[str],
+    form: Form,
+    threads: int | None,
+    batches: Iterable[int],
+) -> list[Contender]:
+    """Return a student's contenders in PyTorch, to be measured beside its release.
+
+    Raises:
+        InputError: there is no such student or precision, it is not the release's, or a stream is asked for
+            at another batch than 1.
+    """
+    if odd := next((one for one in precisions if one not in DTYPES), None):
+        raise InputError(f"unknown precision {odd!r} for --torch; expected one of {', '.join(DTYPES)}")
+    student = load_student(name)
+    forms = forms_of(student)
+    if form not in forms.modules:
+        has = ", ".join(forms.modules)
+        raise InputError(f"student {student.name} has no {form} form; it has {has}: choose --form")
+    if release.raw_frame is not None or student.settings.preprocessing() != release.preprocessing:
+        raise InputError(
+            f"student {student.name} takes other frames than release {release.name}; name the release's own "
+            "student with --student, and no release that prepares frames by itself"
+        )
+    batches = [batch for batch in batches if form != "stream" or batch == 1]
+    return [
+        _contender(student, release, one, form, threads, batch) for batch in batches for one in precisions
+    ]
+
+
+def _contender(
+    student: Student, release: Release, precision: str, form: Form, threads: int | None, batch: int
+) -> Contender:
+    dtype = DTYPES[precision]
+    sides = release.input_shape(batch, form)[1:]
+    shape = (batch, *(int(side or 1) for side in sides))
+
+    def opened() -> TorchRunner:
+        fresh = forms_of(replace(student, network=deepcopy(student.network)))  # its type is changed
+        states = fresh.states if form == "stream" else ()
+        return TorchRunner(
+            fresh.modules[form], release.inputs_of(form), shape, release.output, states, dtype, threads
+        )
+
+    gpu = torch.cuda.is_available()
+    native = gpu or precision == "fp32" or bool(this_machine().flags & _NATIVE[precision])
+    values = sum(parameter.numel() for parameter in student.network.parameters())
+    size = values * torch.tensor([], dtype=dtype).element_size()
+    return Contender(f"torch {precision}", form, batch, opened, size, not native, static=gpu)
