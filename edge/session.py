@@ -94,6 +94,7 @@ class Session:
         self.done = threading.Event()
         self._slot: Channel[Prepared] = Channel(1 if plan.live else AHEAD, newest=plan.live)
         self._abandoned, self._delivering = False, threading.Lock()
+        self._closed: set[Part] = set()
         self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
         self._shape: tuple[int, ...] | None = None
         self._opened_s: float | None = None
@@ -149,14 +150,21 @@ class Session:
         return (self._reader if part == "source" else self._engine).is_alive()
 
     def close_source(self) -> None:
-        """Close the source, now or as soon as nobody reads it."""
-        self._reader.afterwards(lambda: self.feed.source.close() if self.feed else None)
+        """Close the source, now or as soon as nobody reads it; once."""
+        if self._first_closing("source"):
+            self._reader.afterwards(lambda: self.feed.source.close() if self.feed else None)
 
     def close_model(self) -> None:
-        """Close the model, now or as soon as nobody uses it."""
-        self._reader.afterwards(
-            lambda: self._engine.afterwards(lambda: self.model.close() if self.model else None)
-        )
+        """Close the model, now or as soon as nobody uses it; once."""
+        if self._first_closing("engine"):
+            self._reader.afterwards(
+                lambda: self._engine.afterwards(lambda: self.model.close() if self.model else None)
+            )
+
+    def _first_closing(self, part: Part) -> bool:
+        first = part not in self._closed
+        self._closed.add(part)
+        return first
 
     def _fail(self, part: Part, error: Exception) -> None:
         self.failure = self.failure or Failure(part, error)

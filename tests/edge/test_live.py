@@ -352,6 +352,28 @@ def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Stat
     hang.set()
 
 
+@pytest.mark.parametrize("part", ["source", "engine"])
+def test_a_stop_during_a_back_off_closes_each_part_once_and_keeps_what_was_done(
+    status: Status, part: str
+) -> None:
+    stop, sink = threading.Event(), Kept()
+    camera = Camera(range(5 if part == "source" else 1000), fails="gone")
+    engine = Engine(fails_at=5 if part == "engine" else None)
+
+    def stop_when_stalled() -> None:
+        if status.snapshot().state == "stalled":
+            stop.set()
+
+    waiting = Live(Camera, Engine, least_wait_s=20)  # type: ignore[arg-type]
+    summary = pipeline.run(
+        camera, engine, [sink], status=status, live=waiting, stop=stop, on_tick=stop_when_stalled
+    )
+    assert summary.interrupted
+    assert (camera.closed, engine.closed) == (1, 1)
+    assert sink.ended == "committed"
+    assert len(sink.results) == summary.frames > 0
+
+
 def test_what_cannot_be_opened_again_ends_the_run(status: Status) -> None:
     sink = Kept()
     with pytest.raises(InputError, match="no more"):
