@@ -30,7 +30,7 @@ class Lane:
         self._kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
         self._error: Exception | None = None
-        self._behind = False
+        self._behind = self._kept = False
         self._thread = threading.Thread(
             target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
         )
@@ -56,7 +56,13 @@ class Lane:
         self._thread.join(END_S if self._live else None)
 
     def keep(self) -> Exception | None:
-        """After a live run, put the sink's output in its place if it is whole; return what speaks against."""
+        """After a live run, put the sink's output in its place if it is whole; return what speaks against.
+
+        Once: the next calls change nothing.
+        """
+        if self._kept:
+            return self._error
+        self._kept = True
         if self._thread.is_alive():  # it may still be writing: neither finish nor discard is safe
             error: Exception = InputError(f"{self._kind} was still writing {END_S:g} s after the end")
             self._status.fault(self._kind, str(error))

@@ -78,8 +78,9 @@ def run(
 
     A file's run takes every frame, waits for slow sinks, commits all sinks at the end, and after any error
     discards them all. A live run takes the newest frame, waits for no sink, opens again what fails, and
-    commits each sink whose output is whole; source and model are its own, and it closes them. Setting `stop`
-    ends either early and keeps what was done. `on_tick` is called every `TICK_S`, on the caller's thread.
+    commits each sink whose output is whole, also where it gives up, unless it had no result; source and model
+    are its own, and it closes them. Setting `stop` ends either early and keeps what was done. `on_tick` is
+    called every `TICK_S`, on the caller's thread.
 
     Raises:
         InputError: from the source, a sink, or a map that is not finite; no frame at all.
@@ -125,9 +126,13 @@ def run(
     except BaseException:
         for lane in lanes:
             lane.abandon()
-        with ExitStack() as discards:  # each one, whatever another does
-            for sink in sinks:
-                discards.callback(sink.discard)
+        with ExitStack() as ends:  # each one, whatever another does
+            if live and latencies.count:  # hours of it: nobody can record them again
+                for lane in lanes:
+                    ends.callback(lane.keep)
+            else:
+                for sink in sinks:
+                    ends.callback(sink.discard)
         raise
     finally:
         status.enter("stopped")

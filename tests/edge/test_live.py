@@ -333,11 +333,12 @@ def test_a_jump_of_the_systems_clock_is_told(status: Status, caplog: pytest.LogC
 def test_threads_that_hang_again_and_again_end_the_run(status: Status) -> None:
     hang = threading.Event()
     cameras = [Camera([0], hangs=hang) for _ in range(pipeline.MOST_HANGING)]
-    sink = Kept()
+    sink, bad = Kept(), Kept(whole=False)
     with pytest.raises(CheckError, match="start aerogaze anew"):
-        live(cameras[0], Engine(), status, [sink], cameras[1:], stall_s=0.1)
+        live(cameras[0], Engine(), status, [bad, sink], cameras[1:], stall_s=0.1)
     hang.set()
-    assert sink.ended == "discarded"
+    assert (bad.ended, sink.ended) == ("discarded", "committed")
+    assert sink.results
 
 
 def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Status) -> None:
@@ -374,8 +375,9 @@ def test_a_stop_during_a_back_off_closes_each_part_once_and_keeps_what_was_done(
     assert len(sink.results) == summary.frames > 0
 
 
-def test_what_cannot_be_opened_again_ends_the_run(status: Status) -> None:
+@pytest.mark.parametrize(("frames", "ended"), [(3, "committed"), (0, "discarded")])
+def test_what_cannot_be_opened_again_ends_the_run(status: Status, frames: int, ended: str) -> None:
     sink = Kept()
     with pytest.raises(InputError, match="no more"):
-        pipeline.run(Camera(range(3), fails="no more"), Engine(), [sink], status=status, live=Live())
-    assert sink.ended == "discarded"
+        pipeline.run(Camera(range(frames), fails="no more"), Engine(), [sink], status=status, live=Live())
+    assert sink.ended == ended
