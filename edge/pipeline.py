@@ -111,6 +111,7 @@ def run(
         for sink, name in zip(sinks, names, strict=True):  # one by one: what was started is ended below
             lanes.append(Lane(sink, name, status, live is not None))
         supervisor.run(source, model)
+        status.enter("stopped")  # before sinks end, of which some say so
         on_tick()  # sinks may take their time to end
         if not latencies.count and not (live and stop.is_set()):
             raise InputError(f"{source.name} gave no frame; expected at least one")
@@ -124,6 +125,7 @@ def run(
             for sink in sinks:
                 sink.commit()
     except BaseException:
+        status.enter("stopped")
         for lane in lanes:
             lane.abandon()
         with ExitStack() as ends:  # each one, whatever another does
@@ -134,8 +136,6 @@ def run(
                 for sink in sinks:
                     ends.callback(sink.discard)
         raise
-    finally:
-        status.enter("stopped")
     seconds = time.monotonic() - started
     seen = status.snapshot()
     return Summary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -373,6 +374,19 @@ def test_a_stop_during_a_back_off_closes_each_part_once_and_keeps_what_was_done(
     assert (camera.closed, engine.closed) == (1, 1)
     assert sink.ended == "committed"
     assert len(sink.results) == summary.frames > 0
+
+
+@pytest.mark.parametrize("fails", [None, "no more"])
+def test_a_sink_that_ends_sees_that_the_run_has_stopped(status: Status, fails: str | None) -> None:
+    seen = []
+
+    class Tells(Kept):
+        def commit(self) -> None:
+            seen.append(status.snapshot().state)
+
+    with contextlib.suppress(InputError):
+        pipeline.run(Camera(range(3), fails=fails), Engine(), [Tells()], status=status, live=Live())
+    assert seen == ["stopped"]
 
 
 @pytest.mark.parametrize(("frames", "ended"), [(3, "committed"), (0, "discarded")])
