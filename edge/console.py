@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import (
@@ -32,7 +32,8 @@ class _Rate(ProgressColumn):
 
 class _ToConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
+        with suppress(Exception, SystemExit):  # rich's, where standard error is gone: the run is not
+            ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

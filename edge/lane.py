@@ -29,7 +29,7 @@ class Lane:
         self._sink, self._status, self._live = sink, status, live
         self._kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._behind = self._kept = False
         self._thread = threading.Thread(
             target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
@@ -55,7 +55,7 @@ class Lane:
         self._channel.end()
         self._thread.join(END_S if self._live else None)
 
-    def keep(self) -> Exception | None:
+    def keep(self) -> BaseException | None:
         """After a live run, put the sink's output in its place if it is whole; return what speaks against.
 
         Once: the next calls change nothing.
@@ -82,7 +82,7 @@ class Lane:
                 continue
             try:
                 self._sink.write(result)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: it would end this thread alone
                 if not self._live or isinstance(error, InputError):
                     self._error = error
                 if self._live:
@@ -100,5 +100,5 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return [f"{name}-{count}" if count > 1 else name for name, count in zip(names, seen, strict=True)]
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -42,7 +42,7 @@ class Failure:
     """What ended a session before its time."""
 
     part: Part
-    error: Exception
+    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Session:
         self._closed.add(part)
         return first
 
-    def _fail(self, part: Part, error: Exception) -> None:
+    def _fail(self, part: Part, error: BaseException) -> None:
         self.failure = self.failure or Failure(part, error)
 
     def _lose(self, frames: int) -> None:
@@ -189,9 +189,10 @@ class Session:
                 checked = self._checked(frame, feed, now) if self._plan.live else frame
                 if checked is not None:
                     self._pass_on(model, checked, now)
-        except Exception as error:
+        except BaseException as error:
             self._fail(part, error)
-        self._slot.end()
+        finally:
+            self._slot.end()
 
     def _pass_on(self, model: SaliencyModel, frame: Frame, now: float) -> None:
         try:
@@ -247,10 +248,11 @@ class Session:
                     break
             while waiting and last and not (self._plan.stop.is_set() or self._abandoned):
                 self._step(last, waiting, 0)  # at a clip's end the last frame is its own successor
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end this thread alone
             self._fail("engine", error)
-        self._lose(len(waiting))
-        self.done.set()
+        finally:
+            self._lose(len(waiting))
+            self.done.set()
 
     @property
     def _delay(self) -> int:
@@ -273,7 +275,7 @@ class Session:
                 return
             try:
                 self._plan.deliver(Result(at.frame, *found, (now - at.since_s) * 1e3))
-            except Exception as error:
+            except BaseException as error:
                 self._fail("sink", error)
                 self._abandoned = True
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -97,7 +100,7 @@ class Kept:
     """A sink that keeps what it is given, slowly or not, and fails where told."""
 
     def __init__(
-        self, delay_s: float = 0, fails: dict[int, Exception] | None = None, whole: bool = True
+        self, delay_s: float = 0, fails: Mapping[int, BaseException] | None = None, whole: bool = True
     ) -> None:
         self.delay_s, self.fails, self.whole = delay_s, fails or {}, whole
         self.results: list[Result] = []
@@ -197,8 +200,10 @@ def test_a_slow_sink_slows_nothing_and_loses_its_oldest_results(status: Status) 
     assert (slow.ended, fast.ended, summary.failed) == ("committed", "committed", ())
 
 
-@pytest.mark.parametrize("error", [InputError("the disk is full"), OSError("connection lost")])
-def test_a_failing_sink_fails_alone(status: Status, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [InputError("the disk is full"), OSError("connection lost"), SystemExit(1)]
+)
+def test_a_failing_sink_fails_alone(status: Status, error: BaseException) -> None:
     good, bad = Kept(), Kept(fails={5: error, 6: error})
     summary = live(Camera(range(40)), Engine(), status, [bad, good])
     assert good.ended == bad.ended == "committed"
@@ -273,6 +278,42 @@ def test_an_engine_that_fails_is_opened_again(status: Status) -> None:
     assert summary.faults == {"engine": 1}
     assert ids(sink)[-1] == 59
     assert summary.frames + summary.dropped == 60
+
+
+@pytest.mark.parametrize("part", ["source", "engine"])
+def test_a_part_that_wants_the_process_to_exit_has_failed_as_by_any_error(status: Status, part: str) -> None:
+    class Exits(Camera):
+        def __iter__(self) -> Iterator[Frame]:
+            yield from super().__iter__()
+            raise SystemExit(1)
+
+    class ExitsToo(Engine):
+        def infer(self, prepared: Input) -> Tensor:
+            if self.calls == 3:
+                raise SystemExit(1)
+            return super().infer(prepared)
+
+    source = Exits(range(5)) if part == "source" else Camera(range(40))
+    engine = Engine() if part == "source" else ExitsToo()
+    summary = live(source, engine, status, sources=[Camera(range(5))], engines=[Engine()])
+    assert summary.faults == {part: 1}
+    assert summary.frames > 5
+
+
+def test_a_log_that_nobody_reads_any_more_ends_nothing() -> None:
+    code = (
+        "import os, sys; from edge.console import log_shown; from edge.status import LOG\n"
+        "with log_shown(LOG):\n"
+        "    for _ in range(3): LOG.warning('told')\n"
+        "sys.exit(7)"
+    )
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        ran = subprocess.run([sys.executable, "-c", code], stderr=writes, check=False, timeout=60)
+    finally:
+        os.close(writes)
+    assert ran.returncode == 7
 
 
 def test_the_last_good_map_is_held_over_nan_and_counted(
