@@ -21,9 +21,9 @@ from edge.status import About, Status
 TICK_S = 0.1
 """How often the run is looked after."""
 CLOSE_S = 0.5
-"""How long the end of a live session waits for its threads, of which one may hang."""
+"""How long the end of a live session waits for its threads, and for each part to close: one may hang."""
 MOST_HANGING = 5
-"""Threads that may hang in a driver or an engine before the process had better be started anew."""
+"""Sessions that may leave threads hanging in a driver or an engine: the process had better start anew."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ class _Supervisor:
         finally:
             self._close(session)
             if self._plan.live:
-                session.close_source()
-                session.close_model()
+                session.close_source(CLOSE_S)
+                session.close_model(CLOSE_S)
 
     def _watched(self, session: Session) -> Failure | None:
         """Return what the session failed by; None if it ended, or the run is to."""
@@ -204,24 +204,21 @@ class _Supervisor:
             raise failure.error
         self._status.fault(failure.part, str(failure.error) or type(failure.error).__name__)
         self._status.enter("stalled")
-        if session.hangs("source") or session.hangs("engine"):
-            self._hanging = [*(s for s in self._hanging if s.hangs("source") or s.hangs("engine")), session]
-            if len(self._hanging) >= MOST_HANGING:
-                raise CheckError(
-                    f"{failure.part}: {failure.error}, {MOST_HANGING} times: start aerogaze anew"
-                )
         open_model, open_feed = session.open_model, session.open_feed
         if failure.part == "source" or session.hangs("source"):
             if self._live.open_source is None:
                 raise failure.error
             open_source, first = self._live.open_source, self._next
-            session.close_source()
+            session.close_source(CLOSE_S)
             open_feed = lambda: Feed(open_source(), first)  # noqa: E731
         if failure.part == "engine" or session.hangs("engine"):
             if self._live.open_model is None:
                 raise failure.error
-            session.close_model()
+            session.close_model(CLOSE_S)
             open_model = self._live.open_model
+        self._hanging = [each for each in (*self._hanging, session) if each.leaves_threads()]
+        if len(self._hanging) >= MOST_HANGING:
+            raise CheckError(f"{failure.part}: {failure.error}, {MOST_HANGING} times: start aerogaze anew")
         return open_model, open_feed
 
     def _close(self, session: Session) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -94,14 +94,14 @@ class Session:
         self.done = threading.Event()
         self._slot: Channel[Prepared] = Channel(1 if plan.live else AHEAD, newest=plan.live)
         self._abandoned, self._delivering = False, threading.Lock()
-        self._closed: set[Part] = set()
+        self._closers: dict[Part, threading.Thread] = {}
         self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
         self._shape: tuple[int, ...] | None = None
         self._opened_s: float | None = None
         self._reading_s = self._good_s = time.monotonic()
         self._inferring_s: float | None = None
-        self._reader = _Thread("aerogaze-reader", self._read)
-        self._engine = _Thread("aerogaze-engine", self._infer)
+        self._reader = _thread("aerogaze-reader", self._read)
+        self._engine = _thread("aerogaze-engine", self._infer)
 
     @property
     def open_model(self) -> Callable[[], SaliencyModel]:
@@ -149,22 +149,39 @@ class Session:
         """Say whether a thread is still at work after `close`."""
         return (self._reader if part == "source" else self._engine).is_alive()
 
-    def close_source(self) -> None:
-        """Close the source, now or as soon as nobody reads it; once."""
-        if self._first_closing("source"):
-            self._reader.afterwards(lambda: self.feed.source.close() if self.feed else None)
+    def leaves_threads(self) -> bool:
+        """Say whether any thread is still at work after `close`, one that closes a part too."""
+        return any(thread.is_alive() for thread in (self._reader, self._engine, *self._closers.values()))
 
-    def close_model(self) -> None:
-        """Close the model, now or as soon as nobody uses it; once."""
-        if self._first_closing("engine"):
-            self._reader.afterwards(
-                lambda: self._engine.afterwards(lambda: self.model.close() if self.model else None)
-            )
+    def close_source(self, wait_s: float) -> None:
+        """Close the source, now or as soon as nobody reads it; once, and wait at most `wait_s`."""
+        self._close_after(
+            "source", [self._reader], lambda: self.feed.source.close() if self.feed else None, wait_s
+        )
 
-    def _first_closing(self, part: Part) -> bool:
-        first = part not in self._closed
-        self._closed.add(part)
-        return first
+    def close_model(self, wait_s: float) -> None:
+        """Close the model, now or as soon as nobody uses it; once, and wait at most `wait_s`."""
+        users = [self._reader, self._engine]
+        self._close_after("engine", users, lambda: self.model.close() if self.model else None, wait_s)
+
+    def _close_after(
+        self, part: Part, users: Sequence[threading.Thread], close: Callable[[], None], wait_s: float
+    ) -> None:
+        """Close on a thread of its own, since closing may hang too."""
+        if part in self._closers:
+            return
+
+        def work() -> None:
+            for user in users:
+                user.join()
+            try:
+                close()
+            except Exception as error:
+                self._plan.status.fault(part, f"does not close: {error}")
+
+        self._closers[part] = closer = _thread("aerogaze-closer", work)
+        if not any(user.is_alive() for user in users):
+            closer.join(wait_s)
 
     def _fail(self, part: Part, error: BaseException) -> None:
         self.failure = self.failure or Failure(part, error)
@@ -302,31 +319,8 @@ class Session:
         return self._good
 
 
-class _Thread(threading.Thread):
-    """A thread, started; what is to be done after it is done at its end, or at once where it has ended.
-
-    The process does not wait for it: it may hang in a driver.
-    """
-
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
-        super().__init__(name=name, target=work, daemon=True)
-        self._lock = threading.Lock()
-        self._ended = False
-        self._after: list[Callable[[], None]] = []
-        self.start()
-
-    def run(self) -> None:
-        try:
-            super().run()
-        finally:
-            with self._lock:
-                self._ended = True
-            for work in self._after:
-                work()
-
-    def afterwards(self, work: Callable[[], None]) -> None:
-        with self._lock:
-            if not self._ended:
-                self._after.append(work)
-                return
-        work()
+def _thread(name: str, work: Callable[[], None]) -> threading.Thread:
+    """Start a thread that the process does not wait for: it may hang in a driver."""
+    thread = threading.Thread(name=name, target=work, daemon=True)
+    thread.start()
+    return thread

@@ -383,6 +383,41 @@ def test_threads_that_hang_again_and_again_end_the_run(status: Status) -> None:
     assert sink.results
 
 
+class Stuck(Camera):
+    """Its driver does not let go."""
+
+    def __init__(self, ids: Sequence[int], stuck: threading.Event) -> None:
+        super().__init__(ids, fails="gone")
+        self.stuck = stuck
+
+    def close(self) -> None:
+        self.stuck.wait(20)
+
+
+def test_a_driver_that_does_not_let_go_is_left_and_the_run_still_looked_after(status: Status) -> None:
+    stuck, ticks = threading.Event(), []
+    summary = live(
+        Stuck(range(5), stuck),
+        Engine(),
+        status,
+        sources=[Camera(range(5))],
+        on_tick=lambda: ticks.append(time.monotonic()),
+    )
+    assert not stuck.is_set()
+    stuck.set()
+    assert summary.faults == {"source": 1}
+    assert summary.frames > 5
+    assert max(b - a for a, b in itertools.pairwise(ticks)) < 3
+
+
+def test_drivers_that_do_not_let_go_again_and_again_end_the_run(status: Status) -> None:
+    stuck = threading.Event()
+    cameras = [Stuck([0], stuck) for _ in range(pipeline.MOST_HANGING)]
+    with pytest.raises(CheckError, match="start aerogaze anew"):
+        live(cameras[0], Engine(), status, sources=cameras[1:])
+    stuck.set()
+
+
 def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Status) -> None:
     hang, stop, sink = threading.Event(), threading.Event(), Kept()
     threading.Timer(0.3, stop.set).start()
