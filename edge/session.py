@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from edge.channel import Channel
-from edge.errors import InputError
+from edge.errors import HangError, InputError
 from edge.frames import Frame, Input, Source, Tensor
 from edge.model import SaliencyModel
 from edge.peaks import Peak, find_peaks
@@ -150,8 +150,11 @@ class Session:
         return (self._reader if part == "source" else self._engine).is_alive()
 
     def leaves_threads(self) -> bool:
-        """Say whether any thread is still at work after `close`, one that closes a part too."""
-        return any(thread.is_alive() for thread in (self._reader, self._engine, *self._closers.values()))
+        """Say whether any thread is still at work after `close`, one that opens or closes a part too."""
+        threads = [self._reader, self._engine, *self._closers.values()]
+        if self.failure is not None and isinstance(self.failure.error, HangError):
+            threads.append(self.failure.error.thread)
+        return any(thread.is_alive() for thread in threads)
 
     def close_source(self, wait_s: float) -> None:
         """Close the source, now or as soon as nobody reads it; once, and wait at most `wait_s`."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import cv2
 
-from edge.errors import InputError
+from edge.errors import HangError, InputError
 from edge.frames import Frame, Image
 
 GONE_S = 1.0
@@ -102,7 +102,8 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
     """Open a source on a thread of its own, which is left behind where that takes too long.
 
     Raises:
-        InputError: as opening does; after `seconds`, with `missing`.
+        InputError: as opening does.
+        HangError: it took longer than `seconds`; `missing` is said.
     """
     done: queue.SimpleQueue[CaptureSource | Exception] = queue.SimpleQueue()
     given_up = threading.Event()
@@ -117,12 +118,13 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
         if given_up.is_set():
             source.close()
 
-    threading.Thread(target=work, name="aerogaze-open", daemon=True).start()
+    thread = threading.Thread(target=work, name="aerogaze-open", daemon=True)
+    thread.start()
     try:
         found = done.get(timeout=seconds)
     except queue.Empty:
         given_up.set()
-        raise InputError(f"{missing} (no frame in {seconds:g} s)") from None
+        raise HangError(f"{missing} (no frame in {seconds:g} s)", thread) from None
     if isinstance(found, Exception):
         raise found
     return found

@@ -22,6 +22,7 @@ from edge.frames import Frame, Input, Tensor
 from edge.model import SaliencyModel
 from edge.pipeline import Live, Summary
 from edge.sinks import Result, Sink
+from edge.sources.capture import CaptureSource, within
 from edge.status import About, Status
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
@@ -416,6 +417,26 @@ def test_drivers_that_do_not_let_go_again_and_again_end_the_run(status: Status) 
     with pytest.raises(CheckError, match="start aerogaze anew"):
         live(cameras[0], Engine(), status, sources=cameras[1:])
     stuck.set()
+
+
+def test_opening_that_hangs_again_and_again_ends_the_run(status: Status) -> None:
+    hang, stop, opened = threading.Event(), threading.Event(), []
+
+    def late() -> Camera:
+        hang.wait(20)
+        return Camera([])
+
+    def open_source() -> CaptureSource:
+        opened.append(1)
+        if len(opened) > 2 * pipeline.MOST_HANGING:
+            stop.set()
+        return within(0.05, late, "the camera gives no frame")  # type: ignore[arg-type]
+
+    plan = Live(open_source, None, least_wait_s=0.01, most_wait_s=0.02)
+    with pytest.raises(CheckError, match=r"the camera gives no frame \(no frame in 0.05 s\), 5 times"):
+        pipeline.run(Camera(range(3), fails="gone"), Engine(), [], status=status, live=plan, stop=stop)
+    hang.set()
+    assert len(opened) == pipeline.MOST_HANGING
 
 
 def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Status) -> None:
