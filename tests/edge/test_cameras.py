@@ -258,6 +258,15 @@ def test_a_file_in_real_time_gives_each_frame_when_it_is_due() -> None:
     source.close()
 
 
+def test_a_file_in_real_time_comes_at_the_rate_asked_for(tmp_path: Path) -> None:
+    for index in range(13):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((64, 64, 3), np.uint8))
+    source = open_source(str(tmp_path), live=True, fps=40)
+    stamps = [frame.capture_s for frame in source]
+    assert source.fps == 40
+    assert 0.29 < stamps[-1] - stamps[0] < 0.9  # at a folder's own 10 frames a second it would be 1.2 s
+
+
 def test_real_time_gives_the_maps_of_the_file(command: Callable[..., Outcome], tmp_path: Path) -> None:
     for flag, place in (("--realtime", "live"), ("--every-frame", "file")):
         words = ("synthetic:3:320x180:6", flag, "--maps", str(tmp_path / place))
