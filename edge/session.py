@@ -98,7 +98,8 @@ class Session:
         self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
         self._shape: tuple[int, ...] | None = None
         self._opened_s: float | None = None
-        self._reading_s = self._good_s = time.monotonic()
+        self._reading_s = time.monotonic()
+        self._bad_s: float | None = None
         self._inferring_s: float | None = None
         self._reader = _thread("aerogaze-reader", self._read)
         self._engine = _thread("aerogaze-engine", self._infer)
@@ -308,14 +309,15 @@ class Session:
             if self._plan.live:
                 status.recovered("engine")
             kept = saliency.copy()  # the runner's array is its own again at the next call
-            self._good, self._good_s = (kept, find_peaks(kept)), now
+            self._good, self._bad_s = (kept, find_peaks(kept)), None
             return self._good
         told = f"the map of frame {index} is not finite: the release or its engine is broken"
         if not self._plan.live:
             raise InputError(told)
         status.fault("engine", told)
-        if now - self._good_s > self._plan.stall_s:
-            raise InputError(f"no finite map for {now - self._good_s:.1f} s")
+        self._bad_s = now if self._bad_s is None else self._bad_s  # not since the last good: frames may lack
+        if now - self._bad_s > self._plan.stall_s:
+            raise InputError(f"no finite map for {now - self._bad_s:.1f} s")
         model.reset(self.feed.source.fps if self.feed else 1.0)  # what it carries may be NaN too
         if self._good is not None:
             status.hold()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -336,6 +337,20 @@ def test_an_engine_that_gives_nothing_but_nan_is_opened_again(status: Status) ->
     summary = live(Camera(range(120)), Engine(nan=range(1, 10_000)), status, engines=[Engine()])
     assert summary.faults == {"engine": 1}
     assert 10 < summary.held < 100
+
+
+def test_a_gap_of_the_source_is_no_fault_of_the_engine(status: Status) -> None:
+    class Gap(Camera):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                time.sleep(0.8 if frame.index == 10 else 0)
+                yield replace(frame, capture_s=time.monotonic())
+
+    plan = Live(None, None, stall_s=0.6)
+    summary = pipeline.run(Gap(range(20)), Engine(nan=[10]), [], status=status, live=plan)
+    assert summary.held == 1
+    assert summary.faults == {"engine": 1}
+    assert summary.frames + summary.dropped == 20
 
 
 def test_lost_and_doubled_frames_are_told(status: Status) -> None:
