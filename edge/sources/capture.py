@@ -39,7 +39,7 @@ class Capture(Protocol):
 class CaptureSource:
     """Frames from a capture, stamped on the monotonic clock: by the driver where it does so, else on arrival.
 
-    A read that fails leaves a gap in the ids, as of a damaged JPEG. `scale`: as of `Frame`. `every`: what is
+    Reads that fail leave a gap in the ids, as of a damaged JPEG: of the frames due meanwhile. `scale`: as of `Frame`. `every`: what is
     captured has an end, and its stamps are media time.
 
     Raises:
@@ -64,6 +64,7 @@ class CaptureSource:
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames as they come: the first one too where every one counts; else it is old by now."""
         index, seen = 0, time.monotonic()
+        failing_s: float | None = None
         if self._every:
             yield Frame(0, 0.0, self._first, self._scale)
             index = 1
@@ -71,15 +72,19 @@ class CaptureSource:
             image = self._read()
             now = time.monotonic()
             if image is not None:
+                if failing_s is not None:
+                    index += max(1, round((now - failing_s) * self.fps))
+                    failing_s = None
                 yield Frame(index, index / self.fps if self._every else self._stamp(now), image, self._scale)
                 seen = time.monotonic()
+                index += 1
             elif self._every:
                 return
             elif now - seen > GONE_S:
                 raise InputError(f"{self.name} gives no more frames")
             else:
+                failing_s = now if failing_s is None else failing_s
                 time.sleep(RETRY_S)
-            index += 1
 
     def close(self) -> None:
         """Let go of the device, connection or pipeline."""
