@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def devices(name: str) -> list[str]:
     """Return the devices that only one run at a time can read, of a source's name."""
     if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):
         return []
-    if name.startswith("v4l2:"):
-        name = f"/dev/video{name.removeprefix('v4l2:')}"
-    found = [str(Path(path).resolve()) for path in re.findall(r"/dev/[\w/-]+", name)]
+    if not name.startswith("gst:"):  # without its mode
+        name = re.sub(r"^v4l2:(\d+)", r"/dev/video\1", name)
+        name = re.sub(r"^(/dev/video\d+).*", r"\1", name)
+    found = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
     sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
     return found + [f"csi:{first or second}" for first, second in sensors]
 

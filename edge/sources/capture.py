@@ -39,8 +39,8 @@ class Capture(Protocol):
 class CaptureSource:
     """Frames from a capture, stamped on the monotonic clock: by the driver where it does so, else on arrival.
 
-    Reads that fail leave a gap in the ids, as of a damaged JPEG: of the frames due meanwhile. `scale`: as of `Frame`. `every`: what is
-    captured has an end, and its stamps are media time.
+    Reads that fail leave a gap in the ids, as of a damaged JPEG: of the frames due meanwhile. `scale`: as of
+    `Frame`. `every`: what is captured has an end, and its stamps are media time.
 
     Raises:
         InputError: it gives no first frame; `missing` is said. While reading: it is gone.

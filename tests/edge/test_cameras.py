@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,7 @@ def test_the_csi_preset_scales_in_hardware_and_keeps_the_newest() -> None:
         ("csi:0:big", "expected a mode as WIDTHxHEIGHT"),
         ("csi:x", "expected csi:N"),
         ("rtsp://me:secret@127.0.0.1:1/x", r"^rtsp://me:\*\*\*@127.0.0.1:1/x gives no video"),
+        ("rtsp://me:secret@[::1/x", r"^rtsp://me:\*\*\*@\[::1/x is no address"),
     ],
 )
 def test_what_is_no_camera_is_named(name: str, message: str) -> None:
@@ -186,9 +188,27 @@ def test_options_of_streams_are_not_left_to_files() -> None:
     assert VARIABLE not in os.environ
 
 
-def test_a_password_is_not_shown() -> None:
-    assert without_password("rtsp://a:b@host/x") == "rtsp://a:***@host/x"
-    assert without_password("rtsp://host:554/x") == "rtsp://host:554/x"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://a:b@host/x", "rtsp://a:***@host/x"),
+        ("rtsp://host:554/x", "rtsp://host:554/x"),
+        ("rtsp://[::1]:554/x", "rtsp://[::1]:554/x"),
+        ("rtsp://a:p#ss@host:554/x", "rtsp://a:***@host:554/x"),
+        ("rtsp://a:p/s?s@host/x", "rtsp://a:***@host/x"),
+        ("rtsp://a:p@ss@host/x", "rtsp://a:***@host/x"),
+        ("rtsp://h/user=a&password=b&channel=1", "rtsp://h/user=a&password=***&channel=1"),
+        ("rtsp://h/user=a_password=b_channel=1.sdp", "rtsp://h/user=a_password=***"),
+        ("rtsp://h/x?usr=a&pwd=b", "rtsp://h/x?usr=a&pwd=***"),
+        (
+            "gst:rtspsrc location=rtsp://a:b@h/x user-pw=c ! fakesink",
+            "gst:rtspsrc location=rtsp://a:***@h/x user-pw=*** ! fakesink",
+        ),
+        ("rtsp://a:b@[::1/x", "rtsp://a:***@[::1/x"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -196,6 +216,9 @@ def test_a_password_is_not_shown() -> None:
     [
         ("v4l2:3:640x480", ["/dev/video3"]),
         ("/dev/video3", ["/dev/video3"]),
+        ("/dev/video3:1280x720@30", ["/dev/video3"]),
+        ("gst:v4l2src device='/dev/video3'!fakesink", ["/dev/video3"]),
+        ("gst:v4l2src device=/dev/no-by-path/usb-0:2:1.0-index0 ! x", ["/dev/no-by-path/usb-0:2:1.0-index0"]),
         ("gst:v4l2src device=/dev/video3 ! videoconvert", ["/dev/video3"]),
         ("csi:0", ["csi:0"]),
         ("gst:nvarguscamerasrc sensor-id=0 ! fakesink", ["csi:0"]),
@@ -207,6 +230,16 @@ def test_a_password_is_not_shown() -> None:
 def test_one_camera_has_one_name(name: str, expected: list[str]) -> None:
     assert devices(name) == expected
     assert is_camera(name) == ("synthetic" not in name and "mp4" not in name)
+
+
+def test_a_link_to_a_camera_is_that_camera() -> None:
+    try:
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm", prefix="usb-0:2:1.0-")
+    except OSError:
+        pytest.skip("no place for links under /dev")
+    with folder as place:
+        os.symlink("/dev/video3", f"{place}/usb-0:1:1.0-video-index0")
+        assert devices(f"gst:v4l2src device={place}/usb-0:1:1.0-video-index0 ! fakesink") == ["/dev/video3"]
 
 
 def test_two_runs_on_one_camera_are_refused(command: Callable[..., Outcome]) -> None:

@@ -202,9 +202,7 @@ def test_a_slow_sink_slows_nothing_and_loses_its_oldest_results(status: Status) 
     assert (slow.ended, fast.ended, summary.failed) == ("committed", "committed", ())
 
 
-@pytest.mark.parametrize(
-    "error", [InputError("the disk is full"), OSError("connection lost"), SystemExit(1)]
-)
+@pytest.mark.parametrize("error", [InputError("the disk is full"), OSError("connection lost"), SystemExit(1)])
 def test_a_failing_sink_fails_alone(status: Status, error: BaseException) -> None:
     good, bad = Kept(), Kept(fails={5: error, 6: error})
     summary = live(Camera(range(40)), Engine(), status, [bad, good])
