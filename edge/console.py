@@ -18,7 +18,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-ERR = Console(stderr=True, markup=False)
+
+class _Err(Console):
+    def on_broken_pipe(self) -> None:
+        """Say nothing more; rich would exit, and put /dev/null in the place of standard output too."""
+        self.quiet = True
+
+
+ERR = _Err(stderr=True, markup=False)
 
 
 class _Rate(ProgressColumn):
@@ -32,7 +39,7 @@ class _Rate(ProgressColumn):
 
 class _ToConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(Exception, SystemExit):  # rich's, where standard error is gone: the run is not
+        with suppress(Exception, SystemExit):  # where standard error is gone: the run is not
             ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
 
 

@@ -305,15 +305,16 @@ def test_a_log_that_nobody_reads_any_more_ends_nothing() -> None:
         "import os, sys; from edge.console import log_shown; from edge.status import LOG\n"
         "with log_shown(LOG):\n"
         "    for _ in range(3): LOG.warning('told')\n"
+        "print('the summary')\n"
         "sys.exit(7)"
     )
     reads, writes = os.pipe()
     os.close(reads)
     try:
-        ran = subprocess.run([sys.executable, "-c", code], stderr=writes, check=False, timeout=60)
+        ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writes, timeout=60)
     finally:
         os.close(writes)
-    assert ran.returncode == 7
+    assert (ran.returncode, ran.stdout) == (7, b"the summary\n")
 
 
 def test_the_last_good_map_is_held_over_nan_and_counted(
