@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +18,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-ERR = Console(stderr=True, markup=False)
+
+class _Err(Console):
+    def on_broken_pipe(self) -> None:
+        """Say nothing more; rich would exit, and put /dev/null in the place of standard output too."""
+        self.quiet = True
+
+
+ERR = _Err(stderr=True, markup=False)
 
 
 class _Rate(ProgressColumn):
@@ -32,7 +39,8 @@ class _Rate(ProgressColumn):
 
 class _ToConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
+        with suppress(Exception, SystemExit):  # where standard error is gone: the run is not
+            ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -29,8 +29,8 @@ class Lane:
         self._sink, self._status, self._live = sink, status, live
         self._kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
-        self._error: Exception | None = None
-        self._behind = False
+        self._error: BaseException | None = None
+        self._behind = self._kept = False
         self._thread = threading.Thread(
             target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
         )
@@ -55,8 +55,14 @@ class Lane:
         self._channel.end()
         self._thread.join(END_S if self._live else None)
 
-    def keep(self) -> Exception | None:
-        """After a live run, put the sink's output in its place if it is whole; return what speaks against."""
+    def keep(self) -> BaseException | None:
+        """After a live run, put the sink's output in its place if it is whole; return what speaks against.
+
+        Once: the next calls change nothing.
+        """
+        if self._kept:
+            return self._error
+        self._kept = True
         if self._thread.is_alive():  # it may still be writing: neither finish nor discard is safe
             error: Exception = InputError(f"{self._kind} was still writing {END_S:g} s after the end")
             self._status.fault(self._kind, str(error))
@@ -76,7 +82,7 @@ class Lane:
                 continue
             try:
                 self._sink.write(result)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: it would end this thread alone
                 if not self._live or isinstance(error, InputError):
                     self._error = error
                 if self._live:
@@ -94,5 +100,5 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return [f"{name}-{count}" if count > 1 else name for name, count in zip(names, seen, strict=True)]
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -21,9 +21,9 @@ from edge.status import About, Status
 TICK_S = 0.1
 """How often the run is looked after."""
 CLOSE_S = 0.5
-"""How long the end of a live session waits for its threads, of which one may hang."""
+"""How long the end of a live session waits for its threads, and for each part to close: one may hang."""
 MOST_HANGING = 5
-"""Threads that may hang in a driver or an engine before the process had better be started anew."""
+"""Sessions that may leave threads hanging in a driver or an engine: the process had better start anew."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def run(
 
     A file's run takes every frame, waits for slow sinks, commits all sinks at the end, and after any error
     discards them all. A live run takes the newest frame, waits for no sink, opens again what fails, and
-    commits each sink whose output is whole; source and model are its own, and it closes them. Setting `stop`
-    ends either early and keeps what was done. `on_tick` is called every `TICK_S`, on the caller's thread.
+    commits each sink whose output is whole, also where it gives up, unless it had no result; source and model
+    are its own, and it closes them. Setting `stop` ends either early and keeps what was done. `on_tick` is
+    called every `TICK_S`, on the caller's thread.
 
     Raises:
         InputError: from the source, a sink, or a map that is not finite; no frame at all.
@@ -110,6 +111,7 @@ def run(
         for sink, name in zip(sinks, names, strict=True):  # one by one: what was started is ended below
             lanes.append(Lane(sink, name, status, live is not None))
         supervisor.run(source, model)
+        status.enter("stopped")  # before sinks end, of which some say so
         on_tick()  # sinks may take their time to end
         if not latencies.count and not (live and stop.is_set()):
             raise InputError(f"{source.name} gave no frame; expected at least one")
@@ -123,14 +125,17 @@ def run(
             for sink in sinks:
                 sink.commit()
     except BaseException:
+        status.enter("stopped")
         for lane in lanes:
             lane.abandon()
-        with ExitStack() as discards:  # each one, whatever another does
-            for sink in sinks:
-                discards.callback(sink.discard)
+        with ExitStack() as ends:  # each one, whatever another does
+            if live and latencies.count:  # hours of it: nobody can record them again
+                for lane in lanes:
+                    ends.callback(lane.keep)
+            else:
+                for sink in sinks:
+                    ends.callback(sink.discard)
         raise
-    finally:
-        status.enter("stopped")
     seconds = time.monotonic() - started
     seen = status.snapshot()
     return Summary(
@@ -173,8 +178,8 @@ class _Supervisor:
         finally:
             self._close(session)
             if self._plan.live:
-                session.close_source()
-                session.close_model()
+                session.close_source(CLOSE_S)
+                session.close_model(CLOSE_S)
 
     def _watched(self, session: Session) -> Failure | None:
         """Return what the session failed by; None if it ended, or the run is to."""
@@ -199,24 +204,21 @@ class _Supervisor:
             raise failure.error
         self._status.fault(failure.part, str(failure.error) or type(failure.error).__name__)
         self._status.enter("stalled")
-        if session.hangs("source") or session.hangs("engine"):
-            self._hanging = [*(s for s in self._hanging if s.hangs("source") or s.hangs("engine")), session]
-            if len(self._hanging) >= MOST_HANGING:
-                raise CheckError(
-                    f"{failure.part}: {failure.error}, {MOST_HANGING} times: start aerogaze anew"
-                )
         open_model, open_feed = session.open_model, session.open_feed
         if failure.part == "source" or session.hangs("source"):
             if self._live.open_source is None:
                 raise failure.error
             open_source, first = self._live.open_source, self._next
-            session.close_source()
+            session.close_source(CLOSE_S)
             open_feed = lambda: Feed(open_source(), first)  # noqa: E731
         if failure.part == "engine" or session.hangs("engine"):
             if self._live.open_model is None:
                 raise failure.error
-            session.close_model()
+            session.close_model(CLOSE_S)
             open_model = self._live.open_model
+        self._hanging = [each for each in (*self._hanging, session) if each.leaves_threads()]
+        if len(self._hanging) >= MOST_HANGING:
+            raise CheckError(f"{failure.part}: {failure.error}, {MOST_HANGING} times: start aerogaze anew")
         return open_model, open_feed
 
     def _close(self, session: Session) -> None:

@@ -128,9 +128,7 @@ def run(
             return anew
 
         def open_frames() -> Source:
-            found = open_source(source, wanted, live)
-            found.fps = fps or found.fps
-            return found
+            return open_source(source, wanted, live, fps)
 
         model = open_model()
         parts.callback(model.close)

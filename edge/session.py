@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from edge.channel import Channel
-from edge.errors import InputError
+from edge.errors import HangError, InputError
 from edge.frames import Frame, Input, Source, Tensor
 from edge.model import SaliencyModel
 from edge.peaks import Peak, find_peaks
@@ -42,7 +42,7 @@ class Failure:
     """What ended a session before its time."""
 
     part: Part
-    error: Exception
+    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,15 @@ class Session:
         self.done = threading.Event()
         self._slot: Channel[Prepared] = Channel(1 if plan.live else AHEAD, newest=plan.live)
         self._abandoned, self._delivering = False, threading.Lock()
+        self._closers: dict[Part, threading.Thread] = {}
         self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
         self._shape: tuple[int, ...] | None = None
         self._opened_s: float | None = None
-        self._reading_s = self._good_s = time.monotonic()
+        self._reading_s = time.monotonic()
+        self._bad_s: float | None = None
         self._inferring_s: float | None = None
-        self._reader = _Thread("aerogaze-reader", self._read)
-        self._engine = _Thread("aerogaze-engine", self._infer)
+        self._reader = _thread("aerogaze-reader", self._read)
+        self._engine = _thread("aerogaze-engine", self._infer)
 
     @property
     def open_model(self) -> Callable[[], SaliencyModel]:
@@ -148,17 +150,44 @@ class Session:
         """Say whether a thread is still at work after `close`."""
         return (self._reader if part == "source" else self._engine).is_alive()
 
-    def close_source(self) -> None:
-        """Close the source, now or as soon as nobody reads it."""
-        self._reader.afterwards(lambda: self.feed.source.close() if self.feed else None)
+    def leaves_threads(self) -> bool:
+        """Say whether any thread is still at work after `close`, one that opens or closes a part too."""
+        threads = [self._reader, self._engine, *self._closers.values()]
+        if self.failure is not None and isinstance(self.failure.error, HangError):
+            threads.append(self.failure.error.thread)
+        return any(thread.is_alive() for thread in threads)
 
-    def close_model(self) -> None:
-        """Close the model, now or as soon as nobody uses it."""
-        self._reader.afterwards(
-            lambda: self._engine.afterwards(lambda: self.model.close() if self.model else None)
+    def close_source(self, wait_s: float) -> None:
+        """Close the source, now or as soon as nobody reads it; once, and wait at most `wait_s`."""
+        self._close_after(
+            "source", [self._reader], lambda: self.feed.source.close() if self.feed else None, wait_s
         )
 
-    def _fail(self, part: Part, error: Exception) -> None:
+    def close_model(self, wait_s: float) -> None:
+        """Close the model, now or as soon as nobody uses it; once, and wait at most `wait_s`."""
+        users = [self._reader, self._engine]
+        self._close_after("engine", users, lambda: self.model.close() if self.model else None, wait_s)
+
+    def _close_after(
+        self, part: Part, users: Sequence[threading.Thread], close: Callable[[], None], wait_s: float
+    ) -> None:
+        """Close on a thread of its own, since closing may hang too."""
+        if part in self._closers:
+            return
+
+        def work() -> None:
+            for user in users:
+                user.join()
+            try:
+                close()
+            except Exception as error:
+                self._plan.status.fault(part, f"does not close: {error}")
+
+        self._closers[part] = closer = _thread("aerogaze-closer", work)
+        if not any(user.is_alive() for user in users):
+            closer.join(wait_s)
+
+    def _fail(self, part: Part, error: BaseException) -> None:
         self.failure = self.failure or Failure(part, error)
 
     def _lose(self, frames: int) -> None:
@@ -181,9 +210,10 @@ class Session:
                 checked = self._checked(frame, feed, now) if self._plan.live else frame
                 if checked is not None:
                     self._pass_on(model, checked, now)
-        except Exception as error:
+        except BaseException as error:
             self._fail(part, error)
-        self._slot.end()
+        finally:
+            self._slot.end()
 
     def _pass_on(self, model: SaliencyModel, frame: Frame, now: float) -> None:
         try:
@@ -239,10 +269,11 @@ class Session:
                     break
             while waiting and last and not (self._plan.stop.is_set() or self._abandoned):
                 self._step(last, waiting, 0)  # at a clip's end the last frame is its own successor
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end this thread alone
             self._fail("engine", error)
-        self._lose(len(waiting))
-        self.done.set()
+        finally:
+            self._lose(len(waiting))
+            self.done.set()
 
     @property
     def _delay(self) -> int:
@@ -265,7 +296,7 @@ class Session:
                 return
             try:
                 self._plan.deliver(Result(at.frame, *found, (now - at.since_s) * 1e3))
-            except Exception as error:
+            except BaseException as error:
                 self._fail("sink", error)
                 self._abandoned = True
 
@@ -278,45 +309,23 @@ class Session:
             if self._plan.live:
                 status.recovered("engine")
             kept = saliency.copy()  # the runner's array is its own again at the next call
-            self._good, self._good_s = (kept, find_peaks(kept)), now
+            self._good, self._bad_s = (kept, find_peaks(kept)), None
             return self._good
         told = f"the map of frame {index} is not finite: the release or its engine is broken"
         if not self._plan.live:
             raise InputError(told)
         status.fault("engine", told)
-        if now - self._good_s > self._plan.stall_s:
-            raise InputError(f"no finite map for {now - self._good_s:.1f} s")
+        self._bad_s = now if self._bad_s is None else self._bad_s  # not since the last good: frames may lack
+        if now - self._bad_s > self._plan.stall_s:
+            raise InputError(f"no finite map for {now - self._bad_s:.1f} s")
         model.reset(self.feed.source.fps if self.feed else 1.0)  # what it carries may be NaN too
         if self._good is not None:
             status.hold()
         return self._good
 
 
-class _Thread(threading.Thread):
-    """A thread, started; what is to be done after it is done at its end, or at once where it has ended.
-
-    The process does not wait for it: it may hang in a driver.
-    """
-
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
-        super().__init__(name=name, target=work, daemon=True)
-        self._lock = threading.Lock()
-        self._ended = False
-        self._after: list[Callable[[], None]] = []
-        self.start()
-
-    def run(self) -> None:
-        try:
-            super().run()
-        finally:
-            with self._lock:
-                self._ended = True
-            for work in self._after:
-                work()
-
-    def afterwards(self, work: Callable[[], None]) -> None:
-        with self._lock:
-            if not self._ended:
-                self._after.append(work)
-                return
-        work()
+def _thread(name: str, work: Callable[[], None]) -> threading.Thread:
+    """Start a thread that the process does not wait for: it may hang in a driver."""
+    thread = threading.Thread(name=name, target=work, daemon=True)
+    thread.start()
+    return thread

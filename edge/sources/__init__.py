@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -18,20 +19,23 @@ def is_camera(name: str) -> bool:
     return name.startswith(CAMERAS)
 
 
-def open_source(name: str, wanted: tuple[int, int] | None = None, live: bool | None = None) -> Source:
+def open_source(
+    name: str, wanted: tuple[int, int] | None = None, live: bool | None = None, fps: float | None = None
+) -> Source:
     """Open a video file, a folder of images, `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera.
 
     Cameras are `/dev/videoN` or `v4l2:N`, `csi:N`, `gst:PIPELINE` and `rtsp://...`. `wanted`: width and
     height that are enough; who can give smaller frames cheaply then does, and says so by `Frame.scale`.
-    `live`: in real time, newest first (None: as is a camera's way, and not a file's).
+    `live`: in real time, newest first (None: as is a camera's way, and not a file's). `fps`: its frame
+    rate, if it is not what it says.
 
     Raises:
         InputError: missing, empty, or not readable as what it is.
     """
-    if is_camera(name):
-        return _open_camera(name, wanted, live is not False)
-    source = _open_file(name, wanted)
-    if live:
+    camera = is_camera(name)
+    source = _open_camera(name, wanted, live is not False) if camera else _open_file(name, wanted)
+    source.fps = fps or source.fps  # before it is paced by it
+    if live and not camera:
         from edge.sources.paced import PacedSource
 
         return PacedSource(source)
@@ -42,9 +46,10 @@ def devices(name: str) -> list[str]:
     """Return the devices that only one run at a time can read, of a source's name."""
     if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):
         return []
-    if name.startswith("v4l2:"):
-        name = f"/dev/video{name.removeprefix('v4l2:')}"
-    found = [str(Path(path).resolve()) for path in re.findall(r"/dev/[\w/-]+", name)]
+    if not name.startswith("gst:"):  # without its mode
+        name = re.sub(r"^v4l2:(\d+)", r"/dev/video\1", name)
+        name = re.sub(r"^(/dev/video\d+).*", r"\1", name)
+    found = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
     sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
     return found + [f"csi:{first or second}" for first, second in sensors]
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import cv2
 
-from edge.errors import InputError
+from edge.errors import HangError, InputError
 from edge.frames import Frame, Image
 
 GONE_S = 1.0
@@ -39,8 +39,8 @@ class Capture(Protocol):
 class CaptureSource:
     """Frames from a capture, stamped on the monotonic clock: by the driver where it does so, else on arrival.
 
-    A read that fails leaves a gap in the ids, as of a damaged JPEG. `scale`: as of `Frame`. `every`: what is
-    captured has an end, and its stamps are media time.
+    Reads that fail leave a gap in the ids, as of a damaged JPEG: of the frames due meanwhile. `scale`: as of
+    `Frame`. `every`: what is captured has an end, and its stamps are media time.
 
     Raises:
         InputError: it gives no first frame; `missing` is said. While reading: it is gone.
@@ -64,6 +64,7 @@ class CaptureSource:
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames as they come: the first one too where every one counts; else it is old by now."""
         index, seen = 0, time.monotonic()
+        failing_s: float | None = None
         if self._every:
             yield Frame(0, 0.0, self._first, self._scale)
             index = 1
@@ -71,15 +72,19 @@ class CaptureSource:
             image = self._read()
             now = time.monotonic()
             if image is not None:
+                if failing_s is not None:
+                    index += max(1, round((now - failing_s) * self.fps))
+                    failing_s = None
                 yield Frame(index, index / self.fps if self._every else self._stamp(now), image, self._scale)
                 seen = time.monotonic()
+                index += 1
             elif self._every:
                 return
             elif now - seen > GONE_S:
                 raise InputError(f"{self.name} gives no more frames")
             else:
+                failing_s = now if failing_s is None else failing_s
                 time.sleep(RETRY_S)
-            index += 1
 
     def close(self) -> None:
         """Let go of the device, connection or pipeline."""
@@ -102,7 +107,8 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
     """Open a source on a thread of its own, which is left behind where that takes too long.
 
     Raises:
-        InputError: as opening does; after `seconds`, with `missing`.
+        InputError: as opening does.
+        HangError: it took longer than `seconds`; `missing` is said.
     """
     done: queue.SimpleQueue[CaptureSource | Exception] = queue.SimpleQueue()
     given_up = threading.Event()
@@ -117,12 +123,13 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
         if given_up.is_set():
             source.close()
 
-    threading.Thread(target=work, name="aerogaze-open", daemon=True).start()
+    thread = threading.Thread(target=work, name="aerogaze-open", daemon=True)
+    thread.start()
     try:
         found = done.get(timeout=seconds)
     except queue.Empty:
         given_up.set()
-        raise InputError(f"{missing} (no frame in {seconds:g} s)") from None
+        raise HangError(f"{missing} (no frame in {seconds:g} s)", thread) from None
     if isinstance(found, Exception):
         raise found
     return found

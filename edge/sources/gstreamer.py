@@ -9,6 +9,7 @@ import cv2
 from edge.errors import InputError
 from edge.sources.capture import CaptureSource, has, mode, opened, within
 from edge.sources.folder import scale_for
+from edge.sources.rtsp import without_password
 
 NEWEST = "appsink drop=true max-buffers=1 sync=false"
 """The end of a live pipeline: one frame waits, an older one goes."""
@@ -29,11 +30,12 @@ def open_gst(name: str, every: bool = False) -> CaptureSource:
     pipeline = name.removeprefix("gst:").strip()
     if not re.search(r"\bappsink\b", pipeline):
         pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {EVERY if every else NEWEST}"
+    shown = without_password(name)
     missing = (
-        f"{name} gives no frame; expected a GStreamer pipeline of video, which gst-launch-1.0 starts: try it "
-        "there with `! autovideosink`, it says why"
+        f"{shown} gives no frame; expected a GStreamer pipeline of video, which gst-launch-1.0 starts: try "
+        "it there with `! autovideosink`, it says why"
     )
-    return _opened(name, pipeline, missing, every=every)
+    return _opened(shown, pipeline, missing, every=every)
 
 
 def open_csi(name: str, wanted: tuple[int, int] | None = None) -> CaptureSource:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import cv2
 
+from edge.errors import InputError
 from edge.sources.capture import CaptureSource, opened
 
 TIMEOUT_MS = 1500
@@ -22,9 +24,15 @@ def open_rtsp(url: str) -> CaptureSource:
     """Connect to a stream.
 
     Raises:
-        InputError: nobody answers there, or no video comes; a password is not said.
+        InputError: no such address, nobody answers there, or no video comes; a password is not said.
     """
     name = without_password(url)
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise InputError(
+            f"{name} is no address ({error}); expected rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH"
+        ) from None
     missing = f"{name} gives no video; expected an RTSP server that streams there: ask it with ffplay or VLC"
     with _options():
         capture = opened(url, cv2.CAP_FFMPEG, TIMEOUT_MS)
@@ -44,7 +52,7 @@ def _options() -> Iterator[None]:
         os.environ.pop(VARIABLE, None)
 
 
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    secret = urlsplit(url).password
-    return url.replace(f":{secret}@", ":***@", 1) if secret else url
+def without_password(text: str) -> str:
+    """Return a URL, or what has some in it, as it may be shown: rather too much hidden than too little."""
+    text = re.sub(r"(\w+://[^\s:/?@]*):\S+@", r"\1:***@", text)  # to the last @: a password may have any sign
+    return re.sub(r"(?i)(pass(?:word|wd)?|pwd?|user-pw)=[^&\s]+", r"\1=***", text)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,6 +23,7 @@ from edge.frames import Frame, Input, Tensor
 from edge.model import SaliencyModel
 from edge.pipeline import Live, Summary
 from edge.sinks import Result, Sink
+from edge.sources.capture import CaptureSource, within
 from edge.status import About, Status
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
@@ -96,7 +102,7 @@ class Kept:
     """A sink that keeps what it is given, slowly or not, and fails where told."""
 
     def __init__(
-        self, delay_s: float = 0, fails: dict[int, Exception] | None = None, whole: bool = True
+        self, delay_s: float = 0, fails: Mapping[int, BaseException] | None = None, whole: bool = True
     ) -> None:
         self.delay_s, self.fails, self.whole = delay_s, fails or {}, whole
         self.results: list[Result] = []
@@ -196,8 +202,8 @@ def test_a_slow_sink_slows_nothing_and_loses_its_oldest_results(status: Status) 
     assert (slow.ended, fast.ended, summary.failed) == ("committed", "committed", ())
 
 
-@pytest.mark.parametrize("error", [InputError("the disk is full"), OSError("connection lost")])
-def test_a_failing_sink_fails_alone(status: Status, error: Exception) -> None:
+@pytest.mark.parametrize("error", [InputError("the disk is full"), OSError("connection lost"), SystemExit(1)])
+def test_a_failing_sink_fails_alone(status: Status, error: BaseException) -> None:
     good, bad = Kept(), Kept(fails={5: error, 6: error})
     summary = live(Camera(range(40)), Engine(), status, [bad, good])
     assert good.ended == bad.ended == "committed"
@@ -274,6 +280,43 @@ def test_an_engine_that_fails_is_opened_again(status: Status) -> None:
     assert summary.frames + summary.dropped == 60
 
 
+@pytest.mark.parametrize("part", ["source", "engine"])
+def test_a_part_that_wants_the_process_to_exit_has_failed_as_by_any_error(status: Status, part: str) -> None:
+    class Exits(Camera):
+        def __iter__(self) -> Iterator[Frame]:
+            yield from super().__iter__()
+            raise SystemExit(1)
+
+    class ExitsToo(Engine):
+        def infer(self, prepared: Input) -> Tensor:
+            if self.calls == 3:
+                raise SystemExit(1)
+            return super().infer(prepared)
+
+    source = Exits(range(5)) if part == "source" else Camera(range(40))
+    engine = Engine() if part == "source" else ExitsToo()
+    summary = live(source, engine, status, sources=[Camera(range(5))], engines=[Engine()])
+    assert summary.faults == {part: 1}
+    assert summary.frames > 5
+
+
+def test_a_log_that_nobody_reads_any_more_ends_nothing() -> None:
+    code = (
+        "import os, sys; from edge.console import log_shown; from edge.status import LOG\n"
+        "with log_shown(LOG):\n"
+        "    for _ in range(3): LOG.warning('told')\n"
+        "print('the summary')\n"
+        "sys.exit(7)"
+    )
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writes, timeout=60)
+    finally:
+        os.close(writes)
+    assert (ran.returncode, ran.stdout) == (7, b"the summary\n")
+
+
 def test_the_last_good_map_is_held_over_nan_and_counted(
     status: Status, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -293,6 +336,20 @@ def test_an_engine_that_gives_nothing_but_nan_is_opened_again(status: Status) ->
     summary = live(Camera(range(120)), Engine(nan=range(1, 10_000)), status, engines=[Engine()])
     assert summary.faults == {"engine": 1}
     assert 10 < summary.held < 100
+
+
+def test_a_gap_of_the_source_is_no_fault_of_the_engine(status: Status) -> None:
+    class Gap(Camera):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                time.sleep(0.8 if frame.index == 10 else 0)
+                yield replace(frame, capture_s=time.monotonic())
+
+    plan = Live(None, None, stall_s=0.6)
+    summary = pipeline.run(Gap(range(20)), Engine(nan=[10]), [], status=status, live=plan)
+    assert summary.held == 1
+    assert summary.faults == {"engine": 1}
+    assert summary.frames + summary.dropped == 20
 
 
 def test_lost_and_doubled_frames_are_told(status: Status) -> None:
@@ -333,11 +390,67 @@ def test_a_jump_of_the_systems_clock_is_told(status: Status, caplog: pytest.LogC
 def test_threads_that_hang_again_and_again_end_the_run(status: Status) -> None:
     hang = threading.Event()
     cameras = [Camera([0], hangs=hang) for _ in range(pipeline.MOST_HANGING)]
-    sink = Kept()
+    sink, bad = Kept(), Kept(whole=False)
     with pytest.raises(CheckError, match="start aerogaze anew"):
-        live(cameras[0], Engine(), status, [sink], cameras[1:], stall_s=0.1)
+        live(cameras[0], Engine(), status, [bad, sink], cameras[1:], stall_s=0.1)
     hang.set()
-    assert sink.ended == "discarded"
+    assert (bad.ended, sink.ended) == ("discarded", "committed")
+    assert sink.results
+
+
+class Stuck(Camera):
+    """Its driver does not let go."""
+
+    def __init__(self, ids: Sequence[int], stuck: threading.Event) -> None:
+        super().__init__(ids, fails="gone")
+        self.stuck = stuck
+
+    def close(self) -> None:
+        self.stuck.wait(20)
+
+
+def test_a_driver_that_does_not_let_go_is_left_and_the_run_still_looked_after(status: Status) -> None:
+    stuck, ticks = threading.Event(), []
+    summary = live(
+        Stuck(range(5), stuck),
+        Engine(),
+        status,
+        sources=[Camera(range(5))],
+        on_tick=lambda: ticks.append(time.monotonic()),
+    )
+    assert not stuck.is_set()
+    stuck.set()
+    assert summary.faults == {"source": 1}
+    assert summary.frames > 5
+    assert max(b - a for a, b in itertools.pairwise(ticks)) < 3
+
+
+def test_drivers_that_do_not_let_go_again_and_again_end_the_run(status: Status) -> None:
+    stuck = threading.Event()
+    cameras = [Stuck([0], stuck) for _ in range(pipeline.MOST_HANGING)]
+    with pytest.raises(CheckError, match="start aerogaze anew"):
+        live(cameras[0], Engine(), status, sources=cameras[1:])
+    stuck.set()
+
+
+def test_opening_that_hangs_again_and_again_ends_the_run(status: Status) -> None:
+    hang, stop, opened = threading.Event(), threading.Event(), []
+
+    def late() -> Camera:
+        hang.wait(20)
+        return Camera([])
+
+    def open_source() -> CaptureSource:
+        opened.append(1)
+        if len(opened) > 2 * pipeline.MOST_HANGING:
+            stop.set()
+        return within(0.05, late, "the camera gives no frame")  # type: ignore[arg-type]
+
+    plan = Live(open_source, None, least_wait_s=0.01, most_wait_s=0.02)
+    with pytest.raises(CheckError, match=r"the camera gives no frame \(no frame in 0.05 s\), 5 times"):
+        pipeline.run(Camera(range(3), fails="gone"), Engine(), [], status=status, live=plan, stop=stop)
+    hang.set()
+    assert len(opened) == pipeline.MOST_HANGING
 
 
 def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Status) -> None:
@@ -352,8 +465,44 @@ def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Stat
     hang.set()
 
 
-def test_what_cannot_be_opened_again_ends_the_run(status: Status) -> None:
+@pytest.mark.parametrize("part", ["source", "engine"])
+def test_a_stop_during_a_back_off_closes_each_part_once_and_keeps_what_was_done(
+    status: Status, part: str
+) -> None:
+    stop, sink = threading.Event(), Kept()
+    camera = Camera(range(5 if part == "source" else 1000), fails="gone")
+    engine = Engine(fails_at=5 if part == "engine" else None)
+
+    def stop_when_stalled() -> None:
+        if status.snapshot().state == "stalled":
+            stop.set()
+
+    waiting = Live(Camera, Engine, least_wait_s=20)  # type: ignore[arg-type]
+    summary = pipeline.run(
+        camera, engine, [sink], status=status, live=waiting, stop=stop, on_tick=stop_when_stalled
+    )
+    assert summary.interrupted
+    assert (camera.closed, engine.closed) == (1, 1)
+    assert sink.ended == "committed"
+    assert len(sink.results) == summary.frames > 0
+
+
+@pytest.mark.parametrize("fails", [None, "no more"])
+def test_a_sink_that_ends_sees_that_the_run_has_stopped(status: Status, fails: str | None) -> None:
+    seen = []
+
+    class Tells(Kept):
+        def commit(self) -> None:
+            seen.append(status.snapshot().state)
+
+    with contextlib.suppress(InputError):
+        pipeline.run(Camera(range(3), fails=fails), Engine(), [Tells()], status=status, live=Live())
+    assert seen == ["stopped"]
+
+
+@pytest.mark.parametrize(("frames", "ended"), [(3, "committed"), (0, "discarded")])
+def test_what_cannot_be_opened_again_ends_the_run(status: Status, frames: int, ended: str) -> None:
     sink = Kept()
     with pytest.raises(InputError, match="no more"):
-        pipeline.run(Camera(range(3), fails="no more"), Engine(), [sink], status=status, live=Live())
-    assert sink.ended == "discarded"
+        pipeline.run(Camera(range(frames), fails="no more"), Engine(), [sink], status=status, live=Live())
+    assert sink.ended == ended

@@ -50,6 +50,7 @@ def test_it_is_watched_started_again_and_not_root() -> None:
     assert unit["Restart"] == "on-failure"
     assert int(unit["WatchdogSec"]) * 1e6 / 3 > 1e5  # longer than the run's own beat
     assert unit["User"] == "aerogaze"
+    assert unit["SupplementaryGroups"].split() == ["video", "dialout"]  # whose cameras and serial lines are
     assert unit["ExecStartPre"].startswith("+")
 
 
