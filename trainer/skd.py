@@ -110,10 +110,16 @@ class JointTransfer(Stage):
     """Stage 2: the spatiotemporal network, from the students' weights, on the hard label.
 
     With `soft` above 0 it also learns from both students' maps, half each: the abstract's "distilled
-    from the two students"; section III-C carries weights over only.
+    from the two students"; section III-C carries weights over only. Or from the teachers' mean map, which is
+    ours (docs/results.md says what that gives).
     """
 
-    def __init__(self, recipe: SkdRecipe, students: StudentDistillation | None) -> None:
+    def __init__(
+        self,
+        recipe: SkdRecipe,
+        students: StudentDistillation | None,
+        teachers: TeacherTraining | None = None,
+    ) -> None:
         super().__init__(recipe.network)
         self._loss, self._head = LOSSES[recipe.loss], recipe.settings().head
         self.network = SpatiotemporalNetwork(recipe.student.align)
@@ -122,10 +128,15 @@ class JointTransfer(Stage):
             settings, network = as_skd(load_student(recipe.network.start))
             _check_start(recipe, settings)
             self.network.start_from(network)
-        self._students: list[StudentDistillation] = []  # in a list: not this module's own
+        # In lists: not this module's own.
+        self._students: list[StudentDistillation] = []
+        self._teachers: list[TeacherTraining] = []
+        by_teachers = recipe.network.taught_by == "teachers"
+        if self._soft and by_teachers and teachers is not None:
+            self._teachers = [teachers.eval()]
         if students is not None:
             self.network.take(students.spatial, students.temporal)
-            self._students = [students.eval()] if self._soft else []
+            self._students = [students.eval()] if self._soft and not by_teachers else []
         self._frozen = (
             [self.network.trunk, self.network.spatial, self.network.temporal] if recipe.network.freeze else []
         )
@@ -138,9 +149,12 @@ class JointTransfer(Stage):
             part.eval()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return (1 - soft) * hard + soft * the mean over the students."""
+        """Return (1 - soft) * hard + soft * the mean over the students, or of the teachers' mean map."""
         raw = self.network(batch["frame"], batch["other"])
         total = (1 - self._soft) * self._loss(raw, hard_label(batch["density"]))
+        for teachers in self._teachers:
+            soft = torch.stack(teachers.to(self.device).maps(batch)).mean(dim=0)
+            total = total + self._soft * self._loss(raw, soft)
         for students in self._students:
             spatial, temporal = students.to(self.device).maps(batch)
             total = total + self._soft * (self._loss(raw, spatial) + self._loss(raw, temporal)) / 2
@@ -161,7 +175,7 @@ def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
     students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
     if students is not None:
         told.append(_fit("students", students, recipe, recipe.students, run))
-    joint = JointTransfer(recipe, students)
+    joint = JointTransfer(recipe, students, teachers)
     told.append(_fit("network", joint, recipe, recipe.network, run))
     trained = {"data": "; ".join(dict.fromkeys(told)), "recipe": recipe.model_dump(mode="json")}
     return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
@@ -180,7 +194,12 @@ def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run
 def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
     """Return a stage's samples: of the data set, or of scenes of its own in the made world."""
     maps = recipe.students.maps
-    large = name == "teachers" or (name == "students" and recipe.students.mu > 0 and maps is None)
+    taught = recipe.network.soft > 0 and recipe.network.taught_by == "teachers"
+    large = (
+        name == "teachers"
+        or (name == "students" and recipe.students.mu > 0 and maps is None)
+        or (name == "network" and taught)
+    )
     if recipe.data is None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
         return MadeClips(recipe.world, recipe.settings(), stream, large)

@@ -18,7 +18,7 @@ from tests.conftest import Outcome
 from trainer import made, skd
 from trainer.fit import Run
 from trainer.gaze import gaze_density
-from trainer.losses import kl_cc
+from trainer.losses import hard_label, kl_cc
 from trainer.made import MadeClips
 from trainer.models.student import Pair, SkdSettings, as_skd, load_student, saliency
 from trainer.recipes import SkdRecipe, load_recipe
@@ -264,3 +264,23 @@ def test_a_network_goes_on_from_a_students_weights_at_another_resolution() -> No
         train(load_recipe("skd-128", {**QUICK, **none, "network.start": '"none"'}))
     with pytest.raises(InputError, match="takes the place of stage 1"):
         quick("skd-64", network__start='"skd-64"')
+
+
+def test_the_network_may_learn_from_the_teachers_mean_map() -> None:
+    recipe = quick(
+        network__soft="0.25", network__taught_by='"teachers"', network__freeze="false", loss='"kl_cc"',
+        students__steps="0", students__mu="0",
+    )  # fmt: skip
+    teachers = skd.TeacherTraining(recipe)
+    joint = skd.JointTransfer(recipe, None, teachers).eval()
+    samples = skd._samples("network", recipe)
+    assert isinstance(samples, MadeClips)
+    batch = {name: value[None] for name, value in next(iter(samples)).items()}
+    raw = joint.network(batch["frame"], batch["other"])
+    soft = torch.stack(teachers.eval().maps(batch)).mean(dim=0)
+    expected = 0.75 * kl_cc(raw, hard_label(batch["density"])) + 0.25 * kl_cc(raw, soft)
+    torch.testing.assert_close(joint.loss(batch), expected)
+    assert not any(name.startswith("_teachers") for name, _ in joint.named_parameters())
+    train(recipe)
+    with pytest.raises(InputError, match="by teachers needs teachers"):
+        quick(network__soft="0.25", network__taught_by='"teachers"', teachers__steps="0", students__mu="0")

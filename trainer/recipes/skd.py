@@ -92,7 +92,9 @@ class NetworkTable(StageTable):
     start: str | None = None
     """A student, shipped or a file, whose weights it starts from instead; it may be of any resolution."""
     soft: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Weight of the two students' maps, half each, as soft labels; 1 - soft of the hard label."""
+    """Weight of soft labels; 1 - soft of the hard label."""
+    taught_by: Literal["students", "teachers"] = "students"
+    """Whose maps these are: the two students', half each, or the mean of the two teachers'."""
 
 
 class SkdRecipe(Recipe):
@@ -129,11 +131,14 @@ class SkdRecipe(Recipe):
             raise ValueError("students.maps is given, but no student learns from it: set students.mu above 0")
         if maps and self.teachers.steps:
             raise ValueError("students.maps takes the trained teachers' place: set teachers.steps = 0")
-        if self.network.soft and not self.students.steps:
+        by_teachers = self.network.soft > 0 and self.network.taught_by == "teachers"
+        if self.network.soft and not by_teachers and not self.students.steps:
             raise ValueError("network.soft needs students to learn from: set it to 0")
+        if by_teachers and not self.teachers.steps:
+            raise ValueError("network.soft by teachers needs teachers: set teachers.steps")
         if soft and not maps and not self.teachers.steps:
             raise ValueError("students.mu is above 0, but teachers.steps is 0: no soft labels to learn from")
-        if self.teachers.steps and not soft:
+        if self.teachers.steps and not soft and not by_teachers:
             raise ValueError("teachers are trained, but no student learns from them: set teachers.steps = 0")
         if self.network.start and self.students.steps:
             raise ValueError("network.start takes the place of stage 1: set students.steps and mu to 0")
