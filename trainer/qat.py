@@ -142,7 +142,9 @@ def _samples(recipe: QatRecipe, student: Student, stream: int) -> MadeWindows | 
     prepare, data, world = student.settings.preprocessing(), recipe.data, recipe.world
     shape = Shape(prepare.height, prepare.width, forms_of(student).window, 0, preprocessing=prepare)
     if data.root:
-        apart = replace(shape, every=round(FPS / NOMINAL_FPS))
+        # What looks back by seconds counts its window at the nominal rate; else a frame follows the other.
+        by_seconds = prepare.alignment is not None or any(s.lag_s for s in forms_of(student).states)
+        apart = replace(shape, every=round(FPS / NOMINAL_FPS) if by_seconds else 1)
         windows = Windows(open_dataset(data.kind, data.root, data.split), apart, stream)
         _ = windows[0]  # nothing readable is told now
         return windows

@@ -179,6 +179,7 @@ import sys
 import numpy as np
 from edge.model import SaliencyModel, clip_maps
 model = SaliencyModel(sys.argv[1], "fp32", engine="tensorrt")
+model.blur = 0.0
 frames = model.release.golden()[0]
 wanted, found = clip_maps(model, frames), []
 for index, frame in enumerate(frames):

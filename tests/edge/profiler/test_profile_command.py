@@ -114,7 +114,7 @@ def test_a_board_that_throttles_all_the_time_is_marked(tmp_path: Path) -> None:
     assert document["conditions"]["throttled"] == ["cpu-throttle-alert"]
     assert document["conditions"]["temperatures_c"]["highest"]["tj-thermal"] == 52
     used = document["latencies"][0]["energy"]
-    assert used["power_w"] == pytest.approx(7.0, rel=1e-3)  # the tree's, at any load
+    assert used["power_w"] == pytest.approx(7.0, rel=0.05)  # the tree's, at any load
     assert used["joules_per_frame"] == pytest.approx(0, abs=1e-3)  # idle takes as much
 
 
