@@ -6,6 +6,8 @@ them by RANSAC: from a drone most corners lie on the ground, which is nearly a p
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ OFF_PX = 1.5
 TRIES = 200
 
 Image = NDArray[np.uint8]
+Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
 
 def moved_onto(past: Image, now: Image) -> Image:
@@ -31,9 +34,15 @@ def moved_onto(past: Image, now: Image) -> Image:
     """
     before, after = (np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8) for image in (past, now))
     back = camera_motion(before, after)
-    if back is None:
-        return now
-    moved: Image = cv2.warpPerspective(  # type: ignore[assignment]
+    return now if back is None else warped(past, now, back)
+
+
+def warped(past: Pixels, now: Pixels, back: NDArray[np.float64]) -> Pixels:
+    """Return `past` moved by `back`, a homography (3, 3) from pixels of `now` to its own; both of one shape.
+
+    Where it does not reach, the result is `now`.
+    """
+    moved: Pixels = cv2.warpPerspective(  # type: ignore[assignment]
         past,
         back,
         (now.shape[1], now.shape[0]),

@@ -27,6 +27,7 @@ ENGINES = "engines"
 LARGEST_PLAN = 1 << 32
 PLANS = "plans"
 """In the cache folder: a file for each plan that the user built, named by its hash."""
+FOREIGN = "was not built by you on this machine, and an engine is code"
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,8 @@ def read_plan(engine: Path, digest: str) -> bytes:
     Raises:
         InputError: it was not built here, others may write the file or its folder, or it was changed.
     """
-    by_root = engine.stat().st_uid == 0 != os.geteuid()
-    if not by_root and not (cache_folder() / PLANS / digest).is_file():
-        raise InputError(
-            f"{engine} was not built by you on this machine, and an engine is code: "
-            f"aerogaze build {engine.parent.parent} --rebuild"
-        )
+    if not _built_here(engine, digest):
+        raise InputError(f"{engine} {FOREIGN}: build it again, with --rebuild")
     for place in (engine.parent, engine, identity_path(engine)):
         found = place.stat()
         if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
@@ -120,6 +117,11 @@ def read_plan(engine: Path, digest: str) -> bytes:
     if hashlib.sha256(plan).hexdigest() != digest:
         raise InputError(f"{engine} is not the file that was built (its hash differs): build it again")
     return plan
+
+
+def _built_here(engine: Path, digest: str) -> bool:
+    by_root = engine.stat().st_uid == 0 != os.geteuid()
+    return by_root or (cache_folder() / PLANS / digest).is_file()
 
 
 def _folders(release: Release) -> Iterator[Path]:
@@ -154,9 +156,12 @@ def _built(release: Release, graph: Graph) -> Engine:
             misfits.append(f"{path}: {error}")
             continue
         differs = [*differences(folder, wanted), *_unfit(wanted, gpu)]
-        if not differs:
+        if differs:
+            misfits.append(f"{path} does not fit: {'; '.join(differs)}")
+        elif not _built_here(path, plan):
+            misfits.append(f"{path} {FOREIGN}")
+        else:
             return Engine(graph, Built(path, target.kind, plan))
-        misfits.append(f"{path} does not fit: {'; '.join(differs)}")
     why = misfits[0] if misfits else f"no engine of {graph.file} was built for {gpu.name}"
     raise InputError(f"{why}; aerogaze build {release.folder} --target {target} --rebuild makes one")
 

@@ -49,12 +49,13 @@ class SaliencyModel:
     ) -> None:
         opened = release if isinstance(release, Release) else releases.load(release)
         chosen = choose(opened, precision, flying_form(opened), engine)
-        self._use(opened, chosen.graph.precision, open_engine(opened, chosen, threads))
-        self.engine += f" (not TensorRT: {chosen.instead})" if chosen.instead else ""
+        runner = open_engine(opened, chosen, threads)
         try:
+            self._use(opened, chosen.graph.precision, runner)
+            self.engine += f" (not TensorRT: {chosen.instead})" if chosen.instead else ""
             self._check_golden(chosen.graph)
         except BaseException:
-            self.close()
+            runner.close()
             raise
 
     @classmethod

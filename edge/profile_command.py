@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from edge.console import progress_bar
 from edge.engines import Choice
 from edge.errors import CheckError, InputError
 from edge.files import PendingFile, written_file
+from edge.frames import parse_size
 from edge.options import engine_option
 from edge.profiler import budget as budgets
 from edge.profiler import documents, history
@@ -131,6 +131,7 @@ def profile(
         PendingFile(path).discard()  # what cannot be written is told now, not after the measuring
     opened = releases.load(release)
     batches = _numbers(batch)
+    frame = parse_size(frame_size, "--frame")
     runs, warm_up = _runs(protocol, runs, warm_up)
     if protocol == PAPER:
         form, batches = "pair", [PAPER_BATCH]
@@ -140,9 +141,7 @@ def profile(
     )
     if torch:
         found += _torch(opened, student, torch.split(","), form, threads, batches)
-    settings = Settings(
-        runs, warm_up, threads, _size(frame_size), energy_s, layers or html_path is not None, protocol
-    )
+    settings = Settings(runs, warm_up, threads, frame, energy_s, layers or html_path is not None, protocol)
     with progress_bar("profile", "runs/s") as progress:
         task = progress.add_task(escape(opened.name), total=runs * len(found))
         document = measure(opened, found, settings, left_out, given, lambda n: progress.advance(task, n))
@@ -195,10 +194,10 @@ def _print_verdicts(a: Document, b: Document) -> None:
 def _precisions(release: Release, form: Form, engine: Choice, named: str | None) -> list[str]:
     if named:
         return [p.strip() for p in named.split(",")]
-    found = [*release.precisions(form, "tensorrt" if engine == "tensorrt" else "onnxruntime")]
+    found: list[str] = [*release.precisions(form, "tensorrt" if engine == "tensorrt" else "onnxruntime")]
     if not found:
         raise InputError(f"release {release.name} has no graph in {form} form; try the other --form")
-    return [*found]
+    return found
 
 
 def _torch(
@@ -242,10 +241,3 @@ def _numbers(text: str) -> list[int]:
     if not found or min(found) < 1:
         raise InputError(f"no batch {text!r}; expected whole numbers of at least 1, such as 1,8")
     return list(dict.fromkeys(found))
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise InputError(f"no frame of {text!r}; expected WIDTHxHEIGHT, such as 1280x720")
-    return int(match[1]), int(match[2])

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.egomotion import warped
 from edge.frames import Tensor
 
 CALM_S = 0.2
@@ -43,7 +44,7 @@ class Smoother:
             self._past = saliency.copy()
             return self._past
         if back is not None:
-            past = self._moved(past, saliency, back)
+            past = warped(past, saliency, back)  # what the camera did not see then is as it is now
         top = max(float(saliency.max()), float(past.max()))
         if not top > 0:
             self._past = saliency.copy()
@@ -60,16 +61,3 @@ class Smoother:
         gain += past
         self._past = gain
         return gain
-
-    @staticmethod
-    def _moved(past: Tensor, now: Tensor, back: NDArray[np.float64]) -> Tensor:
-        """Return the past map as the camera would see it now; what it did not see is as it is now."""
-        moved: Tensor = cv2.warpPerspective(  # type: ignore[assignment]
-            past,
-            back,
-            (now.shape[1], now.shape[0]),
-            dst=now.copy(),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_TRANSPARENT,
-        )
-        return moved

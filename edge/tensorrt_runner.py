@@ -1,4 +1,4 @@
-"""TensorRT on a GPU: copies and inference on streams of their own, joined by events; docs/adr/0009."""
+"""TensorRT on a GPU: copies and inference on streams of their own, joined by events; docs/adr/0010."""
 
 from __future__ import annotations
 

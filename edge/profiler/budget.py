@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,7 @@ from typing import Any
 
 from edge.errors import InputError
 from edge.profiler.session import Document
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edge.toml import tomllib
 
 MOST = ("p99_ms", "mean_ms", "power_w")
 LEAST = ("cc",)

@@ -14,7 +14,7 @@ from edge.profiler.conditions import name_of
 from edge.profiler.documents import times_of
 from edge.profiler.session import Document
 from edge.profiler.statistics import summarise
-from edge.profiler.table import gain, notes, number
+from edge.profiler.table import gain, notes, number, or_dash
 
 Row = Mapping[str, Any]
 
@@ -192,12 +192,12 @@ def _costs(rows: Sequence[Row]) -> str:
                 number(row["load_ms"]),
                 number(row["first_call_ms"]),
                 f"{row['size_bytes'] / 1024:.0f}",
-                *(_or_dash(value, ".1f") for value in memory),
-                _or_dash(used.get("power_w"), ".2f"),
-                _or_dash(used.get("joules_per_frame"), ".3g"),
-                _or_dash(found.get("cc"), ".5f"),
-                _or_dash(found.get("kld"), ".2g"),
-                _or_dash(found.get("nss"), ".3f"),
+                *(or_dash(value, ".1f") for value in memory),
+                or_dash(used.get("power_w"), ".2f"),
+                or_dash(used.get("joules_per_frame"), ".3g"),
+                or_dash(found.get("cc"), ".5f"),
+                or_dash(found.get("kld"), ".2g"),
+                or_dash(found.get("nss"), ".3f"),
             )
         )
     return _table(head, body)
@@ -250,10 +250,6 @@ def _alarms(document: Document) -> Iterator[str]:
 
 def _listed(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.0f}" for name, value in values.items())
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
 
 
 def _figure(title: str, drawing: str, caption: str) -> str:

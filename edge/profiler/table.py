@@ -56,10 +56,10 @@ def _costs(rows: list[Row]) -> Table:
             number(row["first_call_ms"]),
             f"{row['size_bytes'] / 1024:.0f}",
             *(_mib(row[name]) for name in ("rss_growth_bytes", "rss_peak_bytes")),
-            _or_dash(used.get("joules_per_frame"), ".2g"),
-            _or_dash(found.get("cc"), ".4f"),
-            _or_dash(found.get("kld"), ".1e"),
-            _or_dash(found.get("nss"), ".3f"),
+            or_dash(used.get("joules_per_frame"), ".2g"),
+            or_dash(found.get("cc"), ".4f"),
+            or_dash(found.get("kld"), ".1e"),
+            or_dash(found.get("nss"), ".3f"),
         )
     return table
 
@@ -131,7 +131,8 @@ def _mib(count: int | None) -> str:
     return "-" if count is None else f"{count / 2**20:.1f}"
 
 
-def _or_dash(value: float | None, form: str) -> str:
+def or_dash(value: float | None, form: str) -> str:
+    """Return a number as the format says, or a dash for what was not measured."""
     return "-" if value is None else f"{value:{form}}"
 
 

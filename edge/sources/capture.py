@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import cv2
@@ -113,15 +114,20 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
     done: queue.SimpleQueue[CaptureSource | Exception] = queue.SimpleQueue()
     given_up = threading.Event()
 
+    def let_go() -> None:
+        """Close what came too late; whoever takes it out of the queue does."""
+        with suppress(queue.Empty):
+            late = done.get_nowait()
+            if isinstance(late, CaptureSource):
+                late.close()
+
     def work() -> None:
         try:
-            source = open_()
+            done.put(open_())
         except Exception as error:
             done.put(error)
-            return
-        done.put(source)
         if given_up.is_set():
-            source.close()
+            let_go()
 
     thread = threading.Thread(target=work, name="aerogaze-open", daemon=True)
     thread.start()
@@ -129,6 +135,7 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
         found = done.get(timeout=seconds)
     except queue.Empty:
         given_up.set()
+        let_go()
         raise HangError(f"{missing} (no frame in {seconds:g} s)", thread) from None
     if isinstance(found, Exception):
         raise found

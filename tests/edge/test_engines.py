@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge import release as releases
-from edge.engines import _unfit, choose, read_plan, vouch
+from edge.engines import Built, _unfit, choose, read_plan, vouch
 from edge.errors import InputError
 from edge.gpu import Gpu, this_gpu
-from edge.identity import DEFAULT_RTX, Identity
+from edge.identity import DEFAULT_RTX, Identity, expected
+from edge.target import Target
 from tests.conftest import Outcome
 from tests.edge.test_command import Command
 
@@ -56,6 +58,28 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 
 
 DIGEST = hashlib.sha256(b"plan").hexdigest()
+
+
+def test_auto_takes_a_plan_only_where_it_was_built_and_else_says_why(
+    release: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edge.engines.this_gpu", lambda: Gpu("card", "8.9"))
+    monkeypatch.setattr("edge.identity.tensorrt_version", lambda kind: "1.2")
+    monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path / "cache"))
+    opened, folder = releases.load(release), release / "engines" / "rtx"
+    folder.mkdir(parents=True)
+    (folder / "stream.fp32.engine").write_bytes(b"plan")
+    wanted = expected(opened, opened.graph("fp32", "stream", "tensorrt"), Target("rtx"))
+    replace(wanted, plan_sha256=DIGEST).write(folder)
+    chosen = choose(opened, "fp32", "stream", "auto")
+    assert chosen.built is None
+    assert "stream.fp32.engine was not built by you on this machine, and an engine is code" in chosen.instead
+    assert f"aerogaze build {release} --target rtx --rebuild makes one" in chosen.instead
+    with pytest.raises(InputError, match="was not built by you"):
+        choose(opened, "fp32", "stream", "tensorrt")
+    vouch(DIGEST)
+    chosen = choose(opened, "fp32", "stream", "auto")
+    assert (chosen.built, chosen.instead) == (Built(folder / "stream.fp32.engine", "rtx", DIGEST), "")
 
 
 def test_a_plan_is_read_once_and_is_what_was_built(engine: Path) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from edge.errors import InputError
+from edge.toml import tomllib
 from trainer.recipes.qat import QatRecipe
 from trainer.recipes.skd import SkdRecipe, WorldTable
 from trainer.recipes.tables import Recipe, StageTable
 from trainer.recipes.tinyhd import TinyHDRecipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "KINDS",

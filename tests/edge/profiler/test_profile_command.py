@@ -22,7 +22,7 @@ QUICK = ("--no-history", "--energy", "0")
     ("words", "message"),
     [
         (["--batch", "0"], "no batch '0'; expected whole numbers"),
-        (["--frame", "1280"], "no frame of '1280'; expected WIDTHxHEIGHT"),
+        (["--frame", "1280"], "--frame '1280' is not understood; expected WIDTHxHEIGHT"),
         (["--runs", "50"], "50 runs tell nothing of a 99th percentile"),
         (["--batch", "8"], "a stream carries one flight's past; export and measure --form pair"),
         (["--protocol", "skd"], "has no graph in pair form"),
