@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from edge.errors import InputError
 from edge.files import written_file
 from edge.machine import this_machine
+from trainer.batch_norm import SharedBatchNorm
 from trainer.recipes import Recipe, StageTable
 from trainer.stage import Stage
 
@@ -97,13 +98,23 @@ class Processes:
 
 
 def processes() -> Processes:
-    """Read the environment: one process if neither torchrun nor srun started it."""
+    """Read the environment: one process if neither torchrun nor srun started it.
+
+    Raises:
+        InputError: srun started more tasks on one node than on another.
+    """
     found = os.environ
     if "TORCHELASTIC_RUN_ID" in found:
         return Processes(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_WORLD_SIZE"]))
     if "SLURM_PROCID" in found and found.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         world = int(found["SLURM_NTASKS"])
-        return Processes(int(found["SLURM_PROCID"]), world, world // int(found.get("SLURM_NNODES", "1")))
+        here, over = divmod(world, int(found.get("SLURM_NNODES", "1")))
+        if over:
+            raise InputError(
+                f"srun started {world} tasks on {found['SLURM_NNODES']} nodes: give each node as many"
+            )
+        found.setdefault("SLURM_NTASKS_PER_NODE", str(here))  # Lightning refuses to work it out
+        return Processes(int(found["SLURM_PROCID"]), world, here)
     return Processes(0, 1, 1)
 
 
@@ -152,7 +163,7 @@ def fit(
             devices=team.local_world if team.world > 1 else 1,
             num_nodes=team.world // team.local_world,
             strategy="ddp" if team.world > 1 else "auto",
-            sync_batchnorm=team.world > 1 and torch.cuda.is_available(),
+            plugins=SharedBatchNorm() if team.world > 1 else None,
             use_distributed_sampler=False,  # ours also knows where a run was left
             callbacks=callbacks,
             logger=_loggers(place, step) if place else False,
@@ -320,6 +331,7 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         for known in (
             ".*does not have many workers.*",
+            ".*`srun` command is available on your system but is not used.*",
             ".*isinstance.treespec, LeafSpec.*",
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*Experiment logs directory .* exists and is not empty.*",

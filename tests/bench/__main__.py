@@ -26,6 +26,7 @@ from tests.bench.metrics import metric_rows
 from tests.bench.rows import Row
 from tests.bench.sinks import sink_rows
 from tests.bench.students import student_rows
+from tests.bench.training import training_rows
 
 OUT = Path("out/bench.json")
 
@@ -44,6 +45,7 @@ THEMES: dict[str, Callable[[Path], list[Row]]] = {
     "live": live_rows,
     "metrics": lambda folder: metric_rows(),
     "sinks": sink_rows,
+    "training": lambda folder: training_rows(),
     "gpu": gpu_rows,
 }
 ASKED = {"long": long_rows}

@@ -258,6 +258,15 @@ def test_the_team_is_read_from_what_started_it(
 ) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", {**os.environ, **environment})
     assert processes() == expected
+
+
+def test_lightning_is_told_how_many_tasks_a_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "aerogaze"}
+    monkeypatch.setattr(os, "environ", dict(srun))
+    processes()
+    assert os.environ["SLURM_NTASKS_PER_NODE"] == "2"
+    monkeypatch.setattr(os, "environ", srun | {"SLURM_NTASKS": "3"})
+    with pytest.raises(InputError, match="srun started 3 tasks on 2 nodes: give each node as many"):
+        processes()

@@ -228,13 +228,15 @@ def test_it_learns(tmp_path: Path, loss: str) -> None:
 
 
 class Pixels(Stage):
-    """A map without batch statistics: two processes must find what one finds."""
+    """A map through batch norm: two processes must find what one finds."""
 
     def __init__(self, table: StageTable) -> None:
         super().__init__(table)
-        self.layer = nn.Conv2d(6, 1, 3, padding=1)
-        nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        inwards = nn.Conv2d(6, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        # no bias here either: the loss would not see it, and Adam would follow its noise
+        self.layer = nn.Sequential(inwards, self.norm, nn.ReLU(), nn.Conv2d(4, 1, 1, bias=False))
 
     def loss(self, batch: Batch) -> Tensor:
         raw = self.layer(torch.cat([batch["frame"], batch["other"]], dim=1))
@@ -262,7 +264,8 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     one = Pixels(TABLE)
     fit("pixels", one, samples(tmp_path, mirror=True), recipe(tmp_path), TABLE)
-    assert one.layer.weight.abs().max() > 0.1
+    assert type(one.norm) is nn.BatchNorm2d
+    assert one.norm.state_dict()["running_mean"].abs().max() > 0.1
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
     for key, value in one.layer.state_dict().items():
         assert torch.equal(ranks[0][key], ranks[1][key])
