@@ -41,14 +41,14 @@ class Channel(Generic[Item]):
         self._filled.set()
         return int(full)
 
-    def get(self) -> Item | None:
-        """Wait for the oldest item and return it; None once the channel has ended and is empty."""
+    def get(self, wait: bool = True) -> Item | None:
+        """Return the oldest item; None once the channel has ended, or, without `wait`, while it is empty."""
         while True:
             with self._lock:
                 if self._items:
                     item = self._items.popleft()
                     break
-                if self._ended:
+                if self._ended or not wait:
                     return None
             self._filled.wait()
         self._freed.set()

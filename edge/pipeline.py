@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from edge.clock import ClockWatch
+from edge.cuda.errors import CudaError
 from edge.errors import CheckError, InputError
 from edge.frames import Source
 from edge.lane import Lane, told_apart
@@ -84,7 +85,8 @@ def run(
 
     Raises:
         InputError: from the source, a sink, or a map that is not finite; no frame at all.
-        CheckError: a live run's drivers or engines hang again and again: start the process anew.
+        CheckError: in a live run, drivers or engines hang again and again, or the GPU is lost: start the
+            process anew.
     """
     about = About(model.release.name, model.precision, model.engine, source.name)
     status = status or Status(about)
@@ -203,6 +205,8 @@ class _Supervisor:
         if failure.part == "sink":
             raise failure.error
         self._status.fault(failure.part, str(failure.error) or type(failure.error).__name__)
+        if isinstance(failure.error, CudaError) and failure.error.lost:
+            raise CheckError(f"{failure.error}; this process has lost the GPU") from failure.error
         self._status.enter("stalled")
         open_model, open_feed = session.open_model, session.open_feed
         if failure.part == "source" or session.hangs("source"):

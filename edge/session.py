@@ -101,6 +101,7 @@ class Session:
         self._reading_s = time.monotonic()
         self._bad_s: float | None = None
         self._inferring_s: float | None = None
+        self._collected = 0
         self._reader = _thread("aerogaze-reader", self._read)
         self._engine = _thread("aerogaze-engine", self._infer)
 
@@ -199,6 +200,7 @@ class Session:
         most = self._plan.max_frames
         try:
             self.model = model = self._open_model()
+            self._plan.status.runs_on(model.precision, model.engine)
             part = "source"
             self.feed = feed = self._open_feed()
             model.reset(feed.source.fps)
@@ -258,17 +260,26 @@ class Session:
         return frame
 
     def _infer(self) -> None:
-        waiting: deque[Prepared] = deque()
-        last: Prepared | None = None
+        """Keep as many frames in flight as the engine takes, if so many are ready; live, one: the newest.
+
+        A second one in flight would be older when its map comes than the one that is read meanwhile.
+        """
+        waiting: deque[Prepared] = deque()  # frames whose maps were not yet delivered
+        last, flying = None, 0
         try:
-            while (prepared := self._slot.get()) is not None:
-                last = prepared
-                waiting.append(prepared)
-                self._step(prepared, waiting, self._delay)
-                if self._plan.stop.is_set() or self._abandoned:
+            while not self._ended:
+                if (prepared := self._slot.get(wait=not flying)) is not None:
+                    last, flying = prepared, flying + 1
+                    waiting.append(prepared)
+                    self._submit(prepared)
+                elif not flying:
                     break
-            while waiting and last and not (self._plan.stop.is_set() or self._abandoned):
-                self._step(last, waiting, 0)  # at a clip's end the last frame is its own successor
+                if prepared is None or self._plan.live or flying == self._opened.depth:
+                    flying -= 1
+                    self._collect(waiting)
+            while waiting and last and not self._ended:
+                self._submit(last)  # at a clip's end the last frame is its own successor
+                self._collect(waiting)
         except BaseException as error:  # SystemExit too: it would end this thread alone
             self._fail("engine", error)
         finally:
@@ -276,19 +287,29 @@ class Session:
             self.done.set()
 
     @property
-    def _delay(self) -> int:
-        return self.model.release.delay_frames if self.model else 0
+    def _ended(self) -> bool:
+        return self._plan.stop.is_set() or self._abandoned
 
-    def _step(self, prepared: Prepared, waiting: deque[Prepared], delay: int) -> None:
-        """Infer, and deliver the map of the frame that it is of, if it is one that waits."""
+    @property
+    def _opened(self) -> SaliencyModel:
         assert self.model is not None  # frames come after it
+        return self.model
+
+    def _submit(self, prepared: Prepared) -> None:
         self._inferring_s = time.monotonic()
-        saliency = self.model.infer(prepared.tensor)
+        self._opened.submit(prepared.tensor)
+        self._inferring_s = None
+
+    def _collect(self, waiting: deque[Prepared]) -> None:
+        """Deliver the next map, of the oldest frame that waits; a delayed student's first are of none."""
+        self._inferring_s = time.monotonic()
+        saliency = self._opened.collect()
         now = time.monotonic()
         self._inferring_s = None
-        if len(waiting) <= delay:
+        self._collected += 1
+        if self._collected <= self._opened.release.delay_frames:
             return
-        found = self._sound(self.model, saliency, waiting[0].frame.index)
+        found = self._sound(self._opened, saliency, waiting[0].frame.index)
         with self._delivering:
             at = waiting.popleft()
             if found is None or self._abandoned:

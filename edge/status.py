@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 RECENT = 300
@@ -59,6 +59,11 @@ class Status:
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._faults: Counter[str] = Counter()
         self._open: dict[str, str] = {}
+
+    def runs_on(self, precision: str, engine: str) -> None:
+        """Say what runs now: an engine that is opened again may be another one."""
+        with self._lock:
+            self._about = replace(self._about, precision=precision, engine=engine)
 
     def result(self, latency_ms: float) -> None:
         """Count a result."""

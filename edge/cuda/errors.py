@@ -5,6 +5,8 @@ from __future__ import annotations
 from edge.errors import InputError
 
 _AGAIN = "what the GPU held is lost: start again; if it comes back, compute-sanitizer tells where"
+_LOST = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "ECC_UNCORRECTABLE", "HARDWARE_STACK_ERROR")
+_LOST += ("ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "ASSERT")
 _REMEDIES = {
     "CUDA_ERROR_OUT_OF_MEMORY": "the GPU's memory is full: end what else uses it (nvidia-smi, tegrastats)",
     "CUDA_ERROR_NO_DEVICE": "there is no NVIDIA GPU, or this user may not use it (groups video and render)",
@@ -23,10 +25,13 @@ _REMEDIES = {
 
 
 class CudaError(InputError):
-    """CUDA refused a call. `name`: its name of the error, as CUDA_ERROR_OUT_OF_MEMORY."""
+    """CUDA refused a call. `name`: its name of the error, as CUDA_ERROR_OUT_OF_MEMORY.
+
+    `lost`: the process can use the GPU no more and must be started again (CUDA driver API, `CUresult`).
+    """
 
     def __init__(self, call: str, name: str, text: str = "") -> None:
-        self.name = name
+        self.name, self.lost = name, name.removeprefix("CUDA_ERROR_") in _LOST
         remedy = _REMEDIES.get(name)
         said = f"{name} ({text})" if text else name
         super().__init__(f"{call} failed with {said}" + (f": {remedy}" if remedy else ""))

@@ -70,15 +70,18 @@ class Engine(SaliencyModel):
         super().__init__(None, "fp32", 1)
         self.calls = 0
 
-    def infer(self, prepared: Input) -> Tensor:
+    def submit(self, prepared: Input) -> None:
         call, self.calls = self.calls, self.calls + 1
         time.sleep(self.delay_s if call >= 0 else 0)
         if call == self.fails_at:
             raise RuntimeError("CUDA error 700")
         if call == self.hangs_at and self.hung is not None:
             self.hung.wait(20)
-        saliency = super().infer(prepared)
-        return np.full_like(saliency, np.nan) if call in self.nan else saliency
+        super().submit(prepared)
+
+    def collect(self) -> Tensor:
+        saliency = super().collect()
+        return np.full_like(saliency, np.nan) if self.calls - 1 in self.nan else saliency
 
     def close(self) -> None:
         self.closed += 1

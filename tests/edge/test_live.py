@@ -18,8 +18,9 @@ import pytest
 
 from edge import pipeline
 from edge.clock import ClockWatch
+from edge.cuda import CudaError
 from edge.errors import CheckError, InputError
-from edge.frames import Frame, Input, Tensor
+from edge.frames import Frame, Input
 from edge.pipeline import Live, Summary
 from edge.sinks import Result, Sink
 from edge.sources.capture import CaptureSource, within
@@ -172,12 +173,29 @@ def test_an_engine_that_hangs_is_left_and_its_late_map_is_not_told(status: Statu
     assert first.closed == second.closed == 1
 
 
-def test_an_engine_that_fails_is_opened_again(status: Status) -> None:
-    sink = Kept()
-    summary = live(Camera(range(60)), Engine(fails_at=7), status, [sink], engines=[Engine()])
+def test_an_engine_that_fails_is_opened_again_and_named(status: Status) -> None:
+    sink, second = Kept(), Engine()
+    second.engine = "another engine"
+    summary = live(Camera(range(60)), Engine(fails_at=7), status, [sink], engines=[second])
     assert summary.faults == {"engine": 1}
+    assert status.snapshot().about.engine == "another engine"
     assert ids(sink)[-1] == 59
     assert summary.frames + summary.dropped == 60
+
+
+def test_a_lost_gpu_ends_the_process_and_keeps_what_was_done(status: Status) -> None:
+    class Lost(Engine):
+        def submit(self, prepared: Input) -> None:
+            if self.calls == 7:
+                raise CudaError("cuLaunchKernel", "CUDA_ERROR_ILLEGAL_ADDRESS")
+            super().submit(prepared)
+
+    sink, spare = Kept(), Engine()
+    with pytest.raises(CheckError, match=r"ILLEGAL_ADDRESS: .* this process has lost the GPU"):
+        live(Camera(range(60)), Lost(), status, [sink], engines=[spare])
+    assert sink.ended == "committed"
+    assert spare.calls == 0
+    spare.close()
 
 
 @pytest.mark.parametrize("part", ["source", "engine"])
@@ -188,10 +206,10 @@ def test_a_part_that_wants_the_process_to_exit_has_failed_as_by_any_error(status
             raise SystemExit(1)
 
     class ExitsToo(Engine):
-        def infer(self, prepared: Input) -> Tensor:
+        def submit(self, prepared: Input) -> None:
             if self.calls == 3:
                 raise SystemExit(1)
-            return super().infer(prepared)
+            super().submit(prepared)
 
     source = Exits(range(5)) if part == "source" else Camera(range(40))
     engine = Engine() if part == "source" else ExitsToo()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
 
 from edge import pipeline
 from edge.errors import InputError
-from edge.frames import Frame
+from edge.frames import Frame, Input, Tensor
 from edge.model import SaliencyModel, clip_maps
+from edge.release import load
+from edge.runner import Runner, open_runner
 from edge.sinks import Result
 
 
@@ -110,6 +113,46 @@ def test_decoding_and_output_overlap(model: SaliencyModel, flight: np.ndarray) -
 
     sink = Holding()
     assert pipeline.run(Ahead(flight), model, [sink]).frames == len(sink.results) == 12
+
+
+class Overlapping:
+    """The student's runner as one that computes when a map is collected; it keeps what came when."""
+
+    depth, description = 2, "overlapping"
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.flying, self.most = runner, deque[dict[str, Input]](), 0
+        self.infer, self.reset, self.close = runner.infer, runner.reset, runner.close
+
+    def submit(self, feed: Mapping[str, Input]) -> None:
+        self.flying.append({name: values.copy() for name, values in feed.items()})
+        self.most = max(self.most, len(self.flying))
+        assert self.most <= self.depth
+
+    def collect(self) -> dict[str, Tensor]:
+        time.sleep(0.005)
+        return self.runner.infer(self.flying.popleft())
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_two_frames_of_a_file_are_in_flight_and_one_of_a_camera(flight: np.ndarray, live: bool) -> None:
+    release, sink, plain = load(None), Kept(), Kept()
+    one_by_one = SaliencyModel(release, "fp32")
+    pipeline.run(Clip(flight), one_by_one, [plain])
+    one_by_one.close()
+    runner = Overlapping(open_runner(release, "fp32"))
+    model = SaliencyModel.around(release, "fp32", runner)
+    summary = pipeline.run(Clip(flight, 0.05 * live), model, [sink], live=pipeline.Live() if live else None)
+    if not live:
+        model.close()
+    assert runner.most == (1 if live else 2)
+    assert not runner.flying
+    assert summary.frames == len(sink.results) > 0
+    if live:  # which drops what comes while it computes
+        return
+    for ours, expected in zip(sink.results, plain.results, strict=True):
+        assert ours.frame.index == expected.frame.index
+        np.testing.assert_allclose(ours.saliency, expected.saliency, atol=1e-6)
 
 
 def test_latency_counts_from_the_decoded_frame(model: SaliencyModel, flight: np.ndarray) -> None:
