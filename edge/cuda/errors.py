@@ -5,8 +5,18 @@ from __future__ import annotations
 from edge.errors import InputError
 
 _AGAIN = "what the GPU held is lost: start again; if it comes back, compute-sanitizer tells where"
-_LOST = ("ILLEGAL_ADDRESS", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "ECC_UNCORRECTABLE", "HARDWARE_STACK_ERROR")
-_LOST += ("ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "ASSERT")
+_LOST = {
+    "ILLEGAL_ADDRESS",
+    "LAUNCH_FAILED",
+    "LAUNCH_TIMEOUT",
+    "ECC_UNCORRECTABLE",
+    "HARDWARE_STACK_ERROR",
+    "ILLEGAL_INSTRUCTION",
+    "MISALIGNED_ADDRESS",
+    "INVALID_ADDRESS_SPACE",
+    "INVALID_PC",
+    "ASSERT",
+}
 _REMEDIES = {
     "CUDA_ERROR_OUT_OF_MEMORY": "the GPU's memory is full: end what else uses it (nvidia-smi, tegrastats)",
     "CUDA_ERROR_NO_DEVICE": "there is no NVIDIA GPU, or this user may not use it (groups video and render)",
