@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.frames import Input, Tensor
+from edge.layer_times import LayerTime
 from edge.machine import this_machine
+from edge.onnx_layers import read_events
 from edge.release import State
 from edge.states import NOMINAL_FPS, Carried
 
@@ -25,8 +28,8 @@ class OnnxRunner:
     """A `Runner` of one ONNX file.
 
     `inputs` and `outputs`: the tensors that the graph must have beside its states, with their
-    shapes; None is a dynamic side. `profile_to`: where the times of layers are written to, by `end_profile`;
-    its name is the beginning of the file's.
+    shapes; None is a dynamic side. `profile_to`: the runtime times its layers, and keeps that in a file whose
+    name begins so.
 
     Raises:
         InputError: the file is no ONNX graph that this ONNX Runtime runs, or has other tensors.
@@ -85,9 +88,9 @@ class OnnxRunner:
         """Put every state back to its start value, for frames that come at `fps` a second."""
         self._carried.reset(fps)
 
-    def end_profile(self) -> Path:
-        """Write the times of layers, and return the file: a list of events in Chromium's trace format."""
-        return Path(self._session.end_profiling())
+    def layer_times(self, warm: int) -> list[LayerTime]:
+        """End profiling; return the layers in the order they ran in, less the first `warm` runs."""
+        return read_events(json.loads(Path(self._session.end_profiling()).read_text()), warm)
 
     def close(self) -> None:
         """Free the session."""

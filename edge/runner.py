@@ -79,7 +79,7 @@ def open_engine(
     """Open the engine that was chosen; raises as `open_runner` does.
 
     `batch`: what TensorRT runs at, where the graph takes any; ONNX Runtime takes what comes. `timed`: the
-    times on the GPU are taken, too. `profile_to`: see `OnnxRunner`.
+    times on the GPU are taken, too. `profile_to`: the runner has `layer_times`; see `OnnxRunner`.
     """
     graph = engine.graph
     check_finite(release.path(graph))
@@ -102,6 +102,9 @@ def open_engine(
         opened.callback(cuda.close)
         execution = Execution(plan, engine.built.kind)
         opened.callback(execution.close)
-        runner = TensorRTRunner(execution, cuda, inputs, outputs, states, batch=batch, timed=timed)
+        layers = profile_to is not None
+        runner = TensorRTRunner(
+            execution, cuda, inputs, outputs, states, batch=batch, timed=timed, layers=layers
+        )
         opened.pop_all()
     return runner

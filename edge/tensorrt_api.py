@@ -38,8 +38,13 @@ _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
 """Of an engine's inputs and outputs, by TensorRT's names."""
 DYNAMIC_BATCH = (1, 8, 256)
 """Least, usual and most batch that an engine with a dynamic batch is built for."""
-SETTINGS: dict[str, Any] = {"strongly_typed": True, "tf32": False, "dynamic_batch": list(DYNAMIC_BATCH)}
-"""How every engine is built: part of its identity. TF32 is off, so that fp32 is fp32."""
+SETTINGS: dict[str, Any] = {
+    "strongly_typed": True,
+    "tf32": False,
+    "dynamic_batch": list(DYNAMIC_BATCH),
+    "profiling_verbosity": "detailed",
+}
+"""How every engine is built: part of its identity. Without TF32, fp32 is fp32; layers say what they are."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ def build_plan(onnx: bytes, target: Target, timing_cache: bytes = b"") -> Plan:
         raise InputError(f"TensorRT {trt.__version__} cannot parse the graph: {errors}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.capabilities:
         _compile_for(target.capabilities, trt, config)
     _shape_batches(target.kind, builder, network, config)
@@ -178,6 +184,18 @@ class Execution:
         """See that TensorRT does not know beforehand that the stream cannot be captured."""
         self._check(self._capturable is None or self._capturable(stream), "cannot be captured")
 
+    def time_layers(self) -> Mapping[str, list[float]]:
+        """From now on, wait for each run; return what fills with its layers' milliseconds, by name."""
+        self._profiler = _profiler(self._trt)
+        self._context.profiler = self._profiler
+        times: Mapping[str, list[float]] = self._profiler.times_ms
+        return times
+
+    def inspect(self) -> str:
+        """Return what TensorRT tells of the layers, as JSON."""
+        inspector = self._engine.create_engine_inspector()
+        return inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+
     def close(self) -> None:
         """Free the engine; before the GPU's context is let go."""
         del self._capturable, self._context, self._engine, self._runtime
@@ -217,6 +235,20 @@ def _logger(trt: Any) -> Any:
                 self.errors.append(message)
 
     return Logger()
+
+
+def _profiler(trt: Any) -> Any:
+    """Return a profiler that keeps each layer's milliseconds."""
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times_ms: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times_ms.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
 
 
 def _told(logger: Any) -> str:

@@ -16,9 +16,11 @@ from edge.cuda import Cuda, CudaError, Event, Graph, Memory, Stream
 from edge.device_states import DeviceStates
 from edge.errors import InputError
 from edge.frames import Input, Tensor
+from edge.layer_times import LayerTime
 from edge.release import State
 from edge.states import NOMINAL_FPS
 from edge.tensorrt_api import EngineTensor
+from edge.tensorrt_layers import read_layers
 
 DEPTH = 2
 """Frames in flight: while one is computed, the next is copied."""
@@ -52,6 +54,12 @@ class Execution(Protocol):
 
     def check_capturable(self, stream: int) -> None:
         """Raise InputError if it is known beforehand that a run cannot be captured."""
+
+    def time_layers(self) -> Mapping[str, list[float]]:
+        """From now on, wait for each run; return what fills with its layers' milliseconds, by name."""
+
+    def inspect(self) -> str:
+        """Return what TensorRT tells of the layers, as JSON."""
 
     def close(self) -> None:
         """Free the engine."""
@@ -87,7 +95,8 @@ class TensorRTRunner:
 
     It owns `cuda` and `execution` and closes both. `zero_copy`: the engine reads and writes page-locked
     memory of the CPU by itself; None does so where CPU and GPU share their memory. `graphs`: capture CUDA
-    graphs, if that works. `timed`: `timing` says after each frame what took how long on the GPU.
+    graphs, if that works. `timed`: `timing` says after each frame what took how long on the GPU. `layers`:
+    layers are timed, by plain launches that are waited for.
 
     Raises:
         InputError: the engine has other tensors than the release says.
@@ -107,10 +116,11 @@ class TensorRTRunner:
         graphs: bool = True,
         batch: int = 1,
         timed: bool = False,
+        layers: bool = False,
     ) -> None:
         self._execution, self._cuda = execution, cuda
         self._zero_copy = cuda.integrated if zero_copy is None else zero_copy
-        self._wants_graphs, self._timed = graphs, timed
+        self._wants_graphs, self._timed = graphs and not layers, timed
         self.timing: GpuTiming | None = None
         self._inputs, self._outputs = _at(batch, inputs), _at(batch, outputs)
         carried = {s.input: s.shape for s in states}, {s.output: s.shape for s in states}
@@ -140,6 +150,7 @@ class TensorRTRunner:
         self._here = threading.local()
         self._frame = 0
         self.description = ""
+        self._layers_ms = execution.time_layers() if layers else {}
         self.reset()
 
     def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
@@ -208,6 +219,10 @@ class TensorRTRunner:
         how = self._prepare_graphs()
         memory = "zero copy" if self._zero_copy else "copied"
         self.description = f"{self._execution.description}, {self._cuda.description}, {memory}, {how}"
+
+    def layer_times(self, warm: int) -> list[LayerTime]:
+        """Return the layers in the order they ran in, less the first `warm` runs; see `layers`."""
+        return read_layers(self._layers_ms, self._execution.inspect(), warm)
 
     def close(self) -> None:
         """Wait for the GPU and free all that is on it."""

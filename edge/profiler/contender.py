@@ -12,6 +12,7 @@ import numpy as np
 from edge.engines import Choice, Engine, choose
 from edge.errors import InputError
 from edge.frames import Input
+from edge.layer_times import LayerTime
 from edge.machine import this_machine
 from edge.release import PRECISIONS, Form, Release
 from edge.runner import Runner, open_engine
@@ -22,8 +23,8 @@ Feed = dict[str, Input]
 class Profiled(Runner, Protocol):
     """A runner that times its layers."""
 
-    def end_profile(self) -> Path:
-        """Write the times, and return the file."""
+    def layer_times(self, warm: int) -> list[LayerTime]:
+        """End timing; return the layers in the order they ran in, less the first `warm` runs."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Contender:
 
     `emulated`: the processor does not compute in this precision itself: no sign of a drone's speed.
     `open_timed`: a runner that also times what happens on the GPU; None where nothing does.
-    `open_profiled`, by the place of a file, times each layer of `graph`, the ONNX file; None elsewhere.
+    `open_profiled`, by a place for its notes, times each layer of `graph`, the ONNX file; None elsewhere.
     `static`: it takes `batch` only, even where one frame would do.
     """
 
@@ -116,7 +117,7 @@ def _contender(release: Release, chosen: Engine, batch: int, threads: int | None
     graph, built = chosen.graph, chosen.built
 
     def profiled(place: Path) -> Profiled:
-        return cast(Profiled, open_engine(release, chosen, threads, profile_to=place))
+        return cast(Profiled, open_engine(release, chosen, threads, batch, profile_to=place))
 
     return Contender(
         graph.precision,
@@ -126,7 +127,7 @@ def _contender(release: Release, chosen: Engine, batch: int, threads: int | None
         (built.path if built else release.path(graph)).stat().st_size,
         built is None and not this_machine().native(graph.precision),
         (lambda: open_engine(release, chosen, threads, batch, timed=True)) if built else None,
-        None if built else profiled,
-        None if built else release.path(graph),
+        profiled,
+        release.path(graph),
         built is not None,
     )

@@ -1,8 +1,7 @@
-"""Time of each layer, by ONNX Runtime's own profiler, with its precision and the student's part it is of."""
+"""Time of each layer, by the engine's own profiler, with its precision and the student's part it is of."""
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -10,37 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edge.layer_times import LayerTime
 from edge.profiler.contender import Contender, Feed
 from edge.protobuf import fields
 
 CALLS = 50
 WARM = 10
 SLOWEST = 10
-CONVERSIONS = {
-    "Cast": "cast",
-    "QuantizeLinear": "quantise",
-    "DequantizeLinear": "dequantise",
-    "ReorderInput": "reformat",
-    "ReorderOutput": "reformat",
-    "Transpose": "reformat",
-    "MemcpyToHost": "reformat",
-    "MemcpyFromHost": "reformat",
-}
-"""Layers that compute nothing: what precisions and layouts cost where they meet."""
-_TYPES = {"float": "fp32", "float16": "fp16", "uint8": "int8", "int8": "int8", "bfloat16": "bf16"}
-_ADDED = re.compile(r"_kernel_time$|_token_\d+|_nchwc|_nhwc|_quant$|^InsertedPrecisionFreeCast_")
-"""What the runtime adds to the names of nodes that it fuses or moves."""
 _PART = re.compile(r"^(?:network\.)?([A-Za-z_]\w*)\..*weight")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node as it was run, after the runtime's fusions. `kind`: compute, or a conversion of `CONVERSIONS`.
-
-    `ms`: the median of a call; `share`: of the sum of all layers' medians.
-    """
+    """A layer as `LayerTime` has it, the student's part that it is of, and its share of all layers' time."""
 
     name: str
     op: str
@@ -52,7 +33,7 @@ class Layer:
 
 
 def layers_of(contender: Contender, feeds: Sequence[Feed]) -> list[Layer]:
-    """Return the layers of a contender in the order they run in; none where ONNX Runtime does not run it."""
+    """Return the layers of a contender in the order they run in; none where no engine of ours runs it."""
     if contender.graph is None or contender.open_profiled is None:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -60,30 +41,19 @@ def layers_of(contender: Contender, feeds: Sequence[Feed]) -> list[Layer]:
         try:
             for index in range(WARM + CALLS):
                 runner.infer(feeds[index % len(feeds)])
-            events = json.loads(runner.end_profile().read_text())
+            times = runner.layer_times(WARM)
         finally:
             runner.close()
-    return read_events(events, parts_of(contender.graph))
+    return in_parts(times, parts_of(contender.graph))
 
 
-def read_events(events: Sequence[dict[str, Any]], parts: dict[str, str]) -> list[Layer]:
-    """Return the layers of ONNX Runtime's profile: its events of category Node."""
-    times: dict[str, list[float]] = {}
-    first: dict[str, dict[str, Any]] = {}
-    nodes = [e for e in events if e.get("cat") == "Node" and str(e["name"]).endswith("_kernel_time")]
-    for event in sorted(nodes, key=lambda event: event["ts"]):
-        name = str(event["name"]).removesuffix("_kernel_time")
-        first.setdefault(name, event)
-        times.setdefault(name, []).append(event["dur"] / 1e3)
-    medians = {name: float(np.median(found[min(WARM, len(found) - 1) :])) for name, found in times.items()}
-    total = sum(medians.values()) or 1.0
+def in_parts(times: Sequence[LayerTime], parts: dict[str, str]) -> list[Layer]:
+    """Return the layers with the student's parts; what an engine put in belongs to what ran before."""
+    total = sum(layer.ms for layer in times) or 1.0
     layers, part = [], "input"
-    for name, event in first.items():
-        op = str(event["args"].get("op_name", ""))
-        part = parts.get(_ADDED.sub("", name), part)  # what the runtime put in belongs to what was before
-        kind = CONVERSIONS.get(op, "compute")
-        precision = _precision(event["args"].get("output_type_shape", []))
-        layers.append(Layer(name, op, part, kind, precision, medians[name], medians[name] / total))
+    for each in times:
+        part = next((parts[node] for node in each.nodes if node in parts), part)
+        layers.append(Layer(each.name, each.op, part, each.kind, each.precision, each.ms, each.ms / total))
     return layers
 
 
@@ -125,8 +95,3 @@ def _add_part(node: memoryview, parts: dict[str, str]) -> None:
     part = next(named, None) or next(before, None)
     if part:
         parts.update(dict.fromkeys((*texts[2], *texts[3]), part))
-
-
-def _precision(types: Sequence[dict[str, Any]]) -> str:
-    kinds = [_TYPES.get(name, name) for one in types for name in one]
-    return kinds[0] if kinds else "-"

@@ -279,6 +279,12 @@ class OnnxExecution:
     def check_capturable(self, stream: int) -> None:
         pass
 
+    def time_layers(self) -> dict[str, list[float]]:
+        raise NotImplementedError
+
+    def inspect(self) -> str:
+        raise NotImplementedError
+
     def close(self) -> None:
         self.closed = True
         self._host.calls.append("free engine")

@@ -162,9 +162,14 @@ def test_in_a_slot_engines_are_beside_the_release_and_fp16_is_taken(aerogaze: St
 
 def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: Path) -> None:
     words = ["profile", built, "--engine", "tensorrt", "--precision", "fp32", "--json", tmp_path / "l.json"]
-    told = aerogaze(*words)
+    told = aerogaze(*words, "--layers")
     assert told.returncode == 0, told.stderr
-    (row,) = json.loads((tmp_path / "l.json").read_text())["latencies"]
+    document = json.loads((tmp_path / "l.json").read_text())
+    (row,) = document["latencies"]
+    layers = document["layers"]["fp32"]
+    assert set(layers["parts_ms"]) == {"trunk", "spatial", "temporal", "decoder"}
+    assert [layer["ms"] for layer in layers["layers"][:2]] == [0.001, 0.002]
+    assert {layer["precision"] for layer in layers["layers"]} == {"fp16"}  # as the stand-in's inspector says
     assert row["engine"].startswith("tensorrt 10.3.0")
     assert set(row["gpu"]) == {"enqueue_ms", "copy_in_ms", "gpu_ms", "copy_out_ms"}
     assert row["gpu"]["enqueue_ms"] > 0
