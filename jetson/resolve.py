@@ -78,8 +78,7 @@ def needed(
             name = canonicalize_name(one.name)
             other = root if name == root.name else there.get(name)
             if other is None or not one.specifier.contains(other.version, prereleases=True):
-                one.marker = None
-                missing.add(str(one))
+                missing.add(str(one).partition(";")[0].strip())
             else:
                 found.add(name)
                 todo.append((other, frozenset(one.extras)))
@@ -132,7 +131,7 @@ def _pip(asked: Iterable[str], machine: Machine, folder: Path) -> None:
     pins.unlink(missing_ok=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        why = (errors or done.stderr.splitlines() or ["no reason given"])[-1].removeprefix("ERROR: ")
+        why = (errors or done.stderr.splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
         raise InputError(
             f"the wheels for {machine} cannot be gathered (pip: {why}): reach a package index once, with "
             "aerogaze wheels; the set is kept for desks without one"

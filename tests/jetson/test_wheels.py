@@ -125,11 +125,8 @@ def test_a_desk_without_index_and_set_is_told_in_one_line(
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     outcome = command("wheels", "jetpack-6")
     assert outcome.code == 2
-    assert (
-        "the wheels for cp310-manylinux_2_35_aarch64+cuda12 cannot be gathered (pip: No matching"
-        in outcome.err
-    )
-    assert not [place for place in (tmp_path / "empty").rglob("*.txt")]
+    assert "the wheels for cp310-manylinux_2_35_aarch64+cuda12 cannot be gathered (pip: C" in outcome.err
+    assert not list((tmp_path / "empty").rglob("*.txt"))
 
 
 def test_a_spelling_that_is_none_is_refused() -> None:
