@@ -88,20 +88,20 @@ def _fits(asked: str, here: str) -> bool:
     return wanted.group(1, 3) == found.group(1, 3) and int(wanted.group(2)) <= int(found.group(2))
 
 
-def make(wheels: str, store: str, text: str, identity: str) -> str:
+def make(wheels: str, store: str, text: str, identity: str, lock: int) -> str:
     """Make the runtime in its folder, unless it is there whole; return the folder."""
     made = os.path.join(store, identity)
     if id_of(made) == identity:
         return made
     shutil.rmtree(made, ignore_errors=True)
     unpacked = re.search(r"^# unpacked (\d+) bytes$", text, re.M)
-    needs = (int(unpacked.group(1)) if unpacked else 0) + SPARE_BYTES
+    needs = (int(unpacked.group(1)) * 5 // 4 if unpacked else 0) + SPARE_BYTES  # with what is compiled
     free = shutil.disk_usage(store).free
     if free < needs:
         raise Refused(f"{store} has {free >> 20} MiB free, {needs >> 20} are needed: free some space")
     say(f"making {made}")
     # pip comes with the wheels: Debian's Python can make an environment without one, and has no ensurepip.
-    run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", made], _VENV)
+    run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", made], _VENV, lock)
     python = os.path.join(made, "bin", "python")
     pips = glob.glob(os.path.join(glob.escape(wheels), "pip-*.whl"))
     if len(pips) != 1:
@@ -109,8 +109,8 @@ def make(wheels: str, store: str, text: str, identity: str) -> str:
     say("installing the wheels")
     run([python, pips[0] + "/pip", "--isolated", "--disable-pip-version-check", "install", "--quiet",
          "--no-index", "--no-deps", "--ignore-installed", "--require-hashes", "--no-cache-dir",
-         "--find-links", wheels, "--requirement", f"{wheels}/{REQUIREMENTS}"], "pip says")  # fmt: skip
-    run([python, "-I", "-c", TRIAL], "the new runtime does not start")
+         "--find-links", wheels, "--requirement", f"{wheels}/{REQUIREMENTS}"], "pip says", lock)  # fmt: skip
+    run([python, "-I", "-c", TRIAL], "the new runtime does not start", lock)
     os.sync()
     pending = os.path.join(made, REQUIREMENTS + ".new")
     with open(pending, "w") as file:
@@ -154,9 +154,14 @@ def install(wheels: str, place: str, questions: list[str]) -> bool:
             raise Refused(f"another command makes a runtime at {place}: wait until it has ended") from None
         if id_of(place) == identity:
             return False
-        made = make(wheels, store, text, identity)
+        made = make(wheels, store, text, identity, lock.fileno())
         if before:  # a service that starts anew would start from the new one: not in the air
-            run([os.path.join(made, "bin", "aerogaze"), "device", "disarmed", *questions], "", 1)
+            run(
+                [os.path.join(made, "bin", "aerogaze"), "device", "disarmed", *questions],
+                "",
+                lock.fileno(),
+                1,
+            )
         switch(place, made)
         sweep(store, {os.path.realpath(made), before})
     return True
@@ -167,13 +172,21 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run(words: list[str], told: str, code: int = 2) -> None:
-    """Run a program without a trace of this environment; its last line says what was wrong."""
+def run(words: list[str], told: str, lock: int, code: int = 2) -> None:
+    """Run a program without a trace of this environment; its last line says what was wrong.
+
+    It holds the lock, too: if we are killed, nobody begins before it has ended.
+    """
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON")) and k != "VIRTUAL_ENV"
     }
     done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=clean
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=clean,
+        pass_fds=(lock,),
     )
     if done.returncode:
         lines = done.stdout.decode(errors="replace").strip().splitlines() or ["it says nothing"]
@@ -198,6 +211,7 @@ def main() -> int:
     wish = parser.parse_args()
     place = os.path.join(os.path.realpath(os.path.dirname(wish.place) or "."), os.path.basename(wish.place))
     wheels = os.path.dirname(os.path.abspath(__file__))
+    os.umask(0o022)  # a service of another user runs it
     if wish.probe:
         print(json.dumps({"machine": spelt_machine(), "runtime": id_of(place)}))
         return 0

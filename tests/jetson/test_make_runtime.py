@@ -12,8 +12,8 @@ import pytest
 
 from jetson.make_runtime import spelt_machine
 from jetson.wheels import REQUIREMENTS
+from tests.conftest import find_python
 from tests.jetson.wheelhouse import make, stub_wheels
-from tests.system.pythons import find_python
 
 
 def version(place: Path) -> str:

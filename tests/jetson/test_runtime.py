@@ -48,8 +48,11 @@ def test_a_new_board_gets_a_runtime_and_flies(
     assert "it would get " in dry.err
     assert "numpy " in dry.err
     assert not place.exists()
-    first = command("flash", make(), *options)
+    with cut_wire(server.port, 20 << 20, times=3) as wire:
+        first = command("flash", make(), *words(server, place, wire.port), *options[-4:])
     assert first.code == 0, first.err
+    size = sum(wheel.stat().st_size for wheel in (server.home / ARRIVALS / "wheels").glob("*.whl"))
+    assert size < wire.sent < size + (24 << 20), "what broke went on"
     assert "has no aerogaze yet" in first.err
     assert "installing the wheels" in first.err
     assert "flies skd-64 counter 1" in first.out
@@ -73,24 +76,6 @@ def test_a_new_board_gets_a_runtime_and_flies(
         [place / "bin/aerogaze", "device", "status", "--root", root, "--json"], capture_output=True, text=True
     )
     assert json.loads(status.stdout)["counter"] == 3
-
-
-def test_an_upload_of_wheels_that_breaks_goes_on(
-    command: Command, make: Make, public: Path, server: Server, tmp_path: Path
-) -> None:
-    """Killed by the wire at some megabytes, thrice over, then whole."""
-    if not index_reached():
-        pytest.skip("no package index can be reached")
-    arrived = server.home / ARRIVALS / "wheels"
-    for wheel in arrived.glob("*.whl"):
-        wheel.unlink()
-    place, root = tmp_path / "opt/aerogaze", tmp_path / "drone"
-    with cut_wire(server.port, 20 << 20, times=3) as wire:
-        options = [*words(server, place, wire.port), "--root", root, "--trust", public]
-        outcome = command("flash", make(), *options)
-    assert outcome.code == 0, outcome.err
-    size = sum(wheel.stat().st_size for wheel in arrived.glob("*.whl"))
-    assert size < wire.sent < size + (24 << 20)
 
 
 def test_a_board_with_an_aerogaze_of_its_own_keeps_it(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("packaging", reason="packaging is not installed")
+pytest.importorskip("asyncssh", reason="the desk's packages are not installed")
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
@@ -20,9 +20,8 @@ from jetson.machine import JETPACKS, Machine, parse_machine
 from jetson.own_wheel import own_wheel
 from jetson.resolve import constraints, needed, read_wheel
 from jetson.wheels import REQUIREMENTS
-from tests.conftest import Outcome
+from tests.conftest import Outcome, find_python
 from tests.jetson.wheelhouse import index_reached
-from tests.system.pythons import find_python
 
 Command = Callable[..., Outcome]
 
