@@ -156,12 +156,8 @@ def install(wheels: str, place: str, questions: list[str]) -> bool:
             return False
         made = make(wheels, store, text, identity, lock.fileno())
         if before:  # a service that starts anew would start from the new one: not in the air
-            run(
-                [os.path.join(made, "bin", "aerogaze"), "device", "disarmed", *questions],
-                "",
-                lock.fileno(),
-                1,
-            )
+            asked = [os.path.join(made, "bin", "aerogaze"), "device", "disarmed", *questions]
+            run(asked, "", lock.fileno())
         switch(place, made)
         sweep(store, {os.path.realpath(made), before})
     return True
@@ -172,7 +168,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run(words: list[str], told: str, lock: int, code: int = 2) -> None:
+def run(words: list[str], told: str, lock: int) -> None:
     """Run a program without a trace of this environment; its last line says what was wrong.
 
     It holds the lock, too: if we are killed, nobody begins before it has ended.
@@ -191,7 +187,7 @@ def run(words: list[str], told: str, lock: int, code: int = 2) -> None:
     if done.returncode:
         lines = done.stdout.decode(errors="replace").strip().splitlines() or ["it says nothing"]
         last = lines[-1].replace("aerogaze: ", "", 1)
-        raise Refused(f"{told}: {last}" if told else last, code)
+        raise Refused(f"{told}: {last}") if told else Refused(last, done.returncode)
 
 
 def _fsync(folder: str) -> None:
