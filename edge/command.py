@@ -42,6 +42,9 @@ STAGES = {
     "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
     "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
     "flash": Stage("jetson.flash_commands", "Put a bundle onto a board over SSH.", "flash"),
+    "wheels": Stage(
+        "jetson.wheels_command", "Gather a board's runtime, for boards without internet.", "flash"
+    ),
     "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
 }
 

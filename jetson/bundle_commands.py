@@ -151,4 +151,4 @@ def _line(manifest: Manifest) -> str:
 
 
 def _tell(manifest: Manifest, as_json: bool, text: str) -> None:
-    print(json.dumps(manifest.document()) if as_json else text)
+    print(json.dumps({**manifest.document(), "id": manifest.id}) if as_json else text)

@@ -107,6 +107,15 @@ def boot(root: Path, as_json: bool) -> None:
     tell(this, as_json)
 
 
+@device.command(epilog="Example: aerogaze device disarmed --autopilot udpin:0.0.0.0:14550")
+@root_option
+@click.option("--autopilot", help="As of device install.")
+@click.option("--no-autopilot", is_flag=True, help="As of device install.")
+def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
+    """Ask the autopilot whether the board may be worked on: exit code 1 while it is armed."""
+    _autopilot(root, autopilot, no_autopilot).check()
+
+
 @device.command(epilog="Example: aerogaze device verify")
 @root_option
 def verify(root: Path) -> None:

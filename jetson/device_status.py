@@ -52,7 +52,10 @@ def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
         "health": health,
         "slot": state.current,
         "path": str(this.release(state.current)) if state.current else None,
-        **{key: getattr(slot, key, None) for key in ("release", "counter", "precision", "engine", "why")},
+        **{
+            key: getattr(slot, key, None)
+            for key in ("id", "release", "counter", "precision", "engine", "why")
+        },
         "measured": list(slot.measured) if slot else [],
         "previous": state.slots[state.previous].counter if state.previous else None,
         "highest_counter": state.counter,

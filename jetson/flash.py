@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +61,8 @@ class Flash:
     options: tuple[str, ...] = ()
     """Of `aerogaze device install`."""
     dry_run: bool = False
+    prepare: Callable[[Manifest], Awaitable[bool]] | None = None
+    """Sees that the board has an aerogaze for the bundle; False: it has none, and this is a dry run."""
 
 
 async def flash(
@@ -75,6 +77,8 @@ async def flash(
     with opened(wish.bundle) as file:
         manifest = read_bundle(file, str(wish.bundle), trusted).manifest
     say(f"{wish.bundle}: {manifest.name} counter {manifest.counter}, {manifest.size_bytes} bytes, whole")
+    if wish.prepare is not None and not await wish.prepare(manifest):
+        return {"schema": 1, "aerogaze": None}
     before = await _status(target)
     flown = (
         f"flies {before['release']} counter {before['counter']}" if before["slot"] else "flies nothing yet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from jetson.config import ROOT
 from jetson.flash import Flash, OnBytes, Target
 from jetson.flash import flash as put
 from jetson.folder import FolderTarget
+from jetson.manifest import Manifest
+from jetson.runtime import Runtime, When
 from jetson.ssh import SshTarget, parse_login
 
 PATH = click.Path(path_type=Path)
@@ -28,7 +31,12 @@ ERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 @click.argument("target")
 @click.option("--trust", type=PATH, help="Keys for a board that trusts none yet: a .pub or trust document.")
 @click.option("--root", type=PATH, default=ROOT, show_default=True, help="The board's folder there.")
-@click.option("--aerogaze", default="aerogaze", show_default=True, help="The command there.")
+@click.option(
+    "--aerogaze", help="The command there, as PLACE/bin/aerogaze (default: /opt/aerogaze's, else its path's)."
+)
+@click.option(
+    "--runtime/--no-runtime", default=None, help="Bring aerogaze there, or never (default: if needed)."
+)
 @click.option("--sudo", is_flag=True, help="Run it there by sudo, which must not ask for a password.")
 @click.option("--identity", type=PATH, help="A private SSH key (default: ~/.ssh and the agent).")
 @click.option("--known-hosts", type=PATH, help="Host keys (default: ~/.ssh/known_hosts).")
@@ -43,7 +51,8 @@ def flash(
     target: str,
     trust: Path | None,
     root: Path,
-    aerogaze: str,
+    aerogaze: str | None,
+    runtime: bool | None,
     sudo: bool,
     identity: Path | None,
     known_hosts: Path | None,
@@ -55,21 +64,35 @@ def flash(
     as_json: bool,
 ) -> None:
     """Put BUNDLE onto TARGET: user@host or user@host:port, or a folder that stands in for a board."""
-    options = [*(["--policy", policy] if policy else []), *(["--autopilot", autopilot] if autopilot else [])]
-    options += [f for f, asked in (("--no-autopilot", no_autopilot), ("--reinstall", reinstall)) if asked]
+    asked = [
+        *(["--autopilot", autopilot] if autopilot else []),
+        *(["--no-autopilot"] if no_autopilot else []),
+    ]
+    options = [*(["--policy", policy] if policy else []), *asked, *(["--reinstall"] if reinstall else [])]
     wish = Flash(bundle, trust, tuple(options), dry_run)
+    when: When = "needed" if runtime is None else "always" if runtime else "never"
+    carry = Runtime(when, aerogaze, ("--root", str(root), *asked))
     trusted = trusts.load_trust([trust]) if trust else None
     login = parse_login(target, identity=identity, known_hosts=known_hosts)
     if login is None and "@" in target and "/" not in target:
         raise InputError(f"{target!r} is no board; expected user@host, user@host:port, or a folder")
 
+    if runtime and login is None:
+        raise InputError(
+            f"{target} is a folder, which this desk's own aerogaze works on: leave --runtime out"
+        )
+
     async def work(on_bytes: OnBytes) -> dict[str, Any]:
         if login is None:
             return await put(FolderTarget(Path(target)), wish, trusted, ERR.print, on_bytes)
-        board = SshTarget(login, root, aerogaze, sudo)
+        board = SshTarget(login, root, sudo=sudo)
         reached: Target = board
+
+        async def prepare(manifest: Manifest) -> bool:
+            return await carry.ready(board, manifest, dry_run, ERR.print, on_bytes)
+
         try:
-            return await put(reached, wish, trusted, ERR.print, on_bytes)
+            return await put(reached, replace(wish, prepare=prepare), trusted, ERR.print, on_bytes)
         finally:
             await board.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -46,7 +45,7 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         manifest, now = sealed.manifest, board.clock()
         check_fit(manifest, board.facts, board.state(), now, version("aerogaze"))
         state = board.mend()
-        same = state.flown is not None and state.flown.id == _id(sealed)
+        same = state.flown is not None and state.flown.id == manifest.id
         if same and not reinstall and not state.trial:
             board.say("this release is flown already")
             return state
@@ -74,10 +73,6 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
                 board.note(state, "refused", None, f"{manifest.name} counter {manifest.counter}: {error}")
             raise
         return board.switch(dataclasses.replace(state, slots={**state.slots, name: slot}), name, "install")
-
-
-def _id(sealed: Sealed) -> str:
-    return hashlib.sha256(sealed.texts()[0]).hexdigest()
 
 
 def _check_space(board: Board, manifest: Manifest, state: State) -> None:
@@ -130,7 +125,7 @@ def _try(board: Board, name: SlotName, sealed: Sealed) -> Slot:
     best, why = policy.choose(board.policy, found)
     board.say(why)
     return Slot(
-        id=_id(sealed),
+        id=manifest.id,
         release=manifest.name,
         counter=manifest.counter,
         precision=best.precision,

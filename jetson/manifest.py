@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from datetime import date
 from typing import Any
 
 from edge.errors import InputError
+from jetson import canonical
 from jetson.cpio import LARGEST_MEMBER, checked_member_name
 from jetson.keys import MOST_KEYS, PublicKey
 
@@ -74,6 +76,11 @@ class Manifest:
     def size_bytes(self) -> int:
         """Size of all files together."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of what is signed: tells this release from any other."""
+        return hashlib.sha256(canonical.encode(self.document())).hexdigest()
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON takes it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -60,13 +61,26 @@ class SshTarget:
 
     def __init__(self, login: Login, root: Path, aerogaze: str = "aerogaze", sudo: bool = False) -> None:
         self.name = f"{login.user}@{login.host}"
+        self.program = aerogaze
         self._login, self._root = login, root
-        self._program = [*(["sudo", "-n"] if sudo else []), aerogaze]
+        self._sudo = ["sudo", "-n"] if sudo else []
         self._connection: asyncssh.SSHClientConnection | None = None
 
     async def run(self, words: Sequence[str], say: Say | None = None) -> Ended:
         """Run them without a terminal; what is begun there goes on if the connection breaks."""
-        command = shlex.join([*self._program, "device", *words, "--root", str(self._root)])
+        done = await self._call([*self._sudo, self.program, "device", *words, "--root", str(self._root)], say)
+        if done.code == 127:
+            raise InputError(
+                f"{self.name} has no {self.program}: say --aerogaze PLACE/bin/aerogaze, or not --no-runtime"
+            )
+        return done
+
+    async def shell(self, script: str, say: Say | None = None, sudo: bool = False) -> Ended:
+        """Run a script by sh, with sudo if that was asked for."""
+        return await self._call([*(self._sudo if sudo else []), "sh", "-c", script], say)
+
+    async def _call(self, words: Sequence[str], say: Say | None) -> Ended:
+        command = shlex.join(words)
         with _told(self.name):
             connection = await self._connected()
             async with connection.create_process(command, stdin=asyncssh.DEVNULL) as process:
@@ -78,15 +92,11 @@ class SshTarget:
                 f"the connection to {self.name} broke; what was begun there goes on by itself: "
                 "ask aerogaze device status there"
             )
-        if code == 127:
-            raise InputError(
-                f"{self.name} has no {self._program[-1]}: install aerogaze[jetson] there, or say --aerogaze"
-            )
         return Ended(1 if code is None else code, str(out), last)
 
-    async def send(self, place: Path, digest: str, on_bytes: OnBytes) -> str:
+    async def send(self, place: Path, digest: str, on_bytes: OnBytes, name: str | None = None) -> str:
         """Upload, going on after what is there already if its hash is right; see that all of it arrived."""
-        name = f"{ARRIVALS}/{digest}{place.suffix}"
+        name = f"{ARRIVALS}/{name or digest + place.suffix}"
         for left in reversed(range(TRIES)):
             try:
                 await self._upload(place, name, on_bytes)
@@ -145,7 +155,7 @@ class SshTarget:
     async def _upload(self, place: Path, name: str, on_bytes: OnBytes) -> None:
         size = place.stat().st_size
         async with (await self._connected()).start_sftp_client() as sftp:
-            await sftp.makedirs(ARRIVALS, exist_ok=True)
+            await sftp.makedirs(posixpath.dirname(name), exist_ok=True)
             there = (await sftp.stat(name)).size if await sftp.exists(name) else 0
             start = await self._good(place, name, min(there or 0, size))
             with place.open("rb") as file:

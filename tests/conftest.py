@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,17 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def find_python(version: str) -> str | None:
+    """Return a Python of that version that starts: from the path, or from pyenv's folder."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = shutil.which(f"python{version}")
+    candidates = [*([found] if found else []), *map(str, pyenv.glob(f"{version}.*/bin/python{version}"))]
+    for candidate in candidates:
+        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
+            return candidate
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)

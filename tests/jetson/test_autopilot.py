@@ -113,6 +113,19 @@ def test_nothing_is_installed_while_armed(
         assert command(*words).code == 0
 
 
+def test_whether_it_is_disarmed_can_be_asked_by_itself(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    root, port = tmp_path / "drone", free_port()
+    words = ["device", "disarmed", "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
+    with vehicle(port) as drone:
+        assert command(*words).code == 0
+        drone.armed = True
+        assert command(*words).code == 1
+    assert command("device", "disarmed", "--root", root, "--no-autopilot").code == 0
+    assert not root.exists()
+
+
 def test_a_drone_armed_while_its_engines_are_tried_is_not_switched(
     command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
 ) -> None:

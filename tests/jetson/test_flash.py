@@ -208,7 +208,7 @@ def test_a_board_without_aerogaze_is_told(
     words = [*server.words(), "--aerogaze", "/no/aerogaze", "--root", tmp_path / "drone"]
     refused = command("flash", make(), *words)
     assert refused.code == 2
-    assert "has no /no/aerogaze: install aerogaze[jetson] there" in refused.err
+    assert "has no /no/aerogaze: say --aerogaze PLACE/bin/aerogaze" in refused.err
 
 
 def test_a_board_that_is_not_there_is_one_line(command: Command, make: Make) -> None:

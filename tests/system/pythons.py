@@ -11,17 +11,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def find_python(version: str) -> str | None:
-    """Return a Python of that version that starts: from the path, or from pyenv's folder."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = shutil.which(f"python{version}")
-    candidates = [*([found] if found else []), *map(str, pyenv.glob(f"{version}.*/bin/python{version}"))]
-    for candidate in candidates:
-        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
-            return candidate
-    return None
-
-
 def build_wheel(folder: Path) -> Path:
     """Build the project's wheel into `folder`, from a copy, so that the checkout stays clean."""
     source = folder / "source"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.pythons import ROOT, build_wheel, environment, find_python, run
+from tests.conftest import find_python
+from tests.system.pythons import ROOT, build_wheel, environment, run
 
 pytestmark = pytest.mark.xdist_group("install")
 
