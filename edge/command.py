@@ -42,6 +42,7 @@ STAGES = {
     "keys": Stage("jetson.bundle_commands", "Make signing keys, and say which are trusted.", "jetson"),
     "bundle": Stage("jetson.bundle_commands", "Sign a release as one file, or check one.", "jetson"),
     "flash": Stage("jetson.flash_commands", "Put a bundle onto a board over SSH.", "flash"),
+    "fleet": Stage("jetson.fleet_command", "Put a bundle onto many boards, ring after ring.", "flash"),
     "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
 }
 
