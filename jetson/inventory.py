@@ -125,7 +125,7 @@ def _options(place: Path, what: str, given: Any, more: Set[str] = frozenset()) -
                 f"{place}: {what}: {key} is {value!r}; expected {'true or false' if flag else 'text'}"
             )
         if key in PATHS:
-            value = place.parent / Path(value).expanduser()
+            value = place.parent / Path(str(value)).expanduser()
         options[kinds[key].name] = Path(str(value)) if key == "root" else value
     return options
 

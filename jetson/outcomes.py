@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import InputError
-from edge.files import writing
-from jetson.disk import Disk
+from edge.files import written_file
 
 SCHEMA = 1
 
@@ -66,9 +65,9 @@ class Outcomes(Mapping[str, Outcome]):
         self._lines[host] = json.dumps({"host": host, **dataclasses.asdict(outcome)})
 
     def _save(self) -> None:
-        with writing(self._place):
-            data = "\n".join([self._head, *self._lines.values(), ""]).encode()
-            Disk().replace(self._place.resolve(), data)
+        # Safe from kills without fsync. What a power cut loses is done again, and boards know what they fly.
+        with written_file(self._place) as path:
+            path.write_text("\n".join([self._head, *self._lines.values(), ""]), "utf-8")
 
     def _read(self) -> None:
         try:
@@ -80,7 +79,10 @@ class Outcomes(Mapping[str, Outcome]):
         except ValueError:
             raise self._strange() from None
         try:
-            if json.loads(head) != json.loads(self._head):
+            found, ours = json.loads(head), json.loads(self._head)
+            if found["schema"] != ours["schema"]:
+                raise self._strange()
+            if found["bundle"] != ours["bundle"]:
                 raise InputError(
                     f"{self._place} is the state of another bundle's roll-out: name another --state"
                 )

@@ -116,6 +116,7 @@ class Rollout:
                     self._judge(number, ring)
                     return
             wait_s = pace.backoff_s * 2 ** (tries - 1) * random.uniform(0.5, 1)  # noqa: S311
+            self.tell(f"{name}: {why}; again in {wait_s:.1f} s")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._halt.wait(), wait_s)
 
