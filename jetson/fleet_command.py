@@ -61,7 +61,8 @@ def fleet(
         try:
             _run(rollout)
         except KeyboardInterrupt:
-            ERR.print(f"{len(outcomes)} of {len(hosts.hosts)} hosts have ended; the same again goes on")
+            ended = sum(name in outcomes for name in hosts.hosts)
+            ERR.print(f"{ended} of {len(hosts.hosts)} hosts have ended; the same again goes on")
             raise
         finally:
             document = view.report(rollout, cargo)

@@ -32,7 +32,7 @@ class Live:
         yield Group(
             rings(self._rollout),
             *failures(self._rollout, LAST),
-            Text(f"{passed}  Ctrl-C, then again: goes on"),
+            Text(f"{passed}  Ctrl-C stops it; the same command goes on"),
         )
 
 
@@ -42,11 +42,11 @@ def rings(rollout: Rollout) -> Table:
     for column in ("ring", "hosts", "done", "failed", "running", "left"):
         table.add_column(column, justify="right")
     table.add_column("", width=20)
-    for number, ring in enumerate(rollout.inventory.rings, start=1):
+    for ring in rollout.inventory.rings:
         count = rollout.count(ring)
         bar = Text("━" * (20 * count.done // count.hosts), style="green")
         bar.append("━" * -(-20 * count.failed // count.hosts), style="red")
-        numbers = (number, count.hosts, count.done, count.failed, count.running, count.left)
+        numbers = (ring.number, count.hosts, count.done, count.failed, count.running, count.left)
         table.add_row(*map(str, numbers), bar)
     return table
 
@@ -64,9 +64,9 @@ def failures(rollout: Rollout, most: int) -> Iterator[Text]:
 
 def plan(rollout: Rollout) -> Iterator[str]:
     """Yield what would be done, a line for each ring and host."""
-    for number, ring in enumerate(rollout.inventory.rings, start=1):
+    for ring in rollout.inventory.rings:
         bounds = f"goes on at {ring.success * 100:g} % done, stops over {ring.error * 100:g} % failed"
-        yield f"ring {number}: {len(ring.hosts)} hosts; {bounds}"
+        yield f"ring {ring.number}: {len(ring.hosts)} hosts; {bounds}"
         for name in ring.hosts:
             ended = rollout.outcomes.get(name)
             yield f"  {name}" + ("" if ended is None else " (done)" if ended.done else " (failed)")
@@ -75,23 +75,24 @@ def plan(rollout: Rollout) -> Iterator[str]:
 def end(rollout: Rollout, console: Console) -> None:
     """Print how it ended."""
     console.print(rings(rollout))
-    chosen = Counter(one.precision for one in rollout.outcomes.values() if one.done)
+    ended = [rollout.outcomes[name] for name in rollout.inventory.hosts if name in rollout.outcomes]
+    chosen = Counter(one.precision for one in ended if one.done)
     if chosen:
         console.print("chose " + ", ".join(f"{name} on {many}" for name, many in chosen.most_common()))
     for line in failures(rollout, NAMED):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def report(rollout: Rollout, cargo: Cargo) -> dict[str, Any]:
     """Return the report: each host with its ring, outcome, precision, why, tries and seconds."""
     hosts = []
-    for number, ring in enumerate(rollout.inventory.rings, start=1):
+    for ring in rollout.inventory.rings:
         for name in ring.hosts:
             one = rollout.outcomes.get(name)
             hosts.append(
                 {
                     "host": name,
-                    "ring": number,
+                    "ring": ring.number,
                     "outcome": "left" if one is None else "done" if one.done else "failed",
                     **{
                         key: getattr(one, key, None)

@@ -50,9 +50,11 @@ class Pace:
 class Ring:
     """Hosts, by their names in the file, that get a release together. Shares are of these, 0 to 1.
 
+    `number`: 1 for the first ring.
     `success`: the least for the next ring to start. `error`: once more than this failed, none is begun.
     """
 
+    number: int
     hosts: Mapping[str, Host]
     success: float = 0.9
     error: float = 0.1
@@ -132,7 +134,7 @@ def _options(place: Path, what: str, given: Any, more: Set[str] = frozenset()) -
 
 def _pace(place: Path, document: Mapping[str, Any]) -> Pace:
     given = document.get("rollout", {})
-    most = {"at-once": 1024, "tries": 100, "backoff-s": 3600.0, "limit-s": 86400.0}
+    most = {"at-once": 1024, "tries": 100, "backoff-s": 300.0, "limit-s": 86400.0}
     _known(place, "[rollout]", given, set(most))
     for key, value in given.items():
         whole = isinstance(most[key], int)
@@ -157,7 +159,8 @@ def _rings(place: Path, document: Mapping[str, Any], hosts: dict[str, Host]) -> 
         count = _count(place, what, table.get("hosts"), len(hosts))
         shares = {key: _share(place, f"{what}: {key}", table[key]) for key in set(table) - {"hosts"}}
         if left:
-            rings.append(Ring({name: hosts[name] for name in left[:count]}, **shares))
+            taken = {name: hosts[name] for name in left[:count]}
+            rings.append(Ring(number, taken, **shares))
         left = left[count:]
     if left:
         raise InputError(f'{place}: the rings leave {len(left)} hosts out; end with one of hosts = "all"')

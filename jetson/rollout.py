@@ -17,7 +17,9 @@ from jetson.host import Host
 from jetson.inventory import Inventory, Ring
 from jetson.outcomes import Outcome, Outcomes
 
-CORES = os.cpu_count() or 1
+CORES = len(os.sched_getaffinity(0))
+LONGEST_WAIT_S = 300.0
+"""Between two tries of a host."""
 Install = Callable[[Host], Awaitable[dict[str, Any]]]
 """Puts the bundle onto a host, and returns its status then."""
 
@@ -75,25 +77,21 @@ class Rollout:
         # Boards that are folders share this machine's cores: more at once would spoil what they measure.
         remote = asyncio.Semaphore(pace.at_once)
         here = asyncio.Semaphore(min(pace.at_once, CORES))
-        for number, ring in enumerate(self.inventory.rings, start=1):
-            self._judge(number, ring)
+        for ring in self.inventory.rings:
+            self._judge(ring)
             todo = {name: host for name, host in ring.hosts.items() if name not in self.outcomes}
             if todo and not self.stopped:
-                self.tell(f"ring {number}: {len(todo)} hosts")
+                self.tell(f"ring {ring.number}: {len(todo)} hosts")
             await asyncio.gather(
-                *(
-                    self._host(number, ring, name, remote if host.login else here)
-                    for name, host in todo.items()
-                )
+                *(self._host(ring, name, remote if host.login else here) for name, host in todo.items())
             )
-            self._judge(number, ring)
             count = self.count(ring)
             if not count.reaches(count.done, ring.success):
-                self._stop(f"ring {number}: {count.done} of {count.hosts} hosts have it", ring.success)
+                self._stop(f"ring {ring.number}: {count.done} of {count.hosts} hosts have it", ring.success)
             if self.stopped:
                 return
 
-    async def _host(self, number: int, ring: Ring, name: str, free: asyncio.Semaphore) -> None:
+    async def _host(self, ring: Ring, name: str, free: asyncio.Semaphore) -> None:
         """Try a host until it ends, or the roll-out stops before its next try."""
         pace, tries, begun = self.inventory.pace, 0, time.monotonic()
         while True:
@@ -113,9 +111,9 @@ class Rollout:
                     if not done:
                         self.failures.append(name)
                         self.tell(f"{name} failed: {why}")
-                    self._judge(number, ring)
+                    self._judge(ring)
                     return
-            wait_s = pace.backoff_s * 2 ** (tries - 1) * random.uniform(0.5, 1)  # noqa: S311
+            wait_s = min(pace.backoff_s * 2 ** (tries - 1), LONGEST_WAIT_S) * random.uniform(0.5, 1)  # noqa: S311
             self.tell(f"{name}: {why}; again in {wait_s:.1f} s")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._halt.wait(), wait_s)
@@ -130,10 +128,10 @@ class Rollout:
             return False, f"did not end in {limit_s:g} s; it may go on by itself", None, False
         return True, str(status["why"]), str(status["precision"]), False
 
-    def _judge(self, number: int, ring: Ring) -> None:
+    def _judge(self, ring: Ring) -> None:
         count = self.count(ring)
         if count.failed and not count.reaches(count.hosts - count.failed, 1 - ring.error):
-            self._stop(f"ring {number}: {count.failed} of {count.hosts} hosts failed", ring.error)
+            self._stop(f"ring {ring.number}: {count.failed} of {count.hosts} hosts failed", ring.error)
 
     def _stop(self, why: str, bound: float) -> None:
         if self.stopped is None:

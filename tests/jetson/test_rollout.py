@@ -144,7 +144,7 @@ def test_a_host_that_does_not_end_costs_its_limit(tmp_path: Path) -> None:
 
 def test_a_stop_does_not_wait_for_those_that_wait(tmp_path: Path) -> None:
     rings = '[[rings]]\nhosts = "all"\nerror = "10%"\n'
-    text = f"[rollout]\nbackoff-s = 3600\n{rings}"
+    text = f"[rollout]\nbackoff-s = 300\n{rings}"
     rollout, _ = rolled(tmp_path, 5, text, {"d0": lost(9), "d4": refused}, 0.05)
     assert rollout.stopped
     assert "pilot@d0" not in rollout.outcomes, "it is left, to be tried when the roll-out goes on"
