@@ -24,6 +24,11 @@ from jetson.manifest import Manifest
 from jetson.state import State
 from jetson.trust import Trust
 
+READ = {
+    "aerogaze", "trusts", "state", "slot", "release", "counter", "highest_counter", "precision", "why",
+    "measured", "board",
+}  # fmt: skip
+"""What the desk reads of a board's status."""
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]
 """Told how much of how much is there."""
@@ -124,7 +129,13 @@ async def flash(target: Target, cargo: Cargo, wish: Wish, say: Say, on_bytes: On
     say("sent, and its hash is right there")
     done = await target.run(["install", name, "--json", *wish.options], say)
     await target.drop(name)
-    return _told(target, done)
+    after = _told(target, done)
+    if (after["release"], after["counter"], after["state"]) != (manifest.name, manifest.counter, "good"):
+        raise CheckError(
+            f"{target.name} flies {after['release']} counter {after['counter']}, which is not what was sent: "
+            "flash it again"
+        )
+    return after
 
 
 def _check(target: Target, cargo: Cargo, wish: Wish, before: dict[str, Any]) -> None:
@@ -145,9 +156,10 @@ async def _status(target: Target) -> dict[str, Any]:
 def _told(target: Target, done: Ended) -> dict[str, Any]:
     try:
         document = json.loads(_ok(done).out)
-        if isinstance(document, dict) and document["schema"] == 1:
-            return document
-    except (ValueError, KeyError):
+        if document["schema"] == 1 and set(document) >= READ:
+            Facts(**document["board"])
+            return dict(document)
+    except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{target.name} has an aerogaze of another version: bring both to the same one")
 
