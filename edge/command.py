@@ -45,6 +45,7 @@ STAGES = {
     "wheels": Stage(
         "jetson.wheels_command", "Gather a board's runtime, for boards without internet.", "flash"
     ),
+    "fleet": Stage("jetson.fleet_command", "Put a bundle onto many boards, ring after ring.", "flash"),
     "device": Stage("jetson.device_commands", "Install bundles on this board, and take them back.", "jetson"),
 }
 

@@ -9,6 +9,7 @@ from edge.errors import CheckError, InputError
 
 WAIT_S = 3.0
 """Autopilots send a heartbeat each second (MAVLink, "Heartbeat/Connection Protocol")."""
+ARMED = "the drone is armed"
 REMEDY = "name its link with --autopilot udpin:0.0.0.0:14550, or say --no-autopilot"
 
 
@@ -84,7 +85,7 @@ class MavlinkAutopilot:
                 f"whether the drone is armed; {REMEDY}"
             )
         if armed:
-            raise ArmedError("the drone is armed: nothing is installed or switched until it is disarmed")
+            raise ArmedError(f"{ARMED}: nothing is installed or switched until it is disarmed")
 
     def _listen(self, connection: Any, mavlink: Any) -> bool | None:
         end = time.monotonic() + self._wait_s

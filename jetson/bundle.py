@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from edge import release as releases
 from edge.errors import CheckError, InputError
 from edge.files import sha256, written_file
 from jetson import canonical, cpio
-from jetson.cms import CmsSigner
 from jetson.keys import Key, Signatures, check_signatures, parse_signatures, sign
 from jetson.manifest import ANYWHERE, Compatible, File, Manifest, parse_manifest
 from jetson.trust import Trust
+
+if TYPE_CHECKING:
+    from jetson.cms import CmsSigner  # of the desk: a board does without its libraries
 
 PURPOSE = b"aerogaze bundle"
 LARGEST_TEXT = 1 << 18

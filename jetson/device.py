@@ -37,6 +37,7 @@ from jetson.trial import Engines, Say
 from jetson.trust import Trust, parse_trust, succeed
 
 TRUST = "trust.json"
+BUSY = "another aerogaze command works on the board"
 
 
 class BusyError(InputError):
@@ -121,9 +122,7 @@ class Board:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise BusyError(
-                        f"another aerogaze command works on the board {self.root}: wait until it has ended"
-                    ) from None
+                    raise BusyError(f"{BUSY} {self.root}: wait until it has ended") from None
                 yield
         except OSError as error:
             if error.errno is None:

@@ -36,7 +36,7 @@ root_option = click.option(
     help="The board's folder, or a stand-in for it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-facts_option = click.option("--facts", type=PATH, default=Path("/"), hidden=True)
+facts_option = click.option("--facts", type=PATH, hidden=True)
 
 
 @click.group(epilog="Example: aerogaze device install b.swu")
@@ -74,7 +74,7 @@ def install(
     no_autopilot: bool,
     reinstall: bool,
     as_json: bool,
-    facts: Path,
+    facts: Path | None,
 ) -> None:
     """Verify BUNDLE, write it to the slot that is not flown, try it, and fly it; or go back."""
     this = board(root, facts, policy)
@@ -133,7 +133,7 @@ def verify(root: Path) -> None:
 @root_option
 @json_option
 @facts_option
-def status(root: Path, as_json: bool, facts: Path) -> None:
+def status(root: Path, as_json: bool, facts: Path | None) -> None:
     """Tell what is flown, why in this precision, whether it is healthy, and what board this is."""
     tell(board(root, facts), as_json, health=True)
 
@@ -181,9 +181,9 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
 @click.argument("mode")
 @click.option("--yes", is_flag=True, help="Set it without asking.")
 @facts_option
-def power(mode: str, yes: bool, facts: Path) -> None:
+def power(mode: str, yes: bool, facts: Path | None) -> None:
     """Set the power mode with that number or name by nvpmodel. Nothing else here ever sets one."""
-    modes = read_facts(facts).power_modes
+    modes = read_facts(facts or Path("/")).power_modes
     number = next((n for n, name in modes.items() if mode in (n, name)), None)
     if number is None:
         known = ", ".join(f"{n} ({name})" for n, name in modes.items()) or "none (no Jetson?)"
@@ -214,7 +214,7 @@ def agent(
     root: Path,
     autopilot: str | None,
     no_autopilot: bool,
-    facts: Path,
+    facts: Path | None,
 ) -> None:
     """Ask a server for new bundles, install what it offers, and tell it how that went."""
     from jetson.agent import Agent
@@ -229,12 +229,16 @@ def agent(
             polling.run()
 
 
-def board(root: Path, facts: Path = Path("/"), policy: str | None = None) -> Board:
-    """Return the board of a folder, set up as its configuration says."""
+def board(root: Path, facts: Path | None = None, policy: str | None = None) -> Board:
+    """Return the board of a folder, set up as its configuration says.
+
+    A stand-in may have a device tree of its own (`proc/device-tree/model`), and so be any board.
+    """
     config = load_config(root)
+    own = root != ROOT and (root / "proc/device-tree").is_dir()
     return Board(
         root.resolve(),
-        read_facts(facts),
+        read_facts(facts or (root if own else Path("/"))),
         open_engines(config.engine),
         parse_policy(policy) if policy else config.parsed_policy(),
         config.service,

@@ -16,12 +16,19 @@ from typing import Any, Protocol
 from edge.board import Facts
 from edge.errors import CheckError, InputError
 from edge.files import sha256
+from jetson.autopilot import ARMED
 from jetson.bundle import opened, read_bundle
+from jetson.device import BUSY
 from jetson.fit import check_fit
 from jetson.manifest import Manifest
 from jetson.state import State
 from jetson.trust import Trust
 
+READ = {
+    "aerogaze", "trusts", "state", "slot", "release", "counter", "highest_counter", "precision", "why",
+    "measured", "board",
+}  # fmt: skip
+"""What the desk reads of a board's status."""
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]
 """Told how much of how much is there."""
@@ -51,12 +58,44 @@ class Target(Protocol):
     async def drop(self, name: str) -> None:
         """Remove what was sent."""
 
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+class LostError(InputError):
+    """The board cannot be reached, or not any more."""
+
+
+def may_pass(error: Exception) -> bool:
+    """Say whether the same flash may go well later, with nothing changed at the desk."""
+    return isinstance(error, LostError) or str(error).startswith((BUSY, ARMED))
+
 
 @dataclass(frozen=True)
-class Flash:
-    """What to carry, and what else is asked for. `trust`: keys for a board that trusts none yet."""
+class Cargo:
+    """A bundle that the desk has read whole. `digest`: the file's SHA-256."""
 
-    bundle: Path
+    place: Path
+    manifest: Manifest
+    digest: str
+
+
+def load(place: Path, trusted: Trust | None = None) -> Cargo:
+    """Read a bundle whole, once for all the boards that it goes to.
+
+    Raises:
+        InputError: it is none.
+        CheckError: a signature or byte is wrong, or (with `trusted`) too few of its keys are trusted.
+    """
+    with opened(place) as file:
+        manifest = read_bundle(file, str(place), trusted).manifest
+    return Cargo(place, manifest, sha256(place))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for beside the bundle. `trust`: keys for a board that trusts none yet."""
+
     trust: Path | None = None
     options: tuple[str, ...] = ()
     """Of `aerogaze device install`."""
@@ -65,18 +104,15 @@ class Flash:
     """Sees that the board has an aerogaze for the bundle; False: it has none, and this is a dry run."""
 
 
-async def flash(
-    target: Target, wish: Flash, trusted: Trust | None, say: Say, on_bytes: OnBytes
-) -> dict[str, Any]:
+async def flash(target: Target, cargo: Cargo, wish: Wish, say: Say, on_bytes: OnBytes) -> dict[str, Any]:
     """Put a bundle onto a board; return what `aerogaze device status --json` says then.
 
     Raises:
-        InputError: the bundle is none, or the board cannot be reached or has no aerogaze.
+        InputError: the board cannot be reached (`LostError`), has no aerogaze, or works on another bundle.
         CheckError: the bundle does not fit, or the board refused it or went back; in its own words.
     """
-    with opened(wish.bundle) as file:
-        manifest = read_bundle(file, str(wish.bundle), trusted).manifest
-    say(f"{wish.bundle}: {manifest.name} counter {manifest.counter}, {manifest.size_bytes} bytes, whole")
+    manifest = cargo.manifest
+    say(f"{cargo.place}: {manifest.name} counter {manifest.counter}, {manifest.size_bytes} bytes, whole")
     if wish.prepare is not None and not await wish.prepare(manifest):
         return {"schema": 1, "aerogaze": None}
     before = await _status(target)
@@ -84,7 +120,7 @@ async def flash(
         f"flies {before['release']} counter {before['counter']}" if before["slot"] else "flies nothing yet"
     )
     say(f"{target.name} {flown}; {before['board']['model'] or 'no known board'}")
-    _check(target, wish, manifest, before)
+    _check(target, cargo, wish, before)
     if wish.dry_run:
         say("it would be installed; nothing was done (dry run)")
         return before
@@ -93,32 +129,41 @@ async def flash(
         place = await target.send(wish.trust, sha256(wish.trust), lambda done, of: None)
         _ok(await target.run(["trust", place], say))
         await target.drop(place)
-    name = await target.send(wish.bundle, sha256(wish.bundle), on_bytes)
+    name = await target.send(cargo.place, cargo.digest, on_bytes)
     say("sent, and its hash is right there")
     done = await target.run(["install", name, "--json", *wish.options], say)
     await target.drop(name)
-    after: dict[str, Any] = json.loads(_ok(done).out)
+    after = _told(target, done)
+    if (after["release"], after["counter"], after["state"]) != (manifest.name, manifest.counter, "good"):
+        raise CheckError(
+            f"{target.name} flies {after['release']} counter {after['counter']}, which is not what was sent: "
+            "flash it again"
+        )
     return after
 
 
-def _check(target: Target, wish: Flash, manifest: Manifest, before: dict[str, Any]) -> None:
+def _check(target: Target, cargo: Cargo, wish: Wish, before: dict[str, Any]) -> None:
     if not before["trusts"] and wish.trust is None:
         raise InputError(f"{target.name} trusts no key yet: flash it the first time with --trust k.pub")
-    if before["trusts"] and not set(before["trusts"]) & set(manifest.signers):
+    if before["trusts"] and not set(before["trusts"]) & set(cargo.manifest.signers):
         raise CheckError(
-            f"{target.name} trusts none of the keys that signed {wish.bundle}: sign it with others"
+            f"{target.name} trusts none of the keys that signed {cargo.place}: sign it with others"
         )
     state = replace(State(), counter=before["highest_counter"])
-    check_fit(manifest, Facts(**before["board"]), state, time.time(), before["aerogaze"])
+    check_fit(cargo.manifest, Facts(**before["board"]), state, time.time(), before["aerogaze"])
 
 
 async def _status(target: Target) -> dict[str, Any]:
-    done = _ok(await target.run(["status", "--json"]))
+    return _told(target, await target.run(["status", "--json"]))
+
+
+def _told(target: Target, done: Ended) -> dict[str, Any]:
     try:
-        document = json.loads(done.out)
-        if isinstance(document, dict) and document["schema"] == 1:
-            return document
-    except (ValueError, KeyError):
+        document = json.loads(_ok(done).out)
+        if document["schema"] == 1 and set(document) >= READ:
+            Facts(**document["board"])
+            return dict(document)
+    except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{target.name} has an aerogaze of another version: bring both to the same one")
 
@@ -126,8 +171,12 @@ async def _status(target: Target) -> dict[str, Any]:
 def _ok(done: Ended) -> Ended:
     if done.code == 1:
         raise CheckError(done.last)
+    if done.code == 2 and done.last:
+        raise InputError(done.last)
     if done.code:
-        raise InputError(done.last or f"the command on the board ended with exit code {done.code}")
+        raise InputError(
+            f"the command on the board ended with exit code {done.code} ({done.last or 'said nothing'})"
+        )
     return done
 
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from edge.errors import InputError
 from jetson import trust as trusts
 from jetson.config import ROOT
-from jetson.flash import Flash, OnBytes, Target
-from jetson.flash import flash as put
-from jetson.folder import FolderTarget
-from jetson.manifest import Manifest
-from jetson.runtime import Runtime, When
-from jetson.ssh import SshTarget, parse_login
+from jetson.flash import load
+from jetson.host import Host
 
 PATH = click.Path(path_type=Path)
 ERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -64,44 +57,29 @@ def flash(
     as_json: bool,
 ) -> None:
     """Put BUNDLE onto TARGET: user@host or user@host:port, or a folder that stands in for a board."""
-    asked = [
-        *(["--autopilot", autopilot] if autopilot else []),
-        *(["--no-autopilot"] if no_autopilot else []),
-    ]
-    options = [*(["--policy", policy] if policy else []), *asked, *(["--reinstall"] if reinstall else [])]
-    wish = Flash(bundle, trust, tuple(options), dry_run)
-    when: When = "needed" if runtime is None else "always" if runtime else "never"
-    carry = Runtime(when, aerogaze, ("--root", str(root), *asked))
-    trusted = trusts.load_trust([trust]) if trust else None
-    login = parse_login(target, identity=identity, known_hosts=known_hosts)
-    if login is None and "@" in target and "/" not in target:
-        raise InputError(f"{target!r} is no board; expected user@host, user@host:port, or a folder")
-
-    if runtime and login is None:
-        raise InputError(
-            f"{target} is a folder, which this desk's own aerogaze works on: leave --runtime out"
-        )
-
-    async def work(on_bytes: OnBytes) -> dict[str, Any]:
-        if login is None:
-            return await put(FolderTarget(Path(target)), wish, trusted, ERR.print, on_bytes)
-        board = SshTarget(login, root, sudo=sudo)
-        reached: Target = board
-
-        async def prepare(manifest: Manifest) -> bool:
-            return await carry.ready(board, manifest, dry_run, ERR.print, on_bytes)
-
-        try:
-            return await put(reached, replace(wish, prepare=prepare), trusted, ERR.print, on_bytes)
-        finally:
-            await board.close()
-
+    host = Host(
+        target,
+        trust,
+        root,
+        aerogaze,
+        runtime,
+        sudo,
+        identity,
+        known_hosts,
+        policy,
+        autopilot,
+        no_autopilot,
+        reinstall,
+    )
+    cargo = load(bundle, trusts.load_trust([trust]) if trust else None)
     columns = TextColumn("sending"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
         task = progress.add_task("sending", visible=False)
-        status = asyncio.run(
-            work(lambda done, of: progress.update(task, completed=done, total=of, visible=done < of))
-        )
+
+        def on_bytes(done: int, of: int) -> None:
+            progress.update(task, completed=done, total=of, visible=done < of)
+
+        status = asyncio.run(host.flash(cargo, ERR.print, on_bytes, dry_run))
     if as_json:
         print(json.dumps(status))
     elif not dry_run:

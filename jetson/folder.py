@@ -20,11 +20,19 @@ class FolderTarget:
         """Run them in a process of their own, as on a board."""
         command = [sys.executable, "-m", "edge.command", "device", *words, "--root", str(self._root)]
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+        # A session of its own: Ctrl-C at the desk reaches it once, through us.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+        )
         assert process.stdout is not None
         assert process.stderr is not None
-        out, last = await asyncio.gather(process.stdout.read(), said(process.stderr, say))
-        return Ended(await process.wait(), out.decode(), last)
+        try:
+            out, last = await asyncio.gather(process.stdout.read(), said(process.stderr, say))
+            return Ended(await process.wait(), out.decode(), last)
+        finally:
+            if process.returncode is None:
+                process.terminate()  # it goes back, if it was on trial
+                await process.wait()
 
     async def send(self, place: Path, digest: str, on_bytes: OnBytes) -> str:
         """It is here already."""
@@ -32,3 +40,6 @@ class FolderTarget:
 
     async def drop(self, name: str) -> None:
         """Keep it: it is the desk's."""
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 from collections.abc import Awaitable, Callable
@@ -80,7 +81,7 @@ class Runtime:
         say(f"{board.name} has " + (f"aerogaze {has}" if has else "no aerogaze yet"))
         setup = await board.send(SETUP, sha256(SETUP), lambda done, of: None, f"{WHEELS}/{SETUP.name}")
         machine, there = await _probe(board, setup, place)
-        carried = gather(machine, say)
+        carried = await asyncio.to_thread(gather, machine, say)
         board.program = f"{place}/bin/aerogaze"
         if carried.id == there:
             say("its runtime is the one that would be carried")

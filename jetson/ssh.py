@@ -16,7 +16,7 @@ from typing import Any
 import asyncssh
 
 from edge.errors import CheckError, InputError
-from jetson.flash import Ended, OnBytes, Say, said
+from jetson.flash import Ended, LostError, OnBytes, Say, said
 
 ARRIVALS = ".cache/aerogaze/arrived"
 """Where uploads go, in the home of the user there."""
@@ -52,10 +52,6 @@ def parse_login(text: str, **files: Path | None) -> Login | None:
     return Login(user, host.strip("[]"), int(port) if port else None, **files)
 
 
-class SshBrokenError(InputError):
-    """The board cannot be reached, or not any more."""
-
-
 class SshTarget:
     """Runs the board's commands over SSH; connects anew where a connection broke."""
 
@@ -88,7 +84,7 @@ class SshTarget:
                 await process.wait()
         code = process.exit_status
         if code is None and process.exit_signal is None:
-            raise InputError(
+            raise LostError(
                 f"the connection to {self.name} broke; what was begun there goes on by itself: "
                 "ask aerogaze device status there"
             )
@@ -101,10 +97,10 @@ class SshTarget:
             try:
                 await self._upload(place, name, on_bytes)
                 break
-            except (asyncssh.Error, OSError, SshBrokenError) as error:
+            except (asyncssh.Error, OSError, LostError) as error:
                 await self.close()
                 if not left:
-                    raise InputError(
+                    raise LostError(
                         f"the upload to {self.name} broke {TRIES} times ({_reason(error)}): "
                         "call it again, and it goes on where it broke"
                     ) from None
@@ -170,11 +166,8 @@ class SshTarget:
     async def _good(self, place: Path, name: str, there: int) -> int:
         """Return how much of what is there is right: all, all but what was under way, or nothing."""
         for length in (there, (there // BLOCK - 1) * BLOCK):
-            if length > 0:
-                with place.open("rb") as file:
-                    here = hashlib.sha256(file.read(length)).hexdigest()
-                if await self._hash(name, length) == here:
-                    return length
+            if length > 0 and await self._hash(name, length) == _hash_of_start(place, length):
+                return length
         return 0
 
     async def _hash(self, name: str, length: int) -> str:
@@ -182,6 +175,14 @@ class SshTarget:
             command = f"head -c {length} {shlex.quote(name)} | sha256sum"
             done = await (await self._connected()).run(command, check=False)
         return str(done.stdout)[:64]
+
+
+def _hash_of_start(place: Path, length: int) -> str:
+    digest = hashlib.sha256()
+    with place.open("rb") as file:
+        for at in range(0, length, BLOCK):
+            digest.update(file.read(min(BLOCK, length - at)))
+    return digest.hexdigest()
 
 
 async def _read(stream: asyncssh.SSHReader[str]) -> str:
@@ -211,9 +212,7 @@ def _told(name: str) -> Iterator[None]:
     except asyncssh.KeyImportError as error:
         raise InputError(f"an SSH key cannot be read ({error}): name another with --identity") from None
     except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
-        raise SshBrokenError(
-            f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?"
-        ) from None
+        raise LostError(f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?") from None
 
 
 def _reason(error: BaseException) -> str:

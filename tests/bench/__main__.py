@@ -19,6 +19,7 @@ from edge.gpu import this_gpu
 from edge.machine import this_machine
 from tests.bench.calibration import calibration_rows
 from tests.bench.engines import engine_rows, streaming_rows
+from tests.bench.fleet import fleet_rows
 from tests.bench.flight import made_clip, pipeline_rows, process_rows
 from tests.bench.gpu import gpu_rows
 from tests.bench.live import live_rows, long_rows
@@ -48,7 +49,7 @@ THEMES: dict[str, Callable[[Path], list[Row]]] = {
     "training": lambda folder: training_rows(),
     "gpu": gpu_rows,
 }
-ASKED = {"long": long_rows}
+ASKED = {"long": long_rows, "fleet": fleet_rows}
 """Measured only where they are named: they take long."""
 
 

@@ -35,9 +35,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
     return new_key(tmp_path_factory.mktemp("keys") / "k")
 
 
-def trimmed(folder: Path, *precisions: str, name: str = "skd-64") -> Path:
-    """Copy the shipped release with these precisions only and a golden set of two frames."""
-    shutil.copytree(releases.locate(None), folder)
+def trimmed(folder: Path, *precisions: str, name: str = "skd-64", student: Path | None = None) -> Path:
+    """Copy a shipped release with these precisions only and a golden set of two frames."""
+    shutil.copytree(releases.locate(student), folder)
     release = releases.load(folder)
     kept = tuple(g for g in release.graphs if g.precision in precisions and g.engine != "tensorrt")
     for graph in {*release.graphs} - {*kept}:

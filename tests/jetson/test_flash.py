@@ -143,6 +143,19 @@ def test_a_board_is_flashed_over_ssh(
 
 
 @needs_sshd
+@pytest.mark.parametrize("said", ["", "no", "[]", '{"schema": 2}', '{"schema": 1}'])
+def test_a_board_that_answers_otherwise_is_one_line(
+    command: Command, make: Make, server: Server, tmp_path: Path, said: str
+) -> None:
+    other = tmp_path / "aerogaze"
+    other.write_text(f"#!/bin/sh\necho '{said}'\n")
+    other.chmod(0o755)
+    refused = command("flash", make(), *server.words(), "--aerogaze", other)
+    assert refused.code == 2
+    assert "has an aerogaze of another version" in refused.err.splitlines()[-1]
+
+
+@needs_sshd
 def test_a_changed_or_unknown_host_key_is_refused(
     command: Command, make: Make, public: Path, server: Server, tmp_path: Path
 ) -> None:

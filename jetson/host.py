@@ -1,0 +1,80 @@
+"""A board by its name at the desk, with the options of `aerogaze flash` that it is reached and asked with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge.errors import InputError
+from jetson.config import ROOT
+from jetson.flash import Cargo, OnBytes, Say, Wish, flash
+from jetson.folder import FolderTarget
+from jetson.manifest import Manifest
+from jetson.runtime import Runtime, When
+from jetson.ssh import Login, SshTarget, parse_login
+
+
+@dataclass(frozen=True)
+class Host:
+    """`address`: user@host, user@host:port, or a folder that stands in for a board.
+
+    Raises:
+        InputError: it is none of these.
+    """
+
+    address: str
+    trust: Path | None = None
+    root: Path = ROOT
+    """The board's folder there."""
+    aerogaze: str | None = None
+    """The command there; None: the one of /opt/aerogaze, else the one on its path."""
+    runtime: bool | None = None
+    """Bring aerogaze there, or never; None: if it has none, or an older one than the bundle needs."""
+    sudo: bool = False
+    identity: Path | None = None
+    known_hosts: Path | None = None
+    policy: str | None = None
+    autopilot: str | None = None
+    no_autopilot: bool = False
+    reinstall: bool = False
+
+    def __post_init__(self) -> None:
+        if self.login is None and "@" in self.address and "/" not in self.address:
+            raise InputError(f"{self.address!r} is no board; expected user@host, user@host:port, or a folder")
+        if self.login is None and self.runtime:
+            raise InputError(
+                f"{self.address} is a folder, which this desk's own aerogaze works on: leave --runtime out"
+            )
+
+    @property
+    def login(self) -> Login | None:
+        """Where SSH goes; None for a folder."""
+        return parse_login(self.address, identity=self.identity, known_hosts=self.known_hosts)
+
+    async def flash(self, cargo: Cargo, say: Say, on_bytes: OnBytes, dry_run: bool = False) -> dict[str, Any]:
+        """Put a bundle onto it, as `jetson.flash.flash` says, and let go of it."""
+        login = self.login
+        wish = Wish(self.trust, self._options(), dry_run)
+        if login is None:
+            return await flash(FolderTarget(Path(self.address)), cargo, wish, say, on_bytes)
+        board = SshTarget(login, self.root, sudo=self.sudo)
+        when: When = "needed" if self.runtime is None else "always" if self.runtime else "never"
+        carry = Runtime(when, self.aerogaze, ("--root", str(self.root), *self._asked()))
+
+        async def prepare(manifest: Manifest) -> bool:
+            return await carry.ready(board, manifest, dry_run, say, on_bytes)
+
+        try:
+            return await flash(board, cargo, replace(wish, prepare=prepare), say, on_bytes)
+        finally:
+            await board.close()
+
+    def _asked(self) -> tuple[str, ...]:
+        """Return how the board asks its autopilot."""
+        named = ("--autopilot", self.autopilot) if self.autopilot else ()
+        return (*named, *(("--no-autopilot",) if self.no_autopilot else ()))
+
+    def _options(self) -> tuple[str, ...]:
+        policy = ("--policy", self.policy) if self.policy else ()
+        return (*policy, *self._asked(), *(("--reinstall",) if self.reinstall else ()))
