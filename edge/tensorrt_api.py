@@ -17,7 +17,7 @@ Running is the same in all: tensors by name, `set_tensor_address`, `execute_asyn
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -88,8 +88,10 @@ def has_timing_cache(kind: Kind) -> bool:
     return kind == "tensorrt"
 
 
-def build_plan(onnx: bytes, target: Target, timing_cache: bytes = b"") -> Plan:
+def build_plan(onnx: bytes, target: Target, timing_caches: Sequence[bytes] = ()) -> Plan:
     """Compile an ONNX graph. TensorRT for RTX does so on a machine without a GPU, too.
+
+    `timing_caches`: what builders learnt before; the first that this TensorRT and GPU take is used.
 
     Raises:
         InputError: TensorRT is missing, cannot build for the target, or refuses the graph; its own words
@@ -113,8 +115,7 @@ def build_plan(onnx: bytes, target: Target, timing_cache: bytes = b"") -> Plan:
     _shape_batches(target.kind, builder, network, config)
     cache = None
     if has_timing_cache(target.kind):
-        cache = config.create_timing_cache(timing_cache)
-        config.set_timing_cache(cache, False)
+        cache = _first_taken(config, timing_caches)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {_told(logger)}")
@@ -249,6 +250,17 @@ def _profiler(trt: Any) -> Any:
             self.times_ms.setdefault(layer_name, []).append(ms)
 
     return Profiler()
+
+
+def _first_taken(config: trt.IBuilderConfig, caches: Sequence[bytes]) -> trt.ITimingCache:
+    """Set the first cache that is of this TensorRT and GPU, else an empty one."""
+    for data in caches:
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    cache = config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+    return cache
 
 
 def _told(logger: Any) -> str:

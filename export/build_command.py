@@ -61,7 +61,7 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
             last = "not built here before" if estimate_s is None else f"last time {estimate_s:.0f} s"
             progress.reset(task, description=engine.graph.file, estimate=last)
 
-        rows = list(build_engines(opened, target, place, rebuild, on_start))
+        rows = list(build_engines(opened, target, place, rebuild, on_start=on_start))
     table = Table(
         title=escape(f"{opened.name} for {target}, TensorRT {rows[0][0].version}"), title_justify="left"
     )

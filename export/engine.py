@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,11 +48,13 @@ def build_engines(
     target: Target,
     folder: Path,
     rebuild: bool = False,
+    caches: Sequence[Path] = (),
     on_start: Callable[[Engine, float | None], None] = lambda engine, estimate_s: None,
 ) -> Iterator[tuple[Identity, bool]]:
     """Compile what is not there, and yield each engine's identity and whether it was built now.
 
     Engines that fit are kept. The folder appears with the last; until then the older one stands.
+    `caches`: timing caches to begin with where the folder has none that is taken; the first that is, is used.
     `on_start` gets an engine about to be built, and the seconds that its last build took here.
 
     Raises:
@@ -68,8 +70,8 @@ def build_engines(
             return
         history = _History()
         with written_folder(folder, ours=_ours) as path:
-            cache = folder / TIMING_CACHE
-            learnt: bytes | None = cache.read_bytes() if cache.is_file() else None
+            offered = [p.read_bytes() for p in (folder / TIMING_CACHE, *caches) if p.is_file()]
+            learnt: bytes | None = None
             done: list[tuple[Identity, bool]] = []
             for engine in engines:
                 if not engine.differs:
@@ -77,7 +79,7 @@ def build_engines(
                     continue
                 key = f"{release.name} {engine.graph.file} {target} {engine.wanted.version}"
                 on_start(engine, history.seconds(key))
-                built, learnt = _build(release, engine, target, learnt, path)
+                built, learnt = _build(release, engine, target, [learnt] if learnt else offered, path)
                 history.note(key, built.seconds)
                 done.append((built, True))
             if learnt is not None:
@@ -102,13 +104,13 @@ def _refuse_misfits(engines: list[Engine], rebuild: bool) -> None:
 
 
 def _build(
-    release: Release, engine: Engine, target: Target, learnt: bytes | None, folder: Path
+    release: Release, engine: Engine, target: Target, caches: Sequence[bytes], folder: Path
 ) -> tuple[Identity, bytes | None]:
     started = time.perf_counter()
     file = release.path(engine.graph)
     with _named(engine.graph.file):
         check_finite(file)
-        plan = build_plan(file.read_bytes(), target, learnt or b"")
+        plan = build_plan(file.read_bytes(), target, caches)
     (folder / engine.wanted.file).write_bytes(plan.data)
     digest = hashlib.sha256(plan.data).hexdigest()
     vouch(digest)

@@ -65,10 +65,12 @@ class TensorRTEngines:
         self._target = target
 
     def build(self, release: Release, folder: Path, say: Say) -> None:
-        """Compile every graph made for TensorRT."""
-        from export.engine import build_engines
+        """Compile each graph for TensorRT, by what this board timed before, or the bundle carries."""
+        from export.engine import TIMING_CACHE, build_engines
 
-        for built, _ in build_engines(release, Target.parse(self._target), folder):
+        learnt = folder.parents[1].glob(f"*/engines/{TIMING_CACHE}")
+        caches = [*sorted(learnt), *sorted((folder.parent / "caches").glob("*"))]
+        for built, _ in build_engines(release, Target.parse(self._target), folder, caches=caches):
             say(f"built {built.file} in {built.seconds:.1f} s")
 
     def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:

@@ -176,6 +176,37 @@ def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: P
     assert row["size_bytes"] == (built / "engines" / "local" / "stream.fp32.engine").stat().st_size
 
 
+@pytest.mark.parametrize("other", ["nothing", "what this board learnt"])
+def test_a_board_builds_with_the_timing_cache_that_fits(
+    start: Start, built: Path, tmp_path: Path, other: str
+) -> None:
+    shutil.copytree(built, tmp_path / "slots" / "a" / "release")
+    shutil.rmtree(tmp_path / "slots" / "a" / "release" / "engines")
+    for place, data in (
+        ("a/caches/1.timing", b"rubbish"),
+        ("a/caches/2.timing", b"of another GPU"),
+        ("a/caches/3.timing", b"carried"),
+        *([("b/engines/timing.cache", other.encode())] if other != "nothing" else []),
+    ):
+        (tmp_path / "slots" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "slots" / place).write_bytes(data)
+    told = start(
+        "-c",
+        """
+import sys
+from pathlib import Path
+from edge.release import load
+from jetson.trial import TensorRTEngines
+slot = Path(sys.argv[1])
+TensorRTEngines().build(load(slot / "release"), slot / "engines", print)
+""",
+        tmp_path / "slots" / "a",
+    )
+    assert told.returncode == 0, told.stderr
+    used = (tmp_path / "slots" / "a" / "engines" / "timing.cache").read_bytes()
+    assert used == (b"carried" if other == "nothing" else other.encode())
+
+
 def test_a_model_has_frames_in_flight(start: Start, built: Path) -> None:
     told = start(
         "-c",

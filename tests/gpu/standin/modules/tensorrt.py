@@ -120,10 +120,10 @@ class _Config:
         assert flag is BuilderFlag.TF32
 
     def create_timing_cache(self, data):
-        return _Cache(data)
+        return None if data == b"rubbish" else _Cache(data)
 
     def set_timing_cache(self, cache, ignore_mismatch):
-        return True
+        return not cache.serialize().startswith(b"of another GPU")
 
 
 class Builder:
