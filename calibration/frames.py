@@ -83,7 +83,7 @@ def _hash(windows: Windows) -> str:
 
 
 def _frame_hashes(windows: Windows) -> set[bytes]:
-    return {hashlib.sha256(np.ascontiguousarray(frame)).digest() for window in windows for frame in window}
+    return {hashlib.sha256(frame.tobytes()).digest() for window in windows for frame in window}
 
 
 class _Store:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from calibration.frames import CalibrationFrames
+from calibration.frames import CalibrationFrames, spread_over
 from edge.errors import CheckError
 from edge.files import written_folder
 from edge.metrics import cc, kld, max_error
@@ -30,7 +30,7 @@ from trainer.models.student import Student
 MOST = 16
 """Clips read at most: a quarter of them is held out, and there is nothing to calibrate."""
 FEW = 4
-"""Golden frames: S runs a whole clip for each."""
+"""Clips that graphs are held to PyTorch's maps on, and golden frames: S runs a whole clip for each."""
 Maps = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
@@ -51,12 +51,13 @@ def make_clip_release(
     forms = forms_of(student)
     first = frames.golden[:FEW]
     golden = _golden_clips(first, forms.window, forms.maps)
+    judged = spread_over(frames.held_out, FEW)
     on_step("PyTorch's maps")
     network = forms.modules["clip"]
     with torch.inference_mode():
         held, kept = (
             [network(torch.from_numpy(_prepared(student, clip)))[0].numpy() for clip in clips]
-            for clips in (frames.held_out, golden)
+            for clips in (judged, golden)
         )
     made = []
     with written_folder(folder, ours=ours_in_release) as path:
@@ -70,7 +71,7 @@ def make_clip_release(
             session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
             found, told = (
                 [session.run(None, {"frame": _prepared(student, clip)})[0][0] for clip in clips]
-                for clips in (frames.held_out, golden)
+                for clips in (judged, golden)
             )
             verified = _verified(precision, np.concatenate(found), np.concatenate(held))
             likeness = min(cc(a, b) for a, b in zip(np.concatenate(told), np.concatenate(kept), strict=True))
