@@ -127,7 +127,7 @@ def _print(found: Comparison, specs: tuple[Spec, Spec], diverged: float) -> None
 def _table(title: str, what: str, tallies: dict[str, Tally], marked: str | None = None) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column(what, overflow="fold")
-    for column in COLUMNS if what == "output" else COLUMNS[:-1]:
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, tally in tallies.items():
         s = tally.summary()
@@ -137,10 +137,10 @@ def _table(title: str, what: str, tallies: dict[str, Tally], marked: str | None 
             _text(s["sqnr_db"], ".1f"),
             _text(s["cc"], ".5f") if tally.cc else "-",
             _text(s["least_cc"], ".5f") if tally.cc else "-",
-            _text(s["kld"], ".1e") if tally.kld else "-",
+            _text(s["kld"], ".1e"),
         ]
         style = "bold" if name == marked else None
-        table.add_row(escape(name), *(cells if what == "output" else cells[:-1]), style=style)
+        table.add_row(escape(name), *cells, style=style)
     return table
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge.engines import vouch
 from edge.errors import CheckError, InputError
-from edge.files import cache_folder, written_file, written_folder
+from edge.files import cache_folder, writing, written_file, written_folder
 from edge.identity import SUFFIX, Identity, differences, expected, identity_path
 from edge.lock import only_writer
 from edge.target import Target
@@ -69,7 +69,7 @@ def build_engines(
             yield from ((_read(folder, engine.wanted), False) for engine in engines)
             return
         history = _History()
-        with written_folder(folder, ours=_ours) as path:
+        with written_folder(folder, ours=_ours) as path, writing(folder):
             offered = [p.read_bytes() for p in (folder / TIMING_CACHE, *caches) if p.is_file()]
             learnt: bytes | None = None
             done: list[tuple[Identity, bool]] = []

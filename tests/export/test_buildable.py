@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge.files import sha256
+from edge.identity import Identity
 from export import calibrated
 from tests.calibration.test_placement import residual
 from tests.conftest import Outcome
@@ -113,3 +116,26 @@ def test_a_missing_file_and_a_lone_graph_are_told(tmp_path: Path, command: Comma
     (place / "int8.tensorrt.onnx").unlink()
     outcome = command("build", place, "--target", "rtx")
     assert "int8.tensorrt.onnx is missing: copy the folder whole" in outcome.err
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space, or name another place"),
+        (errno.EACCES, "name a place that can be written"),
+    ],
+)
+def test_a_full_disk_is_told_with_place_and_remedy(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    place = written(tmp_path / "net", residual())
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Identity, "write", refuse)
+    outcome = command("build", place, "--target", "rtx", "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert outcome.err == f"aerogaze: cannot write {tmp_path / 'out'}: {os.strerror(number)}; {remedy}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]

@@ -51,7 +51,7 @@ def test_it_finds_what_the_maps_of_a_run_show(command: Command, folder: Path, pr
     assert found["frames"] == 12
     assert found["outputs"]["saliency"] == pytest.approx(expected, rel=1e-3)
     assert found["worst_frame"] == int(np.argmin(ccs))
-    assert found["outputs"]["features_out"]["kld"] is None
+    assert 0 < found["outputs"]["features_out"]["kld"] < 0.1
 
 
 def test_a_graph_is_like_itself(command: Command, folder: Path) -> None:
@@ -81,6 +81,9 @@ def test_the_layer_that_diverges_first_is_named(command: Command, folder: Path, 
     before = order[: order.index(node.output[0])]
     temporal = [name for name in before if found["layers"][name]["sqnr_db"] < MOST_DB]
     assert temporal == []
+    klds = [layer["kld"] for layer in found["layers"].values()]
+    assert all(value == pytest.approx(0, abs=1e-6) for value in klds[: len(before)])
+    assert klds[len(before)] > 0.001
     outcome = command(*words)
     assert f"first layer below 20 dB: {node.output[0]}" in outcome.out
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
