@@ -157,8 +157,11 @@ def compare_sides(
 
 
 def _map(output: Values) -> Values:
-    """Return an output's last map (H, W)."""
-    return np.asarray(output.reshape(-1, *output.shape[-2:])[-1], np.float32)
+    """Return an output's last map (H, W), its channel first or last; of what is no map, a row of values."""
+    if output.ndim == 4 and output.shape[3] == 1 < output.shape[1]:
+        output = output[..., 0]
+    rows = np.atleast_2d(output)
+    return np.asarray(rows.reshape(-1, *rows.shape[-2:])[-1], np.float32)
 
 
 def _check_shapes(name: str, a: Values, b: Values) -> None:

@@ -181,6 +181,7 @@ def test_two_graphs_of_others_are_compared(command: Command, folder: Path, tmp_p
     onnx.save(image_graph([1, 3, 24, 32], [1, 1, 24, 32]), tmp_path / "small.onnx")
     found = told(command("compare", *[tmp_path / "a.onnx"] * 2, "--frames", folder, "--layers", "--json"))
     assert found["saliency"] == "map"
+    assert found["fed"][0]["scale"] == [1 / 255]
     assert found["layers"]["map"]["max_error"] == 0
     outcome = command("compare", tmp_path / "a.onnx", tmp_path / "small.onnx", "--frames", folder)
     assert outcome.code == 2
@@ -203,7 +204,7 @@ STREAM = str(SHIPPED / "stream.fp32.onnx")
         (["skd-64", "skd-64", "--picture", "{tmp}/x.jpg"], "expected a name ending in .png"),
         (["skd-64", "skd-64", "--picture", "/proc/none/x.png"], "cannot write /proc/none/x.png"),
         (["skd-64", "{tmp}/other.onnx", "--layers"], "no tensor inside has the same name"),
-        (["{tmp}/open.onnx", "skd-64"], "expected an image (1, 3, H, W)"),
+        (["{tmp}/open.onnx", "skd-64"], "leaves the layout open: say --layout nchw or nhwc"),
     ],
 )
 def test_bad_input_is_one_clear_line(
