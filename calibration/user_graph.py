@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,6 +24,8 @@ Layout = Literal["nchw", "nhwc"]
 Colour = Literal["rgb", "bgr"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 COLOURS: tuple[Colour, ...] = get_args(Colour)
+SCALE, OFFSET = (1 / 255,), (0.0,)
+"""Of pixel values, if nothing is said."""
 LIMIT_BYTES = 2**31 - 1
 """Of a graph with its weights: what a protobuf message may hold."""
 OPSETS = range(7, 24)
@@ -44,8 +46,8 @@ class ImageInput:
     channels: int
     layout: Layout
     colour: Colour = "rgb"
-    scale: tuple[float, ...] = (1 / 255,)
-    offset: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = SCALE
+    offset: tuple[float, ...] = OFFSET
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return a frame (H, W, 3), uint8 BGR, as float32 (1, C, height, width), or (1, height, width, C)."""
@@ -75,8 +77,8 @@ def open_graph(
     layout: Layout | None = None,
     size: tuple[int, int] | None = None,
     colour: Colour = "rgb",
-    scale: Sequence[float] = (1 / 255,),
-    offset: Sequence[float] = (0.0,),
+    scale: Sequence[float] = SCALE,
+    offset: Sequence[float] = OFFSET,
     output: str | None = None,
 ) -> UserGraph:
     """Read an ONNX file, and see that it is one that can be calibrated.
@@ -88,6 +90,28 @@ def open_graph(
         InputError: it is none, and why: what is wrong with which file, node, input or option.
     """
     model = _read(path)
+    image = open_image(path, model, layout, size, colour, scale, offset)
+    judged = chosen_output(path, model, output)
+    statistics = familiar.from_batch_norms(model)
+    model = _simplified(path, _converted(path, model))
+    given = image_inputs(model)[0].name
+    return UserGraph(model, image, Feeding(image, (given,), judged), statistics)
+
+
+def open_image(
+    path: Path,
+    model: onnx.ModelProto,
+    layout: Layout | None = None,
+    size: tuple[int, int] | None = None,
+    colour: Colour = "rgb",
+    scale: Sequence[float] = SCALE,
+    offset: Sequence[float] = OFFSET,
+) -> ImageInput:
+    """Return how a graph's one input is fed; what its shape leaves open is set in the graph, too.
+
+    Raises:
+        InputError: it is no image of float32, or the options do not fit it.
+    """
     image = _image_input(path, model, layout, size)
     for option, values in (("--scale", scale), ("--offset", offset)):
         if len(values) not in (1, image.channels) or not np.isfinite(values).all():
@@ -95,14 +119,7 @@ def open_graph(
                 f"{option} has {len(values)} numbers; expected 1, or one for each of the input's "
                 f"{image.channels} channels, all finite"
             )
-    image = ImageInput(
-        image.width, image.height, image.channels, image.layout, colour, tuple(scale), tuple(offset)
-    )
-    judged = _output(path, model, output)
-    statistics = familiar.from_batch_norms(model)
-    model = _simplified(path, _converted(path, model))
-    given = _inputs(model)[0].name
-    return UserGraph(model, image, Feeding(image, (given,), judged), statistics)
+    return replace(image, colour=colour, scale=tuple(scale), offset=tuple(offset))
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -194,7 +211,8 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+def image_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that are no weights."""
     constant = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constant]
 
@@ -202,7 +220,7 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def _image_input(
     path: Path, model: onnx.ModelProto, layout: Layout | None, size: tuple[int, int] | None
 ) -> ImageInput:
-    inputs = _inputs(model)
+    inputs = image_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
         raise InputError(f"{path} has {len(inputs)} inputs ({names}); expected one, an image")
@@ -245,7 +263,12 @@ def _image_input(
     return ImageInput(width, height, channels, "nchw" if chosen == "nchw" else "nhwc")
 
 
-def _output(path: Path, model: onnx.ModelProto, output: str | None) -> str:
+def chosen_output(path: Path, model: onnx.ModelProto, output: str | None) -> str:
+    """Return the name of the output that is judged: the one asked for, or the first.
+
+    Raises:
+        InputError: there is no such output, or it is not float32.
+    """
     kinds = {o.name: o.type.tensor_type.elem_type for o in model.graph.output}
     chosen = output or next(iter(kinds))
     if chosen not in kinds:

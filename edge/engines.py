@@ -148,7 +148,7 @@ def _built(release: Release, graph: Graph) -> Engine:
         try:
             found = json.loads(identity_path(path).read_text())
             target = Target.parse(str(found["target"]))
-            wanted, plan = expected(release, graph, target), str(found["plan_sha256"])
+            wanted, plan = expected(release.path(graph), target), str(found["plan_sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             misfits.append(f"{path}: its identity {identity_path(path).name} cannot be read")
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -159,9 +160,9 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror}; name a place that can be written"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space, or name another place" if full else "name a place that can be written"
+        raise InputError(f"cannot write {target}: {error.strerror}; {remedy}") from error
 
 
 def checked_name(name: str) -> str:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.board import read_facts
-from edge.errors import InputError
 from edge.files import sha256
 from edge.gpu import this_gpu
-from edge.release import Graph, Release
 from edge.target import Target
 from edge.tensorrt_api import SETTINGS, tensorrt_version
 
@@ -69,8 +67,8 @@ def identity_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def expected(release: Release, graph: Graph, target: Target) -> Identity:
-    """Return what an engine built here and now would be, but for what only the build tells.
+def expected(graph: Path, target: Target) -> Identity:
+    """Return what an engine of an ONNX file would be, built here and now, but for what only the build tells.
 
     Raises:
         InputError: the target's TensorRT is not installed.
@@ -79,8 +77,8 @@ def expected(release: Release, graph: Graph, target: Target) -> Identity:
     gpu, board = (this_gpu(), read_facts()) if local else (None, None)
     at_hand = (gpu.compute_capability,) if gpu else ()
     return Identity(
-        file=Path(graph.file).with_suffix(SUFFIX).name,
-        graph=graph.file,
+        file=graph.with_suffix(SUFFIX).name,
+        graph=graph.name,
         target=str(target),
         kind=target.kind,
         version=tensorrt_version(target.kind),
@@ -88,7 +86,7 @@ def expected(release: Release, graph: Graph, target: Target) -> Identity:
         gpu=gpu.name if gpu else None,
         board=board.model if board else None,
         jetpack=board.software if board else None,
-        onnx_sha256=sha256(release.path(graph)),
+        onnx_sha256=sha256(graph),
         builder=SETTINGS,
     )
 
@@ -127,15 +125,3 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     return "none" if value is None else str(value)
-
-
-def graphs_for_tensorrt(release: Release) -> list[Graph]:
-    """Return the graphs made for TensorRT.
-
-    Raises:
-        InputError: there is none.
-    """
-    graphs = [graph for graph in release.graphs if graph.engine in ("any", "tensorrt")]
-    if not graphs:
-        raise InputError(f"release {release.name} has no graph for TensorRT: export it again")
-    return graphs

@@ -94,8 +94,8 @@ def build_plan(onnx: bytes, target: Target, timing_caches: Sequence[bytes] = ())
     `timing_caches`: what builders learnt before; the first that this TensorRT and GPU take is used.
 
     Raises:
-        InputError: TensorRT is missing, cannot build for the target, or refuses the graph; its own words
-            are passed on.
+        InputError: TensorRT is missing, cannot build for the target, or refuses the graph; node, operator
+            and its own words are passed on.
     """
     if not TYPE_CHECKING:
         trt = load_tensorrt(target.kind)
@@ -104,9 +104,9 @@ def build_plan(onnx: bytes, target: Target, timing_caches: Sequence[bytes] = ())
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx):
-        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise InputError(f"TensorRT {trt.__version__} cannot parse the graph: {errors}")
+    refused = _refused(parser, onnx)
+    if refused:
+        raise InputError(f"TensorRT {trt.__version__} cannot parse the graph: {refused}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -120,6 +120,22 @@ def build_plan(onnx: bytes, target: Target, timing_caches: Sequence[bytes] = ())
     if plan is None:
         raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {_told(logger)}")
     return Plan(bytes(plan), trt.__version__, bytes(cache.serialize()) if cache is not None else None)
+
+
+def refusal(onnx: bytes, kind: Kind) -> str:
+    """Say what a TensorRT's parser does not take of an ONNX graph: node, operator, its words; "" if nothing.
+
+    Takes milliseconds; TensorRT for RTX needs no GPU for it.
+
+    Raises:
+        InputError: TensorRT is missing.
+    """
+    if not TYPE_CHECKING:
+        trt = load_tensorrt(kind)
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt))
+    return _refused(trt.OnnxParser(network, logger), onnx)
 
 
 @dataclass(frozen=True)
@@ -268,6 +284,22 @@ def _told(logger: Any) -> str:
     said = "; ".join(logger.errors) or "it does not say why"
     logger.errors.clear()
     return said
+
+
+def _refused(parser: trt.OnnxParser, onnx: bytes) -> str:
+    if parser.parse(onnx):
+        return ""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(map(_described, errors)) or "it does not say why"
+
+
+def _described(error: trt.ParserError) -> str:
+    """Return what the parser says, and of which node if it is of one."""
+    code = str(error.code().name)
+    words = " ".join(error.desc().split())
+    said = code if words in ("", "false") else f"{words} ({code})"  # an assertion's text, or just its value
+    operator = error.node_operator()
+    return f"node {error.node_name() or f'number {error.node()}'}, a {operator}: {said}" if operator else said
 
 
 def _network_flags(trt: Any) -> int:

@@ -10,11 +10,10 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edge import release as releases
 from edge.engines import ENGINES
 from edge.errors import CheckError
-from edge.release import Release
 from edge.target import Target
+from export.buildable import Buildable, open_buildable
 from export.engine import Engine, build_engines, survey
 
 ERR = Console(stderr=True)
@@ -32,15 +31,18 @@ ERR = Console(stderr=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help=f"A folder for the engines (default: {ENGINES}/TARGET in the release).",
+    help=f"A folder for the engines (default: {ENGINES}/TARGET in the release's folder).",
 )
 @click.option("--check", is_flag=True, help="Build nothing: say whether the engines at hand fit.")
 @click.option("--rebuild", is_flag=True, help="Build engines that do not fit again.")
 def build(release: str | None, target_name: str, out: Path | None, check: bool, rebuild: bool) -> None:
-    """Compile the graphs of RELEASE with TensorRT. Engines that fit are kept as they are."""
+    """Compile the graphs of RELEASE with TensorRT. Engines that fit are kept as they are.
+
+    RELEASE: a folder, a shipped release's name, or what `aerogaze calibrate` wrote of an ONNX file.
+    """
     if check and rebuild:
         raise click.UsageError("--check builds nothing; leave --check or --rebuild out")
-    opened, target = releases.load(release), Target.parse(target_name)
+    opened, target = open_buildable(release), Target.parse(target_name)
     place = out or opened.folder / ENGINES / target.folder
     if check:
         _check(opened, target, place)
@@ -59,7 +61,7 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
 
         def on_start(engine: Engine, estimate_s: float | None) -> None:
             last = "not built here before" if estimate_s is None else f"last time {estimate_s:.0f} s"
-            progress.reset(task, description=engine.graph.file, estimate=last)
+            progress.reset(task, description=engine.graph.name, estimate=last)
 
         rows = list(build_engines(opened, target, place, rebuild, on_start=on_start))
     table = Table(
@@ -75,9 +77,9 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
     print(f"wrote {place}" if built else f"all {len(rows)} engines in {place} fit: nothing to build")
 
 
-def _check(release: Release, target: Target, place: Path) -> None:
-    engines = survey(release, target, place)
-    table = Table(title=escape(f"{release.name} for {target}, here"), title_justify="left")
+def _check(source: Buildable, target: Target, place: Path) -> None:
+    engines = survey(source, target, place)
+    table = Table(title=escape(f"{source.name} for {target}, here"), title_justify="left")
     table.add_column("engine", no_wrap=True)
     table.add_column("fits")
     for engine in engines:

@@ -16,18 +16,18 @@ from calibration.feeding import Feeding, open_session
 from calibration.frames import CalibrationFrames
 from calibration.judge import Budget, Judge
 from calibration.user_graph import UserGraph
+from edge.engines import ENGINES
 from edge.errors import InputError
 from edge.files import sha256, writing, written_folder
 from edge.metrics import cc, max_error
 from edge.quantisation import QUANTISATION, trained_ranges
 from edge.quantisation import save as save_quantisation
 from edge.release import GOLDEN, Form, Graph, Release, Verified, save
+from export.calibrated import RESULT
 from export.fp16 import to_fp16
 from export.int8 import FLAVOURS, Calibrated, Int8, Options, Step, calibrated, floats, how, int8_graphs
 from export.make import ours_in_release
 from export.parity import golden_windows
-
-RESULT = "calibration.json"
 
 
 def calibrate_graph(
@@ -80,8 +80,8 @@ def calibrate_graph(
 
 def ours_in_calibrated(entry: Path) -> bool:
     """Say whether an entry of a folder is part of what `calibrate_graph` wrote there."""
-    names = {RESULT, "fp32.onnx", "fp16.onnx", "dla.cache", *(f"int8.{engine}.onnx" for engine in FLAVOURS)}
-    return entry.name in names and (entry.parent / RESULT).is_file()
+    graphs = ("fp32.onnx", "fp16.onnx", *(f"int8.{engine}.onnx" for engine in FLAVOURS))
+    return entry.name in {RESULT, "dla.cache", ENGINES, *graphs} and (entry.parent / RESULT).is_file()
 
 
 def calibrate_release(

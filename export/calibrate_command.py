@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from rich.table import Table
 
 from calibration.dla import VERSION, cache_text
 from calibration.judge import Budget
+from calibration.user_graph import UserGraph
+from edge.errors import InputError
 from edge.files import PendingFolder, cache_folder
 from edge.release import Release
+from edge.tensorrt_api import refusal
 from export.calibrate import calibrate_graph, calibrate_release, ours_in_calibrated
 from export.int8 import BUDGET, Calibrated, Int8, Options
 from export.make import ours_in_release
@@ -59,6 +63,8 @@ def calibrate(
     release = opened if isinstance(opened, Release) else None
     ours = ours_in_calibrated if release is None else ours_in_release
     PendingFolder(out, ours).discard()  # told now, not after the work
+    if isinstance(opened, UserGraph):
+        warn(_refused(opened))
     with stepping() as (progress, step):
         footage = read_footage(opened, asked, progress)
         if isinstance(opened, Release):
@@ -82,6 +88,15 @@ def calibrate(
         for one in made.int8:
             print(f"{form} {one.engine}: {one.choice.reason}; latency {one.latency} {_where(one)}".strip())
     print(f"wrote {out}")
+
+
+def _refused(user: UserGraph) -> list[str]:
+    """Return what TensorRT for RTX would not take of a graph; nothing where it is not installed."""
+    with suppress(InputError):
+        refused = refusal(user.model.SerializeToString(), "rtx")
+        if refused:
+            return [f"TensorRT cannot parse the graph ({refused}): what is made runs on ONNX Runtime alone"]
+    return []
 
 
 def _where(one: Int8) -> str:

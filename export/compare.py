@@ -26,7 +26,7 @@ class Tally:
     """What was found of one tensor over all frames, of `b` against `a`.
 
     `sqnr_db`: of `a` over the difference, over all values of all frames. `cc`: one a frame, where both
-    vary; `kld`: of saliency maps, one a frame.
+    vary; `kld`: one a frame, of the values as densities: what is below 0 is lifted to it by the least first.
     """
 
     max_error: float = 0.0
@@ -53,8 +53,7 @@ class Tally:
         if saliency or (np.ptp(x) > 0 and np.ptp(y) > 0):
             same = np.array_equal(x, y)  # a constant map has no correlation, and is like itself
             self.cc.append(1.0 if same else cc(x, y))
-        if saliency:
-            self.kld.append(kld(y, x))
+        self.kld.append(kld(y, x))
 
     @property
     def mean_error(self) -> float:
@@ -158,8 +157,11 @@ def compare_sides(
 
 
 def _map(output: Values) -> Values:
-    """Return an output's last map (H, W)."""
-    return np.asarray(output.reshape(-1, *output.shape[-2:])[-1], np.float32)
+    """Return an output's last map (H, W), its channel first or last; of what is no map, a row of values."""
+    if output.ndim == 4 and output.shape[3] == 1 < output.shape[1]:
+        output = output[..., 0]
+    rows = np.atleast_2d(output)
+    return np.asarray(rows.reshape(-1, *rows.shape[-2:])[-1], np.float32)
 
 
 def _check_shapes(name: str, a: Values, b: Values) -> None:

@@ -15,13 +15,15 @@ from rich.table import Table
 
 from edge.errors import CheckError, InputError
 from edge.files import PendingFile
-from edge.release import FORMS, Form
+from edge.release import FORMS, Form, Release
 from edge.sources import open_source
 from export.compare import Comparison, Tally, compare_sides, matched_layers
+from export.fed import Fed, as_asked, as_calibrated
 from export.sides import Side, Spec, read_graph
-from export.target import bar
+from export.target import AskedInput, bar, input_options
 
 MOST = 100
+Pair = tuple[Release | Fed, Release | Fed]
 COLUMNS = ("max", "mean", "SQNR", "CC", "least CC", "KLD")
 
 
@@ -33,6 +35,7 @@ COLUMNS = ("max", "mean", "SQNR", "CC", "least CC", "KLD")
     "--max-frames", type=click.IntRange(min=1), default=MOST, show_default=True, help="The first so many."
 )
 @click.option("--form", type=click.Choice(FORMS), help="Of releases (default: stream, if it has it).")
+@input_options
 @click.option("--layers", is_flag=True, help="Also every tensor inside that both graphs have.")
 @click.option(
     "--diverged", type=float, default=20.0, show_default=True, help="A layer below this SQNR (dB) diverges."
@@ -47,6 +50,7 @@ def compare(
     frames: str,
     max_frames: int,
     form: Form | None,
+    asked: AskedInput,
     layers: bool,
     diverged: float,
     picture: Path | None,
@@ -64,14 +68,15 @@ def compare(
             raise InputError(f"cannot write {picture}: expected a name ending in .png")
         PendingFile(picture).discard()  # told now, not after the running
     specs = Spec.parse(a, form), Spec.parse(b, form)
-    known = next((spec.release for spec in specs if spec.release), None)
+    known = _known(specs, asked)
     matched = matched_layers(*(read_graph(spec.model) for spec in specs)) if layers else []
     with ExitStack() as opened:
         source = open_source(frames)
         opened.callback(source.close)
         sides = []
-        for spec, taps in zip(specs, ([m.a for m in matched], [m.b for m in matched]), strict=True):
-            sides.append(Side(spec, spec.release or known, taps))
+        taps = [m.a for m in matched], [m.b for m in matched]
+        for spec, one, tapped in zip(specs, known, taps, strict=True):
+            sides.append(Side(spec, one, tapped))
             opened.callback(sides[-1].close)
         a_side, b_side = sides
         progress = opened.enter_context(bar())
@@ -79,7 +84,7 @@ def compare(
         task = progress.add_task(escape(f"compare {a} and {b}"), total=total)
         taken = islice(source, max_frames)
         found = compare_sides(a_side, b_side, taken, source.fps, matched, lambda: progress.advance(task))
-    document = _document(specs, frames, found, diverged)
+    document = _document(specs, known, frames, found, diverged)
     if picture:
         from export.picture import write_picture
 
@@ -87,17 +92,39 @@ def compare(
     if as_json:
         print(json.dumps(document, indent=1))
     else:
-        _print(found, specs, diverged)
+        _print(found, specs, known, diverged)
         if picture:
             print(f"wrote {picture}")
     _gates(found, max_error, min_cc)
 
 
-def _document(specs: tuple[Spec, Spec], frames: str, found: Comparison, diverged: float) -> dict[str, Any]:
+def _known(specs: tuple[Spec, Spec], asked: AskedInput) -> Pair:
+    """Return what tells how each graph is fed: its release, its folder, the other's, or what was asked."""
+    told = [spec.release or as_calibrated(spec.model) for spec in specs]
+    if asked.said() and (all(told) or any(isinstance(one, Release) for one in told)):
+        raise InputError(
+            f"{asked.said()} is for ONNX files of which nothing says how they are fed; a release, or the "
+            "calibration.json beside a graph, says it itself: leave it out"
+        )
+    for index, spec in enumerate(specs):
+        other = told[1 - index]
+        if told[index] is None:
+            model = read_graph(spec.model)
+            told[index] = other if isinstance(other, Release) else as_asked(spec.model, model, asked, other)
+    a, b = told
+    assert a
+    assert b
+    return a, b
+
+
+def _document(
+    specs: tuple[Spec, Spec], known: Pair, frames: str, found: Comparison, diverged: float
+) -> dict[str, Any]:
     document: dict[str, Any] = {
         "schema": 1,
         "a": specs[0].text,
         "b": specs[1].text,
+        "fed": [one.document() if isinstance(one, Fed) else one.name for one in known],
         "source": frames,
         "frames": found.frames,
         "saliency": found.saliency,
@@ -111,7 +138,7 @@ def _document(specs: tuple[Spec, Spec], frames: str, found: Comparison, diverged
     return document
 
 
-def _print(found: Comparison, specs: tuple[Spec, Spec], diverged: float) -> None:
+def _print(found: Comparison, specs: tuple[Spec, Spec], known: Pair, diverged: float) -> None:
     title = f"{specs[1].text} against {specs[0].text}, {found.frames} frames"
     console = Console()
     console.print(_table(title, "output", found.outputs))
@@ -121,13 +148,15 @@ def _print(found: Comparison, specs: tuple[Spec, Spec], diverged: float) -> None
         said = f"no layer is below {diverged:g} dB"
         print(f"first layer below {diverged:g} dB: {first}" if first else said)
     print("max, mean: absolute difference; SQNR in dB; CC, KLD: means over frames")
+    for fed in dict.fromkeys(str(one) for one in known if isinstance(one, Fed)):
+        print(f"fed: {fed}")
     print(f"least alike: frame {found.worst.index}, CC {found.worst.cc:.5f}")
 
 
 def _table(title: str, what: str, tallies: dict[str, Tally], marked: str | None = None) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column(what, overflow="fold")
-    for column in COLUMNS if what == "output" else COLUMNS[:-1]:
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, tally in tallies.items():
         s = tally.summary()
@@ -137,10 +166,10 @@ def _table(title: str, what: str, tallies: dict[str, Tally], marked: str | None 
             _text(s["sqnr_db"], ".1f"),
             _text(s["cc"], ".5f") if tally.cc else "-",
             _text(s["least_cc"], ".5f") if tally.cc else "-",
-            _text(s["kld"], ".1e") if tally.kld else "-",
+            _text(s["kld"], ".1e"),
         ]
         style = "bold" if name == marked else None
-        table.add_row(escape(name), *(cells if what == "output" else cells[:-1]), style=style)
+        table.add_row(escape(name), *cells, style=style)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Engines: a release's graphs compiled by TensorRT, each with its identity; those that fit are kept."""
+"""Engines: graphs compiled by TensorRT, each with its identity; those that fit are kept."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from edge.engines import vouch
 from edge.errors import CheckError, InputError
-from edge.files import cache_folder, written_file, written_folder
-from edge.identity import SUFFIX, Identity, differences, expected, graphs_for_tensorrt, identity_path
+from edge.files import cache_folder, writing, written_file, written_folder
+from edge.identity import SUFFIX, Identity, differences, expected, identity_path
 from edge.lock import only_writer
-from edge.release import Graph, Release
 from edge.target import Target
 from edge.tensorrt_api import build_plan
 from edge.weights import check_finite
+from export.buildable import Buildable
 
 TIMING_CACHE = "timing.cache"
 
@@ -28,23 +28,23 @@ TIMING_CACHE = "timing.cache"
 class Engine:
     """One engine of a folder: `wanted`, and what keeps it from being that (nothing if it fits)."""
 
-    graph: Graph
+    graph: Path
     wanted: Identity
     differs: tuple[str, ...]
 
 
-def survey(release: Release, target: Target, folder: Path) -> list[Engine]:
-    """Say of each engine that the release should have in `folder` whether it fits release and machine.
+def survey(source: Buildable, target: Target, folder: Path) -> list[Engine]:
+    """Say of each engine that should be in `folder` whether it fits its graph and the machine.
 
     Raises:
-        InputError: the release has no graph for TensorRT, or the target's TensorRT is not installed.
+        InputError: the target's TensorRT is not installed.
     """
-    wanted = [(graph, expected(release, graph, target)) for graph in graphs_for_tensorrt(release)]
+    wanted = [(graph, expected(graph, target)) for graph in source.graphs]
     return [Engine(graph, identity, tuple(differences(folder, identity))) for graph, identity in wanted]
 
 
 def build_engines(
-    release: Release,
+    source: Buildable,
     target: Target,
     folder: Path,
     rebuild: bool = False,
@@ -63,13 +63,13 @@ def build_engines(
         CheckError: an engine does not fit, and `rebuild` is not asked for.
     """
     with only_writer(folder):
-        engines = survey(release, target, folder)
+        engines = survey(source, target, folder)
         _refuse_misfits(engines, rebuild)
         if not any(engine.differs for engine in engines):
             yield from ((_read(folder, engine.wanted), False) for engine in engines)
             return
         history = _History()
-        with written_folder(folder, ours=_ours) as path:
+        with written_folder(folder, ours=_ours) as path, writing(folder):
             offered = [p.read_bytes() for p in (folder / TIMING_CACHE, *caches) if p.is_file()]
             learnt: bytes | None = None
             done: list[tuple[Identity, bool]] = []
@@ -77,9 +77,9 @@ def build_engines(
                 if not engine.differs:
                     done.append((_kept(folder, path, engine.wanted), False))
                     continue
-                key = f"{release.name} {engine.graph.file} {target} {engine.wanted.version}"
+                key = f"{source.name} {engine.graph.name} {target} {engine.wanted.version}"
                 on_start(engine, history.seconds(key))
-                built, learnt = _build(release, engine, target, [learnt] if learnt else offered, path)
+                built, learnt = _build(engine, target, [learnt] if learnt else offered, path)
                 history.note(key, built.seconds)
                 done.append((built, True))
             if learnt is not None:
@@ -104,13 +104,12 @@ def _refuse_misfits(engines: list[Engine], rebuild: bool) -> None:
 
 
 def _build(
-    release: Release, engine: Engine, target: Target, caches: Sequence[bytes], folder: Path
+    engine: Engine, target: Target, caches: Sequence[bytes], folder: Path
 ) -> tuple[Identity, bytes | None]:
     started = time.perf_counter()
-    file = release.path(engine.graph)
-    with _named(engine.graph.file):
-        check_finite(file)
-        plan = build_plan(file.read_bytes(), target, caches)
+    with _named(engine.graph.name):
+        check_finite(engine.graph)
+        plan = build_plan(engine.graph.read_bytes(), target, caches)
     (folder / engine.wanted.file).write_bytes(plan.data)
     digest = hashlib.sha256(plan.data).hexdigest()
     vouch(digest)

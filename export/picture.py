@@ -25,7 +25,8 @@ def write_picture(worst: Worst, names: tuple[str, str], path: Path) -> None:
     image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)[:, :, ::-1]  # type: ignore[assignment]
     aspect = image.shape[0] / image.shape[1]
     figure = Figure(figsize=(14, 14 / 4 * aspect + 1.1), layout="constrained", dpi=110)
-    top = max(float(worst.a.max()), float(worst.b.max()), 1e-12)
+    low = min(float(worst.a.min()), float(worst.b.min()), 0.0)
+    top = max(float(worst.a.max()), float(worst.b.max()), low + 1e-12)
     difference = worst.b - worst.a
     limit = max(float(abs(difference).max()), 1e-12)
     grid = figure.add_gridspec(2, 4, height_ratios=(1, 0.06))
@@ -34,7 +35,7 @@ def write_picture(worst: Worst, names: tuple[str, str], path: Path) -> None:
     axes[0].imshow(image)
     axes[0].set_title(f"frame {worst.index}")
     for ax, map_, name in zip(axes[1:3], (worst.a, worst.b), names, strict=True):
-        shown = ax.imshow(map_, cmap="inferno", vmin=0, vmax=top, extent=extent)
+        shown = ax.imshow(map_, cmap="inferno", vmin=low, vmax=top, extent=extent)
         ax.set_title(name)
     figure.colorbar(shown, cax=figure.add_subplot(grid[1, 1:3]), orientation="horizontal", label="saliency")
     parted = axes[3].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)

@@ -25,11 +25,12 @@ from edge import release as releases
 from edge.errors import InputError
 from edge.frames import Image
 from edge.gpu import this_gpu
-from edge.preprocess import Eye, Preprocessing
+from edge.preprocess import Eye
 from edge.release import Form, Release
 from edge.states import NOMINAL_FPS, Carried
 from edge.target import Target
 from edge.tensorrt_api import build_plan
+from export.fed import Fed
 
 Place = Literal["onnxruntime", "tensorrt", "rtx", "local"]
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -77,14 +78,15 @@ class Spec:
 class Side:
     """A graph opened on a runner, stepped through a clip frame by frame.
 
-    `release`: whose inputs, states and preprocessing it has; None: one image input and no states. `taps`:
-    tensors inside to be given as outputs, too.
+    `known`: the release whose inputs, states and preprocessing it has, or how its one image is fed.
+    `taps`: tensors inside to be given as outputs, too.
 
     Raises:
         InputError: the runner cannot run the graph, or there is no GPU for it.
     """
 
-    def __init__(self, spec: Spec, release: Release | None, taps: Sequence[str] = ()) -> None:
+    def __init__(self, spec: Spec, known: Release | Fed, taps: Sequence[str] = ()) -> None:
+        release = known if isinstance(known, Release) else None
         self.name = spec.text
         model = read_graph(spec.model)
         self.outputs = tuple(output.name for output in model.graph.output)
@@ -97,11 +99,11 @@ class Side:
         if spec.release is None and release is not None:
             self._form = "pair" if len(frames) == 2 else release.forms()[0]
         self._alignment = release.preprocessing if release and release.preprocessing.alignment else None
-        self._check(spec, frames, release)
+        self._check(spec, frames)
         self._frames = frames
         self.prepare: Callable[[Image], NDArray[Any]]
-        self.prepare = release.prepare if release else _preprocessing(spec.model, inputs[frames[0]])
-        self.saliency = release.output if release and release.output in self.outputs else self.outputs[0]
+        self.prepare = known.image if isinstance(known, Fed) else known.prepare
+        self.saliency = known.output if known.output in self.outputs else self.outputs[0]
         self.delay_frames = release.delay_frames if release and self._form != "clip" else 0
         self._preroll = release.preroll if release and self._form == "stream" else 0
         tapped = list(dict.fromkeys([*self.outputs, *taps]))
@@ -119,13 +121,10 @@ class Side:
         self._before: deque[NDArray[Any]] = deque(maxlen=self._clip.frames if self._clip else 1)
         self._steps = 0
 
-    def _check(self, spec: Spec, frames: Sequence[str], release: Release | None) -> None:
+    def _check(self, spec: Spec, frames: Sequence[str]) -> None:
         expected = 2 if self._form == "pair" or self._alignment else 1
         if len(frames) != expected:
-            beside = "" if release else "; compare it beside its release, which says what they are"
-            raise InputError(
-                f"{spec.text} has inputs {', '.join(frames) or 'none'}; expected one image{beside}"
-            )
+            raise InputError(f"{spec.text} has inputs {', '.join(frames) or 'none'}; expected {expected}")
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
         """Forget the past: a new clip of `fps` frames a second."""
@@ -193,17 +192,6 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 def _constants(model: onnx.ModelProto) -> set[str]:
     return {tensor.name for tensor in model.graph.initializer}
-
-
-def _preprocessing(path: Path, image: onnx.ValueInfoProto) -> Preprocessing:
-    """Return how a lone graph is fed: RGB in -1 to 1 at its own size."""
-    dims = [d.dim_value for d in image.type.tensor_type.shape.dim]
-    if len(dims) != 4 or dims[1] != 3 or not dims[2] or not dims[3]:
-        raise InputError(
-            f"{path}: input {image.name} has shape {tuple(dims)}; expected an image (1, 3, H, W), or a graph "
-            "compared beside its release"
-        )
-    return Preprocessing(dims[3], dims[2])
 
 
 def _runner(spec: Spec, model: onnx.ModelProto) -> BaseRunner:

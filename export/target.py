@@ -24,7 +24,7 @@ from rich.progress import (
 
 from calibration.frames import MOST, CalibrationFrames, read_frames
 from calibration.method import BEST, CHOICES, Choosing
-from calibration.user_graph import COLOURS, LAYOUTS, Colour, Layout, UserGraph, open_graph
+from calibration.user_graph import COLOURS, LAYOUTS, OFFSET, SCALE, Colour, Layout, UserGraph, open_graph
 from edge import release as releases
 from edge.errors import InputError
 from edge.frames import Frame, Source, parse_size
@@ -34,7 +34,8 @@ from edge.sources import open_source
 from export.calibrate import window_of
 
 ERR = Console(stderr=True)
-_OPTIONS = (
+Numbers = tuple[float, ...]
+_FOOTAGE = (
     click.option(
         "--frames",
         multiple=True,
@@ -61,14 +62,14 @@ _OPTIONS = (
         show_default=True,
         help="Threads of inference, for measuring too.",
     ),
+)
+_INPUT = (
     click.option("--layout", type=click.Choice(LAYOUTS), help="Of an ONNX file's input, if not clear."),
     click.option("--size", help="WIDTHxHEIGHT of an ONNX file's input, if it leaves it open."),
     click.option(
         "--colour",
         type=click.Choice(COLOURS),
-        default="rgb",
-        show_default=True,
-        help="Order of an ONNX file's channels.",
+        help="Order of an ONNX file's channels. [default: rgb]",
     ),
     click.option(
         "--scale",
@@ -81,31 +82,61 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedInput:
+    """What a user says on the command line of how an ONNX file is fed; None is not said."""
+
+    layout: Layout | None
+    size: str | None
+    colour: Colour | None
+    scale: str | None
+    offset: str | None
+    output: str | None
+
+    def said(self) -> str | None:
+        """Return the first option that was given."""
+        return next((f"--{f.name}" for f in fields(AskedInput) if getattr(self, f.name) is not None), None)
+
+    def image(self) -> tuple[Layout | None, tuple[int, int] | None, Colour | None, Numbers, Numbers]:
+        """Return layout, size (width, height), colour, scale and offset.
+
+        Raises:
+            InputError: numbers that are none.
+        """
+        size = parse_size(self.size, "--size") if self.size is not None else None
+        scale, offset = _numbers("--scale", self.scale), _numbers("--offset", self.offset)
+        return self.layout, size, self.colour, scale, offset
+
+
+@dataclass(frozen=True)
+class Asked(AskedInput):
     """What a user says on the command line of a target, of footage for it and of how it is used."""
 
     frames: tuple[str, ...]
     calibration_frames: int
     method: Choosing
     threads: int
-    layout: Layout | None
-    size: str | None
-    colour: Colour
-    scale: str | None
-    offset: str | None
-    output: str | None
 
 
 def target_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `Asked`, and hand them over as `asked`."""
+    return _gathering(command, Asked, (*_FOOTAGE, *_INPUT))
 
+
+def input_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `AskedInput`, and hand them over as `asked`."""
+    return _gathering(command, AskedInput, _INPUT)
+
+
+def _gathering(
+    command: Callable[..., None], kind: type[AskedInput], options: Sequence[Callable[..., Any]]
+) -> Callable[..., None]:
     @wraps(command)
     def gathered(**given: Any) -> None:
-        asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
+        asked = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         command(asked=asked, **given)
 
     wrapped: Callable[..., None] = gathered
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
 
@@ -118,10 +149,8 @@ def open_target(name: str, asked: Asked) -> Release | UserGraph:
     """
     path = Path(name)
     if not path.is_file() and path.suffix.lower() != ".onnx":
-        given = {k: v for k, v in vars(asked).items() if k in ("layout", "size", "scale", "offset", "output")}
-        odd = next((key for key, value in given.items() if value is not None), None)
-        if odd is not None:
-            raise InputError(f"--{odd} is for ONNX files; a release says it itself: leave it out")
+        if asked.said():
+            raise InputError(f"{asked.said()} is for ONNX files; a release says it itself: leave it out")
         release = releases.load(name)
         if release.raw_frame is not None:
             raise InputError(
@@ -131,18 +160,11 @@ def open_target(name: str, asked: Asked) -> Release | UserGraph:
         if release.clip is not None:
             raise InputError(f"release {release.name} takes clips, which are exported in fp32 and fp16 only")
         return release
-    return open_graph(
-        path,
-        asked.layout,
-        parse_size(asked.size, "--size") if asked.size is not None else None,
-        asked.colour,
-        _numbers("--scale", asked.scale) or (1 / 255,),
-        _numbers("--offset", asked.offset) or (0.0,),
-        asked.output,
-    )
+    layout, size, colour, scale, offset = asked.image()
+    return open_graph(path, layout, size, colour or "rgb", scale or SCALE, offset or OFFSET, asked.output)
 
 
-def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+def _numbers(option: str, text: str | None) -> Numbers:
     try:
         return tuple(_number(part) for part in text.split(",")) if text is not None else ()
     except (ValueError, ZeroDivisionError):

@@ -66,11 +66,13 @@ class TensorRTEngines:
 
     def build(self, release: Release, folder: Path, say: Say) -> None:
         """Compile each graph for TensorRT, by what this board timed before, or the bundle carries."""
+        from export.buildable import of_release
         from export.engine import TIMING_CACHE, build_engines
 
         learnt = folder.parents[1].glob(f"*/engines/{TIMING_CACHE}")
         caches = [*sorted(learnt), *sorted((folder.parent / "caches").glob("*"))]
-        for built, _ in build_engines(release, Target.parse(self._target), folder, caches=caches):
+        graphs, target = of_release(release), Target.parse(self._target)
+        for built, _ in build_engines(graphs, target, folder, caches=caches):
             say(f"built {built.file} in {built.seconds:.1f} s")
 
     def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:

@@ -20,6 +20,7 @@ from edge.release import Release
 from edge.target import Kind, Target
 from edge.tensorrt_api import Execution, load_tensorrt
 from edge.tensorrt_runner import TensorRTRunner
+from export.buildable import of_release
 from export.engine import build_engines
 from tests.bench.engines import small_release
 from tests.bench.rows import Row, turns
@@ -53,7 +54,7 @@ def built(folder: Path) -> Release:
             refused = str(error)
             continue
         release = releases.load(folder)
-        list(build_engines(release, Target.parse(target), folder / "engines" / target))
+        list(build_engines(of_release(release), Target.parse(target), folder / "engines" / target))
         return release
     raise InputError(refused)
 

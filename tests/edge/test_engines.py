@@ -69,7 +69,7 @@ def test_auto_takes_a_plan_only_where_it_was_built_and_else_says_why(
     opened, folder = releases.load(release), release / "engines" / "rtx"
     folder.mkdir(parents=True)
     (folder / "stream.fp32.engine").write_bytes(b"plan")
-    wanted = expected(opened, opened.graph("fp32", "stream", "tensorrt"), Target("rtx"))
+    wanted = expected(opened.path(opened.graph("fp32", "stream", "tensorrt")), Target("rtx"))
     replace(wanted, plan_sha256=DIGEST).write(folder)
     chosen = choose(opened, "fp32", "stream", "auto")
     assert chosen.built is None

@@ -100,6 +100,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines for the GPU at hand."""
     if this_gpu() is None:
         pytest.skip("there is no NVIDIA GPU here, or no driver for one")
+    from export.buildable import of_release
     from export.engine import build_engines
 
     kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
@@ -111,7 +112,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("built") / "release"
         shutil.copytree(releases.locate(None), folder)
         opened_ = releases.load(folder)
-        list(build_engines(opened_, Target.parse(target), folder / "engines" / target))
+        list(build_engines(of_release(opened_), Target.parse(target), folder / "engines" / target))
         return folder
     pytest.skip("neither TensorRT nor TensorRT for RTX is installed")
 
