@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from calibration.feeding import open_session
 from calibration.frames import CalibrationFrames
 from edge.errors import CheckError
 from edge.files import written_folder
@@ -67,7 +67,7 @@ def make_clip_release(
         }
         for precision, graph in models.items():
             on_step(f"clip {precision}")
-            session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+            session = open_session(graph)
             found, told = (
                 [session.run(None, {"frame": _prepared(student, clip)})[0][0] for clip in clips]
                 for clips in (frames.held_out, golden)

@@ -26,6 +26,7 @@ from calibration.placement import CPU, TENSORRT, Flavour, quantisable
 from calibration.qdq import places, quantise
 from calibration.ranges import count
 from calibration.search import GAIN, Assignment, Choice, Tried, choose
+from calibration.weakest import weakest
 from edge.quantisation import Quantisation, Ranges
 from edge.release import Engine, Form
 from export.fp16 import to_fp16
@@ -113,6 +114,8 @@ class Calibrated:
     ranges: Ranges
     int8: tuple[Int8, ...]
     doubts: tuple[str, ...]
+    extremes: Ranges
+    """The least and greatest value of each activation, whatever the method clips."""
 
 
 def int8_graphs(
@@ -143,7 +146,8 @@ def int8_graphs(
         tuple(value.name for value in model.graph.output),
         {engine: places(model, ranges, flavour) for engine, flavour in FLAVOURS.items()},
     )
-    return Calibrated(placed, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()))
+    extremes = {name: (float(found.low), float(found.high)) for name, found in counted.items()}
+    return Calibrated(placed, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()), extremes)
 
 
 def _int8(
@@ -182,6 +186,8 @@ def _int8(
         if options.budget.spent(found) <= 1:
             return Int8(engine, timer.kind, choice, shipped, found, conditions)
     reason = f"as it would ship, with the rest in fp16, int8 breaks the budget of {options.budget}"
+    if plain:
+        reason += f" ({weakest(shipped, judge.feeding, few.windows, plain)})"
     choice = dataclasses.replace(choice, best=None, reason=f"{reason}: float ships alone")
     return Int8(engine, timer.kind, choice, None, None, conditions)
 
