@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+GREATEST = float(np.finfo(np.float16).max)
+"""The greatest number in float16, 65504."""
 EXACT = ".exact"
 """Ends the names of what operators give before it is rounded."""
 

@@ -9,10 +9,8 @@ import onnx
 import onnxruntime as ort
 
 from calibration.feeding import Feed, Window, open_session
-from calibration.half import EXACT, half_tensors
+from calibration.half import EXACT, GREATEST, half_tensors
 from edge.quantisation import Ranges
-
-GREATEST = float(np.finfo(np.float16).max)
 
 
 def weakest(
