@@ -32,7 +32,7 @@ def chain(*steps: tuple[str, float | None]) -> onnx.ModelProto:
         made = "y" if index == len(steps) - 1 else f"t{index}"
         inputs = [last] if constant is None else [last, f"c{index}"]
         if constant is not None:
-            weights.append(numpy_helper.from_array(np.float32([constant]), f"c{index}"))
+            weights.append(numpy_helper.from_array(np.array([constant], np.float32), f"c{index}"))
         nodes.append(helper.make_node(kind, inputs, [made], f"{kind}_{index}"))
         last = made
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 16, 16]) for name in "xy"]
@@ -45,12 +45,12 @@ def half(*steps: tuple[str, float | None]) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto) -> np.ndarray:
-    return np.asarray(open_session(model).run(["y"], feeds(1)[0])[0])
+    return np.asarray(open_session(model).run(["y"], feeds(1)[0])[0], np.float32)
 
 
 def feeding() -> Feeding:
     def prepare(frame: np.ndarray) -> np.ndarray:
-        return frame.transpose(2, 0, 1)[None].astype(np.float32) / 255
+        return np.asarray(frame.transpose(2, 0, 1)[None] / 255, np.float32)
 
     return Feeding(prepare, ("x",), "y")
 
@@ -65,13 +65,15 @@ def test_operators_give_what_float16_gives(steps: tuple[tuple[str, float | None]
     model = half(*steps)
     with np.errstate(over="ignore"):
         (expected,) = ReferenceEvaluator(model).run(["y"], feeds(1)[0])
-    np.testing.assert_allclose(run(model), expected, atol=5e-4)
+    np.testing.assert_allclose(run(model), np.asarray(expected), atol=5e-4)
 
 
 def test_rounding_shows_where_onnx_runtime_alone_hides_it() -> None:
     single, model = run(chain(*FAINT)), half(*FAINT)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(session.run(["y"], feeds(1)[0])[0], single, atol=1e-3)  # not even a doubt
+    np.testing.assert_allclose(
+        np.asarray(session.run(["y"], feeds(1)[0])[0]), single, atol=1e-3
+    )  # not even a doubt
     assert np.ptp(single) > 0.4
     assert np.ptp(run(model)) == 0
     assert np.isinf(run(half(*LOUD))).mean() > 0.9
@@ -82,7 +84,7 @@ def test_onnx_runtime_keeps_every_rounding() -> None:
     model = rounded(to_fp16(residual(), ["x", "y"]))
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    told = [f"{name}" for node in model.graph.node for name in node.output if name.endswith(".float")]
+    told = [name for node in model.graph.node for name in node.output if name.endswith(".float")]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in told)
     session = ort.InferenceSession(model.SerializeToString(), plain, providers=["CPUExecutionProvider"])
     for values in session.run(told, feeds(1)[0]):

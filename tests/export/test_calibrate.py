@@ -259,3 +259,16 @@ def test_what_does_not_bear_float16_does_not_ship_in_it(
     (tensorrt,) = (one for one in document["int8"] if one["engine"] == "tensorrt")
     assert not tensorrt["ships"]
     assert told in tensorrt["reason"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_overflows_on_calibration_frames_alone_does_not_ship_in_float16(
+    graph: Path, folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calibration.weakest.GREATEST", 1.0)  # as if float16 ended there; maps stay near
+    outcome = command("calibrate", graph, "--frames", folder, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "no fp16.onnx: node stem (Conv) reaches" in outcome.err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"fp32.onnx", "int8.onnxruntime.onnx", "dla.cache", "calibration.json"}
+    assert "float ships alone" in outcome.out
