@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -43,7 +44,8 @@ def weakest(
     if first is not None:
         return _overflow(made[first], beyond[first])
     most = max(lost, key=lambda name: lost[name])
-    return f"{_named(made[most])} loses most: its values vary by less than float16's steps tell"
+    share = math.sqrt(lost[most])
+    return f"{_named(made[most])} loses most: rounding it is {share:.2g} of its standard deviation"
 
 
 def overflow(model: onnx.ModelProto, extremes: Ranges) -> str | None:
