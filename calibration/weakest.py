@@ -43,7 +43,9 @@ def weakest(
     first = next((name for name in made if name in beyond), None)
     if first is not None:
         return _overflow(made[first], beyond[first])
-    most = max(lost, key=lambda name: lost[name])
+    most = max(lost, key=lambda name: lost[name], default=None)
+    if most is None:
+        return "no node is in float16"
     share = math.sqrt(lost[most])
     return f"{_named(made[most])} loses most: rounding it is {share:.2g} of its standard deviation"
 
