@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibration.half import rounded
 from edge.errors import InputError
 from edge.release import State
 from edge.states import Carried
@@ -69,12 +70,14 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open a graph with ONNX Runtime on the CPU.
 
-    `plain`: run Q/DQ as they are written, and in float16 every other operator, too.
+    float16 is rounded as it is written (`calibration.half`), where ONNX Runtime would compute in float32.
+    `plain`: run Q/DQ as they are written, too.
     `outputs`: tensors inside that it gives, too.
 
     Raises:
         InputError: ONNX Runtime refuses the graph.
     """
+    model = rounded(model)
     if outputs:
         told, model = model, onnx.ModelProto()
         model.CopyFrom(told)
@@ -86,8 +89,6 @@ def open_session(
     options.inter_op_num_threads = 1
     if plain:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own

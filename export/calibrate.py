@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -14,20 +13,21 @@ from calibration import familiar
 from calibration.dla import cache_text
 from calibration.feeding import Feeding, open_session
 from calibration.frames import CalibrationFrames
-from calibration.judge import Budget, Judge
+from calibration.judge import Budget, Judge, Quality
 from calibration.user_graph import UserGraph
+from calibration.weakest import overflow, weakest
 from edge.engines import ENGINES
 from edge.errors import InputError
 from edge.files import sha256, writing, written_folder
 from edge.metrics import cc, max_error
-from edge.quantisation import QUANTISATION, trained_ranges
+from edge.quantisation import QUANTISATION, Ranges, trained_ranges
 from edge.quantisation import save as save_quantisation
 from edge.release import GOLDEN, Form, Graph, Release, Verified, save
 from export.calibrated import RESULT
 from export.fp16 import to_fp16
 from export.int8 import FLAVOURS, Calibrated, Int8, Options, Step, calibrated, floats, how, int8_graphs
 from export.make import ours_in_release
-from export.parity import golden_windows
+from export.parity import TOLERANCES, golden_windows
 
 
 def calibrate_graph(
@@ -46,14 +46,13 @@ def calibrate_graph(
     """
     half = to_fp16(user.model, [*user.feeding.inputs, *floats(user.model, user.feeding)])
     judged = Judge(user.model, user.feeding, frames.held_out, options.threads)(half)
-    fits = math.isfinite(judged.cc) and math.isfinite(judged.kld)
     made = int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
-    if not fits:
-        doubt = "in float16 the graph gives no numbers: it overflows, and there is no fp16.onnx"
+    doubt = _unfit(half, judged, made.extremes, user.feeding, frames)
+    if doubt is not None:
         made = dataclasses.replace(made, doubts=(*made.doubts, doubt))
     with written_folder(folder, ours=ours_in_calibrated) as path, writing(folder):
         _save(user.model, path / "fp32.onnx")
-        if fits:
+        if doubt is None:
             _save(half, path / "fp16.onnx")
         for found in made.int8:
             if found.model is not None:
@@ -66,7 +65,7 @@ def calibrate_graph(
             "output": user.feeding.output,
             "calibrated": how(frames, options, made.method),
             "doubts": made.doubts,
-            "fp16": dataclasses.asdict(judged) if fits else None,
+            "fp16": dataclasses.asdict(judged) if doubt is None else None,
             "int8": [found.document() for found in made.int8],
             "ranges": made.ranges,
             "files": {
@@ -76,6 +75,18 @@ def calibrate_graph(
         }
         (path / RESULT).write_text(json.dumps(document, indent=1) + "\n")
     return made
+
+
+def _unfit(
+    half: onnx.ModelProto, judged: Quality, extremes: Ranges, feeding: Feeding, frames: CalibrationFrames
+) -> str | None:
+    """Say why a graph in float16 is not written, if it is not: it overflows, or is too far from fp32."""
+    found = overflow(half, extremes)
+    if found is None and not 1 - judged.cc <= TOLERANCES["fp16"]:
+        where = weakest(half, feeding, frames.held_out)
+        least = 1 - TOLERANCES["fp16"]
+        found = f"CC with fp32 is {judged.cc:.5f}, expected at least {least:.4f}; {where}"
+    return f"no fp16.onnx: {found}" if found else None
 
 
 def ours_in_calibrated(entry: Path) -> bool:

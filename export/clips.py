@@ -7,6 +7,7 @@ grouped 3-D convolutions, for which neither engine has fast int8 kernels (docs/a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from calibration.feeding import Feed, open_session
 from calibration.frames import CalibrationFrames, spread_over
+from calibration.weakest import weakest
 from edge.errors import CheckError
 from edge.files import written_folder
 from edge.metrics import cc, kld, max_error
@@ -52,6 +55,10 @@ def make_clip_release(
     first = frames.golden[:FEW]
     golden = _golden_clips(first, forms.window, forms.maps)
     judged = spread_over(frames.held_out, FEW)
+
+    def feed(session: ort.InferenceSession, clip: Frames) -> Feed:
+        return {"frame": _prepared(student, clip)}
+
     on_step("PyTorch's maps")
     network = forms.modules["clip"]
     with torch.inference_mode():
@@ -68,12 +75,16 @@ def make_clip_release(
         }
         for precision, graph in models.items():
             on_step(f"clip {precision}")
-            session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+            session = open_session(graph)
             found, told = (
-                [session.run(None, {"frame": _prepared(student, clip)})[0][0] for clip in clips]
-                for clips in (judged, golden)
+                [session.run(None, feed(session, clip))[0][0] for clip in clips] for clips in (judged, golden)
             )
-            verified = _verified(precision, np.concatenate(found), np.concatenate(held))
+            verified = _verified(
+                precision,
+                np.concatenate(found),
+                np.concatenate(held),
+                partial(weakest, graph, feed, judged),
+            )
             likeness = min(cc(a, b) for a, b in zip(np.concatenate(told), np.concatenate(kept), strict=True))
             file = f"clip.{precision}.onnx"
             onnx.save(graph, path / file)
@@ -117,7 +128,7 @@ def _prepared(student: Student, clip: Frames) -> Maps:
     return np.stack([prepare(frame) for frame in clip], axis=2)
 
 
-def _verified(precision: Precision, maps: Maps, expected: Maps) -> Verified:
+def _verified(precision: Precision, maps: Maps, expected: Maps, where: Callable[[], str]) -> Verified:
     pairs = list(zip(maps, expected, strict=True))
     error = max(max_error(a, b) for a, b in pairs)
     likeness = float(np.mean([cc(a, b) for a, b in pairs]))
@@ -125,9 +136,10 @@ def _verified(precision: Precision, maps: Maps, expected: Maps) -> Verified:
     off = error if precision == "fp32" else 1 - likeness
     if not off <= tolerance:
         what = "largest difference" if precision == "fp32" else "1 - CC"
+        named = f" ({where()})" if precision == "fp16" else ""
         raise CheckError(
             f"the {precision} graph in clip form is not the student: {what} {off:.2e}, "
-            f"expected at most {tolerance:.0e}; nothing was written"
+            f"expected at most {tolerance:.0e}{named}; nothing was written"
         )
     divergence = float(np.mean([kld(a, b) for a, b in pairs]))
     return Verified(len(pairs), error, likeness, divergence, tolerance, 1.0)

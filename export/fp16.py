@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from calibration.half import GREATEST
 from calibration.qdq import sort
 from edge.errors import InputError
 
@@ -27,7 +28,10 @@ def to_fp16(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # weights below float16's least value are told one by one
             half: onnx.ModelProto = convert_float_to_float16(
-                copied, keep_io_types=list(kept), op_block_list=_float_only(model)
+                copied,
+                max_finite_val=GREATEST,  # else constants are clipped at 10,000
+                keep_io_types=list(kept),
+                op_block_list=_float_only(model),
             )
         sort(half.graph)
         onnx.checker.check_model(half, full_check=True)

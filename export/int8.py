@@ -26,6 +26,7 @@ from calibration.placement import CPU, TENSORRT, Flavour, quantisable
 from calibration.qdq import places, quantise
 from calibration.ranges import count
 from calibration.search import GAIN, Assignment, Choice, Tried, choose
+from calibration.weakest import overflow, weakest
 from edge.quantisation import Quantisation, Ranges
 from edge.release import Engine, Form
 from export.fp16 import to_fp16
@@ -113,6 +114,8 @@ class Calibrated:
     ranges: Ranges
     int8: tuple[Int8, ...]
     doubts: tuple[str, ...]
+    extremes: Ranges
+    """The least and greatest value of each activation, whatever the method clips."""
 
 
 def int8_graphs(
@@ -137,13 +140,16 @@ def int8_graphs(
     ranges = {**ranges, **{name: found for name, found in (trained or {}).items() if name in ranges}}
     doubt = familiar.doubt(familiar.shift(model, feeding, frames.windows, statistics))
     judge = Judge(model, feeding, frames.held_out, options.threads)
-    made = tuple(_int8(engine, model, ranges, judge, options, on_step) for engine in FLAVOURS)
+    extremes = {name: (float(found.low), float(found.high)) for name, found in counted.items()}
+    made = tuple(
+        _bearing(_int8(engine, model, ranges, judge, options, on_step), extremes) for engine in FLAVOURS
+    )
     placed = Quantisation(
         tuple(value.name for value in model.graph.input),
         tuple(value.name for value in model.graph.output),
         {engine: places(model, ranges, flavour) for engine, flavour in FLAVOURS.items()},
     )
-    return Calibrated(placed, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()))
+    return Calibrated(placed, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()), extremes)
 
 
 def _int8(
@@ -182,8 +188,19 @@ def _int8(
         if options.budget.spent(found) <= 1:
             return Int8(engine, timer.kind, choice, shipped, found, conditions)
     reason = f"as it would ship, with the rest in fp16, int8 breaks the budget of {options.budget}"
+    if plain:
+        reason += f" ({weakest(shipped, judge.feeding, few.windows, plain)})"
     choice = dataclasses.replace(choice, best=None, reason=f"{reason}: float ships alone")
     return Int8(engine, timer.kind, choice, None, None, conditions)
+
+
+def _bearing(one: Int8, extremes: Ranges) -> Int8:
+    """Return what came out, but no graph whose float16 part overflows on the calibration frames."""
+    found = overflow(one.model, extremes) if one.model is not None else None
+    if found is None:
+        return one
+    choice = dataclasses.replace(one.choice, best=None, reason=f"{found}: float ships alone")
+    return dataclasses.replace(one, choice=choice, model=None, quality=None)
 
 
 def _part(budget: Budget, share: float) -> Budget:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.feeding import Feeding, Window, open_session
-from calibration.frames import CalibrationFrames
+from calibration.frames import CalibrationFrames, Windows
+from calibration.weakest import weakest
 from edge.errors import CheckError
 from edge.metrics import cc, kld, max_error
 from edge.release import Engine, Form, Precision, Verified
@@ -21,9 +22,10 @@ from trainer.models.student import Student
 
 Map = NDArray[np.float32]
 
-TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 1e-3, "int8": 2e-2}
+TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 1e-4, "int8": 2e-2}
 """fp32: largest absolute difference of maps in [0, 1]; a map is exp of logarithms down to -30 or so, whose
-rounding in float32 is a few 1e-6 of each sum. fp16 and int8: 1 - mean CC with fp32's maps."""
+rounding in float32 is a few 1e-6 of each sum. fp16, rounded after each operator, and int8: 1 - mean CC
+with fp32's maps."""
 
 
 def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
@@ -47,12 +49,17 @@ class GraphUnderTest:
 
         ONNX Runtime quantises float16 biases of graphs made for TensorRT by itself, and overflows.
         """
+        self._model, self._plain = model, plain
         self._session = open_session(model, plain=plain)
         self.feeding = feeding_of(student, form)
 
     def map(self, window: Window) -> Map:
         """Return the map (H, W) of a window's judged frame."""
         return self.feeding.result(self._session, window)
+
+    def weakest(self, windows: Iterable[Window]) -> str:
+        """Say which node bears float16 least."""
+        return weakest(self._model, self.feeding, windows, self._plain)
 
 
 def feeding_of(student: Student, form: Form) -> Feeding:
@@ -96,7 +103,7 @@ def verify(
     graph: GraphUnderTest,
     precision: Precision,
     engine: Engine,
-    windows: Iterable[Window],
+    windows: Windows,
     expected: Sequence[Map],
     golden: GoldenSet,
 ) -> Verified:
@@ -113,9 +120,10 @@ def verify(
     off = max(errors) if precision == "fp32" else 1 - likeness
     if not off <= tolerance:
         what = "largest difference" if precision == "fp32" else "1 - CC"
+        where = f" ({graph.weakest(windows)})" if precision == "fp16" else ""
         raise CheckError(
             f"the {precision} graph for {engine} engines is not the student: {what} {off:.2e}, "
-            f"expected at most {tolerance:.0e}; nothing was written"
+            f"expected at most {tolerance:.0e}{where}; nothing was written"
         )
     least = min(cc(graph.map(w), map_) for w, map_ in zip(golden.windows, golden.maps, strict=True))
     return Verified(len(maps), max(errors), likeness, divergence, tolerance, least)

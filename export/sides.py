@@ -21,6 +21,7 @@ from polygraphy.backend.onnx import modify_outputs
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.logger import G_LOGGER
 
+from calibration.half import rounded
 from edge import release as releases
 from edge.errors import InputError
 from edge.frames import Image
@@ -201,6 +202,7 @@ def _runner(spec: Spec, model: onnx.ModelProto) -> BaseRunner:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if spec.place == "tensorrt":  # as parity does: ONNX Runtime would quantise float16 biases by itself
+        model = rounded(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -222,3 +222,58 @@ def test_export_searches_within_a_budget(folder: Path, tmp_path: Path, command: 
     assert release.calibrated is not None
     assert len(release.calibrated["int8"]["stream"]) == 2
     assert Options().thorough is False
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([("Mul", 2000.0), ("Mul", 2000.0), ("Sqrt", None)], "node steep1 (Mul) reaches"),
+        ([("Add", 30000.0), ("Add", -30000.0)], "node steep0 (Add) loses most"),
+    ],
+)
+def test_what_does_not_bear_float16_does_not_ship_in_it(
+    folder: Path, tmp_path: Path, command: Command, steps: list[tuple[str, float | None]], told: str
+) -> None:
+    """Between two blocks of the network; nor does int8 whose rest would be in float16."""
+    model, last = residual(), "x2"
+    (reader,) = (node for node in model.graph.node if node.name == "shortcut")
+    (other,) = (node for node in model.graph.node if node.name == "c")
+    added = []
+    for index, (kind, constant) in enumerate(steps):
+        given = [last] if constant is None else [last, f"constant{index}"]
+        if constant is not None:
+            values = np.array([constant], np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values, f"constant{index}"))
+        last = f"steep{index}"
+        added.append(onnx.helper.make_node(kind, given, [last], last))
+    reader.input[0] = other.input[0] = last
+    place = list(model.graph.node).index(reader)
+    nodes = [*model.graph.node[:place], *added, *model.graph.node[place:]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "steep.onnx")
+    outcome = command("calibrate", tmp_path / "steep.onnx", "--frames", folder, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "no fp16.onnx: " in outcome.err
+    assert told in outcome.err
+    document = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert document["fp16"] is None
+    assert told in document["doubts"][-1]
+    assert not (tmp_path / "out" / "fp16.onnx").exists()
+    (tensorrt,) = (one for one in document["int8"] if one["engine"] == "tensorrt")
+    assert not tensorrt["ships"]
+    assert told in tensorrt["reason"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_overflows_on_calibration_frames_alone_does_not_ship_in_float16(
+    graph: Path, folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calibration.weakest.GREATEST", 1.0)  # as if float16 ended there; maps stay near
+    outcome = command("calibrate", graph, "--frames", folder, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "no fp16.onnx: node stem (Conv) reaches" in outcome.err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"fp32.onnx", "int8.onnxruntime.onnx", "dla.cache", "calibration.json"}
+    assert "float ships alone" in outcome.out
