@@ -124,6 +124,10 @@ def test_the_node_is_named(steps: tuple[tuple[str, float | None], ...], told: st
     assert re.match(told, weakest(half(*steps), feeding(), windows()))
 
 
+def test_a_graph_in_float32_has_no_weakest_node() -> None:
+    assert weakest(chain(*GENTLE), feeding(), windows()) == "no node is in float16"
+
+
 def test_extremes_tell_of_overflow() -> None:
     reached = {"x": (0.0, 1.0), "t1": (0.0, 2e3), "t2": (-4e6, 0.0), "y": (0.0, 2e3)}
     found = overflow(half(*LOUD), reached)
