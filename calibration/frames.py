@@ -24,7 +24,9 @@ from edge.frames import Source
 from edge.preprocess import Preprocessing
 
 FEW = 8
-"""Windows of a source below which none are held out."""
+"""Windows of a source below which none of its own are held out."""
+ONE_IN = 4
+"""Of so many sources that are too short to be parted, one is held out whole."""
 MOST = 500
 """Windows kept: NVIDIA's advice for calibration."""
 GOLDEN = 8
@@ -69,8 +71,8 @@ class CalibrationFrames:
 
     @property
     def apart(self) -> bool:
-        """Whether windows were held out; else the same serve for both."""
-        return len(self.windows) != len(self.held_out) or self.sha256 != _hash(self.held_out)
+        """Whether no frame that ranges were found on is among those that they are judged on."""
+        return not _frame_hashes(self.windows) & _frame_hashes(self.held_out)
 
 
 def _hash(windows: Windows) -> str:
@@ -78,6 +80,10 @@ def _hash(windows: Windows) -> str:
     for window in windows:
         digest.update(np.ascontiguousarray(window).tobytes())
     return digest.hexdigest()
+
+
+def _frame_hashes(windows: Windows) -> set[bytes]:
+    return {hashlib.sha256(frame.tobytes()).digest() for window in windows for frame in window}
 
 
 class _Store:
@@ -143,8 +149,8 @@ def read_frames(
     """Read up to `most` windows of `length` frames: those that are most unlike one another.
 
     A quarter of them is held out: taken evenly from the last quarter of each source, as footage is.
-    Those to find ranges on come from before it, so that no frame is in both. Windows that show nothing
-    are left out.
+    Those to find ranges on come from before it, so that no frame is in both; where all sources are too short
+    for that, every fourth is held out whole. Windows that show nothing are left out.
 
     Raises:
         InputError: no sources; one is shorter than a window; nothing is to be seen in any.
@@ -159,22 +165,27 @@ def read_frames(
     held_out: list[int] = []
     golden: list[NDArray[np.uint8]] = []
     flat = seen = 0
+    footage: list[_Found] = []
     for source in sources:
         found = _scan(source, preprocessing, length, share, store)
         seen, flat = seen + found.windows, flat + found.flat
         golden = golden or found.first
-        if not found.varied:
-            continue
-        begin = found.held[0][0] if found.held else 0
-        apart = [index for index, (number, _) in enumerate(found.varied) if number + length <= begin]
-        enough = found.windows >= FEW and len(apart) >= min(FEW // 2, share)
-        kept = apart if enough else range(len(found.varied))
-        starts.append(len(candidates))
-        candidates += [found.varied[index][1] for index in kept]
-        descriptors += [found.descriptors[index] for index in kept]
-        held_out += [slot for _, slot in found.held] if enough else []
-        if not enough:
-            held_out += [found.varied[index][1] for index in _even(len(found.varied), share)]
+        if found.varied:
+            footage.append(found)
+    before = [_before_held(found, length, share) for found in footage]
+    short = [index for index, kept in enumerate(before) if not kept]
+    only_short = len(short) == len(footage)
+    aside = (short[ONE_IN - 1 :: ONE_IN] or short[1:][-1:]) if only_short else []
+    for index, found in enumerate(footage):
+        if index not in aside:
+            kept = before[index] or range(len(found.varied))
+            starts.append(len(candidates))
+            candidates += [found.varied[at][1] for at in kept]
+            descriptors += [found.descriptors[at] for at in kept]
+        if before[index]:
+            held_out += [slot for _, slot in found.held]
+        elif index in aside or (only_short and not aside):
+            held_out += [found.varied[at][1] for at in _even(len(found.varied), share)]
     names = ", ".join(source.name for source in sources)
     if not candidates:
         raise InputError(
@@ -195,6 +206,13 @@ def read_frames(
         names,
         tuple(doubts),
     )
+
+
+def _before_held(found: _Found, length: int, share: int) -> list[int]:
+    """Return which varied windows end before those that are held out; none if they are too few."""
+    begin = found.held[0][0] if found.held else 0
+    kept = [index for index, (number, _) in enumerate(found.varied) if number + length <= begin]
+    return kept if found.windows >= FEW and len(kept) >= min(FEW // 2, share) else []
 
 
 def _scan(source: Source, preprocessing: Preprocessing, length: int, share: int, store: _Store) -> _Found:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.feeding import Feed, open_session
-from calibration.frames import CalibrationFrames
+from calibration.frames import CalibrationFrames, spread_over
 from calibration.weakest import weakest
 from edge.errors import CheckError
 from edge.files import written_folder
@@ -33,7 +33,7 @@ from trainer.models.student import Student
 MOST = 16
 """Clips read at most: a quarter of them is held out, and there is nothing to calibrate."""
 FEW = 4
-"""Golden frames: S runs a whole clip for each."""
+"""Clips that graphs are held to PyTorch's maps on, and golden frames: S runs a whole clip for each."""
 Maps = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
@@ -54,6 +54,7 @@ def make_clip_release(
     forms = forms_of(student)
     first = frames.golden[:FEW]
     golden = _golden_clips(first, forms.window, forms.maps)
+    judged = spread_over(frames.held_out, FEW)
 
     def feed(session: ort.InferenceSession, clip: Frames) -> Feed:
         return {"frame": _prepared(student, clip)}
@@ -63,7 +64,7 @@ def make_clip_release(
     with torch.inference_mode():
         held, kept = (
             [network(torch.from_numpy(_prepared(student, clip)))[0].numpy() for clip in clips]
-            for clips in (frames.held_out, golden)
+            for clips in (judged, golden)
         )
     made = []
     with written_folder(folder, ours=ours_in_release) as path:
@@ -76,14 +77,13 @@ def make_clip_release(
             on_step(f"clip {precision}")
             session = open_session(graph)
             found, told = (
-                [session.run(None, feed(session, clip))[0][0] for clip in clips]
-                for clips in (frames.held_out, golden)
+                [session.run(None, feed(session, clip))[0][0] for clip in clips] for clips in (judged, golden)
             )
             verified = _verified(
                 precision,
                 np.concatenate(found),
                 np.concatenate(held),
-                partial(weakest, graph, feed, frames.held_out),
+                partial(weakest, graph, feed, judged),
             )
             likeness = min(cc(a, b) for a, b in zip(np.concatenate(told), np.concatenate(kept), strict=True))
             file = f"clip.{precision}.onnx"

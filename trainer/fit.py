@@ -126,8 +126,8 @@ def fit(
     A batch is shared out to the processes: the recipe is the same for one or many.
 
     Raises:
-        InputError: the batch cannot be shared out evenly, or the loss is not finite or has risen to
-            twice what it was at first.
+        InputError: the batch cannot be shared out evenly, the loss is not finite or has risen to twice
+            what it was at first (from below 0: by as much, or by 1), or a weight is not finite.
     """
     run = run or Run()
     team = processes()
@@ -156,6 +156,7 @@ def fit(
                 enable_version_counter=False,
             )
         )
+    mixed = recipe.mixed and (stage.mixes_on_cpu or torch.cuda.is_available())
     with _quiet():
         trainer = L.Trainer(
             max_steps=table.steps,
@@ -171,7 +172,7 @@ def fit(
             enable_checkpointing=place is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
-            precision="bf16-mixed" if recipe.mixed else "32-true",
+            precision="bf16-mixed" if mixed else "32-true",
             inference_mode=False,
         )
         stage.to(memory_format=stage.layout)
@@ -179,6 +180,10 @@ def fit(
         with _interruptible():
             trainer.fit(stage, loader, ckpt_path=last if step else None, weights_only=False if step else None)
     stage.eval()
+    if broken := next(
+        (name for name, value in stage.state_dict().items() if not value.isfinite().all()), None
+    ):
+        raise InputError(f"{name}: {broken} is not finite after {table.steps} steps; lower the stage's rate")
     if done is not None and team.rank == 0:
         with written_file(done) as pending:
             torch.save(stage.state_dict(), pending)
@@ -279,9 +284,9 @@ class _Watch(Callback):
         else:
             self._smooth += (loss - self._smooth) / WARM_UP
             started = sum(self._first) / WARM_UP
-            if self._smooth > 2 * started > 0:
+            if self._smooth > (2 * started if started > 0 else min(0.0, started + 1)):
                 raise InputError(
-                    f"{self._stage}: the loss rose to {self._smooth:.3g} by step {step}, twice the "
+                    f"{self._stage}: the loss rose to {self._smooth:.3g} by step {step}, from the "
                     f"{started:.3g} it began with; lower the stage's rate"
                 )
         pl_module.log_dict({"loss": loss, "wait": wait})

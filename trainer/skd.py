@@ -9,14 +9,14 @@ from torch import Tensor
 
 from edge.errors import InputError
 from trainer.datasets import open_dataset
-from trainer.fit import Run, fit
+from trainer.fit import Run, fit, open_run
 from trainer.losses import LOSSES, hard_label
 from trainer.made import MadeClips
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import SkdSettings, Student, as_skd, load_student, saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.pairs import LabelledPairs, Maps, Which, open_maps
-from trainer.recipes import SkdRecipe, StageTable
+from trainer.recipes import SkdRecipe
 from trainer.stage import Batch, Stage
 
 
@@ -125,8 +125,7 @@ class JointTransfer(Stage):
         self.network = SpatiotemporalNetwork(recipe.student.align)
         self._soft = recipe.network.soft
         if recipe.network.start:
-            settings, network = as_skd(load_student(recipe.network.start))
-            _check_start(recipe, settings)
+            _, network = as_skd(load_student(recipe.network.start))
             self.network.start_from(network)
         # In lists: not this module's own.
         self._students: list[StudentDistillation] = []
@@ -165,18 +164,25 @@ def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
     """Train a student as the recipe says and return it in evaluation mode.
 
     Raises:
-        InputError: ImageNet weights are asked for and not installed, or as `fit` does.
+        InputError: data, maps, a start or ImageNet weights that are not there or do not fit, told before
+            anything is kept; or as `open_run` and `fit` do.
     """
     L.seed_everything(recipe.seed, verbose=False)
+    run_stages = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
+    samples = {name: _samples(name, recipe) for name in run_stages}
+    if recipe.network.start:
+        _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
+    if run is not None:
+        open_run(run, recipe)
     told: list[str] = []
     teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if teachers is not None:
-        told.append(_fit("teachers", teachers, recipe, recipe.teachers, run))
+        told.append(_fit("teachers", teachers, samples, recipe, run))
     students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
     if students is not None:
-        told.append(_fit("students", students, recipe, recipe.students, run))
+        told.append(_fit("students", students, samples, recipe, run))
     joint = JointTransfer(recipe, students, teachers)
-    told.append(_fit("network", joint, recipe, recipe.network, run))
+    told.append(_fit("network", joint, samples, recipe, run))
     trained = {"data": "; ".join(dict.fromkeys(told)), "recipe": recipe.model_dump(mode="json")}
     return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
 
@@ -184,11 +190,13 @@ def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
 _STAGES = ("teachers", "students", "network")
 
 
-def _fit(name: str, stage: Stage, recipe: SkdRecipe, table: StageTable, run: Run | None) -> str:
+def _fit(
+    name: str, stage: Stage, samples: dict[str, MadeClips | LabelledPairs], recipe: SkdRecipe, run: Run | None
+) -> str:
     """Train the stage; return what its samples were."""
-    samples = _samples(name, recipe)
-    fit(name, stage, samples, recipe, table, run)
-    return samples.summary() if isinstance(samples, LabelledPairs) else "made world"
+    fit(name, stage, samples[name], recipe, recipe.stages[name], run)
+    mine = samples[name]
+    return mine.summary() if isinstance(mine, LabelledPairs) else "made world"
 
 
 def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:

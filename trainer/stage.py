@@ -23,6 +23,8 @@ class Stage(L.LightningModule):
 
     layout = torch.channels_last
     """How its weights lie in memory."""
+    mixes_on_cpu = True
+    """Whether a recipe's `mixed` holds on processors, too."""
 
     def __init__(self, table: StageTable) -> None:
         super().__init__()

@@ -38,6 +38,7 @@ class ClipStage(Stage):
     """A stage whose network sees a clip; batches are of `trainer.windows.Sample`."""
 
     layout = torch.channels_last_3d
+    mixes_on_cpu = False  # oneDNN's bfloat16 gradients of depthwise 3-D convolutions differ from run to run
 
 
 class TeacherTraining(ClipStage):
@@ -65,7 +66,7 @@ class StudentDistillation(ClipStage):
         self._supervision = table.supervision
         self.network = network
         if isinstance(network, StreamingNetwork):
-            self.layout = torch.channels_last  # its convolutions have two dimensions
+            self.layout, self.mixes_on_cpu = torch.channels_last, True  # its convolutions have two dimensions
         # In a list, so that the teacher is not this module's own: not trained, not averaged.
         self._teacher = [] if teacher is None else [teacher.eval()]
 

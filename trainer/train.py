@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer import qat, skd, tinyhd
-from trainer.fit import Run, open_run
+from trainer.fit import Run
 from trainer.models.student import Student
 from trainer.recipes import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe
 
@@ -14,11 +14,10 @@ def train(recipe: Recipe, run: Run | None = None) -> Student:
     Raises:
         InputError: as `open_run` and the kind's own training do.
     """
-    run = run or Run()
+    run = run or Run()  # opened by each once its data are there
     if isinstance(recipe, TinyHDRecipe):
-        return tinyhd.distil(recipe, run)  # opens the run once its data are there
+        return tinyhd.distil(recipe, run)
     if isinstance(recipe, QatRecipe):
-        return qat.tune(recipe, run)  # opens the run once it knows what it tunes
-    open_run(run, recipe)
+        return qat.tune(recipe, run)
     assert isinstance(recipe, SkdRecipe), recipe
     return skd.distil(recipe, run)

@@ -17,32 +17,53 @@ from calibration.method import BEST, ranges_by
 from calibration.ranges import count
 from edge.world import World
 from export import graphs
+from export.clips import MOST, make_clip_release
 from export.make import make_release
 from export.parity import feeding_of
 from tests.bench.rows import Row
 from trainer.models.forms import forms_of
-from trainer.models.student import StreamingSettings, Student, load_student
+from trainer.models.student import StreamingSettings, Student, TinyHDSettings, load_student
 
-WINDOWS = 500
+WINDOWS, EXPORTED = 500, 240
 
 
 def calibration_rows(folder: Path) -> list[Row]:
-    """500 windows for skd-64; an export of it; the memory of 500 windows of 192x256, in a process."""
+    """500 windows for skd-64; an export of each kind of student, in all its forms; the memory of 500 windows
+    of 192x256, in a process.
+    """
     student = load_student("skd-64")
     footage = made_footage(student, WINDOWS)
     before = time.perf_counter()
     calibrated(student, footage)
     took = time.perf_counter() - before
-    before = time.perf_counter()
-    make_release(student, made_footage(student, 60), folder / "exported")
-    exported = time.perf_counter() - before
     code = "from tests.bench.calibration import peak_mb; print(peak_mb())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return [
         Row(f"skd-64: ranges of {WINDOWS} windows, best of four methods", took, "s", 60, False),
-        Row("skd-64: export of both forms, 60 windows", exported, "s", 30, False),
+        *(export_row(student, folder) for student in exported_students()),
         Row(f"192x256: ranges of {WINDOWS} windows, peak memory", float(told), "MB", 1000, False),
     ]
+
+
+def exported_students() -> Iterator[Student]:
+    """Yield what ships, and untrained students that do not: 192x256, and whole clips."""
+    for name in ("skd-32", "skd-64", "skd-64-motion", "skd-128", "stream"):
+        yield load_student(name)
+    streaming = StreamingSettings(192, 256, 1)
+    yield Student("stream 192x256 rc 1", streaming, streaming.build().eval(), {})
+    for variant in ("S", "M"):
+        clips = TinyHDSettings(variant, rc=1)
+        yield Student(f"tinyhd-{variant.lower()} rc 1", clips, clips.build().eval(), {})
+
+
+def export_row(student: Student, folder: Path) -> Row:
+    """Return the seconds of an export from `EXPORTED` windows, or `MOST` clips."""
+    clips = "clip" in forms_of(student).modules
+    footage = made_footage(student, MOST if clips else EXPORTED)
+    before = time.perf_counter()
+    (make_clip_release if clips else make_release)(student, footage, folder / student.name)
+    took = time.perf_counter() - before
+    return Row(f"{student.name}: export of all forms", took, "s", 30, False)
 
 
 def peak_mb() -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from calibration.frames import Windows, read_frames
+from calibration.frames import CalibrationFrames, Windows, read_frames
 from edge.errors import InputError
 from edge.frames import Frame, Source
 from edge.preprocess import Preprocessing
@@ -21,14 +21,14 @@ class Numbered:
     fps = 10.0
     width = height = 8
 
-    def __init__(self, length: int, name: str = "numbered", told: bool = True) -> None:
-        self.name, self._frames = name, length
+    def __init__(self, length: int, name: str = "numbered", told: bool = True, first: int = 0) -> None:
+        self.name, self._frames, self._first = name, length, first
         self.length: int | None = length if told else None
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self._frames):
             image = np.full((8, 8, 3), 99, np.uint8)
-            image[0, 0, :2] = index // 256, index % 256
+            image[0, 0, :2] = (self._first + index) // 256, (self._first + index) % 256
             yield Frame(index, index / 10, image)
 
     def close(self) -> None:
@@ -123,6 +123,29 @@ def test_few_windows_serve_twice() -> None:
     footage = read_frames([Numbered(5)], PREPARE, 2)
     np.testing.assert_array_equal(numbers(footage.windows), numbers(footage.held_out))
     assert not footage.apart
+
+
+@pytest.mark.parametrize(("sources", "held"), [(2, [1]), (3, [2]), (9, [3, 7])])
+def test_of_short_sources_some_are_held_out_whole(sources: int, held: list[int]) -> None:
+    footage = read_frames([Numbered(5, first=100 * at) for at in range(sources)], PREPARE, 2)
+    assert footage.apart
+    used = [at for at in range(sources) if at not in held]
+    assert np.unique(numbers(footage.held_out) // 100).tolist() == held
+    assert np.unique(numbers(footage.windows) // 100).tolist() == used
+
+
+def test_beside_long_footage_short_sources_serve_ranges_alone() -> None:
+    footage = read_frames([Numbered(5, first=1000), Numbered(60)], PREPARE, 2, most=60)
+    assert footage.apart
+    assert numbers(footage.held_out).max() < 1000
+    assert numbers(footage.windows).max() >= 1000
+
+
+def test_a_frame_in_both_is_told() -> None:
+    frames = np.stack([np.full((8, 8, 3), grey, np.uint8) for grey in range(8)])
+    windows, held = frames[[[0, 1], [2, 3], [4, 5]]], frames[[[6, 7], [5, 6]]]
+    assert CalibrationFrames(windows, held[:1], frames, "made").apart
+    assert not CalibrationFrames(windows, held, frames, "made").apart
 
 
 def test_long_windows_of_short_footage_serve_twice_rather_than_share_frames() -> None:

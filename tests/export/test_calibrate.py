@@ -25,7 +25,7 @@ from calibration.search import GAIN
 from edge import release as releases
 from edge.files import sha256
 from edge.model import SaliencyModel
-from edge.release import Engine, Release
+from edge.release import Engine
 from edge.target import Target
 from edge.tensorrt_api import build_plan
 from export.fp16 import to_fp16
@@ -185,19 +185,24 @@ def test_residual_graphs_compile_with_nvidias_builder() -> None:
     assert build_plan(to_fp16(made, ["x", "y"]).SerializeToString(), Target.parse("rtx")).data
 
 
-def shipped_on(real: Path) -> tuple[Release, list[str]]:
-    return releases.load(), [str(path / "frames") for path in sorted((real / "uav").iterdir())]
+def int8_of(names: list[str]) -> list[tuple[str, Engine]]:
+    graphs = [(name, graph) for name in names for graph in releases.load(name).graphs]
+    return [(name, graph.engine) for name, graph in graphs if graph.precision == "int8"]
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])
-def test_the_shipped_int8_graphs_lose_little_on_real_frames(real: Path, engine: Engine) -> None:
+@pytest.mark.parametrize(
+    ("name", "engine"), int8_of(sorted(path.name for path in releases.SHIPPED.iterdir()))
+)
+def test_the_shipped_int8_graphs_lose_little_on_real_frames(real: Path, name: str, engine: Engine) -> None:
     from calibration.frames import read_frames
     from calibration.judge import Judge
     from edge.sources import open_source
-    from export.calibrate import feeding_of_release
+    from export.calibrate import feeding_of_release, window_of
 
-    release, places = shipped_on(real)
-    frames = read_frames([open_source(place) for place in places], release.preprocessing, 2, most=80)
+    release = releases.load(name)
+    places = [str(path / "frames") for path in sorted((real / "uav").iterdir())]
+    length = window_of(release)
+    frames = read_frames([open_source(place) for place in places], release.preprocessing, length, most=80)
     model = onnx.load(release.path(release.graph("fp32")))
     judge = Judge(
         model, feeding_of_release(release, "stream"), np.concatenate([[*frames.windows], [*frames.held_out]])

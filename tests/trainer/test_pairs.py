@@ -210,7 +210,7 @@ def test_the_network_learns_from_both_students_by_its_weight(tmp_path: Path) -> 
     assert not any(name.startswith("_students") for name, _ in joint.named_parameters())
     before = {key: value.clone() for key, value in students.state_dict().items()}
     joint.train()
-    skd._fit("network", joint, plan, plan.network, None)
+    skd._fit("network", joint, {"network": skd._samples("network", plan)}, plan, None)
     assert all(torch.equal(value, before[key]) for key, value in students.state_dict().items())
 
 
@@ -280,6 +280,17 @@ def test_the_command_trains_on_a_tree_with_a_worker(command: Callable[..., Outco
     assert f"trained on avs1k at {root}, train: 10 frames, left out 0 without density" in outcome.out
     told = load_student(out).trained["recipe"]
     assert SkdRecipe.model_validate(told).data == recipe(root).data
+
+
+def test_what_is_wrong_with_the_data_is_told_before_a_run_is_begun(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    run, words = tmp_path / "run", ["--run", tmp_path / "run", "--out", tmp_path / "s.safetensors"]
+    changes = settings(tmp_path / "nowhere").items()
+    outcome = command("train", "demo", *words, *(w for k, v in changes for w in ("--set", f"{k}={v}")))
+    assert outcome.code == 2
+    assert "no folder" in outcome.err
+    assert not run.exists()
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_frozen_parts_stay_and_the_decoder_learns() -> None:
     students = skd.StudentDistillation(recipe, None)
     joint = skd.JointTransfer(recipe, students)
     before = {key: value.clone() for key, value in joint.network.state_dict().items()}
-    skd._fit("network", joint, recipe, recipe.network, None)
+    skd._fit("network", joint, {"network": skd._samples("network", recipe)}, recipe, None)
     changed = {
         key for key, value in joint.network.state_dict().items() if not torch.equal(value, before[key])
     }

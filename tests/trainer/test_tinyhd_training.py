@@ -80,6 +80,19 @@ class Bright(nn.Module):
         return Maps(fused, {"x0": fused})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs compute 3-D convolutions in bfloat16 rightly")
+def test_clips_are_not_trained_on_in_bfloat16_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, whole = [], StudentDistillation.loss
+
+    def loss(stage: StudentDistillation, batch: dict[str, Tensor]) -> Tensor:
+        kinds.append(torch.is_autocast_enabled("cpu"))
+        return whole(stage, batch)
+
+    monkeypatch.setattr(StudentDistillation, "loss", loss)
+    train(quick("tinyhd-s-rc1", mixed="true"))
+    assert kinds == [False, False]
+
+
 def test_a_teacher_of_one_map_is_run_on_windows_that_end_at_each_frame() -> None:
     teacher, clip = LastFrame(), torch.rand(2, 3, 31, 4, 4)
     maps = teaching(teacher, clip, 16)

@@ -38,7 +38,7 @@ class Recipe(Table, ABC):
     name: str
     seed: Annotated[int, Field(ge=0)]
     mixed: bool = False
-    """Compute in bfloat16 where it is safe: twice as fast on processors that have it."""
+    """Compute in bfloat16 where it is safe: twice as fast where there is such hardware. TinyHD: GPUs alone."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes of each training process that make or decode samples."""
 
