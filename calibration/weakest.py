@@ -27,6 +27,8 @@ def weakest(
         InputError: ONNX Runtime refuses the graph.
     """
     made = _made(model)
+    if not made:
+        return "no node is in float16"
     names = [f"{name}{EXACT}" for name in made]
     session = open_session(model, plain=plain, outputs=names)
     beyond: dict[str, float] = {}
