@@ -221,6 +221,47 @@ def test_a_cut_and_a_broken_film_are_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("codec", ["MJPG", "XVID"])
+def test_damage_inside_a_film_costs_the_spoilt_frames_only(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    trees.film(path, 24, codec)
+    trees.spoil(path, {7, 8, 15})
+    dataset = open_dataset("videos", tmp_path)
+    (clip,) = dataset.clips
+    whole = [index for index in range(24) if index not in (7, 8, 15)]
+    for start, stop in [(0, 24), *((start, start + 3) for start in range(22))]:
+        read = list(clip.images(start, stop))
+        assert [index for index, _ in read] == [index for index in whole if start <= index < stop]
+        if codec == "MJPG":  # XVID's frames build on the lost ones
+            assert all(abs(int(image.mean()) - 10 * index - 5) <= 2 for index, image in read)
+        assert set(dataset.faults) == {path}
+    assert dataset.faults == {path: "3 frames cannot be decoded: 7, 8, 15"}
+
+
+def test_a_film_damaged_at_either_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    trees.film(path, 12)
+    trees.spoil(path, {0, 10, 11})
+    dataset = open_dataset("videos", tmp_path)
+    (clip,) = dataset.clips
+    assert _indices(clip, 10, 11) == []
+    assert dataset.faults == {path: "1 frame cannot be decoded: 10"}
+    assert _indices(clip) == list(range(1, 10))
+    assert dataset.faults == {path: "1 frame cannot be decoded: 0; ends at frame 10 of the 12 it announces"}
+
+
+@pytest.mark.parametrize("spoilt", [{60, 61, 95}, {0}, {0, 1, 20}])
+def test_a_window_behind_the_damage_starts_where_it_should(spoilt: set[int], tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    trees.film(path, 120)
+    trees.spoil(path, spoilt)
+    (clip,) = open_dataset("videos", tmp_path).clips
+    for start in (18, 59, 62, 64, 76, 96, 100, 119):
+        index, image = next(clip.images(start, 120))
+        assert index == start
+        assert abs(int(image.mean()) - (10 * start + 5) % 256) <= 2
+
+
 def test_an_empty_clip_is_named(tmp_path: Path) -> None:
     trees.boxes(tmp_path, ["car1"])
     for path in (tmp_path / "car1" / "frames").iterdir():

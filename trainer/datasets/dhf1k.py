@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, Film, Pictures, Split, Stills, folders, wrong_root
+from trainer.datasets.clips import Clip, Faults, Pictures, Split, folders, wrong_root
+from trainer.datasets.pictures import Film, Stills
 
 LAST_TRAIN, LAST_VAL = 600, 700
 
