@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from edge.errors import InputError
 from tests.trainer import trees
 from trainer.datasets import READERS, open_dataset
 from trainer.datasets.clips import Clip
+from trainer.datasets.matrices import read_matrix
 
 SHAPE = (trees.HEIGHT, trees.WIDTH)
 
@@ -97,6 +99,51 @@ def test_dhf1k_as_images(tmp_path: Path) -> None:
     (clip,) = open_dataset("dhf1k", tmp_path, "train").clips
     assert (clip.name, _indices(clip)) == ("007", [0, 1, 2])
     assert next(clip.frames()).density is not None
+
+
+def test_dhf1k_fixations_as_matrices(tmp_path: Path) -> None:
+    fixation = trees.dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation"
+    (fixation / "maps").mkdir()
+    for index in range(5):
+        looked = np.zeros(SHAPE, (np.uint8, np.bool_, np.float64)[index % 3])
+        looked[[20, 21], [30, 40 + index]] = 1
+        savemat(fixation / "maps" / f"{index + 1:04d}.mat", {"I": looked}, do_compression=index > 2)
+        if index:
+            (fixation / f"{index + 1:04d}.png").unlink()
+    dataset = open_dataset("dhf1k", tmp_path)
+    (clip,) = dataset.clips
+    found = [None if f.fixations is None else f.fixations.tolist() for f in clip.frames()]
+    assert found == [[[8, 10], [9, 10]], *([[20, 30], [21, 40 + index]] for index in range(1, 5))]
+    assert clip.labelled("fixations") == list(range(5))
+    assert clip.fixation_shares(1).shape == (2, 2)
+    assert (dataset.missing(), dataset.faults) == ({}, {})
+
+
+def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    maps = trees.dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation" / "maps"
+    maps.mkdir()
+    for path in maps.parent.glob("*.png"):
+        path.unlink()
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(116) + bytes(8) + b"\x00\x02IM"
+    (maps / "0001.mat").write_bytes(header + bytes(384) + b"\x89HDF\r\n\x1a\n")
+    (maps / "0002.mat").write_bytes(b"no matrix")
+    savemat(maps / "0003.mat", {"J": np.ones(SHAPE)})
+    savemat(maps / "0004.mat", {"I": np.ones((2, 2))})
+    dataset = open_dataset("dhf1k", tmp_path)
+    assert [frame.fixations for frame in dataset.clips[0].frames()] == [None] * 5
+    assert {path.name: why for path, why in dataset.faults.items()} == {
+        "0001.mat": "of MATLAB 7.3 (HDF5), which is not read: save it with -v7, or as PNG",
+        "0002.mat": "not readable as a .mat file",
+        "0003.mat": "has no matrix of numbers named I",
+        "0004.mat": "2x2, but its frame is 64x48",
+    }
+    assert dataset.missing() == {"fixations": {"001": 1}}
+
+
+def test_matrices_without_scipy_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(InputError, match=r"0001\.mat needs scipy, .*: pip install 'aerogaze\[train\]'"):
+        read_matrix(tmp_path / "0001.mat")
 
 
 @pytest.mark.parametrize("kind", ["ucf-sports", "hollywood2"])

@@ -16,6 +16,7 @@ from edge.errors import InputError
 from edge.frames import Image
 from edge.sources.folder import SUFFIXES as IMAGE_SUFFIXES
 from edge.sources.folder import numbered
+from trainer.datasets.matrices import matrices, read_matrix
 
 Density = NDArray[np.float32]
 Fixations = NDArray[np.int64]
@@ -58,7 +59,8 @@ class Clip:
     """A named run of frames with its labels.
 
     `density`, `fixations`: the folders where the layout keeps them, there or not; None where the
-    layout knows none. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
+    layout knows none. `matrices`: where fixations are .mat files, read for frames without an image of
+    them. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Clip:
         faults: Faults,
         density: Path | None = None,
         fixations: Path | None = None,
+        matrices: Path | None = None,
         blobs: bool = False,
         boxes: NDArray[np.float64] | None = None,
     ) -> None:
@@ -77,6 +80,7 @@ class Clip:
         self._pictures = pictures
         self._faults = faults
         self._folders = {"density": density, "fixations": fixations}
+        self._matrices = matrices
         self._blobs = blobs
         self._boxes = boxes
 
@@ -135,13 +139,19 @@ class Clip:
     @cached_property
     def _labels(self) -> dict[Truth, dict[str, Path] | None]:
         density, fixations = (None if f is None else images(f) for f in self._folders.values())
+        if fixations is not None and self._matrices is not None:
+            fixations = matrices(self._matrices) | fixations
         return {"density": density, "fixations": fixations}
 
     def _label(self, truth: Truth, index: int, size: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
         path = (self._labels[truth] or {}).get(self._pictures.key(index))
         if path is None:
             return None
-        label = read_image(path, cv2.IMREAD_GRAYSCALE)
+        try:
+            label = read_matrix(path) if path.suffix == ".mat" else read_image(path, cv2.IMREAD_GRAYSCALE)
+        except ValueError as error:
+            self._faults[path] = str(error)
+            return None
         if label is None:
             self._faults[path] = "not readable as an image"
         elif size is not None and label.shape != size:
