@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from edge.errors import InputError
 from tests.trainer import trees
 from trainer.datasets import READERS, open_dataset
 from trainer.datasets.clips import Clip
+from trainer.datasets.matrices import read_matrix
 
 SHAPE = (trees.HEIGHT, trees.WIDTH)
 
@@ -97,6 +99,51 @@ def test_dhf1k_as_images(tmp_path: Path) -> None:
     (clip,) = open_dataset("dhf1k", tmp_path, "train").clips
     assert (clip.name, _indices(clip)) == ("007", [0, 1, 2])
     assert next(clip.frames()).density is not None
+
+
+def test_dhf1k_fixations_as_matrices(tmp_path: Path) -> None:
+    fixation = trees.dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation"
+    (fixation / "maps").mkdir()
+    for index in range(5):
+        looked = np.zeros(SHAPE, (np.uint8, np.bool_, np.float64)[index % 3])
+        looked[[20, 21], [30, 40 + index]] = 1
+        savemat(fixation / "maps" / f"{index + 1:04d}.mat", {"I": looked}, do_compression=index > 2)
+        if index:
+            (fixation / f"{index + 1:04d}.png").unlink()
+    dataset = open_dataset("dhf1k", tmp_path)
+    (clip,) = dataset.clips
+    found = [None if f.fixations is None else f.fixations.tolist() for f in clip.frames()]
+    assert found == [[[8, 10], [9, 10]], *([[20, 30], [21, 40 + index]] for index in range(1, 5))]
+    assert clip.labelled("fixations") == list(range(5))
+    assert clip.fixation_shares(1).shape == (2, 2)
+    assert (dataset.missing(), dataset.faults) == ({}, {})
+
+
+def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    maps = trees.dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation" / "maps"
+    maps.mkdir()
+    for path in maps.parent.glob("*.png"):
+        path.unlink()
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(116) + bytes(8) + b"\x00\x02IM"
+    (maps / "0001.mat").write_bytes(header + bytes(384) + b"\x89HDF\r\n\x1a\n")
+    (maps / "0002.mat").write_bytes(b"no matrix")
+    savemat(maps / "0003.mat", {"J": np.ones(SHAPE)})
+    savemat(maps / "0004.mat", {"I": np.ones((2, 2))})
+    dataset = open_dataset("dhf1k", tmp_path)
+    assert [frame.fixations for frame in dataset.clips[0].frames()] == [None] * 5
+    assert {path.name: why for path, why in dataset.faults.items()} == {
+        "0001.mat": "of MATLAB 7.3 (HDF5), which is not read: save it with -v7, or as PNG",
+        "0002.mat": "not readable as a .mat file",
+        "0003.mat": "has no matrix of numbers named I",
+        "0004.mat": "2x2, but its frame is 64x48",
+    }
+    assert dataset.missing() == {"fixations": {"001": 1}}
+
+
+def test_matrices_without_scipy_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(InputError, match=r"0001\.mat needs scipy, .*: pip install 'aerogaze\[train\]'"):
+        read_matrix(tmp_path / "0001.mat")
 
 
 @pytest.mark.parametrize("kind", ["ucf-sports", "hollywood2"])
@@ -219,6 +266,47 @@ def test_a_cut_and_a_broken_film_are_named(tmp_path: Path) -> None:
     assert (
         dataset.faults[tmp_path / "cut.avi"] == f"ends at frame {len(indices)} of the {len(cut)} it announces"
     )
+
+
+@pytest.mark.parametrize("codec", ["MJPG", "XVID"])
+def test_damage_inside_a_film_costs_the_spoilt_frames_only(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    trees.film(path, 24, codec)
+    trees.spoil(path, {7, 8, 15})
+    dataset = open_dataset("videos", tmp_path)
+    (clip,) = dataset.clips
+    whole = [index for index in range(24) if index not in (7, 8, 15)]
+    for start, stop in [(0, 24), *((start, start + 3) for start in range(22))]:
+        read = list(clip.images(start, stop))
+        assert [index for index, _ in read] == [index for index in whole if start <= index < stop]
+        if codec == "MJPG":  # XVID's frames build on the lost ones
+            assert all(abs(int(image.mean()) - 10 * index - 5) <= 2 for index, image in read)
+        assert set(dataset.faults) == {path}
+    assert dataset.faults == {path: "3 frames cannot be decoded: 7, 8, 15"}
+
+
+def test_a_film_damaged_at_either_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    trees.film(path, 12)
+    trees.spoil(path, {0, 10, 11})
+    dataset = open_dataset("videos", tmp_path)
+    (clip,) = dataset.clips
+    assert _indices(clip, 10, 11) == []
+    assert dataset.faults == {path: "1 frame cannot be decoded: 10"}
+    assert _indices(clip) == list(range(1, 10))
+    assert dataset.faults == {path: "1 frame cannot be decoded: 0; ends at frame 10 of the 12 it announces"}
+
+
+@pytest.mark.parametrize("spoilt", [{60, 61, 95}, {0}, {0, 1, 20}])
+def test_a_window_behind_the_damage_starts_where_it_should(spoilt: set[int], tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    trees.film(path, 120)
+    trees.spoil(path, spoilt)
+    (clip,) = open_dataset("videos", tmp_path).clips
+    for start in (18, 59, 62, 64, 76, 96, 100, 119):
+        index, image = next(clip.images(start, 120))
+        assert index == start
+        assert abs(int(image.mean()) - (10 * start + 5) % 256) <= 2
 
 
 def test_an_empty_clip_is_named(tmp_path: Path) -> None:

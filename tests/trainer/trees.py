@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,14 +34,26 @@ def fixations(path: Path, points: Sequence[tuple[int, int]], radius: int = 0) ->
     cv2.imwrite(str(path), image)
 
 
-def film(path: Path, frames: int) -> None:
+def film(path: Path, frames: int, codec: str = "MJPG") -> None:
     """Write a video whose frames tell their index by their brightness."""
     path.parent.mkdir(parents=True, exist_ok=True)
     size = (WIDTH, HEIGHT)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 30, size)
     for index in range(frames):
         writer.write(np.full((HEIGHT, WIDTH, 3), (10 * index + 5) % 256, np.uint8))
     writer.release()
+
+
+def spoil(path: Path, indices: Collection[int]) -> None:
+    """Overwrite the data of some frames of an AVI with zeros; its index and its other frames stay whole."""
+    data = bytearray(path.read_bytes())
+    at, index = data.index(b"movi") + 4, 0
+    while data[at : at + 4] == b"00dc":
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if index in indices:
+            data[at + 8 : at + 8 + size] = bytes(size)
+        at, index = at + 8 + size + size % 2, index + 1
+    path.write_bytes(data)
 
 
 def dhf1k(root: Path, numbers: Sequence[int], frames: int = 4, labelled: bool = True) -> Path:

@@ -1,4 +1,4 @@
-"""Readers of data sets, a file per layout. numpy and OpenCV only."""
+"""Readers of data sets, a file per layout. numpy and OpenCV only; SciPy where fixations are .mat files."""
 
 from __future__ import annotations
 

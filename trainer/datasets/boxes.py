@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from trainer.datasets.clips import Clip, Faults, Stills, folders, wrong_root
+from trainer.datasets.clips import Clip, Faults, folders, wrong_root
+from trainer.datasets.pictures import Stills
 
 
 def read(root: Path, faults: Faults) -> list[Clip]:

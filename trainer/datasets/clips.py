@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from edge.errors import InputError
 from edge.frames import Image
 from edge.sources.folder import SUFFIXES as IMAGE_SUFFIXES
 from edge.sources.folder import numbered
+from trainer.datasets.matrices import matrices, read_matrix
 
 Density = NDArray[np.float32]
 Fixations = NDArray[np.int64]
@@ -55,91 +55,12 @@ class Pictures(Protocol):
         """Yield index and image (H, W, 3), BGR; what cannot be read is left out and recorded."""
 
 
-class Stills:
-    """The images of one folder, in numbered order; their labels have the same stems."""
-
-    def __init__(self, folder: Path, faults: Faults) -> None:
-        self._folder = folder
-        self._faults = faults
-
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        paths = images(self._folder)
-        if not paths:
-            self._faults[self._folder] = "no image in it"
-        return paths
-
-    @cached_property
-    def _keys(self) -> list[str]:
-        return list(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, index: int) -> str:
-        """Return the image's stem."""
-        return self._keys[index]
-
-    def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        """Yield the images that can be read."""
-        for index in range(start, stop):
-            path = self._paths[self._keys[index]]
-            image = read_image(path, cv2.IMREAD_COLOR)
-            if image is None:
-                self._faults[path] = "not readable as an image"
-            else:
-                yield index, image
-
-
-class Film:
-    """A video file; its labels are numbered from 0001."""
-
-    def __init__(self, path: Path, faults: Faults) -> None:
-        self._path = path
-        self._faults = faults
-
-    @cached_property
-    def _length(self) -> int:
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
-        try:
-            announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            if not capture.isOpened():
-                self._faults[self._path] = "not readable as a video"
-                return 0
-            if math.isfinite(announced) and 0 < announced < 1e9:
-                return int(announced)
-            return sum(1 for _ in iter(capture.grab, False))
-        finally:
-            capture.release()
-
-    def __len__(self) -> int:
-        return self._length
-
-    def key(self, index: int) -> str:
-        """Return the frame's number from 1, in four digits."""
-        return f"{index + 1:04d}"
-
-    def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        """Yield frames until one cannot be decoded: where the file was cut."""
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
-        try:
-            if start:
-                capture.set(cv2.CAP_PROP_POS_FRAMES, start)
-            for index in range(start, stop):
-                read, image = capture.read()
-                if not read:
-                    self._faults[self._path] = f"ends at frame {index} of the {len(self)} it announces"
-                    return
-                yield index, image  # type: ignore[misc]
-        finally:
-            capture.release()
-
-
 class Clip:
     """A named run of frames with its labels.
 
     `density`, `fixations`: the folders where the layout keeps them, there or not; None where the
-    layout knows none. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
+    layout knows none. `matrices`: where fixations are .mat files, read for frames without an image of
+    them. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
     """
 
     def __init__(
@@ -150,6 +71,7 @@ class Clip:
         faults: Faults,
         density: Path | None = None,
         fixations: Path | None = None,
+        matrices: Path | None = None,
         blobs: bool = False,
         boxes: NDArray[np.float64] | None = None,
     ) -> None:
@@ -158,6 +80,7 @@ class Clip:
         self._pictures = pictures
         self._faults = faults
         self._folders = {"density": density, "fixations": fixations}
+        self._matrices = matrices
         self._blobs = blobs
         self._boxes = boxes
 
@@ -216,13 +139,19 @@ class Clip:
     @cached_property
     def _labels(self) -> dict[Truth, dict[str, Path] | None]:
         density, fixations = (None if f is None else images(f) for f in self._folders.values())
+        if fixations is not None and self._matrices is not None:
+            fixations = matrices(self._matrices) | fixations
         return {"density": density, "fixations": fixations}
 
     def _label(self, truth: Truth, index: int, size: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
         path = (self._labels[truth] or {}).get(self._pictures.key(index))
         if path is None:
             return None
-        label = read_image(path, cv2.IMREAD_GRAYSCALE)
+        try:
+            label = read_matrix(path) if path.suffix == ".mat" else read_image(path, cv2.IMREAD_GRAYSCALE)
+        except ValueError as error:
+            self._faults[path] = str(error)
+            return None
         if label is None:
             self._faults[path] = "not readable as an image"
         elif size is not None and label.shape != size:
@@ -267,14 +196,14 @@ class Dataset:
         """Return a few lines for a person: what is there, what is missing, what could not be read."""
         frames = sum(map(len, self.clips))
         lines = [
-            f"{self.kind} at {self.root}: {_counted(len(self.clips), 'clip')}, {_counted(frames, 'frame')}"
+            f"{self.kind} at {self.root}: {counted(len(self.clips), 'clip')}, {counted(frames, 'frame')}"
         ]
         for truth, counts in self.missing().items():
             lacking = sum(counts.values())
-            clips = f"{_counted(len(counts), 'clip')}: {_few(list(counts))}"
-            lines.append(f"no {truth} for {_counted(lacking, 'frame')} of {clips}")
+            clips = f"{counted(len(counts), 'clip')}: {few(list(counts))}"
+            lines.append(f"no {truth} for {counted(lacking, 'frame')} of {clips}")
         if self.faults:
-            lines.append(f"{_counted(len(self.faults), 'file')} at fault: {_few(self.named_faults())}")
+            lines.append(f"{counted(len(self.faults), 'file')} at fault: {few(self.named_faults())}")
         return "\n".join(lines)
 
 
@@ -312,6 +241,17 @@ def wrong_root(kind: str, root: Path, expected: str) -> InputError:
     )
 
 
+def counted(number: int, word: str) -> str:
+    """Return "1 frame", "2 frames"."""
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _points(label: NDArray[np.uint8], blobs: bool) -> Fixations:
     """Return (N, 2) rows and columns of what is brighter than half the maximum: JPEG leaves a haze."""
     mask = label > label.max() / 2
@@ -320,12 +260,3 @@ def _points(label: NDArray[np.uint8], blobs: bool) -> Fixations:
     _, _, _, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     points: Fixations = np.rint(centres[1:, ::-1]).astype(np.int64)
     return points
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, Film, Pictures, Split, Stills, folders, wrong_root
+from trainer.datasets.clips import Clip, Faults, Pictures, Split, folders, wrong_root
+from trainer.datasets.pictures import Film, Stills
 
 LAST_TRAIN, LAST_VAL = 600, 700
 
@@ -12,6 +13,7 @@ LAST_TRAIN, LAST_VAL = 600, 700
 def read(root: Path, faults: Faults) -> list[Clip]:
     """Return the clips of `video/001.AVI`, labels in `annotation/0001/{maps,fixation}/0001.png`.
 
+    Fixations without a PNG are read from `annotation/0001/fixation/maps/0001.mat`.
     A clip without its video is read from `annotation/0001/images/`, where some keep its frames.
 
     Raises:
@@ -34,5 +36,11 @@ def _clip(root: Path, number: int, pictures: Pictures, faults: Faults) -> Clip:
     split: Split = "train" if number <= LAST_TRAIN else "val" if number <= LAST_VAL else "test"
     labels = root / "annotation" / f"{number:04d}"
     return Clip(
-        f"{number:03d}", split, pictures, faults, density=labels / "maps", fixations=labels / "fixation"
+        f"{number:03d}",
+        split,
+        pictures,
+        faults,
+        density=labels / "maps",
+        fixations=labels / "fixation",
+        matrices=labels / "fixation" / "maps",
     )

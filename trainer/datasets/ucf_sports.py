@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, Split, Stills, folders, wrong_root
+from trainer.datasets.clips import Clip, Faults, Split, folders, wrong_root
+from trainer.datasets.pictures import Stills
 
 SPLITS: dict[str, Split] = {"training": "train", "testing": "test"}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, Film, wrong_root
+from trainer.datasets.clips import Clip, Faults, wrong_root
+from trainer.datasets.pictures import Film
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
