@@ -12,7 +12,7 @@ from calibration.feeding import Feeding
 from calibration.frames import Windows, spread_over
 from calibration.histogram import METHODS, Histogram, Method
 from calibration.judge import Judge, quality
-from calibration.placement import CPU
+from calibration.placement import CPU, Flavour
 from calibration.qdq import quantise
 from edge.quantisation import Ranges
 
@@ -23,28 +23,36 @@ LOOKED_AT = 64
 """Windows, of those that ranges are made from: those held out judge the result."""
 
 
-def ranges_by(
-    method: Choosing,
+def ranges_by(method: Choosing, counted: Mapping[str, Histogram]) -> dict[Method, Ranges]:
+    """Return the ranges by a method; by "best", those by each."""
+    return {
+        one: {name: histogram.range(one) for name, histogram in counted.items()}
+        for one in METHODS
+        if method in (BEST, one)
+    }
+
+
+def ranked(
+    by: Mapping[Method, Ranges],
     model: onnx.ModelProto,
-    counted: Mapping[str, Histogram],
     feeding: Feeding,
     windows: Windows,
-) -> tuple[Method, Ranges]:
-    """Return the ranges by a method; by "best", those whose int8 graph loses least on the calibration
-    window on which it loses most (1 - CC + KLD).
+    flavour: Flavour = CPU,
+    plain: bool = False,
+) -> list[Method]:
+    """Return the methods, that first whose int8 graph for an engine loses least on the calibration window on
+    which it loses most (1 - CC + KLD). `plain`: as of `Judge`.
 
     The worst window and not the mean, for clipping gains a little on most frames and ruins the rare one
-    with high values, which in a saliency map are the point.
+    with high values, which in a saliency map are the point. One window says little of a budget, which is of
+    means: where the first breaks it, the others are to be tried.
     """
-    by = {m: {name: h.range(m) for name, h in counted.items()} for m in METHODS if method in (BEST, m)}
     if len(by) == 1:
-        ((only, ranges),) = by.items()
-        return only, ranges
+        return list(by)
     judge = Judge(model, feeding, np.stack(spread_over(windows, LOOKED_AT)))
     lost: dict[Method, float] = {}
     for one, ranges in by.items():
-        maps = judge.maps(quantise(model, ranges, CPU))
+        maps = judge.maps(quantise(model, ranges, flavour), plain)
         each = [quality([got], [wanted]) for got, wanted in zip(maps, judge.expected, strict=True)]
         lost[one] = max(1 - found.cc + found.kld for found in each)
-    best = min(lost, key=lambda one: lost[one])
-    return best, by[best]
+    return sorted(lost, key=lambda one: lost[one])

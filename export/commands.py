@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -117,7 +116,7 @@ def export(
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
     options = replace(EXPORT, method=method, cache=cache_folder(), offer=offer_int8)
     if budget is not None:
-        options = replace(options, budget=Budget.parse(budget), thorough=True, seconds=math.inf)
+        options = replace(options, budget=Budget.parse(budget), thorough=True, tries=None)
     loaded = load_student(student)
     if raw and loaded.settings.preprocessing().alignment is not None:
         raise InputError(

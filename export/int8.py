@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,15 @@ from calibration import familiar
 from calibration.cost import Modelled, work
 from calibration.feeding import Feeding
 from calibration.frames import CalibrationFrames, spread_over
+from calibration.guess import Assignment
 from calibration.histogram import Method
 from calibration.judge import Budget, Judge, Quality
 from calibration.latency import Measured, Timer
-from calibration.method import BEST, Choosing, ranges_by
+from calibration.method import BEST, Choosing, ranges_by, ranked
 from calibration.placement import CPU, TENSORRT, Flavour, quantisable
 from calibration.qdq import places, quantise
 from calibration.ranges import count
-from calibration.search import GAIN, Assignment, Choice, Tried, choose
+from calibration.search import GAIN, Choice, Tried, choose
 from calibration.weakest import overflow, weakest
 from edge.quantisation import Quantisation, Ranges
 from edge.release import Engine, Form
@@ -51,9 +51,9 @@ def timer_of(engine: Engine, model: onnx.ModelProto, judge: Judge, threads: int)
 
 @dataclass(frozen=True)
 class Options:
-    """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit. `seconds`:
-    what a search may take, of each graph. `offer`: where latency is only modelled, ship int8 that keeps the
-    budget all the same, for boards to measure. `timer`: what tells latencies.
+    """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit. `tries`:
+    graphs that a search may try, for each engine; None: plenty. `offer`: where latency is only modelled,
+    ship int8 that keeps the budget all the same, for boards to measure. `timer`: what tells latencies.
     """
 
     method: Choosing = BEST
@@ -61,7 +61,7 @@ class Options:
     thorough: bool = False
     threads: int = 1
     cache: Path | None = None
-    seconds: float = math.inf
+    tries: int | None = None
     offer: bool = False
     timer: Callable[[Engine, onnx.ModelProto, Judge, int], Timer] = timer_of
 
@@ -71,6 +71,8 @@ class Int8:
     """What came out for an engine: the graph that ships, or None, with what was found and why."""
 
     engine: Engine
+    method: Method
+    ranges: Ranges
     latency: str
     """"measured" or "modelled"."""
     choice: Choice
@@ -83,6 +85,7 @@ class Int8:
         best = self.choice.best if self.model is not None else None
         return {
             "engine": self.engine,
+            "method": self.method,
             "ships": self.model is not None,
             "reason": self.choice.reason,
             "latency": self.latency,
@@ -91,6 +94,7 @@ class Int8:
             "quality": dataclasses.asdict(self.quality) if self.quality else None,
             "latency_ms": best.latency_ms if best else None,
             "float_ms": best.float_ms if best else None,
+            "sure_gain": best.sure_gain if best else None,
             "tried": [_tried(tried) for tried in self.choice.tried],
         }
 
@@ -102,20 +106,29 @@ def _tried(tried: Tried) -> dict[str, Any]:
         "budget_spent": tried.spent,
         "latency_ms": tried.latency_ms,
         "float_ms": tried.float_ms,
+        "sure_gain": tried.sure_gain,
     }
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A float graph's ranges, where they place Q/DQ if all layers are in int8, and what came of them."""
+    """Where a float graph's ranges place Q/DQ if all layers are in int8, and what came of them."""
 
     quantisation: Quantisation
-    method: Method
-    ranges: Ranges
     int8: tuple[Int8, ...]
     doubts: tuple[str, ...]
     extremes: Ranges
     """The least and greatest value of each activation, whatever the method clips."""
+
+    @property
+    def method(self) -> str:
+        """Return the method of the ranges; of each engine's, where they differ."""
+        return ", ".join(dict.fromkeys(one.method for one in self.int8))
+
+    @property
+    def ranges(self) -> Ranges:
+        """Return the ranges for TensorRT."""
+        return next(one.ranges for one in self.int8 if one.engine == "tensorrt")
 
 
 def int8_graphs(
@@ -136,24 +149,57 @@ def int8_graphs(
     """
     on_step("ranges", 0, len(frames.windows))
     counted = count(model, feeding, frames, options.cache, lambda more: on_step("ranges", more, None))
-    method, ranges = ranges_by(options.method, model, counted, feeding, frames.windows)
-    ranges = {**ranges, **{name: found for name, found in (trained or {}).items() if name in ranges}}
+    kept = trained or {}
+    by = {
+        method: {name: kept.get(name, found) for name, found in ranges.items()}
+        for method, ranges in ranges_by(options.method, counted).items()
+    }
     doubt = familiar.doubt(familiar.shift(model, feeding, frames.windows, statistics))
     judge = Judge(model, feeding, frames.held_out, options.threads)
     extremes = {name: (float(found.low), float(found.high)) for name, found in counted.items()}
-    made = tuple(
-        _bearing(_int8(engine, model, ranges, judge, options, on_step), extremes) for engine in FLAVOURS
-    )
+    made = []
+    for engine in FLAVOURS:
+        on_step(f"ranges for {engine}", 0, None)
+        method = method_for(engine, model, by, frames, judge, options.budget)
+        made.append(_bearing(_int8(engine, model, method, by[method], judge, options, on_step), extremes))
     placed = Quantisation(
         tuple(value.name for value in model.graph.input),
         tuple(value.name for value in model.graph.output),
-        {engine: places(model, ranges, flavour) for engine, flavour in FLAVOURS.items()},
+        {one.engine: places(model, one.ranges, FLAVOURS[one.engine]) for one in made},
     )
-    return Calibrated(placed, method, ranges, made, frames.doubts + ((doubt,) if doubt else ()), extremes)
+    return Calibrated(placed, tuple(made), frames.doubts + ((doubt,) if doubt else ()), extremes)
+
+
+def method_for(
+    engine: Engine,
+    model: onnx.ModelProto,
+    by: Mapping[Method, Ranges],
+    frames: CalibrationFrames,
+    judge: Judge,
+    budget: Budget,
+) -> Method:
+    """Return the first method, by rank, whose ranges let all layers keep the budget on the frames held out;
+    if none does, that which breaks it least.
+    """
+    flavour, plain = FLAVOURS[engine], engine == "tensorrt"
+    if len(by) == 1:
+        return next(iter(by))
+    spent: dict[Method, float] = {}
+    for method in ranked(by, model, judge.feeding, frames.windows, flavour, plain):
+        spent[method] = budget.spent(judge(quantise(model, by[method], flavour), plain))
+        if spent[method] <= 1:
+            return method
+    return min(spent, key=lambda method: spent[method])
 
 
 def _int8(
-    engine: Engine, model: onnx.ModelProto, ranges: Ranges, judge: Judge, options: Options, on_step: Step
+    engine: Engine,
+    model: onnx.ModelProto,
+    method: Method,
+    ranges: Ranges,
+    judge: Judge,
+    options: Options,
+    on_step: Step,
 ) -> Int8:
     flavour, plain = FLAVOURS[engine], engine == "tensorrt"
     layers = quantisable(model, flavour)
@@ -165,7 +211,6 @@ def _int8(
 
     what, done = f"int8 for {engine}", work(model)
     few = Judge(model, judge.feeding, np.stack(spread_over(judge.windows, SEARCHED)), options.threads)
-    end = time.monotonic() + options.seconds
     for share in CLOSER:
         on_step(what, 0, None)
         choice = choose(
@@ -176,22 +221,26 @@ def _int8(
             done,
             options.thorough,
             on_tried=lambda more: on_step(what, more, None),
-            seconds=end - time.monotonic(),
+            tries=options.tries,
             least=-math.inf if options.offer and timer.kind == "modelled" else GAIN,
+            again=lambda only: timer.again(graph(only)),
         )
         if choice.best is None:
-            return Int8(engine, timer.kind, choice, None, None, conditions)
+            return Int8(engine, method, ranges, timer.kind, choice, None, None, conditions)
         shipped = graph(choice.best.layers)
         if plain:
             shipped = to_fp16(shipped, [*judge.feeding.inputs, *floats(model, judge.feeding)])
         found = judge(shipped, plain)
         if options.budget.spent(found) <= 1:
-            return Int8(engine, timer.kind, choice, shipped, found, conditions)
+            if choice.best.gain < GAIN:
+                told = f"{choice.reason}; {choice.best.gain:+.1%} by the model, offered to boards to measure"
+                choice = dataclasses.replace(choice, reason=told)
+            return Int8(engine, method, ranges, timer.kind, choice, shipped, found, conditions)
     reason = f"as it would ship, with the rest in fp16, int8 breaks the budget of {options.budget}"
     if plain:
         reason += f" ({weakest(shipped, judge.feeding, few.windows, plain)})"
     choice = dataclasses.replace(choice, best=None, reason=f"{reason}: float ships alone")
-    return Int8(engine, timer.kind, choice, None, None, conditions)
+    return Int8(engine, method, ranges, timer.kind, choice, None, None, conditions)
 
 
 def _bearing(one: Int8, extremes: Ranges) -> Int8:
@@ -213,7 +262,7 @@ def floats(model: onnx.ModelProto, feeding: Feeding) -> list[str]:
     return [output.name for output in model.graph.output if output.name not in states]
 
 
-def how(frames: CalibrationFrames, options: Options, method: Method) -> dict[str, Any]:
+def how(frames: CalibrationFrames, options: Options, method: str) -> dict[str, Any]:
     """Return what ranges were made from and how, as plain values."""
     return {
         "method": method,

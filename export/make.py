@@ -26,8 +26,8 @@ from export.statistics import training_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-EXPORT = Options(seconds=4.0)
-"""An export takes no longer for it than this for each int8 graph that it has to search for."""
+EXPORT = Options(tries=16)
+"""An export tries no more graphs than this for each engine: they take some seconds."""
 
 
 def make_release(

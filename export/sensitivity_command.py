@@ -14,7 +14,7 @@ from rich.table import Table
 
 from calibration import familiar
 from calibration.judge import Judge
-from calibration.method import ranges_by
+from calibration.method import ranges_by, ranked
 from calibration.placement import quantisable
 from calibration.ranges import count
 from calibration.sensitivity import Sensitivity, measure
@@ -71,7 +71,9 @@ def sensitivity(
         footage = read_footage(opened, asked, progress)
         step("ranges", 0, len(footage.windows))
         counted = count(model, feeding, footage, cache_folder(), lambda more: step("ranges", more, None))
-        used, ranges = ranges_by(asked.method, model, counted, feeding, footage.windows)
+        by = ranges_by(asked.method, counted)
+        used = ranked(by, model, feeding, footage.windows, flavour, engine == "tensorrt")[0]
+        ranges = by[used]
         doubt = familiar.doubt(familiar.shift(model, feeding, footage.windows, statistics))
         judge = Judge(model, feeding, footage.held_out, asked.threads)
         step("layers", 0, 2 * len(quantisable(model, flavour)) + 1)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.frames import CalibrationFrames
-from calibration.method import BEST, ranges_by
+from calibration.method import BEST, ranges_by, ranked
 from calibration.ranges import count
 from edge.world import World
 from export import graphs
@@ -78,7 +78,7 @@ def peak_mb() -> float:
 def calibrated(student: Student, footage: CalibrationFrames) -> None:
     """Find the student's ranges."""
     model, feeding = graphs.to_onnx(student, "stream", 1), feeding_of(student, "stream")
-    ranges_by(BEST, model, count(model, feeding, footage), feeding, footage.windows)
+    ranked(ranges_by(BEST, count(model, feeding, footage)), model, feeding, footage.windows)
 
 
 @dataclass(frozen=True)

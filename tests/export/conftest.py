@@ -11,6 +11,7 @@ import torch
 
 from calibration.frames import CalibrationFrames
 from calibration.judge import Budget
+from calibration.latency import Sure
 from calibration.qdq import quantised_nodes
 from export import commands, int8
 from export.int8 import Options
@@ -29,6 +30,10 @@ class Fast:
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
         return 1 - 0.05 * len(quantised_nodes(candidate)), 1.0
+
+    def again(self, candidate: onnx.ModelProto) -> Sure:
+        candidate_ms, float_ms = self(candidate)
+        return Sure(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
 
     def stated(self) -> dict[str, object]:
         return {"name": "a test"}
