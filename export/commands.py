@@ -159,7 +159,7 @@ def export(
             f"{verified.mean_kld:.0e}",
             f"error {verified.tolerance:.0e}"
             if graph.precision == "fp32"
-            else f"CC {1 - verified.tolerance:.3f}",
+            else f"CC {1 - verified.tolerance:.4f}",
         )
     Console().print(table)
     apart = "held out" if footage.apart else "the same: too few to hold any out"
