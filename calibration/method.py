@@ -19,7 +19,7 @@ from edge.quantisation import Ranges
 Choosing = Literal["best", "entropy", "percentile", "mse", "minmax"]
 BEST: Choosing = "best"
 CHOICES: tuple[Choosing, ...] = (BEST, *METHODS)
-LOOKED_AT = 64
+LOOKED_AT = 32
 """Windows, of those that ranges are made from: those held out judge the result."""
 
 

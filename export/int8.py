@@ -34,7 +34,7 @@ from export.fp16 import to_fp16
 BUDGET = Budget(cc=0.005, kld=0.005)
 """What int8 may lose unless told otherwise."""
 FLAVOURS: dict[Engine, Flavour] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
-SEARCHED = 32
+SEARCHED = 16
 """Windows, of those held out, that the search is judged on; what it finds is then judged on all."""
 CLOSER = (1.0, 0.8, 0.5)
 """Shares of the budget that the search is given in turn, should the graph as it ships still break it."""

@@ -26,7 +26,7 @@ from export.statistics import training_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-EXPORT = Options(tries=16)
+EXPORT = Options(tries=10)
 """An export tries no more graphs than this for each engine: they take some seconds."""
 
 

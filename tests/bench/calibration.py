@@ -24,7 +24,7 @@ from tests.bench.rows import Row
 from trainer.models.forms import forms_of
 from trainer.models.student import StreamingSettings, Student, TinyHDSettings, load_student
 
-WINDOWS, EXPORTED = 500, 240
+WINDOWS, EXPORTED = 500, 150
 
 
 def calibration_rows(folder: Path) -> list[Row]:
