@@ -225,6 +225,7 @@ def _int8(
             least=-math.inf if options.offer and timer.kind == "modelled" else GAIN,
             again=lambda only: timer.again(graph(only)),
         )
+        choice = _told_of(choice, options.budget)
         if choice.best is None:
             return Int8(engine, method, ranges, timer.kind, choice, None, None, conditions)
         shipped = graph(choice.best.layers)
@@ -250,6 +251,16 @@ def _bearing(one: Int8, extremes: Ranges) -> Int8:
         return one
     choice = dataclasses.replace(one.choice, best=None, reason=f"{found}: float ships alone")
     return dataclasses.replace(one, choice=choice, model=None, quality=None)
+
+
+def _told_of(choice: Choice, budget: Budget) -> Choice:
+    """Return a choice with what each graph spends of the whole budget, whichever part the search was given."""
+
+    def told(tried: Tried) -> Tried:
+        return dataclasses.replace(tried, spent=budget.spent(tried.quality))
+
+    best = None if choice.best is None else told(choice.best)
+    return dataclasses.replace(choice, best=best, tried=tuple(map(told, choice.tried)))
 
 
 def _part(budget: Budget, share: float) -> Budget:
@@ -281,9 +292,9 @@ def calibrated(
     frames: CalibrationFrames, options: Options, found: Mapping[Form, Calibrated]
 ) -> dict[str, Any]:
     """Return the same with what came of each form."""
-    *_, last = found.values()  # forms share frames and options
+    methods = dict.fromkeys(one.method for made in found.values() for one in made.int8)
     return {
-        **how(frames, options, last.method),
+        **how(frames, options, ", ".join(methods)),
         "doubts": [doubt for made in found.values() for doubt in made.doubts],
         "int8": {form: [one.document() for one in made.int8] for form, made in found.items()},
     }

@@ -29,6 +29,8 @@ READ = {
     "measured", "board",
 }  # fmt: skip
 """What the desk reads of a board's status."""
+MAKING = "another command makes a runtime"
+"""As `jetson/make_runtime.py` says it on the board."""
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]
 """Told how much of how much is there."""
@@ -68,7 +70,7 @@ class LostError(InputError):
 
 def may_pass(error: Exception) -> bool:
     """Say whether the same flash may go well later, with nothing changed at the desk."""
-    return isinstance(error, LostError) or str(error).startswith((BUSY, ARMED))
+    return isinstance(error, LostError) or str(error).startswith((BUSY, ARMED, MAKING))
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,9 @@ class Wish:
     options: tuple[str, ...] = ()
     """Of `aerogaze device install`."""
     dry_run: bool = False
-    prepare: Callable[[Manifest], Awaitable[bool]] | None = None
-    """Sees that the board has an aerogaze for the bundle; False: it has none, and this is a dry run."""
+    prepare: Callable[[Manifest], Awaitable[str | None]] | None = None
+    """Sees that the board has an aerogaze for the bundle, and returns its version, in a dry run that which it
+    would have; None: it has none, and this is a dry run."""
 
 
 async def flash(target: Target, cargo: Cargo, wish: Wish, say: Say, on_bytes: OnBytes) -> dict[str, Any]:
@@ -113,14 +116,15 @@ async def flash(target: Target, cargo: Cargo, wish: Wish, say: Say, on_bytes: On
     """
     manifest = cargo.manifest
     say(f"{cargo.place}: {manifest.name} counter {manifest.counter}, {manifest.size_bytes} bytes, whole")
-    if wish.prepare is not None and not await wish.prepare(manifest):
+    prepared = await wish.prepare(manifest) if wish.prepare else ""
+    if prepared is None:
         return {"schema": 1, "aerogaze": None}
     before = await _status(target)
     flown = (
         f"flies {before['release']} counter {before['counter']}" if before["slot"] else "flies nothing yet"
     )
     say(f"{target.name} {flown}; {before['board']['model'] or 'no known board'}")
-    _check(target, cargo, wish, before)
+    _check(target, cargo, wish, before, prepared if wish.dry_run and prepared else before["aerogaze"])
     if wish.dry_run:
         say("it would be installed; nothing was done (dry run)")
         return before
@@ -142,7 +146,7 @@ async def flash(target: Target, cargo: Cargo, wish: Wish, say: Say, on_bytes: On
     return after
 
 
-def _check(target: Target, cargo: Cargo, wish: Wish, before: dict[str, Any]) -> None:
+def _check(target: Target, cargo: Cargo, wish: Wish, before: dict[str, Any], aerogaze: str) -> None:
     if not before["trusts"] and wish.trust is None:
         raise InputError(f"{target.name} trusts no key yet: flash it the first time with --trust k.pub")
     if before["trusts"] and not set(before["trusts"]) & set(cargo.manifest.signers):
@@ -150,7 +154,7 @@ def _check(target: Target, cargo: Cargo, wish: Wish, before: dict[str, Any]) -> 
             f"{target.name} trusts none of the keys that signed {cargo.place}: sign it with others"
         )
     state = replace(State(), counter=before["highest_counter"])
-    check_fit(cargo.manifest, Facts(**before["board"]), state, time.time(), before["aerogaze"])
+    check_fit(cargo.manifest, Facts(**before["board"]), state, time.time(), aerogaze)
 
 
 async def _status(target: Target) -> dict[str, Any]:
@@ -160,12 +164,22 @@ async def _status(target: Target) -> dict[str, Any]:
 def _told(target: Target, done: Ended) -> dict[str, Any]:
     try:
         document = json.loads(_ok(done).out)
-        if document["schema"] == 1 and set(document) >= READ:
+        if document["schema"] == 1 and set(document) >= READ and _typed(document):
             Facts(**document["board"])
             return dict(document)
     except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{target.name} has an aerogaze of another version: bring both to the same one")
+
+
+def _typed(document: dict[str, Any]) -> bool:
+    trusts = document["trusts"]
+    return (
+        isinstance(document["aerogaze"], str)
+        and isinstance(document["highest_counter"], int)
+        and isinstance(trusts, list)
+        and all(isinstance(key, str) for key in trusts)
+    )
 
 
 def _ok(done: Ended) -> Ended:

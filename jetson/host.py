@@ -62,7 +62,7 @@ class Host:
         when: When = "needed" if self.runtime is None else "always" if self.runtime else "never"
         carry = Runtime(when, self.aerogaze, ("--root", str(self.root), *self._asked()))
 
-        async def prepare(manifest: Manifest) -> bool:
+        async def prepare(manifest: Manifest) -> str | None:
             return await carry.ready(board, manifest, dry_run, say, on_bytes)
 
         try:

@@ -106,7 +106,7 @@ def _hosts(place: Path, document: Mapping[str, Any]) -> dict[str, Host]:
             raise InputError(f"{place}: {error}") from None
         if login is None:
             host = dataclasses.replace(host, address=str(place.parent / host.address))
-        where = (login.host, login.port, host.root) if login else Path(host.address).resolve()
+        where = (login.host, login.port or 22, host.root) if login else Path(host.address).resolve()
         if where in seen:
             raise InputError(f"{place}: {name!r} and {seen[where]!r} are one board: name it once")
         seen[where] = name
@@ -127,7 +127,10 @@ def _options(place: Path, what: str, given: Any, more: Set[str] = frozenset()) -
                 f"{place}: {what}: {key} is {value!r}; expected {'true or false' if flag else 'text'}"
             )
         if key in PATHS:
-            value = place.parent / Path(str(value)).expanduser()
+            try:
+                value = place.parent / Path(str(value)).expanduser()
+            except RuntimeError:  # ~ of nobody
+                raise InputError(f"{place}: {what}: {key} is {value!r}: there is no such user") from None
         options[kinds[key].name] = Path(str(value)) if key == "root" else value
     return options
 

@@ -91,7 +91,7 @@ def _fits(asked: str, here: str) -> bool:
 def make(wheels: str, store: str, text: str, identity: str, lock: int) -> str:
     """Make the runtime in its folder, unless it is there whole; return the folder."""
     made = os.path.join(store, identity)
-    if id_of(made) == identity:
+    if id_of(made) == identity and starts(made, lock):
         return made
     shutil.rmtree(made, ignore_errors=True)
     unpacked = re.search(r"^# unpacked (\d+) bytes$", text, re.M)
@@ -106,6 +106,10 @@ def make(wheels: str, store: str, text: str, identity: str, lock: int) -> str:
     pips = glob.glob(os.path.join(glob.escape(wheels), "pip-*.whl"))
     if len(pips) != 1:
         raise Refused(f"{wheels} has {len(pips)} wheels of pip, expected 1: copy the whole folder again")
+    with open(pips[0], "rb") as file:  # it runs before it could check itself
+        digest = hashlib.sha256(file.read()).hexdigest()
+    if f"--hash=sha256:{digest}" not in text:
+        raise Refused(f"{pips[0]} is not the one of the list: copy the whole folder again")
     say("installing the wheels")
     run([python, pips[0] + "/pip", "--isolated", "--disable-pip-version-check", "install", "--quiet",
          "--no-index", "--no-deps", "--ignore-installed", "--require-hashes", "--no-cache-dir",
@@ -120,6 +124,15 @@ def make(wheels: str, store: str, text: str, identity: str, lock: int) -> str:
     os.rename(pending, os.path.join(made, REQUIREMENTS))  # from here it counts
     _fsync(made)
     return made
+
+
+def starts(made: str, lock: int) -> bool:
+    """Say whether a runtime that is there whole still starts."""
+    try:
+        run([os.path.join(made, "bin", "python"), "-I", "-c", TRIAL], "", lock)
+    except (Refused, OSError):
+        return False
+    return True
 
 
 def switch(place: str, made: str) -> None:
@@ -152,7 +165,7 @@ def install(wheels: str, place: str, questions: list[str]) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Refused(f"another command makes a runtime at {place}: wait until it has ended") from None
-        if id_of(place) == identity:
+        if id_of(place) == identity and starts(place, lock.fileno()):
             return False
         made = make(wheels, store, text, identity, lock.fileno())
         if before:  # a service that starts anew would start from the new one: not in the air

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -22,9 +22,10 @@ COMMAND = "/opt/aerogaze/bin/aerogaze"
 PYTHON = "$(command -v /usr/bin/python3 || command -v python3)"
 """The system's Python first: TensorRT is installed for that one."""
 WHEELS = "wheels"
+_GATHERER = ThreadPoolExecutor(1)
+"""Many boards at once want the same set: one gathers it, and none holds up a connection."""
 
 When = Literal["needed", "always", "never"]
-Prepare = Callable[[Manifest], Awaitable[bool]]
 
 
 class Board(Protocol):
@@ -55,8 +56,9 @@ class Runtime:
 
     async def ready(
         self, board: Board, manifest: Manifest, dry_run: bool, say: Say, on_bytes: OnBytes
-    ) -> bool:
-        """See that the board has a runtime for a bundle. False: a dry run found that it has none.
+    ) -> str | None:
+        """See that the board has a runtime for a bundle; return its version, in a dry run that which it would
+        have. None: a dry run found that it has none to ask.
 
         Raises:
             InputError: the wheels cannot be had or installed, or no Python is there.
@@ -66,14 +68,14 @@ class Runtime:
         board.program = found or self.command or "aerogaze"
         old = has is None or version_key(has) < version_key(manifest.runtime)
         if self.when == "never" or (self.when == "needed" and not old):
-            return True
+            return has or version("aerogaze")
         place = self._place()
         if place is None:
             if self.when == "always":
                 raise InputError(
                     f"no runtime can be put at {self.command}: expected --aerogaze PLACE/bin/aerogaze"
                 )
-            return True  # what is wrong with the one that was named is for it to say
+            return has or version("aerogaze")  # what is wrong with the one that was named is for it to say
         if version_key(version("aerogaze")) < version_key(manifest.runtime):
             raise CheckError(
                 f"the bundle needs aerogaze {manifest.runtime}, the desk has {version('aerogaze')}: update it"
@@ -81,11 +83,11 @@ class Runtime:
         say(f"{board.name} has " + (f"aerogaze {has}" if has else "no aerogaze yet"))
         setup = await board.send(SETUP, sha256(SETUP), lambda done, of: None, f"{WHEELS}/{SETUP.name}")
         machine, there = await _probe(board, setup, place)
-        carried = await asyncio.to_thread(gather, machine, say)
+        carried = await asyncio.get_running_loop().run_in_executor(_GATHERER, gather, machine, say)
         board.program = f"{place}/bin/aerogaze"
-        if carried.id == there:
+        if carried.id == there and has:
             say("its runtime is the one that would be carried")
-            return True
+            return has
         if dry_run:
             say(
                 f"it would get {carried}, at {place}: "
@@ -94,16 +96,16 @@ class Runtime:
             if not has:
                 say("whether the bundle fits is known then; nothing was done (dry run)")
             board.program = found or board.program
-            return has is not None
+            return version("aerogaze") if has else None
         say(f"sending {carried}")
         await _send(board, carried, on_bytes)
         done = await board.shell(
             f"exec {PYTHON} {shlex.join([setup, place, '--', *self.questions])}", say, sudo=True
         )
         if done.code:
-            raise (CheckError if done.code == 1 else InputError)(f"{board.name}: {done.last}")
+            raise (CheckError if done.code == 1 else InputError)(done.last)
         say(f"aerogaze {version('aerogaze')} is there, at {place}")
-        return True
+        return version("aerogaze")
 
     def _place(self) -> str | None:
         path = PurePosixPath(self.command or COMMAND)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ Say = Callable[[str], None]
 REQUIREMENTS = "requirements.txt"
 SETUP = Path(__file__).with_name("make_runtime.py")
 """Runs on the board, by its own Python."""
-_GATHERING = threading.Lock()
-"""Many boards at once want the same set: one gathers it."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,13 @@ def gather(machine: Machine, say: Say) -> WheelSet:
         InputError: it is not in the cache, and cannot be had.
     """
     store = cache_folder() / "wheels"
-    with _GATHERING:
-        own = _own(store)
-        folder = store / f"{machine}-{_key(own, machine)}"
-        if not _whole(folder):
-            say(f"gathering wheels for {machine}")
-            with written_folder(folder, ours=lambda path: path.suffix in (".whl", ".txt")) as made:
-                download(own, machine, made)
-                (made / REQUIREMENTS).write_text(_lines(made.glob("*.whl")))
+    own = _own(store)
+    folder = store / f"{machine}-{_key(own, machine)}"
+    if not _whole(folder):
+        say(f"gathering wheels for {machine}")
+        with written_folder(folder, ours=lambda path: path.suffix in (".whl", ".txt")) as made:
+            download(own, machine, made)
+            (made / REQUIREMENTS).write_text(_lines(made.glob("*.whl")))
     wheels = (own, *map(read_wheel, sorted(folder.glob("*.whl"))))
     needs = sum(wheel.unpacked_bytes for wheel in wheels)
     head = f"# machine {machine}\n# unpacked {needs} bytes\n"

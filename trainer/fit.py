@@ -127,7 +127,7 @@ def fit(
 
     Raises:
         InputError: the batch cannot be shared out evenly, the loss is not finite or has risen to twice
-            what it was at first (from below 0: by as much, or by 1), or a weight is not finite.
+            what it was at first (where that was below 0: by as much, or by 1), or a weight is not finite.
     """
     run = run or Run()
     team = processes()
@@ -284,7 +284,8 @@ class _Watch(Callback):
         else:
             self._smooth += (loss - self._smooth) / WARM_UP
             started = sum(self._first) / WARM_UP
-            if self._smooth > (2 * started if started > 0 else min(0.0, started + 1)):
+            below = min(self._first) < 0  # as NSS is
+            if self._smooth > (started + max(1.0, abs(started)) if below else 2 * started):
                 raise InputError(
                     f"{self._stage}: the loss rose to {self._smooth:.3g} by step {step}, from the "
                     f"{started:.3g} it began with; lower the stage's rate"

@@ -172,10 +172,10 @@ def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
     samples = {name: _samples(name, recipe) for name in run_stages}
     if recipe.network.start:
         _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
+    teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if run is not None:
         open_run(run, recipe)
     told: list[str] = []
-    teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if teachers is not None:
         told.append(_fit("teachers", teachers, samples, recipe, run))
     students = StudentDistillation(recipe, teachers) if recipe.students.steps else None

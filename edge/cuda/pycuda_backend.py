@@ -33,7 +33,9 @@ _NAMES = {
     "no binary for gpu": "CUDA_ERROR_NO_BINARY_FOR_GPU",
     "unknown": "CUDA_ERROR_UNKNOWN",
 }
-"""pycuda tells an error's text alone."""
+"""pycuda tells an error's text alone: the driver's, or in older versions its own."""
+MOST_CODES = 1000
+"""CUresult has gaps, and ends below this."""
 
 T = TypeVar("T")
 
@@ -45,7 +47,26 @@ def _told() -> Iterator[None]:
     except driver.Error as error:
         found = re.match(r"(\w+) failed: (.*?)(?: - |$)", str(error).splitlines()[0])
         routine, text = (found[1], found[2]) if found else ("pycuda", str(error))
-        raise CudaError(routine, _NAMES.get(text, "an error"), text) from None
+        raise CudaError(routine, {**_NAMES, **_drivers_names()}.get(text, "an error"), text) from None
+
+
+def _drivers_names() -> dict[str, str]:
+    """Return the driver's names of errors by its texts."""
+    library = ctypes.CDLL("libcuda.so.1")
+    text, names = ctypes.c_char_p(), {}
+    for code in range(1, MOST_CODES):
+        with suppress(AttributeError):  # a driver that does not tell
+            if library.cuGetErrorString(code, ctypes.byref(text)) == 0 and text.value:
+                names[text.value.decode()] = _name_of(library, code)
+    return names
+
+
+def _name_of(library: ctypes.CDLL, code: int) -> str:
+    name = ctypes.c_char_p()
+    with suppress(AttributeError):
+        if library.cuGetErrorName(code, ctypes.byref(name)) == 0 and name.value:
+            return name.value.decode()
+    return f"error {code}"
 
 
 def _call(function: Callable[..., T], *arguments: Any) -> T:
@@ -72,7 +93,7 @@ class PycudaCuda:
     def enter(self) -> None:
         code = self._library.cuCtxSetCurrent(ctypes.c_void_p(self._context.handle))
         if code:
-            raise CudaError("cuCtxSetCurrent", f"error {code}")
+            raise CudaError("cuCtxSetCurrent", _name_of(self._library, code))
 
     @contextmanager
     def _stacked(self) -> Iterator[None]:
