@@ -254,7 +254,7 @@ def _bearing(one: Int8, extremes: Ranges) -> Int8:
 
 
 def _told_of(choice: Choice, budget: Budget) -> Choice:
-    """Return a choice with what each graph spends of the whole budget, whichever part the search was given."""
+    """Return a choice with what each graph spends of the whole budget, not of the part that was given."""
 
     def told(tried: Tried) -> Tried:
         return dataclasses.replace(tried, spent=budget.spent(tried.quality))
