@@ -31,6 +31,8 @@ READ = {
 """What the desk reads of a board's status."""
 MAKING = "another command makes a runtime"
 """As `jetson/make_runtime.py` says it on the board."""
+ARRIVED = "what arrived on"
+"""Begins what is said of an upload that is not what was sent."""
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]
 """Told how much of how much is there."""
@@ -70,7 +72,7 @@ class LostError(InputError):
 
 def may_pass(error: Exception) -> bool:
     """Say whether the same flash may go well later, with nothing changed at the desk."""
-    return isinstance(error, LostError) or str(error).startswith((BUSY, ARMED, MAKING))
+    return isinstance(error, LostError) or str(error).startswith((BUSY, ARMED, MAKING, ARRIVED))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import asyncssh
 
 from edge.errors import CheckError, InputError
-from jetson.flash import Ended, LostError, OnBytes, Say, said
+from jetson.flash import ARRIVED, Ended, LostError, OnBytes, Say, said
 
 ARRIVALS = ".cache/aerogaze/arrived"
 """Where uploads go, in the home of the user there."""
@@ -106,7 +106,7 @@ class SshTarget:
                     ) from None
         if await self._hash(name, place.stat().st_size) != digest:
             await self.drop(name)
-            raise CheckError(f"what arrived on {self.name} is not what was sent: call it again")
+            raise CheckError(f"{ARRIVED} {self.name} is not what was sent: call it again")
         return name
 
     async def drop(self, name: str) -> None:

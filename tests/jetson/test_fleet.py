@@ -279,9 +279,11 @@ def test_boards_over_ssh_and_a_connection_that_breaks(
         outcome = command("fleet", next_bundle, fleet, "--out", out)
     assert outcome.code == 1, outcome.err
     rows = report_of(out)
-    assert {name: (row["outcome"], row["tries"]) for name, row in rows.items()} == {
-        "drone-1": ("done", 1), "drone-2": ("done", 2), "drone-3": ("failed", 3), "drone-4": ("failed", 1),
+    assert {name: row["outcome"] for name, row in rows.items()} == {
+        "drone-1": "done", "drone-2": "done", "drone-3": "failed", "drone-4": "failed",
     }  # fmt: skip
+    assert [rows[f"drone-{n}"]["tries"] for n in (1, 3, 4)] == [1, 3, 1]
+    assert rows["drone-2"]["tries"] > 1  # these boards have one home: an upload may meet another's
     assert "cannot reach" in rows["drone-3"]["why"]
     assert [counter(tmp_path / f"boards/{n:04}") for n in range(1, 5)] == [2, 2, 1, 1]
 

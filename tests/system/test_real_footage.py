@@ -46,7 +46,8 @@ def test_it_runs_over_real_videos(command: Command, real: Path, tmp_path: Path, 
 
 def test_calibration_on_real_footage_keeps_the_maps(command: Command, real: Path, tmp_path: Path) -> None:
     frames = [word for name in ("car10", "person12") for word in ("--frames", real / "uav" / name / "frames")]
-    outcome = command("export", DEFAULT, "--out", tmp_path / "r", "--form", "stream", *frames)
+    words = ["--out", tmp_path / "r", "--form", "stream", "--offer-int8", *frames]
+    outcome = command("export", DEFAULT, *words)
     assert outcome.code == 0, outcome.err
     manifest = json.loads((tmp_path / "r" / "release.json").read_text())
     likeness = {(g["precision"], g["engine"]): g["verified"]["mean_cc"] for g in manifest["graphs"]}
