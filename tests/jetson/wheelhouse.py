@@ -62,8 +62,11 @@ def stub_wheels(
         shutil.copy(wheel, folder)
     shutil.copy(SETUP, folder)
     digest = hashlib.sha256(data).hexdigest()
-    line = f"aerogaze=={version} --hash=sha256:{digest}\n"
-    (folder / REQUIREMENTS).write_text(f"# machine {machine or spelt_machine()}\n# unpacked 9 bytes\n{line}")
+    lines = f"aerogaze=={version} --hash=sha256:{digest}\n"
+    for wheel in pips:
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        lines += f"pip=={wheel.name.split('-')[1]} --hash=sha256:{digest}\n"
+    (folder / REQUIREMENTS).write_text(f"# machine {machine or spelt_machine()}\n# unpacked 9 bytes\n{lines}")
     return folder
 
 
