@@ -226,6 +226,8 @@ def _int8(
             again=lambda only: timer.again(graph(only)),
         )
         choice = _told_of(choice, options.budget)
+        if choice.best is None and share < 1:
+            break  # what was found before says why
         if choice.best is None:
             return Int8(engine, method, ranges, timer.kind, choice, None, None, conditions)
         shipped = graph(choice.best.layers)

@@ -55,8 +55,9 @@ def fleet(
         return
     with only_writer(place):
         outcomes = Outcomes(place, cargo.digest)
-        if retry_failed:
-            outcomes.forget_failed()
+        moved = [n for n, host in hosts.hosts.items() if n in outcomes and outcomes[n].place != host.place]
+        failed = [name for name, outcome in outcomes.items() if retry_failed and not outcome.done]
+        outcomes.forget({*moved, *failed})
         rollout = Rollout(hosts, outcomes, installer(cargo))
         try:
             _run(rollout)

@@ -52,6 +52,14 @@ class Host:
         """Where SSH goes; None for a folder."""
         return parse_login(self.address, identity=self.identity, known_hosts=self.known_hosts)
 
+    @property
+    def place(self) -> str:
+        """Return what tells its board from others, however it is spelt."""
+        login = self.login
+        if login is None:
+            return str(Path(self.address).resolve())
+        return f"{login.host}:{login.port or 22}{self.root}"
+
     async def flash(self, cargo: Cargo, say: Say, on_bytes: OnBytes, dry_run: bool = False) -> dict[str, Any]:
         """Put a bundle onto it, as `jetson.flash.flash` says, and let go of it."""
         login = self.login

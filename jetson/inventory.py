@@ -96,20 +96,18 @@ def _hosts(place: Path, document: Mapping[str, Any]) -> dict[str, Host]:
     if not isinstance(table, dict) or not table:
         raise InputError(f'{place} names no hosts; expected [hosts] with lines as "pilot@drone-7" = {{}}')
     hosts = {}
-    seen: dict[object, str] = {}
+    seen: dict[str, str] = {}
     for name, given in table.items():
         own = _options(place, f"host {name!r}", given, {"address"})
         try:
             host = Host(**{"address": name, **defaults, **own})
-            login = host.login
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
-        if login is None:
+        if host.login is None:
             host = dataclasses.replace(host, address=str(place.parent / host.address))
-        where = (login.host, login.port or 22, host.root) if login else Path(host.address).resolve()
-        if where in seen:
-            raise InputError(f"{place}: {name!r} and {seen[where]!r} are one board: name it once")
-        seen[where] = name
+        if host.place in seen:
+            raise InputError(f"{place}: {name!r} and {seen[host.place]!r} are one board: name it once")
+        seen[host.place] = name
         hosts[name] = host
     return hosts
 

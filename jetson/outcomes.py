@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a host ended. `why`: of its precision, or what failed. `ended_at`: seconds since 1970."""
+    """How a host ended. `place`: its board's, as `Host.place`; `why`: of its precision, or what failed;
+    `ended_at`: seconds since 1970.
+    """
 
+    place: str
     done: bool
     why: str
     precision: str | None
@@ -54,9 +57,9 @@ class Outcomes(Mapping[str, Outcome]):
         self._keep(host, outcome)
         self._save()
 
-    def forget_failed(self) -> None:
-        """Let hosts that failed be tried again."""
-        for host in [host for host, outcome in self.items() if not outcome.done]:
+    def forget(self, hosts: Iterable[str]) -> None:
+        """Let hosts be tried again."""
+        for host in hosts:
             del self._outcomes[host], self._lines[host]
         self._save()
 

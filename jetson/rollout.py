@@ -94,6 +94,7 @@ class Rollout:
     async def _host(self, ring: Ring, name: str, free: asyncio.Semaphore) -> None:
         """Try a host until it ends, or the roll-out stops before its next try."""
         pace, tries, begun = self.inventory.pace, 0, time.monotonic()
+        host = ring.hosts[name]
         while True:
             async with free:
                 if self.stopped:
@@ -102,12 +103,14 @@ class Rollout:
                 tries += 1
                 self.running.add(name)
                 try:
-                    done, why, precision, passing = await self._try(ring.hosts[name])
+                    done, why, precision, passing = await self._try(host)
                 finally:
                     self.running.discard(name)
                 if not passing or tries == pace.tries:
                     seconds = round(time.monotonic() - begun, 3)
-                    self.outcomes.note(name, Outcome(done, why, precision, tries, seconds, int(time.time())))
+                    self.outcomes.note(
+                        name, Outcome(host.place, done, why, precision, tries, seconds, int(time.time()))
+                    )
                     if not done:
                         self.failures.append(name)
                         self.tell(f"{name} failed: {why}")

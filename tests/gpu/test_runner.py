@@ -298,6 +298,16 @@ def test_the_steady_loop_is_one_launch(release: Release, feeds: list[Feed]) -> N
     assert host.calls == ["launch"] * (len(feeds) - 2)  # no allocation; two frames until the past is full
 
 
+def test_layers_are_timed_by_plain_launches(release: Release, feeds: list[Feed]) -> None:
+    host = Host()
+    runner = on_host(host, release, layers=True)
+    for feed in feeds[:5]:
+        runner.infer(feed)
+    assert "launch" not in host.calls
+    (whole,) = runner.layer_times(warm=2)
+    assert (whole.name, whole.precision, whole.ms) == ("whole", "fp16", 3.0)  # of 0 to 4, less the first two
+
+
 def test_where_capture_fails_launches_are_plain_and_it_is_said(release: Release, feeds: list[Feed]) -> None:
     host = Host(captures=False)
     runner = on_host(host, release)

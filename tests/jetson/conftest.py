@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -26,8 +27,22 @@ from jetson.state import State
 from jetson.trust import make_trust
 from tests.jetson.disks import QuickEngines
 
+if TYPE_CHECKING:
+    from tests.jetson.sshd import Server
+
 ORIN = Facts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", "36.4.3", "6.2", "10.3.0", None, {})
 START_2026 = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real sshd on loopback."""
+    from tests.jetson.sshd import SFTP, SSHD, sshd
+
+    if SSHD is None or SFTP is None:
+        pytest.skip("no sshd here (apt-get install openssh-server)")
+    with sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.make_runtime import spelt_machine
-from tests.jetson.sshd import ROOT, SFTP, SSHD, Server, sshd
+from tests.jetson.sshd import ROOT, Server
 from tests.jetson.wheelhouse import index_reached
 
 PLAYBOOK = os.environ.get("ANSIBLE_PLAYBOOK") or shutil.which("ansible-playbook")
@@ -30,9 +30,7 @@ pytestmark = [
     pytest.mark.skipif(
         PLAYBOOK is None, reason="no ansible-playbook on the path, nor named by ANSIBLE_PLAYBOOK"
     ),
-    pytest.mark.skipif(
-        SSHD is None or SFTP is None or shutil.which("ssh") is None, reason="no sshd or ssh here"
-    ),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here"),
     pytest.mark.xdist_group("wheels"),
 ]
 
@@ -43,12 +41,6 @@ class Played(NamedTuple):
     code: int
     changed: int
     said: str
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,19 +18,10 @@ from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.ssh import ARRIVALS, BLOCK, Login, parse_login
-from tests.jetson.sshd import SFTP, SSHD, Server, cut_wire, new_ssh_key, sshd
+from tests.jetson.sshd import Server, cut_wire, new_ssh_key
 
 Command = Callable[..., Outcome]
 Make = Callable[..., Path]
-needs_sshd = pytest.mark.skipif(
-    SSHD is None or SFTP is None, reason="no sshd here (apt-get install openssh-server)"
-)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -105,7 +96,6 @@ def test_a_port_that_is_none_is_one_line(command: Command, make: Make, target: s
     assert told in outcome.err
 
 
-@needs_sshd
 def test_an_identity_that_is_no_key_is_one_line(
     command: Command, make: Make, server: Server, tmp_path: Path
 ) -> None:
@@ -118,7 +108,6 @@ def test_an_identity_that_is_no_key_is_one_line(
     assert "an SSH key cannot be read" in outcome.err.splitlines()[-1]
 
 
-@needs_sshd
 def test_a_board_is_flashed_over_ssh(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +131,6 @@ def test_a_board_is_flashed_over_ssh(
     assert "no precision may fly on this board" in refused.err.splitlines()[-1]
 
 
-@needs_sshd
 @pytest.mark.parametrize("said", ["", "no", "[]", '{"schema": 2}', '{"schema": 1}'])
 def test_a_board_that_answers_otherwise_is_one_line(
     command: Command, make: Make, server: Server, tmp_path: Path, said: str
@@ -155,7 +143,6 @@ def test_a_board_that_answers_otherwise_is_one_line(
     assert "has an aerogaze of another version" in refused.err.splitlines()[-1]
 
 
-@needs_sshd
 def test_a_changed_or_unknown_host_key_is_refused(
     command: Command, make: Make, public: Path, server: Server, tmp_path: Path
 ) -> None:
@@ -184,7 +171,6 @@ def test_host_keys_are_checked_whatever_the_configuration_says(
     assert "cannot reach" in named.err
 
 
-@needs_sshd
 def test_the_configuration_cannot_take_host_keys_away_at_its_end(
     command: Command, make: Make, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +188,6 @@ def configure(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (home / ".ssh" / "config").write_text(text)
 
 
-@needs_sshd
 def test_a_key_that_the_board_does_not_know_is_one_line(
     command: Command, make: Make, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +199,6 @@ def test_a_key_that_the_board_does_not_know_is_one_line(
     assert "takes none of your keys" in refused.err
 
 
-@needs_sshd
 def test_a_board_without_aerogaze_is_told(
     command: Command, make: Make, server: Server, tmp_path: Path
 ) -> None:
@@ -230,7 +214,6 @@ def test_a_board_that_is_not_there_is_one_line(command: Command, make: Make) -> 
     assert "cannot reach pilot@127.0.0.1" in refused.err
 
 
-@needs_sshd
 @pytest.mark.parametrize("after", [500, 60_000])
 def test_a_wire_cut_at_any_byte_is_mended_or_told(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path, after: int
@@ -251,7 +234,6 @@ def test_a_wire_cut_at_any_byte_is_mended_or_told(
     assert status(command, root)["state"] == "good"
 
 
-@needs_sshd
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_an_upload_goes_on_where_it_broke(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path, spoilt: bool
@@ -276,7 +258,6 @@ def big(tmp_path: Path) -> Path:
     return place
 
 
-@needs_sshd
 def test_two_flashes_at_once_end_well(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path
 ) -> None:

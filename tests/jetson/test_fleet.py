@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.jetson.conftest import trimmed
 from tests.jetson.fleets import boards, counter, first_board, inventory, spoil
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
-from tests.jetson.sshd import SFTP, SSHD, Server, cut_wire, sshd
+from tests.jetson.sshd import Server, cut_wire
 
 Command = Callable[..., Outcome]
 Make = Callable[..., Path]
@@ -105,6 +105,17 @@ def test_what_failed_is_tried_again_once_mended(
     outcome = command("fleet", next_bundle, fleet, "--retry-failed", "--json")
     assert outcome.code == 0, outcome.err
     assert [row["outcome"] for row in json.loads(outcome.out)["hosts"]] == ["done", "done"]
+
+
+def test_a_name_that_is_another_board_now_is_still_to_do(
+    command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
+) -> None:
+    make_boards(2)
+    for number in (1, 2):
+        fleet = inventory(tmp_path, ["drone"], options={"drone": f'address = "boards/{number:04}"'})
+        outcome = command("fleet", next_bundle, fleet)
+        assert outcome.code == 0, outcome.err
+        assert counter(tmp_path / f"boards/{number:04}") == 2
 
 
 def test_a_dry_run_shows_rings_and_touches_nothing(
@@ -237,17 +248,6 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "new").exists()
 
 
-needs_sshd = pytest.mark.skipif(
-    SSHD is None or SFTP is None, reason="no sshd here (apt-get install openssh-server)"
-)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
-
-
 def over_ssh(server: Server, folder: Path, *wires: int) -> Path:
     """Write an inventory of boards behind ports of this server, each with a root of its own."""
     target, _, identity, _, known, _, aerogaze = server.words(0)
@@ -263,7 +263,6 @@ def over_ssh(server: Server, folder: Path, *wires: int) -> Path:
     return inventory(folder, hosts, text, hosts)
 
 
-@needs_sshd
 def test_boards_over_ssh_and_a_connection_that_breaks(
     command: Command,
     next_bundle: Path,

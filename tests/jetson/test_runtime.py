@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,12 @@ from tests.conftest import Outcome
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.make_runtime import spelt_machine
 from jetson.ssh import ARRIVALS
-from tests.jetson.sshd import SFTP, SSHD, Server, cut_wire, sshd
+from tests.jetson.sshd import Server, cut_wire
 from tests.jetson.wheelhouse import index_reached
 
 Command = Callable[..., Outcome]
 Make = Callable[..., Path]
-pytestmark = [
-    pytest.mark.skipif(SSHD is None or SFTP is None, reason="no sshd here (apt-get install openssh-server)"),
-    pytest.mark.xdist_group("wheels"),
-]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
+pytestmark = pytest.mark.xdist_group("wheels")
 
 
 def words(server: Server, place: Path, port: int | None = None) -> list[str]:
