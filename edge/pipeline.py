@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from edge.clock import ClockWatch
 from edge.cuda.errors import CudaError
 from edge.errors import CheckError, InputError
+from edge.feed import Feed
 from edge.frames import Source
 from edge.lane import Lane, told_apart
 from edge.latencies import Latencies
 from edge.model import SaliencyModel
-from edge.session import Failure, Feed, Plan, Session
+from edge.session import Failure, Plan, Session
 from edge.sinks import Result, Sink
 from edge.status import About, Status
 

@@ -6,14 +6,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from edge.channel import Channel
 from edge.errors import HangError, InputError
-from edge.frames import Frame, Input, Source, Tensor
+from edge.feed import Feed
+from edge.frames import Frame, Input, Tensor
 from edge.model import SaliencyModel
 from edge.peaks import Peak, find_peaks
 from edge.sinks import Result
@@ -23,8 +24,6 @@ AHEAD = 4
 """Frames of a file decoded ahead."""
 OPEN_S = 60.0
 """How long opening a model and a source may take."""
-LATE_S = 1.0
-"""A stamp of capture is believed if it is at most this old on arrival."""
 Part = Literal["source", "engine", "sink"]
 
 
@@ -61,22 +60,6 @@ class Plan:
     stall_s: float
 
 
-class Feed:
-    """A source that is read once, on from where it was left; its ids go on from `first`."""
-
-    def __init__(self, source: Source, first: int = 0) -> None:
-        self.source, self.next = source, first
-        """`next`: the id that the next frame should have."""
-        self._first, self._frames = first, iter(source)
-
-    def read(self) -> Frame | None:
-        """Return the next frame, None at the end."""
-        frame = next(self._frames, None)
-        if frame is not None and self._first:
-            frame = replace(frame, index=self._first + frame.index)
-        return frame
-
-
 class Session:
     """A thread opens, reads and prepares; another infers and delivers.
 
@@ -96,7 +79,6 @@ class Session:
         self._abandoned, self._delivering = False, threading.Lock()
         self._closers: dict[Part, threading.Thread] = {}
         self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
-        self._shape: tuple[int, ...] | None = None
         self._opened_s: float | None = None
         self._reading_s = time.monotonic()
         self._bad_s: float | None = None
@@ -209,7 +191,7 @@ class Session:
                 self._reading_s = now = time.monotonic()
                 if most is not None and frame.index >= most:
                     break
-                checked = self._checked(frame, feed, now) if self._plan.live else frame
+                checked = feed.checked(frame, now, self._plan.status) if self._plan.live else frame
                 if checked is not None:
                     self._pass_on(model, checked, now)
         except BaseException as error:
@@ -230,34 +212,6 @@ class Session:
             self._plan.status.recovered("frame")
         dropped = self._slot.put(Prepared(frame, tensor, frame.capture_s if self._plan.live else now))
         self._lose(1 if dropped is None else dropped)
-
-    def _checked(self, frame: Frame, feed: Feed, now: float) -> Frame | None:
-        """Hold a camera's frame to the ids, clock and size of those before; None if it was seen before."""
-        status, missed = self._plan.status, frame.index - feed.next
-        status.recovered("source")
-        if missed < 0:
-            status.fault("frames", f"frame {frame.index} came where {feed.next} was due, and is left out")
-            return None
-        feed.next = frame.index + 1
-        if missed:
-            status.fault("frames", f"{missed} before frame {frame.index} were lost or could not be decoded")
-            status.drop(missed)
-        else:
-            status.recovered("frames")
-        if not now - LATE_S <= frame.capture_s <= now:
-            off = f"{frame.capture_s - now:+.3f} s"
-            status.fault("stamps", f"the source's clock is off by {off}: frames get their time of arrival")
-            frame = replace(frame, capture_s=now)
-        else:
-            status.recovered("stamps")
-        shape = frame.image.shape
-        self._shape = self._shape or shape
-        if shape != self._shape:
-            sizes = [f"{width}x{height}" for height, width, *_ in (shape, self._shape)]
-            status.fault("size", "frames are {} now, and were {}".format(*sizes))
-        else:
-            status.recovered("size")
-        return frame
 
     def _infer(self) -> None:
         """Keep as many frames in flight as the engine takes, if so many are ready; live, one: the newest.
