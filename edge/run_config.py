@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edge.errors import InputError
-from edge.toml import tomllib
+from edge.toml import read_toml
 
 
 def from_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -18,12 +18,7 @@ def from_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     """
     if path is None:
         return
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; expected a TOML file of options") from None
-    except ValueError as error:  # TOML's own, and bytes that are no text
-        raise InputError(f"{path} is no TOML: {error}") from None
+    document = read_toml(path, "a TOML file of options")
     known = {_key(option): option for option in ctx.command.params if option is not param}
     defaults: dict[str, object] = {}
     for key, value in document.items():

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import InputError
-from edge.toml import tomllib
+from edge.toml import read_toml
 from jetson.host import Host
 
 PATHS = ("trust", "identity", "known-hosts")
@@ -80,12 +80,7 @@ def load_inventory(place: Path) -> Inventory:
     Raises:
         InputError: it cannot be read, or says something that is none of this; the key is named.
     """
-    try:
-        document = tomllib.loads(place.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {place}: {error.strerror}; expected an inventory in TOML") from None
-    except ValueError as error:  # TOML's own, and bytes that are no text
-        raise InputError(f"{place} is no TOML: {error}") from None
+    document = read_toml(place, "an inventory in TOML")
     _known(place, "the inventory", document, {"defaults", "rollout", "rings", "hosts"})
     return Inventory(place, _rings(place, document, _hosts(place, document)), _pace(place, document))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edge.errors import InputError
 from edge.profiler.session import Document
-from edge.toml import tomllib
+from edge.toml import read_toml
 
 MOST = ("p99_ms", "mean_ms", "power_w")
 LEAST = ("cc",)
@@ -29,13 +29,7 @@ def read(path: Path) -> Budget:
     Raises:
         InputError: it cannot be read, or names what is not measured.
     """
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as TOML ({error}); expected lines such as p99_ms = 5"
-        ) from None
+    document = read_toml(path, "lines such as p99_ms = 5")
     tables = {name: value for name, value in document.items() if isinstance(value, dict)}
     plain = {name: value for name, value in document.items() if name not in tables}
     return Budget(_bounds(path, plain), {name: _bounds(path, table) for name, table in tables.items()})

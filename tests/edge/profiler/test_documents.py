@@ -163,7 +163,7 @@ def test_power_that_nobody_measured_breaks_a_budget(measured: dict[str, Any], tm
 @pytest.mark.parametrize("text", ["p95_ms = 3", "p99_ms = 'fast'", "p99_ms ="])
 def test_a_wrong_budget_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "budget.toml").write_text(text)
-    with pytest.raises(InputError, match=r"is no bound; expected numbers for p99_ms|cannot be read as TOML"):
+    with pytest.raises(InputError, match=r"is no bound; expected numbers for p99_ms|is no TOML"):
         budget.read(tmp_path / "budget.toml")
 
 
