@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.cost import work
 from calibration.feeding import Feeding, open_session
-from calibration.frames import Windows
+from calibration.frames import Windows, spread_over
 from edge.errors import InputError
 from edge.metrics import cc, kld, sqnr_db
 
 Map = NDArray[np.float32]
+LOOK = 12_800
+"""Multiply-accumulates in units of 1e6 that a quick look at a graph may take: 16 windows of skd-128."""
+LEAST = 8
+"""Windows of a quick look, whatever they cost."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,8 @@ class Budget:
 class Judge:
     """Holds a graph's own maps, and compares those of its changed forms with them."""
 
-    def __init__(self, model: onnx.ModelProto, feeding: Feeding, windows: Windows, threads: int = 0) -> None:
-        """`threads`: of inference; 0 is one a core."""
-        self.feeding, self.windows, self._threads = feeding, windows, threads
+    def __init__(self, model: onnx.ModelProto, feeding: Feeding, windows: Windows) -> None:
+        self.feeding, self.windows = feeding, windows
         self.expected = self.maps(model)
         if not all(np.isfinite(saliency).all() for saliency in self.expected):
             raise InputError(
@@ -80,10 +87,25 @@ class Judge:
                 "network is broken, train or export it again"
             )
 
+    @classmethod
+    def quick(cls, model: onnx.ModelProto, feeding: Feeding, windows: Windows, most: int) -> Judge:
+        """Return a judge by `most` of the windows, or by fewer where they cost more than `LOOK`."""
+        frames = len(next(iter(windows))) if feeding.states else 1
+        cost = frames * sum(work(model).values())
+        count = min(most, max(LEAST, int(LOOK / max(cost, 1))))
+        return cls(model, feeding, np.stack(spread_over(windows, count)))
+
     def maps(self, model: onnx.ModelProto, plain: bool = False) -> list[Map]:
-        """Return a graph's map of each window; states are carried in the graph's own precision."""
-        session = open_session(model, self._threads, plain)
-        return [self.feeding.result(session, window) for window in self.windows]
+        """Return a graph's map of each window, as many windows at a time as there are cores.
+
+        States are carried in the graph's own precision.
+        """
+        session, windows, cores = open_session(model, 1, plain), iter(self.windows), os.cpu_count() or 1
+        made: list[Map] = []
+        with ThreadPoolExecutor(cores) as pool:
+            while some := list(islice(windows, cores)):
+                made += pool.map(lambda window: self.feeding.result(session, window), some)
+        return made
 
     def __call__(self, model: onnx.ModelProto, plain: bool = False) -> Quality:
         """Compare a graph. `plain`: run its operators as they are written."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import onnx
 
 from calibration.feeding import Feeding
-from calibration.frames import Windows, spread_over
+from calibration.frames import Windows
 from calibration.histogram import METHODS, Histogram, Method
 from calibration.judge import Judge, quality
 from calibration.placement import CPU, Flavour
@@ -20,7 +19,7 @@ Choosing = Literal["best", "entropy", "percentile", "mse", "minmax"]
 BEST: Choosing = "best"
 CHOICES: tuple[Choosing, ...] = (BEST, *METHODS)
 LOOKED_AT = 32
-"""Windows, of those that ranges are made from: those held out judge the result."""
+"""Windows at most, of those that ranges are made from: those held out judge the result."""
 
 
 def ranges_by(method: Choosing, counted: Mapping[str, Histogram]) -> dict[Method, Ranges]:
@@ -49,7 +48,7 @@ def ranked(
     """
     if len(by) == 1:
         return list(by)
-    judge = Judge(model, feeding, np.stack(spread_over(windows, LOOKED_AT)))
+    judge = Judge.quick(model, feeding, windows, LOOKED_AT)
     lost: dict[Method, float] = {}
     for one, ranges in by.items():
         maps = judge.maps(quantise(model, ranges, flavour), plain)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def count(
     fed, histograms = store.load(path) if path else (0, {})
     on_feeds(fed)
     if fed < len(frames.windows):
-        session = open_session(model)
+        session = open_session(model, 1)
         rest = islice(frames.windows, fed, None)
         feeds = (feeding(session, window) for window in rest)
         histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
@@ -91,7 +91,7 @@ def _counted(
     """Count feeds on top of the `fed` that were counted before, and keep them in `path`, if any."""
     tensors = activations(model)
     made = [name for name in tensors if name not in {i.name for i in model.graph.input}]
-    session = open_session(model, outputs=made)
+    session = open_session(model, 1, outputs=made)
     histograms = histograms or {name: Histogram() for name in tensors}
     saved = time.monotonic()
     for feed, given in _one_ahead(session, made, feeds):
@@ -118,16 +118,18 @@ def _counted(
 def _one_ahead(
     session: ort.InferenceSession, made: list[str], feeds: Iterable[Feed]
 ) -> Iterator[tuple[Feed, Any]]:
-    """Yield each feed with what the graph makes of it, while it runs on the one after."""
+    """Yield each feed with what the graph makes of it, while another thread goes on to the one after."""
+    waiting = iter(feeds)
+
+    def step() -> tuple[Feed, Any] | None:
+        feed = next(waiting, None)
+        return None if feed is None else (feed, session.run(made, dict(feed)))
+
     with ThreadPoolExecutor(1) as worker:
-        before: tuple[Feed, Future[Any]] | None = None
-        for feed in feeds:
-            running = feed, worker.submit(session.run, made, dict(feed))
-            if before:
-                yield before[0], before[1].result()
-            before = running
-        if before:
-            yield before[0], before[1].result()
+        running = worker.submit(step)
+        while done := running.result():
+            running = worker.submit(step)
+            yield done
 
 
 def _kept(path: Path, fed: int, histograms: dict[str, Histogram]) -> Path | None:

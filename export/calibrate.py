@@ -45,7 +45,7 @@ def calibrate_graph(
         InputError: the folder cannot be written or holds other files; as `int8_graphs`.
     """
     half = to_fp16(user.model, [*user.feeding.inputs, *floats(user.model, user.feeding)])
-    judged = Judge(user.model, user.feeding, frames.held_out, options.threads)(half)
+    judged = Judge(user.model, user.feeding, frames.held_out)(half)
     made = int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
     doubt = _unfit(half, judged, made.extremes, user.feeding, frames)
     if doubt is not None:

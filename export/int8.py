@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
 from calibration import familiar
 from calibration.cost import Modelled, work
 from calibration.feeding import Feeding
-from calibration.frames import CalibrationFrames, spread_over
+from calibration.frames import CalibrationFrames
 from calibration.guess import Assignment
 from calibration.histogram import Method
 from calibration.judge import Budget, Judge, Quality
@@ -35,7 +34,7 @@ BUDGET = Budget(cc=0.005, kld=0.005)
 """What int8 may lose unless told otherwise."""
 FLAVOURS: dict[Engine, Flavour] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
 SEARCHED = 16
-"""Windows, of those held out, that the search is judged on; what it finds is then judged on all."""
+"""Windows at most, of those held out, that the search is judged on; what it finds is then judged on all."""
 CLOSER = (1.0, 0.8, 0.5)
 """Shares of the budget that the search is given in turn, should the graph as it ships still break it."""
 Step = Callable[[str, int, int | None], None]
@@ -155,7 +154,7 @@ def int8_graphs(
         for method, ranges in ranges_by(options.method, counted).items()
     }
     doubt = familiar.doubt(familiar.shift(model, feeding, frames.windows, statistics))
-    judge = Judge(model, feeding, frames.held_out, options.threads)
+    judge = Judge(model, feeding, frames.held_out)
     extremes = {name: (float(found.low), float(found.high)) for name, found in counted.items()}
     made = []
     for engine in FLAVOURS:
@@ -210,7 +209,7 @@ def _int8(
         return quantise(model, ranges, flavour, only)
 
     what, done = f"int8 for {engine}", work(model)
-    few = Judge(model, judge.feeding, np.stack(spread_over(judge.windows, SEARCHED)), options.threads)
+    few = Judge.quick(model, judge.feeding, judge.windows, SEARCHED)
     for share in CLOSER:
         on_step(what, 0, None)
         choice = choose(

@@ -75,7 +75,7 @@ def sensitivity(
         used = ranked(by, model, feeding, footage.windows, flavour, engine == "tensorrt")[0]
         ranges = by[used]
         doubt = familiar.doubt(familiar.shift(model, feeding, footage.windows, statistics))
-        judge = Judge(model, feeding, footage.held_out, asked.threads)
+        judge = Judge(model, feeding, footage.held_out)
         step("layers", 0, 2 * len(quantisable(model, flavour)) + 1)
         found = measure(model, ranges, flavour, judge, lambda more: step("layers", more, None))
     warn([*footage.doubts, *([doubt] if doubt else [])])

@@ -60,7 +60,7 @@ _FOOTAGE = (
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Threads of inference, for measuring too.",
+        help="Threads of inference that latency is measured with.",
     ),
 )
 _INPUT = (

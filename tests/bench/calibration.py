@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from export.clips import MOST, make_clip_release
 from export.make import make_release
 from export.parity import feeding_of
 from tests.bench.rows import Row
+from tests.untrained import settled
 from trainer.models.forms import forms_of
-from trainer.models.mobilenet3d import CLIP
 from trainer.models.student import StreamingSettings, Student, TinyHDSettings, load_student
 from trainer.models.tinyhd import Variant
 
@@ -43,7 +44,7 @@ def calibration_rows(folder: Path) -> list[Row]:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return [
         Row(f"skd-64: ranges of {WINDOWS} windows, best of four methods", took, "s", 60, False),
-        *(export_row(student, folder) for student in exported_students()),
+        *(row for student in exported_students() for row in export_rows(student, folder)),
         Row(f"192x256: ranges of {WINDOWS} windows, peak memory", float(told), "MB", 1000, False),
     ]
 
@@ -52,26 +53,33 @@ def exported_students() -> Iterator[Student]:
     """Yield what ships, and untrained students that do not: 192x256, and whole clips."""
     for name in ("skd-32", "skd-64", "skd-64-motion", "skd-128", "stream"):
         yield load_student(name)
-    streaming = StreamingSettings(192, 256, 1)
+    torch.manual_seed(0)
+    streaming, variants = StreamingSettings(192, 256, 1), get_args(Variant)
     yield Student("stream 192x256 rc 1", streaming, streaming.build().eval(), {})
-    variants: tuple[Variant, ...] = ("S", "M")
     for variant in variants:
         clips = TinyHDSettings(variant, rc=1)
-        network = clips.build().train()
-        with torch.no_grad():  # a map that shows something, which fp16 is held to
-            network(torch.randn(1, 3, CLIP, clips.height, clips.width))
-            network.fusion.weight *= 8
-        yield Student(f"tinyhd-{variant.lower()} rc 1", clips, network.eval(), {})
+        network = settled(clips.build(), clips.height, clips.width)
+        yield Student(f"tinyhd-{variant.lower()} rc 1", clips, network, {})
 
 
-def export_row(student: Student, folder: Path) -> Row:
-    """Return the seconds of an export from `EXPORTED` windows, or `MOST` clips."""
+def export_rows(student: Student, folder: Path) -> list[Row]:
+    """Return the seconds of an export from `EXPORTED` windows, or `MOST` clips; of its float graphs, too,
+    where the student is untrained: no int8 graph of it keeps the budget, so all that may be is tried.
+    """
     clips = "clip" in forms_of(student).modules
     footage = made_footage(student, MOST if clips else EXPORTED)
+    steps: dict[str, float] = {}
     before = time.perf_counter()
-    (make_clip_release if clips else make_release)(student, footage, folder / student.name)
-    took = time.perf_counter() - before
-    return Row(f"{student.name}: export of all forms", took, "s", 30, False)
+
+    def on_step(what: str) -> None:
+        steps.setdefault(what, time.perf_counter() - before)
+
+    (make_clip_release if clips else make_release)(student, footage, folder / student.name, on_step=on_step)
+    whole = Row(f"{student.name}: export of all forms", time.perf_counter() - before, "s", 30, False)
+    if clips or student.trained:
+        return [whole]
+    floats = Row(f"{student.name}, untrained: fp32 and fp16", steps["stream ranges"], "s", 30, False)
+    return [floats, whole._replace(what=f"{student.name}, untrained: with a search for int8", bound=None)]
 
 
 def peak_mb() -> float:

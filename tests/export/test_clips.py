@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from calibration.frames import read_frames
 from edge import release as releases
@@ -22,6 +21,7 @@ from edge.sources import open_source
 from edge.world import World
 from export.clips import make_clip_release
 from tests.conftest import Outcome
+from tests.untrained import settled
 from trainer.models.mobilenet3d import CLIP
 from trainer.models.student import Student, TinyHDSettings
 from trainer.models.tinyhd import MAPS, Variant
@@ -30,26 +30,18 @@ Command = Callable[..., Outcome]
 SIDE = 64
 
 
-def settled(variant: Variant, contrast: float = 8.0) -> Student:
-    """Return an untrained student whose maps show something, as its batch norms have seen frames."""
+def untrained(variant: Variant, contrast: float = 1.0) -> Student:
     torch.manual_seed(0)
     settings = TinyHDSettings(variant, 8, height=SIDE, width=SIDE)
-    network = settings.build().train()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.momentum = 0.95
-    prepare, worlds = settings.preprocessing(), [World(seed, 320, 180) for seed in (1, 2)]
-    clips = [np.stack([prepare(w.frame(i).image)[0] for i in range(CLIP)], axis=1) for w in worlds]
-    with torch.no_grad():
-        network(torch.from_numpy(np.stack(clips)))
-        network.fusion.weight *= contrast
-    return Student(f"tiny-{variant}", settings, network.eval(), {"data": "none"})
+    return Student(
+        f"tiny-{variant}", settings, settled(settings.build(), SIDE, SIDE, contrast), {"data": "none"}
+    )
 
 
 @pytest.fixture(scope="module", params=["S", "M"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Path]:
     """A student, and its release."""
-    student = settled(request.param)
+    student = untrained(request.param)
     place = tmp_path_factory.mktemp("clips") / "r"
     source = open_source("synthetic:7:320x180:18")
     footage = read_frames([source], student.settings.preprocessing(), CLIP, 3)
@@ -80,7 +72,7 @@ def test_its_graphs_are_the_student(made: tuple[Student, Path]) -> None:
 
 
 def test_maps_flatter_than_float16_tells_are_not_released(tmp_path: Path) -> None:
-    student = settled("M", contrast=0.1)
+    student = untrained("M", contrast=0.01)
     footage = read_frames([open_source("synthetic:7:320x180:18")], student.settings.preprocessing(), CLIP, 3)
     with pytest.raises(CheckError, match=r"the fp16 graph .* 1e-04 \(node \S+ \(Sigmoid\) loses most"):
         make_clip_release(student, footage, tmp_path / "r")
