@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calibration.half import rounded
 from edge.errors import InputError
+from edge.onnx_runner import STOP_SPINNING
 from edge.release import State
 from edge.states import Carried
 
@@ -87,6 +88,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry(*STOP_SPINNING)
     if plain:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

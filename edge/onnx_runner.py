@@ -19,7 +19,9 @@ from edge.release import State
 from edge.states import NOMINAL_FPS, Carried
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-
+STOP_SPINNING = "session.force_spinning_stop", "1"
+"""For a session: its threads spin while it runs, and sleep between. Else they go on for milliseconds, at the
+cost of the rest of the pipeline, of a session that is measured next, and of a battery."""
 
 Shape = tuple[int | None, ...]
 
@@ -49,6 +51,7 @@ class OnnxRunner:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.add_session_config_entry(*STOP_SPINNING)
         if profile_to:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_to)

@@ -82,8 +82,11 @@ def turn_of(found: Sequence[tuple[Measured, Runner]], feeds: Sequence[Sequence[F
     return SHORT_TURN if max(ns) / 1e6 > SLOW_MS else TURN
 
 
-def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int, turn: int) -> None:
-    """Call until the drift has stopped, `least` times or more, for `MOST_WARM_UP_S` at most."""
+def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int, turn: int) -> float:
+    """Call until the drift has stopped, `least` times or more, for `MOST_WARM_UP_S` at most.
+
+    Returns the median of the last turn, ms.
+    """
     end = time.monotonic() + MOST_WARM_UP_S
     turns: list[float] = []
     while True:
@@ -93,7 +96,7 @@ def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int, t
         seen.warm_up += turn
         seen.steady = is_steady(turns)
         if seen.warm_up >= least and (seen.steady or time.monotonic() > end):
-            return
+            return turns[-1] / 1e6
 
 
 def take_turns(

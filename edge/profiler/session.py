@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -30,7 +31,8 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. `runs` of each contender are rounded up to whole turns.
+    """How to measure. `runs` of each contender are rounded up to whole turns, and are more where those of the
+    slowest take less than `least_s` seconds.
 
     `energy_s`: how long each contender is kept busy to see what it takes, and the machine idle; 0: not.
     `frame`: width and height of the frames that preprocessing starts from. `root`: of the files that tell of
@@ -38,6 +40,7 @@ class Settings:
     """
 
     runs: int = 300
+    least_s: float = 0.0
     warm_up: int = 50
     threads: int | None = None
     frame: tuple[int, int] = stages.FRAME
@@ -53,12 +56,12 @@ def profile(
     settings: Settings,
     left_out: Sequence[str] = (),
     truth: Truth | None = None,
-    on_turn: Callable[[int], None] = lambda runs: None,
+    on_turn: Callable[[int, int], None] = lambda runs, of: None,
 ) -> Document:
     """Measure contenders and return the document, as docs/profile.md describes it.
 
-    Ctrl-C while runs are measured ends the measuring: what was measured by then is returned, and
-    `interrupted` says so.
+    `on_turn`: told of runs, and of how many all contenders will have. Ctrl-C while runs are measured ends the
+    measuring: what was measured by then is returned, and `interrupted` says so.
 
     Raises:
         InputError: too few runs are asked for, or an engine refuses.
@@ -73,16 +76,18 @@ def profile(
     feeds = [feeds_of(release, one.form, one.batch) for one in contenders]
     extra: list[Document] = [{} for _ in contenders]
 
-    def between(runs: int) -> None:
-        on_turn(runs)
-        watch.look()
-
     with measure.opened(contenders, feeds) as found:
-        turn = measure.turn_of(found, feeds)
+        turn, slowest_ms = measure.turn_of(found, feeds), 0.0
         for (seen, runner), own in zip(found, feeds, strict=True):
-            measure.warm_up(seen, runner, own, settings.warm_up, turn)
+            slowest_ms = max(slowest_ms, measure.warm_up(seen, runner, own, settings.warm_up, turn))
             watch.look()
-        whole = measure.take_turns(found, feeds, -(-settings.runs // turn), turn, between)
+        rounds = math.ceil(max(settings.runs, settings.least_s * 1e3 / slowest_ms) / turn)
+
+        def between(runs: int) -> None:
+            on_turn(runs, rounds * turn * len(found))
+            watch.look()
+
+        whole = measure.take_turns(found, feeds, rounds, turn, between)
         watch.look(always=True)
         try:
             if whole:

@@ -83,7 +83,7 @@ def test_ctrl_c_half_way_keeps_whole_rounds() -> None:
     contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
     turns = 0
 
-    def stop(runs: int) -> None:
+    def stop(runs: int, of: int) -> None:
         nonlocal turns
         turns += 1
         if turns == 5:  # in the middle of the third round
@@ -93,6 +93,24 @@ def test_ctrl_c_half_way_keeps_whole_rounds() -> None:
     assert document["interrupted"]
     assert [row["runs"] for row in document["latencies"]] == [2 * measure.TURN] * 2
     assert [row["accuracy"] for row in document["latencies"]] == [None, None]
+
+
+def test_as_many_runs_as_take_a_while_but_no_more_than_were_asked_for() -> None:
+    release = load()
+    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+    told: set[int] = set()
+    short = measured(release, contenders, Settings(40, threads=1, energy_s=0))
+    assert [row["runs"] for row in short["latencies"]] == [40, 40]
+    long = measured(
+        release,
+        contenders,
+        Settings(40, least_s=0.3, threads=1, energy_s=0),
+        on_turn=lambda runs, of: told.add(of),
+    )
+    runs = [row["runs"] for row in long["latencies"]]
+    assert runs[0] == runs[1] > 40
+    assert told == {sum(runs)}
+    assert max(sum(map(sum, row["times_ms"])) for row in long["latencies"]) > 100
 
 
 def test_turns_begin_with_another_one_each_round() -> None:
