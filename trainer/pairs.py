@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,25 +14,14 @@ from torch.utils.data import Dataset
 
 from edge.errors import InputError
 from edge.preprocess import Preprocessing
-from trainer.datasets.clips import Clip, read_image
+from trainer.datasets.clips import Clip, Maps
 from trainer.datasets.clips import Dataset as Clips
+from trainer.maps import Which
 from trainer.models.student import SkdSettings
-from trainer.shards import PLAN, LabelledMaps
 
 Map = NDArray[np.float32]
-Which = Literal["spatial", "temporal"]
 GIVE_WAY = 100
 """Samples in a row that cannot be read before the training ends."""
-
-
-class Maps(Protocol):
-    """A model's maps of some clips, made before."""
-
-    def frames(self, clip: str) -> NDArray[np.int32]:
-        """Return the indices of the clip's frames that have maps."""
-
-    def map(self, clip: str, frame: int) -> Map:
-        """Return a map (h, w) in [0, 1]."""
 
 
 class LabelledPairs(Dataset[dict[str, Tensor]]):
@@ -74,8 +61,8 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         if not places:
             raise InputError(
                 f"no frame of {clips.kind} at {clips.root} can be trained on: {self.no_density} without "
-                f"density, {self.no_map} without a teacher's map; expected labels as docs/data.md says, and "
-                "maps named by the clips and frames of this data set"
+                f"density, {self.no_map} without a teacher's map; expected labels as docs/data.md says, or "
+                "maps for them as data.maps, and soft maps named by the clips and frames of this data set"
             )
         self._places = np.array(places, np.int32)
 
@@ -131,53 +118,3 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         split = f", {clips.split}" if clips.split else ""
         left = [f"{self.no_density} without density"] + [f"{self.no_map} without map"] * bool(self._soft)
         return f"{clips.kind} at {clips.root}{split}: {len(self._places)} frames, left out {', '.join(left)}"
-
-
-class _Images:
-    """Maps as `<clip>/000000.png`, 8 or 16 bit, as `aerogaze run --maps` writes them."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def frames(self, clip: str) -> NDArray[np.int32]:
-        stems = (path.stem for path in (self._folder / clip).glob("*.png"))
-        return np.array([int(stem) for stem in stems if re.fullmatch(r"\d{6,9}", stem)], np.int32)
-
-    def map(self, clip: str, frame: int) -> Map:
-        path = self._folder / clip / f"{frame:06d}.png"
-        image = read_image(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-        if image is None:
-            raise InputError(f"{path} cannot be read as an image; expected a map: make it again or remove it")
-        return np.asarray(image / np.iinfo(image.dtype).max, np.float32)
-
-
-class _Shards:
-    """One teacher's maps of a folder of shards."""
-
-    def __init__(self, maps: LabelledMaps, name: str) -> None:
-        self._maps, self._name = maps, name
-
-    def frames(self, clip: str) -> NDArray[np.int32]:
-        return self._maps.frames(clip)
-
-    def map(self, clip: str, frame: int) -> Map:
-        return np.minimum(self._maps.map(clip, frame, self._name), 1)
-
-
-def open_maps(folder: Path, which: Which) -> Maps:
-    """Open a teacher's maps: of shards by `aerogaze label` those named so or the only ones, or images.
-
-    Raises:
-        InputError: no folder, or shards with several maps a frame, none of that name.
-    """
-    if (folder / PLAN).is_file():
-        maps = LabelledMaps(folder)
-        names = maps.plan.maps
-        if which not in names and len(names) > 1:
-            raise InputError(f"{folder} has maps {', '.join(names)}; expected one named {which}")
-        return _Shards(maps, which if which in names else names[0])
-    if not folder.is_dir():
-        raise InputError(
-            f"no folder {folder}; expected maps by aerogaze label, or images <clip>/000000.png and on"
-        )
-    return _Images(folder)

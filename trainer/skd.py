@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -12,10 +14,11 @@ from trainer.datasets import open_dataset
 from trainer.fit import Run, fit, open_run
 from trainer.losses import LOSSES, hard_label
 from trainer.made import MadeClips
+from trainer.maps import Which, open_maps
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
 from trainer.models.student import SkdSettings, Student, as_skd, load_student, saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
-from trainer.pairs import LabelledPairs, Maps, Which, open_maps
+from trainer.pairs import LabelledPairs
 from trainer.recipes import SkdRecipe
 from trainer.stage import Batch, Stage
 
@@ -212,17 +215,15 @@ def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
         return MadeClips(recipe.world, recipe.settings(), stream, large)
     data = recipe.data
-    soft: dict[Which, Maps] = {}
+    folders: dict[Which, Path] = {}
     if name == "students" and maps is not None:
-        soft = {
-            "spatial": open_maps(maps.spatial, "spatial"),
-            "temporal": open_maps(maps.temporal, "temporal"),
-        }
+        folders = {"spatial": maps.spatial, "temporal": maps.temporal}
+    dataset = open_dataset(data.kind, data.root, data.split)
     return LabelledPairs(
-        open_dataset(data.kind, data.root, data.split),
+        dataset.taught(open_maps(data.maps)) if data.maps else dataset,
         recipe.settings(),
         recipe.large if large else None,
-        soft,
+        {which: open_maps(folder, which) for which, folder in folders.items()},
         data.mirror,
         data.fps,
     )

@@ -20,6 +20,7 @@ from trainer.datasets import open_dataset
 from trainer.datasets.clips import Dataset
 from trainer.fit import Run, Samples, fit, open_run
 from trainer.hierarchical import from_truth, hierarchical, kl
+from trainer.maps import open_maps
 from trainer.models.hd2s import HD2S
 from trainer.models.mobilenet3d import CLIP, Reduction
 from trainer.models.streaming import StreamingNetwork
@@ -184,7 +185,10 @@ class _Data:
         self.told = "made world"
         if data.kind != "world" and data.root:
             self._labelled = self._open(data.kind, data.root, data.split)
+            if data.maps:
+                self._labelled = self._labelled.taught(open_maps(data.maps))
             self.told = " ".join(filter(None, (data.kind, data.split)))
+            self.told += " with maps" if data.maps else ""
             if data.kind != "videos" and not any("density" in c.truths for c in self._labelled.clips):
                 of = f"split {data.split} of " if data.split else ""
                 raise InputError(

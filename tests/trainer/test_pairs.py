@@ -20,8 +20,9 @@ from trainer import skd
 from trainer.datasets import open_dataset
 from trainer.fit import Run, fit
 from trainer.losses import hard_label, kl_cc
+from trainer.maps import Which, open_maps
 from trainer.models.student import Pair, SkdSettings, load_student
-from trainer.pairs import LabelledPairs, Which, open_maps
+from trainer.pairs import LabelledPairs
 from trainer.recipes import SkdRecipe, StageTable, load_recipe
 from trainer.shards import LabelledMaps
 from trainer.stage import Batch, Stage

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -55,6 +56,16 @@ class Pictures(Protocol):
         """Yield index and image (H, W, 3), BGR; what cannot be read is left out and recorded."""
 
 
+class Maps(Protocol):
+    """A model's maps of some clips, made before."""
+
+    def frames(self, clip: str) -> NDArray[np.int32]:
+        """Return the indices of the clip's frames that have maps."""
+
+    def map(self, clip: str, frame: int) -> Density:
+        """Return a map (h, w) in [0, 1]."""
+
+
 class Clip:
     """A named run of frames with its labels.
 
@@ -83,6 +94,13 @@ class Clip:
         self._matrices = matrices
         self._blobs = blobs
         self._boxes = boxes
+        self._maps: Maps | None = None
+
+    def taught(self, maps: Maps) -> Clip:
+        """Return the clip with maps for the densities of frames that have none."""
+        clip = copy(self)
+        clip._maps = maps
+        return clip
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -106,7 +124,12 @@ class Clip:
     def density(self, index: int, image: Image) -> Density | None:
         """Return the density of the frame at an index, which is `image`; None where there is none."""
         label = self._label("density", index, image.shape[:2])
-        return None if label is None else label.astype(np.float32) / np.float32(255)
+        if label is not None:
+            return np.asarray(label / np.float32(255), np.float32)
+        if self._maps is None or index not in self._mapped:
+            return None
+        size = image.shape[1], image.shape[0]
+        return np.asarray(cv2.resize(self._maps.map(self.name, index), size), np.float32)
 
     def fixation_shares(self, index: int) -> NDArray[np.float64]:
         """Return the frame's fixations (N, 2), row and column as shares of height and width, imageless."""
@@ -119,22 +142,31 @@ class Clip:
     def truths(self) -> frozenset[Truth]:
         """What some of the frames have labels of."""
         found: set[Truth] = {truth for truth, files in self._labels.items() if files}
+        found |= {"density"} if self._mapped else set()
         return frozenset(found | {"box"} if self._boxes is not None else found)
 
     def labelled(self, truth: Truth) -> list[int]:
-        """Return the indices of the frames that have a file of density or fixations, none opened."""
+        """Return the indices of the frames that have a density or fixations, no file of them opened."""
         files = self._labels.get(truth) or {}
-        return [index for index in range(len(self)) if files and self._pictures.key(index) in files]
+        found = (
+            {index for index in range(len(self)) if self._pictures.key(index) in files} if files else set()
+        )
+        return sorted(found | self._mapped if truth == "density" else found)
 
     def missing(self) -> dict[Truth, int]:
         """Return how many frames lack each truth that the layout has a place for, where any does."""
         counts: dict[Truth, int] = {}
         for truth, folder in self._labels.items():
             if folder is not None:
-                counts[truth] = sum(self._pictures.key(index) not in folder for index in range(len(self)))
+                counts[truth] = len(self) - len(self.labelled(truth))
         if self._boxes is not None:
             counts["box"] = sum(self._box(index) is None for index in range(len(self)))
         return {truth: count for truth, count in counts.items() if count}
+
+    @cached_property
+    def _mapped(self) -> frozenset[int]:
+        """The frames that have maps."""
+        return frozenset(self._maps.frames(self.name).tolist() if self._maps else [])
 
     @cached_property
     def _labels(self) -> dict[Truth, dict[str, Path] | None]:
@@ -175,6 +207,19 @@ class Dataset:
     split: str | None
     clips: Sequence[Clip]
     faults: Faults
+
+    def taught(self, maps: Maps) -> Dataset:
+        """Return the data set with maps for the densities of frames that have none.
+
+        Raises:
+            InputError: there is no map of any clip.
+        """
+        if not any(len(maps.frames(clip.name)) for clip in self.clips):
+            raise InputError(
+                f"none of the maps is of a clip of {self.kind} at {self.root}; expected maps of clips named "
+                f"as {self.clips[0].name}: aerogaze label --dataset {self.kind} --root {self.root}"
+            )
+        return replace(self, clips=[clip.taught(maps) for clip in self.clips])
 
     def missing(self) -> dict[Truth, Mapping[str, int]]:
         """Return, for each truth that frames lack, how many in which clips."""

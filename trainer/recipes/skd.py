@@ -46,6 +46,8 @@ class DataTable(Table):
     kind: str
     root: Path
     split: str | None = None
+    maps: Path | None = None
+    """Maps by `aerogaze label`, or images, for the densities of frames that have none: unlabelled video."""
     width: Side = 256
     height: Side = 144
     """Of the teachers' frames."""

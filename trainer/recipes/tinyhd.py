@@ -66,6 +66,8 @@ class DataTable(Table):
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
     root: Path | None = None
     split: Literal["train", "val", "test"] | None = None
+    maps: Path | None = None
+    """Maps by `aerogaze label`, or images, for the densities of frames that have none: unlabelled video."""
     auxiliary: Path | None = None
     """A tree of video: as many of its clips as labelled ones, for the teacher's terms alone."""
 
@@ -134,15 +136,17 @@ class TinyHDRecipe(Recipe):
         if isinstance(student, StreamTable) and (student.height, student.width) not in streaming.SIZES:
             sizes = " or ".join(f"{h} x {w}" for h, w in streaming.SIZES)
             raise ValueError(f"student.height and student.width must be {sizes}")
-        if world and (data.root or data.split):
-            raise ValueError("data.root and data.split are a data set's: set data.kind, as dhf1k")
+        if world and (data.root or data.split or data.maps):
+            raise ValueError("data.root, data.split and data.maps are a data set's: set data.kind, as dhf1k")
         if not world and not data.root:
             raise ValueError(f"data.kind {data.kind} needs data.root, the folder that holds the data set")
-        if (data.kind == "videos" or data.auxiliary) and not self.teacher:
-            raise ValueError("videos have no truth to learn from: add the table teacher")
-        if data.kind == "videos" and self.teacher and self.teacher.steps:
+        bare = data.kind == "videos" and not data.maps
+        if (bare or data.auxiliary) and not self.teacher:
+            raise ValueError("videos have no truth to learn from: add the table teacher, or data.maps")
+        if bare and self.teacher and self.teacher.steps:
             raise ValueError(
-                "videos have no truth to train the teacher on: set teacher.steps = 0 and teacher.weights"
+                "videos have no truth to train the teacher on: set data.maps, or teacher.steps = 0 and "
+                "teacher.weights"
             )
         if self.teacher and not self.teacher.steps and not self.teacher.weights:
             raise ValueError("teacher.steps is 0, and teacher.weights names no teacher trained before")
