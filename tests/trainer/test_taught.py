@@ -89,6 +89,7 @@ def test_a_density_goes_before_a_map(tmp_path: Path) -> None:
             assert own.density is None
             np.testing.assert_allclose(given.density, 0.2, atol=1e-6)
         else:
+            assert own.density is not None
             assert np.array_equal(own.density, given.density)
     assert dataset.missing() == {"density": {dataset.clips[0].name: 1}}
     assert "density" not in taught.missing()
