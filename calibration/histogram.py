@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ LEVELS = 128
 """Magnitudes of a signed 8-bit integer."""
 PERCENTILE = 99.99
 SAMPLE = 2**17
-"""Values of a tensor that are counted at least; of one that has twice as many or more, every so manieth."""
+"""Values of a tensor that are counted: all, or of one that has twice as many or more, about so many."""
 STRIDE = 16
 """Bins between the thresholds that are tried."""
 
@@ -43,11 +44,11 @@ class Histogram:
             return False
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(-low, high))
+        sample = _sample(values)
         if self.reach == 0:
-            self.counts[BINS] += values.size
+            self.counts[BINS] += sample.size
             return True
-        every = max(1, values.size // SAMPLE) | 1  # odd, so that a sample meets all columns of even maps
-        place = values.ravel()[::every] * np.float32(BINS / self.reach)
+        place = sample * np.float32(BINS / self.reach)
         place += np.float32(BINS)
         found = np.bincount(place.astype(np.int32), minlength=2 * BINS)
         if found.size > 2 * BINS:  # a value equal to the reach
@@ -74,6 +75,14 @@ class Histogram:
         bins = {"entropy": _entropy, "percentile": _percentile, "mse": _mse}[method](magnitudes)
         threshold = bins / BINS * self.reach
         return max(self.low, -threshold), min(self.high, threshold)
+
+
+def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return all values, or every so manieth: a step that divides no axis meets every place along each."""
+    every = max(1, values.size // SAMPLE)
+    while math.gcd(every, values.size) > 1:
+        every += 1
+    return values.ravel()[::every]
 
 
 def _candidates(counts: NDArray[np.int64]) -> range:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,16 @@ from calibration.cost import work
 from calibration.feeding import Feeding, open_session
 from calibration.frames import Windows, spread_over
 from edge.errors import InputError
+from edge.machine import this_machine
 from edge.metrics import cc, kld, sqnr_db
 
 Map = NDArray[np.float32]
 LOOK = 12_800
-"""Multiply-accumulates in units of 1e6 that a quick look at a graph may take: 16 windows of skd-128."""
+"""Multiply-accumulates of convolutions, in units of 1e6, of a quick look: 16 windows of skd-128."""
 LEAST = 8
 """Windows of a quick look, whatever they cost."""
+MOST_AT_ONCE = 8
+"""Windows judged at a time: each takes the memory of a run."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Judge:
 
         States are carried in the graph's own precision.
         """
-        session, windows, cores = open_session(model, 1, plain), iter(self.windows), os.cpu_count() or 1
+        session, windows = open_session(model, 1, plain), iter(self.windows)
+        cores = min(MOST_AT_ONCE, this_machine().cores)
         made: list[Map] = []
         with ThreadPoolExecutor(cores) as pool:
             while some := list(islice(windows, cores)):

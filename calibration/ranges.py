@@ -24,6 +24,7 @@ from calibration.feeding import Feeding, open_session
 from calibration.frames import CalibrationFrames
 from calibration.histogram import METHODS, Histogram, Method
 from edge.errors import InputError
+from edge.machine import this_machine
 from edge.quantisation import Ranges
 
 Feed = Mapping[str, NDArray[Any]]
@@ -56,7 +57,7 @@ def count(
     fed, histograms = store.load(path) if path else (0, {})
     on_feeds(fed)
     if fed < len(frames.windows):
-        session = open_session(model, 1)
+        session = open_session(model, max(1, this_machine().cores - 1))
         rest = islice(frames.windows, fed, None)
         feeds = (feeding(session, window) for window in rest)
         histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
@@ -91,7 +92,7 @@ def _counted(
     """Count feeds on top of the `fed` that were counted before, and keep them in `path`, if any."""
     tensors = activations(model)
     made = [name for name in tensors if name not in {i.name for i in model.graph.input}]
-    session = open_session(model, 1, outputs=made)
+    session = open_session(model, max(1, this_machine().cores - 1), outputs=made)  # one counts meanwhile
     histograms = histograms or {name: Histogram() for name in tensors}
     saved = time.monotonic()
     for feed, given in _one_ahead(session, made, feeds):

@@ -15,7 +15,7 @@ from edge.files import written_file
 
 KEPT = 64
 """Files at most; the longest unused go."""
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 def key(*parts: bytes | str) -> str:

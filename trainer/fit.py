@@ -22,6 +22,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
@@ -76,16 +77,20 @@ def open_run(run: Run, recipe: Recipe) -> None:
     """
     if run.folder is None:
         return
-    kept, told = run.folder / "recipe.json", recipe.model_dump(mode="json")
+    kept = run.folder / "recipe.json"
     if kept.is_file():
-        if json.loads(kept.read_text()) != told:
+        try:
+            same = type(recipe).model_validate_json(kept.read_bytes()) == recipe
+        except ValidationError:
+            same = False
+        if not same:
             raise InputError(
                 f"{run.folder} holds the training of another recipe: name another folder, or remove it"
             )
     elif processes().rank == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
         with written_file(kept) as pending:
-            pending.write_text(json.dumps(told, indent=1) + "\n")
+            pending.write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
 
 
 @dataclass(frozen=True)

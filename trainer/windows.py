@@ -81,7 +81,9 @@ class Shape:
 
 
 class Windows(Dataset[dict[str, Tensor]]):
-    """Windows of a data set's clips, `VIEWS` of each, anywhere in it, half of them mirrored.
+    """Windows of a data set's clips, `VIEWS` of each, half of them mirrored.
+
+    They lie anywhere in it, or, if it was taught by maps, end with a frame that has a density or a map.
 
     A frame that cannot be read is its neighbour's image without density; a window of which nothing can
     be read gives way to the next clip's. Clips are opened when they are asked for.
@@ -104,7 +106,8 @@ class Windows(Dataset[dict[str, Tensor]]):
         for step in range(len(all_clips)):
             clip = all_clips[(index + step) % len(all_clips)]
             first = min(CLIP, len(clip)) - 1
-            sample = self.window(clip, first + int(place * (len(clip) - first)), mirrored)
+            last = clip.nearest(first + int(place * (len(clip) - first)))
+            sample = self.window(clip, last, mirrored)
             if sample is not None:
                 return sample
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.histogram import BINS, METHODS, Histogram, Method
+from calibration.histogram import BINS, METHODS, SAMPLE, Histogram, Method
 
 
 def counted(*parts: np.ndarray) -> Histogram:
@@ -41,9 +41,31 @@ def test_ranges_lie_within_the_values_and_cut_off_no_side_that_is_not_there(meth
     ("method", "cut"), [("entropy", True), ("percentile", True), ("mse", True), ("minmax", False)]
 )
 def test_a_lone_outlier_is_cut_off_by_all_but_minmax(method: Method, cut: bool) -> None:
-    values = np.append(np.random.default_rng(0).normal(0, 1, 1_000_000), 40.0)
-    high = counted(values).range(method)[1]
+    values = np.random.default_rng(0).normal(0, 1, (10, 100_000))
+    high = counted(*values, np.array([40.0])).range(method)[1]
     assert (high < 20) == cut
+
+
+@pytest.mark.parametrize("shape", [(1, 640, 640, 3), (1, 96, 112, 112), (1, 197, 3, 768), (1, 1024, 1031)])
+def test_of_a_large_tensor_every_channel_row_and_column_is_sampled(shape: tuple[int, ...]) -> None:
+    """Each place along an axis is given a value of its own, whose bin must be found."""
+    for axis, side in enumerate(shape):
+        places = np.arange(side, dtype=np.float32)
+        values = np.broadcast_to(
+            np.expand_dims(places, [at for at in range(len(shape)) if at != axis]), shape
+        )
+        histogram = counted(values)
+        assert (histogram.low, histogram.high) == (0, side - 1)
+        assert SAMPLE // 2 < histogram.counts.sum() <= 2 * SAMPLE
+        expected, _ = np.histogram(values, 2 * BINS, (-histogram.reach, histogram.reach))
+        shares, wanted = histogram.counts / histogram.counts.sum(), expected / expected.sum()
+        assert np.abs(shares - wanted).max() < 0.05 * wanted.max()
+
+
+def test_zeros_before_the_first_value_weigh_as_much_as_those_after() -> None:
+    zeros = np.zeros(8 * SAMPLE)
+    before, after = counted(zeros, zeros + 1), counted(zeros + 1, zeros)
+    np.testing.assert_array_equal(before.counts, after.counts)
 
 
 def test_mse_finds_the_threshold_that_brute_force_finds() -> None:

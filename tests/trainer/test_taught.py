@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from edge.world import World
 from tests.conftest import Outcome
 from tests.trainer import trees
 from trainer.datasets import open_dataset
-from trainer.fit import Run
+from trainer.fit import Run, open_run
 from trainer.maps import open_maps
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import SkdSettings, Student, load_student
@@ -77,11 +78,7 @@ def test_a_density_goes_before_a_map(tmp_path: Path) -> None:
     dataset = open_dataset("dhf1k", root)
     ground = next(root.rglob("maps"))
     (ground / "0003.png").unlink()
-    for index in range(4):
-        path = tmp_path / "maps" / dataset.clips[0].name / f"{index:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.full((8, 8), 51, np.uint8))
-    taught = dataset.taught(open_maps(tmp_path / "maps"))
+    taught = dataset.taught(open_maps(drawn(tmp_path / "maps", dataset.clips[0].name, range(4))))
     pairs = list(zip(dataset.clips[0].frames(), taught.clips[0].frames(), strict=True))
     for own, given in pairs:
         assert given.density is not None
@@ -93,6 +90,63 @@ def test_a_density_goes_before_a_map(tmp_path: Path) -> None:
             assert np.array_equal(own.density, given.density)
     assert dataset.missing() == {"density": {dataset.clips[0].name: 1}}
     assert "density" not in taught.missing()
+
+
+def drawn(folder: Path, clip: str, frames: Iterable[int]) -> Path:
+    """Write a map, alike everywhere, for some frames of a clip."""
+    for index in frames:
+        path = folder / clip / f"{index:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((8, 8), 51, np.uint8))
+    return folder
+
+
+def test_maps_of_a_longer_cut_and_clips_without_any_are_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        trees.film(tmp_path / "films" / f"{name}.avi", 6)
+    bare = open_dataset("videos", tmp_path / "films")
+    assert bare.clips[0].labelled("density") == []
+    taught = bare.taught(open_maps(drawn(tmp_path / "maps", "a.avi", (4, 5, 6, 400))))
+    assert [clip.name for clip in taught.clips] == ["a.avi"]
+    assert taught.clips[0].labelled("density") == [4, 5]
+    pairs = LabelledPairs(taught, SkdSettings(32, "previous", "density"))
+    assert (len(pairs), pairs.no_density) == (2, 4)
+
+
+def test_a_damaged_map_is_recorded_and_its_neighbours_are_trained_on(tmp_path: Path) -> None:
+    trees.film(tmp_path / "films" / "a.avi", 6)
+    maps = drawn(tmp_path / "maps", "a.avi", range(6))
+    (maps / "a.avi" / "000002.png").write_bytes(b"no picture")
+    taught = open_dataset("videos", tmp_path / "films").taught(open_maps(maps))
+    pairs = LabelledPairs(taught, SkdSettings(32, "previous", "density"))
+    shown = [float((pairs[index]["frame"].mean() + 1) * 127.5) for index in (1, 2, 3)]
+    assert shown == pytest.approx([15, 35, 35], abs=3), "frame 3 stands in for frame 2"
+    assert [fault for fault in taught.named_faults() if "000002.png cannot be read" in fault]
+
+
+def test_windows_end_where_there_is_a_map(tmp_path: Path) -> None:
+    trees.film(tmp_path / "films" / "a.avi", 40)
+    bare = open_dataset("videos", tmp_path / "films")
+    taught = bare.taught(open_maps(drawn(tmp_path / "maps", "a.avi", (20, 35))))
+    shape = Shape(32, 32, 4, 1)
+    assert {taught.clips[0].nearest(index) for index in range(40)} == {20, 35}
+    assert taught.clips[0].nearest(27) == 20
+    assert bare.clips[0].nearest(27) == 27
+    assert all(Windows(taught, shape, 0)[index]["density"].any() for index in range(10))
+
+
+def test_a_run_begun_before_a_recipe_could_say_so_much_goes_on(tmp_path: Path) -> None:
+    recipe = load_recipe("stream-96")
+    open_run(Run(tmp_path / "run"), recipe)
+    kept = tmp_path / "run" / "recipe.json"
+    document = json.loads(kept.read_text())
+    assert document["data"].pop("maps") is None
+    kept.write_text(json.dumps(document))
+    open_run(Run(tmp_path / "run"), recipe)
+    for spoilt in ({**document, "seed": 2}, {"name": "stream-96"}):
+        kept.write_text(json.dumps(spoilt))
+        with pytest.raises(InputError, match="holds the training of another recipe"):
+            open_run(Run(tmp_path / "run"), recipe)
 
 
 def test_two_teachers_maps_are_averaged(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class Clip:
     def taught(self, maps: Maps) -> Clip:
         """Return the clip with maps for the densities of frames that have none."""
         clip = copy(self)
+        clip.__dict__.pop("_mapped", None)
         clip._maps = maps
         return clip
 
@@ -128,8 +129,17 @@ class Clip:
             return np.asarray(label / np.float32(255), np.float32)
         if self._maps is None or index not in self._mapped:
             return None
-        size = image.shape[1], image.shape[0]
-        return np.asarray(cv2.resize(self._maps.map(self.name, index), size), np.float32)
+        try:
+            mapped = self._maps.map(self.name, index)
+        except InputError as error:
+            self._faults[Path(self.name)] = str(error)
+            return None
+        return np.asarray(cv2.resize(mapped, (image.shape[1], image.shape[0])), np.float32)
+
+    def nearest(self, index: int) -> int:
+        """Return, of a clip that was taught, the nearest frame with a density or a map; else the index."""
+        known = self.labelled("density") if self._maps else []
+        return min(known, key=lambda at: abs(at - index), default=index)
 
     def fixation_shares(self, index: int) -> NDArray[np.float64]:
         """Return the frame's fixations (N, 2), row and column as shares of height and width, imageless."""
@@ -142,7 +152,7 @@ class Clip:
     def truths(self) -> frozenset[Truth]:
         """What some of the frames have labels of."""
         found: set[Truth] = {truth for truth, files in self._labels.items() if files}
-        found |= {"density"} if self._mapped else set()
+        found |= {"density"} if len(self._mapped) else set()
         return frozenset(found | {"box"} if self._boxes is not None else found)
 
     def labelled(self, truth: Truth) -> list[int]:
@@ -151,7 +161,7 @@ class Clip:
         found = (
             {index for index in range(len(self)) if self._pictures.key(index) in files} if files else set()
         )
-        return sorted(found | self._mapped if truth == "density" else found)
+        return sorted(found.union(self._mapped.tolist() if truth == "density" else ()))
 
     def missing(self) -> dict[Truth, int]:
         """Return how many frames lack each truth that the layout has a place for, where any does."""
@@ -164,9 +174,10 @@ class Clip:
         return {truth: count for truth, count in counts.items() if count}
 
     @cached_property
-    def _mapped(self) -> frozenset[int]:
-        """The frames that have maps."""
-        return frozenset(self._maps.frames(self.name).tolist() if self._maps else [])
+    def _mapped(self) -> NDArray[np.int32]:
+        """The frames that have maps; those of another cut of the clip may be beyond its end."""
+        found = self._maps.frames(self.name) if self._maps else np.empty(0, np.int32)
+        return found[found < len(self)] if len(found) else found
 
     @cached_property
     def _labels(self) -> dict[Truth, dict[str, Path] | None]:
@@ -209,17 +220,19 @@ class Dataset:
     faults: Faults
 
     def taught(self, maps: Maps) -> Dataset:
-        """Return the data set with maps for the densities of frames that have none.
+        """Return the data set with maps for densities where there are none, less the clips without either.
 
         Raises:
             InputError: there is no map of any clip.
         """
-        if not any(len(maps.frames(clip.name)) for clip in self.clips):
+        mapped = {clip.name for clip in self.clips if len(maps.frames(clip.name))}
+        if not mapped:
             raise InputError(
                 f"none of the maps is of a clip of {self.kind} at {self.root}; expected maps of clips named "
                 f"as {self.clips[0].name}: aerogaze label --dataset {self.kind} --root {self.root}"
             )
-        return replace(self, clips=[clip.taught(maps) for clip in self.clips])
+        kept = [clip for clip in self.clips if clip.name in mapped or "density" in clip.truths]
+        return replace(self, clips=[clip.taught(maps) for clip in kept])
 
     def missing(self) -> dict[Truth, Mapping[str, int]]:
         """Return, for each truth that frames lack, how many in which clips."""

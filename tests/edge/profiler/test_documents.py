@@ -43,7 +43,7 @@ def slower(document: dict[str, Any], factor: float) -> dict[str, Any]:
 
 def test_a_row_has_all_that_was_promised(measured: dict[str, Any]) -> None:
     for row in measured["latencies"]:
-        assert row["runs"] == sum(map(len, row["times_ms"])) > 300, "300 take less than a second"
+        assert row["runs"] == sum(map(len, row["times_ms"])) >= 300
         assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["p99_9_ms"] <= row["max_ms"]
         low, high = row["intervals"]["p50_ms"]
         assert low <= row["p50_ms"] <= high
