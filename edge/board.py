@@ -89,7 +89,7 @@ def read_facts(root: Path = Path("/")) -> Facts:
     model = _read(root / "proc/device-tree/model")
     module = find_module(model)
     l4t = _l4t(_read(root / "etc/nv_tegra_release"))
-    jetpack = next((jetpack for jetpack in JETPACKS if jetpack.l4t == l4t), None)
+    jetpack = next((jetpack for jetpack in JETPACKS if l4t and _short(jetpack.l4t) == _short(l4t)), None)
     return Facts(
         model,
         module.board if module else None,
@@ -112,6 +112,11 @@ def _l4t(text: str | None) -> str | None:
     """As in `# R36 (release), REVISION: 4.3, GCID: ...`."""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text or "")
     return f"{match.group(1)}.{match.group(2)}" if match else None
+
+
+def _short(l4t: str) -> str:
+    """38.2 is 38.2.0."""
+    return re.sub(r"(\.0)+$", "", l4t)
 
 
 def _jetpack(root: Path) -> str | None:

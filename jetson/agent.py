@@ -25,6 +25,8 @@ class Agent:
     board: Board
     server: Ddi
     autopilot: Autopilot
+    _downloaded: str | None = None
+    """The number of what is there and may not be installed yet: the server was told, and is not again."""
 
     def run(self) -> None:
         """Poll for ever, as often as the server says; a server that is away is asked again."""
@@ -52,11 +54,18 @@ class Agent:
         return poll.sleep_s
 
     def _deploy(self, offered: Deployment) -> None:
+        if not offered.download or (not offered.install and offered.id == self._downloaded):
+            return  # each poll asks again
         try:
             self.autopilot.check()
             self._proceed(offered, "downloading")
             place = self._arrival(offered)
             self.server.fetch(offered, place)
+            if not offered.install:
+                self.board.say(f"{offered.name} is here; the server does not let it be installed yet")
+                self.server.say(offered.feedback, offered.id, "downloaded", "none", ["not installed yet"])
+                self._downloaded = offered.id
+                return
             self._proceed(offered, "installing")
         except ServerError:
             raise

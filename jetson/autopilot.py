@@ -9,6 +9,8 @@ from edge.errors import CheckError, InputError
 
 WAIT_S = 3.0
 """Autopilots send a heartbeat each second (MAVLink, "Heartbeat/Connection Protocol")."""
+LISTEN_S = 1.5
+"""Listened at least, for on a shared link others may be heard first."""
 ARMED = "the drone is armed"
 REMEDY = "name its link with --autopilot udpin:0.0.0.0:14550, or say --no-autopilot"
 
@@ -64,7 +66,7 @@ class MavlinkAutopilot:
         self._link, self._wait_s = link, wait_s
 
     def check(self) -> None:
-        """Wait for a heartbeat of an autopilot (no ground station, no camera) and look at its flag."""
+        """Listen for heartbeats of autopilots (no ground station, no camera): none may say armed."""
         try:
             from pymavlink import mavutil
         except ModuleNotFoundError:
@@ -73,7 +75,7 @@ class MavlinkAutopilot:
             ) from None
         try:
             connection = mavutil.mavlink_connection(self._link, baud=57600)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, OverflowError, ImportError) as error:  # OverflowError: no such port
             raise InputError(f"cannot listen on {self._link} ({error}): name another link") from None
         try:
             armed = self._listen(connection, mavutil.mavlink)
@@ -88,9 +90,14 @@ class MavlinkAutopilot:
             raise ArmedError(f"{ARMED}: nothing is installed or switched until it is disarmed")
 
     def _listen(self, connection: Any, mavlink: Any) -> bool | None:
-        end = time.monotonic() + self._wait_s
+        """Return whether any autopilot says armed; None: none was heard."""
+        begun, armed = time.monotonic(), None
+        end = begun + self._wait_s
         while (left := end - time.monotonic()) > 0:
             beat = connection.recv_match(type="HEARTBEAT", blocking=True, timeout=left)
-            if beat is not None and beat.autopilot != mavlink.MAV_AUTOPILOT_INVALID:
-                return bool(beat.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED)
-        return None
+            if beat is None or beat.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
+                continue
+            if beat.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED:
+                return True
+            armed, end = False, min(end, begun + LISTEN_S)
+        return armed

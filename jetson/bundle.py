@@ -21,7 +21,7 @@ from edge import release as releases
 from edge.errors import CheckError, InputError
 from edge.files import sha256, written_file
 from jetson import canonical, cpio
-from jetson.keys import Key, Signatures, check_signatures, parse_signatures, sign
+from jetson.keys import Key, Signatures, check_signatures, parse_signatures, short, sign
 from jetson.manifest import ANYWHERE, Compatible, File, Manifest, parse_manifest
 from jetson.trust import Trust
 
@@ -102,6 +102,8 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
     caches = {cache.name for cache in wishes.timing_caches}
     entries = [_entry(path, name in caches) for name, path in sorted(paths.items())]
     signers = tuple(sorted(key.public for key in keys))
+    if twice := [key for key in signers if signers.count(key) > 1]:
+        raise InputError(f"the key {short(twice[0])} is given twice: name each key once")
     manifest = Manifest(
         release.name,
         wishes.counter,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 import click
@@ -14,7 +16,7 @@ from jetson import keys as signing
 from jetson import trust as trusts
 from jetson.bundle import Wishes, opened, read_bundle, write_bundle
 from jetson.cms import load_cms_signer
-from jetson.manifest import LARGEST_COUNTER, Manifest, checked_date, parse_compatible
+from jetson.manifest import LARGEST_COUNTER, Manifest, checked_date, parse_compatible, version_key
 
 PATH = click.Path(path_type=Path)
 
@@ -115,6 +117,7 @@ def bundle(
             counter, over, parse_compatible(compatible), runtime,
             None if expires is None else checked_date(expires), caches, cms,
         )  # fmt: skip
+        _check_wishes(wishes)
         from edge.release import locate
 
         manifest = write_bundle(locate(release), [signing.load_key(k) for k in key_files], wishes, out)
@@ -144,6 +147,26 @@ def _check_out(out: Path, keys: Iterable[Path]) -> None:
     for key in keys:
         if os.path.exists(out) and os.path.exists(key) and out.samefile(key):
             raise InputError(f"--out {out} is the key {key}, which is never written over: name another place")
+
+
+def _check_wishes(wishes: Wishes) -> None:
+    """See that some board could take it, today.
+
+    Raises:
+        InputError: none could, or --over would let it onto no board that --counter does not.
+    """
+    here, today = version_of("aerogaze"), datetime.now(timezone.utc).date().isoformat()
+    if wishes.over is not None and wishes.over <= wishes.counter:
+        raise InputError(
+            f"--over {wishes.over} is not above --counter {wishes.counter}, which boards that have flown at "
+            "most that take anyway: leave it out, or name the counter that they fly"
+        )
+    if wishes.expires and wishes.expires < today:
+        raise InputError(f"--expires {wishes.expires} is past; expected {today} (UTC) or later")
+    if version_key(wishes.runtime) > version_key(here):
+        raise InputError(
+            f"--runtime {wishes.runtime} is newer than this aerogaze, {here}: name one that is out"
+        )
 
 
 def _line(manifest: Manifest) -> str:

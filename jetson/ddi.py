@@ -26,6 +26,8 @@ LARGEST_ANSWER = 1 << 20
 LARGEST_BUNDLE = LARGEST_TOTAL + (1 << 20)
 BLOCK = 1 << 18
 Finished = Literal["none", "success", "failure"]
+NOW = ("attempt", "forced")
+"""How `download` and `update` say that it may be done; "skip": not yet."""
 
 
 class ServerError(InputError):
@@ -44,13 +46,18 @@ class Poll:
 
 @dataclass(frozen=True)
 class Deployment:
-    """One thing to install: its number there, where to send feedback, and where the bundle is."""
+    """One thing to install: its number there, where to send feedback, and where the bundle is.
+
+    `download`, `install`: whether the server lets that be done now. The maintenance window is for installing.
+    """
 
     id: str
     feedback: str
     name: str
     href: str
     size_bytes: int
+    download: bool = True
+    install: bool = True
 
 
 class Ddi:
@@ -95,19 +102,24 @@ class Ddi:
         with _expected(href):
             answer = self._json(href)
             number = str(answer["id"])
-            for chunk in answer["deployment"]["chunks"]:
+            wanted = answer["deployment"]
+            download = wanted.get("download", NOW[0]) in NOW
+            install = wanted.get("update", NOW[0]) in NOW
+            install = install and wanted.get("maintenanceWindow", "available") == "available"
+            for chunk in wanted["chunks"]:
                 for artifact in chunk["artifacts"]:
                     links = artifact.get("links") or artifact["_links"]
                     link = links.get("download") or links["download-http"]
                     name, size = str(artifact["filename"]), int(artifact["size"])
                     if name.endswith(".swu") and re.fullmatch(r"[\w-]{1,40}", number):
-                        return Deployment(number, _feedback(href), name, str(link["href"]), size)
+                        url = str(link["href"])
+                        return Deployment(number, _feedback(href), name, url, size, download, install)
         raise ServerError(f"{href} offers no .swu")
 
     def say(
         self, feedback: str, number: str, execution: str, finished: Finished, details: Sequence[str]
     ) -> None:
-        """Give feedback: "proceeding", or "closed" with success or failure.
+        """Give feedback: "proceeding", "downloaded", or "closed" with success or failure.
 
         Raises:
             ServerError: it did not arrive.

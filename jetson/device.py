@@ -149,12 +149,33 @@ class Board:
         except BusyError:
             return state
 
+    def to_fly(self) -> SlotName | None:
+        """Return the slot to fly: not one on trial that nobody watches, even where `boot` could not go back,
+        as on a disk that cannot be written.
+        """
+        state = self.state()
+        return state.previous if state.trial and state.previous and not self._watched() else state.current
+
+    def _watched(self) -> bool:
+        """Say whether another command works on the board."""
+        try:
+            with (self.root / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def rollback(self) -> State:
         """Go back to the previous slot, watched like any switch."""
+        nothing = InputError(f"the board {self.root} has no previous release to go back to")
+        if self.state().previous is None:
+            raise nothing  # and nothing was written, not even a folder
         with self.locked():
             state = self._mend()
             if state.previous is None:
-                raise InputError(f"the board {self.root} has no previous release to go back to")
+                raise nothing
             self.check_slot(state.previous)
             return self.switch(state, state.previous, "rollback")
 
@@ -186,7 +207,7 @@ class Board:
         trial = dataclasses.replace(state, current=name, previous=previous, trial=True)
         try:
             save_state(self.disk, self.root, trial)
-            self.say(f"switched to slot {name}; watching the service")
+            self.say(f"switched to slot {name}; {self.service.told}")
             self._start(trial)
             now = int(self.clock())
             good = dataclasses.replace(

@@ -163,14 +163,11 @@ def history(root: Path, as_json: bool) -> None:
 def execute(root: Path, words: tuple[str, ...]) -> None:
     """Become the command WORDS, {release}, {precision} and {engine} of what is flown put in."""
     this = board(root)
-    state = this.state()
-    if state.current is None or state.flown is None:
+    name = this.to_fly()
+    if name is None:
         raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
-    found = {
-        "{release}": str(this.release(state.current)),
-        "{precision}": state.flown.precision,
-        "{engine}": state.flown.engine,
-    }
+    slot = this.state().slots[name]
+    found = {"{release}": str(this.release(name)), "{precision}": slot.precision, "{engine}": slot.engine}
     command = [found.get(word, word) for word in words]
     if shutil.which(command[0]) is None:
         raise InputError(f"no program {command[0]!r}; expected a command to become")

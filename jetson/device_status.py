@@ -7,6 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from edge.board import Facts, find_module
 from edge.errors import CheckError
 from jetson.config import Config, load_config
 from jetson.device import Board
@@ -30,12 +31,7 @@ def tell(this: Board, as_json: bool, health: bool = False) -> None:
             f"{document['why']}\n{document['path']}"
         )
     if health:
-        facts = this.facts
-        known = ((facts.model, ""), (facts.jetpack, "JetPack "), (facts.tensorrt, "TensorRT "))
-        print(
-            "board: "
-            + (", ".join(f"{say}{what}" for what, say in known if what) or "no Jetson that is known")
-        )
+        print(f"board: {', '.join(_board(this.facts)) or 'no Jetson that is known'}")
         if document["health"]:
             print(f"health: {document['health']}")
 
@@ -60,7 +56,30 @@ def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
         "previous": state.slots[state.previous].counter if state.previous else None,
         "highest_counter": state.counter,
         "board": asdict(this.facts),
+        "module": _module(this.facts),
     }
+
+
+def _module(facts: Facts) -> dict[str, Any] | None:
+    """Return what the table of modules says: DLA cores at most, and the memories (GB) that it comes with."""
+    module = find_module(facts.model)
+    return {"dla_cores": module.dla_cores, "memory_gb": list(module.memory_gb)} if module else None
+
+
+def _board(facts: Facts) -> list[str]:
+    known = (
+        ("", facts.model),
+        ("compute capability ", facts.compute_capability),
+        ("JetPack ", facts.jetpack),
+        ("L4T ", facts.l4t),
+        ("TensorRT ", facts.tensorrt),
+        ("power mode ", facts.power_mode_name),
+    )
+    told = [f"{say}{what}" for say, what in known if what]
+    if module := find_module(facts.model):
+        told.append(f"at most {module.dla_cores} DLA cores" if module.dla_cores else "no DLA")
+        told.append(f"{' or '.join(map(str, module.memory_gb))} GB of memory")
+    return told
 
 
 def _health(config: Config) -> str | None:

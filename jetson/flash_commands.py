@@ -14,6 +14,7 @@ from jetson import trust as trusts
 from jetson.config import ROOT
 from jetson.flash import load
 from jetson.host import Host
+from jetson.policy import parse_policy
 
 PATH = click.Path(path_type=Path)
 ERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -57,6 +58,8 @@ def flash(
     as_json: bool,
 ) -> None:
     """Put BUNDLE onto TARGET: user@host or user@host:port, or a folder that stands in for a board."""
+    if policy:
+        parse_policy(policy)  # told before anything is sent
     host = Host(
         target,
         trust,
@@ -87,4 +90,5 @@ def flash(
         print(f"chose {status['why']}")
         for row in status["measured"]:
             told = f"cc {row['cc']:.4f}, p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms"
+            told += f", {row['power_w']:.1f} W" if row.get("power_w") else ""
             print(f"  {row['precision']}: {row['refused'] or told}")

@@ -11,6 +11,7 @@ from jetson.config import ROOT
 from jetson.flash import Cargo, OnBytes, Say, Wish, flash
 from jetson.folder import FolderTarget
 from jetson.manifest import Manifest
+from jetson.policy import parse_policy
 from jetson.runtime import Runtime, When
 from jetson.ssh import Login, SshTarget, parse_login
 
@@ -20,7 +21,7 @@ class Host:
     """`address`: user@host, user@host:port, or a folder that stands in for a board.
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these, or the policy is none.
     """
 
     address: str
@@ -40,6 +41,8 @@ class Host:
     reinstall: bool = False
 
     def __post_init__(self) -> None:
+        if self.policy is not None:
+            parse_policy(self.policy)
         if self.login is None and "@" in self.address and "/" not in self.address:
             raise InputError(f"{self.address!r} is no board; expected user@host, user@host:port, or a folder")
         if self.login is None and self.runtime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,21 +37,23 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         CheckError: signature, fit, golden set, policy, autopilot or health did not hold. What was flown
             before is flown then.
     """
-    with board.locked(), opened(place) as file:
+    with ExitStack() as held:
+        file = held.enter_context(opened(place))
         autopilot.check()
         trust = board.trust()
         board.say("verifying the signature and every byte")
         sealed = read_bundle(file, str(place), trust)
         manifest, now = sealed.manifest, board.clock()
+        held.enter_context(board.locked())  # what is refused until here has written nothing at all
         check_fit(manifest, board.facts, board.state(), now, version("aerogaze"))
         state = board.mend()
         same = state.flown is not None and state.flown.id == manifest.id
         if same and not reinstall and not state.trial:
             board.say("this release is flown already")
             return state
-        if state.flown and state.flown.counter == manifest.counter and not same:
+        if any(s.counter == manifest.counter and s.id != manifest.id for s in state.slots.values()):
             raise CheckError(
-                f"another release with counter {manifest.counter} is flown here: bundle this one with a "
+                f"another release with counter {manifest.counter} is on the board: bundle this one with a "
                 "higher --counter"
             )
         _check_space(board, manifest, state)

@@ -93,6 +93,8 @@ def _hosts(place: Path, document: Mapping[str, Any]) -> dict[str, Host]:
     hosts = {}
     seen: dict[str, str] = {}
     for name, given in table.items():
+        if not name.strip():
+            raise InputError(f"{place}: a host's name is {name!r}; expected one as drone-7")
         own = _options(place, f"host {name!r}", given, {"address"})
         try:
             host = Host(**{"address": name, **defaults, **own})

@@ -219,11 +219,11 @@ def main() -> int:
     parser.add_argument("questions", nargs="*", help="after --: options of aerogaze device disarmed")
     wish = parser.parse_args()
     place = os.path.join(os.path.realpath(os.path.dirname(wish.place) or "."), os.path.basename(wish.place))
-    wheels = os.path.dirname(os.path.abspath(__file__))
-    os.umask(0o022)  # a service of another user runs it
-    if wish.probe:
+    if wish.probe:  # from python -c, too, where there is no __file__
         print(json.dumps({"machine": spelt_machine(), "runtime": id_of(place)}))
         return 0
+    wheels = os.path.dirname(os.path.abspath(__file__))
+    os.umask(0o022)  # a service of another user runs it
     try:
         changed = install(wheels, place, wish.questions)
     except Refused as error:

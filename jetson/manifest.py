@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date
 from typing import Any
 
+from edge.board import MODULES
 from edge.errors import InputError
 from jetson import canonical
 from jetson.cpio import LARGEST_MEMBER, checked_member_name
@@ -130,7 +131,7 @@ def parse_compatible(words: tuple[str, ...]) -> Compatible:
     """Read `boards=a,b`, `compute=8.7`, `jetpack=6.1,6.2` and `tensorrt=10.3`, as the command takes them.
 
     Raises:
-        InputError: another name, one twice, or a value of another form.
+        InputError: another name, one twice, a value of another form, or a board that is not known.
     """
     names = {
         "boards": "boards",
@@ -146,6 +147,9 @@ def parse_compatible(words: tuple[str, ...]) -> Compatible:
                 f"--compatible {word!r}; expected each of {', '.join(names)} once, as jetpack=6.1,6.2"
             )
         found[names[name]] = sorted({value.strip() for value in values.split(",")})
+    known = [module.board for module in MODULES]
+    if strange := sorted(set(found.get("boards", ())) - set(known)):
+        raise InputError(f"--compatible: no board {strange[0]!r}; expected some of {', '.join(known)}")
     return _compatible({field.name: found.get(field.name, []) for field in fields(Compatible)})
 
 

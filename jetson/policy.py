@@ -2,10 +2,11 @@
 
     policy = goal [ "within" bound { "and" bound } ]
     goal   = "fastest" | "closest"
-    bound  = "cc" ">=" number | ( "p50" | "p99" ) "<=" number [ "ms" ]
+    bound  = "cc" ">=" number | ( "p50" | "p99" ) "<=" number [ "ms" ] | "power" "<=" number [ "W" ]
 
 `cc` is the least correlation of a golden map with PyTorch's; `p50` and `p99` are the engine's latency in
-milliseconds. "fastest" takes the least p50 of those within all bounds, "closest" the greatest cc.
+milliseconds; `power` is what the board takes while the engine is kept busy, in watts. "fastest" takes the
+least p50 of those within all bounds, "closest" the greatest cc.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from edge.errors import CheckError, InputError
 
 DEFAULT = "fastest within cc>=.995"
 _EXAMPLE = "fastest within cc>=.995 and p99<=20ms"
-_BOUND = re.compile(r"(?:(cc)\s*>=|(p50|p99)\s*<=)\s*(\d+\.?\d*|\.\d+)\s*(ms)?")
+_NUMBER = r"\s*(\d+\.?\d*|\.\d+)\s*"
+_MS = rf"<={_NUMBER}(?:ms)?"
+_BOUND = re.compile(rf"cc\s*>={_NUMBER}|p50\s*{_MS}|p99\s*{_MS}|power\s*<={_NUMBER}W?")
+_NAMES: tuple[Literal["cc", "p50", "p99", "power"], ...] = ("cc", "p50", "p99", "power")
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,25 @@ class Measured:
     p50_ms: float
     p99_ms: float
     refused: str | None = None
+    power_w: float | None = None
+    """None: no meter that can be read."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """`cc` at least, or `p50` or `p99` (ms) at most, a number."""
+    """`cc` at least, or `p50` or `p99` (ms) or `power` (W) at most, a number."""
 
-    name: Literal["cc", "p50", "p99"]
+    name: Literal["cc", "p50", "p99", "power"]
     value: float
 
     def broken(self, found: Measured) -> str | None:
         """Return how what was found breaks the bound."""
         if self.name == "cc":
             return None if found.cc >= self.value else f"cc {found.cc:.4f} < {self.value:g}"
+        if self.name == "power":
+            if found.power_w is None:
+                return "power is not known: no meter can be read"
+            return None if found.power_w <= self.value else f"power {found.power_w:.1f} > {self.value:g} W"
         ms = found.p50_ms if self.name == "p50" else found.p99_ms
         return None if ms <= self.value else f"{self.name} {ms:.2f} > {self.value:g} ms"
 
@@ -69,9 +79,12 @@ def parse_policy(text: str) -> Policy:
     bounds = []
     for part in re.split(r"\s+and\s+", match.group(2)) if match.group(2) else ():
         bound = _BOUND.fullmatch(part)
-        if bound is None or (bound.group(1) and bound.group(4)):
-            raise InputError(f"policy {text!r}: {part!r} is no bound; expected cc>=.99, p50<=MS or p99<=MS")
-        bounds.append(Bound(bound.group(1) or bound.group(2), float(bound.group(3))))  # type: ignore[arg-type]
+        if bound is None:
+            raise InputError(
+                f"policy {text!r}: {part!r} is no bound; expected cc>=.99, p50<=MS, p99<=MS or power<=W"
+            )
+        given = zip(_NAMES, bound.groups(), strict=True)
+        bounds += [Bound(name, float(value)) for name, value in given if value]
     goal: Literal["fastest", "closest"] = match.group(1)  # type: ignore[assignment]
     return Policy(goal, tuple(bounds))
 

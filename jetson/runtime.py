@@ -81,8 +81,7 @@ class Runtime:
                 f"the bundle needs aerogaze {manifest.runtime}, the desk has {version('aerogaze')}: update it"
             )
         say(f"{board.name} has " + (f"aerogaze {has}" if has else "no aerogaze yet"))
-        setup = await board.send(SETUP, sha256(SETUP), lambda done, of: None, f"{WHEELS}/{SETUP.name}")
-        machine, there = await _probe(board, setup, place)
+        machine, there = await _probe(board, place)
         carried = await asyncio.get_running_loop().run_in_executor(_GATHERER, gather, machine, say)
         board.program = f"{place}/bin/aerogaze"
         if carried.id == there and has:
@@ -99,6 +98,7 @@ class Runtime:
             return version("aerogaze") if has else None
         say(f"sending {carried}")
         await _send(board, carried, on_bytes)
+        setup = await board.send(SETUP, sha256(SETUP), lambda done, of: None, f"{WHEELS}/{SETUP.name}")
         done = await board.shell(
             f"exec {PYTHON} {shlex.join([setup, place, '--', *self.questions])}", say, sudo=True
         )
@@ -124,8 +124,10 @@ class Runtime:
         return found, has if name == "aerogaze" and has else None
 
 
-async def _probe(board: Board, setup: str, place: str) -> tuple[Machine, str | None]:
-    done = await board.shell(f"exec {PYTHON} {shlex.quote(setup)} --probe {shlex.quote(place)}")
+async def _probe(board: Board, place: str) -> tuple[Machine, str | None]:
+    """Ask by a script that is part of the command: nothing is written there."""
+    words = ["-c", SETUP.read_text("utf-8"), "--probe", place]
+    done = await board.shell(f"exec {PYTHON} {shlex.join(words)}")
     try:
         told = json.loads(done.out)
         machine, there = str(told["machine"]), told["runtime"]

@@ -18,6 +18,10 @@ from edge.errors import CheckError
 class Service(Protocol):
     """What runs the current slot."""
 
+    @property
+    def told(self) -> str:
+        """What is done after a switch, in words."""
+
     def restart(self, release: Path, precision: str) -> None:
         """Stop it if it runs, and start it with what is flown now.
 
@@ -36,6 +40,8 @@ class Service(Protocol):
 class NoService:
     """Nothing is configured: who flies the slot looks at the state by itself."""
 
+    told = "no service is set: nothing is restarted or watched"
+
     def restart(self, release: Path, precision: str) -> None:
         """Do nothing."""
 
@@ -51,15 +57,25 @@ class CommandService:
     """A service restarted and asked for its health by commands, as systemd's are.
 
     Commands get AEROGAZE_RELEASE and AEROGAZE_PRECISION; they fail by their exit code, or by taking longer
-    than `command_s`. `health` is asked every `every_s` for `watch_s`. `restart`, one `health` and the
-    watch, twice over, take less than 30 s as they are set here.
+    than `command_s`. `health` is asked every `every_s` for `watch_s`, which is longer than the unit's
+    WatchdogSec: one that hangs once it was ready is seen. Back on the old release takes `longest_s` at most.
     """
 
     restart_words: tuple[str, ...]
     health_words: tuple[str, ...] = ()
-    watch_s: float = 5.0
+    watch_s: float = 8.0
     every_s: float = 0.5
-    command_s: float = 4.0
+    command_s: float = 7.0
+
+    @property
+    def longest_s(self) -> float:
+        """How long from a switch to the old release at most: restart, watch, a last question, restart."""
+        return 3 * self.command_s + self.watch_s
+
+    @property
+    def told(self) -> str:
+        """What is done after a switch, in words."""
+        return "watching the service" if self.health_words else "no health is set: the service is not watched"
 
     def restart(self, release: Path, precision: str) -> None:
         """Run the command that restarts."""

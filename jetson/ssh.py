@@ -124,6 +124,7 @@ class SshTarget:
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
         if self._connection is None:
+            asyncio.get_running_loop().set_exception_handler(_unheard)
             login = self._login
             more: dict[str, Any] = {}
             if login.identity:
@@ -195,6 +196,12 @@ async def _read(stream: asyncssh.SSHReader[str]) -> str:
     return read
 
 
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out what asyncssh's own tasks say of a broken connection: who waits for it is told."""
+    if not isinstance(context.get("exception"), (asyncssh.Error, OSError)):
+        loop.default_exception_handler(context)
+
+
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     """Turn what SSH says into one line."""
@@ -212,6 +219,8 @@ def _told(name: str) -> Iterator[None]:
     except asyncssh.KeyImportError as error:
         raise InputError(f"an SSH key cannot be read ({error}): name another with --identity") from None
     except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
+        if isinstance(error, OSError) and error.filename:  # of the desk: --identity, --known-hosts
+            raise InputError(f"cannot read {error.filename}: {error.strerror}; name another file") from None
         raise LostError(f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?") from None
 
 

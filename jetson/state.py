@@ -18,6 +18,8 @@ SCHEMA = 1
 REMEMBERED = 50
 """Events that are kept."""
 LARGEST = 1 << 20
+LATEST = 1 << 40
+"""Seconds since 1970 that no clock reaches; counters are smaller, too."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,41 @@ def load_state(root: Path) -> State:
             for name, slot in document.pop("slots").items()
         }
         state = State(slots=slots, **{**document, "history": tuple(document["history"])})
+        _check_types(state)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{place} is malformed ({error}): it was changed by somebody else") from None
     named = {state.current, state.previous} - {None}
     if not named <= set(slots) <= {"a", "b"} or (state.current and state.current == state.previous):
         raise InputError(f"{place} names slots that are not there: it was changed by somebody else")
     return state
+
+
+def _check_types(state: State) -> None:
+    """See that each value is of the kind that is written.
+
+    Raises:
+        TypeError: one is not.
+    """
+    texts, numbers = [], [state.counter, state.seen_at]
+    for slot in state.slots.values():
+        texts += [slot.id, slot.release, slot.precision, slot.engine, slot.why]
+        numbers += [slot.counter, slot.installed_at]
+        if not all(isinstance(row, dict) for row in slot.measured):
+            raise TypeError("what was measured is no table")
+    for row in state.history:
+        texts += [row["event"], row["detail"], "" if row["release"] is None else row["release"]]
+        numbers += [row["at"], 0 if row["counter"] is None else row["counter"]]
+    for name in (state.current, state.previous):
+        if name not in (None, "a", "b"):
+            raise TypeError(f"slot {name!r:.40}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r:.40} is no text")
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < LATEST:
+            raise TypeError(f"{number!r:.40} is no counter or time")
+    if not isinstance(state.trial, bool):
+        raise TypeError(f"trial is {state.trial!r:.40}")
 
 
 def save_state(disk: Disk, root: Path, state: State) -> None:

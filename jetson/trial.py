@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from edge.engines import Choice
 from edge.errors import InputError
 from edge.metrics import cc
 from edge.model import SaliencyModel, clip_maps
+from edge.nvml import Nvml
+from edge.power import Meter, find_meter
 from edge.profiler.measure import latency_of
 from edge.release import Release
 from edge.target import Target
@@ -85,15 +88,22 @@ class TensorRTEngines:
 
 
 def open_engines(name: str) -> Engines:
-    """Return a kind of engines by its name.
+    """Return a kind of engines by its name; auto is TensorRT where its Python module is there.
 
     Raises:
         InputError: there is none of that name.
     """
     kinds: dict[str, Callable[[], Engines]] = {"onnxruntime": OnnxRuntimeEngines, "tensorrt": TensorRTEngines}
+    if name == "auto":
+        name = "tensorrt" if find_spec("tensorrt") else "onnxruntime"
     if name not in kinds:
-        raise InputError(f"unknown engine {name!r}; expected one of {', '.join(kinds)}")
+        raise InputError(f"unknown engine {name!r}; expected auto or one of {', '.join(kinds)}")
     return kinds[name]()
+
+
+def _meter() -> Meter | None:
+    found = find_meter(Path("/"), Nvml.open())
+    return None if isinstance(found, str) else found
 
 
 def _measure(release: Release, precision: str, engine: Choice = "onnxruntime") -> Measured:
@@ -104,11 +114,12 @@ def _measure(release: Release, precision: str, engine: Choice = "onnxruntime") -
             maps = clip_maps(model, frames)
         finally:
             model.close()
-        latency = latency_of(release, precision, engine, THREADS, RUNS, WARM_UP)
+        latency = latency_of(release, precision, engine, THREADS, RUNS, WARM_UP, _meter())
     except InputError as error:
         return Measured(precision, 0.0, 0.0, 0.0, str(error))
     likeness = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
-    found = Measured(precision, float(likeness), latency["p50_ms"], latency["p99_ms"])
+    power = latency.get("power_w")
+    found = Measured(precision, float(likeness), latency["p50_ms"], latency["p99_ms"], power_w=power)
     if not finite(found) or math.isclose(found.p50_ms, 0.0):
         return Measured(precision, 0.0, 0.0, 0.0, "gives no number on its golden set")
     return found

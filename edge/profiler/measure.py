@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.engines import Choice
+from edge.power import Meter
 from edge.profiler import memory
 from edge.profiler.contender import Contender, Feed, contenders_of, feeds_of
+from edge.profiler.energy import energy
 from edge.profiler.statistics import is_steady, summarise
 from edge.release import Release
 from edge.runner import Runner
@@ -21,6 +23,8 @@ TURN = 20
 """Runs of one contender before the next one's turn: a drift of the clock hits all alike."""
 SHORT_TURN, SLOW_MS = 4, 50.0
 """Of contenders one of which takes longer than this for a call."""
+BUSY_S = 2.0
+"""How long a graph is kept busy for its power."""
 MOST_WARM_UP_S = 5.0
 """Of one contender. What drifts for longer is measured as it is, and marked."""
 
@@ -149,9 +153,17 @@ def timed(runner: Runner, feeds: Sequence[Feed], runs: int, ns: list[int]) -> No
 
 
 def latency_of(
-    release: Release, precision: str, engine: Choice, threads: int, runs: int, least_warm_up: int
+    release: Release,
+    precision: str,
+    engine: Choice,
+    threads: int,
+    runs: int,
+    least_warm_up: int,
+    meter: Meter | None = None,
 ) -> dict[str, float]:
     """Return the latency of one graph by itself, in stream form at batch 1: see `statistics.summarise`.
+
+    With a meter also `power_w`, while it is kept busy for `BUSY_S`; not if the meter falls silent.
 
     Raises:
         InputError: the release has no such graph, or its engine refuses.
@@ -161,7 +173,11 @@ def latency_of(
     with opened(contenders, feeds) as found:
         warm_up(*found[0], feeds[0], least_warm_up, TURN)
         take_turns(found, feeds, -(-runs // TURN), TURN)
-        return summarise(found[0][0].times_ms)
+        told = summarise(found[0][0].times_ms)
+        if meter is not None:
+            with suppress(OSError):
+                told["power_w"] = energy(meter, 0.0, found[0][1], feeds[0], 1, BUSY_S).power_w
+        return told
 
 
 class Nothing:

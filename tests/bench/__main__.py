@@ -19,6 +19,7 @@ from edge.gpu import this_gpu
 from edge.machine import this_machine
 from tests.bench.calibration import calibration_rows
 from tests.bench.engines import engine_rows, streaming_rows
+from tests.bench.flash import flash_rows
 from tests.bench.fleet import fleet_rows
 from tests.bench.flight import made_clip, pipeline_rows, process_rows
 from tests.bench.gpu import gpu_rows
@@ -46,6 +47,7 @@ THEMES: dict[str, Callable[[Path], list[Row]]] = {
     "live": live_rows,
     "metrics": lambda folder: metric_rows(),
     "sinks": sink_rows,
+    "flash": flash_rows,
     "training": lambda folder: training_rows(),
     "gpu": gpu_rows,
 }

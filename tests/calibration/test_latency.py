@@ -45,9 +45,9 @@ class Machine:
 
 def test_who_comes_first_is_no_faster() -> None:
     machine = Machine(0, load=0.0, switch=0.5)
-    candidate_ms, float_ms = in_turns(*machine.pair(0.0)(), machine)
+    candidate_ms, float_ms = in_turns(*machine.pair(0.0)(), machine, machine)
     assert candidate_ms == pytest.approx(float_ms)
-    candidate_ms, float_ms = in_turns(*machine.pair(0.3)(), machine)
+    candidate_ms, float_ms = in_turns(*machine.pair(0.3)(), machine, machine)
     assert candidate_ms == pytest.approx(0.7 * float_ms)
 
 

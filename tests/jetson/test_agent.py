@@ -287,6 +287,56 @@ def test_what_says_nothing_against_a_bundle_is_waited_for(
     assert (board.root / "arrived" / "1.swu").exists() == (why != "no room"), "it need not come again"
 
 
+@pytest.mark.parametrize(
+    "waits",
+    [{"update": "skip"}, {"update": "forced", "maintenanceWindow": "unavailable"}, {"download": "skip"}],
+)
+def test_nothing_is_installed_until_the_server_lets_it(
+    make: Make, key: Key, tmp_path: Path, waits: dict[str, str]
+) -> None:
+    bundle = make()
+    offer: dict[str, str] = {"download": "attempt", **waits}
+    said: list[str] = []
+
+    class Hawk(Quiet):
+        def do_GET(self) -> None:
+            here = f"http://{self.headers['Host']}"
+            artifact = {
+                "filename": "b.swu",
+                "size": bundle.stat().st_size,
+                "_links": {"download": {"href": f"{here}/b.swu"}},
+            }
+            answer = {
+                "config": {"polling": {"sleep": "00:00:10"}},
+                "_links": {"deploymentBase": {"href": f"{here}/deployment"}},
+                "id": "7",
+                "deployment": {**offer, "chunks": [{"artifacts": [artifact]}]},
+            }
+            self.body = bundle.read_bytes() if self.path == "/b.swu" else json.dumps(answer).encode()
+            super().do_GET()
+
+        def do_POST(self) -> None:
+            status = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["status"]
+            said.append(status["execution"])
+            self.send_response(200)
+            self.end_headers()
+
+    board = a_board(tmp_path / "drone")
+    board.set_trust(make_trust([key.public]), None)
+    with answering(Hawk) as base:
+        agent = Agent(board, Ddi(f"{base}/DEFAULT", "d"), NoAutopilot())
+        for _ in range(3):
+            agent.once()
+        assert flown(board) is None
+        fetches = "download" not in waits
+        assert said == (["proceeding", "downloaded"] if fetches else []), "told once, not at each poll"
+        assert (board.root / "arrived" / "7.swu").exists() == fetches
+        offer |= {"download": "attempt", "update": "attempt", "maintenanceWindow": "available"}
+        agent.once()
+    assert flown(board) == 1
+    assert said[-1] == "closed"
+
+
 def test_a_download_larger_than_offered_is_begun_anew(tmp_path: Path) -> None:
     with answering(type("Whole", (Quiet,), {"body": b"bundle"})) as base:
         (tmp_path / "b.swu").write_bytes(b"something longer")

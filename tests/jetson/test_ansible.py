@@ -124,7 +124,7 @@ def test_another_release_of_the_same_counter_is_not_taken_for_it(
     root = tmp_path / "drone"
     assert command("flash", make(), root, "--trust", public).code == 0
     refused = play(make(expires="2099-01-31"))
-    assert "another release with counter 1 is flown here" in refused.said, refused.said
+    assert "another release with counter 1 is on the board" in refused.said, refused.said
 
 
 def test_a_new_board_gets_a_runtime(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,19 +32,27 @@ def free_port() -> int:
 
 
 class Vehicle:
-    """Sends a heartbeat of an autopilot ten times a second, and a ground station's beside it."""
+    """Sends a heartbeat of an autopilot each so many seconds, and a ground station's beside it."""
 
-    def __init__(self, port: int, autopilot: int = MAV.MAV_AUTOPILOT_PX4) -> None:
-        self.armed, self._autopilot = False, autopilot
+    def __init__(
+        self,
+        port: int,
+        autopilot: int = MAV.MAV_AUTOPILOT_PX4,
+        *,
+        system: int = 1,
+        every_s: float = 0.05,
+        armed: bool = False,
+    ) -> None:
+        self.armed, self._autopilot, self._every_s = armed, autopilot, every_s
         self._link = mavutil.mavlink_connection(
-            f"udpout:127.0.0.1:{port}", source_system=1, source_component=1
+            f"udpout:127.0.0.1:{port}", source_system=system, source_component=1
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
         self._thread.start()
 
     def _send(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(self._every_s):
             mode = MAV.MAV_MODE_FLAG_SAFETY_ARMED if self.armed else 0
             send = self._link.mav.heartbeat_send
             send(MAV.MAV_TYPE_GCS, MAV.MAV_AUTOPILOT_INVALID, MAV.MAV_MODE_FLAG_SAFETY_ARMED, 0, 0)
@@ -56,7 +65,7 @@ class Vehicle:
 
 
 @contextmanager
-def vehicle(port: int, **options: int) -> Iterator[Vehicle]:
+def vehicle(port: int, **options: Any) -> Iterator[Vehicle]:
     flying = Vehicle(port, **options)
     try:
         yield flying
@@ -76,6 +85,17 @@ def test_a_disarmed_drone_may_be_touched_and_an_armed_one_not() -> None:
         autopilot.check()
 
 
+def test_a_neighbour_that_is_heard_first_does_not_speak_for_an_armed_drone() -> None:
+    port = free_port()
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
+    with (
+        vehicle(port, system=2),
+        vehicle(port, every_s=1.0, armed=True),
+        pytest.raises(CheckError, match="the drone is armed"),
+    ):
+        autopilot.check()
+
+
 def test_ground_stations_and_silence_tell_nothing() -> None:
     port = free_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", wait_s=0.3)
@@ -92,7 +112,7 @@ def test_ground_stations_and_silence_tell_nothing() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pymavlink's socket
 def test_a_link_that_cannot_be_opened_is_one_line() -> None:
-    for link in ("/dev/no-such-line", "udpin:999.0.0.1:1"):
+    for link in ("/dev/no-such-line", "udpin:999.0.0.1:1", "udpin:127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"cannot listen on {link}"):
             MavlinkAutopilot(link).check()
 

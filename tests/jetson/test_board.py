@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,32 @@ def test_an_l4t_without_a_jetpack_is_named_itself(orin: Path) -> None:
     (orin / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 9.9, GCID: 1\n")
     facts = read_facts(orin)
     assert (facts.jetpack, facts.software) == (None, "L4T 36.9.9")
+
+
+@pytest.mark.parametrize("revision", ["2", "2.0"])
+def test_an_l4t_is_found_however_many_noughts_it_ends_with(orin: Path, revision: str) -> None:
+    (orin / "etc/nv_tegra_release").write_text(f"# R38 (release), REVISION: {revision}, GCID: 1\n")
+    assert read_facts(orin).jetpack == "7.0"
+    (orin / "etc/nv_tegra_release").write_text("# R38 (release), REVISION: 20, GCID: 1\n")
+    assert read_facts(orin).jetpack is None
+
+
+def test_status_tells_what_board_this_is(command: Callable[..., Outcome], orin: Path, tmp_path: Path) -> None:
+    words = ["device", "status", "--root", tmp_path / "drone", "--facts", orin]
+    text = command(*words).out
+    for told in (
+        "Orin Nano", "compute capability 8.7", "JetPack 6.2", "L4T 36.4.3", "TensorRT 10.3.0.30",
+        "power mode MAXN_SUPER", "no DLA", "4 or 8 GB of memory",
+    ):  # fmt: skip
+        assert told in text
+    status = json.loads(command(*words, "--json").out)
+    assert status["module"] == {"dla_cores": 0, "memory_gb": [4, 8]}
+    assert (status["board"]["l4t"], status["board"]["power_mode"]) == ("36.4.3", "2")
+    (orin / "proc/device-tree/model").write_text("NVIDIA Jetson AGX Orin Developer Kit\0")
+    assert "at most 2 DLA cores, 32 or 64 GB of memory" in command(*words).out
+    words[-1] = tmp_path
+    assert "board: no Jetson that is known" in command(*words).out
+    assert json.loads(command(*words, "--json").out)["module"] is None
 
 
 def test_what_is_no_jetson_says_nothing(tmp_path: Path) -> None:

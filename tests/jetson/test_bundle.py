@@ -10,6 +10,8 @@ import random
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -330,7 +332,7 @@ def test_no_key_is_written_over(command: Command, small: Path, tmp_path: Path) -
         (["nonsense", "--key", "{key}", "--out", "{tmp}/b"], "no release 'nonsense'"),
         (["{small}", "--key", "{key}", "--out", "{tmp}/b", "--compatible", "colour=red"], "=red'"),
         (["{small}", "--key", "{key}", "--out", "{tmp}/b", "--compatible", "jetpack=new"], "jetpack cannot"),
-        (["{small}", "--key", "{key}", "--key", "{key}", "--out", "{tmp}/b"], "twice"),
+        (["{small}", "--key", "{key}", "--key", "{key}", "--out", "{tmp}/b"], "is given twice"),
         (["{small}", "--key", "{key}", "--out", "{tmp}/b", "--expires", "soon"], "'soon' is no day"),
         (["{small}", "--key", "{key}", "--out", "/proc/none/b"], "cannot write /proc/none/b"),
     ],
@@ -347,6 +349,36 @@ def test_wrong_use_is_one_line_and_writes_nothing(
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ("--compatible boards=orinnano", "no board 'orinnano'; expected some of orin-nano, orin-nx"),
+        ("--compatible boards=", "no board ''"),
+        ("--expires 2020-01-31", "--expires 2020-01-31 is past; expected 20"),
+        ("--runtime 99.0", "--runtime 99.0 is newer than this aerogaze"),
+        ("--counter 3 --over 2", "--over 2 is not above --counter 3"),
+        ("--counter 3 --over 3", "--over 3 is not above --counter 3"),
+    ],
+)
+def test_a_bundle_that_no_board_could_take_is_not_written(
+    command: Command, small: Path, tmp_path: Path, wish: str, message: str
+) -> None:
+    new_key(tmp_path / "k")
+    outcome = command("bundle", small, "--key", tmp_path / "k", "--out", tmp_path / "b.swu", *wish.split())
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "b.swu").exists()
+
+
+def test_a_bundle_may_expire_today_and_go_back(command: Command, small: Path, tmp_path: Path) -> None:
+    new_key(tmp_path / "k")
+    today = datetime.now(timezone.utc).date().isoformat()
+    wishes = ["--expires", today, "--runtime", version("aerogaze"), "--counter", "3", "--over", "9"]
+    outcome = command("bundle", small, "--key", tmp_path / "k", "--out", tmp_path / "b.swu", *wishes)
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jetson.keys import Key, new_key, read_small
 from jetson.manifest import Compatible
 from jetson.policy import Measured, parse_policy
 from jetson.service import NoService
-from jetson.trial import OnnxRuntimeEngines, TensorRTEngines
+from jetson.trial import OnnxRuntimeEngines, TensorRTEngines, open_engines
 from jetson.trust import make_trust, read_trust, write_trust
 from tests.conftest import Outcome
 from tests.jetson.conftest import ORIN, START_2026, flown, put, trimmed
@@ -53,7 +54,7 @@ def test_counters_do_not_go_back(board: Board, make: Make) -> None:
     put(board, make(counter=5))
     with pytest.raises(CheckError, match="has counter 4, this board has flown 5"):
         put(board, make(counter=4))
-    with pytest.raises(CheckError, match="another release with counter 5 is flown here"):
+    with pytest.raises(CheckError, match="another release with counter 5 is on the board"):
         put(board, make(counter=5, runtime="0.0.1"))
     over = make(counter=3, over=5)
     assert put(board, over).counter == 5
@@ -61,6 +62,17 @@ def test_counters_do_not_go_back(board: Board, make: Make) -> None:
     put(board, make(counter=6))
     with pytest.raises(CheckError, match="has counter 3, this board has flown 6"):
         put(board, over)  # an override is for boards of its day, and cannot be played again
+
+
+def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(board: Board, make: Make) -> None:
+    put(board, make(counter=5))
+    six = make(counter=6)
+    put(board, six)
+    board.rollback()
+    with pytest.raises(CheckError, match="another release with counter 6 is on the board"):
+        put(board, make(counter=6, runtime="0.0.1"))
+    assert flown(board) == 5
+    assert put(board, six).counter == 6
 
 
 @pytest.mark.parametrize(
@@ -235,6 +247,42 @@ def test_real_engines_are_tried_and_the_fastest_within_bounds_is_flown(
     for row in slot.measured:
         assert row["cc"] > 0.995
         assert 0 < row["p50_ms"] <= row["p99_ms"]
+
+
+class Steady:
+    """A meter that always takes 5 W."""
+
+    description = "a stand-in"
+
+    def start(self) -> None:
+        self._since = time.monotonic()
+
+    def stop(self) -> float:
+        return 5 * (time.monotonic() - self._since)
+
+
+def test_power_is_measured_where_there_is_a_meter(
+    board: Board, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.engines = OnnxRuntimeEngines()
+    monkeypatch.setattr("jetson.trial.find_meter", lambda root, nvml: Steady())
+    monkeypatch.setattr("edge.profiler.measure.BUSY_S", 0.2)
+    board.policy = parse_policy("fastest within power<=6W")
+    slot = put(board, make(release=trimmed(tmp_path / "one", "int8"))).flown
+    assert slot is not None
+    assert slot.measured[0]["power_w"] == pytest.approx(5, abs=0.1)
+    board.policy = parse_policy("fastest within power<=4W")
+    with pytest.raises(CheckError, match=r"int8: power 5\.0 > 4 W"):
+        put(board, make(counter=2, release=trimmed(tmp_path / "two", "int8")))
+    monkeypatch.setattr("jetson.trial.find_meter", lambda root, nvml: "none here")
+    with pytest.raises(CheckError, match="int8: power is not known"):
+        put(board, make(counter=2, release=trimmed(tmp_path / "three", "int8")))
+
+
+def test_auto_is_tensorrt_where_its_module_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, name in ((None, "onnxruntime"), (object(), "tensorrt")):
+        monkeypatch.setattr("jetson.trial.find_spec", lambda module, there=there: there)
+        assert open_engines("auto").name == name
 
 
 def test_tensorrt_engines_are_built_on_the_board_and_without_a_gpu_not_flown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from edge.errors import InputError
+from jetson import canonical
+from jetson.disk import Disk
+from jetson.state import Slot, State, load_state, save_state
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -68,7 +73,11 @@ def test_a_service_becomes_what_flies(make: Make, public: Path, command: Command
         ('{"policy": "best"}', "policy 'best'; expected one as"),
         ('{"service": {}}', "service needs restart"),
         ('{"service": {"restart": "systemctl"}}', "must be a command as a list of words"),
-        ('{"service": {"restart": ["x"], "watch_s": 1e9}}', "must be a number of seconds, at most 60"),
+        ('{"service": {"restart": ["x"], "watch_s": 1e9}}', "must be a number of seconds, at most 30"),
+        (
+            '{"service": {"restart": ["x"], "command_s": 8}}',
+            "is flown for up to 32 s; three command_s and watch_s",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_line(
@@ -93,13 +102,63 @@ def test_a_state_that_somebody_else_wrote_is_one_line(command: Command, tmp_path
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"current": []}, {"current": 1}, {"previous": {}}, {"counter": "x"}, {"counter": True},
+     {"seen_at": None}, {"seen_at": 1 << 70}, {"trial": "no"}, {"history": [1]}, {"history": ["x"]},
+     {"history": [{"at": 0}]}, {"slots": []}],
+)  # fmt: skip
+def test_a_state_with_wrong_types_is_one_line(
+    command: Command, bundle: Path, public: Path, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    state = canonical.encode({"schema": 1, **dataclasses.asdict(State()), **wrong})
+    command("device", "trust", public, "--root", tmp_path)
+    (tmp_path / "state.json").write_bytes(state)
+    for words in (["status"], ["history"], ["install", bundle]):
+        outcome = command("device", *words, "--root", tmp_path)
+        assert outcome.code == 2
+        assert "state.json is malformed" in outcome.err.splitlines()[-1]
+        assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("of", "wrong"),
+    [("slot", {"counter": "1"}), ("slot", {"release": 7}), ("slot", {"why": None}),
+     ("slot", {"measured": [1]}), ("row", {"at": "today"}), ("row", {"event": []}),
+     ("row", {"detail": 1}), ("row", {"counter": "1"})],
+)  # fmt: skip
+def test_a_slot_or_event_with_wrong_types_is_refused(
+    of: str, wrong: dict[str, object], tmp_path: Path
+) -> None:
+    slot = Slot("0" * 64, "r", 1, "int8", "onnxruntime", "fastest", ({"precision": "int8"},), 1)
+    save_state(Disk(), tmp_path, State(current="a", slots={"a": slot}).noted(1, "install", slot))
+    assert load_state(tmp_path).flown == slot
+    document = json.loads((tmp_path / "state.json").read_bytes())
+    (document["slots"]["a"] if of == "slot" else document["history"][0]).update(wrong)
+    (tmp_path / "state.json").write_bytes(canonical.encode(document))
+    with pytest.raises(InputError, match="is malformed"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("words", [["install", "none.swu"], ["install", "cut.swu"], ["rollback"]])
+def test_what_is_refused_makes_no_board(
+    command: Command, tmp_path: Path, bundle: Path, words: list[str]
+) -> None:
+    (tmp_path / "cut.swu").write_bytes(bundle.read_bytes()[:5000])
+    place = [tmp_path / word if word.endswith(".swu") else word for word in words]
+    outcome = command("device", *place, "--root", tmp_path / "drone")
+    assert outcome.code in (1, 2)
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "drone").exists()
+
+
 def test_a_cut_ssh_session_takes_a_trial_back(
     make: Make, public: Path, command: Command, tmp_path: Path
 ) -> None:
     root = tmp_path / "drone"
     command("device", "trust", public, "--root", root)
     command("device", "install", make(counter=1), "--root", root)
-    service = {"restart": ["true"], "health": ["true"], "watch_s": 30}
+    service = {"restart": ["true"], "health": ["true"], "watch_s": 24, "command_s": 2}
     (root / "config.json").write_text(json.dumps({"service": service}))
     words = ["device", "install", str(make(counter=2)), "--root", str(root)]
     process = subprocess.Popen(
@@ -117,16 +176,19 @@ def test_a_cut_ssh_session_takes_a_trial_back(
 
 
 @pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="no setpriv on this machine")
-def test_an_unprivileged_user_is_told_in_one_line() -> None:
+def test_an_unprivileged_user_is_told_in_one_line(public: Path) -> None:
     if (probe := as_nobody("pass")).returncode:
         pytest.skip(f"user 65534 cannot start this Python: {probe.stderr.strip().splitlines()[-1]}")
     with tempfile.TemporaryDirectory() as locked:  # pytest's own folders let nobody else in
         Path(locked).chmod(0o555)
+        key = Path(locked) / "k.pub"
+        shutil.copy(public, key)
+        key.chmod(0o444)
         code = (
             "import sys; from edge.command import _exit_code; "
-            "sys.exit(_exit_code(['device', 'rollback', '--root', sys.argv[1]]))"
+            "sys.exit(_exit_code(['device', 'trust', sys.argv[2], '--root', sys.argv[1]]))"
         )
-        done = as_nobody(code, str(Path(locked) / "drone"))
+        done = as_nobody(code, str(Path(locked) / "drone"), str(key))
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert "cannot write the board" in done.stderr

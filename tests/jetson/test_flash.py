@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -214,7 +215,11 @@ def test_a_board_that_is_not_there_is_one_line(command: Command, make: Make) -> 
     assert "cannot reach pilot@127.0.0.1" in refused.err
 
 
-@pytest.mark.parametrize("after", [500, 60_000])
+CHANCE = random.Random(7)  # noqa: S311
+CUTS = [pytest.param(CHANCE.randrange(1, 400_000), marks=pytest.mark.long) for _ in range(40)]
+
+
+@pytest.mark.parametrize("after", [500, 60_000, *CUTS])
 def test_a_wire_cut_at_any_byte_is_mended_or_told(
     command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path, after: int
 ) -> None:
@@ -232,6 +237,20 @@ def test_a_wire_cut_at_any_byte_is_mended_or_told(
             assert again.code == 0, again.err
         assert first.code == 0 or after < 60_000, "a cut upload is taken up again"
     assert status(command, root)["state"] == "good"
+
+
+def test_a_cut_upload_is_taken_up_again_without_a_word_of_the_librarys(
+    make: Make, public: Path, server: Server, tmp_path: Path
+) -> None:
+    with cut_wire(server.port, BLOCK // 2, times=1) as wire:
+        words = [*server.words(wire.port), "--root", tmp_path / "drone", "--trust", public]
+        bundle = make(timing_caches=(big(tmp_path),))
+        command = [sys.executable, "-m", "edge.command", "flash", bundle, *words]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert wire.sent > 3 * BLOCK
+    assert "Traceback" not in done.stderr
+    assert "Task exception" not in done.stderr
 
 
 @pytest.mark.parametrize("spoilt", [False, True])

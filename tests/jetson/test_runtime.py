@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Callable
@@ -13,8 +14,13 @@ from edge.files import cache_folder
 from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+from jetson import runtime
+from jetson.flash import Ended, OnBytes, Say, load
+from jetson.machine import Machine
 from jetson.make_runtime import spelt_machine
+from jetson.runtime import Runtime
 from jetson.ssh import ARRIVALS
+from jetson.wheels import WheelSet
 from tests.jetson.sshd import Server, cut_wire
 from tests.jetson.wheelhouse import index_reached
 
@@ -92,6 +98,37 @@ def test_a_bundle_that_is_too_new_for_the_desk_is_told_before_anything_is_sent(
     )
     assert outcome.code == 1
     assert "the bundle needs aerogaze 99.0, the desk has" in outcome.err
+
+
+class Here:
+    """A board whose shell is this machine's, and that is sent nothing."""
+
+    name, program = "here", ""
+
+    async def shell(self, script: str, say: Say | None = None, sudo: bool = False) -> Ended:
+        done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    async def send(self, place: Path, digest: str, on_bytes: OnBytes, name: str | None = None) -> str:
+        raise AssertionError(f"{place} is sent")
+
+
+def test_a_dry_run_sends_nothing_to_a_board_without_runtime(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def gather(machine: Machine, say: Say) -> WheelSet:
+        asked.append(str(machine))
+        return WheelSet(machine, (), "")
+
+    monkeypatch.setattr(runtime, "gather", gather)
+    said: list[str] = []
+    wish = Runtime(command=str(tmp_path / "bin/aerogaze"))
+    ready = wish.ready(Here(), load(bundle).manifest, True, said.append, lambda done, of: None)
+    assert asyncio.run(ready) is None
+    assert asked == [spelt_machine()]
+    assert "nothing was done (dry run)" in said[-1]
 
 
 def test_a_desk_without_index_says_so(

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -118,6 +119,34 @@ def test_a_trial_never_marked_good_goes_back_at_boot(board: Board, make: Make) -
     assert board.boot().trial is False
     assert flown(board) == 1
     assert "was never marked good" in board.state().history[-1]["detail"]
+
+
+def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_written(
+    board: Board, make: Make
+) -> None:
+    put(board, make(counter=1))
+    seen: list[str | None] = []
+
+    class PowerCut(NoService):
+        def watch(self) -> None:
+            seen.append(board.to_fly())
+            raise SystemError
+
+    board.service = PowerCut()
+    with pytest.raises(SystemError):
+        put(board, make(counter=2))
+    assert seen == ["b"], "an install that watches flies what it tries"
+    code = (
+        "import resource, sys, signal; from edge.command import _exit_code; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+        "sys.exit(_exit_code(['device', 'boot', '--root', sys.argv[1]]))"
+    )
+    boot = subprocess.run([sys.executable, "-c", code, str(board.root)], capture_output=True, text=True)
+    assert boot.returncode == 2, boot.stderr
+    assert (flown(board), board.state().trial) == (2, True)
+    words = [sys.executable, "-m", "edge.command", "device", "exec", "--root", str(board.root)]
+    told = subprocess.run([*words, "echo", "{release}"], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(board.release("a"))
 
 
 def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
