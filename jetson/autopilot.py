@@ -1,8 +1,15 @@
-"""The interlock: nothing is installed or switched while the autopilot says that it is armed."""
+"""The interlock: nothing is installed or switched while the autopilot says that it is armed.
+
+Meanwhile whoever asks the board for leave to arm is refused: MAV_CMD_ARM_AUTHORIZATION_REQUEST (MAVLink,
+common messages), which PX4 sends to the system of its parameter COM_ARM_AUTH_ID. Others cannot be asked.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 from edge.errors import CheckError, InputError
@@ -11,6 +18,8 @@ WAIT_S = 3.0
 """Autopilots send a heartbeat each second (MAVLink, "Heartbeat/Connection Protocol")."""
 LISTEN_S = 1.5
 """Listened at least, for on a shared link others may be heard first."""
+PAUSE_S = 0.05
+"""Between looks for who asks for leave to arm."""
 ARMED = "the drone is armed"
 REMEDY = "name its link with --autopilot udpin:0.0.0.0:14550, or say --no-autopilot"
 
@@ -34,15 +43,22 @@ class Autopilot(Protocol):
             NoHeartbeatError: nobody can tell.
         """
 
+    def refusing(self) -> AbstractContextManager[object]:
+        """Refuse leave to arm, to those that ask for it, for as long as the block lasts."""
+
 
 class NoAutopilot:
     """There is none to ask, and somebody has said so."""
+
+    def refusing(self) -> AbstractContextManager[object]:
+        """Do nothing: nobody asks."""
+        return nullcontext()
 
     def check(self) -> None:
         """Do nothing."""
 
 
-class UnknownAutopilot:
+class UnknownAutopilot(NoAutopilot):
     """None is named, and nobody has said that there is none."""
 
     def check(self) -> None:
@@ -64,9 +80,48 @@ class MavlinkAutopilot:
 
     def __init__(self, link: str, wait_s: float = WAIT_S) -> None:
         self._link, self._wait_s = link, wait_s
+        self._lock = threading.Lock()
+        self._held: Any = None
 
     def check(self) -> None:
         """Listen for heartbeats of autopilots (no ground station, no camera): none may say armed."""
+        with nullcontext(self._held) if self._held else self._opened() as connection, self._lock:
+            armed = self._listen(connection)
+        if armed is None:
+            raise NoHeartbeatError(
+                f"no heartbeat of an autopilot on {self._link} in {self._wait_s:g} s, so nobody can tell "
+                f"whether the drone is armed; {REMEDY}"
+            )
+        if armed:
+            raise ArmedError(f"{ARMED}: nothing is installed or switched until it is disarmed")
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Keep the link open, and answer in a thread of its own.
+
+        Raises:
+            InputError: the link cannot be opened.
+        """
+        over = threading.Event()
+
+        def answer() -> None:
+            with suppress(OSError):  # a line that was pulled out: the next check says so
+                while not over.wait(PAUSE_S):
+                    with self._lock:
+                        _refuse(self._held, self._held.recv_match(type="COMMAND_LONG", blocking=False))
+
+        with self._opened() as self._held:
+            thread = threading.Thread(target=answer, name="autopilot", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                over.set()
+                thread.join()
+                self._held = None
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             from pymavlink import mavutil
         except ModuleNotFoundError:
@@ -78,26 +133,37 @@ class MavlinkAutopilot:
         except (OSError, ValueError, OverflowError, ImportError) as error:  # OverflowError: no such port
             raise InputError(f"cannot listen on {self._link} ({error}): name another link") from None
         try:
-            armed = self._listen(connection, mavutil.mavlink)
+            yield connection
         finally:
             connection.close()
-        if armed is None:
-            raise NoHeartbeatError(
-                f"no heartbeat of an autopilot on {self._link} in {self._wait_s:g} s, so nobody can tell "
-                f"whether the drone is armed; {REMEDY}"
-            )
-        if armed:
-            raise ArmedError(f"{ARMED}: nothing is installed or switched until it is disarmed")
 
-    def _listen(self, connection: Any, mavlink: Any) -> bool | None:
+    def _listen(self, connection: Any) -> bool | None:
         """Return whether any autopilot says armed; None: none was heard."""
+        from pymavlink.mavutil import mavlink
+
         begun, armed = time.monotonic(), None
         end = begun + self._wait_s
         while (left := end - time.monotonic()) > 0:
-            beat = connection.recv_match(type="HEARTBEAT", blocking=True, timeout=left)
-            if beat is None or beat.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
+            found = connection.recv_match(type=["HEARTBEAT", "COMMAND_LONG"], blocking=True, timeout=left)
+            if found is None or found.get_type() == "COMMAND_LONG":
+                _refuse(connection, found)
                 continue
-            if beat.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED:
+            if found.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
+                continue
+            if found.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED:
                 return True
             armed, end = False, min(end, begun + LISTEN_S)
         return armed
+
+
+def _refuse(connection: Any, command: Any) -> None:
+    """Answer a request for leave to arm, in the name of whom it was sent to; no other command is ours."""
+    from pymavlink.dialects.v20 import common
+
+    if command is None or command.command != common.MAV_CMD_ARM_AUTHORIZATION_REQUEST:
+        return
+    asked = command.target_system or 1, command.target_component or common.MAV_COMP_ID_ONBOARD_COMPUTER
+    board, vehicle = common.MAVLink(None, *asked), (command.get_srcSystem(), command.get_srcComponent())
+    why = common.MAV_ARM_AUTH_DENIED_REASON_GENERIC
+    answer = board.command_ack_encode(command.command, common.MAV_RESULT_DENIED, 0, why, *vehicle)
+    connection.write(answer.pack(board))

@@ -90,9 +90,9 @@ def install(
 @json_option
 def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: bool) -> None:
     """Fly the release before this one again."""
-    this = board(root)
-    _autopilot(root, autopilot, no_autopilot).check()
-    with _stopping():
+    this, asked = board(root), _autopilot(root, autopilot, no_autopilot)
+    with _stopping(), asked.refusing():
+        asked.check()
         this.rollback()
     tell(this, as_json)
 
@@ -262,6 +262,10 @@ class _Asking:
 
     def __init__(self, autopilot: Autopilot) -> None:
         self._autopilot = autopilot
+
+    def refusing(self) -> contextlib.AbstractContextManager[object]:
+        """Have the autopilot refused, if there is one."""
+        return self._autopilot.refusing()
 
     def check(self) -> None:
         """Ask the autopilot, else the user."""

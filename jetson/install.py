@@ -39,6 +39,7 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
     """
     with ExitStack() as held:
         file = held.enter_context(opened(place))
+        held.enter_context(autopilot.refusing())
         autopilot.check()
         trust = board.trust()
         board.say("verifying the signature and every byte")

@@ -154,7 +154,7 @@ def test_a_board_takes_what_goosebit_rolls_out_and_says_how_it_went(
     assert any("did not stay healthy" in line for line in said)
 
 
-class Armed:
+class Armed(NoAutopilot):
     def check(self) -> None:
         raise CheckError("the drone is armed")
 
@@ -263,7 +263,7 @@ def test_what_says_nothing_against_a_bundle_is_waited_for(
     board.set_trust(make_trust([key.public]), None)
     server, bundle = Silent(), make()
 
-    class ArmedLater:
+    class ArmedLater(NoAutopilot):
         asked = 0
 
         def check(self) -> None:

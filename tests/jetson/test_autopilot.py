@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,54 @@ def test_nothing_is_installed_while_armed(
         assert not (root / "state.json").exists()
         drone.armed = False
         assert command(*words).code == 0
+
+
+class Asking:
+    """A vehicle's link that asks system 10 for leave to arm, and hears what it is told."""
+
+    def __init__(self, port: int) -> None:
+        self._link = mavutil.mavlink_connection(
+            f"udpout:127.0.0.1:{port}", source_system=1, source_component=1
+        )
+
+    def ask(self, command: int = MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST) -> Any:
+        self._link.mav.command_long_send(10, 191, command, 0, 1, 0, 0, 0, 0, 0, 0)
+        return self._link.recv_match(type="COMMAND_ACK", blocking=True, timeout=0.5)
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def test_leave_to_arm_is_refused_meanwhile_and_only_then() -> None:
+    port = free_port()
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
+    with vehicle(port), closing(Asking(port)) as asking:
+        with autopilot.refusing():
+            for _ in range(3):
+                told = asking.ask()
+                assert told.result == MAV.MAV_RESULT_DENIED
+                assert (told.get_srcSystem(), told.get_srcComponent()) == (10, 191)
+                assert (told.target_system, told.target_component) == (1, 1)
+                assert told.result_param2 == MAV.MAV_ARM_AUTH_DENIED_REASON_GENERIC
+                autopilot.check()  # which hears the requests, too
+            assert asking.ask(MAV.MAV_CMD_COMPONENT_ARM_DISARM) is None, "no other command is answered"
+        assert asking.ask() is None
+        autopilot.check()
+
+
+def test_an_install_refuses_leave_to_arm(
+    command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
+) -> None:
+    root, port = tmp_path / "drone", free_port()
+    command("device", "trust", public, "--root", root)
+    words = ["device", "install", str(make()), "--root", str(root), "--autopilot", f"udpin:127.0.0.1:{port}"]
+    with vehicle(port), closing(Asking(port)) as asking:
+        install = subprocess.Popen([sys.executable, "-m", "edge.command", *words], stderr=subprocess.DEVNULL)
+        told = []
+        while install.poll() is None:
+            told.append(asking.ask())
+        assert install.returncode == 0
+    assert any(answer is not None and answer.result == MAV.MAV_RESULT_DENIED for answer in told)
 
 
 def test_whether_it_is_disarmed_can_be_asked_by_itself(
