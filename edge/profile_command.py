@@ -124,6 +124,8 @@ def profile(
 
     Engines are called alone, on the release's golden frames, in turns.
     """
+    if pair and (html_path or budget):
+        raise InputError("--compare measures nothing: leave --html and --budget out")
     if pair:
         _compare(*pair, json_path)
         return
@@ -202,10 +204,13 @@ def _print_verdicts(a: Document, b: Document) -> None:
 
 def _precisions(release: Release, form: Form, engine: Choice, named: str | None) -> list[str]:
     if named:
-        return [p.strip() for p in named.split(",")]
+        return list(dict.fromkeys(p.strip() for p in named.split(",")))
     found: list[str] = [*release.precisions(form, "tensorrt" if engine == "tensorrt" else "onnxruntime")]
     if not found:
-        raise InputError(f"release {release.name} has no graph in {form} form; try the other --form")
+        raise InputError(
+            f"release {release.name} has no graph in {form} form: export one (aerogaze export {release.name} "
+            f"--form {form}), or measure another --form"
+        )
     return found
 
 

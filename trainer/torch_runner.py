@@ -46,6 +46,7 @@ class TorchRunner:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         threads = threads or this_machine().cores
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as TensorRT's is here
         self._network = network.to(self._device, dtype).eval()
         self._inputs, self._output = tuple(inputs), output
         starts = {s.input: torch.full(s.shape, s.start, dtype=dtype, device=self._device) for s in states}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ def read(path: Path) -> Budget:
     document = read_toml(path, "lines such as p99_ms = 5")
     tables = {name: value for name, value in document.items() if isinstance(value, dict)}
     plain = {name: value for name, value in document.items() if name not in tables}
+    if not any((plain, *tables.values())):
+        raise InputError(f"{path} has no bound; expected lines such as p99_ms = 5")
     return Budget(_bounds(path, plain), {name: _bounds(path, table) for name, table in tables.items()})
 
 
@@ -59,7 +62,8 @@ def _measured(row: Mapping[str, Any], what: str) -> float | None:
 
 def _bounds(path: Path, table: Mapping[str, Any]) -> dict[str, float]:
     for name, value in table.items():
-        if name not in (*MOST, *LEAST) or isinstance(value, bool) or not isinstance(value, (int, float)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if name not in (*MOST, *LEAST) or not number:
             raise InputError(
                 f"{path}: {name} = {value!r} is no bound; expected numbers for {', '.join((*MOST, *LEAST))}"
             )

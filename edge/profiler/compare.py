@@ -50,6 +50,15 @@ def other_conditions(a: Document, b: Document) -> Iterator[str]:
     ):
         if one != two:
             yield f"{name}: {one} and {two}"
+    before = {(row["name"], row["form"]): row for row in a["latencies"]}
+    for row in b["latencies"]:
+        old = before.get((row["name"], row["form"]))
+        if old is not None and old["engine"] != row["engine"]:
+            yield f"{row['name']}: on {old['engine']} and {row['engine']}"
+        for word, one in (("first", old), ("second", row)):
+            if old is not None and one is not None and not one["steady"]:
+                yield f"{row['name']}: the {word} was not steady"
+    yield from _other_clocks(a, b)
     hashes = a.get("graphs_sha256", {}), b.get("graphs_sha256", {})
     for name in sorted(hashes[0].keys() & hashes[1].keys()):
         if hashes[0][name] != hashes[1][name]:
@@ -64,6 +73,16 @@ def other_conditions(a: Document, b: Document) -> Iterator[str]:
         load, cores = document["conditions"]["load_average_before"], document["machine"]["cores"]
         if load > cores / 2:
             yield f"the {word} was measured on a busy machine: load {load:.1f} on {cores} cores"
+
+
+def _other_clocks(a: Document, b: Document) -> Iterator[str]:
+    """Yield clocks that both could read, at the start of each, and that differ by more than `MARGIN`."""
+    one, two = (document["conditions"]["timeline"][:1] for document in (a, b))
+    for first, second in zip(one, two, strict=False):
+        for name in sorted(first["clocks_mhz"].keys() & second["clocks_mhz"].keys()):
+            low, high = sorted((first["clocks_mhz"][name], second["clocks_mhz"][name]))
+            if high > low * (1 + MARGIN):
+                yield f"{name}: {first['clocks_mhz'][name]:.0f} and {second['clocks_mhz'][name]:.0f} MHz"
 
 
 def said(verdict: dict[str, Any]) -> str:

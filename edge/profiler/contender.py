@@ -71,6 +71,7 @@ def contenders_of(
         raise InputError(f"unknown precision {unknown!r}; expected one of {', '.join(PRECISIONS)}")
     found: list[Contender] = []
     left_out: list[str] = []
+    first: InputError | None = None
     for batch in batches:
         for precision in precisions:
             try:
@@ -78,9 +79,11 @@ def contenders_of(
                 _check_batch(chosen, batch)
             except InputError as error:  # noqa: PERF203 - a few
                 left_out.append(f"{precision} at batch {batch}: {error}")
-                first = error if len(left_out) == 1 else None
+                first = first or error
             else:
                 found.append(_contender(release, chosen, batch, threads))
+                if chosen.instead:
+                    left_out.append(f"{precision} on TensorRT: {chosen.instead}; ONNX Runtime ran it")
     if not found:
         raise InputError(left_out[0].partition(": ")[2] if left_out else "nothing to measure") from first
     return found, left_out

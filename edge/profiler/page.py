@@ -14,7 +14,7 @@ from edge.profiler.conditions import name_of
 from edge.profiler.documents import times_of
 from edge.profiler.session import Document
 from edge.profiler.statistics import summarise
-from edge.profiler.table import gain, notes, number, or_dash
+from edge.profiler.table import gain, measured, notes, number, or_dash
 
 Row = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def page(document: Document, past: Sequence[Document] = ()) -> str:
     return template.substitute(
         title=escape(f"{document['release']} on {name_of(document['machine'])}"),
         release=escape(document["release"]),
-        machine=escape(f"{name_of(document['machine'])}, {document['created']}"),
+        machine=escape(f"{name_of(document['machine'])}, {document['created']}; {measured(document)}"),
         alarm="".join(f'<p class="alarm">{escape(line)}</p>' for line in _alarms(document)),
         figures="".join(figures),
         latencies=_latencies(document),
@@ -111,7 +111,7 @@ def _timeline(document: Document) -> Iterator[str]:
     drawn = svg.series(turns, 220, ("seconds", "ms, median of a turn"), (0.0, end))
     yield _figure("Over time", drawn + f"<p>{svg.key(list(turns))}</p>", "Each precision in its turns.")
     for what, word in (("temperatures_c", "degrees C"), ("clocks_mhz", "MHz")):
-        names = list(points[0][what])
+        names = sorted(points[0][what], key=lambda name: not any(w in name.lower() for w in ("gpu", "tj")))
         lines = {n: [(p["t_s"], p[what][n]) for p in points if n in p[what]] for n in names[:8]}
         title = "Temperatures" if what == "temperatures_c" else "Clocks"
         if lines and len(points) > 1:
@@ -129,7 +129,7 @@ def _layers(document: Document) -> Iterator[str]:
     if layers:
         names = list(layers)
         parts = svg.stacks(names, [layers[n]["parts_ms"] for n in names], "ms a call")
-        yield _figure("Layers, by the student's parts", parts, "Medians under ONNX Runtime's profiler.")
+        yield _figure("Layers, by the student's parts", parts, "Medians under the engine's own profiler.")
         kinds = svg.stacks(names, [layers[n]["kinds_ms"] for n in names], "ms a call")
         yield _figure("Compute, and what conversions cost", kinds, "Casts, quantising, changes of layout.")
 

@@ -23,6 +23,8 @@ GROUP = 3
 """Turns in a group."""
 MARGIN = 0.03
 """By how much two runs of the same thing may differ at p50: no less is called a difference."""
+LEAST_ROUNDS = 5
+"""Of fewer turns, as an interrupted run may leave, single calls are drawn, and nothing is sure."""
 SURE = 0.975
 """Of the draws on one side: a difference."""
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99_9_ms": 99.9}
@@ -76,6 +78,7 @@ def summarise(times: Times) -> dict[str, float]:
 
 def intervals(times: Times, seed: int = 0) -> dict[str, tuple[float, float]]:
     """Return the interval of the mean and of each percentile."""
+    times = _blocks(times)
     drawn = times[_draws(len(times), times.size, seed)].reshape(-1, times.size)
     values = {"mean_ms": drawn.mean(axis=1)}
     percentiles = np.percentile(drawn, list(PERCENTILES.values()), axis=1)
@@ -95,6 +98,8 @@ def compare(a: Times, b: Times, margin: float = 0.0, together: bool = False, see
     `together`: they are rounds of one run, and drawn together. `margin`: what is no difference yet; without
     one there is no difference where the interval has 1 in it.
     """
+    few = min(len(a), len(b)) < LEAST_ROUNDS
+    a, b = _blocks(a), _blocks(b)
     first = _draws(len(a), a.size, seed)
     second = first if together else _draws(len(b), b.size, seed + 1)
     count = min(len(first), len(second))
@@ -104,6 +109,8 @@ def compare(a: Times, b: Times, margin: float = 0.0, together: bool = False, see
     low, high = _interval(ratios)
     slower, faster = float((ratios > 1 + margin).mean()), float((ratios < 1 / (1 + margin)).mean())
     ratio = float(np.median(b) / np.median(a))
+    if few:
+        return Verdict(ratio, low, high, "undecided", max(slower, faster, 1 - slower - faster))
     if slower >= SURE:
         return Verdict(ratio, low, high, "slower", slower)
     if faster >= SURE:
@@ -113,6 +120,11 @@ def compare(a: Times, b: Times, margin: float = 0.0, together: bool = False, see
     within = 1 - slower - faster
     word = "no difference" if within >= SURE else "undecided"
     return Verdict(ratio, low, high, word, max(slower, faster, within))
+
+
+def _blocks(times: Times) -> Times:
+    """Return what is drawn as one: turns, or single calls where there are too few turns."""
+    return times if len(times) >= LEAST_ROUNDS else times.reshape(-1, 1)
 
 
 def _falls(turns: Sequence[float]) -> bool:

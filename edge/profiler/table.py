@@ -20,11 +20,17 @@ PAPER_FPS = {"CPU": 1490.5, "GPU (one GTX 1080 Ti)": 28738.0}
 def rendered(document: Row) -> RenderableType:
     """Return the tables of a measurement, and below them what must be known to believe them."""
     rows = document["latencies"]
-    engines = "; ".join(dict.fromkeys(row["engine"] for row in rows))
-    title = f"{document['release']}, {rows[0]['form']}, {engines}; ms a call"
+    title = f"{document['release']}, {measured(document)}; ms a call"
     layers = [layer_table(name, timed) for name, timed in document["layers"].items()]
     told = map(Text, notes(document))
     return Group(Text(title, style="italic"), _latencies(document, rows), _costs(rows), *layers, *told)
+
+
+def measured(document: Row) -> str:
+    """Return what was measured: the graphs' form, the engines, and the protocol if it is not ours."""
+    rows = document["latencies"]
+    engines = "; ".join(dict.fromkeys(row["engine"] for row in rows))
+    return f"{rows[0]['form']}, {engines}" + (", protocol skd" if document["protocol"] == PAPER else "")
 
 
 def _latencies(document: Row, rows: list[Row]) -> Table:
@@ -111,7 +117,11 @@ def _doubts(document: Row) -> Iterator[str]:
         yield f"left out: {why}"
     if document["protocol"] == PAPER:
         batch = rows[0]["batch"]
-        yield f"protocol skd: batch {batch}, forward only, throughput; the paper's, on its own machines:"
+        size = f"{document['input']['width']}x{document['input']['height']}"
+        yield (
+            f"protocol skd: batch {batch}, {size}, forward only (on a GPU with its copies), throughput; "
+            "the paper's, 32x32, on its own machines:"
+        )
         yield ", ".join(f"{fps:,.1f} fps on its {where}" for where, fps in PAPER_FPS.items())
 
 

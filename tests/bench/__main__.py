@@ -1,7 +1,7 @@
 """`make bench`: the project's speed and memory, as ratios of medians measured in one run.
 
-Contenders take turns, so that a busy machine slows them alike. `out/bench.json` keeps the numbers. Themes
-named on the command line are measured alone: `python -m tests.bench students`.
+Contenders take turns, so that a busy machine slows them alike. `out/bench.json` keeps the last numbers of
+each theme. Themes named on the command line are measured alone: `python -m tests.bench students`, `--gpu`.
 """
 
 from __future__ import annotations
@@ -57,27 +57,33 @@ ASKED = {"long": long_rows, "fleet": fleet_rows}
 
 def main() -> None:
     """Measure, print one table, keep the numbers; exit 1 if a bound is broken."""
-    rows: list[Row] = []
-    for theme in sys.argv[1:] or THEMES:
+    rows: dict[str, list[Row]] = {}
+    themes = [theme.removeprefix("--") for theme in sys.argv[1:]] or [*THEMES]
+    if unknown := [theme for theme in themes if theme not in {**THEMES, **ASKED}]:
+        sys.exit(f"no theme {', '.join(unknown)}; expected some of {', '.join({**THEMES, **ASKED})}")
+    for theme in themes:
         with tempfile.TemporaryDirectory() as folder:
-            rows += {**THEMES, **ASKED}[theme](Path(folder))
+            rows[theme] = {**THEMES, **ASKED}[theme](Path(folder))
     machine = this_machine()
     gpu = this_gpu()
     where = f"{machine.cpu}, {machine.cores} cores" + (f", {gpu.name}" if gpu else "")
     table = Table(title=where, title_justify="left")
     for column in ("what", "measured", "bound", ""):
         table.add_column(column, justify="left" if column in ("what", "") else "right")
-    for row in rows:
+    measured = [row for some in rows.values() for row in some]
+    for row in measured:
         sign = "at least" if row.at_least else "at most"
         bound = "" if row.bound is None else f"{sign} {row.bound:g}"
         value = f"{row.value:.5f}" if not row.unit else f"{row.value:.2f} {row.unit}"
         table.add_row(row.what, value, bound, "" if row.held else "BROKEN")
     Console().print(table)
     OUT.parent.mkdir(exist_ok=True)
-    document = {"machine": where, "rows": [row._asdict() for row in rows]}
-    OUT.write_text(json.dumps(document, indent=1) + "\n")
+    themes_there = json.loads(OUT.read_text()).get("themes", {}) if OUT.is_file() else {}
+    for theme, some in rows.items():
+        themes_there[theme] = {"machine": where, "rows": [row._asdict() for row in some]}
+    OUT.write_text(json.dumps({"themes": themes_there}, indent=1) + "\n")
     print(f"wrote {OUT}")
-    sys.exit(not all(row.held for row in rows))
+    sys.exit(not all(row.held for row in measured))
 
 
 if __name__ == "__main__":

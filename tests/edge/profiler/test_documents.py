@@ -13,6 +13,7 @@ import pytest
 
 from edge.errors import InputError
 from edge.profiler import budget, documents, history
+from edge.profiler.compare import other_conditions
 from edge.profiler.page import page
 from tests.conftest import Outcome
 
@@ -99,6 +100,26 @@ def test_other_conditions_are_named(measured: dict[str, Any], tmp_path: Path, co
     assert "the second was throttled: cpu-throttle-alert" in outcome.out
 
 
+def test_another_engine_other_clocks_and_a_drift_are_named(measured: dict[str, Any]) -> None:
+    one, other = deepcopy(measured), deepcopy(measured)
+    one["conditions"]["timeline"][0]["clocks_mhz"] = {"gpu": 918.0, "cpu0": 1500.0}
+    other["conditions"]["timeline"][0]["clocks_mhz"] = {"gpu": 612.0, "cpu0": 1510.0, "cpu1": 700.0}
+    other["latencies"][1] |= {"engine": "tensorrt 10.3.0, Orin", "steady": False}
+    told = list(other_conditions(one, other))
+    assert f"int8: on {one['latencies'][1]['engine']} and tensorrt 10.3.0, Orin" in told
+    assert "gpu: 918 and 612 MHz" in told
+    assert "int8: the second was not steady" in told
+    assert not any("cpu" in line for line in told if "MHz" in line)
+
+
+def test_a_comparison_measures_nothing(measured: dict[str, Any], tmp_path: Path, command: Command) -> None:
+    documents.write(measured, tmp_path / "a.json")
+    words = ["profile", "--compare", tmp_path / "a.json", tmp_path / "a.json", "--html", tmp_path / "a.html"]
+    outcome = command(*words)
+    assert outcome.code == 2
+    assert "leave --html and --budget out" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -160,10 +181,17 @@ def test_power_that_nobody_measured_breaks_a_budget(measured: dict[str, Any], tm
     assert told == ["fp32 power_w was not measured: no meter"]
 
 
-@pytest.mark.parametrize("text", ["p95_ms = 3", "p99_ms = 'fast'", "p99_ms ="])
+@pytest.mark.parametrize("text", ["p95_ms = 3", "p99_ms = 'fast'", "p99_ms =", "p99_ms = nan", "cc = inf"])
 def test_a_wrong_budget_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "budget.toml").write_text(text)
     with pytest.raises(InputError, match=r"is no bound; expected numbers for p99_ms|is no TOML"):
+        budget.read(tmp_path / "budget.toml")
+
+
+@pytest.mark.parametrize("text", ["", "[int8]"])
+def test_a_budget_without_a_bound_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "budget.toml").write_text(text)
+    with pytest.raises(InputError, match="has no bound; expected lines such as p99_ms = 5"):
         budget.read(tmp_path / "budget.toml")
 
 
@@ -180,5 +208,6 @@ def test_the_page_needs_nothing_beside_it(measured: dict[str, Any]) -> None:
     assert "<b>" not in told
     assert "Throttled while measured: cpu-throttle-alert." in told
     assert "nan" not in told
+    assert measured["latencies"][0]["engine"] in told
     for words in ("Pareto", "Distributions", "Temperatures", "Clocks", "s parts", "history"):
         assert words in told

@@ -52,6 +52,16 @@ def test_a_verdict_needs_more_than_luck(change: float, margin: float, verdict: s
     assert 0.5 < found.confidence <= 1
 
 
+def test_of_a_turn_or_two_nothing_is_sure() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(1, 0.05, (1, 20)), rng.normal(1.15, 0.05, (1, 20))
+    found = compare(one, other, MARGIN)
+    assert found.verdict == "undecided"
+    assert found.low < found.ratio < found.high
+    low, high = intervals(one)["p50_ms"]
+    assert low < float(np.median(one)) < high
+
+
 def test_a_warm_up_ends_when_the_drift_does() -> None:
     falling = [4.0, 3.0, 2.5, 2.0, 1.6, 1.3]
     assert not is_steady(falling)
