@@ -293,7 +293,9 @@ class Session:
         self._bad_s = now if self._bad_s is None else self._bad_s  # not since the last good: frames may lack
         if now - self._bad_s > self._plan.stall_s:
             raise InputError(f"no finite map for {now - self._bad_s:.1f} s")
+        self._inferring_s = time.monotonic()  # a broken engine may hang in this, too
         model.reset(self.feed.source.fps if self.feed else 1.0)  # what it carries may be NaN too
+        self._inferring_s = None
         if self._good is not None:
             status.hold()
         return self._good

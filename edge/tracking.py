@@ -40,7 +40,8 @@ class Tracker:
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
         self._given, self._first = 0, 0
-        self._at_s = 0.0
+        self._at_s: float | None = None
+        self._usual_s = 0.0
 
     def __call__(
         self,
@@ -53,13 +54,15 @@ class Tracker:
 
         The first is the one to follow; the others come by falling score, seen before missed.
 
-        `at_s`: seconds; when they go back or leap by more than `HOLD_S`, all is forgotten but the ids
-        given. `aspect`: the frame's height over its width. `motion`: the camera's own, a homography (3, 3)
-        from the last frame to this one, both in [0, 1].
+        `at_s`: seconds; when they go back, or leap by more than `HOLD_S` and than twice the time before
+        (frames may come once a second), all is forgotten but the ids given. `aspect`: the frame's height over
+        its width. `motion`: the camera's own, a homography (3, 3) from the last frame to this one, both in
+        [0, 1].
         """
-        elapsed_s = at_s - self._at_s
+        elapsed_s = 0.0 if self._at_s is None else at_s - self._at_s
         self._at_s = at_s
-        if not 0 <= elapsed_s <= HOLD_S:
+        usual_s, self._usual_s = self._usual_s, elapsed_s
+        if not 0 <= elapsed_s <= max(HOLD_S, 2 * usual_s):
             self._tracks.clear()
         for track in self._tracks:
             track.region = _predicted(track, elapsed_s, motion)

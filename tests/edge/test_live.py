@@ -173,6 +173,30 @@ def test_an_engine_that_hangs_is_left_and_its_late_map_is_not_told(status: Statu
     assert first.closed == second.closed == 1
 
 
+def test_an_engine_that_hangs_after_a_map_of_nan_is_left_too(status: Status) -> None:
+    hung, sink, stop = threading.Event(), Kept(), threading.Event()
+
+    class HangsInReset(Engine):
+        def reset(self, fps: float = 30.0) -> None:
+            if self.calls > 0:
+                hung.wait(20)
+            super().reset(fps)
+
+    second = Engine()
+
+    def let_go(result: Result) -> None:
+        if second.calls == 20:
+            hung.set()
+            stop.set()
+
+    begun = time.monotonic()
+    first = HangsInReset(nan=[5])
+    summary = live(Camera(range(1000)), first, status, [sink], engines=[second], on_result=let_go, stop=stop)
+    assert time.monotonic() - begun < 10
+    assert second.calls >= 20
+    assert summary.faults == {"engine": 1}
+
+
 def test_an_engine_that_fails_is_opened_again_and_named(status: Status) -> None:
     sink, second = Kept(), Engine()
     second.engine = "another engine"

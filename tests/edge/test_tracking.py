@@ -51,6 +51,13 @@ def test_what_stays_away_is_forgotten_and_its_id_is_never_used_again() -> None:
     assert ids(track((at(0.5, 0.5),), 5.0)) == [4]  # and goes back
 
 
+def test_a_frame_a_second_keeps_its_ids_from_the_second_on() -> None:
+    track = Tracker()
+    seen = [ids(track((at(0.3 + 0.02 * index, 0.5),), 10.0 + index)) for index in range(6)]
+    assert seen == [[1], [2], [2], [2], [2], [2]], "how often they come is not known at first"
+    assert ids(track((at(0.42, 0.5),), 20.0)) == [3], "a gap among them is one"
+
+
 def test_a_whip_of_the_camera_is_no_motion_of_the_regions() -> None:
     """A third of the frame between two frames: without the camera's motion the ids are lost."""
     whip = np.array([[1, 0, 0.33], [0, 1, -0.1], [0, 0, 1.0]])
