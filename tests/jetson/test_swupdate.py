@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -56,8 +57,11 @@ def signer(cms: Path) -> CmsSigner:
 
 
 def accepted(bundle: Path, cms: Path) -> bool:
-    words = ["-c", "-i", str(bundle), "-k", str(cms / "cert.pem"), "-H", "aerogaze:orin-nano"]
-    return subprocess.run([str(SWUPDATE), *words], capture_output=True, timeout=60).returncode == 0
+    words = [str(SWUPDATE), "-c", "-i", str(bundle), "-k", str(cms / "cert.pem"), "-H", "aerogaze:orin-nano"]
+    null = subprocess.DEVNULL  # a child that it leaves would keep a pipe open
+    with tempfile.TemporaryDirectory(dir="/tmp") as sockets:  # its own: others may run one at the same time
+        own = {**os.environ, "TMPDIR": sockets}
+        return subprocess.run(words, env=own, stdout=null, stderr=null, timeout=60).returncode == 0
 
 
 @pytest.mark.skipif(SWUPDATE is None, reason="no swupdate on this machine (apt-get install swupdate)")
