@@ -86,7 +86,12 @@ class MavlinkAutopilot:
     def check(self) -> None:
         """Listen for heartbeats of autopilots (no ground station, no camera): none may say armed."""
         with nullcontext(self._held) if self._held else self._opened() as connection, self._lock:
-            armed = self._listen(connection)
+            try:
+                armed = self._listen(connection)
+            except OSError as error:
+                raise NoHeartbeatError(
+                    f"{self._link} broke ({error}), so nobody can tell whether the drone is armed; {REMEDY}"
+                ) from None
         if armed is None:
             raise NoHeartbeatError(
                 f"no heartbeat of an autopilot on {self._link} in {self._wait_s:g} s, so nobody can tell "
@@ -105,10 +110,9 @@ class MavlinkAutopilot:
         over = threading.Event()
 
         def answer() -> None:
-            with suppress(OSError):  # a line that was pulled out: the next check says so
-                while not over.wait(PAUSE_S):
-                    with self._lock:
-                        _refuse(self._held, self._held.recv_match(type="COMMAND_LONG", blocking=False))
+            while not over.wait(PAUSE_S):
+                with suppress(OSError), self._lock:  # as of a serial line that another program reads, too
+                    _refuse(self._held, self._held.recv_match(type="COMMAND_LONG", blocking=False))
 
         with self._opened() as self._held:
             thread = threading.Thread(target=answer, name="autopilot", daemon=True)

@@ -18,7 +18,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from jetson.disk import Disk
 from jetson.keys import Signatures, check_signatures, parse_signatures, short
 from jetson.manifest import Manifest, parse_manifest
 from jetson.policy import Policy
-from jetson.service import Service
+from jetson.service import Service, check_times
 from jetson.state import Slot, SlotName, State, load_state, save_state
 from jetson.trial import Engines, Say
 from jetson.trust import Trust, parse_trust, succeed
@@ -119,6 +119,8 @@ class Board:
         try:
             self._make_root()
             with (self.root / "lock").open("a") as lock:
+                with suppress(PermissionError):  # another's: who may read it sees that somebody works here
+                    os.fchmod(lock.fileno(), 0o644)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -170,6 +172,7 @@ class Board:
     def rollback(self) -> State:
         """Go back to the previous slot, watched like any switch."""
         nothing = InputError(f"the board {self.root} has no previous release to go back to")
+        check_times(self.service)
         if self.state().previous is None:
             raise nothing  # and nothing was written, not even a folder
         with self.locked():

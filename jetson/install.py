@@ -17,6 +17,7 @@ from jetson.bundle import Sealed, Sink, opened, read_bundle
 from jetson.device import Board
 from jetson.fit import check_fit
 from jetson.manifest import File, Manifest
+from jetson.service import check_times
 from jetson.state import Slot, SlotName, State, save_state
 
 SPARE_BYTES = 16 << 20
@@ -37,6 +38,7 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         CheckError: signature, fit, golden set, policy, autopilot or health did not hold. What was flown
             before is flown then.
     """
+    check_times(board.service)
     with ExitStack() as held:
         file = held.enter_context(opened(place))
         held.enter_context(autopilot.refusing())
@@ -52,7 +54,9 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         if same and not reinstall and not state.trial:
             board.say("this release is flown already")
             return state
-        if any(s.counter == manifest.counter and s.id != manifest.id for s in state.slots.values()):
+        # A signed override may repeat the counter of a slot that is not flown, and replaces it.
+        kept = [s for n, s in state.slots.items() if n == state.current or manifest.over is None]
+        if any(s.counter == manifest.counter and s.id != manifest.id for s in kept):
             raise CheckError(
                 f"another release with counter {manifest.counter} is on the board: bundle this one with a "
                 "higher --counter"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edge.errors import CheckError
+from edge.errors import CheckError, InputError
 
 
 class Service(Protocol):
@@ -50,6 +50,10 @@ class NoService:
 
 
 NOBODY = NoService()
+
+
+BACK_S = 30.0
+"""A release that does not stay healthy is flown no longer than this."""
 
 
 @dataclass(frozen=True)
@@ -120,3 +124,16 @@ class CommandService:
                     process.wait()
         if code:
             raise CheckError(f"{told!r} ended with exit code {code}")
+
+
+def check_times(service: Service) -> None:
+    """See, before a release is tried, that a bad one would be gone in time.
+
+    Raises:
+        InputError: it might be flown for longer than `BACK_S`.
+    """
+    if isinstance(service, CommandService) and service.longest_s > BACK_S:
+        raise InputError(
+            f"by config.json a release that fails may be flown for {service.longest_s:g} s; three command_s "
+            f"and watch_s together must be at most {BACK_S:g}"
+        )

@@ -104,6 +104,8 @@ def _doubts(document: Row) -> Iterator[str]:
     for one in document["against"]:
         if one["verdict"] == "no difference":
             yield f"{one['name']} and {one['base']}: no difference (95 % interval of the ratio has 1)"
+        if one["verdict"] == "undecided":
+            yield f"{one['name']} and {one['base']}: too few turns to tell which is faster"
     for row in rows:
         if not row["steady"]:
             yield f"{row['name']}: not steady after {row['warm_up']} calls of warm-up; measured as it is"
@@ -131,10 +133,10 @@ def number(value: float) -> str:
 
 
 def gain(against: Row | None) -> str:
-    """Return how many times as fast as fp32: 1.45x; = where there is no difference."""
+    """Return how many times as fast as fp32: 1.45x; = where there is no difference, ? where nobody knows."""
     if against is None:
         return "-"
-    return "=" if against["verdict"] == "no difference" else f"{1 / against['ratio']:.2f}x"
+    return {"no difference": "=", "undecided": "?"}.get(against["verdict"], f"{1 / against['ratio']:.2f}x")
 
 
 def _mib(count: int | None) -> str:

@@ -73,6 +73,9 @@ def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(board: Bo
         put(board, make(counter=6, runtime="0.0.1"))
     assert flown(board) == 5
     assert put(board, six).counter == 6
+    over = make(counter=5, over=6)  # the other slot has another 5
+    put(board, over)
+    assert flown(board) == 5
 
 
 @pytest.mark.parametrize(

@@ -153,12 +153,12 @@ def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
     board: Board, make: Make, tmp_path: Path
 ) -> None:
     boot = (sys.executable, "-m", "edge.command", "device", "boot", "--root", str(board.root))
-    board.service = CommandService(boot, command_s=30)
+    board.service = CommandService(boot)
     put(board, make(counter=1))
     assert put(board, make(counter=2)).counter == 2
     well = tmp_path / "well"
     health = ("sh", "-c", f"test -e {well}")
-    board.service = CommandService(boot, health, watch_s=0.3, every_s=0.1, command_s=30)
+    board.service = CommandService(boot, health, watch_s=0.3, every_s=0.1, command_s=9)
     said: list[str] = []
     board.say = said.append
     with pytest.raises(CheckError, match="back to counter 2"):

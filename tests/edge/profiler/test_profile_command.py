@@ -10,6 +10,7 @@ from edge.profiler import measure
 from edge.profiler.contender import contenders_of, feeds_of
 from edge.profiler.session import Settings
 from edge.profiler.session import profile as measured
+from edge.profiler.table import notes
 from edge.release import load
 from tests.conftest import Outcome
 from tests.edge.test_sensors import ORIN, tree
@@ -101,6 +102,8 @@ def test_as_many_runs_as_take_a_while_but_no_more_than_were_asked_for() -> None:
     told: set[int] = set()
     short = measured(release, contenders, Settings(40, threads=1, energy_s=0))
     assert [row["runs"] for row in short["latencies"]] == [40, 40]
+    assert [one["verdict"] for one in short["against"]] == ["undecided"]
+    assert any("too few turns to tell" in line for line in notes(short))
     long = measured(
         release,
         contenders,
