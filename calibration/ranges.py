@@ -57,7 +57,7 @@ def count(
     fed, histograms = store.load(path) if path else (0, {})
     on_feeds(fed)
     if fed < len(frames.windows):
-        session = open_session(model, max(1, this_machine().cores - 1))
+        session = open_session(model, _threads())
         rest = islice(frames.windows, fed, None)
         feeds = (feeding(session, window) for window in rest)
         histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
@@ -81,6 +81,10 @@ def collect_ranges(
     return {name: histogram.range(method) for name, histogram in histograms.items()}
 
 
+def _threads() -> int:
+    return max(1, this_machine().cores - 1)  # one counts meanwhile
+
+
 def _counted(
     model: onnx.ModelProto,
     feeds: Iterable[Feed],
@@ -92,7 +96,7 @@ def _counted(
     """Count feeds on top of the `fed` that were counted before, and keep them in `path`, if any."""
     tensors = activations(model)
     made = [name for name in tensors if name not in {i.name for i in model.graph.input}]
-    session = open_session(model, max(1, this_machine().cores - 1), outputs=made)  # one counts meanwhile
+    session = open_session(model, _threads(), outputs=made)
     histograms = histograms or {name: Histogram() for name in tensors}
     saved = time.monotonic()
     for feed, given in _one_ahead(session, made, feeds):

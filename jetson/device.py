@@ -151,12 +151,14 @@ class Board:
         except BusyError:
             return state
 
-    def to_fly(self) -> SlotName | None:
+    def to_fly(self) -> tuple[SlotName, Slot] | None:
         """Return the slot to fly: not one on trial that nobody watches, even where `boot` could not go back,
         as on a disk that cannot be written.
         """
         state = self.state()
-        return state.previous if state.trial and state.previous and not self._watched() else state.current
+        back = state.trial and state.previous and not self._watched()
+        name = state.previous if back else state.current
+        return (name, state.slots[name]) if name else None
 
     def _watched(self) -> bool:
         """Say whether another command works on the board."""

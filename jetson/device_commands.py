@@ -163,10 +163,10 @@ def history(root: Path, as_json: bool) -> None:
 def execute(root: Path, words: tuple[str, ...]) -> None:
     """Become the command WORDS, {release}, {precision} and {engine} of what is flown put in."""
     this = board(root)
-    name = this.to_fly()
-    if name is None:
+    flown = this.to_fly()
+    if flown is None:
         raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
-    slot = this.state().slots[name]
+    name, slot = flown
     found = {"{release}": str(this.release(name)), "{precision}": slot.precision, "{engine}": slot.engine}
     command = [found.get(word, word) for word in words]
     if shutil.which(command[0]) is None:

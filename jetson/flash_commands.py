@@ -14,7 +14,6 @@ from jetson import trust as trusts
 from jetson.config import ROOT
 from jetson.flash import load
 from jetson.host import Host
-from jetson.policy import parse_policy
 
 PATH = click.Path(path_type=Path)
 ERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -58,8 +57,6 @@ def flash(
     as_json: bool,
 ) -> None:
     """Put BUNDLE onto TARGET: user@host or user@host:port, or a folder that stands in for a board."""
-    if policy:
-        parse_policy(policy)  # told before anything is sent
     host = Host(
         target,
         trust,

@@ -148,7 +148,8 @@ def fit(
         return
     step = _step_of(last) if last is not None and last.is_file() else 0
     torch.set_num_threads(max(1, this_machine().cores // team.local_world - recipe.workers))
-    callbacks: list[Callback] = [_Watch(name, table.steps, run.on_step)]
+    watch = _Watch(name, table.steps, run.on_step)
+    callbacks: list[Callback] = [watch]
     if table.average:
         callbacks.append(EMAWeightAveraging(decay=table.average))
     if place:
@@ -182,7 +183,7 @@ def fit(
         )
         stage.to(memory_format=stage.layout)
         loader = _loader(samples, recipe, table, team, step)
-        with _interruptible():
+        with _interruptible() as watch.interrupted:
             trainer.fit(stage, loader, ckpt_path=last if step else None, weights_only=False if step else None)
     stage.eval()
     if broken := next(
@@ -251,10 +252,11 @@ def _loggers(place: Path, step: int) -> list[Logger]:
 
 
 class _Watch(Callback):
-    """Tells each step, and ends a training whose loss goes wrong early."""
+    """Tells each step, and ends a training that is interrupted or whose loss goes wrong early."""
 
     def __init__(self, stage: str, steps: int, on_step: Callable[[Progress], None]) -> None:
         self._stage, self._steps, self._on_step = stage, steps, on_step
+        self.interrupted = threading.Event()
         self._first: list[float] = []
         self._smooth = 0.0
         self._waited = 0.0
@@ -270,6 +272,7 @@ class _Watch(Callback):
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Count the time since the last step's end as waiting for data; the first batch starts the clock."""
+        self._end_if_interrupted()
         now = time.perf_counter()
         self._begun = self._begun or now
         self._waited += now - (self._ended or now)
@@ -297,6 +300,11 @@ class _Watch(Callback):
                 )
         pl_module.log_dict({"loss": loss, "wait": wait})
         self._on_step(Progress(self._stage, step, self._steps, loss, wait))
+        self._end_if_interrupted()
+
+    def _end_if_interrupted(self) -> None:
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
 
 
 def _fresh_processes() -> BaseContext:
@@ -317,21 +325,34 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a training as it ends all else: Lightning exits with 1, or trips over itself."""
-    handler = signal.getsignal(signal.SIGINT)
+def _interruptible() -> Iterator[threading.Event]:
+    """Let Ctrl-C end a training as it ends all else, between two steps; pressed again, at once.
+
+    Raised wherever the program stands, it is lost in a callback from C, or breaks off what a worker is
+    handing over; and Lightning turns it into an exit with 1. Yields what is set once it was pressed.
+    """
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, where: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    ours = threading.current_thread() is threading.main_thread()
+    if ours and before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, press)
     try:
-        yield
+        yield asked
     except (SystemExit, Exception) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, KeyboardInterrupt):
             cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        if cause is None and not asked.is_set():
             raise
         raise KeyboardInterrupt from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def contenders_of(
                     left_out.append(f"{precision} on TensorRT: {chosen.instead}; ONNX Runtime ran it")
     if not found:
         raise InputError(left_out[0].partition(": ")[2] if left_out else "nothing to measure") from first
-    return found, left_out
+    return found, list(dict.fromkeys(left_out))  # TensorRT's reasons are those of every batch
 
 
 def feeds_of(release: Release, form: Form, batch: int) -> list[Feed]:

@@ -125,7 +125,7 @@ def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_wri
     board: Board, make: Make
 ) -> None:
     put(board, make(counter=1))
-    seen: list[str | None] = []
+    seen = []
 
     class PowerCut(NoService):
         def watch(self) -> None:
@@ -135,7 +135,7 @@ def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_wri
     board.service = PowerCut()
     with pytest.raises(SystemError):
         put(board, make(counter=2))
-    assert seen == ["b"], "an install that watches flies what it tries"
+    assert [name for name, _ in filter(None, seen)] == ["b"], "an install that watches flies what it tries"
     code = (
         "import resource, sys, signal; from edge.command import _exit_code; "
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "

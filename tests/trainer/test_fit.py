@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -199,6 +200,21 @@ def test_ctrl_c_ends_it_with_one_line(tmp_path: Path, when: str) -> None:
     assert process.returncode == 130, told
     assert told.strip() == "aerogaze: interrupted"  # after the terminal's ^C
     assert not out.exists()
+
+
+def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(tmp_path: Path) -> None:
+    told = []
+
+    def careless(progress: Progress) -> None:
+        told.append(progress.step)
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path, 5, careless))
+    assert told == [1]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 TWO = """

@@ -101,7 +101,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         load_recipe("skd-7")
     path = tmp_path / "r.toml"
     path.write_text("name = ")
-    with pytest.raises(InputError, match="is not TOML"):
+    with pytest.raises(InputError, match="is no TOML"):
         load_recipe(path)
     path.write_text('name = "x"')
     with pytest.raises(InputError, match="seed: Field required"):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge.errors import InputError
-from edge.toml import tomllib
+from edge.toml import read_toml, tomllib
 from trainer.recipes.qat import QatRecipe
 from trainer.recipes.skd import SkdRecipe, WorldTable
 from trainer.recipes.tables import Recipe, StageTable
@@ -48,13 +48,11 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise InputError(f"no recipe {str(name)!r}; expected a .toml file or a shipped recipe: {names}")
+    document = read_toml(path, "a recipe, as docs/train.md shows one")
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text())
         for key, value in (changes or {}).items():
             _put(document, key, value)
         recipe = _kind(document).model_validate(document)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = [part for at, part in enumerate(first["loc"]) if at != 1 or part not in KINDS]
