@@ -133,7 +133,10 @@ def find_meter(root: Path = Path("/"), nvml: Nvml | None = None) -> Meter | str:
 
     On a Jetson that of the board; with a desk GPU the GPU's, for that is what infers; else the processor's.
     """
-    rails = _rails(root / "sys/class/hwmon")
+    try:
+        rails = _rails(root / "sys/class/hwmon")
+    except PermissionError as error:
+        return f"INA3221 may not be read ({error.filename}): run as root"
     if rails:
         return Ina3221(rails)
     if nvml is not None and nvml.joules() is not None:
@@ -160,6 +163,8 @@ def _rails(folder: Path) -> dict[str, tuple[Path, Path]]:
             if (monitor / "name").read_text().strip() != "ina3221":
                 continue
             labels = {path: path.read_text().strip() for path in sorted(monitor.glob("in[123]_label"))}
+        except PermissionError:
+            raise
         except OSError:
             continue
         for path, label in labels.items():

@@ -145,7 +145,8 @@ def profile(
         opened, _precisions(opened, form, engine, precision), form, engine, threads, batches
     )
     if torch:
-        found += _torch(opened, student, torch.split(","), form, threads, batches)
+        beside, unlike = _torch(opened, student, torch.split(","), form, threads, batches)
+        found, left_out = found + beside, left_out + unlike
     settings = Settings(
         runs, least_s, warm_up, threads, frame, energy_s, layers or html_path is not None, protocol
     )
@@ -221,7 +222,7 @@ def _torch(
     form: Form,
     threads: int | None,
     batches: Sequence[int],
-) -> list[Contender]:
+) -> tuple[list[Contender], list[str]]:
     try:
         module = importlib.import_module(TORCH)
     except ModuleNotFoundError as error:
@@ -231,7 +232,7 @@ def _torch(
             f"--torch needs {error.name}, which is not installed: pip install 'aerogaze[train]'"
         ) from None
     wanted = [precision.strip() for precision in precisions]
-    found: list[Contender] = module.torch_contenders(
+    found: tuple[list[Contender], list[str]] = module.torch_contenders(
         student or release.name, release, wanted, form, threads, batches
     )
     return found

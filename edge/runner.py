@@ -98,6 +98,7 @@ def open_engine(
 
     plan = read_plan(engine.built.path, engine.built.plan_sha256)
     cuda = open_cuda()
+    free = cuda.free_bytes()
     with ExitStack() as opened:
         opened.callback(cuda.close)
         execution = Execution(plan, engine.built.kind)
@@ -106,5 +107,6 @@ def open_engine(
         runner = TensorRTRunner(
             execution, cuda, inputs, outputs, states, batch=batch, timed=timed, layers=layers
         )
+        runner.gpu_bytes = free - cuda.free_bytes()
         opened.pop_all()
     return runner

@@ -114,17 +114,17 @@ class Sensors:
             self._counts[f"too much current ({path.name.removesuffix('_event_cnt')})"] = [path]
 
     def _check(self) -> dict[str, str]:
-        gpu = self._nvml is not None
         found: dict[str, tuple[bool, str]] = {
-            "temperatures": (gpu or bool(self._temperatures), "no readable zone in /sys/class/thermal"),
-            "clocks": (gpu or bool(self._clocks), "no readable clock in cpufreq or devfreq of /sys"),
+            "temperatures": (bool(self._temperatures), "no readable zone in /sys/class/thermal"),
+            "clocks": (bool(self._clocks), "no readable clock in cpufreq or devfreq of /sys"),
             "throttling": (
-                gpu or bool(self._throttle or self._counts),
+                bool(self._throttle or self._counts),
                 "neither throttle counts nor cooling devices in /sys",
             ),
         }
+        beside = "; the GPU's are read" if self._nvml else ""
         return {
-            name: f"{why}: a container, a virtual machine, or no permission"
+            name: f"{why}: a container, a virtual machine, or no permission{beside}"
             for name, (has, why) in found.items()
             if not has
         }

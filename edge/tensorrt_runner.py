@@ -96,7 +96,8 @@ class TensorRTRunner:
     It owns `cuda` and `execution` and closes both. `zero_copy`: the engine reads and writes page-locked
     memory of the CPU by itself; None does so where CPU and GPU share their memory. `graphs`: capture CUDA
     graphs, if that works. `timed`: `timing` says after each frame what took how long on the GPU. `layers`:
-    layers are timed, by plain launches that are waited for.
+    layers are timed, by plain launches that are waited for. `gpu_bytes`: of the GPU's memory, what opening it
+    took; whoever opened it says.
 
     Raises:
         InputError: the engine has other tensors than the release says.
@@ -122,6 +123,7 @@ class TensorRTRunner:
         self._zero_copy = cuda.integrated if zero_copy is None else zero_copy
         self._wants_graphs, self._timed = graphs and not layers, timed
         self.timing: GpuTiming | None = None
+        self.gpu_bytes: int | None = None
         self._inputs, self._outputs = _at(batch, inputs), _at(batch, outputs)
         carried = {s.input: s.shape for s in states}, {s.output: s.shape for s in states}
         execution.shape({**self._inputs, **carried[0]})

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from edge.machine import this_machine
 from edge.profiler.contender import Contender
 from edge.release import Form, Release, State
 from edge.states import NOMINAL_FPS, Carried
+from edge.tensorrt_runner import GpuTiming
 from trainer.models.forms import forms_of
 from trainer.models.student import Student, load_student
 
@@ -31,6 +35,7 @@ class TorchRunner:
     """A `Runner` of a student's network in `dtype`, on the GPU if there is one, there in a CUDA graph.
 
     `inputs` are the frames' names, in the network's order; `shape` is that of one of them with its batch.
+    `timed`, on a GPU: `timing` says after each frame what took how long there. Not yet run on a GPU.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class TorchRunner:
         states: Sequence[State],
         dtype: torch.dtype,
         threads: int | None = None,
+        timed: bool = False,
     ) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         threads = threads or this_machine().cores
@@ -55,6 +61,9 @@ class TorchRunner:
         self._static = [*given, *(start.clone() for start in starts.values())]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results: tuple[torch.Tensor, ...] = ()
+        event = partial(torch.cuda.Event, enable_timing=True)
+        self._marks = [event() for _ in range(4)] if timed else []
+        self.timing: GpuTiming | None = None
         where = f"CPU, {threads} thread{'s' * (threads > 1)}"
         if self._device.type == "cuda":
             self._capture()
@@ -63,13 +72,20 @@ class TorchRunner:
 
     def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
         """Return the outputs by name; states are carried to the next calls."""
+        given_at = time.perf_counter()
         with torch.inference_mode():
             frames = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in self._inputs]
             given = [*frames, *self._carried.feed().values()]
             results = self._replay(given) if self._graph else self._run(given)
             names = (self._output, *self._carried.outputs)
+            enqueue_ms = (time.perf_counter() - given_at) * 1e3
             self._carried.keep(dict(zip(names, results, strict=True)))
             saliency: Tensor = results[0].float().cpu().numpy()
+            self._mark(3)
+        if self._marks:
+            self._marks[3].synchronize()
+            times = (a.elapsed_time(b) for a, b in pairwise(self._marks))
+            self.timing = GpuTiming(enqueue_ms, *times)
         return {self._output: saliency}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
@@ -79,6 +95,11 @@ class TorchRunner:
     def close(self) -> None:
         """Free the network."""
         del self._network, self._graph, self._static, self._results
+
+    def _mark(self, place: int) -> None:
+        """Let CUDA note when it comes here: copied in, computed, copied out."""
+        if self._marks:
+            self._marks[place].record()
 
     def _run(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         dtype = self._static[0].dtype
@@ -96,10 +117,13 @@ class TorchRunner:
             self._results = self._run(self._static)
 
     def _replay(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        self._mark(0)
         for static, tensor in zip(self._static, given, strict=True):
             static.copy_(tensor)
         assert self._graph is not None
+        self._mark(1)
         self._graph.replay()
+        self._mark(2)
         saliency, *states = self._results
         return (saliency, *(state.clone() for state in states))
 
@@ -111,12 +135,11 @@ def torch_contenders(
     form: Form,
     threads: int | None,
     batches: Iterable[int],
-) -> list[Contender]:
-    """Return a student's contenders in PyTorch, to be measured beside its release.
+) -> tuple[list[Contender], list[str]]:
+    """Return a student's contenders in PyTorch, to be measured beside its release, and what is left out, why.
 
     Raises:
-        InputError: there is no such student or precision, it is not the release's, or a stream is asked for
-            at another batch than 1.
+        InputError: there is no such student or precision, or it is not the release's.
     """
     if odd := next((one for one in precisions if one not in DTYPES), None):
         raise InputError(f"unknown precision {odd!r} for --torch; expected one of {', '.join(DTYPES)}")
@@ -130,10 +153,15 @@ def torch_contenders(
             f"student {student.name} takes other frames than release {release.name}; name the release's own "
             "student with --student, and no release that prepares frames by itself"
         )
-    batches = [batch for batch in batches if form != "stream" or batch == 1]
-    return [
-        _contender(student, release, one, form, threads, batch) for batch in batches for one in precisions
-    ]
+    found, left_out = [], []
+    for batch in batches:
+        if form == "stream" and batch != 1:
+            left_out.append(
+                f"torch at batch {batch}: a stream carries one flight's past; measure --form pair"
+            )
+        else:
+            found += [_contender(student, release, one, form, threads, batch) for one in precisions]
+    return found, left_out
 
 
 def _contender(
@@ -143,15 +171,21 @@ def _contender(
     sides = release.input_shape(batch, form)[1:]
     shape = (batch, *(int(side or 1) for side in sides))
 
-    def opened() -> TorchRunner:
+    def opened(timed: bool = False) -> TorchRunner:
         fresh = forms_of(replace(student, network=deepcopy(student.network)))  # its type is changed
         states = fresh.states if form == "stream" else ()
         return TorchRunner(
-            fresh.modules[form], release.inputs_of(form), shape, release.output, states, dtype, threads
+            fresh.modules[form], release.inputs_of(form), shape, release.output, states, dtype, threads, timed
         )
 
     gpu = torch.cuda.is_available()
-    native = gpu or precision == "fp32" or bool(this_machine().flags & _NATIVE[precision])
+    if precision == "fp32":
+        native = True
+    elif gpu:
+        native = precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(this_machine().flags & _NATIVE[precision])
     values = sum(parameter.numel() for parameter in student.network.parameters())
     size = values * torch.tensor([], dtype=dtype).element_size()
-    return Contender(f"torch {precision}", form, batch, opened, size, not native, static=gpu)
+    timed = (lambda: opened(timed=True)) if gpu else None
+    return Contender(f"torch {precision}", form, batch, opened, size, not native, timed, static=gpu)

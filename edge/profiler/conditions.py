@@ -21,10 +21,11 @@ PACKAGES = ("aerogaze", "numpy", "onnxruntime", "opencv-python-headless", "tenso
 
 
 class Watch:
-    """Looks at the sensors while something is measured; `root` is another folder in tests."""
+    """Looks at the sensors while something is measured; `root`: see `profile`'s settings."""
 
-    def __init__(self, sensors: Sensors) -> None:
-        self._sensors = sensors
+    def __init__(self, sensors: Sensors, root: Path = Path("/")) -> None:
+        self._sensors, self._root = sensors, root
+        self._power_mode = read_facts(root).power_mode_name
         self.readings = [sensors.read()]
         self.load_average = os.getloadavg()[0]
 
@@ -36,6 +37,7 @@ class Watch:
     def document(self) -> dict[str, Any]:
         """Return what was felt, for the JSON: before, after, highest, throttling, and the timeline."""
         first, last = self.readings[0], self.readings[-1]
+        before = [first, *self.readings]
         return {
             "temperatures_c": {
                 "before": dict(first.temperatures_c),
@@ -44,10 +46,14 @@ class Watch:
             },
             "clocks_mhz": {"before": dict(first.clocks_mhz), "after": dict(last.clocks_mhz)},
             "governors": self._sensors.governors,
+            "power_mode": {"before": self._power_mode, "after": read_facts(self._root).power_mode_name},
             "throttled": throttled(self.readings),
             "not_readable": self._sensors.silent,
             "load_average_before": self.load_average,
-            "timeline": [_point(reading, first.t_s) for reading in self.readings],
+            "timeline": [
+                _point(earlier, reading, first.t_s)
+                for earlier, reading in zip(before, self.readings, strict=False)
+            ],
         }
 
 
@@ -91,10 +97,10 @@ def _highest(readings: Sequence[Reading]) -> dict[str, float]:
     return highest
 
 
-def _point(reading: Reading, start_s: float) -> dict[str, Any]:
+def _point(earlier: Reading, reading: Reading, start_s: float) -> dict[str, Any]:
     return {
         "t_s": round(reading.t_s - start_s, 3),
         "temperatures_c": dict(reading.temperatures_c),
         "clocks_mhz": dict(reading.clocks_mhz),
-        "throttled": throttled([reading]),
+        "throttled": throttled([earlier, reading]),
     }

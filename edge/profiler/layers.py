@@ -58,14 +58,19 @@ def in_parts(times: Sequence[LayerTime], parts: dict[str, str]) -> list[Layer]:
 
 
 def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return the milliseconds of each part and of each kind, and the slowest ten."""
+    """Return the milliseconds of each part and of each kind, the slowest ten, and all conversions by name."""
     parts: dict[str, float] = {}
     kinds: dict[str, float] = {}
     for layer in layers:
         parts[layer.part] = parts.get(layer.part, 0.0) + layer.ms
         kinds[layer.kind] = kinds.get(layer.kind, 0.0) + layer.ms
-    slowest = sorted(layers, key=lambda layer: -layer.ms)[:SLOWEST]
-    return {"parts_ms": parts, "kinds_ms": kinds, "slowest": [layer.name for layer in slowest]}
+    ordered = sorted(layers, key=lambda layer: -layer.ms)
+    return {
+        "parts_ms": parts,
+        "kinds_ms": kinds,
+        "slowest": [layer.name for layer in ordered[:SLOWEST]],
+        "conversions": [layer.name for layer in ordered if layer.kind != "compute"],
+    }
 
 
 def parts_of(graph: Path) -> dict[str, str]:

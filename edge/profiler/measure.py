@@ -44,6 +44,7 @@ class Measured:
     first_call_ms: float = 0.0
     rss_growth_bytes: int | None = None
     rss_peak_bytes: int | None = None
+    gpu_bytes: int | None = None
     warm_up: int = 0
     steady: bool = False
     times_ms: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, TURN)))
@@ -56,7 +57,7 @@ def opened(
 ) -> Iterator[list[tuple[Measured, Runner]]]:
     """Open contenders one after the other and call each once; all are closed in the end.
 
-    Memory is what the process grew by meanwhile, and its highest point.
+    Memory is what the process grew by meanwhile, its highest point, and what a runner took of the GPU's.
     """
     with ExitStack() as stack:
         found = []
@@ -74,6 +75,7 @@ def opened(
             after = memory.resident()
             seen.rss_growth_bytes = None if before is None or after is None else after - before
             seen.rss_peak_bytes = memory.peak()
+            seen.gpu_bytes = getattr(runner, "gpu_bytes", None)
             found.append((seen, runner))
         yield found
 

@@ -14,7 +14,7 @@ from edge.profiler.conditions import name_of
 from edge.profiler.documents import times_of
 from edge.profiler.session import Document
 from edge.profiler.statistics import summarise
-from edge.profiler.table import gain, measured, notes, number, or_dash
+from edge.profiler.table import gain, measured, notes, number, or_dash, other_mode
 
 Row = Mapping[str, Any]
 
@@ -204,6 +204,14 @@ def _costs(rows: Sequence[Row]) -> str:
 
 
 def _slowest(name: str, timed: Row) -> str:
+    """The slowest layers, and all that is not computing: what precisions and layouts cost where they meet."""
+    conversions = timed["conversions"]
+    return _named_layers(name, timed, timed["slowest"]) + (
+        _named_layers(f"{name}: conversions", timed, conversions) if conversions else ""
+    )
+
+
+def _named_layers(title: str, timed: Row, places: Sequence[str]) -> str:
     layers = {layer["name"]: layer for layer in timed["layers"]}
     body = [
         (
@@ -215,11 +223,11 @@ def _slowest(name: str, timed: Row) -> str:
             number(one["ms"]),
             f"{one['share']:.1%}",
         )
-        for place in timed["slowest"]
+        for place in places
         for one in [layers[place]]
     ]
     head = ("", "operator", "part", "kind", "precision", "ms", "share")
-    return f"<h3>{escape(name)}</h3>{_table(head, body)}"
+    return f"<h3>{escape(title)}</h3>{_table(head, body)}"
 
 
 def _conditions(document: Document) -> str:
@@ -244,6 +252,8 @@ def _conditions(document: Document) -> str:
 def _alarms(document: Document) -> Iterator[str]:
     if document["conditions"]["throttled"]:
         yield f"Throttled while measured: {', '.join(document['conditions']['throttled'])}."
+    if modes := other_mode(document["conditions"]):
+        yield f"{modes[0].upper()}{modes[1:]}."
     if document["interrupted"]:
         yield "Interrupted: what was measured by then."
 

@@ -72,7 +72,8 @@ def profile(
             f"cannot measure {settings.runs} runs after {settings.warm_up}; expected at least 1 after 0"
         )
     nvml = Nvml.open()
-    watch = conditions.Watch(Sensors(settings.root, nvml))
+    watch = conditions.Watch(Sensors(settings.root, nvml), settings.root)
+    machine = conditions.machine_document(settings.root)
     feeds = [feeds_of(release, one.form, one.batch) for one in contenders]
     extra: list[Document] = [{} for _ in contenders]
 
@@ -98,10 +99,11 @@ def profile(
     rows = [_row(seen, more, start_s) for (seen, _), more in zip(found, extra, strict=True)]
     around: dict[str, float] = {}
     layers: dict[str, Document] = {}
+    silent: list[str] = []
     try:
         if whole:
             around = stages.pre_and_post_ms(release, settings.frame)
-            layers = _look_closer(release, contenders, feeds, rows, settings, truth)
+            layers, silent = _look_closer(release, contenders, feeds, rows, settings, truth)
     except KeyboardInterrupt:
         whole = False
     return {
@@ -114,8 +116,8 @@ def profile(
         "input": {"width": release.preprocessing.width, "height": release.preprocessing.height},
         "threads": settings.threads or this_machine().cores,
         "interrupted": not whole,
-        "left_out": list(left_out),
-        "machine": conditions.machine_document(settings.root),
+        "left_out": [*left_out, *silent],
+        "machine": machine,
         "versions": conditions.versions_document(),
         "conditions": watch.document(),
         "overhead_us": measure.overhead_us(),
@@ -141,6 +143,7 @@ def _row(seen: Measured, more: Document, start_s: float) -> Document:
         "first_call_ms": seen.first_call_ms,
         "rss_growth_bytes": seen.rss_growth_bytes,
         "rss_peak_bytes": seen.rss_peak_bytes,
+        "gpu_bytes": seen.gpu_bytes,
         "warm_up": seen.warm_up,
         "steady": seen.steady,
         "drift": statistics.drift(times),
@@ -188,28 +191,35 @@ def _look_closer(
     rows: Sequence[Document],
     settings: Settings,
     truth: Truth | None,
-) -> dict[str, Document]:
-    """Fill in each row's accuracy and times on the GPU; return the layers, if they are asked for."""
+) -> tuple[dict[str, Document], list[str]]:
+    """Fill in each row's accuracy and times on the GPU.
+
+    Returns the layers, if they are asked for, and what an engine refused: its latency was measured.
+    """
     layers: dict[str, Document] = {}
+    refused = []
     for contender, own, row in zip(contenders, feeds, rows, strict=True):
-        row["accuracy"] = accuracy(release, contender, truth)
-        row["gpu"] = stages.gpu_ms(contender, own)
-        if settings.layers and (timed := layers_of(contender, own)):
-            layers[contender.name] = {
-                "layers": [asdict(layer) for layer in timed],
-                **summarise_layers(timed),
-            }
-    return layers
+        try:
+            row["accuracy"] = accuracy(release, contender, truth)
+            row["gpu"] = stages.gpu_ms(contender, own)
+            if settings.layers and (timed := layers_of(contender, own)):
+                layers[contender.name] = {
+                    "layers": [asdict(layer) for layer in timed],
+                    **summarise_layers(timed),
+                }
+        except InputError as error:  # noqa: PERF203 - a few
+            refused.append(f"a closer look at {contender.name}: {error}")
+    return layers, refused
 
 
 def _against(found: Sequence[tuple[Measured, Runner]]) -> list[Document]:
-    """Hold each contender to the first of fp32 with its batch, within this run."""
+    """Hold each contender to fp32 with its batch, within this run; where there is none, to PyTorch's."""
     said = []
     for seen, _ in found:
         batch = seen.contender.batch
-        base = next(
-            (o for o, _ in found if (o.contender.precision, o.contender.batch) == ("fp32", batch)), None
-        )
+        alike = [other for other, _ in found if other.contender.batch == batch]
+        bases = (o for name in ("fp32", "torch fp32") for o in alike if o.contender.precision == name)
+        base = next(bases, None)
         if base is not None and base is not seen:
             verdict = statistics.compare(base.times_ms, seen.times_ms, together=True)
             said.append({"name": seen.contender.name, "base": base.contender.name, **verdict._asdict()})

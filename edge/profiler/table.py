@@ -11,6 +11,10 @@ from rich.text import Text
 
 from edge.profiler.conditions import name_of
 
+INSERTED = "InsertedPrecisionFreeCast_"
+"""What ONNX Runtime puts before the names of its own casts."""
+DEAREST = 5
+"""Conversions that are named on a terminal."""
 Row = Mapping[str, Any]
 PAPER = "skd"
 PAPER_FPS = {"CPU": 1490.5, "GPU (one GTX 1080 Ti)": 28738.0}
@@ -79,9 +83,10 @@ def notes(document: Row) -> Iterator[str]:
         f"threads {document['threads']}; {name_of(machine)}, {machine['cores']} cores; "
         f"load {conditions['load_average_before']:.1f}"
     )
-    for key, word in (("jetpack", "JetPack"), ("power_mode", "power mode")):
-        if machine[key]:
-            yield f"{word}: {machine[key]}"
+    if machine["jetpack"]:
+        yield f"JetPack: {machine['jetpack']}"
+    if machine["power_mode"]:
+        yield f"power mode: {machine['power_mode']}"
     if around := document["stages"]:
         width, height = around["frame"]
         yield (
@@ -91,7 +96,10 @@ def notes(document: Row) -> Iterator[str]:
     for row in rows:
         if row["gpu"]:
             parts = ", ".join(f"{name.removesuffix('_ms')} {ms:.3f}" for name, ms in row["gpu"].items())
-            yield f"{row['name']} on the GPU, ms: {parts}"
+            rate = row["batch"] * 1e3 / row["gpu"]["gpu_ms"]
+            yield f"{row['name']} on the GPU, ms: {parts}; {rate:,.0f} fps less copies"
+        if row.get("gpu_bytes"):
+            yield f"{row['name']} takes {_mib(row['gpu_bytes'])} MiB of the GPU's memory"
     yield from _doubts(document)
 
 
@@ -99,6 +107,8 @@ def _doubts(document: Row) -> Iterator[str]:
     rows, conditions = document["latencies"], document["conditions"]
     if conditions["throttled"]:
         yield f"THROTTLED while measured ({', '.join(conditions['throttled'])}): not its best numbers"
+    if modes := other_mode(conditions):
+        yield modes
     if document["interrupted"]:
         yield "interrupted: what was measured by then is told"
     for one in document["against"]:
@@ -121,10 +131,16 @@ def _doubts(document: Row) -> Iterator[str]:
         batch = rows[0]["batch"]
         size = f"{document['input']['width']}x{document['input']['height']}"
         yield (
-            f"protocol skd: batch {batch}, {size}, forward only (on a GPU with its copies), throughput; "
+            f"protocol skd: batch {batch}, {size}, forward only (on a GPU: less copies, above), throughput; "
             "the paper's, 32x32, on its own machines:"
         )
         yield ", ".join(f"{fps:,.1f} fps on its {where}" for where, fps in PAPER_FPS.items())
+
+
+def other_mode(conditions: Row) -> str:
+    """Return what to say of a power mode that was changed meanwhile; "" if it was not."""
+    before, after = (conditions.get("power_mode", {}).get(when) for when in ("before", "after"))
+    return "" if before == after else f"the power mode changed while measured: {before}, then {after}"
 
 
 def number(value: float) -> str:
@@ -163,10 +179,16 @@ def layer_table(name: str, timed: Row) -> RenderableType:
     for place in timed["slowest"]:
         layer = layers[place]
         row = layer["part"], layer["kind"], layer["precision"], number(layer["ms"]), f"{layer['share']:.1%}"
-        table.add_row(place.removeprefix("InsertedPrecisionFreeCast_")[:34], *row)
+        table.add_row(place.removeprefix(INSERTED)[:34], *row)
     lines = [
         f"{name}, {word}: "
         + ", ".join(f"{key} {ms:.3f} ms ({ms / total:.0%})" for key, ms in timed[group].items())
         for word, group in (("parts", "parts_ms"), ("work", "kinds_ms"))
     ]
+    costs = [
+        f"{place.removeprefix(INSERTED)} {number(layers[place]['ms'])}" for place in timed["conversions"]
+    ]
+    if costs:
+        more = f", and {len(costs) - DEAREST} more" if len(costs) > DEAREST else ""
+        lines.append(f"{name}, conversions, ms: {', '.join(costs[:DEAREST])}{more}")
     return Group(table, *map(Text, lines))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from edge.machine import this_machine
 from edge.onnx_runner import OnnxRunner
 from edge.preprocess import Preprocessing
 from edge.profiler.table import PAPER_FPS
-from edge.release import load
+from edge.release import Form, load
 from edge.runner import open_runner
 from edge.world import World
 from export import graphs
@@ -35,7 +35,9 @@ BATCH = 256
 """The paper's."""
 
 
-def small_release(folder: Path, resolution: int) -> tuple[SpatiotemporalNetwork, Path]:
+def small_release(
+    folder: Path, resolution: int, forms: Sequence[Form] = ("stream",)
+) -> tuple[SpatiotemporalNetwork, Path]:
     """Export an untrained student: speed does not depend on what was learnt."""
     torch.manual_seed(0)
     network = SpatiotemporalNetwork().train()
@@ -47,7 +49,7 @@ def small_release(folder: Path, resolution: int) -> tuple[SpatiotemporalNetwork,
     frames = np.stack([Preprocessing(resolution, resolution).resize(world.frame(i).image) for i in range(12)])
     windows = np.stack([frames[:-1], frames[1:]], axis=1)
     footage = CalibrationFrames(windows, windows, frames[:8], "made")
-    make_release(student, footage, folder, ["stream"], Options(budget=Budget(cc=0.5)))
+    make_release(student, footage, folder, forms, Options(budget=Budget(cc=0.5)))
     return network, folder
 
 

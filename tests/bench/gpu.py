@@ -16,14 +16,18 @@ from edge.errors import InputError
 from edge.frames import Frame
 from edge.gpu import this_gpu
 from edge.model import SaliencyModel
+from edge.profiler.contender import contenders_of, feeds_of
+from edge.profiler.stages import gpu_ms
+from edge.profiler.table import PAPER_FPS
 from edge.release import Release
 from edge.target import Kind, Target
 from edge.tensorrt_api import Execution, load_tensorrt
 from edge.tensorrt_runner import TensorRTRunner
 from export.buildable import of_release
 from export.engine import build_engines
-from tests.bench.engines import small_release
+from tests.bench.engines import BATCH, small_release
 from tests.bench.rows import Row, turns
+from trainer.torch_runner import torch_contenders
 
 FRAMES = 3000
 
@@ -94,6 +98,22 @@ def replay_rows(folder: Path) -> list[Row]:
     return [Row(what, seconds["plain"] / seconds["replay"], "x", 1.5)]
 
 
+def papers_rows(folder: Path) -> list[Row]:
+    """SKD-32 by the paper's protocol, fp16: pairs, batch 256, by CUDA's events around the forward pass."""
+    small_release(folder / "pairs", 32, ["pair"])
+    release, paper = built(folder / "pairs"), PAPER_FPS["GPU (one GTX 1080 Ti)"]
+    found, _ = contenders_of(release, ["fp16"], "pair", "tensorrt", batches=[BATCH])
+    found += torch_contenders("skd-32", release, ["fp16"], "pair", None, [BATCH])[0]
+    rows = []
+    for contender in found:
+        times = gpu_ms(contender, feeds_of(release, "pair", BATCH))
+        assert times is not None
+        fps = BATCH * 1e3 / times["gpu_ms"]
+        print(f"{contender.name}: {fps:,.0f} fps; the paper's, on one GTX 1080 Ti: {paper:,.0f}")
+        rows.append(Row(f"SKD-32, {contender.name}: fps over the paper's", fps / paper, "x", 10))
+    return rows
+
+
 def pipeline_rows(folder: Path) -> list[Row]:
     """The shipped student: a whole run's rate against the engine's, with as many frames in flight."""
     place = folder / "skd-64"
@@ -132,7 +152,7 @@ def gpu_rows(folder: Path) -> list[Row]:
         print("GPU: not measured, there is no NVIDIA GPU here, or no driver for one")
         return []
     try:
-        return [*replay_rows(folder), *pipeline_rows(folder)]
+        return [*replay_rows(folder), *pipeline_rows(folder), *papers_rows(folder)]
     except InputError as error:
         print(f"GPU: not measured, {error}")
         return []

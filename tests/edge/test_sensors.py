@@ -137,6 +137,21 @@ def test_no_meter_and_no_permission_are_said(tmp_path: Path, monkeypatch: pytest
     assert "root alone" in str(find_meter(tmp_path))
 
 
+def test_a_jetsons_monitor_that_root_alone_may_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, ORIN)
+    read = Path.read_text
+
+    def refused(self: Path, *words: Any, **more: Any) -> str:
+        if self.name == "in1_label":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self, *words, **more)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert "in1_label): run as root" in str(find_meter(tmp_path))
+
+
 class Driver:
     """Stands in for libnvidia-ml.so.1: answers through pointers, as nvml.h says."""
 
@@ -168,7 +183,10 @@ class Driver:
 def test_a_desk_gpu_is_read_through_nvml(tmp_path: Path) -> None:
     driver = Driver()
     nvml = Nvml.open(driver)
-    reading = Sensors(tmp_path, nvml).read()
+    sensors = Sensors(tmp_path, nvml)
+    reading = sensors.read()
+    assert "no readable clock in cpufreq" in sensors.silent["clocks"]
+    assert sensors.silent["clocks"].endswith("; the GPU's are read")
     assert (reading.temperatures_c, reading.clocks_mhz) == ({"gpu": 61}, {"gpu": 1980})
     assert throttled([reading]) == ["gpu too hot (hardware)"]
     meter = find_meter(tmp_path, nvml)

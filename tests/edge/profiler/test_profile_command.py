@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edge.board import read_facts
+from edge.errors import InputError
 from edge.profiler import measure
-from edge.profiler.contender import contenders_of, feeds_of
+from edge.profiler.contender import Profiled, contenders_of, feeds_of
 from edge.profiler.session import Settings
 from edge.profiler.session import profile as measured
 from edge.profiler.table import notes
@@ -137,6 +141,56 @@ def test_a_board_that_throttles_all_the_time_is_marked(tmp_path: Path) -> None:
     used = document["latencies"][0]["energy"]
     assert used["power_w"] == pytest.approx(7.0, rel=0.05)  # the tree's, at any load
     assert used["joules_per_frame"] == pytest.approx(0, abs=1e-3)  # idle takes as much
+
+
+def test_what_changed_meanwhile_is_told(tmp_path: Path) -> None:
+    trip, mode = "sys/class/hwmon/hwmon2/oc1_event_cnt", "var/lib/nvpmodel/status"
+    modes = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=15W >\n"
+    root = tree(tmp_path, {**ORIN, "etc/nvpmodel.conf": modes, mode: "pmode:0000"})
+    assert read_facts(root).power_mode_name == "MAXN"
+    release = load()
+    contenders, _ = contenders_of(release, ["int8"], "stream", threads=1)
+    told = 0
+
+    def meanwhile(runs: int, of: int) -> None:
+        nonlocal told
+        told += 1
+        if told == 2:
+            (root / trip).write_text("3")
+            (root / mode).write_text("pmode:0001")
+        time.sleep(0.06)
+
+    document = measured(
+        release, contenders, Settings(200, threads=1, energy_s=0, root=root), on_turn=meanwhile
+    )
+    conditions = document["conditions"]
+    assert conditions["throttled"] == ["too much current (oc1)"]
+    hot = [point["throttled"] for point in conditions["timeline"] if point["throttled"]]
+    assert hot == [["too much current (oc1)"]], "once: when it was counted"
+    assert any("the power mode changed while measured: MAXN, then 15W" in line for line in notes(document))
+
+
+def test_what_an_engine_refuses_late_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = load()
+    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+
+    def broken(place: Path) -> Profiled:
+        raise InputError("no profiler today")
+
+    contenders = [replace(contenders[0], open_profiled=broken), contenders[1]]
+    document = measured(release, contenders, Settings(40, threads=1, energy_s=0, layers=True))
+    assert [row["runs"] for row in document["latencies"]] == [40, 40]
+    assert list(document["layers"]) == ["int8"]
+    assert document["left_out"] == ["a closer look at fp32: no profiler today"]
+
+
+def test_int8_is_held_to_pytorch_where_there_is_no_fp32_of_ours(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    words = ("profile", "--precision", "int8", "--torch", "fp32", "--threads", "1", *QUICK)
+    outcome = command(*words, "--json", tmp_path / "l.json")
+    assert outcome.code == 0, outcome.err
+    (against,) = json.loads((tmp_path / "l.json").read_text())["against"]
+    assert (against["name"], against["base"], against["verdict"]) == ("int8", "torch fp32", "faster")
 
 
 def test_truth_gives_nss(command: Command, tmp_path: Path) -> None:
