@@ -24,4 +24,5 @@ class ClockWatch:
         jump = self._offset_s - before
         if abs(jump) > JUMP_S:
             self._status.fault("clock", f"the system's clock jumped by {jump:+.1f} s; times here do not")
+        else:
             self._status.recovered("clock")

@@ -19,62 +19,67 @@ END_S = 5.0
 class Lane:
     """Gives results to a sink.
 
-    In a file's run a slow sink holds the run back, and a failing one ends it. In a live run nothing of a
-    sink reaches the engine: a slow one loses its oldest results, and a failing one is told in the status
-    as `sink:NAME`. There InputError means that the sink cannot go on, as on a full disk: it gets no more.
-    Any other error costs that result only, as with a lost connection.
+    Each sink fails alone. In a file's run a slow one holds the run back; one that fails gets no more and is
+    discarded. In a live run nothing of a sink reaches the engine: a slow one loses its oldest results, and a
+    failing one is told in the status as `sink:NAME`. There InputError means that the sink cannot go on, as on
+    a full disk: it gets no more. Any other error costs that result only, as with a lost connection.
     """
 
     def __init__(self, sink: Sink, name: str, status: Status, live: bool) -> None:
         self._sink, self._status, self._live = sink, status, live
-        self._kind = f"sink:{name}"
+        self.kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
         self._error: BaseException | None = None
-        self._behind = self._kept = False
+        self._behind = self._ended = False
         self._thread = threading.Thread(
             target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
         )
         self._thread.start()
 
     def put(self, result: Result) -> None:
-        """Queue a result; in a file's run this waits for a place, and raises what the sink raised."""
-        if self._error is not None and not self._live:
-            raise self._error
+        """Queue a result; in a file's run this waits for a place."""
         if self._channel.put(result):
             self._behind = True
-            self._status.fault(self._kind, "slower than the results come: the oldest are dropped")
+            self._status.fault(self.kind, "slower than the results come: the oldest are dropped")
+
+    @property
+    def error(self) -> BaseException | None:
+        """What keeps the sink from going on; None while it can."""
+        return self._error
 
     def end(self) -> None:
-        """Wait until all that is queued is written; in a file's run, raise what the sink raised."""
-        self.abandon()
-        if self._error is not None and not self._live:
-            raise self._error
-
-    def abandon(self) -> None:
-        """Wait for the thread to end."""
+        """Wait until all that is queued is written."""
         self._channel.end()
         self._thread.join(END_S if self._live else None)
 
     def keep(self) -> BaseException | None:
-        """After a live run, put the sink's output in its place if it is whole; return what speaks against.
+        """Put the sink's output in its place if it is whole; return what speaks against.
 
-        Once: the next calls change nothing.
+        After a live run, what a sink had before it failed is kept: nobody can record it again. Once: the next
+        calls of this or of `discard` change nothing.
         """
-        if self._kept:
+        if self._ended:
             return self._error
-        self._kept = True
+        if self._error is not None and not self._live:
+            self.discard()
+            return self._error
+        self._ended = True
         if self._thread.is_alive():  # it may still be writing: neither finish nor discard is safe
-            error: Exception = InputError(f"{self._kind} was still writing {END_S:g} s after the end")
-            self._status.fault(self._kind, str(error))
-            return error
+            self._fail(InputError(f"it was still writing {END_S:g} s after the end"))
+            return self._error
         try:
             self._sink.finish()
             self._sink.commit()
         except Exception as error:
-            self._status.fault(self._kind, str(error))
+            self._fail(error)
             self._sink.discard()
-            return error
         return self._error
+
+    def discard(self) -> None:
+        """Remove what the sink has written."""
+        if not self._ended:
+            self._ended = True
+            self._sink.discard()
 
     def _write(self) -> None:
         while (result := self._channel.get()) is not None:
@@ -84,14 +89,19 @@ class Lane:
                 self._sink.write(result)
             except BaseException as error:  # SystemExit too: it would end this thread alone
                 if not self._live or isinstance(error, InputError):
-                    self._error = error
-                if self._live:
-                    self._status.fault(self._kind, _told(error))
+                    self._fail(error)
+                else:
+                    self._status.fault(self.kind, told(error))
                 continue
             if self._behind and self._channel.empty():  # caught up; not at each place that gets free
                 self._behind = False
             if not self._behind:
-                self._status.recovered(self._kind)
+                self._status.recovered(self.kind)
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        if self._live:
+            self._status.fault(self.kind, told(error))
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
@@ -100,5 +110,6 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return [f"{name}-{count}" if count > 1 else name for name, count in zip(names, seen, strict=True)]
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """Return an error in a line."""
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

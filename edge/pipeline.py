@@ -13,7 +13,7 @@ from edge.cuda.errors import CudaError
 from edge.errors import CheckError, InputError
 from edge.feed import Feed
 from edge.frames import Source
-from edge.lane import Lane, told_apart
+from edge.lane import Lane, told, told_apart
 from edge.latencies import Latencies
 from edge.model import SaliencyModel
 from edge.session import Failure, Plan, Session
@@ -78,14 +78,15 @@ def run(
 ) -> Summary:
     """Run the model over the source, each result in order to every sink.
 
-    A file's run takes every frame, waits for slow sinks, commits all sinks at the end, and after any error
+    Sinks fail alone: the others go on. A file's run takes every frame, waits for slow sinks, and commits
+    those that did not fail at the end; after an error of the source or the engine, or of all sinks, it
     discards them all. A live run takes the newest frame, waits for no sink, opens again what fails, and
     commits each sink whose output is whole, also where it gives up, unless it had no result; source and model
     are its own, and it closes them. Setting `stop` ends either early and keeps what was done. `on_tick` is
     called every `TICK_S`, on the caller's thread.
 
     Raises:
-        InputError: from the source, a sink, or a map that is not finite; no frame at all.
+        InputError: from the source, all sinks of a file's run, or a map that is not finite; no frame at all.
         CheckError: in a live run, drivers or engines hang again and again, or the GPU is lost: start the
             process anew.
     """
@@ -102,6 +103,8 @@ def run(
         status.enter("running")
         status.result(result.latency_ms)
         latencies.add(result.latency_ms)
+        if not live and lanes and all(lane.error for lane in lanes):
+            raise lanes[0].error or AssertionError
         for lane in lanes:
             lane.put(result)
         on_result(result)
@@ -120,24 +123,20 @@ def run(
             raise InputError(f"{source.name} gave no frame; expected at least one")
         for lane in lanes:
             lane.end()
-        if live:
-            failed = [str(error) for lane in lanes if (error := lane.keep()) is not None]
-        else:
-            for sink in sinks:  # all that can fail, before any output is put in its place
-                sink.finish()
-            for sink in sinks:
-                sink.commit()
+        errors = {lane.kind: error for lane in lanes if (error := lane.keep()) is not None}
+        if errors and len(errors) == len(lanes) and not live:
+            raise next(iter(errors.values()))
+        failed = [f"{kind}: {told(error)}" for kind, error in errors.items()]
     except BaseException:
         status.enter("stopped")
         for lane in lanes:
-            lane.abandon()
+            lane.end()
+        recorded = live is not None and latencies.count > 0  # hours of it: nobody can record them again
         with ExitStack() as ends:  # each one, whatever another does
-            if live and latencies.count:  # hours of it: nobody can record them again
-                for lane in lanes:
-                    ends.callback(lane.keep)
-            else:
-                for sink in sinks:
-                    ends.callback(sink.discard)
+            for lane in lanes:
+                ends.callback(lane.keep if recorded else lane.discard)
+            for sink in sinks[len(lanes) :]:
+                ends.callback(sink.discard)
         raise
     seconds = time.monotonic() - started
     seen = status.snapshot()

@@ -112,7 +112,7 @@ def run(
 
     \b
     SOURCE: a video file, a folder of images, synthetic:SEED, or a camera:
-    /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH
+    /dev/videoN, /dev/v4l/by-id/..., csi:N, gst:PIPELINE, rtsp://HOST/PATH
     """
     places = [place for place in (overlay, jsonl, maps) if place]
     _keep_apart(Path(source), places)
@@ -149,7 +149,7 @@ def run(
 
         def tick() -> None:
             notifier.tick()
-            if stop.is_set():
+            if stop.is_set() or status.state == "stopped":
                 notifier.stopping()
 
         notifier.ready()

@@ -82,6 +82,7 @@ class Session:
         self._opened_s: float | None = None
         self._reading_s = time.monotonic()
         self._bad_s: float | None = None
+        self._refused_s: float | None = None
         self._inferring_s: float | None = None
         self._collected = 0
         self._reader = _thread("aerogaze-reader", self._read)
@@ -205,13 +206,21 @@ class Session:
         except Exception as error:  # as of a graph that takes frames of one size
             if not self._plan.live:
                 raise
-            self._plan.status.fault("frame", str(error))
-            self._lose(1)
+            self._refuse(now, error)
             return
         if self._plan.live:
             self._plan.status.recovered("frame")
+            self._refused_s = None
         dropped = self._slot.put(Prepared(frame, tensor, frame.capture_s if self._plan.live else now))
         self._lose(1 if dropped is None else dropped)
+
+    def _refuse(self, now: float, error: Exception) -> None:
+        """Count a frame that the graph does not take; where none is taken, the run stands still."""
+        self._plan.status.fault("frame", str(error))
+        self._lose(1)
+        self._refused_s = now if self._refused_s is None else self._refused_s
+        if now - self._refused_s > self._plan.stall_s:
+            self._plan.status.enter("stalled")
 
     def _infer(self) -> None:
         """Keep as many frames in flight as the engine takes, if so many are ready; live, one: the newest.

@@ -12,6 +12,8 @@ from typing import Literal
 
 RECENT = 300
 """Results whose latency and time are kept."""
+QUIET_S = 5.0
+"""How long all must be well before an episode is over: what comes and goes is one."""
 
 LOG = logging.getLogger("aerogaze")
 State = Literal["starting", "running", "stalled", "stopped"]
@@ -49,16 +51,23 @@ class Snapshot:
 
 
 class Status:
-    """Counts frames, drops and faults; safe to use from any thread. A fault is logged once an episode."""
+    """Counts frames, drops and faults; safe to use from any thread.
 
-    def __init__(self, about: About, clock: Callable[[], float] = time.monotonic) -> None:
+    A fault is logged once an episode, which is over when all was well for `quiet_s`.
+    """
+
+    def __init__(
+        self, about: About, clock: Callable[[], float] = time.monotonic, quiet_s: float = QUIET_S
+    ) -> None:
         self._about, self._clock, self._lock = about, clock, threading.Lock()
+        self._quiet_s = quiet_s
         self._started = clock()
         self._state: State = "starting"
         self._frames = self._dropped = self._held = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._faults: Counter[str] = Counter()
         self._open: dict[str, str] = {}
+        self._well_s: dict[str, float] = {}
 
     def runs_on(self, precision: str, engine: str) -> None:
         """Say what runs now: an engine that is opened again may be another one."""
@@ -81,6 +90,11 @@ class Status:
         with self._lock:
             self._held += 1
 
+    @property
+    def state(self) -> State:
+        """The pipeline's state."""
+        return self._state
+
     def enter(self, state: State) -> None:
         """Change the pipeline's state."""
         with self._lock:
@@ -92,14 +106,21 @@ class Status:
             new = kind not in self._open
             self._open[kind] = message
             self._faults[kind] += new
+            self._well_s.pop(kind, None)
         if new:
             LOG.warning("%s: %s", kind, message)
 
     def recovered(self, kind: str) -> None:
-        """End the episode of `kind`, if one is open."""
+        """Say that all is well with `kind`, as often as it is: so an open episode comes to its end."""
+        if kind not in self._open:
+            return
         with self._lock:
-            was = self._open.pop(kind, None)
-        if was is not None:
+            now = self._clock()
+            over = now - self._well_s.setdefault(kind, now) >= self._quiet_s
+            if over:
+                self._open.pop(kind, None)
+                self._well_s.pop(kind, None)
+        if over:
             LOG.info("%s: recovered", kind)
 
     def snapshot(self) -> Snapshot:

@@ -22,6 +22,8 @@ HEARTBEAT_S = 1.0
 """The standard's rate (mavlink.io, "Heartbeat/Connection Protocol")."""
 TICK_S = 0.05
 """How often what has come is read."""
+MOST_STRAY = 280
+"""Bytes on a serial line that are no message, before it is told: a longest message cut in two is no news."""
 TRACKING_S = 0.1
 """Least time between tracking messages, unless MAV_CMD_SET_MESSAGE_INTERVAL asks for another."""
 
@@ -64,7 +66,7 @@ class MavlinkSink:
         self._shape = (0, 0)
         self._regions: tuple[Region, ...] = ()
         self._picked: int | None = None
-        self._stopped = False
+        self._stopped, self._stray = False, 0
         self._started_s, self._beat_s = time.monotonic(), -math.inf
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="aerogaze-mavlink", daemon=True)
@@ -132,9 +134,15 @@ class MavlinkSink:
                     self._gimbal.tick()
                 for data in self._link.read():
                     self._hear(data)
+                if not self._stray:
+                    self._status.recovered("mavlink")
 
     def _hear(self, data: bytes) -> None:
-        for message in self._parsed(data):
+        messages, stray = self._parsed(data)
+        self._stray = self._stray + stray if stray else 0
+        if self._stray > (0 if self._link.whole else MOST_STRAY):
+            self._status.fault("mavlink", "what comes is not all MAVLink: is it the right port, at its rate?")
+        for message in messages:
             with self._lock:
                 if self._gimbal:
                     self._gimbal.hear(message)
@@ -145,13 +153,16 @@ class MavlinkSink:
         """Say whether a router has sent us our own message back."""
         return (message.get_srcSystem(), message.get_srcComponent()) == self._address
 
-    def _parsed(self, data: bytes) -> list[Any]:
+    def _parsed(self, data: bytes) -> tuple[list[Any], int]:
+        """Return the messages, and how many bytes were of none."""
         if self._link.whole:  # so that the end of a spoilt datagram is not looked for in the next
             self._parser = self._fresh_parser()
         try:
-            return list(self._parser.parse_buffer(data) or ())
+            found = list(self._parser.parse_buffer(data) or ())
         except Exception:  # whatever a peer sends, heartbeats go on
-            return []
+            return [], len(data)
+        messages = [message for message in found if message.get_type() != "BAD_DATA"]
+        return messages, sum(len(one.data) for one in found if one.get_type() == "BAD_DATA")
 
     def _fresh_parser(self) -> Any:
         parser = self._dialect.MAVLink(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import disk_usage
 
 import cv2
 import numpy as np
@@ -17,6 +18,10 @@ from edge.sinks.marks import draw_marks
 MOST_WIDTH, MOST_HEIGHT = 1280, 1280
 """Larger frames are shrunk to fit: an overlay is looked at, not measured."""
 OPACITY = 0.75
+RESERVE_BYTES = 8 << 20
+"""Of the disk, left free: a video whose index finds no room at its end cannot be read at all."""
+LOOK_EVERY = 30
+"""Frames from one look at the disk to the next."""
 _LEVELS = np.linspace(0, OPACITY, 256)
 _HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO).reshape(256, 3)
 _GLOW = np.rint(_HEAT * _LEVELS[:, None]).astype(np.uint8)
@@ -27,9 +32,11 @@ _SHADE = np.rint(255 * (1 - _LEVELS)).astype(np.uint8)
 class OverlaySink:
     """Writes an MPEG-4 video of the source's frame rate.
 
+    OpenCV's writer reports no errors: the video ends before the disk is full, and is read back at its end.
+
     Raises:
-        InputError: the name does not end in .mp4, .mkv or .avi, or OpenCV cannot encode there; at the
-            end: the video is not whole, as when the disk is full.
+        InputError: the name does not end in .mp4, .mkv or .avi, or OpenCV cannot encode there; later: the
+            disk is all but full; at the end: the video is not whole.
     """
 
     def __init__(self, path: Path, source: Source, look: Look = as_it_is) -> None:
@@ -51,16 +58,21 @@ class OverlaySink:
 
     def write(self, result: Result) -> None:
         """Draw and encode the frame."""
+        if self._frames % LOOK_EVERY == 0 and disk_usage(self._pending.path.parent).free < RESERVE_BYTES:
+            raise InputError(
+                f"the disk of {self._pending.target} is all but full: the video ends after {self._frames} "
+                "frames; free some space, or name another place"
+            )
         self._writer.write(overlaid(self._look(result), *self._size))
         self._frames += 1
 
     def finish(self) -> None:
-        """End the video and see that it is whole: OpenCV's writer reports no errors."""
+        """End the video and see that it is whole."""
         self._writer.release()
         written = cv2.VideoCapture(str(self._pending.path.absolute()), cv2.CAP_FFMPEG)
-        frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        frames = max(0, int(written.get(cv2.CAP_PROP_FRAME_COUNT))) if written.isOpened() else 0
         written.release()
-        if frames != self._frames:
+        if frames != self._frames or not frames:
             raise InputError(
                 f"cannot write {self._pending.target}: of {self._frames} frames {frames} can be read back; "
                 "is the disk full?"

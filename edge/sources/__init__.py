@@ -11,7 +11,7 @@ from edge.files import checked_name
 from edge.frames import Source
 
 SYNTHETIC = "synthetic:"
-CAMERAS = ("/dev/video", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
+CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
 
 
 def is_camera(name: str) -> bool:
@@ -24,26 +24,27 @@ def open_source(
 ) -> Source:
     """Open a video file, a folder of images, `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera.
 
-    Cameras are `/dev/videoN` or `v4l2:N`, `csi:N`, `gst:PIPELINE` and `rtsp://...`. `wanted`: width and
-    height that are enough; who can give smaller frames cheaply then does, and says so by `Frame.scale`.
-    `live`: in real time, newest first (None: as is a camera's way, and not a file's). `fps`: its frame
-    rate, if it is not what it says.
+    Cameras are `/dev/videoN`, `/dev/v4l/by-id/...` or `v4l2:N`, `csi:N`, `gst:PIPELINE` and `rtsp://...`.
+    `wanted`: width and height that are enough; who can give smaller frames cheaply then does, and says so by
+    `Frame.scale`. `live`: in real time, newest first (None: as is a camera's way, and not a file's). `fps`:
+    its frame rate, if it is not what it says.
 
     Raises:
         InputError: missing, empty, or not readable as what it is.
     """
-    camera = is_camera(name)
+    name, camera = _device(name), is_camera(name)
     source = _open_camera(name, wanted, live is not False) if camera else _open_file(name, wanted)
-    source.fps = fps or source.fps  # before it is paced by it
+    source.fps = fps or source.fps
     if live and not camera:
         from edge.sources.paced import PacedSource
 
-        return PacedSource(source)
+        return PacedSource(source, fps)
     return source
 
 
 def devices(name: str) -> list[str]:
     """Return the devices that only one run at a time can read, of a source's name."""
+    name = _device(name)
     if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):
         return []
     if not name.startswith("gst:"):  # without its mode
@@ -52,6 +53,12 @@ def devices(name: str) -> list[str]:
     found = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
     sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
     return found + [f"csi:{first or second}" for first, second in sensors]
+
+
+def _device(name: str) -> str:
+    """Return what a camera is called here, of a name that it keeps: /dev/v4l/by-id/..., with its mode."""
+    found = re.fullmatch(r"(/dev/v4l/.+?)(:\d+x\d+(?:@\d+)?)?", name)
+    return f"{os.path.realpath(found[1])}{found[2] or ''}" if found else name
 
 
 def _open_camera(name: str, wanted: tuple[int, int] | None, live: bool) -> Source:

@@ -6,8 +6,10 @@ import queue
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from statistics import median
 from typing import Any, Protocol
 
 import cv2
@@ -18,6 +20,8 @@ from edge.frames import Frame, Image
 GONE_S = 1.0
 """A source that gives nothing for as long is gone; shorter, its frames were lost or damaged."""
 RETRY_S = 0.01
+LATE = 1.75
+"""Usual steps between two frames' stamps that say that some are missing: rates change a little."""
 FALLBACK_FPS = 30.0
 
 
@@ -37,11 +41,29 @@ class Capture(Protocol):
         """Let go."""
 
 
+class Rhythm:
+    """Tells by the stamps of frames how many are missing before one, as where a decoder leaves out damage."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._steps: deque[float] = deque(maxlen=31)
+
+    def missing(self, stamp_s: float) -> int:
+        """Return how many; none where the stamps tell nothing: too few of them, not rising, a new stream."""
+        step, self._last = stamp_s - (stamp_s if self._last is None else self._last), stamp_s
+        if not 0 < step < GONE_S:
+            return 0
+        usual = median(self._steps) if len(self._steps) >= 5 else step
+        self._steps.append(step)
+        return round(step / usual) - 1 if step > LATE * usual else 0
+
+
 class CaptureSource:
     """Frames from a capture, stamped on the monotonic clock: by the driver where it does so, else on arrival.
 
-    Reads that fail leave a gap in the ids, as of a damaged JPEG: of the frames due meanwhile. `scale`: as of
-    `Frame`. `every`: what is captured has an end, and its stamps are media time.
+    Frames that are missing leave a gap in the ids, as of a damaged JPEG: where reads fail, of the frames due
+    meanwhile; else of those that the capture's own stamps lack. `scale`: as of `Frame`. `every`: what is
+    captured has an end, and its stamps are media time.
 
     Raises:
         InputError: it gives no first frame; `missing` is said. While reading: it is gone.
@@ -66,6 +88,7 @@ class CaptureSource:
         """Yield frames as they come: the first one too where every one counts; else it is old by now."""
         index, seen = 0, time.monotonic()
         failing_s: float | None = None
+        rhythm = Rhythm()
         if self._every:
             yield Frame(0, 0.0, self._first, self._scale)
             index = 1
@@ -73,10 +96,14 @@ class CaptureSource:
             image = self._read()
             now = time.monotonic()
             if image is not None:
+                told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+                missing = 0 if self._every else rhythm.missing(told_s)
                 if failing_s is not None:
-                    index += max(1, round((now - failing_s) * self.fps))
+                    missing = max(1, missing, round((now - failing_s) * self.fps))
                     failing_s = None
-                yield Frame(index, index / self.fps if self._every else self._stamp(now), image, self._scale)
+                index += missing
+                stamp_s = index / self.fps if self._every else _believed(told_s, now)
+                yield Frame(index, stamp_s, image, self._scale)
                 seen = time.monotonic()
                 index += 1
             elif self._every:
@@ -98,10 +125,10 @@ class CaptureSource:
             return None
         return image if ok and image is not None and image.size else None
 
-    def _stamp(self, now: float) -> float:
-        """Return the driver's stamp if it is of the monotonic clock, as V4L2's, else the arrival."""
-        told = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-        return told if now - GONE_S < told <= now else now
+
+def _believed(told_s: float, now: float) -> float:
+    """Return the driver's stamp if it is of the monotonic clock, as V4L2's, else the arrival."""
+    return told_s if now - GONE_S < told_s <= now else now
 
 
 def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> CaptureSource:

@@ -13,22 +13,23 @@ from edge.frames import Frame, Source
 class PacedSource:
     """Another source's frames at their media time, each stamped with the monotonic time it was due.
 
-    A frame that is decoded too late is stamped when it is ready. Every frame is given: what cannot be run
-    in time is dropped, and counted, where newest frames win.
+    `fps`: so many a second instead, evenly. A frame that is decoded too late is stamped when it is ready.
+    Every frame is given: what cannot be run in time is dropped, and counted, where newest frames win.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, fps: float | None = None) -> None:
         self.name, self.width, self.height = source.name, source.width, source.height
         self.fps, self.length = source.fps, source.length
-        self._source, self._closed = source, threading.Event()
+        self._source, self._even_fps, self._closed = source, fps, threading.Event()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield each frame when it is due; end early once closed."""
         start: float | None = None
         for frame in self._source:
             ready = time.monotonic()
-            start = ready - frame.capture_s if start is None else start
-            due = start + frame.capture_s
+            at = frame.index / self._even_fps if self._even_fps else frame.capture_s
+            start = ready - at if start is None else start
+            due = start + at
             if due > ready and self._closed.wait(due - ready):
                 return
             yield replace(frame, capture_s=max(due, ready))

@@ -16,6 +16,8 @@ NAME = re.compile(r"(?:v4l2:|/dev/video)(\d+)(?::(.+))?")
 SIZES = [(320, 180), (320, 240), (424, 240), (640, 360), (640, 400), (640, 480), (800, 600), (848, 480)]
 SIZES += [(960, 540), (1024, 768), (1280, 720), (1280, 800), (1280, 960), (1920, 1080)]
 """Modes asked for: the driver says by what it sets whether the camera has one."""
+PACKED = cv2.VideoWriter.fourcc(*"MJPG")
+"""Over USB, full-size frames come fast as JPEG only."""
 
 
 class Settable(Capture, Protocol):
@@ -66,24 +68,39 @@ def choose(
     """
     if asked is not None:
         width, height, fps = asked
-        if fps:
-            capture.set(cv2.CAP_PROP_FPS, fps)
-        if (given := _set(capture, width, height)) != (width, height):
+        given = _set(capture, width, height, fps)
+        if fps and not _close(given[2], fps):
+            capture.set(cv2.CAP_PROP_FOURCC, PACKED)
+            given = _set(capture, width, height, fps)
+        if given[:2] != (width, height) or (fps and not _close(given[2], fps)):
             capture.release()
-            raise InputError(f"{name} has no mode {width}x{height}; it offers {given[0]}x{given[1]} for it")
+            said, offered = _said(width, height, fps), _said(*given)
+            raise InputError(f"{name} has no mode {said}; it offers {offered} for it")
         return
     own = _size(capture)
     for width, height in likely(SIZES, wanted, own) if wanted else ():
-        if _set(capture, width, height) == (width, height):
+        if _set(capture, width, height)[:2] == (width, height):
             return
     if _size(capture) != own:
         _set(capture, *own)
 
 
-def _set(capture: Settable, width: int, height: int) -> tuple[int, int]:
+def _set(capture: Settable, width: int, height: int, fps: int | None = None) -> tuple[int, int, float]:
+    """Ask for a mode; return width, height and frames a second that the driver set."""
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
-    return _size(capture)
+    if fps:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    return *_size(capture), capture.get(cv2.CAP_PROP_FPS)
+
+
+def _said(width: int, height: int, fps: float | None) -> str:
+    return f"{width}x{height}" + (f"@{fps:g}" if fps else "")
+
+
+def _close(given: float, asked: float) -> bool:
+    """Whether a rate is the one asked for: 29.97 is 30."""
+    return abs(given - asked) <= 0.05 * asked
 
 
 def _size(capture: Settable) -> tuple[int, int]:

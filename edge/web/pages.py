@@ -137,7 +137,11 @@ class Pages(BaseHTTPRequestHandler):
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 started = time.monotonic()
                 # The next boundary at once: browsers show a picture when they have seen its end.
-                self.wfile.write(head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode())
+                try:
+                    self.wfile.write(head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode())
+                except TimeoutError:
+                    self.server.tell(f"a client took no picture for {IDLE_S:g} s, and was let go")
+                    raise
                 self.server.closing.wait(max(0.0, STREAM_S - (time.monotonic() - started)))
         finally:
             self.server.streams.release()

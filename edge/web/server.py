@@ -76,7 +76,13 @@ class Server(ThreadingHTTPServer):
     def service_actions(self) -> None:
         """Between requests: keep the history, and cut off who takes too long."""
         self.view.sample()
-        self._cut(time.monotonic() - REQUEST_S)
+        if self._cut(time.monotonic() - REQUEST_S):
+            self.tell("a client took its time, and was cut off")
+        self.view.status.recovered("http")
+
+    def tell(self, what: str) -> None:
+        """Count what clients do wrong among the faults."""
+        self.view.status.fault("http", what)
 
     def streaming(self, client: Any) -> None:
         """Give a client all the time it wants."""
@@ -93,6 +99,7 @@ class Server(ThreadingHTTPServer):
             request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
             super().process_request(request, client_address)
             return
+        self.tell(f"more than {MOST_CLIENTS} clients came at a time, and some were turned away")
         request.setblocking(False)
         with contextlib.suppress(OSError):
             request.send(BUSY)

@@ -20,7 +20,7 @@ from edge.metrics import cc
 from edge.model import SaliencyModel, clip_maps
 from edge.preprocess import Alignment, Preprocessing
 from edge.sources import devices, is_camera, open_source
-from edge.sources.capture import CaptureSource, has
+from edge.sources.capture import CaptureSource, Rhythm, has
 from edge.sources.folder import scale_for
 from edge.sources.gstreamer import NEWEST, csi_pipeline
 from edge.sources.rtsp import VARIABLE, without_password
@@ -31,12 +31,19 @@ IMAGE = np.zeros((4, 6, 3), np.uint8)
 
 
 class Sensor:
-    """A driver's capture: it sets the nearest of its modes, stamps frames, and fails where told."""
+    """A driver's capture: it sets the nearest of its modes, stamps frames, and fails where told.
+
+    `rates`: frames a second, as they are and as JPEGs.
+    """
 
     def __init__(
-        self, modes: list[tuple[int, int]], reads: list[object] | None = None, late_s: float = 0.02
+        self,
+        modes: list[tuple[int, int]],
+        reads: list[object] | None = None,
+        late_s: float = 0.02,
+        rates: tuple[float, float] = (30.0, 30.0),
     ) -> None:
-        self.modes, self.late_s = modes, late_s
+        self.modes, self.late_s, self.rates, self.packed = modes, late_s, rates, False
         self.reads = iter(reads or [])
         self.asked = [*modes[-1]]
         self.released = False
@@ -53,6 +60,8 @@ class Sensor:
     def set(self, property: int, value: float) -> bool:  # noqa: A002
         if property in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT):
             self.asked[property == cv2.CAP_PROP_FRAME_HEIGHT] = int(value)
+        if property == cv2.CAP_PROP_FOURCC:
+            self.packed = int(value) == cv2.VideoWriter.fourcc(*"MJPG")
         return True
 
     def get(self, property: int) -> float:  # noqa: A002
@@ -60,7 +69,7 @@ class Sensor:
         return {
             cv2.CAP_PROP_FRAME_WIDTH: near[0],
             cv2.CAP_PROP_FRAME_HEIGHT: near[1],
-            cv2.CAP_PROP_FPS: 30.0,
+            cv2.CAP_PROP_FPS: self.rates[self.packed],
             cv2.CAP_PROP_POS_MSEC: (time.monotonic() - self.late_s) * 1e3,
         }.get(property, 0.0)
 
@@ -86,6 +95,30 @@ def test_a_mode_that_is_asked_for_is_had_or_refused() -> None:
     with pytest.raises(InputError, match="no mode 1920x1080; it offers 1280x720"):
         choose(sensor, "v4l2:0:1920x1080", (1920, 1080, None), None)
     assert sensor.released
+
+
+@pytest.mark.parametrize(("fps", "packed"), [(10, False), (30, True)])
+def test_a_rate_that_only_jpegs_have_is_had(fps: int, packed: bool) -> None:
+    sensor = Sensor([(640, 480), (1280, 720)], rates=(9.99, 30.0))
+    choose(sensor, "v4l2:0", (1280, 720, fps), None)
+    assert sensor.packed == packed
+
+
+def test_a_rate_that_no_camera_has_is_refused() -> None:
+    sensor = Sensor([(1280, 720)], rates=(10.0, 30.0))
+    with pytest.raises(InputError, match="no mode 1280x720@60; it offers 1280x720@30 for it"):
+        choose(sensor, "v4l2:0:1280x720@60", (1280, 720, 60), None)
+    assert sensor.released
+
+
+def test_a_camera_has_a_name_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "/dev/v4l/by-path/pci-0000:00:14.0-usb-0:1:1.0-video-index0"
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: "/dev/video987" if path == name else real(path))
+    assert is_camera(name)
+    assert devices(f"{name}:640x480@30") == devices("/dev/video987") == ["/dev/video987"]
+    with pytest.raises(InputError, match="no camera /dev/video987; cameras here"):
+        open_source(f"{name}:640x480")
 
 
 def test_damaged_frames_leave_a_gap_in_the_ids_and_the_drivers_stamp_is_kept() -> None:
@@ -125,6 +158,20 @@ def test_frames_lost_while_reads_fail_at_once_are_counted_by_the_time() -> None:
     assert first == 0
     assert 15 <= second - first - 1 <= round(lasted * 30)  # a try each 10 ms is no frame
     assert third == second + 1
+
+
+def test_frames_that_a_decoder_left_out_are_missed_by_their_stamps() -> None:
+    rhythm = Rhythm()
+    stamps = [i / 30 for i in range(60) if i not in (20, 33, 34)]
+    told = {round(at * 30): missing for at in stamps if (missing := rhythm.missing(at))}
+    assert told == {21: 1, 35: 2}
+
+
+def test_stamps_that_tell_nothing_miss_nothing() -> None:
+    rhythm = Rhythm()
+    assert [rhythm.missing(0.0) for _ in range(20)] == [0] * 20, "a capture that knows none"
+    again = [*(i / 30 for i in range(20)), *(500 + i / 30 for i in range(20)), *(i / 10 for i in range(20))]
+    assert [missing for at in again if (missing := rhythm.missing(at))][16:] == [], "slower is soon the rule"
 
 
 @pytest.mark.parametrize("late_s", [-1e6, -0.5, 5.0, 1e6])

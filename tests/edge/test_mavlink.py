@@ -259,7 +259,7 @@ def test_a_camera_on_the_gimbal_adds_to_the_gimbals_attitude(ground: GroundStati
 
 def test_garbage_is_survived_and_answers_still_come(ground: GroundStation) -> None:
     rng = np.random.default_rng(0)
-    with flying(ground) as (sink, _):
+    with flying(ground) as (sink, status):
         good = common.MAVLink_command_long_message(VEHICLE, CAMERA, 1, 0, *[0] * 7).pack(ground.mav)
         for size in (1, 7, 280, 1400, 60_000):
             for _ in range(20):
@@ -280,6 +280,7 @@ def test_garbage_is_survived_and_answers_still_come(ground: GroundStation) -> No
             ground.write(b"\xfd\xff")  # the beginning of a long message, and no more
             assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, 0.7, 0.5) == 0
         ground.wait("HEARTBEAT")
+    assert status.snapshot().faults == {"mavlink": 1}, "all of it is one episode"
 
 
 def test_nobody_listening_is_no_matter() -> None:

@@ -28,6 +28,13 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(folder: Path, flight: np.n
         np.testing.assert_array_equal(frame.image, image)
 
 
+def test_a_rate_that_is_given_paces_a_video(video: Path) -> None:
+    source = open_source(str(video), live=True, fps=100)
+    stamps = [frame.capture_s for frame in source]
+    source.close()
+    assert np.diff(stamps).mean() == pytest.approx(0.01, abs=0.005)
+
+
 def test_a_made_flight_has_the_size_and_length_asked_for() -> None:
     source = open_source("synthetic:3:128x96:4")
     frames = list(source)

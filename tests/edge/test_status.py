@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from edge.status import RECENT, About, Status
+from edge.status import QUIET_S, RECENT, About, Status
 
 
 def test_counts_rates_and_faults_are_told_once_an_episode(caplog: pytest.LogCaptureFixture) -> None:
@@ -18,14 +18,19 @@ def test_counts_rates_and_faults_are_told_once_an_episode(caplog: pytest.LogCapt
     status.enter("running")
     with caplog.at_level(logging.INFO, "aerogaze"):
         for _ in range(2):
-            status.fault("source", "unplugged")
-            status.fault("source", "unplugged")
-            seen = status.snapshot()
-            status.recovered("source")
+            for _ in range(3):  # it comes and goes
+                status.fault("source", "unplugged")
+                status.recovered("source")
+                now[0] += QUIET_S - 0.1
+                seen = status.snapshot()
+            for _ in range(3):
+                status.recovered("source")
+                now[0] += 0.1
         status.recovered("source")
     told = [record.getMessage() for record in caplog.records]
     assert told == ["source: unplugged", "source: recovered"] * 2
     assert seen.open_faults == {"source": "unplugged"}
+    now[0] = 100 + (RECENT + 10) / 30
     seen = status.snapshot()
     assert (seen.frames, seen.dropped, seen.state) == (RECENT + 10, 2, "running")
     assert seen.fps == pytest.approx(30)

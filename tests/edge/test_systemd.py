@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edge.status import About, Status
 from edge.systemd import Notifier
+from tests.conftest import Outcome
 
 
 @pytest.fixture
@@ -68,6 +69,17 @@ def test_another_process_watchdog_is_not_ours(listening: socket.socket, status: 
     notifier.tick()
     notifier.stopping()
     assert [listening.recv(100)[:7] for _ in range(2)] == [b"STATUS=", b"STOPPIN"]
+
+
+def test_a_live_run_that_ends_by_itself_says_so(
+    listening: socket.socket, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", listening.getsockname())
+    assert command("run", "synthetic:7:64x64:5", "--realtime").code == 0
+    told = [listening.recv(1000).decode()]
+    while told[-1] != "STOPPING=1":
+        told.append(listening.recv(1000).decode())
+    assert told[0] == "READY=1"
 
 
 def test_a_service_is_ready_alive_and_ends_cleanly_by_sigterm(

@@ -39,7 +39,7 @@ def result(index: int, image: np.ndarray, *regions: Region) -> Result:
 
 @pytest.fixture
 def status() -> Status:
-    return Status(About("skd-64", "int8", "none", "<b>camera</b>"))
+    return Status(About("skd-64", "int8", "none", "<b>camera</b>"), quiet_s=0)
 
 
 @pytest.fixture
@@ -236,7 +236,9 @@ def test_clients_that_do_not_read_hold_nobody_up(page: HttpSink, flight: np.ndar
         client.close()
 
 
-def test_a_watcher_that_takes_nothing_is_cut_off(page: HttpSink, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_that_takes_nothing_is_cut_off(
+    page: HttpSink, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Pages, "timeout", 0.3)
     big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
     with watch(page):
@@ -247,6 +249,7 @@ def test_a_watcher_that_takes_nothing_is_cut_off(page: HttpSink, monkeypatch: py
             if not page._server._clients:
                 break
         assert not page._server._clients
+    assert status.snapshot().faults == {"http": 1}
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 5) -> bool:

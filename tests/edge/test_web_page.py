@@ -27,7 +27,7 @@ class Flight:
 
     def __init__(self, images: np.ndarray, address: str = ":0") -> None:
         source = "a/very/long/name/of-a-source-that-would-not-fit-on-any-phone-whatever-one-does.mp4"
-        self.status = Status(About("skd-64", "int8", "onnxruntime", source))
+        self.status = Status(About("skd-64", "int8", "onnxruntime", source), quiet_s=0)
         self.sink = HttpSink(address, None, self.status, Observer(), Camera(70))
         self._images, self._end, self.running = images, threading.Event(), threading.Event()
         self.running.set()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from edge.metrics import cc
 from edge.sources.capture import has
+from tests.conftest import Outcome
 from tests.system.pythons import ROOT, run
 
 DEBIAN = "/usr/bin/python3"
@@ -65,8 +68,11 @@ def test_a_live_pipeline_runs_end_to_end(python: str, tmp_path: Path) -> None:
 
 
 def test_the_maps_of_a_clip_are_the_same_by_every_path(
-    python: str, flight: np.ndarray, tmp_path: Path
+    python: str, command: Callable[..., Outcome], flight: np.ndarray, tmp_path: Path
 ) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    raw = ["--fuse-preprocess", "320x180", "--frames", "synthetic:7", "--out", tmp_path / "raw"]
+    assert command("export", "skd-64", *raw).code == 0
     (tmp_path / "clip").mkdir()
     for index, frame in enumerate(flight):
         cv2.imwrite(str(tmp_path / "clip" / f"{index}.png"), frame)
@@ -75,6 +81,7 @@ def test_the_maps_of_a_clip_are_the_same_by_every_path(
         "file": ["clip"],
         "live": ["clip", "--realtime"],
         "gst": [gst, "--every-frame"],
+        "fused": [gst, "--every-frame", "--release", "raw"],
     }
     for name, words in paths.items():
         done = aerogaze(python, tmp_path, "run", *words, "--maps", name, "--precision", "fp32")
@@ -82,6 +89,14 @@ def test_the_maps_of_a_clip_are_the_same_by_every_path(
     maps = {name: [path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in paths}
     assert len(maps["file"]) == 12
     assert maps["file"] == maps["live"] == maps["gst"]
+    for one, other in zip(maps["file"], maps["fused"], strict=True):
+        assert cc(decoded(one), decoded(other)) > 0.995, "fusing keeps what docs/export.md says"
+
+
+def decoded(png: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image.astype(np.float64)
 
 
 def test_damaged_jpegs_inside_a_stream_are_survived(python: str, flight: np.ndarray, tmp_path: Path) -> None:
@@ -95,6 +110,25 @@ def test_damaged_jpegs_inside_a_stream_are_survived(python: str, flight: np.ndar
     done = aerogaze(python, tmp_path, "run", gst, "--every-frame", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] >= 57
+
+
+def test_damaged_jpegs_are_counted_by_the_stamps_of_the_others(
+    python: str, flight: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "clip").mkdir()
+    for index in range(60):
+        path = tmp_path / "clip" / f"{index}.jpg"
+        cv2.imwrite(str(path), flight[index % 12])
+        if index in (20, 33, 34):
+            path.write_bytes(path.read_bytes()[:200] + b"\xff" * 300)
+    gst = "gst:multifilesrc location=clip/%d.jpg stop-index=59 caps=image/jpeg,framerate=30/1 ! jpegdec"
+    done = aerogaze(python, tmp_path, "run", f"{gst} ! identity sync=true", "--max-frames", "55", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["frames"] + summary["dropped"] == 55
+    assert summary["dropped"] >= 3
+    assert summary["faults"] == {"frames": 1}
+    assert "were lost or could not be decoded" in done.stderr
 
 
 def test_a_pipeline_that_cannot_be_is_one_line(python: str, tmp_path: Path) -> None:
