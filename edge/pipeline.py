@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edge.clock import ClockWatch
 from edge.cuda.errors import CudaError
 from edge.errors import CheckError, InputError
-from edge.feed import Feed
+from edge.feed import AheadFeed, Feed
 from edge.frames import Source
 from edge.lane import Lane, told, told_apart
 from edge.latencies import Latencies
@@ -165,7 +165,7 @@ class _Supervisor:
 
     def run(self, source: Source, model: SaliencyModel) -> None:
         """Return at the source's end, or when asked to stop."""
-        feed = Feed(source)
+        feed = Feed(source) if self._plan.live else AheadFeed(source)
         session = Session(self._plan, lambda: model, lambda: feed)
         wait_s = self._live.least_wait_s
         try:
@@ -178,6 +178,7 @@ class _Supervisor:
                 wait_s = min(2 * wait_s, self._live.most_wait_s)
                 session = Session(self._plan, *renewed)
         finally:
+            feed.close()
             self._close(session)
             if self._plan.live:
                 session.close_source(CLOSE_S)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
+import cv2
 from rich.markup import escape
 
 from edge import pipeline
@@ -141,6 +142,7 @@ def run(
         status = Status(About(model.release.name, model.precision, model.engine, frames.name))
         sinks = _open_sinks(frames, overlay, jsonl, maps, sink_options, status)
         announced = min(filter(None, (frames.length, max_frames)), default=None)
+        cv2.setNumThreads(1)  # two resize no faster, and take decoding's core
         opened.enter_context(_stopping(stop))
         progress = opened.enter_context(progress_bar("run", "frames/s"))
         opened.enter_context(log_shown(LOG))

@@ -21,7 +21,7 @@ from edge.sinks import Result
 from edge.status import Status
 
 AHEAD = 4
-"""Frames of a file decoded ahead."""
+"""Frames of a file prepared ahead."""
 OPEN_S = 60.0
 """How long opening a model and a source may take."""
 Part = Literal["source", "engine", "sink"]
@@ -189,10 +189,10 @@ class Session:
             model.reset(feed.source.fps)
             self._reading_s = self._opened_s = time.monotonic()
             while not self._abandoned and (frame := feed.read()) is not None:
-                self._reading_s = now = time.monotonic()
+                self._reading_s = now = feed.came_s
                 if most is not None and frame.index >= most:
                     break
-                checked = feed.checked(frame, now, self._plan.status) if self._plan.live else frame
+                checked = feed.checked(frame, self._plan.status) if self._plan.live else frame
                 if checked is not None:
                     self._pass_on(model, checked, now)
         except BaseException as error:

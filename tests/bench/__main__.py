@@ -21,7 +21,7 @@ from tests.bench.calibration import calibration_rows
 from tests.bench.engines import engine_rows, streaming_rows
 from tests.bench.flash import flash_rows
 from tests.bench.fleet import fleet_rows
-from tests.bench.flight import made_clip, pipeline_rows, process_rows
+from tests.bench.flight import decoding_rows, made_clip, pipeline_rows, process_rows
 from tests.bench.gpu import gpu_rows
 from tests.bench.live import live_rows, long_rows
 from tests.bench.metrics import metric_rows
@@ -36,7 +36,7 @@ OUT = Path("out/bench.json")
 def flight_rows(folder: Path) -> list[Row]:
     """What is measured on a clip of 1280x720."""
     clip = made_clip(folder / "clip.mp4")
-    return [*pipeline_rows(clip, folder), *process_rows(clip, folder)]
+    return [*pipeline_rows(clip, folder), *decoding_rows(folder), *process_rows(clip, folder)]
 
 
 THEMES: dict[str, Callable[[Path], list[Row]]] = {

@@ -20,8 +20,9 @@ from tests.bench.rows import Row, turns
 
 
 def made_clip(path: Path) -> Path:
-    """Write 300 frames of 1280x720 as a video, and return its place."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30, (1280, 720))
+    """Write 300 frames of 1280x720 as a video (.mp4: MPEG-4, .avi: JPEGs), and return its place."""
+    codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
+    writer = cv2.VideoWriter(str(path), codec, 30, (1280, 720))
     world = World(2, 1280, 720, 30)
     images = [world.frame(index).image for index in range(30)]
     for _ in range(10):
@@ -29,6 +30,36 @@ def made_clip(path: Path) -> Path:
             writer.write(image)
     writer.release()
     return path
+
+
+def decoding_rows(folder: Path) -> list[Row]:
+    """A whole run's rate over 1280x720 clips against decoding them and nothing else.
+
+    JPEGs take longer to decode than a frame to prepare and run; MPEG-4 does not, on two cores, and so has no
+    bound: a run cannot be faster than what it adds.
+    """
+    cv2.setNumThreads(1)  # as `aerogaze run` does
+    rows = []
+    for name, bound in (("clip.avi", 0.9), ("clip.mp4", None)):
+        clip = made_clip(folder / name)
+        model = SaliencyModel(None, None, threads=1)
+
+        def decode(clip: Path = clip) -> None:
+            capture = cv2.VideoCapture(str(clip))
+            while capture.read()[0]:
+                pass
+            capture.release()
+
+        def whole(clip: Path = clip, model: SaliencyModel = model) -> None:
+            source = open_source(str(clip))
+            pipeline.run(source, model, [])
+            source.close()
+
+        seconds = turns({"decode": decode, "whole": whole}, calls=1, rounds=9)
+        print(name, {what: f"{300 / value:.0f} frames/s" for what, value in seconds.items()})
+        what = f"1280x720 {clip.suffix}: a run's rate over decoding's alone"
+        rows.append(Row(what, seconds["decode"] / seconds["whole"], "x", bound))
+    return rows
 
 
 def pipeline_rows(clip: Path, folder: Path) -> list[Row]:
