@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -88,6 +93,56 @@ def test_a_server_that_is_killed_and_comes_back_is_survived(url: str, start: Sta
     assert indices == sorted(set(indices))
     assert [result.frame.width for result in (results[0], results[-1])] == [320, 640]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("aerogaze")]
+
+
+@pytest.mark.long
+def test_a_server_that_is_killed_and_stopped_by_chance_is_survived(
+    url: str, start: Start, tmp_path: Path
+) -> None:
+    """For two minutes, or for the seconds that the environment's `KILLS_S` says; the run is a process."""
+    seconds = float(os.environ.get("KILLS_S", "120"))
+    chance, end = random.Random(seconds), time.monotonic() + seconds  # noqa: S311
+    sizes = [(320, 240), (640, 480)]
+    server = start(*sizes[0])
+    words = [sys.executable, "-m", "edge.command", "run", url, "--jsonl", str(tmp_path / "o.jsonl"), "--json"]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    memory: list[tuple[float, int, int]] = []
+    killed = 0
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(1, 8))
+        memory.append((time.monotonic() - end + seconds, *_taken(run.pid)))
+        if chance.random() < 0.3:
+            server.send_signal(signal.SIGSTOP)
+            time.sleep(chance.uniform(0.2, 4))
+            server.send_signal(signal.SIGCONT)
+            continue
+        server.kill()
+        server.wait()
+        killed += 1
+        time.sleep(chance.uniform(0, 3))
+        server = start(*chance.choice(sizes))
+    time.sleep(12)  # its longest wait, and some frames
+    run.send_signal(signal.SIGTERM)
+    told, _ = run.communicate(timeout=30)
+    print(f"{killed} kills; seconds, MB, files: {memory[:: max(1, len(memory) // 20)]}")
+    assert run.returncode == 0
+    summary = json.loads(told)
+    print({key: summary[key] for key in ("frames", "dropped", "faults")})
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    ids = [row["frame"] for row in rows]
+    assert ids == sorted(set(ids))
+    assert summary["frames"] == len(rows) > seconds
+    assert 1 <= summary["faults"]["source"] <= killed + 20
+    half = len(memory) // 2
+    assert max(mb for _, mb, _ in memory[half:]) < max(mb for _, mb, _ in memory[:half]) + 5
+    assert memory[-1][2] <= memory[0][2] + 3
+
+
+def _taken(pid: int) -> tuple[int, int]:
+    """Return the resident megabytes and the open files of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return resident // 1024, len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def test_nobody_who_answers_is_one_line(url: str) -> None:
