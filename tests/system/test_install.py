@@ -62,10 +62,16 @@ def test_what_a_drone_lacks_is_named_with_the_remedy(wheel: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("room", "extra"), [("edge", ""), ("jetson", "[jetson]")])
-def test_it_works_on_jetpack_sixs_python(wheel: Path, tmp_path: Path, room: str, extra: str) -> None:
-    python = find_python("3.10")
+@pytest.mark.parametrize(
+    "version",  # JetPack 6's; JetPack 7's, and the newest, take as long and seldom differ
+    ["3.10", pytest.param("3.12", marks=pytest.mark.long), pytest.param("3.13", marks=pytest.mark.long)],
+)
+def test_it_works_on_a_boards_python(
+    wheel: Path, tmp_path: Path, version: str, room: str, extra: str
+) -> None:
+    python = find_python(version)
     if python is None:
-        pytest.skip("no Python 3.10 on this machine")
+        pytest.skip(f"no Python {version} on this machine")
     programs = environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
     copied = tmp_path / "tests"
     for name in ("__init__.py", "conftest.py"):
