@@ -37,7 +37,7 @@ class Feed:
         return frame
 
     def close(self) -> None:
-        """Read no more, and let go of whoever waits for a frame; the source stays open."""
+        """Nothing to let go of: the source is its opener's."""
 
     def checked(self, frame: Frame, status: Status) -> Frame | None:
         """Hold a camera's frame to the ids, clock and size of those before.
@@ -93,7 +93,7 @@ class AheadFeed(Feed):
         return None
 
     def close(self) -> None:
-        """As `Feed` says; returns when the frame at hand is decoded."""
+        """Decode no more, and let go of whoever waits for a frame; the source stays open."""
         self._decoded.close()
         self._thread.join()
 

@@ -17,12 +17,12 @@ END_S = 5.0
 
 
 class Lane:
-    """Gives results to a sink.
+    """Gives results to a sink; `wrote`: its output is in its place.
 
-    Each sink fails alone. In a file's run a slow one holds the run back; one that fails gets no more and is
-    discarded. In a live run nothing of a sink reaches the engine: a slow one loses its oldest results, and a
-    failing one is told in the status as `sink:NAME`. There InputError means that the sink cannot go on, as on
-    a full disk: it gets no more. Any other error costs that result only, as with a lost connection.
+    Each sink fails alone, and is told in the status as `sink:NAME`. In a file's run a slow one holds the run
+    back; one that fails gets no more and is discarded. In a live run nothing of a sink reaches the engine: a
+    slow one loses its oldest results. There InputError means that the sink cannot go on, as on a full disk:
+    it gets no more. Any other error costs that result only, as with a lost connection.
     """
 
     def __init__(self, sink: Sink, name: str, status: Status, live: bool) -> None:
@@ -30,7 +30,7 @@ class Lane:
         self.kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
         self._error: BaseException | None = None
-        self._behind = self._ended = False
+        self._behind = self._ended = self.wrote = False
         self._thread = threading.Thread(
             target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
         )
@@ -70,9 +70,12 @@ class Lane:
         try:
             self._sink.finish()
             self._sink.commit()
-        except Exception as error:
+            self.wrote = True
+        except BaseException as error:
             self._fail(error)
             self._sink.discard()
+            if not isinstance(error, Exception):
+                raise
         return self._error
 
     def discard(self) -> None:
@@ -100,8 +103,7 @@ class Lane:
 
     def _fail(self, error: BaseException) -> None:
         self._error = error
-        if self._live:
-            self._status.fault(self.kind, told(error))
+        self._status.fault(self.kind, told(error))
 
 
 def told_apart(names: Sequence[str]) -> list[str]:

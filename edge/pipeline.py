@@ -48,8 +48,9 @@ class Live:
 class Summary:
     """What a run did, in seconds from its start: the model is open by then. `fps` is frames / seconds.
 
-    `dropped`: frames that were captured and never run; `held`: results that repeat the last good map;
-    `faults`: episodes by kind; all three of live runs. `failed`: sinks whose output is not whole.
+    `dropped`: frames that were captured and never run; `held`: results that repeat the last good map; both of
+    live runs. `faults`: episodes by kind. `failed`: sinks whose output is not whole, and why; `wrote`: those
+    whose output is in its place, what was whole of it.
     """
 
     frames: int
@@ -63,6 +64,7 @@ class Summary:
     held: int
     faults: dict[str, int]
     failed: tuple[str, ...]
+    wrote: tuple[str, ...]
 
 
 def run(
@@ -103,15 +105,15 @@ def run(
         status.enter("running")
         status.result(result.latency_ms)
         latencies.add(result.latency_ms)
-        if not live and lanes and all(lane.error for lane in lanes):
-            raise lanes[0].error or AssertionError
+        errors = [lane.error for lane in lanes if lane.error is not None]
+        if errors and len(errors) == len(lanes) and not live:
+            raise errors[0]
         for lane in lanes:
             lane.put(result)
         on_result(result)
 
     plan = Plan(deliver, status, stop, max_frames, live is not None, live.stall_s if live else float("inf"))
     supervisor = _Supervisor(plan, live or Live(), on_tick)
-    failed: list[str] = []
     try:
         names = told_apart([type(sink).__name__.removesuffix("Sink").lower() for sink in sinks])
         for sink, name in zip(sinks, names, strict=True):  # one by one: what was started is ended below
@@ -123,10 +125,14 @@ def run(
             raise InputError(f"{source.name} gave no frame; expected at least one")
         for lane in lanes:
             lane.end()
-        errors = {lane.kind: error for lane in lanes if (error := lane.keep()) is not None}
+        for lane in lanes:
+            if latencies.count:
+                lane.keep()
+            else:
+                lane.discard()
+        errors = {lane.kind: lane.error for lane in lanes if lane.error is not None}
         if errors and len(errors) == len(lanes) and not live:
             raise next(iter(errors.values()))
-        failed = [f"{kind}: {told(error)}" for kind, error in errors.items()]
     except BaseException:
         status.enter("stopped")
         for lane in lanes:
@@ -150,7 +156,8 @@ def run(
         seen.dropped,
         seen.held,
         seen.faults,
-        tuple(failed),
+        tuple(f"{kind}: {told(error)}" for kind, error in errors.items()),
+        tuple(lane.kind for lane in lanes if lane.wrote),
     )
 
 

@@ -135,8 +135,8 @@ def find_meter(root: Path = Path("/"), nvml: Nvml | None = None) -> Meter | str:
     """
     try:
         rails = _rails(root / "sys/class/hwmon")
-    except PermissionError as error:
-        return f"INA3221 may not be read ({error.filename}): run as root"
+    except OSError as error:
+        return f"INA3221 cannot be read ({error.filename}: {error.strerror}): run as root"
     if rails:
         return Ina3221(rails)
     if nvml is not None and nvml.joules() is not None:
@@ -162,11 +162,9 @@ def _rails(folder: Path) -> dict[str, tuple[Path, Path]]:
         try:
             if (monitor / "name").read_text().strip() != "ina3221":
                 continue
-            labels = {path: path.read_text().strip() for path in sorted(monitor.glob("in[123]_label"))}
-        except PermissionError:
-            raise
         except OSError:
             continue
+        labels = {path: path.read_text().strip() for path in sorted(monitor.glob("in[123]_label"))}
         for path, label in labels.items():
             number = path.name[2]
             volts, amperes = monitor / f"in{number}_input", monitor / f"curr{number}_input"

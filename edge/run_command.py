@@ -115,8 +115,8 @@ def run(
     SOURCE: a video file, a folder of images, synthetic:SEED, or a camera:
     /dev/videoN, /dev/v4l/by-id/..., csi:N, gst:PIPELINE, rtsp://HOST/PATH
     """
-    places = [place for place in (overlay, jsonl, maps) if place]
-    _keep_apart(Path(source), places)
+    outputs = {"overlay": overlay, "jsonl": jsonl, "maps": maps}
+    _keep_apart(Path(source), [place for place in outputs.values() if place])
     live = is_camera(source) if realtime is None else realtime
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as parts:
@@ -142,7 +142,7 @@ def run(
         status = Status(About(model.release.name, model.precision, model.engine, frames.name))
         sinks = _open_sinks(frames, overlay, jsonl, maps, sink_options, status)
         announced = min(filter(None, (frames.length, max_frames)), default=None)
-        cv2.setNumThreads(1)  # two resize no faster, and take decoding's core
+        cv2.setNumThreads(1)  # seen on two x86 cores: two resize no faster, and take decoding's time
         opened.enter_context(_stopping(stop))
         progress = opened.enter_context(progress_bar("run", "frames/s"))
         opened.enter_context(log_shown(LOG))
@@ -194,8 +194,8 @@ def run(
     )
     if live:
         print(f"live: {_live_in_words(summary)}")
-    for place in places:
-        if place.exists():
+    for kind, place in outputs.items():
+        if f"sink:{kind}" in summary.wrote:
             print(f"wrote {place}")
     _check(summary)
 

@@ -107,6 +107,7 @@ def open_engine(
         runner = TensorRTRunner(
             execution, cuda, inputs, outputs, states, batch=batch, timed=timed, layers=layers
         )
-        runner.gpu_bytes = free - cuda.free_bytes()
+        if not cuda.integrated:  # there it is everybody's
+            runner.gpu_bytes = free - cuda.free_bytes()
         opened.pop_all()
     return runner

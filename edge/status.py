@@ -33,7 +33,7 @@ class About:
 class Snapshot:
     """A pipeline at one moment; times in seconds and milliseconds, counts since the start.
 
-    `faults`: episodes by kind, as "source" or "sink:http"; `open_faults`: what is wrong now, by kind.
+    `faults`: episodes by kind, as "source" or "sink:http"; `open_faults`: those that are not over, by kind.
     `latencies_ms`: of the last `RECENT` results, oldest first; `fps` over the same. `held`: results that
     repeat the last good map, since the engine gave none.
     """

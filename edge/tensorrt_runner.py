@@ -97,7 +97,7 @@ class TensorRTRunner:
     memory of the CPU by itself; None does so where CPU and GPU share their memory. `graphs`: capture CUDA
     graphs, if that works. `timed`: `timing` says after each frame what took how long on the GPU. `layers`:
     layers are timed, by plain launches that are waited for. `gpu_bytes`: of the GPU's memory, what opening it
-    took; whoever opened it says.
+    took, where the GPU has its own; whoever opened it says.
 
     Raises:
         InputError: the engine has other tensors than the release says.

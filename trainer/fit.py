@@ -183,7 +183,7 @@ def fit(
         )
         stage.to(memory_format=stage.layout)
         loader = _loader(samples, recipe, table, team, step)
-        with _interruptible() as watch.interrupted:
+        with _interruptible(watch.interrupted):
             trainer.fit(stage, loader, ckpt_path=last if step else None, weights_only=False if step else None)
     stage.eval()
     if broken := next(
@@ -325,29 +325,30 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def _interruptible(asked: threading.Event) -> Iterator[None]:
     """Let Ctrl-C end a training as it ends all else, between two steps; pressed again, at once.
 
     Raised wherever the program stands, it is lost in a callback from C, or breaks off what a worker is
-    handing over; and Lightning turns it into an exit with 1. Yields what is set once it was pressed.
+    handing over; and Lightning turns it into an exit with 1. `asked` is set once it was pressed.
     """
-    asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)
 
     def press(number: int, where: object) -> None:
-        asked.set()
         signal.signal(signal.SIGINT, before)
+        asked.set()
 
     ours = threading.current_thread() is threading.main_thread()
     if ours and before is signal.default_int_handler:
         signal.signal(signal.SIGINT, press)
     try:
-        yield asked
+        yield
+        if asked.is_set():
+            raise KeyboardInterrupt  # pressed after the last step
     except (SystemExit, Exception) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, KeyboardInterrupt):
             cause = cause.__cause__ or cause.__context__
-        if cause is None and not asked.is_set():
+        if cause is None and (isinstance(error, InputError) or not asked.is_set()):
             raise
         raise KeyboardInterrupt from None
     finally:

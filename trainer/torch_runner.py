@@ -174,9 +174,11 @@ def _contender(
     def opened(timed: bool = False) -> TorchRunner:
         fresh = forms_of(replace(student, network=deepcopy(student.network)))  # its type is changed
         states = fresh.states if form == "stream" else ()
-        return TorchRunner(
-            fresh.modules[form], release.inputs_of(form), shape, release.output, states, dtype, threads, timed
-        )
+        network, names = fresh.modules[form], release.inputs_of(form)
+        try:
+            return TorchRunner(network, names, shape, release.output, states, dtype, threads, timed)
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(f"torch {precision} at batch {batch}: the GPU's memory is full") from None
 
     gpu = torch.cuda.is_available()
     if precision == "fp32":

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ PACKAGES = ("aerogaze", "numpy", "onnxruntime", "opencv-python-headless", "tenso
 
 
 class Watch:
-    """Looks at the sensors while something is measured; `root`: see `profile`'s settings."""
+    """Looks at the sensors while something is measured."""
 
-    def __init__(self, sensors: Sensors, root: Path = Path("/")) -> None:
-        self._sensors, self._root = sensors, root
-        self._power_mode = read_facts(root).power_mode_name
+    def __init__(self, sensors: Sensors) -> None:
+        self._sensors = sensors
         self.readings = [sensors.read()]
         self.load_average = os.getloadavg()[0]
 
@@ -46,7 +46,6 @@ class Watch:
             },
             "clocks_mhz": {"before": dict(first.clocks_mhz), "after": dict(last.clocks_mhz)},
             "governors": self._sensors.governors,
-            "power_mode": {"before": self._power_mode, "after": read_facts(self._root).power_mode_name},
             "throttled": throttled(self.readings),
             "not_readable": self._sensors.silent,
             "load_average_before": self.load_average,
@@ -102,5 +101,5 @@ def _point(earlier: Reading, reading: Reading, start_s: float) -> dict[str, Any]
         "t_s": round(reading.t_s - start_s, 3),
         "temperatures_c": dict(reading.temperatures_c),
         "clocks_mhz": dict(reading.clocks_mhz),
-        "throttled": throttled([earlier, reading]),
+        "throttled": throttled([replace(earlier, throttle={}), reading]),
     }

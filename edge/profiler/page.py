@@ -252,7 +252,7 @@ def _conditions(document: Document) -> str:
 def _alarms(document: Document) -> Iterator[str]:
     if document["conditions"]["throttled"]:
         yield f"Throttled while measured: {', '.join(document['conditions']['throttled'])}."
-    if modes := other_mode(document["conditions"]):
+    if modes := other_mode(document):
         yield f"{modes[0].upper()}{modes[1:]}."
     if document["interrupted"]:
         yield "Interrupted: what was measured by then."

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from edge.board import read_facts
 from edge.errors import InputError
 from edge.files import sha256
 from edge.machine import this_machine
@@ -72,7 +73,7 @@ def profile(
             f"cannot measure {settings.runs} runs after {settings.warm_up}; expected at least 1 after 0"
         )
     nvml = Nvml.open()
-    watch = conditions.Watch(Sensors(settings.root, nvml), settings.root)
+    watch = conditions.Watch(Sensors(settings.root, nvml))
     machine = conditions.machine_document(settings.root)
     feeds = [feeds_of(release, one.form, one.batch) for one in contenders]
     extra: list[Document] = [{} for _ in contenders]
@@ -119,7 +120,7 @@ def profile(
         "left_out": [*left_out, *silent],
         "machine": machine,
         "versions": conditions.versions_document(),
-        "conditions": watch.document(),
+        "conditions": {**watch.document(), "power_mode_after": read_facts(settings.root).power_mode_name},
         "overhead_us": measure.overhead_us(),
         "stages": {**around, "frame": list(settings.frame)} if around else {},
         "latencies": rows,
@@ -209,6 +210,7 @@ def _look_closer(
                 }
         except InputError as error:  # noqa: PERF203 - a few
             refused.append(f"a closer look at {contender.name}: {error}")
+            row["gpu_why"] = row["gpu_why"] or str(error)
     return layers, refused
 
 

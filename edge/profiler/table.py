@@ -107,13 +107,15 @@ def _doubts(document: Row) -> Iterator[str]:
     rows, conditions = document["latencies"], document["conditions"]
     if conditions["throttled"]:
         yield f"THROTTLED while measured ({', '.join(conditions['throttled'])}): not its best numbers"
-    if modes := other_mode(conditions):
+    if modes := other_mode(document):
         yield modes
     if document["interrupted"]:
         yield "interrupted: what was measured by then is told"
     for one in document["against"]:
         if one["verdict"] == "no difference":
             yield f"{one['name']} and {one['base']}: no difference (95 % interval of the ratio has 1)"
+        if one["base"].startswith("torch "):
+            yield f"{one['name']} is held to {one['base']}, for no fp32 of the release was measured"
         if one["verdict"] == "undecided":
             yield f"{one['name']} and {one['base']}: too few turns to tell which is faster"
     for row in rows:
@@ -137,9 +139,9 @@ def _doubts(document: Row) -> Iterator[str]:
         yield ", ".join(f"{fps:,.1f} fps on its {where}" for where, fps in PAPER_FPS.items())
 
 
-def other_mode(conditions: Row) -> str:
+def other_mode(document: Row) -> str:
     """Return what to say of a power mode that was changed meanwhile; "" if it was not."""
-    before, after = (conditions.get("power_mode", {}).get(when) for when in ("before", "after"))
+    before, after = document["machine"]["power_mode"], document["conditions"]["power_mode_after"]
     return "" if before == after else f"the power mode changed while measured: {before}, then {after}"
 
 

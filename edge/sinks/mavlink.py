@@ -132,14 +132,17 @@ class MavlinkSink:
                     self._send(self._heartbeat())
                 if self._gimbal:
                     self._gimbal.tick()
-                for data in self._link.read():
+                came = self._link.read()
+                for data in came:
                     self._hear(data)
-                if not self._stray:
+                if not self._stray or not any(came):
                     self._status.recovered("mavlink")
 
     def _hear(self, data: bytes) -> None:
         messages, stray = self._parsed(data)
-        self._stray = self._stray + stray if stray else 0
+        if self._link.whole and data and not messages:
+            stray = len(data)  # as one that begins like a message, and ends before it does
+        self._stray = self._stray + stray if stray or not messages else 0
         if self._stray > (0 if self._link.whole else MOST_STRAY):
             self._status.fault("mavlink", "what comes is not all MAVLink: is it the right port, at its rate?")
         for message in messages:

@@ -59,9 +59,10 @@ class OverlaySink:
     def write(self, result: Result) -> None:
         """Draw and encode the frame."""
         if self._frames % LOOK_EVERY == 0 and disk_usage(self._pending.path.parent).free < RESERVE_BYTES:
+            self._writer.release()  # now: others write to that disk, too
             raise InputError(
-                f"the disk of {self._pending.target} is all but full: the video ends after {self._frames} "
-                "frames; free some space, or name another place"
+                f"the disk of {self._pending.target} is all but full: there is room for {self._frames} "
+                "frames of video; free some space, or name another place"
             )
         self._writer.write(overlaid(self._look(result), *self._size))
         self._frames += 1

@@ -20,8 +20,10 @@ from edge.frames import Frame, Image
 GONE_S = 1.0
 """A source that gives nothing for as long is gone; shorter, its frames were lost or damaged."""
 RETRY_S = 0.01
-LATE = 1.75
-"""Usual steps between two frames' stamps that say that some are missing: rates change a little."""
+STEADY = 8
+"""Steps between frames' stamps, all but one of them alike, from which a gap among them can be told."""
+ALIKE = 0.25
+"""Of the usual step: more off is another rate, or no rate."""
 FALLBACK_FPS = 30.0
 
 
@@ -42,20 +44,28 @@ class Capture(Protocol):
 
 
 class Rhythm:
-    """Tells by the stamps of frames how many are missing before one, as where a decoder leaves out damage."""
+    """Tells by the stamps of frames how many are missing before one, as where a decoder leaves out damage.
+
+    Only a steady rhythm tells: of a camera that slows down, as in the dark, two steps at most are taken for
+    gaps; where frames come in bursts none is.
+    """
 
     def __init__(self) -> None:
         self._last: float | None = None
-        self._steps: deque[float] = deque(maxlen=31)
+        self._steps: deque[float] = deque(maxlen=STEADY)
 
     def missing(self, stamp_s: float) -> int:
         """Return how many; none where the stamps tell nothing: too few of them, not rising, a new stream."""
         step, self._last = stamp_s - (stamp_s if self._last is None else self._last), stamp_s
         if not 0 < step < GONE_S:
             return 0
-        usual = median(self._steps) if len(self._steps) >= 5 else step
+        steps = list(self._steps)
         self._steps.append(step)
-        return round(step / usual) - 1 if step > LATE * usual else 0
+        usual = median(steps) if len(steps) == STEADY else 0.0
+        unlike = sum(abs(one - usual) > ALIKE * usual for one in steps)
+        due = round(step / usual) if usual else 1
+        whole = abs(step - due * usual) <= ALIKE * usual
+        return due - 1 if due > 1 and whole and unlike <= 1 else 0
 
 
 class CaptureSource:
@@ -96,8 +106,8 @@ class CaptureSource:
             image = self._read()
             now = time.monotonic()
             if image is not None:
-                told_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-                missing = 0 if self._every else rhythm.missing(told_s)
+                told_s = 0.0 if self._every else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+                missing = rhythm.missing(told_s)
                 if failing_s is not None:
                     missing = max(1, missing, round((now - failing_s) * self.fps))
                     failing_s = None

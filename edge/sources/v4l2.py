@@ -13,6 +13,8 @@ from edge.errors import InputError
 from edge.sources.capture import Capture, CaptureSource, has, likely, mode, opened
 
 NAME = re.compile(r"(?:v4l2:|/dev/video)(\d+)(?::(.+))?")
+KEPT = "/dev/v4l/"
+"""Links to cameras by names that stay; `edge.sources` has followed those that are there."""
 SIZES = [(320, 180), (320, 240), (424, 240), (640, 360), (640, 400), (640, 480), (800, 600), (848, 480)]
 SIZES += [(960, 540), (1024, 768), (1280, 720), (1280, 800), (1280, 960), (1920, 1080)]
 """Modes asked for: the driver says by what it sets whether the camera has one."""
@@ -34,6 +36,9 @@ def open_v4l2(name: str, wanted: tuple[int, int] | None = None) -> CaptureSource
         InputError: no such camera, it may not be read or is in use, or it has no such mode.
     """
     found = NAME.fullmatch(name)
+    if found is None and name.startswith(KEPT):
+        here = ", ".join(sorted(map(str, Path(KEPT).glob("by-id/*")))) or "none"
+        raise InputError(f"no camera {name}; cameras by such names here: {here}")
     if found is None:
         raise InputError(
             f"no camera {name!r}; expected /dev/videoN or v4l2:N, with :WIDTHxHEIGHT[@FPS] if asked"
@@ -67,15 +72,13 @@ def choose(
         InputError: the camera sets another mode than the one asked for.
     """
     if asked is not None:
-        width, height, fps = asked
-        given = _set(capture, width, height, fps)
-        if fps and not _close(given[2], fps):
+        given = _set(capture, *asked)
+        if not _fits(given, asked):
             capture.set(cv2.CAP_PROP_FOURCC, PACKED)
-            given = _set(capture, width, height, fps)
-        if given[:2] != (width, height) or (fps and not _close(given[2], fps)):
+            given = _set(capture, *asked)
+        if not _fits(given, asked):
             capture.release()
-            said, offered = _said(width, height, fps), _said(*given)
-            raise InputError(f"{name} has no mode {said}; it offers {offered} for it")
+            raise InputError(f"{name} has no mode {_said(*asked)}; it offers {_said(*given)} for it")
         return
     own = _size(capture)
     for width, height in likely(SIZES, wanted, own) if wanted else ():
@@ -95,12 +98,13 @@ def _set(capture: Settable, width: int, height: int, fps: int | None = None) -> 
 
 
 def _said(width: int, height: int, fps: float | None) -> str:
-    return f"{width}x{height}" + (f"@{fps:g}" if fps else "")
+    return f"{width}x{height}" + (f"@{fps:g}" if fps and fps > 0 else "")
 
 
-def _close(given: float, asked: float) -> bool:
-    """Whether a rate is the one asked for: 29.97 is 30."""
-    return abs(given - asked) <= 0.05 * asked
+def _fits(given: tuple[int, int, float], asked: tuple[int, int, int | None]) -> bool:
+    """Whether a mode is the one asked for: 29.97 is 30, and a driver that tells no rate is believed."""
+    fps = asked[2]
+    return given[:2] == asked[:2] and (fps is None or not given[2] > 0 or abs(given[2] - fps) <= 0.05 * fps)
 
 
 def _size(capture: Settable) -> tuple[int, int]:

@@ -46,7 +46,9 @@ class _Once(Collector):
                 latency.add_metric([f"{quantile:g}"], value)
             yield latency
         faults = CounterMetricFamily("aerogaze_faults", "Episodes of trouble, by kind", labels=["kind"])
-        now = GaugeMetricFamily("aerogaze_fault_open", "1 while the trouble lasts, by kind", labels=["kind"])
+        now = GaugeMetricFamily(
+            "aerogaze_fault_open", "1 until the episode is over, by kind", labels=["kind"]
+        )
         for kind, count in seen.faults.items():
             faults.add_metric([kind], count)
             now.add_metric([kind], float(kind in seen.open_faults))

@@ -38,11 +38,12 @@ def decoding_rows(folder: Path) -> list[Row]:
     JPEGs take longer to decode than a frame to prepare and run; MPEG-4 does not, on two cores, and so has no
     bound: a run cannot be faster than what it adds.
     """
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # as `aerogaze run` does
+    model = SaliencyModel(None, None, threads=1)
     rows = []
     for name, bound in (("clip.avi", 0.9), ("clip.mp4", None)):
         clip = made_clip(folder / name)
-        model = SaliencyModel(None, None, threads=1)
 
         def decode(clip: Path = clip) -> None:
             capture = cv2.VideoCapture(str(clip))
@@ -50,7 +51,7 @@ def decoding_rows(folder: Path) -> list[Row]:
                 pass
             capture.release()
 
-        def whole(clip: Path = clip, model: SaliencyModel = model) -> None:
+        def whole(clip: Path = clip) -> None:
             source = open_source(str(clip))
             pipeline.run(source, model, [])
             source.close()
@@ -59,6 +60,8 @@ def decoding_rows(folder: Path) -> list[Row]:
         print(name, {what: f"{300 / value:.0f} frames/s" for what, value in seconds.items()})
         what = f"1280x720 {clip.suffix}: a run's rate over decoding's alone"
         rows.append(Row(what, seconds["decode"] / seconds["whole"], "x", bound))
+    model.close()
+    cv2.setNumThreads(threads)
     return rows
 
 

@@ -151,8 +151,10 @@ def gpu_rows(folder: Path) -> list[Row]:
     if this_gpu() is None:
         print("GPU: not measured, there is no NVIDIA GPU here, or no driver for one")
         return []
-    try:
-        return [*replay_rows(folder), *pipeline_rows(folder), *papers_rows(folder)]
-    except InputError as error:
-        print(f"GPU: not measured, {error}")
-        return []
+    rows: list[Row] = []
+    for measured in (replay_rows, pipeline_rows, papers_rows):
+        try:
+            rows += measured(folder)
+        except InputError as error:  # noqa: PERF203 - the others are measured
+            print(f"GPU: {measured.__name__} not measured, {error}")
+    return rows

@@ -53,7 +53,7 @@ def test_a_video_ends_before_the_disk_is_full_and_plays(
     monkeypatch.setattr("edge.sinks.overlay.RESERVE_BYTES", 1 << 20)
     monkeypatch.setattr("edge.sinks.overlay.LOOK_EVERY", 5)
     words = ["run", "synthetic:3:1280x720:150", "--realtime", "--fps", "20", "--json"]
-    outcome = command(*words, "--overlay", disk / "o.mp4")
+    outcome = command(*words, "--overlay", disk / "o.mp4", "--maps", disk / "maps")  # which take the rest
     summary = json.loads(outcome.out)
     assert outcome.code == 1
     assert "sink:overlay: the disk of" in outcome.err
@@ -62,19 +62,24 @@ def test_a_video_ends_before_the_disk_is_full_and_plays(
     while video.read()[0]:
         read += 1
     assert 0 < read < summary["frames"]
-    assert f"the video ends after {read} frames" in outcome.err
+    assert f"there is room for {read} frames of video" in outcome.err
 
 
 def test_a_files_run_goes_on_without_what_does_not_fit(
     command: Callable[..., Outcome], disk: Path, tmp_path: Path
 ) -> None:
-    (disk / "ballast").write_bytes(bytes(192 * 1024))
+    assert command("run", "synthetic:4:320x180:1", "--maps", disk / "maps").code == 0
+    older = (disk / "maps" / "000000.png").read_bytes()
+    (disk / "ballast").write_bytes(bytes(176 * 1024))
     words = ["run", "synthetic:3:320x180:12", "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl"]
     outcome = command(*words)
     assert outcome.code == 1
     assert "not every output is whole: sink:maps: cannot write" in outcome.err
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 12
-    assert [path.name for path in disk.iterdir()] == ["ballast"]
+    assert sorted(path.name for path in disk.iterdir()) == ["ballast", "maps"]
+    assert (disk / "maps" / "000000.png").read_bytes() == older, "what was there is as it was"
+    assert f"wrote {tmp_path / 'o.jsonl'}" in outcome.out
+    assert f"wrote {disk / 'maps'}" not in outcome.out
 
 
 def test_json_lines_end_with_a_whole_one(command: Callable[..., Outcome], disk: Path, tmp_path: Path) -> None:

@@ -427,6 +427,14 @@ def test_a_stop_while_nothing_comes_ends_it_and_keeps_what_was_done(status: Stat
     hang.set()
 
 
+def test_a_stop_before_the_first_map_writes_nothing_and_is_no_failure(status: Status) -> None:
+    hang, stop, sink = threading.Event(), threading.Event(), Kept(whole=False)
+    threading.Timer(0.3, stop.set).start()
+    summary = live(Camera([], hangs=hang), Engine(), status, [sink], stop=stop)
+    assert (summary.frames, summary.failed, summary.wrote, sink.ended) == (0, (), (), "discarded")
+    hang.set()
+
+
 @pytest.mark.parametrize("part", ["source", "engine"])
 def test_a_stop_during_a_back_off_closes_each_part_once_and_keeps_what_was_done(
     status: Status, part: str

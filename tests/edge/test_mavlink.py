@@ -7,6 +7,7 @@ import os
 import pty
 import socket
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -309,6 +310,44 @@ def test_a_serial_line_carries_it_too() -> None:
     finally:
         os.close(master)
         os.close(line)
+
+
+def test_noise_between_pauses_is_told_on_a_serial_line_and_half_a_message_is_not() -> None:
+    master, line = pty.openpty()
+    tty.setraw(line)
+    status, rng = Status(About("", "", "", "")), np.random.default_rng(0)
+    whole = common.MAVLink_heartbeat_message(2, 12, 0, 0, 4, 3).pack(common.MAVLink(None, 1, 1))
+    try:
+        sink = MavlinkSink(os.ttyname(line), status, as_it_is)
+        for part in (whole[5:], *[whole] * 5):  # as where a line is opened in the middle
+            os.write(master, part)
+            time.sleep(0.1)
+        assert status.snapshot().faults == {}
+        for _ in range(8):  # as at a wrong rate
+            os.write(master, rng.integers(0, 0xFD, 100, np.uint8).tobytes())
+            time.sleep(0.15)
+        assert status.snapshot().faults == {"mavlink": 1}
+        sink.discard()
+    finally:
+        os.close(master)
+        os.close(line)
+
+
+def test_a_stray_datagram_is_an_episode_that_ends(ground: GroundStation) -> None:
+    status = Status(About("skd-64", "int8", "none", "camera"), quiet_s=0.2)
+    sink = MavlinkSink(f"udpout:127.0.0.1:{ground.port}", status, as_it_is, VEHICLE)
+    try:
+        ground.wait("HEARTBEAT")
+        ground.write(b"\xfd\xff and no more")
+        end = time.monotonic() + 5
+        while not status.snapshot().faults and time.monotonic() < end:
+            time.sleep(0.01)
+        assert status.snapshot().faults == {"mavlink": 1}
+        while status.snapshot().open_faults and time.monotonic() < end:
+            time.sleep(0.01)
+        assert status.snapshot().open_faults == {}
+    finally:
+        sink.discard()
 
 
 def test_a_serial_line_that_nobody_reads_holds_nothing_up() -> None:

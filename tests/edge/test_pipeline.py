@@ -198,6 +198,8 @@ def test_a_sink_fails_alone(model: SaliencyModel, flight: np.ndarray, fails_at: 
     assert [sink.ended for sink in sinks] == ["finished committed", "discarded", "finished committed"]
     assert len(first.results) == len(last.results) == summary.frames == 12
     assert summary.failed == ("sink:kept-2: the disk is full",)
+    assert summary.wrote == ("sink:kept", "sink:kept-3")
+    assert summary.faults == {"sink:kept-2": 1}, "told when it happens"
     assert len(bad.results) == (12 if fails_at < 0 else fails_at)
 
 
@@ -207,6 +209,19 @@ def test_where_every_sink_fails_the_run_does(model: SaliencyModel, flight: np.nd
     with pytest.raises(InputError, match="disk is full"):
         pipeline.run(Clip(flight), model, sinks)
     assert [sink.ended for sink in sinks] == ["discarded"] * 2
+
+
+def test_an_interrupt_while_a_sink_finishes_leaves_nothing_of_it(
+    model: SaliencyModel, flight: np.ndarray
+) -> None:
+    class Pressed(Kept):
+        def finish(self) -> None:
+            raise KeyboardInterrupt
+
+    sinks = [Kept(), Pressed(), Kept()]
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(Clip(flight), model, sinks)
+    assert [sink.ended for sink in sinks] == ["finished committed", "discarded", "discarded"]
 
 
 def test_no_frames_is_an_error(model: SaliencyModel) -> None:

@@ -149,7 +149,7 @@ def test_a_jetsons_monitor_that_root_alone_may_read_is_named(
         return read(self, *words, **more)
 
     monkeypatch.setattr(Path, "read_text", refused)
-    assert "in1_label): run as root" in str(find_meter(tmp_path))
+    assert "in1_label: Permission denied): run as root" in str(find_meter(tmp_path))
 
 
 class Driver:

@@ -217,6 +217,16 @@ def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(tmp_path: Pat
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_after_the_last_step_ends_it_too(tmp_path: Path) -> None:
+    class Late(Line):
+        def on_train_end(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("line", Late(TABLE), Points(), recipe(), TABLE, Run(tmp_path, 5))
+    assert not (tmp_path / "line" / "done.pt").exists()
+
+
 TWO = """
     import sys, torch
     from pathlib import Path
