@@ -99,14 +99,19 @@ def decoded(png: bytes) -> np.ndarray:
     return image.astype(np.float64)
 
 
-def test_damaged_jpegs_inside_a_stream_are_survived(python: str, flight: np.ndarray, tmp_path: Path) -> None:
-    (tmp_path / "clip").mkdir()
+def damaged(folder: Path, flight: np.ndarray) -> str:
+    """Write sixty JPEGs, three of them damaged; return the pipeline that plays them."""
+    (folder / "clip").mkdir()
     for index in range(60):
-        path = tmp_path / "clip" / f"{index}.jpg"
+        path = folder / "clip" / f"{index}.jpg"
         cv2.imwrite(str(path), flight[index % 12])
         if index in (20, 33, 34):
             path.write_bytes(path.read_bytes()[:200] + b"\xff" * 300)
-    gst = "gst:multifilesrc location=clip/%d.jpg stop-index=59 caps=image/jpeg,framerate=30/1 ! jpegdec"
+    return "gst:multifilesrc location=clip/%d.jpg stop-index=59 caps=image/jpeg,framerate=30/1 ! jpegdec"
+
+
+def test_damaged_jpegs_inside_a_stream_are_survived(python: str, flight: np.ndarray, tmp_path: Path) -> None:
+    gst = damaged(tmp_path, flight)
     done = aerogaze(python, tmp_path, "run", gst, "--every-frame", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] >= 57
@@ -115,13 +120,7 @@ def test_damaged_jpegs_inside_a_stream_are_survived(python: str, flight: np.ndar
 def test_damaged_jpegs_are_counted_by_the_stamps_of_the_others(
     python: str, flight: np.ndarray, tmp_path: Path
 ) -> None:
-    (tmp_path / "clip").mkdir()
-    for index in range(60):
-        path = tmp_path / "clip" / f"{index}.jpg"
-        cv2.imwrite(str(path), flight[index % 12])
-        if index in (20, 33, 34):
-            path.write_bytes(path.read_bytes()[:200] + b"\xff" * 300)
-    gst = "gst:multifilesrc location=clip/%d.jpg stop-index=59 caps=image/jpeg,framerate=30/1 ! jpegdec"
+    gst = damaged(tmp_path, flight)
     done = aerogaze(python, tmp_path, "run", f"{gst} ! identity sync=true", "--max-frames", "55", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
