@@ -12,6 +12,8 @@ from edge.frames import Source
 
 SYNTHETIC = "synthetic:"
 CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
+FIRST = {"v4l2src": "device=/dev/video0", "nvarguscamerasrc": "sensor-id=0"}
+"""What GStreamer's cameras take where no other is named."""
 
 
 def is_camera(name: str) -> bool:
@@ -50,6 +52,8 @@ def devices(name: str) -> list[str]:
     if not name.startswith("gst:"):  # without its mode
         name = re.sub(r"^v4l2:(\d+)", r"/dev/video\1", name)
         name = re.sub(r"^(/dev/video\d+).*", r"\1", name)
+    for element, setting in FIRST.items():  # of which none was named
+        name = re.sub(rf"\b{element}\b(?![^!]*\b{setting.partition('=')[0]}=)", f"{element} {setting}", name)
     found = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
     sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
     return found + [f"csi:{first or second}" for first, second in sensors]
