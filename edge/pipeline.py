@@ -24,6 +24,8 @@ TICK_S = 0.1
 """How often the run is looked after."""
 CLOSE_S = 0.5
 """How long the end of a live session waits for its threads, and for each part to close: one may hang."""
+WELL_S = 3.0
+"""A session that has lasted as long was well: waits start over."""
 MOST_HANGING = 5
 """Sessions that may leave threads hanging in a driver or an engine: the process had better start anew."""
 
@@ -34,7 +36,7 @@ class Live:
 
     A part that cannot be opened again ends the run when it fails. `stall_s`: a source or an engine that
     gives nothing for as long has failed. Waits between attempts double from `least_wait_s` to
-    `most_wait_s`, and start over once a session has lasted longer than its wait.
+    `most_wait_s`, and start over once a session has lasted longer than its wait, or `WELL_S`.
     """
 
     open_source: Callable[[], Source] | None = None
@@ -178,7 +180,7 @@ class _Supervisor:
         try:
             while (failure := self._watched(session)) is not None:
                 renewed = self._renewed(session, failure)
-                if session.lasted_s > wait_s:
+                if session.lasted_s > min(wait_s, WELL_S):
                     wait_s = self._live.least_wait_s
                 if not self._pause(wait_s):
                     return

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -131,10 +132,14 @@ def test_a_server_that_is_killed_and_stopped_by_chance_is_survived(
     rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     ids = [row["frame"] for row in rows]
     assert ids == sorted(set(ids))
-    assert summary["frames"] == len(rows) > seconds
+    late = summary["faults"].get("sink:jsonl", 0)  # the server's frames come at once when it goes on
+    assert 0 <= summary["frames"] - len(rows) <= 10 * late
+    assert len(rows) > 5 * seconds
     assert 1 <= summary["faults"]["source"] <= killed + 20
-    half = len(memory) // 2
-    assert max(mb for _, mb, _ in memory[half:]) < max(mb for _, mb, _ in memory[:half]) + 5
+    first, second = (
+        mean(mb for _, mb, _ in part) for part in (memory[: len(memory) // 2], memory[len(memory) // 2 :])
+    )
+    assert second < first + 15, "it rises for some minutes, and then stands"
     assert memory[-1][2] <= memory[0][2] + 3
 
 
