@@ -17,7 +17,7 @@ END_S = 5.0
 
 
 class Lane:
-    """Gives results to a sink; `wrote`: its output is in its place.
+    """Gives results to a sink. `error`: what keeps it from going on; `wrote`: its output is in its place.
 
     Each sink fails alone, and is told in the status as `sink:NAME`. In a file's run a slow one holds the run
     back; one that fails gets no more and is discarded. In a live run nothing of a sink reaches the engine: a
@@ -29,7 +29,7 @@ class Lane:
         self._sink, self._status, self._live = sink, status, live
         self.kind = f"sink:{name}"
         self._channel: Channel[Result] = Channel(AHEAD, newest=live)
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._behind = self._ended = self.wrote = False
         self._thread = threading.Thread(
             target=self._write, name=f"aerogaze-{type(sink).__name__}", daemon=True
@@ -42,31 +42,26 @@ class Lane:
             self._behind = True
             self._status.fault(self.kind, "slower than the results come: the oldest are dropped")
 
-    @property
-    def error(self) -> BaseException | None:
-        """What keeps the sink from going on; None while it can."""
-        return self._error
-
     def end(self) -> None:
         """Wait until all that is queued is written."""
         self._channel.end()
         self._thread.join(END_S if self._live else None)
 
-    def keep(self) -> BaseException | None:
-        """Put the sink's output in its place if it is whole; return what speaks against.
+    def keep(self) -> None:
+        """Put the sink's output in its place if it is whole; `error` says what speaks against.
 
         After a live run, what a sink had before it failed is kept: nobody can record it again. Once: the next
         calls of this or of `discard` change nothing.
         """
         if self._ended:
-            return self._error
-        if self._error is not None and not self._live:
+            return
+        if self.error is not None and not self._live:
             self.discard()
-            return self._error
+            return
         self._ended = True
         if self._thread.is_alive():  # it may still be writing: neither finish nor discard is safe
             self._fail(InputError(f"it was still writing {END_S:g} s after the end"))
-            return self._error
+            return
         try:
             self._sink.finish()
             self._sink.commit()
@@ -76,7 +71,6 @@ class Lane:
             self._sink.discard()
             if not isinstance(error, Exception):
                 raise
-        return self._error
 
     def discard(self) -> None:
         """Remove what the sink has written."""
@@ -86,7 +80,7 @@ class Lane:
 
     def _write(self) -> None:
         while (result := self._channel.get()) is not None:
-            if self._error is not None:
+            if self.error is not None:
                 continue
             try:
                 self._sink.write(result)
@@ -102,7 +96,7 @@ class Lane:
                 self._status.recovered(self.kind)
 
     def _fail(self, error: BaseException) -> None:
-        self._error = error
+        self.error = error
         self._status.fault(self.kind, told(error))
 
 

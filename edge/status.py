@@ -112,14 +112,13 @@ class Status:
 
     def recovered(self, kind: str) -> None:
         """Say that all is well with `kind`, as often as it is: so an open episode comes to its end."""
-        if kind not in self._open:
-            return
         with self._lock:
+            if kind not in self._open:
+                return
             now = self._clock()
             over = now - self._well_s.setdefault(kind, now) >= self._quiet_s
             if over:
-                self._open.pop(kind, None)
-                self._well_s.pop(kind, None)
+                del self._open[kind], self._well_s[kind]
         if over:
             LOG.info("%s: recovered", kind)
 

@@ -178,7 +178,8 @@ def _contender(
         try:
             return TorchRunner(network, names, shape, release.output, states, dtype, threads, timed)
         except torch.cuda.OutOfMemoryError:
-            raise InputError(f"torch {precision} at batch {batch}: the GPU's memory is full") from None
+            told = f"torch {precision} at batch {batch}: the GPU's memory is full; measure a smaller --batch"
+            raise InputError(told) from None
 
     gpu = torch.cuda.is_available()
     if precision == "fp32":
