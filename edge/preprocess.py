@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.area import by_area
 from edge.egomotion import moved_onto
 
 
@@ -32,7 +32,7 @@ class Preprocessing:
     The frame is resized to `width` x `height` by area (each output pixel is the mean of the input
     pixels it covers: no aliasing), whatever its aspect; BGR becomes RGB; v becomes
     v * scale + offset. A frame of even sides, eight times the target or more, is halved by 2 x 2
-    means first, as often as that holds: 2 to 9 times faster in OpenCV than one pass, and on drone
+    means first, as often as that holds: 2 to 9 times faster than one pass, and on drone
     footage within 0.7 grey levels of it (rms).
 
     `alignment`: what the student is shown beside the frame; None is nothing.
@@ -129,12 +129,5 @@ def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     rows, columns = image.shape[:2]
     for _ in range(_halvings(columns, rows, (height, width))):
         rows, columns = rows // 2, columns // 2
-        image = _area(image, columns, rows)
-    return image if (rows, columns) == (height, width) else _area(image, width, height)
-
-
-def _area(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    resized: NDArray[np.uint8] = cv2.resize(  # type: ignore[assignment]
-        image, (width, height), interpolation=cv2.INTER_AREA
-    )
-    return resized
+        image = by_area(image, columns, rows)
+    return image if (rows, columns) == (height, width) else by_area(image, width, height)

@@ -56,7 +56,7 @@ def decoding_rows(folder: Path) -> list[Row]:
             pipeline.run(source, model, [])
             source.close()
 
-        seconds = turns({"decode": decode, "whole": whole}, calls=1, rounds=9)
+        seconds = turns({"decode": decode, "whole": whole}, calls=1, rounds=15)
         print(name, {what: f"{300 / value:.0f} frames/s" for what, value in seconds.items()})
         what = f"1280x720 {clip.suffix}: a run's rate over decoding's alone"
         rows.append(Row(what, seconds["decode"] / seconds["whole"], "x", bound))
