@@ -108,14 +108,12 @@ class SaliencyModel:
 
     def collect(self) -> Tensor:
         """Return the map of the oldest frame in flight, as `infer` does; it is the caller's to keep."""
-        if not self._overlapping:
-            return self._softened(self._done.popleft())
-        saliency: Tensor = self._overlapping.collect()[self.release.output][0, 0].copy()
-        return self._softened(saliency)
-
-    def _softened(self, saliency: Tensor) -> Tensor:
+        if self._overlapping:
+            saliency: Tensor = self._overlapping.collect()[self.release.output][0, 0]
+        else:
+            saliency = self._done.popleft()
         if not self.blur:
-            return saliency
+            return np.array(saliency)  # the runner's array is its own again at the next frame
         sigma = self.blur * saliency.shape[1]
         return cv2.GaussianBlur(saliency, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
 

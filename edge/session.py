@@ -16,7 +16,6 @@ from edge.errors import HangError, InputError
 from edge.feed import Feed
 from edge.frames import Frame, Input, Tensor
 from edge.model import SaliencyModel
-from edge.peaks import Peak, find_peaks
 from edge.sinks import Result
 from edge.status import Status
 
@@ -78,7 +77,7 @@ class Session:
         self._slot: Channel[Prepared] = Channel(1 if plan.live else AHEAD, newest=plan.live)
         self._abandoned, self._delivering = False, threading.Lock()
         self._closers: dict[Part, threading.Thread] = {}
-        self._good: tuple[Tensor, tuple[Peak, ...]] | None = None
+        self._good: Tensor | None = None
         self._opened_s: float | None = None
         self._reading_s = time.monotonic()
         self._bad_s: float | None = None
@@ -279,22 +278,19 @@ class Session:
                 self._lose(1)
                 return
             try:
-                self._plan.deliver(Result(at.frame, *found, (now - at.since_s) * 1e3))
+                self._plan.deliver(Result(at.frame, found, (now - at.since_s) * 1e3))
             except BaseException as error:
                 self._fail("sink", error)
                 self._abandoned = True
 
-    def _sound(
-        self, model: SaliencyModel, saliency: Tensor, index: int
-    ) -> tuple[Tensor, tuple[Peak, ...]] | None:
-        """Return a map and its peaks; live, in place of one that is not finite, the last good ones."""
+    def _sound(self, model: SaliencyModel, saliency: Tensor, index: int) -> Tensor | None:
+        """Return a map; live, in place of one that is not finite, the last good one."""
         now, status = time.monotonic(), self._plan.status
         if np.isfinite(saliency).all():
             if self._plan.live:
                 status.recovered("engine")
-            kept = saliency.copy()  # the runner's array is its own again at the next call
-            self._good, self._bad_s = (kept, find_peaks(kept)), None
-            return self._good
+            self._good, self._bad_s = saliency, None
+            return saliency
         told = f"the map of frame {index} is not finite: the release or its engine is broken"
         if not self._plan.live:
             raise InputError(told)

@@ -53,7 +53,7 @@ def _truth(shown: Shown, height: int) -> Image:
 
 def _heat(shown: Shown, saliency: np.ndarray[tuple[int, ...], np.dtype[np.float32]], height: int) -> Image:
     frame = Frame(shown.frame.index, 0.0, shown.frame.image)
-    return overlaid(Result(frame, saliency, (), 0.0), CELL, height)
+    return overlaid(Result(frame, saliency, 0.0), CELL, height)
 
 
 def _text(words: str) -> Image:

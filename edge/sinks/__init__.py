@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.frames import Frame, Tensor
-from edge.peaks import Peak
 from edge.regions import Region
 
 
 @dataclass(frozen=True)
 class Result:
-    """A frame's saliency map (height, width), non-negative, and what was read from it.
+    """A frame's saliency map (height, width), non-negative.
 
     `latency_ms`: from the frame's decoding, or live from its capture, to its map, waiting included.
     `regions`: with ids, the one to follow first; none where no `Observer` looked.
@@ -21,7 +20,6 @@ class Result:
 
     frame: Frame
     saliency: Tensor
-    peaks: tuple[Peak, ...]
     latency_ms: float
     regions: tuple[Region, ...] = ()
 

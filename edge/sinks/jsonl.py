@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.camera import Camera
 from edge.files import PendingFile, writing
+from edge.peaks import find_peaks
 from edge.regions import Region
 from edge.sinks import Look, Result, as_it_is
 
@@ -29,6 +30,7 @@ class JsonlSink:
 
     def write(self, result: Result) -> None:
         """Append one line."""
+        peaks = find_peaks(result.saliency)
         result = self._look(result)
         height, width = result.frame.height, result.frame.width
         row = {
@@ -41,7 +43,7 @@ class JsonlSink:
                     "y": round(p.y * height, 1),
                     "score": round(p.score, 4),
                 }
-                for p in result.peaks
+                for p in peaks
             ],
             "regions": [region_row(region, width, height, self._camera) for region in result.regions],
         }

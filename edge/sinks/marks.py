@@ -7,6 +7,7 @@ import math
 import cv2
 
 from edge.frames import Image
+from edge.peaks import find_peaks
 from edge.regions import Region
 from edge.sinks import Result
 
@@ -29,7 +30,7 @@ def draw_marks(image: Image, result: Result) -> None:
         _bracket(image, region, FOLLOWED if first else GREY if region.coasting else WHITE, unit)
     if result.regions:
         return
-    for peak in result.peaks:
+    for peak in find_peaks(result.saliency):
         centre = (round(peak.x * width), round(peak.y * height))
         radius = round((12 + 40 * peak.score) * unit)
         cv2.circle(image, centre, radius, DARK, max(1, round(4 * unit)), cv2.LINE_AA)

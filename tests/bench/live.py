@@ -107,7 +107,7 @@ def added_rows() -> list[Row]:
     bare50, bare99, whole50, whole99, told50, told99 = np.asarray(turns).T
     print(
         f"by hand p50 {np.median(bare50):.3f} p99 {np.median(bare99):.3f} ms; capture to map "
-        f"p50 {np.median(whole50):.3f} p99 {np.median(whole99):.3f} ms; with its peaks "
+        f"p50 {np.median(whole50):.3f} p99 {np.median(whole99):.3f} ms; told to sinks "
         f"p50 {np.median(told50):.3f} p99 {np.median(told99):.3f} ms; added in the quietest turn "
         f"p50 {(whole50 - bare50).min():.3f} p99 {(whole99 - bare99).min():.3f} ms"
     )

@@ -16,7 +16,6 @@ import numpy as np
 from edge.camera import Camera
 from edge.frames import Frame
 from edge.observer import Observer
-from edge.peaks import find_peaks
 from edge.regions import find_regions
 from edge.sinks import Result, Sink
 from edge.sinks.http import HttpSink
@@ -55,7 +54,7 @@ def _results(height: int, width: int) -> list[Result]:
         at = index % len(images)
         saliency = blob(0.3 + 0.002 * at, 0.4) + blob(0.7, 0.6, 0.7) + blob(0.1, 0.8, 0.5)
         sized = np.asarray(cv2.resize(saliency, (width, height)), np.float32)
-        results.append(Result(Frame(index, index / 30, images[at]), sized, find_peaks(sized), 1.0))
+        results.append(Result(Frame(index, index / 30, images[at]), sized, 1.0))
     return results
 
 

@@ -36,7 +36,7 @@ def region(x: float = 0.75, y: float = 0.5, number: int = 1, coasting: bool = Fa
 
 
 def result(*regions: Region, index: int = 0) -> Result:
-    return Result(Frame(index, index / 30, IMAGE), np.zeros((8, 8), np.float32), (), 2.0, regions)
+    return Result(Frame(index, index / 30, IMAGE), np.zeros((8, 8), np.float32), 2.0, regions)
 
 
 class GroundStation:

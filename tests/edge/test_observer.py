@@ -15,7 +15,7 @@ from tests.edge.maps import blob, ground
 
 def result(index: int, image: np.ndarray, *blobs: tuple[float, float], fps: float = 10) -> Result:
     saliency = np.sum([blob(x, y) for x, y in blobs], axis=0).astype(np.float32)
-    return Result(Frame(index, index / fps, image), saliency, (), 1.0)
+    return Result(Frame(index, index / fps, image), saliency, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_each_result_is_looked_at_once_and_latecomers_disturb_nothing(plane: np.
 def test_the_shape_of_frames_and_maps_may_change(plane: np.ndarray) -> None:
     observe = Observer()
     observe(result(0, plane[:360, :640], (0.5, 0.5)))
-    odd = Result(Frame(1, 0.1, plane[:333, :222]), blob(0.4, 0.5, side=32), (), 1.0)
+    odd = Result(Frame(1, 0.1, plane[:333, :222]), blob(0.4, 0.5, side=32), 1.0)
     assert observe(odd).regions[0].x == pytest.approx(0.4, abs=0.02)
-    flat = Result(Frame(2, 0.2, np.zeros((1, 1, 3), np.uint8)), np.zeros((64, 64), np.float32), (), 1.0)
+    flat = Result(Frame(2, 0.2, np.zeros((1, 1, 3), np.uint8)), np.zeros((64, 64), np.float32), 1.0)
     assert np.isfinite(observe(flat).saliency).all()
 
 

@@ -11,7 +11,6 @@ from edge.camera import Camera
 from edge.errors import InputError
 from edge.frames import Frame
 from edge.observer import Observer
-from edge.peaks import find_peaks
 from edge.regions import Region
 from edge.sinks import Result, Sink
 from edge.sinks.jsonl import JsonlSink
@@ -27,7 +26,7 @@ def results(flight: np.ndarray) -> list[Result]:
     for index, image in enumerate(flight):
         saliency = np.zeros((64, 64), np.float32)
         saliency[16:18, 4 * index + 2] = 0.25, 0.5
-        found.append(Result(Frame(index, index / 10, image), saliency, find_peaks(saliency), 1.5))
+        found.append(Result(Frame(index, index / 10, image), saliency, 1.5))
     return found
 
 
@@ -138,7 +137,7 @@ def test_marks_tell_the_one_to_follow_from_others_and_stay_in_the_picture(flight
 
     def drawn(*regions: Region, size: tuple[int, int] = (640, 360)) -> np.ndarray:
         image = np.zeros((size[1], size[0], 3), np.uint8)
-        draw_marks(image, Result(Frame(0, 0, flight[0]), saliency, (), 1, regions))
+        draw_marks(image, Result(Frame(0, 0, flight[0]), saliency, 1, regions))
         return image
 
     image = drawn(first, other)

@@ -34,7 +34,7 @@ REGION = Region(0.75, 0.5, 0.7, 0.4, 0.8, 0.6, 0.31, 4, 1.5)
 
 
 def result(index: int, image: np.ndarray, *regions: Region) -> Result:
-    return Result(Frame(index, index / 30, image), np.ones((8, 8), np.float32), (), 2.0, regions)
+    return Result(Frame(index, index / 30, image), np.ones((8, 8), np.float32), 2.0, regions)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class Flight:
             self.status.drop(index % 10 == 0)
             saliency = blob(0.3 + 0.001 * index, 0.5) + blob(0.8, 0.3, 0.6)
             frame = Frame(index, time.monotonic(), self._images[index % len(self._images)])
-            self.sink.write(Result(frame, saliency, (), 2.0))
+            self.sink.write(Result(frame, saliency, 2.0))
             index += 1
 
     def close(self) -> None:
