@@ -133,9 +133,11 @@ class MavlinkAutopilot:
                 "asking an autopilot needs pymavlink, which is not installed: pip install 'aerogaze[jetson]'"
             ) from None
         try:
-            connection = mavutil.mavlink_connection(self._link, baud=57600)
+            connection = mavutil.mavlink_connection(self._link, baud=57600, retries=1)
         except (OSError, ValueError, OverflowError, ImportError) as error:  # OverflowError: no such port
             raise InputError(f"cannot listen on {self._link} ({error}): name another link") from None
+        for ended in ("handle_eof", "handle_disconnect"):  # of TCP: they print, and it reads on for nothing
+            setattr(connection, ended, _ended)
         try:
             yield connection
         finally:
@@ -158,6 +160,10 @@ class MavlinkAutopilot:
                 return True
             armed, end = False, min(end, begun + LISTEN_S)
         return armed
+
+
+def _ended() -> None:
+    raise ConnectionResetError("its other end hung up")
 
 
 def _refuse(connection: Any, command: Any) -> None:

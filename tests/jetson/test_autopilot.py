@@ -111,6 +111,20 @@ def test_ground_stations_and_silence_tell_nothing() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pymavlink's socket
+def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        autopilot = MavlinkAutopilot(f"tcp:127.0.0.1:{server.getsockname()[1]}")
+        hang_up = threading.Thread(target=lambda: server.accept()[0].close())
+        hang_up.start()
+        with pytest.raises(NoHeartbeatError, match=r"broke \(its other end hung up\)"):
+            autopilot.check()
+        hang_up.join()
+    with pytest.raises(InputError, match="cannot listen on tcp"):
+        autopilot.check()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pymavlink's, that it could not bind
 def test_a_link_that_cannot_be_opened_is_one_line() -> None:
     for link in ("/dev/no-such-line", "udpin:999.0.0.1:1", "udpin:127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"cannot listen on {link}"):
