@@ -82,7 +82,7 @@ class SaliencyModel:
         self.reset()
 
     def infer(self, prepared: Input) -> Tensor:
-        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
+        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made; keep it.
 
         Where the student looks ahead, the map is that of `release.delay_frames` frames before.
         """
@@ -156,7 +156,7 @@ def clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
     padded = [*frames, *([frames[-1]] * delay)]
     blur, model.blur = model.blur, 0.0
     try:
-        maps = np.stack([model.infer(model.prepare(frame)).copy() for frame in padded])
+        maps = np.stack([model.infer(model.prepare(frame)) for frame in padded])
     finally:
         model.blur = blur
     model.reset()

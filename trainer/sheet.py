@@ -5,9 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from edge.frames import Frame, Image
-from edge.sinks import Result
-from edge.sinks.overlay import overlaid
+from edge.frames import Image
+from edge.sinks.overlay import heated
 from trainer.evaluate import METRICS, Evaluation, Shown
 
 CELL, LINE, MARGIN = 320, 26, 6
@@ -31,7 +30,7 @@ def _row(shown: Shown) -> Image:
     height = max(1, round(CELL * frame.image.shape[0] / frame.image.shape[1]))
     plain = cv2.resize(frame.image, (CELL, height), interpolation=cv2.INTER_AREA)
     gap = np.zeros((height, MARGIN, 3), np.uint8)
-    prediction = _heat(shown, shown.saliency, height)
+    prediction = heated(frame.image, shown.saliency, CELL, height)
     return np.concatenate([plain, gap, _truth(shown, height), gap, prediction], axis=1)
 
 
@@ -40,7 +39,7 @@ def _truth(shown: Shown, height: int) -> Image:
     frame = shown.frame
     scale = CELL / frame.image.shape[1]
     if frame.density is not None:
-        image = _heat(shown, frame.density, height)
+        image = heated(frame.image, frame.density, CELL, height)
     else:
         image = cv2.resize(frame.image, (CELL, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     for row, column in () if frame.fixations is None else frame.fixations:
@@ -49,11 +48,6 @@ def _truth(shown: Shown, height: int) -> Image:
         x, y, w, h = (round(value * scale) for value in frame.box)
         cv2.rectangle(image, (x, y), (x + w, y + h), (0, 255, 255), 1, cv2.LINE_AA)
     return image
-
-
-def _heat(shown: Shown, saliency: np.ndarray[tuple[int, ...], np.dtype[np.float32]], height: int) -> Image:
-    frame = Frame(shown.frame.index, 0.0, shown.frame.image)
-    return overlaid(Result(frame, saliency, 0.0), CELL, height)
 
 
 def _text(words: str) -> Image:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edge.errors import InputError
 from edge.files import PendingFile
-from edge.frames import Image, Source
+from edge.frames import Image, Source, Tensor
 from edge.sinks import Look, Result, as_it_is
 from edge.sinks.maps import fitted
 from edge.sinks.marks import draw_marks
@@ -91,14 +91,19 @@ class OverlaySink:
 
 def overlaid(result: Result, width: int, height: int) -> Image:
     """Return the frame (height, width, 3) under its heat map, its regions or peaks marked."""
-    frame = result.frame.image
+    image = heated(result.frame.image, result.saliency, width, height)
+    draw_marks(image, result)
+    return image
+
+
+def heated(frame: Image, saliency: Tensor, width: int, height: int) -> Image:
+    """Return the frame (height, width, 3) under the heat of a map of any size, non-negative."""
     way = cv2.INTER_AREA if frame.shape[1] >= 2 * width else cv2.INTER_LINEAR  # area costs ten times as much
     image = cv2.resize(frame, (width, height), interpolation=way)
-    small = fitted(result.saliency, frame.shape[1], frame.shape[0])
+    small = fitted(saliency, frame.shape[1], frame.shape[0])
     level = (np.sqrt(small / max(float(small.max()), 1e-12)) * 255).astype(np.uint8)
     shade = cv2.resize(_SHADE[level], (width, height))
     shaded = cv2.multiply(image, cv2.merge((shade, shade, shade)), scale=1 / 255)
     glow = cv2.resize(_GLOW[level], (width, height))
     blended: Image = cv2.add(shaded, glow)  # type: ignore[assignment]
-    draw_marks(blended, result)
     return blended

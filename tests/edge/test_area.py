@@ -39,12 +39,19 @@ def test_is_the_mean_of_what_it_covers(size: tuple[int, int], to: tuple[int, int
     assert (out != once).mean() < 0.01
 
 
-def test_more_pixels_than_an_int32_holds_the_sum_of() -> None:
-    image = np.full((3001, 4001, 3), 255, np.uint8)
-    image[:, 2000:, 1] = 254
-    out = by_area(image, 64, 48)
+@pytest.mark.parametrize(
+    "size",
+    [
+        (2048, 4096),  # as many pixels as an int32 holds the sum of
+        (2049, 4097),  # more
+    ],
+)
+def test_sums_do_not_overflow(size: tuple[int, int]) -> None:
+    white = np.full((*size, 3), 255, np.uint8)
+    white[:, size[1] // 2 :, 1] = 254
+    out = by_area(white, 60, 50)
     assert (out[..., [0, 2]] == 255).all()
-    assert (out[:, 33:, 1] == 254).all()
+    assert (out[:, 31:, 1] == 254).all()
 
 
 def test_grows() -> None:
