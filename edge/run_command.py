@@ -6,9 +6,11 @@ import dataclasses
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 import cv2
@@ -22,7 +24,7 @@ from edge.frames import Source
 from edge.lock import only_user
 from edge.model import SaliencyModel
 from edge.observer import Observer
-from edge.options import engine_option
+from edge.options import Number, engine_option
 from edge.release import MOST_BLUR
 from edge.run_config import from_file
 from edge.sink_options import SinkOptions, open_sinks, with_sink_options
@@ -33,6 +35,9 @@ from edge.systemd import Notifier
 
 RUN_THREADS = 1
 """Threads of inference in `run`: the students are small, and decoding and output want cores too."""
+MOST_THREADS = 256
+AGAIN_S = 1.0
+"""An interrupt as long after the first ends the run at once. `timeout` and others send two, hardly apart."""
 
 
 @click.command(epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl")
@@ -50,13 +55,13 @@ RUN_THREADS = 1
 @engine_option
 @click.option(
     "--blur",
-    type=click.FloatRange(min=0, max=MOST_BLUR),
+    type=Number(min=0, max=MOST_BLUR),
     help="How far maps are softened: a Gaussian's sigma in widths of the map (default: as released).",
 )
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
     "--fps",
-    type=click.FloatRange(min=0, min_open=True, max=1000),
+    type=Number(min=0.01, max=1000),
     help="The source's frame rate, if it is not what it says (a folder of images: 10).",
 )
 @click.option(
@@ -75,7 +80,7 @@ RUN_THREADS = 1
 @with_sink_options
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_THREADS),
     default=RUN_THREADS,
     show_default=True,
     help="Threads of inference.",
@@ -243,24 +248,30 @@ def _open_sinks(
 
 @contextmanager
 def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM set `stop`; the next one does what it always did."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Let SIGINT, SIGTERM and a terminal's SIGHUP set `stop`; a second SIGINT ends the run at once.
+
+    What keeps coming is no reason to lose a recording: SIGKILL is for that.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
+    first_s = 0.0
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def asked(number: int, where: object) -> None:
+    def asked(number: int, where: FrameType | None) -> None:
+        nonlocal first_s
+        now = time.monotonic()
+        first_s = first_s or now
         stop.set()
-        restore()
+        if number == signal.SIGINT and now - first_s > AGAIN_S:
+            signal.default_int_handler(number, where)
 
-    for number in numbers:
-        signal.signal(number, asked)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup's
+            signal.signal(number, asked)
     try:
         yield
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _keep_apart(source: Path, places: Sequence[Path]) -> None:

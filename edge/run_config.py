@@ -19,6 +19,8 @@ def from_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     if path is None:
         return
     document = read_toml(path, "a TOML file of options")
+    if empty := [key for key, value in document.items() if value == ""]:
+        raise InputError(f"{path}: {empty[0]} is empty; expected a value, or no such line")
     known = {_key(option): option for option in ctx.command.params if option is not param}
     defaults: dict[str, object] = {}
     for key, value in document.items():

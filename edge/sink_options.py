@@ -12,6 +12,7 @@ import click
 from edge.camera import Camera
 from edge.console import ERR
 from edge.errors import InputError
+from edge.options import Number
 from edge.sinks import Look, Sink
 from edge.status import Status
 
@@ -36,7 +37,7 @@ def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option(
             "--fov",
-            type=click.FloatRange(0, 180, min_open=True, max_open=True),
+            type=Number(0, 180, min_open=True, max_open=True),
             help="The camera's horizontal field of view in degrees: gives bearing and elevation.",
         ),
         click.option(
@@ -110,6 +111,13 @@ def open_sinks(options: SinkOptions, status: Status, look: Look) -> list[Sink]:
 
 
 def _check(said: SinkOptions) -> None:
+    source = click.get_current_context().get_parameter_source
+    for option, main, needed in (
+        ("http_token", "--http", said.http),
+        ("mavlink_system", "--mavlink", said.mavlink),
+    ):
+        if source(option) is click.core.ParameterSource.COMMANDLINE and not needed:
+            raise InputError(f"--{option.replace('_', '-')} says how {main} is meant: give both")
     if said.on_gimbal and not said.gimbal:
         raise InputError("--on-gimbal says how --gimbal is meant: give both")
     if said.gimbal and not said.mavlink:

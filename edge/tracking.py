@@ -108,7 +108,7 @@ class Tracker:
 
     def _told(self, at_s: float) -> tuple[Region, ...]:
         told = [
-            replace(track.region, age_s=at_s - track.born_s, coasting=track.seen_s < at_s)
+            replace(_inside(track.region), age_s=at_s - track.born_s, coasting=track.seen_s < at_s)
             for track in self._tracks
         ]
         told.sort(key=lambda region: (region.coasting, -region.score))
@@ -142,6 +142,14 @@ def _shifted(region: Region, dx: float, dy: float) -> Region:
         top=region.top + dy,
         bottom=region.bottom + dy,
     )
+
+
+def _inside(region: Region) -> Region:
+    """Return the region without what of its box lies outside the frame, as of one that coasts out of it."""
+    left, top, right, bottom = (
+        min(max(side, 0.0), 1.0) for side in (region.left, region.top, region.right, region.bottom)
+    )
+    return replace(region, left=left, top=top, right=right, bottom=bottom)
 
 
 def _within(region: Region) -> bool:

@@ -47,6 +47,9 @@ class OverlaySink:
         self._size = tuple(max(2, 2 * round(side * shrink / 2)) for side in (source.width, source.height))
         self._pending = PendingFile(path)
         self._frames = 0
+        if self._full():
+            self._pending.discard()
+            raise InputError(f"cannot write {path}: the disk is all but full; free some space")
         for fps in (source.fps, round(source.fps, 2), round(source.fps)):  # MPEG-4 cannot say them all
             self._writer = cv2.VideoWriter(
                 str(self._pending.path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size
@@ -58,7 +61,7 @@ class OverlaySink:
 
     def write(self, result: Result) -> None:
         """Draw and encode the frame."""
-        if self._frames % LOOK_EVERY == 0 and disk_usage(self._pending.path.parent).free < RESERVE_BYTES:
+        if self._frames % LOOK_EVERY == 0 and self._full():
             self._writer.release()  # now: others write to that disk, too
             raise InputError(
                 f"the disk of {self._pending.target} is all but full: there is room for {self._frames} "
@@ -66,6 +69,9 @@ class OverlaySink:
             )
         self._writer.write(overlaid(self._look(result), *self._size))
         self._frames += 1
+
+    def _full(self) -> bool:
+        return disk_usage(self._pending.path.parent).free < RESERVE_BYTES
 
     def finish(self) -> None:
         """End the video and see that it is whole."""

@@ -33,13 +33,16 @@ class SyntheticSource:
             raise InputError(
                 f"{name!r} is no synthetic source; expected synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]"
             )
-        seed, width, height, frames = (int(group) if group else None for group in match.groups())
-        size = (width or 640, height or 360)
+        seed, *rest = (int(group) if group else None for group in match.groups())
+        width, height, frames = (
+            n if n is not None else d for n, d in zip(rest, (640, 360, 100), strict=True)
+        )
+        size = width, height
         if not all(64 <= side <= 4096 for side in size):
             raise InputError(f"{name!r}: sides must be between 64 and 4096 pixels")
         if frames == 0:
             raise InputError(f"{name!r} has no frames; expected at least one")
-        return cls(seed or 0, *size, frames if frames is not None else 100)
+        return cls(seed or 0, *size, frames)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the flight's frames."""

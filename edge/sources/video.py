@@ -25,6 +25,10 @@ class VideoSource:
     def __init__(self, path: Path) -> None:
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty; expected a video file: copy it again")
+        try:
+            path.open("rb").close()
+        except OSError as error:  # OpenCV does not tell
+            raise InputError(f"cannot read {path}: {error.strerror}; expected a video file") from None
         self._capture = cv2.VideoCapture(
             str(path.absolute()), cv2.CAP_FFMPEG
         )  # absolute: "12:00.avi" is no protocol

@@ -41,7 +41,7 @@ class Door:
 
     def url(self, port: int) -> str:
         """Return what to type into a browser, with the token if we made it."""
-        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        host = _address() if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
         told = f"/?token={self.token}" if self.made else "/"
         return f"http://{f'[{host}]' if ':' in host else host}:{port}{told}"
 
@@ -98,6 +98,16 @@ def _cookie(header: str | None, name: str) -> str | None:
     """Return a cookie's value. By hand: others of this host may be of any form, and ours is plain."""
     pairs = (part.strip().partition("=") for part in (header or "").split(";"))
     return next((value for key, _, value in pairs if key == name), None)
+
+
+def _address() -> str:
+    """Return this machine's address on the interface that leads out, else its name; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: nobody's
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -136,8 +137,27 @@ def test_help_loads_no_stage() -> None:
     assert told.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+def test_nobody_is_told_of_the_machine(tmp_path: Path) -> None:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))}
+    words = [sys.executable, "-m", "edge.command", "run", "synthetic:1:320x180:5"]
+    told = subprocess.run(
+        words, env={**environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert told.stderr == ""
+    assert not [*tmp_path.rglob("*")], "ONNX Runtime keeps what it wants to tell in ~/.cache/Microsoft"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGINT,),
+        (signal.SIGTERM,),
+        (signal.SIGHUP,),
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_a_run_cleanly(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
     words = [
         "run",
         "synthetic:1:320x180:3000",
@@ -156,13 +176,41 @@ def test_a_signal_ends_a_run_cleanly(tmp_path: Path, number: signal.Signals) -> 
         if len(list(tmp_path.glob(".m.*/*.png"))) >= 3:
             break
         time.sleep(0.05)
-    process.send_signal(number)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.02)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
     count = len((tmp_path / "o.jsonl").read_text().splitlines())
     assert f"interrupted: kept the {count} frames" in err
     assert len(list((tmp_path / "m").iterdir())) == count
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m", "o.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--blur", "nan"), "nan is not in the range 0<=x<="),
+        (("--fps", "nan"), "nan is not in the range"),
+        (("--fov", "nan"), "nan is not in the range 0<x<180"),
+        (("--threads", "9999"), "9999 is not in the range 1<=x<=256"),
+        (("--http-token", "a-token-of-mine"), "--http-token says how --http is meant: give both"),
+        (("--mavlink-system", "5"), "--mavlink-system says how --mavlink is meant: give both"),
+        (("--jsonl", ""), "an argument is empty, as of a variable that is not set"),
+        (("--jsonl=",), "an argument is empty, as of a variable that is not set"),
+    ],
+)
+def test_what_means_nothing_is_refused(command: Command, words: tuple[str, ...], told: str) -> None:
+    outcome = command("run", "synthetic:1:320x180:2", *words)
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+def test_an_empty_value_of_a_config_is_refused(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('source = "synthetic:1:320x180:2"\njsonl = ""\n')
+    outcome = command("run", "--config", tmp_path / "run.toml")
+    assert outcome.code == 2
+    assert "jsonl is empty; expected a value" in outcome.err
 
 
 def test_no_command_shows_the_help(command: Command) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -85,6 +86,16 @@ def test_a_discarded_sink_leaves_what_was_there(tmp_path: Path, results: list[Re
 def test_an_overlay_with_an_odd_name_is_refused(tmp_path: Path, video: Path) -> None:
     with pytest.raises(InputError, match=r"ending in \.mp4"):
         OverlaySink(tmp_path / "overlay.gif", open_source(str(video)))
+
+
+def test_an_overlay_on_a_full_disk_is_refused(
+    tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("edge.sinks.overlay.disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(InputError, match="the disk is all but full; free some space"):
+        OverlaySink(tmp_path / "overlay.mp4", open_source(str(video)))
+    assert not [*tmp_path.glob(".overlay*")]
 
 
 def write(sink: Sink, results: list[Result]) -> None:

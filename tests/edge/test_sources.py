@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import cv2
@@ -66,6 +68,15 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes | None, m
         open_source(str(path))
 
 
+def test_a_video_that_must_not_be_read_is_named(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str = "r") -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read all
+    with pytest.raises(InputError, match="Permission denied; expected a video file"):
+        open_source(str(video))
+
+
 def test_a_cut_mp4_without_its_index_is_named(flight: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "whole.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (320, 180))
@@ -89,7 +100,9 @@ def test_bad_folders_are_named(folder: Path, tmp_path: Path) -> None:
         list(open_source(str(folder)))
 
 
-@pytest.mark.parametrize("name", ["synthetic:", "synthetic:x", "synthetic:1:10x10", "synthetic:1:64"])
+@pytest.mark.parametrize(
+    "name", ["synthetic:", "synthetic:x", "synthetic:1:10x10", "synthetic:1:0x0", "synthetic:1:64"]
+)
 def test_bad_made_flights_are_named(name: str) -> None:
     with pytest.raises(InputError, match="synthetic"):
         open_source(name)

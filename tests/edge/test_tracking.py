@@ -39,6 +39,15 @@ def test_a_missed_frame_coasts_and_does_not_cost_the_id() -> None:
         assert seen.right - seen.left == pytest.approx(0.1)
 
 
+def test_a_box_that_coasts_out_of_the_frame_ends_at_its_side() -> None:
+    track = Tracker()
+    for index in range(20):
+        (seen,) = track((at(0.5 + 0.024 * index, 0.5),) if index < 18 else (), index * FRAME_S)
+    assert seen.coasting
+    assert seen.right == 1
+    assert 0.89 < seen.left < seen.x < 1
+
+
 def test_what_stays_away_is_forgotten_and_its_id_is_never_used_again() -> None:
     track = Tracker()
     track((at(0.5, 0.5),), 0.0)
