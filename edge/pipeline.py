@@ -90,7 +90,8 @@ def run(
     called every `TICK_S`, on the caller's thread.
 
     Raises:
-        InputError: from the source, all sinks of a file's run, or a map that is not finite; no frame at all.
+        InputError: from the source, all sinks of a file's run, or a map that is not finite; no frame at
+            all, unless it was stopped before the first.
         CheckError: in a live run, drivers or engines hang again and again, or the GPU is lost: start the
             process anew.
     """
@@ -123,7 +124,7 @@ def run(
         supervisor.run(source, model)
         status.enter("stopped")  # before sinks end, of which some say so
         on_tick()  # sinks may take their time to end
-        if not latencies.count and not (live and stop.is_set()):
+        if not latencies.count and not stop.is_set():
             raise InputError(f"{source.name} gave no frame; expected at least one")
         for lane in lanes:
             lane.end()

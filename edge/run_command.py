@@ -145,10 +145,10 @@ def run(
         frames = open_frames()
         parts.callback(frames.close)
         status = Status(About(model.release.name, model.precision, model.engine, frames.name))
+        opened.enter_context(_stopping(stop))  # from here on there are files to keep, or to remove
         sinks = _open_sinks(frames, overlay, jsonl, maps, sink_options, status)
         announced = min(filter(None, (frames.length, max_frames)), default=None)
         cv2.setNumThreads(1)  # seen on two x86 cores: two resize no faster, and take decoding's time
-        opened.enter_context(_stopping(stop))
         progress = opened.enter_context(progress_bar("run", "frames/s"))
         opened.enter_context(log_shown(LOG))
         task = progress.add_task(escape(Path(frames.name).name), total=announced)

@@ -171,6 +171,16 @@ def test_it_stops_where_asked(model: SaliencyModel, flight: np.ndarray) -> None:
     assert len(sink.results) == 5
 
 
+def test_stopped_before_its_first_frame_it_is_interrupted_and_not_at_fault(
+    model: SaliencyModel, flight: np.ndarray
+) -> None:
+    sink, stop = Kept(), threading.Event()
+    stop.set()
+    summary = pipeline.run(Clip(flight), model, [sink], stop=stop)
+    assert (summary.frames, summary.interrupted, summary.wrote) == (0, True, ())
+    assert sink.ended == "discarded"
+
+
 def test_an_interrupt_keeps_what_was_done(model: SaliencyModel, flight: np.ndarray) -> None:
     sink, stop = Kept(), threading.Event()
 
