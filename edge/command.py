@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +108,11 @@ def invoke(arguments: Sequence[str]) -> None:
 
 def main() -> NoReturn:
     """Run the command line: exit code 0 on success, 2 on bad input, 1 on a failed check."""
-    sys.exit(_exit_code(sys.argv[1:]))
+    code = _exit_code(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as of a run that was asked to end
+        if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
+            signal.signal(number, signal.SIG_IGN)  # asked twice: Python's own end would die of it
+    sys.exit(code)
 
 
 def _exit_code(arguments: Sequence[str]) -> int:

@@ -250,19 +250,25 @@ def _open_sinks(
 def _stopping(stop: threading.Event) -> Iterator[None]:
     """Let SIGINT, SIGTERM and a terminal's SIGHUP set `stop`; a second SIGINT ends the run at once.
 
-    What keeps coming is no reason to lose a recording: SIGKILL is for that.
+    What keeps coming is no reason to lose a recording: SIGKILL is for that. It may come after the block, too:
+    a run that was asked to end leaves its handlers there, which for `AGAIN_S` take no notice.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
-    first_s = 0.0
+    first_s, over = 0.0, False
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def asked(number: int, where: FrameType | None) -> None:
         nonlocal first_s
         now = time.monotonic()
         first_s = first_s or now
         stop.set()
-        if number == signal.SIGINT and now - first_s > AGAIN_S:
-            signal.default_int_handler(number, where)
+        if now - first_s > AGAIN_S and (over or number == signal.SIGINT):
+            restore()
+            signal.raise_signal(number)
 
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # nohup's
@@ -270,8 +276,9 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        over = True
+        if not first_s:
+            restore()
 
 
 def _keep_apart(source: Path, places: Sequence[Path]) -> None:

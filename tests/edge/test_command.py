@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from edge.command import STAGES
+from edge.run_command import _stopping
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -147,6 +149,7 @@ def test_nobody_is_told_of_the_machine(tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*")], "ONNX Runtime keeps what it wants to tell in ~/.cache/Microsoft"
 
 
+@pytest.mark.parametrize("pause_s", [0.001, 0.1])
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -157,7 +160,9 @@ def test_nobody_is_told_of_the_machine(tmp_path: Path) -> None:
         (signal.SIGTERM, signal.SIGTERM),
     ],
 )
-def test_a_signal_ends_a_run_cleanly(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
+def test_a_signal_ends_a_run_cleanly(
+    tmp_path: Path, numbers: tuple[signal.Signals, ...], pause_s: float
+) -> None:
     words = [
         "run",
         "synthetic:1:320x180:3000",
@@ -178,7 +183,7 @@ def test_a_signal_ends_a_run_cleanly(tmp_path: Path, numbers: tuple[signal.Signa
         time.sleep(0.05)
     for number in numbers:
         process.send_signal(number)
-        time.sleep(0.02)
+        time.sleep(pause_s)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
     count = len((tmp_path / "o.jsonl").read_text().splitlines())
@@ -211,6 +216,32 @@ def test_an_empty_value_of_a_config_is_refused(command: Command, tmp_path: Path)
     outcome = command("run", "--config", tmp_path / "run.toml")
     assert outcome.code == 2
     assert "jsonl is empty; expected a value" in outcome.err
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_an_interrupt_that_comes_later_than_twins_do_ends_it_at_once(
+    over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.run_command.AGAIN_S", 0.2)
+    before, stop, reached = signal.getsignal(signal.SIGINT), threading.Event(), list[str]()
+
+    def run() -> None:
+        with _stopping(stop):
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            if not over:
+                time.sleep(0.25)
+                signal.raise_signal(signal.SIGINT)
+        reached.append("over")
+        signal.raise_signal(signal.SIGINT)  # a twin
+        time.sleep(0.25)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert stop.is_set()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert reached == ["over"] * over
 
 
 def test_no_command_shows_the_help(command: Command) -> None:
