@@ -2,6 +2,5 @@
 
 import os
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # ONNX Runtime else tells Microsoft of the machine, since 1.31
+# Read when ONNX Runtime is imported: else 1.31 keeps an id of the machine, and looks for Microsoft's host.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.frames import Image
+
 MANY = 16
 """From so many input pixels an output pixel, a summed-area table is no slower than adding them up."""
 MOST = 2**31 // 256
 """Input pixels whose sum, of bytes, is an int32; a table of doubles is too large to be fast."""
 
-Image = NDArray[np.uint8]
-
 
 def by_area(image: Image, width: int, height: int) -> Image:
-    """Return `image` (H, W, 3) at `height` x `width`; a side that grows is interpolated.
+    """Return `image` (H, W, 3), uint8, at `height` x `width`; a side that grows is interpolated.
 
     OpenCV is fast where both sides shrink by a whole number. Where they do not, but shrink a lot, the means
     are read from a summed-area table (Crow, SIGGRAPH 1984): in a third of OpenCV's time from 640 x 360 to

@@ -101,8 +101,6 @@ def invoke(arguments: Sequence[str]) -> None:
     Raises:
         InputError, CheckError: as the command does.
     """
-    if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in arguments):
-        raise InputError("an argument is empty, as of a variable that is not set: give it, or leave it out")
     aerogaze.main(list(arguments), prog_name="aerogaze", standalone_mode=False)
 
 

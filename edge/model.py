@@ -82,9 +82,10 @@ class SaliencyModel:
         self.reset()
 
     def infer(self, prepared: Input) -> Tensor:
-        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made; keep it.
+        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
 
-        Where the student looks ahead, the map is that of `release.delay_frames` frames before.
+        Where the student looks ahead, the map is that of `release.delay_frames` frames before. It is the
+        caller's to keep.
         """
         self.submit(prepared)
         return self.collect()

@@ -24,7 +24,7 @@ from edge.frames import Source
 from edge.lock import only_user
 from edge.model import SaliencyModel
 from edge.observer import Observer
-from edge.options import Number, engine_option
+from edge.options import Given, Number, engine_option
 from edge.release import MOST_BLUR
 from edge.run_config import from_file
 from edge.sink_options import SinkOptions, open_sinks, with_sink_options
@@ -40,7 +40,9 @@ AGAIN_S = 1.0
 """An interrupt as long after the first ends the run at once. `timeout` and others send two, hardly apart."""
 
 
-@click.command(epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl")
+@click.command(
+    cls=Given, epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl"
+)
 @click.argument("source")
 @click.option(
     "--config",

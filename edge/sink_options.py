@@ -111,12 +111,16 @@ def open_sinks(options: SinkOptions, status: Status, look: Look) -> list[Sink]:
 
 
 def _check(said: SinkOptions) -> None:
-    source = click.get_current_context().get_parameter_source
+    comes_from, source = click.get_current_context().get_parameter_source, click.core.ParameterSource
+    asked = (
+        source.COMMANDLINE,
+        source.DEFAULT_MAP,
+    )  # DEFAULT_MAP: --config; a token in the environment may stay
     for option, main, needed in (
         ("http_token", "--http", said.http),
         ("mavlink_system", "--mavlink", said.mavlink),
     ):
-        if source(option) is click.core.ParameterSource.COMMANDLINE and not needed:
+        if comes_from(option) in asked and not needed:
             raise InputError(f"--{option.replace('_', '-')} says how {main} is meant: give both")
     if said.on_gimbal and not said.gimbal:
         raise InputError("--on-gimbal says how --gimbal is meant: give both")

@@ -35,8 +35,8 @@ class OverlaySink:
     OpenCV's writer reports no errors: the video ends before the disk is full, and is read back at its end.
 
     Raises:
-        InputError: the name does not end in .mp4, .mkv or .avi, or OpenCV cannot encode there; later: the
-            disk is all but full; at the end: the video is not whole.
+        InputError: the name does not end in .mp4, .mkv or .avi, OpenCV cannot encode there, or the disk is
+            all but full, now or later; at the end: the video is not whole.
     """
 
     def __init__(self, path: Path, source: Source, look: Look = as_it_is) -> None:
@@ -49,7 +49,9 @@ class OverlaySink:
         self._frames = 0
         if self._full():
             self._pending.discard()
-            raise InputError(f"cannot write {path}: the disk is all but full; free some space")
+            raise InputError(
+                f"cannot write {path}: the disk is all but full; free some space, or name another place"
+            )
         for fps in (source.fps, round(source.fps, 2), round(source.fps)):  # MPEG-4 cannot say them all
             self._writer = cv2.VideoWriter(
                 str(self._pending.path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size
@@ -69,9 +71,6 @@ class OverlaySink:
             )
         self._writer.write(overlaid(self._look(result), *self._size))
         self._frames += 1
-
-    def _full(self) -> bool:
-        return disk_usage(self._pending.path.parent).free < RESERVE_BYTES
 
     def finish(self) -> None:
         """End the video and see that it is whole."""
@@ -93,6 +92,9 @@ class OverlaySink:
         """End the video and remove it."""
         self._writer.release()
         self._pending.discard()
+
+    def _full(self) -> bool:
+        return disk_usage(self._pending.path.parent).free < RESERVE_BYTES
 
 
 def overlaid(result: Result, width: int, height: int) -> Image:

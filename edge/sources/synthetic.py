@@ -33,16 +33,14 @@ class SyntheticSource:
             raise InputError(
                 f"{name!r} is no synthetic source; expected synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]"
             )
-        seed, *rest = (int(group) if group else None for group in match.groups())
-        width, height, frames = (
-            n if n is not None else d for n, d in zip(rest, (640, 360, 100), strict=True)
+        seed, width, height, frames = (
+            int(said or default) for said, default in zip(match.groups(), (0, 640, 360, 100), strict=True)
         )
-        size = width, height
-        if not all(64 <= side <= 4096 for side in size):
+        if not all(64 <= side <= 4096 for side in (width, height)):
             raise InputError(f"{name!r}: sides must be between 64 and 4096 pixels")
         if frames == 0:
             raise InputError(f"{name!r} has no frames; expected at least one")
-        return cls(seed or 0, *size, frames)
+        return cls(seed, width, height, frames)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the flight's frames."""

@@ -28,7 +28,9 @@ class VideoSource:
         try:
             path.open("rb").close()
         except OSError as error:  # OpenCV does not tell
-            raise InputError(f"cannot read {path}: {error.strerror}; expected a video file") from None
+            raise InputError(
+                f"cannot read {path}: {error.strerror}; expected a video file that this user may read"
+            ) from None
         self._capture = cv2.VideoCapture(
             str(path.absolute()), cv2.CAP_FFMPEG
         )  # absolute: "12:00.avi" is no protocol

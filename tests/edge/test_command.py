@@ -201,8 +201,9 @@ def test_a_signal_ends_a_run_cleanly(
         (("--threads", "9999"), "9999 is not in the range 1<=x<=256"),
         (("--http-token", "a-token-of-mine"), "--http-token says how --http is meant: give both"),
         (("--mavlink-system", "5"), "--mavlink-system says how --mavlink is meant: give both"),
-        (("--jsonl", ""), "an argument is empty, as of a variable that is not set"),
-        (("--jsonl=",), "an argument is empty, as of a variable that is not set"),
+        (("--jsonl", ""), "--jsonl is followed by nothing: give a value, or leave it out"),
+        (("--jsonl=",), "--jsonl= is followed by nothing"),
+        (("",), "synthetic:1:320x180:2 is followed by nothing"),
     ],
 )
 def test_what_means_nothing_is_refused(command: Command, words: tuple[str, ...], told: str) -> None:
@@ -211,11 +212,28 @@ def test_what_means_nothing_is_refused(command: Command, words: tuple[str, ...],
     assert told in outcome.err
 
 
-def test_an_empty_value_of_a_config_is_refused(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('source = "synthetic:1:320x180:2"\njsonl = ""\n')
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('jsonl = ""', "jsonl is empty; expected a value"),
+        ('http-token = "a-token-of-mine"', "--http-token says how --http is meant: give both"),
+        ("fps = nan", "nan is not in the range"),
+    ],
+)
+def test_what_means_nothing_in_a_config_is_refused(
+    command: Command, tmp_path: Path, line: str, told: str
+) -> None:
+    (tmp_path / "run.toml").write_text(f'source = "synthetic:1:320x180:2"\n{line}\n')
     outcome = command("run", "--config", tmp_path / "run.toml")
     assert outcome.code == 2
-    assert "jsonl is empty; expected a value" in outcome.err
+    assert told in outcome.err
+
+
+def test_a_token_in_the_environment_may_stay_without_a_page(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEROGAZE_HTTP_TOKEN", "a-token-of-mine")
+    assert command("run", "synthetic:1:320x180:2").code == 0
 
 
 @pytest.mark.parametrize("over", [False, True])

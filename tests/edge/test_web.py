@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -291,6 +292,17 @@ def test_too_many_watchers_are_told_so(page: HttpSink) -> None:
     assert get(page, "/status.json")[0] == 200
     for client in clients:
         client.close()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_the_address_that_is_told_is_one_that_answers(status: Status, address: str) -> None:
+    sink = HttpSink(address, None, status)
+    try:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(sink.url, timeout=5) as page:
+            assert b"<html" in page.read()
+    finally:
+        sink.discard()
 
 
 def test_a_token_is_asked_for_and_kept(status: Status) -> None:

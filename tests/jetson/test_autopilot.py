@@ -110,7 +110,6 @@ def test_ground_stations_and_silence_tell_nothing() -> None:
         UnknownAutopilot().check()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pymavlink's socket
 def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         autopilot = MavlinkAutopilot(f"tcp:127.0.0.1:{server.getsockname()[1]}")
@@ -124,7 +123,7 @@ def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pymavlink's, that it could not bind
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pymavlink's socket
 def test_a_link_that_cannot_be_opened_is_one_line() -> None:
     for link in ("/dev/no-such-line", "udpin:999.0.0.1:1", "udpin:127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"cannot listen on {link}"):

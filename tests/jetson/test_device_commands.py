@@ -62,6 +62,8 @@ def test_a_service_becomes_what_flies(make: Make, public: Path, command: Command
     words = [sys.executable, "-m", "edge.command", "device", "exec", "--root", str(root)]
     done = subprocess.run([*words, "echo", "{release}", "{precision}"], capture_output=True, text=True)
     assert done.stdout == f"{root}/slots/a/release int8\n"
+    done = subprocess.run([*words, "printf", "<%s>", "", "--name="], capture_output=True, text=True)
+    assert done.stdout == "<><--name=>", "its words are its own"
 
 
 @pytest.mark.parametrize(
