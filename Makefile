@@ -24,7 +24,7 @@ bench: env
 # The shipped releases, from the shipped students; calibrated on the made world, which may be shipped.
 release: env
 	for name in $(STUDENTS); do \
-	  $(BIN)/aerogaze export $$name --form stream --calibration-frames 500 --offer-int8 --blur 0.01 --out edge/releases/$$name \
+	  $(BIN)/aerogaze export $$name --form stream --calibration-frames 500 --offer-int8 --blur 0.01 --out edge/release/shipped/$$name \
 	    $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11) || exit; \
 	done
 

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.command import _exit_code
-from edge.release import DEFAULT, locate
-from edge.world import World
+from edge.cli.main import _exit_code
+from edge.release.manifest import DEFAULT, locate
+from edge.simulation.world import World
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 """Real footage beside the project; it is not part of it."""

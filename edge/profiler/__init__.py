@@ -1,0 +1,1 @@
+"""Measures engines and reports what was measured."""

@@ -7,27 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from edge.board import read_facts
-from edge.errors import InputError
-from edge.files import sha256
-from edge.machine import this_machine
-from edge.nvml import Nvml
-from edge.power import Meter, find_meter
-from edge.profiler import conditions, measure, stages, statistics
-from edge.profiler.accuracy import Truth, accuracy
-from edge.profiler.contender import Contender, Feed, feeds_of
-from edge.profiler.energy import energy, idle_w
-from edge.profiler.layers import layers_of
-from edge.profiler.layers import summarise as summarise_layers
-from edge.profiler.measure import Measured
-from edge.release import Release
-from edge.runner import Runner
-from edge.sensors import Sensors
-
-SCHEMA = 2
-Document = dict[str, Any]
+from edge.core.atomic_files import sha256
+from edge.core.errors import InputError
+from edge.hardware.board import read_facts
+from edge.hardware.energy_meters import Meter, find_meter
+from edge.hardware.host import this_machine
+from edge.hardware.nvml import Nvml
+from edge.hardware.sensors import Sensors
+from edge.inference.interface.runner import Runner
+from edge.profiler.measurement import conditions, stages, statistics
+from edge.profiler.measurement import sampler as measure
+from edge.profiler.measurement.accuracy import Truth, accuracy
+from edge.profiler.measurement.candidate import Contender, Feed, feeds_of
+from edge.profiler.measurement.document import SCHEMA, Document
+from edge.profiler.measurement.energy import energy, idle_w
+from edge.profiler.measurement.layers import layers_of
+from edge.profiler.measurement.layers import summarise as summarise_layers
+from edge.profiler.measurement.sampler import Measured
+from edge.release.manifest import Release
 
 
 @dataclass(frozen=True)

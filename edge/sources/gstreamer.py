@@ -6,9 +6,9 @@ import re
 
 import cv2
 
-from edge.errors import InputError
-from edge.sources.capture import CaptureSource, has, mode, opened, within
-from edge.sources.folder import scale_for
+from edge.core.errors import InputError
+from edge.sources.image_folder import scale_for
+from edge.sources.opencv_capture import CaptureSource, has, mode, opened, within
 from edge.sources.rtsp import without_password
 
 NEWEST = "appsink drop=true max-buffers=1 sync=false"

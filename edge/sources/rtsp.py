@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import cv2
 
-from edge.errors import InputError
-from edge.sources.capture import CaptureSource, opened
+from edge.core.errors import InputError
+from edge.sources.opencv_capture import CaptureSource, opened
 
 TIMEOUT_MS = 1500
 VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edge.errors import InputError
-from edge.frames import Frame
-from edge.world import World
+from edge.core.errors import InputError
+from edge.core.frames import Frame
+from edge.simulation.world import World
 
 PATTERN = re.compile(r"synthetic:(\d+)(?::(\d+)x(\d+)(?::(\d+))?)?")
 

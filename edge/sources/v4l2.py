@@ -9,8 +9,8 @@ from typing import Protocol
 
 import cv2
 
-from edge.errors import InputError
-from edge.sources.capture import Capture, CaptureSource, has, likely, mode, opened
+from edge.core.errors import InputError
+from edge.sources.opencv_capture import Capture, CaptureSource, has, likely, mode, opened
 
 NAME = re.compile(r"(?:v4l2:|/dev/video)(\d+)(?::(.+))?")
 KEPT = "/dev/v4l/"

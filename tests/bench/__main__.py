@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from edge.gpu import this_gpu
-from edge.machine import this_machine
+from edge.hardware.gpu import this_gpu
+from edge.hardware.host import this_machine
 from tests.bench.calibration import calibration_rows
 from tests.bench.engines import engine_rows, streaming_rows
 from tests.bench.flash import flash_rows

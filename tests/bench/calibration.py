@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibration.frames import CalibrationFrames
-from calibration.method import BEST, ranges_by, ranked
-from calibration.ranges import count
-from edge.world import World
-from export import graphs
-from export.clips import MOST, make_clip_release
-from export.make import make_release
-from export.parity import feeding_of
+from calibration.inputs.calibration_frames import CalibrationFrames
+from calibration.ranges.activation_ranges import count
+from calibration.search.method_selection import BEST, ranges_by, ranked
+from edge.simulation.world import World
+from export.graphs import onnx_export as graphs
+from export.release.builder import make_release
+from export.release.clip_release import MOST, make_clip_release
+from export.release.parity import feeding_of
 from tests.bench.rows import Row
-from tests.untrained import settled
+from tests.support.untrained import settled
 from trainer.models.forms import forms_of
 from trainer.models.student import StreamingSettings, Student, TinyHDSettings, load_student
 from trainer.models.tinyhd import Variant

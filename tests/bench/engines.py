@@ -10,20 +10,20 @@ import numpy as np
 import onnx
 import torch
 
-from calibration.frames import CalibrationFrames
-from calibration.judge import Budget
-from edge.frames import Tensor
-from edge.machine import this_machine
-from edge.onnx_runner import OnnxRunner
-from edge.preprocess import Preprocessing
-from edge.profiler.table import PAPER_FPS
-from edge.release import Form, load
-from edge.run_command import RUN_THREADS
-from edge.runner import open_runner
-from edge.world import World
-from export import graphs
-from export.int8 import Options
-from export.make import make_release
+from calibration.inputs.calibration_frames import CalibrationFrames
+from calibration.search.accuracy import Budget
+from edge.cli.run import RUN_THREADS
+from edge.core.frames import Tensor
+from edge.hardware.host import this_machine
+from edge.inference.onnxruntime.runner import OnnxRunner
+from edge.inference.runner_factory import open_runner
+from edge.preprocessing.transform import Preprocessing
+from edge.profiler.report.table import PAPER_FPS
+from edge.release.manifest import Form, load
+from edge.simulation.world import World
+from export.graphs import onnx_export as graphs
+from export.graphs.int8 import Options
+from export.release.builder import make_release
 from tests.bench.rows import Row, turns
 from trainer.models.forms import forms_of
 from trainer.models.mobilenet3d import CLIP

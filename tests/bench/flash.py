@@ -8,12 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
-from edge import release as releases
-from jetson.bundle import Wishes, write_bundle
-from jetson.keys import new_key
+from edge.release import manifest as releases
+from jetson.bundle.archive import Wishes, write_bundle
+from jetson.signing.keys import new_key
 from tests.bench.rows import Row
-from tests.jetson.fleets import command
-from tests.jetson.sshd import SFTP, SSHD, sshd
+from tests.support.fleets import command
+from tests.support.sshd import SFTP, SSHD, sshd
 
 SIZE = 5_000_000
 ROUNDS = 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.bench.rows import Row
 from tests.jetson.conftest import trimmed
-from tests.jetson.fleets import command, most_memory, simulation
+from tests.support.fleets import command, most_memory, simulation
 
 BOARDS = 1000
 

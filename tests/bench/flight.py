@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cv2
 
-from edge import pipeline
-from edge.model import SaliencyModel
-from edge.sinks.jsonl import JsonlSink
-from edge.sources import open_source
-from edge.world import World
+from edge.inference.saliency_model import SaliencyModel
+from edge.pipeline import run as pipeline
+from edge.simulation.world import World
+from edge.sinks.files.jsonl import JsonlSink
+from edge.sources.factory import open_source
 from tests.bench.rows import Row, turns
 
 
@@ -102,7 +102,7 @@ def pipeline_rows(clip: Path, folder: Path) -> list[Row]:
 def process_rows(clip: Path, folder: Path) -> list[Row]:
     """The command as a process: memory, time to the first map, time of --help."""
     code = (
-        "import sys; from edge.command import invoke; invoke(sys.argv[1:]); "
+        "import sys; from edge.cli.main import invoke; invoke(sys.argv[1:]); "
         "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
     )
     words = ["run", str(clip), "--maps", str(folder / "maps"), "--jsonl", str(folder / "o.jsonl")]
@@ -117,7 +117,7 @@ def process_rows(clip: Path, folder: Path) -> list[Row]:
         firsts.append(total - summary["seconds"] + summary["first_map_s"])
         peaks.append(int(told[1]) / 1024)
         before = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "edge.command", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "edge.cli.main", "--help"], capture_output=True, check=True)
         helps.append(time.perf_counter() - before)
     return [
         Row("aerogaze run, 1280x720: peak memory", statistics.median(peaks), "MB", 300, False),

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import pipeline
-from edge import release as releases
-from edge.cuda import open_cuda
-from edge.engines import choose, read_plan
-from edge.errors import InputError
-from edge.frames import Frame
-from edge.gpu import this_gpu
-from edge.model import SaliencyModel
-from edge.profiler.contender import contenders_of, feeds_of
-from edge.profiler.stages import gpu_ms
-from edge.profiler.table import PAPER_FPS
-from edge.release import Release
-from edge.target import Kind, Target
-from edge.tensorrt_api import Execution, load_tensorrt
-from edge.tensorrt_runner import TensorRTRunner
-from export.buildable import of_release
-from export.engine import build_engines
+from edge.core.errors import InputError
+from edge.core.frames import Frame
+from edge.hardware.gpu import this_gpu
+from edge.inference.cuda.backend import open_cuda
+from edge.inference.engine_selection import choose, read_plan
+from edge.inference.saliency_model import SaliencyModel
+from edge.inference.tensorrt.api import Execution, load_tensorrt
+from edge.inference.tensorrt.build_target import Kind, Target
+from edge.inference.tensorrt.runner import TensorRTRunner
+from edge.pipeline import run as pipeline
+from edge.profiler.measurement.candidate import contenders_of, feeds_of
+from edge.profiler.measurement.stages import gpu_ms
+from edge.profiler.report.table import PAPER_FPS
+from edge.release import manifest as releases
+from edge.release.manifest import Release
+from export.engines.build import build_engines
+from export.engines.build_source import of_release
 from tests.bench.engines import BATCH, small_release
 from tests.bench.rows import Row, turns
-from trainer.torch_runner import torch_contenders
+from trainer.inference.torch_runner import torch_contenders
 
 FRAMES = 3000
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import pipeline
-from edge.frames import Frame
-from edge.model import SaliencyModel
-from edge.pipeline import Live, Summary
-from edge.sinks import Result
-from edge.sinks.jsonl import JsonlSink
-from edge.sources.paced import PacedSource
-from edge.sources.video import VideoSource
+from edge.core.frames import Frame
+from edge.inference.saliency_model import SaliencyModel
+from edge.pipeline import run as pipeline
+from edge.pipeline.run import Live, Summary
+from edge.postprocessing.result import Result
+from edge.sinks.files.jsonl import JsonlSink
+from edge.sources.realtime_playback import PacedSource
+from edge.sources.video_file import VideoSource
 from tests.bench.flight import made_clip
 from tests.bench.rows import Row
 

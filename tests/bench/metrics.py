@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from edge.metrics import auc_judd
+from edge.metrics.saliency import auc_judd
 from tests.bench.rows import Row, turns
 
 

@@ -13,22 +13,23 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.camera import Camera
-from edge.frames import Frame
-from edge.observer import Observer
-from edge.regions import find_regions
-from edge.sinks import Result, Sink
-from edge.sinks.http import HttpSink
-from edge.sinks.jsonl import JsonlSink
-from edge.sinks.maps import MapsSink
-from edge.sinks.mavlink import MavlinkSink
-from edge.sinks.overlay import OverlaySink
-from edge.smoothing import Smoother
-from edge.status import About, Status
-from edge.tracking import Tracker
-from edge.world import World
+from edge.core.frames import Frame
+from edge.core.run_status import About, Status
+from edge.postprocessing.camera_geometry import Camera
+from edge.postprocessing.map_analysis import Observer
+from edge.postprocessing.regions import find_regions
+from edge.postprocessing.result import Result
+from edge.postprocessing.temporal_filter import Smoother
+from edge.postprocessing.tracking import Tracker
+from edge.simulation.world import World
+from edge.sinks.files.jsonl import JsonlSink
+from edge.sinks.files.map_images import MapsSink
+from edge.sinks.files.overlay_video import OverlaySink
+from edge.sinks.mavlink.camera import MavlinkSink
+from edge.sinks.sink import Sink
+from edge.sinks.web.sink import HttpSink
 from tests.bench.rows import Row
-from tests.edge.maps import blob
+from tests.support.maps import blob
 
 FRAMES, CALLS = 12, 120
 MOTION = np.array([[1, 0, 0.7], [0, 1, 0.2], [0, 0, 1.0]])

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from edge.release import SHIPPED, load
-from edge.runner import open_runner
+from edge.inference.runner_factory import open_runner
+from edge.release.manifest import SHIPPED, load
 from tests.bench.rows import Row, turns
 
 LEAST_CC = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.995}

@@ -7,9 +7,9 @@ import time
 from itertools import pairwise
 
 from tests.bench.rows import Row
-from trainer.fit import Progress, Run
-from trainer.recipes import load_recipe
-from trainer.train import train
+from trainer.recipes.loader import load_recipe
+from trainer.training.loop import Progress, Run
+from trainer.training.run import train
 
 STEPS = {"skd-64": {"teachers": 5, "students": 5, "network": 36}, "stream": {"distillation": 6}}
 """Of each stage: scenes are rendered as often as in a whole training, and the first wait is not counted."""

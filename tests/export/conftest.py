@@ -9,13 +9,14 @@ import onnx
 import pytest
 import torch
 
-from calibration.frames import CalibrationFrames
-from calibration.judge import Budget
-from calibration.latency import Sure
-from calibration.qdq import quantised_nodes
-from export import commands, int8
-from export.int8 import Options
-from export.make import EXPORT
+from calibration.inputs.calibration_frames import CalibrationFrames
+from calibration.quantization.qdq import quantised_nodes
+from calibration.search.accuracy import Budget
+from calibration.search.latency_benchmark import Sure
+from export.cli import export as commands
+from export.graphs import int8
+from export.graphs.int8 import Options
+from export.release.builder import EXPORT
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student
 
@@ -75,7 +76,7 @@ def student(request: pytest.FixtureRequest) -> Student:
 @pytest.fixture
 def footage(flight: np.ndarray) -> CalibrationFrames:
     """Frame pairs at R = 32: eight to calibrate on, two held out."""
-    from edge.preprocess import Preprocessing
+    from edge.preprocessing.transform import Preprocessing
 
     small = np.stack([Preprocessing(32, 32).resize(frame) for frame in flight])
     windows = np.stack([small[:-1], small[1:]], axis=1)

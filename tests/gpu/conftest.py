@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edge.cuda import BACKENDS, Cuda, open_cuda
-from edge.errors import InputError
+from edge.core.errors import InputError
+from edge.inference.cuda.backend import BACKENDS, Cuda, open_cuda
 from tests.gpu.host import Host
 
 NEEDED = "AEROGAZE_NEEDS_CUDA"

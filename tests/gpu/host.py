@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from edge.cuda import CudaError, Event, Graph, Memory, Stream
-from edge.tensorrt_api import EngineTensor
+from edge.inference.cuda.backend import CudaError, Event, Graph, Memory, Stream
+from edge.inference.tensorrt.api import EngineTensor
 
 POISON = 0xFF
 TOTAL_BYTES = 1 << 32

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edge.cuda import BACKENDS, Cuda, CudaError, Memory, open_cuda
-from edge.errors import InputError
-from edge.gpu import this_gpu
+from edge.core.errors import InputError
+from edge.hardware.gpu import this_gpu
+from edge.inference.cuda.backend import BACKENDS, Cuda, CudaError, Memory, open_cuda
 
 MANY = (256, 1024)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.device_states import DeviceStates
-from edge.release import State
-from edge.states import Carried
+from edge.inference.interface.recurrent_state import Carried
+from edge.inference.tensorrt.device_state import DeviceStates
+from edge.release.manifest import State
 from tests.gpu.host import Host
 
 LAGS = st.lists(

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge import release as releases
-from edge.cuda import BACKENDS, Cuda, CudaError
-from edge.engines import choose, read_plan
-from edge.errors import InputError
-from edge.gpu import this_gpu
-from edge.metrics import cc
-from edge.onnx_runner import OnnxRunner, Shape
-from edge.release import Release
-from edge.runner import Overlapping
-from edge.target import Kind, Target
-from edge.tensorrt_api import Execution, load_tensorrt
-from edge.tensorrt_runner import MOST_GRAPHS, TensorRTRunner
+from edge.core.errors import InputError
+from edge.hardware.gpu import this_gpu
+from edge.inference.cuda.backend import BACKENDS, Cuda, CudaError
+from edge.inference.engine_selection import choose, read_plan
+from edge.inference.interface.runner import Overlapping
+from edge.inference.onnxruntime.runner import OnnxRunner, Shape
+from edge.inference.tensorrt.api import Execution, load_tensorrt
+from edge.inference.tensorrt.build_target import Kind, Target
+from edge.inference.tensorrt.runner import MOST_GRAPHS, TensorRTRunner
+from edge.metrics.saliency import cc
+from edge.release import manifest as releases
+from edge.release.manifest import Release
 from tests.gpu.conftest import opened
 from tests.gpu.host import Host, OnnxExecution, RaceError
 
@@ -100,8 +100,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines for the GPU at hand."""
     if this_gpu() is None:
         pytest.skip("there is no NVIDIA GPU here, or no driver for one")
-    from export.buildable import of_release
-    from export.engine import build_engines
+    from export.engines.build import build_engines
+    from export.engines.build_source import of_release
 
     kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
     for target, kind in kinds.items():

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.gpu import this_gpu
-from edge.release import DEFAULT, locate
+from edge.hardware.gpu import this_gpu
+from edge.release.manifest import DEFAULT, locate
 from tests.gpu.conftest import NEEDED
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ def start(driver: Path) -> Start:
 @pytest.fixture(scope="module")
 def aerogaze(start: Start) -> Start:
     """Run a command with the stand-ins."""
-    return lambda *words, **more: start("-m", "edge.command", *words, **more)
+    return lambda *words, **more: start("-m", "edge.cli.main", *words, **more)
 
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
@@ -91,7 +91,7 @@ def test_nothing_is_left_on_the_driver(start: Start, backend: str, module: str) 
         """
 import ctypes, os, sys
 sys.setdlopenflags(os.RTLD_LAZY)
-from edge.cuda import open_cuda
+from edge.inference.cuda.backend import open_cuda
 cuda = open_cuda(sys.argv[1])
 stream, memory = cuda.stream(), cuda.device(64)
 cuda.host((4,), "float32"), cuda.event(), cuda.event(timed=True)
@@ -195,8 +195,8 @@ def test_a_board_builds_with_the_timing_cache_that_fits(
         """
 import sys
 from pathlib import Path
-from edge.release import load
-from jetson.trial import TensorRTEngines
+from edge.release.manifest import load
+from jetson.device.engine_trial import TensorRTEngines
 slot = Path(sys.argv[1])
 TensorRTEngines().build(load(slot / "release"), slot / "engines", print)
 """,
@@ -213,7 +213,7 @@ def test_a_model_has_frames_in_flight(start: Start, built: Path) -> None:
         """
 import sys
 import numpy as np
-from edge.model import SaliencyModel, clip_maps
+from edge.inference.saliency_model import SaliencyModel, clip_maps
 model = SaliencyModel(sys.argv[1], "fp32", engine="tensorrt")
 model.blur = 0.0
 frames = model.release.golden()[0]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from edge import tensorrt_api
-from edge.errors import InputError
-from edge.gpu import this_gpu
-from edge.release import load
-from edge.target import Target
-from edge.tensorrt_api import Execution, build_plan
+from edge.core.errors import InputError
+from edge.hardware.gpu import this_gpu
+from edge.inference.tensorrt import api as tensorrt_api
+from edge.inference.tensorrt.api import Execution, build_plan
+from edge.inference.tensorrt.build_target import Target
+from edge.release.manifest import load
 
 STANDIN = Path(__file__).parent / "standin" / "modules" / "tensorrt.py"
 OBJECTS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext"}

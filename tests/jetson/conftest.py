@@ -14,21 +14,21 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edge import release as releases
-from edge.board import Facts
-from jetson.autopilot import NoAutopilot
-from jetson.bundle import Wishes, write_bundle
-from jetson.device import Board
-from jetson.install import install
-from jetson.keys import Key, new_key
-from jetson.policy import parse_policy
-from jetson.service import NoService
-from jetson.state import State
-from jetson.trust import make_trust
-from tests.jetson.disks import QuickEngines
+from edge.hardware.board import Facts
+from edge.release import manifest as releases
+from jetson.bundle.archive import Wishes, write_bundle
+from jetson.device.arming_interlock import NoAutopilot
+from jetson.device.board import Board
+from jetson.device.install import install
+from jetson.device.precision_policy import parse_policy
+from jetson.device.service import NoService
+from jetson.device.slot_state import State
+from jetson.signing.keys import Key, new_key
+from jetson.signing.trust import make_trust
+from tests.support.disks import QuickEngines
 
 if TYPE_CHECKING:
-    from tests.jetson.sshd import Server
+    from tests.support.sshd import Server
 
 ORIN = Facts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", "36.4.3", "6.2", "10.3.0", None, {})
 START_2026 = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
@@ -37,7 +37,7 @@ START_2026 = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real sshd on loopback."""
-    from tests.jetson.sshd import SFTP, SSHD, sshd
+    from tests.support.sshd import SFTP, SSHD, sshd
 
     if SSHD is None or SFTP is None:
         pytest.skip("no sshd here (apt-get install openssh-server)")

@@ -18,9 +18,9 @@ import pytest
 from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
-from jetson.make_runtime import spelt_machine
-from tests.jetson.sshd import ROOT, Server
-from tests.jetson.wheelhouse import index_reached
+from jetson.wheels.install_runtime import spelt_machine
+from tests.support.sshd import ROOT, Server
+from tests.support.wheelhouse import index_reached
 
 PLAYBOOK = os.environ.get("ANSIBLE_PLAYBOOK") or shutil.which("ansible-playbook")
 ANSIBLE = ROOT / "jetson" / "ansible"

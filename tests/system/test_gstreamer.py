@@ -12,16 +12,16 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.metrics import cc
-from edge.sources.capture import has
+from edge.metrics.saliency import cc
+from edge.sources.opencv_capture import has
 from tests.conftest import Outcome
-from tests.system.pythons import ROOT, run
+from tests.support.pythons import ROOT, run
 
 DEBIAN = "/usr/bin/python3"
 CHECK = """
 import sys, ensurepip, cv2
 assert (3, 10) <= sys.version_info < (3, 14), "it is Python " + sys.version.split()[0]
-from edge.sources.capture import has
+from edge.sources.opencv_capture import has
 assert has("GStreamer"), "its OpenCV has no GStreamer"
 """
 PACKAGES = ("onnxruntime<1.24", "click", "rich", "markdown-it-py", "mdurl", "pygments", "tomli")
@@ -47,7 +47,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def aerogaze(python: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python, "-m", "edge.command", *words],
+        [python, "-m", "edge.cli.main", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

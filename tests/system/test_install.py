@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_python
-from tests.system.pythons import ROOT, build_wheel, environment, run
+from tests.support.pythons import ROOT, build_wheel, environment, run
 
 pytestmark = pytest.mark.xdist_group("install")
 
@@ -26,13 +26,13 @@ def test_the_wheel_holds_what_is_used_and_nothing_else(wheel: Path) -> None:
     assert tops == {"edge", "export", "calibration", "trainer", "jetson"}
     for needed in (
         "edge/py.typed",
-        "edge/web/page.html",
-        "edge/web/token.html",
-        "edge/releases/skd-64/release.json",
-        "edge/releases/skd-64/stream.int8.onnxruntime.onnx",
-        "trainer/recipes/skd-64.toml",
+        "edge/sinks/web/page.html",
+        "edge/sinks/web/token.html",
+        "edge/release/shipped/skd-64/release.json",
+        "edge/release/shipped/skd-64/stream.int8.onnxruntime.onnx",
+        "trainer/recipes/shipped/skd-64.toml",
         "trainer/students/skd-64.safetensors",
-        "export/report.html",
+        "export/cli/demo_report.html",
         "jetson/py.typed",
     ):
         assert needed in names
@@ -53,7 +53,7 @@ def test_a_drone_runs_it_without_torch(wheel: Path, video: Path, tmp_path: Path)
 def test_what_a_drone_lacks_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
     programs = environment(sys.executable, tmp_path / "drone", str(wheel))
     code = (
-        "import sys; from edge.command import _exit_code; sys.stderr = sys.stdout; "
+        "import sys; from edge.cli.main import _exit_code; sys.stderr = sys.stdout; "
         "print(_exit_code(['train', 'demo', '--out', 'x.safetensors']))"
     )
     told = run(str(programs / "python"), "-c", code, cwd=tmp_path)

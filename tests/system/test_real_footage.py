@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.release import DEFAULT, SHIPPED
-from edge.sources import open_source
+from edge.release.manifest import DEFAULT, SHIPPED
+from edge.sources.factory import open_source
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]

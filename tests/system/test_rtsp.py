@@ -17,12 +17,12 @@ from statistics import mean
 
 import pytest
 
-from edge import pipeline
-from edge.errors import InputError
-from edge.model import SaliencyModel
-from edge.sinks import Result
-from edge.sources import open_source
-from edge.status import About, Status
+from edge.core.errors import InputError
+from edge.core.run_status import About, Status
+from edge.inference.saliency_model import SaliencyModel
+from edge.pipeline import run as pipeline
+from edge.postprocessing.result import Result
+from edge.sources.factory import open_source
 
 DEBIAN = "/usr/bin/python3"
 NEEDS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
@@ -45,7 +45,13 @@ def start(url: str) -> Iterator[Start]:
 
     def run(width: int, height: int) -> subprocess.Popen[str]:
         port = url.split(":")[2].split("/")[0]
-        words = [DEBIAN, str(Path(__file__).parent / "rtsp_server.py"), port, str(width), str(height)]
+        words = [
+            DEBIAN,
+            str(Path(__file__).parents[1] / "support" / "rtsp_server.py"),
+            port,
+            str(width),
+            str(height),
+        ]
         server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         started.append(server)
         assert server.stdout is not None
@@ -105,7 +111,16 @@ def test_a_server_that_is_killed_and_stopped_by_chance_is_survived(
     chance, end = random.Random(seconds), time.monotonic() + seconds  # noqa: S311
     sizes = [(320, 240), (640, 480)]
     server = start(*sizes[0])
-    words = [sys.executable, "-m", "edge.command", "run", url, "--jsonl", str(tmp_path / "o.jsonl"), "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "edge.cli.main",
+        "run",
+        url,
+        "--jsonl",
+        str(tmp_path / "o.jsonl"),
+        "--json",
+    ]
     run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     memory: list[tuple[float, int, int]] = []
     killed = 0

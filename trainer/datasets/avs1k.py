@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.datasets.clips import Clip, Faults, Split, folders, wrong_root
-from trainer.datasets.pictures import Stills
+from trainer.datasets.image_sequences import Stills
 
 SPLITS: dict[str, Split] = {"trainSet": "train", "validSet": "val", "testSet": "test"}
 

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.frames import Image
-from edge.sources.folder import SUFFIXES as IMAGE_SUFFIXES
-from edge.sources.folder import numbered
-from trainer.datasets.matrices import matrices, read_matrix
+from edge.core.errors import InputError
+from edge.core.frames import Image
+from edge.sources.image_folder import SUFFIXES as IMAGE_SUFFIXES
+from edge.sources.image_folder import numbered
+from trainer.datasets.matlab_maps import matrices, read_matrix
 
 Density = NDArray[np.float32]
 Fixations = NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.datasets.clips import Clip, Faults, Pictures, Split, folders, wrong_root
-from trainer.datasets.pictures import Film, Stills
+from trainer.datasets.image_sequences import Film, Stills
 
 LAST_TRAIN, LAST_VAL = 600, 700
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.datasets.clips import Clip, Faults, wrong_root
-from trainer.datasets.pictures import Film
+from trainer.datasets.image_sequences import Film
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 

@@ -1,1 +1,1 @@
-"""Networks; nothing here trains."""
+"""Networks: students, teachers and their export forms."""

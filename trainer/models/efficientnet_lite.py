@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.errors import InputError
+from edge.core.errors import InputError
 
 STAGES = (  # expansion, kernel, stride, output channels, blocks
     (1, 3, 1, 16, 1),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edge.errors import InputError
-from edge.release import Form, State
-from edge.states import NOMINAL_FPS
+from edge.core.errors import InputError
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
+from edge.release.manifest import Form, State
 from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 from trainer.models.streaming import STRIDES, WINDOW, StreamingNetwork

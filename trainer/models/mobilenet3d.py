@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.errors import InputError
+from edge.core.errors import InputError
 
 Reduction = Literal[1, 2, 4, 8]
 REDUCTIONS: tuple[Reduction, ...] = (1, 2, 4, 8)

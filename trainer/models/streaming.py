@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.errors import InputError
+from edge.core.errors import InputError
 from trainer.models.efficientnet_lite import STAGES, EfficientNetLite0
 from trainer.models.mobilenet3d import group_means
 from trainer.models.tinyhd import LEVELS, Maps

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edge.errors import InputError
-from edge.files import written_file
-from edge.preprocess import Alignment, Preprocessing
-from edge.release import LONGEST_LAG_S
+from edge.core.atomic_files import written_file
+from edge.core.errors import InputError
+from edge.preprocessing.transform import Alignment, Preprocessing
+from edge.release.manifest import LONGEST_LAG_S
 from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
 from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.errors import InputError
+from edge.core.errors import InputError
 from trainer.models.mobilenet3d import (
     CLIP,
     REDUCTIONS,

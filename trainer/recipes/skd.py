@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from edge.release import LONGEST_LAG_S
-from trainer.losses import HEADS, Loss
+from edge.release.manifest import LONGEST_LAG_S
+from trainer.losses.saliency import HEADS, Loss
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Pair, SkdSettings
 from trainer.recipes.tables import Recipe, Share, Side, StageTable, Table

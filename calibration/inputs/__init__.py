@@ -1,0 +1,1 @@
+"""Calibration frames and the graphs that they are fed to."""

@@ -1,0 +1,1 @@
+"""Puts Q/DQ nodes into graphs, writes DLA caches and emulates fp16."""

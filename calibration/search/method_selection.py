@@ -1,0 +1,57 @@
+"""Which method's ranges serve a graph best, where nobody says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import onnx
+
+from calibration.inputs.calibration_frames import Windows
+from calibration.inputs.graph_inputs import Feeding
+from calibration.quantization.qdq import quantise
+from calibration.quantization.qdq_placement import CPU, Flavour
+from calibration.ranges.histogram import METHODS, Histogram, Method
+from calibration.search.accuracy import Judge, quality
+from edge.release.quantization import Ranges
+
+Choosing = Literal["best", "entropy", "percentile", "mse", "minmax"]
+BEST: Choosing = "best"
+CHOICES: tuple[Choosing, ...] = (BEST, *METHODS)
+LOOKED_AT = 32
+"""Windows at most, of those that ranges are made from: those held out judge the result."""
+
+
+def ranges_by(method: Choosing, counted: Mapping[str, Histogram]) -> dict[Method, Ranges]:
+    """Return the ranges by a method; by "best", those by each."""
+    return {
+        one: {name: histogram.range(one) for name, histogram in counted.items()}
+        for one in METHODS
+        if method in (BEST, one)
+    }
+
+
+def ranked(
+    by: Mapping[Method, Ranges],
+    model: onnx.ModelProto,
+    feeding: Feeding,
+    windows: Windows,
+    flavour: Flavour = CPU,
+    plain: bool = False,
+) -> list[Method]:
+    """Return the methods, that first whose int8 graph for an engine loses least on the calibration window on
+    which it loses most (1 - CC + KLD). `plain`: as of `Judge`.
+
+    The worst window and not the mean, for clipping gains a little on most frames and ruins the rare one
+    with high values, which in a saliency map are the point. One window says little of a budget, which is of
+    means: where the first breaks it, the others are to be tried.
+    """
+    if len(by) == 1:
+        return list(by)
+    judge = Judge.quick(model, feeding, windows, LOOKED_AT)
+    lost: dict[Method, float] = {}
+    for one, ranges in by.items():
+        maps = judge.maps(quantise(model, ranges, flavour), plain)
+        each = [quality([got], [wanted]) for got, wanted in zip(maps, judge.expected, strict=True)]
+        lost[one] = max(1 - found.cc + found.kld for found in each)
+    return sorted(lost, key=lambda one: lost[one])

@@ -1,0 +1,1 @@
+"""Facts and meters of the machine: board, GPU, sensors, energy."""

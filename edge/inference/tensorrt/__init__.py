@@ -1,0 +1,1 @@
+"""The TensorRT engine, also for TensorRT for RTX."""

@@ -1,0 +1,1 @@
+"""Measures latency, stages, layers, memory, energy and accuracy."""

@@ -1,0 +1,1 @@
+"""Writes, compares and draws what the profiler measured."""

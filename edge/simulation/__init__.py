@@ -1,0 +1,1 @@
+"""A procedural aerial world: endless labelled drone footage, made from a seed."""

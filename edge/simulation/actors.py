@@ -1,0 +1,458 @@
+"""The things a viewer may look at: their looks, their ways, and how they move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from edge.simulation.camera import Array, Sway
+from edge.simulation.mesh import Colour, Mesh, Point, box
+
+VEHICLES = ("car", "van", "truck", "bus")
+LENGTHS_M = {
+    "car": 4.5,
+    "van": 5.2,
+    "truck": 8.5,
+    "bus": 11.0,
+    "person": 1.75,
+    "cyclist": 1.9,
+    "animal": 1.9,
+    "boat": 7.0,
+    "surfer": 1.9,
+    "swimmer": 1.0,
+    "object": 1.5,
+    "tower": 25.0,
+}
+CRUISE_M_S = {
+    "car": 11.0,
+    "van": 10.0,
+    "truck": 9.0,
+    "bus": 8.0,
+    "person": 1.5,
+    "cyclist": 4.5,
+    "animal": 2.0,
+    "boat": 7.0,
+    "surfer": 6.0,
+    "swimmer": 0.8,
+    "object": 1.2,
+    "tower": 0.0,
+}
+
+
+class Way(Protocol):
+    """Where a thing is at any time."""
+
+    def at(self, time_s: float) -> tuple[float, float, float]:
+        """x, y in metres and heading in radians, clockwise from north."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Stays where it is."""
+
+    x: float
+    y: float
+    heading: float
+
+    def at(self, time_s: float) -> tuple[float, float, float]:
+        """Always the same."""
+        return self.x, self.y, self.heading
+
+
+@dataclass(frozen=True)
+class Roam:
+    """A straight cruise with a smooth wander about it; without cruise, a closed wandering."""
+
+    x: float
+    y: float
+    cruise: tuple[float, float]  # metres a second
+    wander: tuple[Sway, Sway]  # metres
+
+    def place(self, time_s: float) -> tuple[float, float]:
+        """x, y in metres."""
+        return (
+            self.x + self.cruise[0] * time_s + self.wander[0].at(time_s),
+            self.y + self.cruise[1] * time_s + self.wander[1].at(time_s),
+        )
+
+    def at(self, time_s: float) -> tuple[float, float, float]:
+        """Place, heading along the motion."""
+        x, y = self.place(time_s)
+        ahead = self.place(time_s + 0.05)
+        return x, y, math.atan2(ahead[0] - x, ahead[1] - y)
+
+
+@dataclass(frozen=True)
+class Road:
+    """A road right across the (endlessly repeated) world, gently winding."""
+
+    along_x: bool
+    offset_m: float
+    bend_m: float
+    bends: int
+    phase: float
+    world_m: float
+    width_m: float
+
+    def point(self, s: float | Array, aside: float) -> tuple[float | Array, float | Array]:
+        """x, y in metres at `s` metres along and `aside` metres to the right (along y)."""
+        bend = self.bend_m * np.sin(2 * math.pi * self.bends * s / self.world_m + self.phase)
+        across = self.offset_m + bend + aside
+        return (s, across) if self.along_x else (across, s)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Along a road at a steady speed; negative speed drives the other way."""
+
+    road: Road
+    start_m: float
+    aside_m: float
+    speed: float  # metres a second
+
+    def at(self, time_s: float) -> tuple[float, float, float]:
+        """Place on the lane, heading along it."""
+        s = self.start_m + self.speed * time_s
+        x, y = self.road.point(s, self.aside_m)
+        step = math.copysign(0.5, self.speed)
+        ahead = self.road.point(s + step, self.aside_m)
+        return float(x), float(y), math.atan2(ahead[0] - x, ahead[1] - y)
+
+
+@dataclass(frozen=True)
+class Towed:
+    """Where another was some time ago, to one side."""
+
+    ahead: Way
+    late_s: float
+    aside_m: float
+
+    def at(self, time_s: float) -> tuple[float, float, float]:
+        """Place and heading."""
+        x, y, heading = self.ahead.at(time_s - self.late_s)
+        return (x + self.aside_m * math.cos(heading), y - self.aside_m * math.sin(heading), heading)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a thing looks like; two things of the same look cannot be told apart."""
+
+    kind: str
+    size: float  # 1: usual
+    colours: tuple[Colour, Colour, Colour]
+    form: int  # picks among the forms of a kind
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A look on its way."""
+
+    ident: int
+    look: Look
+    way: Way
+    phase: float  # of its gait, radians
+    stride: float  # radians of gait a second; 0 for what stands
+
+    @property
+    def moving(self) -> bool:
+        """Whether it ever leaves its place."""
+        return not isinstance(self.way, Stand)
+
+    def mesh(self, time_s: float) -> Mesh:
+        """Its shape about its own foot at a time."""
+        return shape(self.look, self.phase + self.stride * time_s)
+
+
+def draw_look(rng: np.random.Generator, kind: str) -> Look:
+    """A random look of a kind."""
+    return Look(
+        kind,
+        float(rng.uniform(0.85, 1.2)),
+        (paint_colour(rng, kind), any_colour(rng), any_colour(rng)),
+        int(rng.integers(12)),
+    )
+
+
+def any_colour(rng: np.random.Generator) -> Colour:
+    """Dark, bright, dull or strong, BGR."""
+    level = rng.uniform(15, 245)
+    tint = rng.normal(0, 1, 3) * (12 if rng.random() < 0.55 else 75)
+    b, g, r = np.clip(level + tint - tint.mean(), 4, 252)
+    return float(b), float(g), float(r)
+
+
+def paint_colour(rng: np.random.Generator, kind: str) -> Colour:
+    """Car paint is mostly white, grey or black; the rest is anything."""
+    if kind in ("boat", "tower") or (kind in VEHICLES and rng.random() < 0.65):
+        level = float(rng.choice([25, 45, 110, 165, 205, 232, 245]))
+        b, g, r = np.clip(level + rng.normal(0, 5, 3), 4, 252)
+        return float(b), float(g), float(r)
+    return any_colour(rng)
+
+
+def shape(look: Look, phase: float) -> Mesh:
+    """The mesh of a look at a phase of its gait."""
+    kind = look.kind
+    if kind in VEHICLES:
+        mesh = vehicle(look)
+    elif kind == "boat":
+        mesh = boat(look)
+    elif kind in ("object", "tower"):
+        mesh = odd_thing(look) if kind == "object" else tower(look)
+    else:
+        mesh = Mesh.build(rods=LIVING[kind](look, phase))
+    k = look.size
+    return Mesh(mesh.faces * k, mesh.face_colours, mesh.rods * k, mesh.radii * k, mesh.rod_colours)
+
+
+def darker(colour: Colour, factor: float) -> Colour:
+    """The same colour, scaled."""
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor
+
+
+GLASS: Colour = (58.0, 52.0, 46.0)
+TYRE: Colour = (28.0, 28.0, 28.0)
+SKINS: tuple[Colour, ...] = ((140, 170, 215), (90, 125, 180), (55, 80, 125), (35, 50, 80))
+HAIR: tuple[Colour, ...] = ((25, 25, 30), (30, 45, 70), (70, 110, 150), (190, 190, 190))
+
+
+def vehicle(look: Look) -> Mesh:
+    """Car, van, truck or bus: boxes on dark wheels."""
+    paint, second = look.colours[0], look.colours[1]
+    length = LENGTHS_M[look.kind]
+    wide = 1.85 if look.kind in ("car", "van") else 2.5
+    faces = box((wide * 0.96, length * 0.94, 0.5), TYRE)
+    if look.kind == "car":
+        faces += box((wide, length, 0.55), paint, at=(0, 0, 0.4), taper=(0.95, 0.97))
+        back = -0.3 if look.form % 3 else -0.05
+        cabin = length * (0.5 if look.form % 3 else 0.62)
+        roof = second if look.form == 5 else paint
+        faces += box((wide * 0.9, cabin, 0.55), GLASS, roof, at=(0, back, 0.95), taper=(0.82, 0.62))
+    elif look.kind == "van":
+        faces += box((wide, length, 0.6), paint, at=(0, 0, 0.4))
+        faces += box(
+            (wide * 0.97, length * 0.94, 0.9),
+            darker(paint, 0.8),
+            paint,
+            at=(0, -0.1, 1.0),
+            taper=(0.9, 0.85),
+        )
+        faces += box((wide * 0.8, 0.5, 0.55), GLASS, at=(0, length * 0.40, 1.0), taper=(0.9, 0.2))
+    elif look.kind == "truck":
+        cab = second if look.form % 2 else paint
+        faces += box((wide, length * 0.66, 2.4), darker(paint, 0.85), paint, at=(0, -length * 0.17, 0.6))
+        faces += box((wide * 0.95, length * 0.24, 1.7), cab, at=(0, length * 0.36, 0.5))
+        faces += box((wide * 0.8, 0.3, 0.7), GLASS, at=(0, length * 0.47, 1.3))
+    else:
+        faces += box((wide, length, 1.0), paint, at=(0, 0, 0.4))
+        faces += box((wide * 0.99, length * 0.99, 0.8), GLASS, at=(0, 0, 1.4))
+        faces += box((wide, length, 0.3), paint, second if look.form % 2 else paint, at=(0, 0, 2.2))
+        faces += box((wide * 0.5, length * 0.2, 0.25), darker(paint, 0.7), at=(0, -2, 2.5))
+    lamps: list[tuple[Point, Point, float, Colour]] = []
+    if look.kind in ("car", "van"):
+        for side in (-0.7, 0.7):
+            lamps.append(((side, length / 2, 0.7), (side, length / 2, 0.7), 0.11, (225, 240, 245)))
+            lamps.append(((side, -length / 2, 0.8), (side, -length / 2, 0.8), 0.11, (40, 30, 190)))
+    return Mesh.build(faces, lamps)
+
+
+def boat(look: Look) -> Mesh:
+    """Hull with a pointed bow, a deck, perhaps a cabin or roof, and people aboard."""
+    hull, deck, extra = look.colours
+    slim = 0.32 if look.form % 4 else 0.16
+    length, half = LENGTHS_M["boat"], LENGTHS_M["boat"] * slim / 2
+    outline = np.array(
+        [
+            [-half, -length / 2],
+            [half, -length / 2],
+            [half, length * 0.15],
+            [0, length / 2],
+            [-half, length * 0.15],
+        ]
+    )
+    low = np.column_stack([outline * [0.85, 0.92], np.zeros(5)])
+    high = np.column_stack([outline, np.full(5, 0.9)])
+    faces = [(np.array([low[i], low[(i + 1) % 5], high[(i + 1) % 5], high[i]]), hull) for i in range(5)]
+    faces.append((high, hull))
+    inner = np.column_stack([outline * [0.75, 0.85], np.full(5, 0.92)])
+    faces.append((inner, darker(deck, 0.8)))
+    if look.form % 4 == 1:
+        faces += box((half * 1.2, length * 0.3, 1.1), GLASS, hull, at=(0, -0.3, 0.95))
+    elif look.form % 4 == 2:
+        faces += box((half * 1.4, length * 0.32, 0.15), extra, at=(0, -0.6, 2.4))
+    rods: list[tuple[Point, Point, float, Colour]] = []
+    for i in range(1 + look.form % 3):
+        y = -length * 0.25 + 1.3 * i
+        rods.append(((0.3 * (-1) ** i, y, 0.9), (0.3 * (-1) ** i, y, 1.6), 0.22, extra))
+        rods.append(((0.3 * (-1) ** i, y, 1.85), (0.3 * (-1) ** i, y, 1.85), 0.14, SKINS[i % 4]))
+    if look.form == 7:
+        faces.append((np.array([[0, -2.5, 1.4], [0.05, 1.2, 1.4], [0.02, 1.2, 8.5]]), deck))
+        faces.append((np.array([[0.02, 1.2, 8.5], [0.05, 1.2, 1.4], [0, -2.5, 1.4]]), deck))
+    return Mesh.build(faces, rods)
+
+
+def odd_thing(look: Look) -> Mesh:
+    """A single thing that does not belong: ball, crate, tent, sign, umbrella, barrel."""
+    a, b, c = look.colours
+    form = look.form % 6
+    if form == 0:
+        return Mesh.build(rods=[((0, 0, 0.5), (0, 0, 0.5), 0.55, a)])
+    if form == 1:
+        return Mesh.build(box((1.5, 1.2, 1.0), a, b))
+    if form == 2:
+        return Mesh.build(box((2.2, 2.2, 1.5), a, a, taper=(0.02, 0.02)))
+    if form == 3:
+        return Mesh.build(
+            rods=[
+                ((0, 0, 0), (0, 0, 2.2), 0.06, (150, 150, 150)),
+                ((0, 0, 2.4), (0, 0, 2.4), 0.55, a),
+                ((0, 0, 2.4), (0, 0, 2.4), 0.33, b),
+            ]
+        )
+    if form == 4:
+        return Mesh.build(
+            box((2.6, 2.6, 0.6), a, b, at=(0, 0, 1.9), taper=(0.1, 0.1)),
+            [((0, 0, 0), (0, 0, 1.9), 0.05, c)],
+        )
+    return Mesh.build(rods=[((0, 0, 0.3), (0, 0, 1.0), 0.4, a), ((0, 0, 1.1), (0, 0, 1.1), 0.2, b)])
+
+
+def tower(look: Look) -> Mesh:
+    """A lonely tall building: lighthouse, mast or tower block."""
+    a, b, _ = look.colours
+    high = 25.0 + 4.0 * (look.form % 5)
+    wide = 6.0 + 1.5 * (look.form % 4)
+    narrow = (1.0, 0.8, 0.55)[look.form % 3]
+    faces = box((wide * 1.6, wide * 1.6, high * 0.12), darker(a, 0.8))
+    faces += box((wide, wide, high * 0.7), a, at=(0, 0, high * 0.12), taper=(narrow, narrow))
+    faces += box((wide * narrow * 1.2, wide * narrow * 1.2, high * 0.06), b, at=(0, 0, high * 0.82))
+    faces += box(
+        (wide * narrow * 0.6, wide * narrow * 0.6, high * 0.12),
+        a,
+        b,
+        at=(0, 0, high * 0.88),
+        taper=(0.4, 0.4),
+    )
+    return Mesh.build(faces)
+
+
+Rods = list[tuple[Point, Point, float, Colour]]
+
+
+def person(look: Look, phase: float) -> Rods:
+    """Upright, walking along +y: legs and arms swing with the phase."""
+    shirt, trousers, bag = look.colours
+    skin, hair = SKINS[look.form % 4], HAIR[look.form // 3 % 4]
+    swing = 0.38 * math.sin(phase)
+    if look.form in (4, 9):  # a robe: hardly any legs to see
+        return [
+            ((0, 0.3 * swing, 0.12), (0, 0, 1.25), 0.26, shirt),
+            ((0, 0, 1.57), (0, 0, 1.6), 0.13, hair),
+        ]
+    rods: Rods = [
+        ((0.1, swing, 0.08), (0.09, 0, 0.88), 0.1, trousers),
+        ((-0.1, -swing, 0.08), (-0.09, 0, 0.88), 0.1, trousers),
+        ((0.27, -0.75 * swing, 0.9), (0.22, 0, 1.38), 0.07, skin if look.form % 2 else shirt),
+        ((-0.27, 0.75 * swing, 0.9), (-0.22, 0, 1.38), 0.07, skin if look.form % 2 else shirt),
+        ((0, 0, 0.95), (0, 0, 1.32), 0.2, shirt),
+    ]
+    if look.form % 5 == 1:
+        rods.append(((0, -0.22, 1.05), (0, -0.22, 1.3), 0.17, bag))
+    rods.append(((0, 0.02, 1.6), (0, 0.02, 1.6), 0.125, skin))
+    rods.append(((0, -0.02, 1.66), (0, -0.02, 1.66), 0.12, hair))
+    return rods
+
+
+def cyclist(look: Look, phase: float) -> Rods:
+    """A rider on two wheels, along +y."""
+    shirt, trousers, frame = look.colours
+    skin = SKINS[look.form % 4]
+    rods: Rods = []
+    for centre in (-0.52, 0.52):
+        rim = [
+            (0.0, centre + 0.33 * math.cos(a), 0.34 + 0.33 * math.sin(a))
+            for a in np.linspace(0, 2 * math.pi, 7)
+        ]
+        rods += [(p, q, 0.035, TYRE) for p, q in pairwise(rim)]
+    rods += [
+        ((0, -0.5, 0.35), (0, 0.35, 0.75), 0.04, frame),
+        ((0, 0.52, 0.35), (0, 0.4, 1.0), 0.04, frame),
+    ]
+    for side, turn in ((0.11, phase), (-0.11, phase + math.pi)):
+        foot = (side, 0.17 * math.cos(turn), 0.32 + 0.15 * math.sin(turn))
+        rods.append((foot, (side, -0.18, 0.9), 0.09, trousers))
+    rods += [
+        ((0, -0.2, 0.98), (0, 0.08, 1.35), 0.2, shirt),
+        ((0.2, 0.38, 1.02), (0.17, 0.1, 1.38), 0.06, skin),
+        ((-0.2, 0.38, 1.02), (-0.17, 0.1, 1.38), 0.06, skin),
+        ((0, 0.2, 1.62), (0, 0.2, 1.62), 0.13, HAIR[look.form // 3 % 4]),
+    ]
+    return rods
+
+
+def animal(look: Look, phase: float) -> Rods:
+    """A four-legged walker along +y."""
+    coat, patch, _ = look.colours
+    swing = 0.25 * math.sin(phase)
+    rods: Rods = []
+    for side in (-0.18, 0.18):
+        for y, way in ((-0.5, 1), (0.5, -1)):
+            step = swing * way * math.copysign(1, side)
+            rods.append(((side, y + step, 0.05), (side, y, 0.7), 0.08, darker(coat, 0.7)))
+    rods += [
+        ((0, -0.55, 0.85), (0, 0.5, 0.9), 0.3, coat),
+        ((0, -0.1, 1.0), (0, 0.15, 1.0), 0.24, patch if look.form % 2 else coat),
+        ((0, 0.55, 1.0), (0, 0.85, 1.25), 0.13, coat),
+        ((0, 0.85, 1.28), (0, 1.05, 1.2), 0.13, darker(coat, 0.8)),
+    ]
+    return rods
+
+
+def surfer(look: Look, phase: float) -> Rods:
+    """Crouched on a board along +y, one arm out."""
+    suit, shorts, board = look.colours
+    skin = SKINS[look.form % 4]
+    bob = 0.05 * math.sin(phase)
+    return [
+        ((0, -0.9, 0.08), (0, 0.9, 0.1), 0.22, board),
+        ((0.05, -0.4, 0.15), (0, -0.1, 0.7 + bob), 0.11, shorts),
+        ((-0.05, 0.4, 0.15), (0, 0.0, 0.7 + bob), 0.11, shorts),
+        ((0, -0.05, 0.75 + bob), (0.05, 0.15, 1.2 + bob), 0.2, suit),
+        ((0, 0.15, 1.15 + bob), (0.3, 0.6, 1.0 + bob), 0.07, skin),
+        ((0, 0.1, 1.15 + bob), (-0.4, -0.3, 1.05 + bob), 0.07, skin),
+        ((0.06, 0.22, 1.45 + bob), (0.06, 0.22, 1.45 + bob), 0.13, HAIR[look.form // 3 % 4]),
+    ]
+
+
+def swimmer(look: Look, phase: float) -> Rods:
+    """Head, shoulders and sometimes a board, in the water."""
+    suit, _, board = look.colours
+    rods: Rods = []
+    if look.form % 2:
+        rods.append(((0, -0.8, 0.04), (0, 0.8, 0.06), 0.2, board))
+    lift = 0.04 * math.sin(phase)
+    rods += [
+        ((0, -0.3, 0.1), (0, 0.1, 0.45 + lift), 0.2, darker(suit, 0.6)),
+        ((0, 0.15, 0.72 + lift), (0, 0.15, 0.72 + lift), 0.13, HAIR[look.form // 3 % 4]),
+    ]
+    return rods
+
+
+LIVING = {
+    "person": person,
+    "cyclist": cyclist,
+    "animal": animal,
+    "surfer": surfer,
+    "swimmer": swimmer,
+}
+
+
+def gait(kind: str, speed: float) -> float:
+    """Radians of gait a second at a speed in metres a second."""
+    per_metre = {"person": 4.3, "cyclist": 1.3, "animal": 3.5, "surfer": 0.6, "swimmer": 2.5}
+    return per_metre.get(kind, 0.0) * speed

@@ -1,0 +1,204 @@
+"""Solid things made of flat faces and round rods, and how they become polygons on the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.simulation.camera import NEAR_M, Camera
+
+Array = npt.NDArray[np.float64]
+Colour = tuple[float, float, float]
+Point = tuple[float, float, float]
+
+FACE_CORNERS = 6
+SHIFT = 4  # binary digits of a pixel's fraction when drawing
+ROD_CORNERS = 10
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Faces, then rods, in the order they are painted, in metres about the thing's own foot.
+
+    Faces turn anticlockwise seen from outside and have six corners (the last is repeated where a
+    face has fewer). A rod is a segment with round ends; a ball is a rod of length zero.
+    """
+
+    faces: Array  # (F, 6, 3)
+    face_colours: Array  # (F, 3) BGR, 0..255
+    rods: Array  # (R, 2, 3)
+    radii: Array  # (R,)
+    rod_colours: Array  # (R, 3) BGR, 0..255
+
+    @staticmethod
+    def build(
+        faces: Sequence[tuple[Array, Colour]] = (),
+        rods: Sequence[tuple[Point, Point, float, Colour]] = (),
+    ) -> Mesh:
+        """From (corners (n, 3), colour) faces and (end, end, radius, colour) rods."""
+        corners = np.zeros((len(faces), FACE_CORNERS, 3))
+        for i, (face, _) in enumerate(faces):
+            corners[i, : len(face)] = face
+            corners[i, len(face) :] = face[-1]
+        return Mesh(
+            corners,
+            np.array([c for _, c in faces], dtype=float).reshape(-1, 3),
+            np.array([(a, b) for a, b, _, _ in rods], dtype=float).reshape(-1, 2, 3),
+            np.array([r for _, _, r, _ in rods], dtype=float),
+            np.array([c for _, _, _, c in rods], dtype=float).reshape(-1, 3),
+        )
+
+    def placed(self, x: float, y: float, heading: float) -> Mesh:
+        """Turned clockwise by `heading` radians (0: local +y points north) and moved."""
+        c, s = math.cos(heading), math.sin(heading)
+        turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+        shift = np.array([x, y, 0.0])
+        return Mesh(
+            self.faces @ turn + shift,
+            self.face_colours,
+            self.rods @ turn + shift,
+            self.radii,
+            self.rod_colours,
+        )
+
+    def moved(self, x: float, y: float) -> Mesh:
+        """Shifted along the ground."""
+        shift = np.array([x, y, 0.0])
+        return Mesh(self.faces + shift, self.face_colours, self.rods + shift, self.radii, self.rod_colours)
+
+    def span(self) -> Array:
+        """Lowest and highest corner (2, 3)."""
+        points = np.concatenate([self.faces.reshape(-1, 3), self.rods.reshape(-1, 3)])
+        return np.stack([points.min(0), points.max(0)])
+
+    def mean_colour(self) -> Array:
+        """Mean colour (3,), larger parts counting more."""
+        sides = self.faces[:, 1:3] - self.faces[:, :1]
+        areas = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=-1)
+        lengths = np.linalg.norm(self.rods[:, 1] - self.rods[:, 0], axis=-1)
+        weights = np.concatenate([areas, 2 * self.radii * (lengths + 1.6 * self.radii)]) + 1e-9
+        colours = np.concatenate([self.face_colours, self.rod_colours])
+        return np.asarray((colours * weights[:, None]).sum(0) / weights.sum())
+
+
+def join(meshes: Sequence[Mesh]) -> Mesh:
+    """All of them as one, in order (faces first)."""
+    return Mesh(
+        np.concatenate([m.faces for m in meshes]),
+        np.concatenate([m.face_colours for m in meshes]),
+        np.concatenate([m.rods for m in meshes]),
+        np.concatenate([m.radii for m in meshes]),
+        np.concatenate([m.rod_colours for m in meshes]),
+    )
+
+
+def box(
+    size: tuple[float, float, float],
+    colour: Colour,
+    top: Colour | None = None,
+    at: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    taper: tuple[float, float] = (1.0, 1.0),
+) -> list[tuple[Array, Colour]]:
+    """Four sides and a top of size (x, y, z), standing at `at`; the top shrinks by `taper`."""
+    hx, hy, z = size[0] / 2, size[1] / 2, size[2]
+    unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float)
+    base = np.column_stack([unit * [hx, hy], np.zeros(4)]) + at
+    lid = np.column_stack([unit * [hx * taper[0], hy * taper[1]], np.full(4, z)]) + at
+    sides = [(np.array([base[i], base[(i + 1) % 4], lid[(i + 1) % 4], lid[i]]), colour) for i in range(4)]
+    return [*sides, (lid, top if top is not None else colour)]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Polygons ready to draw, nearest last within a thing."""
+
+    polygons: list[npt.NDArray[np.int32]]  # (n, 2) pixels, fixed point
+    colours: Array  # (P, 3) BGR
+    owner: npt.NDArray[np.int64]  # (P,) index of the thing
+
+
+def rod_outlines(camera: Camera, rods: Array, radii: Array) -> tuple[Array, Array]:
+    """Outlines (R, 10, 2) in pixels of rods (R, 2, 3), and the depths (R,) of their nearer ends."""
+    ends, depth = camera.project(rods)
+    radius = radii[:, None] * camera.focal / np.maximum(depth, NEAR_M)
+    way = ends[:, 1] - ends[:, 0]
+    angle = np.arctan2(way[:, 1], way[:, 0])
+    return round_outline(ends, angle, radius), depth.min(-1)
+
+
+def paint(
+    camera: Camera,
+    mesh: Mesh,
+    face_owner: npt.NDArray[np.int64],
+    rod_owner: npt.NDArray[np.int64],
+    sun: Array,
+    ambient: float,
+) -> Painted:
+    """Polygons of what faces the camera, lit by a `sun` direction (3,) towards the light."""
+    corners, depth = camera.project(mesh.faces)
+    edge_a = corners[:, 1] - corners[:, 0]
+    edge_b = corners[:, 2] - corners[:, 0]
+    towards = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0] < 0
+    keep = towards & (depth.min(-1) > NEAR_M) & seen(camera, corners)
+    normal = np.cross(mesh.faces[:, 1] - mesh.faces[:, 0], mesh.faces[:, 2] - mesh.faces[:, 0])
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9
+    light = ambient + (1 - ambient) * np.maximum(normal @ sun, 0) / max(sun[2], 0.35)
+    outlines, rod_depth = rod_outlines(camera, mesh.rods, mesh.radii)
+    keep_rod = (rod_depth > NEAR_M) & seen(camera, outlines)
+    rod_light = 0.5 + 0.5 * ambient
+    return Painted(
+        [*fixed(thinner(corners[keep])), *fixed(thinner(outlines[keep_rod]))],
+        np.concatenate(
+            [
+                (mesh.face_colours * np.minimum(light, 1.25)[:, None])[keep],
+                mesh.rod_colours[keep_rod] * rod_light,
+            ]
+        ),
+        np.concatenate([face_owner[keep], rod_owner[keep_rod]]),
+    )
+
+
+def thinner(outlines: Array) -> Array:
+    """Outlines (N, n, 2) drawn in a little, by what smooth edges add when they are filled."""
+    middle = outlines.mean(1, keepdims=True)
+    away = outlines - middle
+    reach = np.maximum(np.hypot(away[..., 0], away[..., 1]), 0.7)
+    return np.asarray(middle + away * (1 - 0.35 / reach)[..., None])
+
+
+def fixed(outlines: Array) -> npt.NDArray[np.int32]:
+    """Pixels to the fixed point numbers that OpenCV draws with; (0, 0) is a pixel's corner."""
+    return np.asarray(np.round((np.clip(outlines, -2e4, 2e4) - 0.5) * 2**SHIFT), np.int32)
+
+
+def seen(camera: Camera, outlines: Array) -> npt.NDArray[np.bool_]:
+    """Which outlines (N, n, 2) touch the picture and are more than specks."""
+    low, high = outlines.min(1), outlines.max(1)
+    edge = 2 * np.array(camera.centre)
+    inside = np.all((high > 0) & (low < edge), axis=-1)
+    return np.asarray(inside & ((high - low).max(-1) > 0.5) & ((high - low).max(-1) < 6 * edge.max()))
+
+
+def cast_shadow(mesh: Mesh, sun: Array) -> tuple[Array, Array]:
+    """Shadows on the ground in metres: of the faces (F, 6, 2) and of the rods (R, 10, 2)."""
+    slide = -sun[:2] / max(sun[2], 0.2)
+    faces = mesh.faces[..., :2] + mesh.faces[..., 2:] * slide
+    ends = mesh.rods[..., :2] + mesh.rods[..., 2:] * slide
+    way = ends[:, 1] - ends[:, 0]
+    outlines = round_outline(
+        ends, np.arctan2(way[:, 1], way[:, 0]), np.repeat(mesh.radii[:, None], 2, axis=1)
+    )
+    return faces, outlines
+
+
+def round_outline(ends: Array, angle: Array, radius: Array) -> Array:
+    """Outlines (R, 10, 2) of flat rods with ends (R, 2, 2), angles (R,) and radii (R, 2)."""
+    half = np.linspace(math.pi / 2, 3 * math.pi / 2, ROD_CORNERS // 2)
+    first, second = angle[:, None] + half, angle[:, None] + half + math.pi
+    start = ends[:, :1] + radius[:, :1, None] * np.stack([np.cos(first), np.sin(first)], -1)
+    stop = ends[:, 1:] + radius[:, 1:, None] * np.stack([np.cos(second), np.sin(second)], -1)
+    return np.concatenate([start, stop], 1)

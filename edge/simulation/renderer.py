@@ -1,0 +1,325 @@
+"""Draws a scene at a time: ground, water, haze and sky, foam, shadows, then what stands."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge.simulation.actors import Actor
+from edge.simulation.camera import Array, Camera
+from edge.simulation.casting import AFLOAT
+from edge.simulation.materials import mix
+from edge.simulation.mesh import SHIFT, Mesh, cast_shadow, fixed, join, paint
+from edge.simulation.scene_builder import Scene
+from edge.simulation.terrain import Ground
+
+Image = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.float32]
+
+FAR_ROW = 1e-3  # a ray less steep than this meets no ground worth painting
+FRONT_M = 0.5  # what is nearer to the camera is not drawn
+PUFF_EVERY_S = 0.1
+PUFFS = 60
+PUFF_STRIDE = 4  # the track is looked up at every fourth puff
+
+
+def render(scene: Scene, camera: Camera, time_s: float, width: int, height: int) -> Image:
+    """The clean picture (height, width, 3) BGR of a scene."""
+    image = warp_ground(scene.ground, camera, width, height)
+    small = camera.scaled(0.5)
+    if scene.ground.water is not None:
+        ripple(image, scene.ground.water, scene, small, time_s)
+    image = haze(image, scene, small)
+    draw_foam(image, scene, camera, time_s)
+    draw_shadows(image, scene, camera, time_s)
+    draw_things(image, scene, camera, time_s)
+    return image
+
+
+def window(scene: Scene, camera: Camera) -> Array:
+    """The ground point (2,) whose surroundings are drawn: things come from the copy nearest it."""
+    ahead = min(1.2 * camera.position[2] / math.tan(camera.pitch), 0.4 * scene.ground.world_m)
+    return np.asarray(camera.position[:2] + ahead * np.array([math.sin(camera.yaw), math.cos(camera.yaw)]))
+
+
+def nearest_copy(scene: Scene, camera: Camera, feet: Array) -> Array:
+    """Shift (N, 2) in metres that brings each foot (N, 2) nearest to the window."""
+    world_m = scene.ground.world_m
+    return np.asarray(world_m * np.round((window(scene, camera) - feet) / world_m))
+
+
+def stood(scene: Scene, camera: Camera, actor: Actor, time_s: float) -> Mesh:
+    """An actor's mesh where it stands at a time."""
+    x, y, heading = actor.way.at(time_s)
+    shift = nearest_copy(scene, camera, np.array([[x, y]]))[0]
+    return actor.mesh(time_s).placed(x + shift[0], y + shift[1], heading)
+
+
+def warp_ground(ground: Ground, camera: Camera, width: int, height: int) -> Image:
+    """The ground seen by the camera; every row is taken from the copy of fitting fineness."""
+    image = np.zeros((height, width, 3), np.uint8)
+    base = ground.levels[0].shape[0]
+    metre_px = base / ground.world_m
+    slope = (np.arange(height) + 0.5 - camera.centre[1]) / camera.focal
+    drop = -(slope * camera.rotation[1, 2] + camera.rotation[2, 2])
+    reach = camera.position[2] / np.maximum(drop, FAR_ROW)
+    texels = reach / camera.focal * metre_px * np.sqrt(np.hypot(slope, 1) / np.maximum(drop, FAR_ROW))
+    level = np.clip(np.floor(np.log2(texels) + 0.3), 0, len(ground.levels) - 3).astype(int)
+    start = int(np.argmax(drop > FAR_ROW)) if drop.max() > FAR_ROW else height
+    start = max(start - int(0.2 * height), 0) if start else 0
+    matrix = tiled(ground.world_m, camera)
+    while start < height:
+        stop = start + 1
+        while stop < height and level[stop] == level[start]:
+            stop += 1
+        source = ground.levels[level[start]]
+        scale = ground.world_m / source.shape[0]
+        to_metres = np.array([[scale, 0, scale / 2], [0, scale, scale / 2], [0, 0, 1]])
+        to_strip = np.array([[1, 0, -0.5], [0, 1, -0.5 - start], [0, 0, 1]])
+        image[start:stop] = cv2.warpPerspective(
+            source,
+            to_strip @ matrix @ to_metres,
+            (width, stop - start),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
+        )
+        start = stop
+    return image
+
+
+def tiled(tile_m: float, camera: Camera, drift: tuple[float, float] = (0.0, 0.0)) -> Array:
+    """Ground-to-pixel homography with the origin moved by whole tiles to lie near the camera."""
+    offset = np.array(drift) + tile_m * np.floor((camera.position[:2] - drift) / tile_m)
+    move = np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
+    return np.asarray(camera.ground_to_pixel() @ move)
+
+
+def warp_tile(
+    tile: Image, tile_m: float, camera: Camera, size: tuple[int, int], drift: tuple[float, float]
+) -> Image:
+    """A repeated square of `tile_m` metres, moved by `drift` metres, seen by the camera."""
+    scale = tile_m / tile.shape[0]
+    to_metres = np.diag([scale, scale, 1.0])
+    return np.asarray(
+        cv2.warpPerspective(
+            tile,
+            tiled(tile_m, camera, drift) @ to_metres,
+            size,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
+        ),
+        np.uint8,
+    )
+
+
+def ripple(image: Image, water: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+    """Waves and glint on the water; `camera` sees half of the image's size."""
+    ground = scene.ground
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    size = (width, height)
+    pace = 0.06 * ground.swell_m
+    wave = np.zeros((height, width), np.float32)
+    for way, tile_m in (((0.9, 0.35), ground.swell_m), ((-0.45, 0.7), 0.6 * ground.swell_m)):
+        drift = (way[0] * pace * time_s, way[1] * pace * time_s)
+        wave += warp_tile(ground.waves, tile_m, camera, size, drift).astype(np.float32) - 128
+    below = np.maximum(camera.horizon(width, height), 0.004)
+    fade = np.minimum(1.5 * ground.swell_m * below * camera.focal / camera.position[2] / 512, 1.0)
+    wet = warp_tile(water, ground.world_m, camera, size, (0, 0)).astype(np.float32) / 255
+    wave *= fade * wet
+    light = 0.16 * wave
+    if scene.glare:
+        turn = math.atan2(scene.sun[0], scene.sun[1]) - camera.yaw
+        x = camera.centre[0] + camera.focal * math.tan(max(min(math.remainder(turn, 2 * math.pi), 1.2), -1.2))
+        across = (np.arange(width) - x) / (0.16 * width)
+        patch = np.exp(-(across**2))[None, :] * np.exp(-(((below - 0.35) / 0.3) ** 2))
+        light += scene.glare * patch * (45 * wet + 5.0 * np.maximum(wave - 18 * fade, 0))
+    full = cv2.resize(light.astype(np.float32), (image.shape[1], image.shape[0]))
+    cv2.add(image, cv2.merge([full] * 3), dst=image, dtype=cv2.CV_8U)
+
+
+def haze(image: Image, scene: Scene, camera: Camera) -> Image:
+    """Air in front of the ground, sky and skyline above it; `camera` sees half the size."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    below = camera.horizon(width, height)
+    low = float(below.min())
+    far = camera.position[2] / max(low, FAR_ROW)
+    if low > 0 and far < 0.03 * scene.haze_m:
+        return image
+    clear = cv2.exp(-camera.position[2] / scene.haze_m / np.maximum(below, FAR_ROW))
+    clear[below <= 0] = 0
+    up = np.clip(-2.2 * below, 0, 1)[..., None]
+    sky = (scene.sky[1] + (scene.sky[0] - scene.sky[1]) * up).astype(np.uint8)
+    full = (image.shape[1], image.shape[0])
+    veil = cv2.resize((255 * (1 - clear)).astype(np.uint8), full)
+    image = mix(image, np.asarray(cv2.resize(sky, full), np.uint8), np.asarray(veil, np.uint8))
+    if low < 0:
+        skyline(image, scene, camera.scaled(2.0))
+    return image
+
+
+def skyline(image: Image, scene: Scene, camera: Camera) -> None:
+    """Hills or roofs along the horizon."""
+    width = image.shape[1]
+    x = np.linspace(0, width, 60)
+    ray = (x - camera.centre[0]) / camera.focal
+    tilt = camera.rotation[1, 2]
+    y = camera.centre[1] - camera.focal * (camera.rotation[2, 2] + ray * camera.rotation[0, 2]) / tilt
+    azimuth = (camera.yaw + np.arctan(ray)) / (2 * math.pi) * len(scene.hills)
+    tops = np.interp(azimuth, np.arange(len(scene.hills)), scene.hills, period=len(scene.hills))
+    outline = np.concatenate(
+        [np.column_stack([x, y - tops * width]), np.column_stack([x, y + 0.004 * width])[::-1]]
+    )
+    cv2.fillPoly(image, [fixed(outline)], (0.82 * scene.sky[1]).tolist(), cv2.LINE_AA, SHIFT)
+
+
+def draw_foam(image: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+    """Wakes behind what drives on water, and breaking waves."""
+    puffs = [wake(scene, camera, a, time_s) for a in scene.actors if a.moving and a.look.kind in AFLOAT[:2]]
+    puffs += [breakers(scene, camera, c.start, c.along, c.roll, c.thick_m, time_s) for c in scene.crests]
+    if not puffs:
+        return
+    puff = np.concatenate(puffs)
+    angle = np.linspace(0, 2 * math.pi, 9)[:-1]
+    ring = np.column_stack([np.cos(angle), np.sin(angle), np.zeros(8)])
+    centres = np.column_stack([puff[:, :2], np.zeros(len(puff))])
+    outlines, depth = camera.project(centres[:, None] + ring * puff[:, 2, None, None])
+    mask = np.zeros(image.shape[:2], np.uint8)
+    near = depth.min(-1) > FRONT_M
+    for polygon, strength in zip(fixed(outlines[near]), puff[near, 3].tolist(), strict=True):
+        cv2.fillConvexPoly(mask, polygon, strength, cv2.LINE_8, SHIFT)
+    soft = cv2.GaussianBlur(mask, (0, 0), 0.004 * image.shape[1])
+    small = camera.scaled(0.5)
+    grain = warp_tile(
+        scene.ground.waves,
+        0.35 * scene.ground.swell_m,
+        small,
+        (image.shape[1] // 2, image.shape[0] // 2),
+        (0.02 * scene.ground.swell_m * time_s, 0.0),
+    )
+    table = np.clip((np.arange(256) - 60.0) * 2.6, 60, 255).astype(np.uint8)
+    bubbles = cv2.resize(cv2.LUT(grain, table), (image.shape[1], image.shape[0]))
+    alpha = np.asarray(cv2.multiply(soft, bubbles, scale=1 / 255), np.uint8)
+    image[:] = mix(image, np.full_like(image, 244), alpha)
+
+
+def scatter(number: Array, salt: float) -> Array:
+    """Fixed, disorderly values in -1..1 for whole numbers."""
+    return np.asarray(2 * np.modf(np.abs(np.sin(number * 12.9898 + salt) * 43758.5453))[0] - 1)
+
+
+def wake(scene: Scene, camera: Camera, actor: Actor, time_s: float) -> Array:
+    """Puffs (n, 4): x, y, radius in metres and strength 0..255, oldest first."""
+    number = np.floor(time_s / PUFF_EVERY_S) - np.arange(PUFFS)[::-1]
+    born = number * PUFF_EVERY_S
+    age = np.maximum(time_s - born, 0.0)
+    knots = PUFF_STRIDE * (number[0] // PUFF_STRIDE + np.arange(PUFFS // PUFF_STRIDE + 2.0))
+    known = np.array([actor.way.at(float(t)) for t in knots * PUFF_EVERY_S])
+    known[:, 2] = np.unwrap(known[:, 2])
+    track = np.column_stack([np.interp(number, knots, column) for column in known.T])
+    now = np.array([actor.way.at(time_s)[:2]])
+    size = 1.0 if actor.look.kind == "boat" else 0.4
+    forward = np.column_stack([np.sin(track[:, 2]), np.cos(track[:, 2])])
+    side = np.column_stack([forward[:, 1], -forward[:, 0]])
+    track[:, :2] += nearest_copy(scene, camera, now) - 2.2 * size * forward
+    life = np.minimum(1.6 * (1 - age / (PUFFS * PUFF_EVERY_S)), 1.0)
+    gap = float(np.hypot(*(track[-1, :2] - track[0, :2]))) / PUFFS
+    spread = size * (0.7 + 1.1 * age)
+    puffs = []
+    for arm in (-1.0, 0.0, 1.0) if actor.look.form % 3 else (-1.0, -0.6):
+        aside = arm * spread + 0.25 * size * scatter(number, arm)
+        radius = 0.9 * gap + size * (0.3 + 0.4 * age) * (1 + 0.4 * scatter(number, 5 + arm))
+        strength = 255 * life * (0.75 + 0.25 * scatter(number, 9 + arm))
+        puffs.append(np.column_stack([track[:, :2] + side * aside[:, None], radius, strength]))
+    return np.concatenate(puffs)
+
+
+def breakers(
+    scene: Scene,
+    camera: Camera,
+    start: Array,
+    along: Array,
+    roll: Array,
+    thick_m: float,
+    time_s: float,
+) -> Array:
+    """Puffs (n, 4) of a rolling crest; it comes anew after some way."""
+    number = np.arange(70.0)
+    period = 14.0
+    phase = (time_s / period) % 1.0
+    share = number / 69
+    drift = period * phase * roll + start
+    bend = 0.12 * np.sin(5 * share + 2 * phase)[:, None] * np.array([along[1], -along[0]])
+    place = drift + share[:, None] * along + bend
+    place += thick_m * np.column_stack([scatter(number, 1), scatter(number, 2)])
+    place += nearest_copy(scene, camera, np.array([start]))
+    pulse = np.sin(math.pi * phase) * np.sin(math.pi * np.clip(share * 1.2 - 0.1, 0, 1))
+    return np.column_stack(
+        [place, thick_m * (0.8 + 0.5 * scatter(number, 3)), 255 * np.clip(2 * pulse, 0, 1)]
+    )
+
+
+def draw_shadows(image: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+    """The actors' shadows (those of the scenery lie on the ground's texture)."""
+    if not scene.shadow:
+        return
+    mask = np.full(image.shape[:2], 255, np.uint8)
+    for actor in scene.actors:
+        strength = 0.4 if actor.look.kind in AFLOAT else 1.0
+        for outlines in cast_shadow(stood(scene, camera, actor, time_s), scene.sun):
+            flat = np.concatenate([outlines, np.zeros_like(outlines[..., :1])], axis=-1)
+            points, depth = camera.project(flat)
+            for polygon in fixed(points[depth.min(-1) > FRONT_M]):
+                cv2.fillConvexPoly(mask, polygon, 255 * (1 - strength * scene.shadow), cv2.LINE_AA, SHIFT)
+    image[:] = cv2.multiply(image, cv2.merge([mask] * 3), scale=1 / 255)
+
+
+def visible_scenery(scene: Scene, camera: Camera) -> list[tuple[float, Mesh]]:
+    """(distance, mesh) of the scenery in the picture, from the copies all around."""
+    if not len(scene.feet):
+        return []
+    world_m = scene.ground.world_m
+    reach = range(-1, 2) if camera.pitch < 0.75 else range(1)
+    found = []
+    home = nearest_copy(scene, camera, scene.feet)
+    for i in reach:
+        for j in reach:
+            shift = home + world_m * np.array([i, j])
+            middle = np.column_stack([scene.feet + shift, scene.bulk[:, 1] / 2])
+            pixels, depth = camera.project(middle)
+            radius = camera.focal * scene.bulk.max(1) / np.maximum(depth, FRONT_M)
+            inside = np.all(
+                (pixels > -radius[:, None]) & (pixels < 2 * np.array(camera.centre) + radius[:, None]),
+                axis=1,
+            )
+            shown = np.flatnonzero(inside & (depth > FRONT_M) & (radius > 1.0))
+            found += [(float(depth[k]), scene.scenery[k].moved(*shift[k])) for k in shown]
+    return found
+
+
+def draw_things(image: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+    """Scenery and actors, the farthest first."""
+    things = visible_scenery(scene, camera)
+    for actor in scene.actors:
+        mesh = stood(scene, camera, actor, time_s)
+        depth = float(camera.project(mesh.span().mean(0))[1])
+        if depth > FRONT_M:
+            things.append((depth, mesh))
+    if not things:
+        return
+    things.sort(key=lambda thing: -thing[0])
+    order = np.arange(len(things))
+    painted = paint(
+        camera,
+        join([mesh for _, mesh in things]),
+        np.repeat(order, [len(m.faces) for _, m in things]),
+        np.repeat(order, [len(m.rods) for _, m in things]),
+        scene.sun,
+        scene.ambient,
+    )
+    clear = np.exp(-np.array([depth for depth, _ in things]) / scene.haze_m)[painted.owner][:, None]
+    colours = np.clip(painted.colours * clear + scene.sky[1] * (1 - clear), 0, 255).tolist()
+    for i in np.argsort(painted.owner, kind="stable"):
+        cv2.fillConvexPoly(image, painted.polygons[i], colours[i], cv2.LINE_AA, SHIFT)

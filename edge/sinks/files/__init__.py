@@ -1,0 +1,1 @@
+"""Sinks that write files: JSON lines, map images, overlay videos."""

@@ -1,0 +1,1 @@
+"""MAVLink sinks: camera tracking, gimbal control and the link under them."""

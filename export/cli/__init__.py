@@ -1,0 +1,1 @@
+"""The commands `export`, `calibrate`, `sensitivity`, `build`, `compare` and `demo`."""

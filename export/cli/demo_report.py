@@ -1,0 +1,121 @@
+"""The demo's report: one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+MOST_FRAMES = 48
+WIDTH = 640
+INK, ACCENT = "#8a8f98", "#e8590c"
+STAGES = ("teachers", "students", "network")
+
+
+def write_report(summary: Mapping[str, Any], folder: Path) -> str:
+    """Return the page for a demo's summary; `folder` holds its overlay, training and maps."""
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (Path(__file__).parent / "demo_report.html").read_text()
+    )
+    graphs = {g["precision"]: g for g in summary["release"]["graphs"] if g["engine"] != "tensorrt"}
+    latencies = summary["profile"]["latencies"]
+    base = next((row["p50_ms"] for row in latencies if row["precision"] == "fp32"), None)
+    rows = [
+        {
+            **row,
+            **graphs[row["precision"]]["verified"],
+            "gain": base / row["p50_ms"] if base else None,
+        }
+        for row in latencies
+    ]
+    return template.render(
+        summary=summary,
+        rows=rows,
+        clip=_clip(folder / "overlay.mp4"),
+        latency_plot=_latency_plot(rows),
+        loss_plot=_loss_plot(folder / "training"),
+        version=version("aerogaze"),
+    )
+
+
+def _clip(video: Path) -> str:
+    """Return the overlay as an animated WebP, shrunk and thinned, as a data address."""
+    capture = cv2.VideoCapture(str(video))
+    fps = capture.get(cv2.CAP_PROP_FPS) or 10.0
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or MOST_FRAMES
+    step = max(1, -(-total // MOST_FRAMES))
+    frames, index = [], 0
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            break
+        if index % step == 0:
+            height = round(frame.shape[0] * WIDTH / frame.shape[1])
+            frames.append(cv2.resize(frame, (WIDTH, height), interpolation=cv2.INTER_AREA))
+        index += 1
+    capture.release()
+    animation = cv2.Animation()
+    animation.frames = frames
+    animation.durations = [max(40, round(1000 * min(step, 3) / fps))] * len(frames)
+    _, data = cv2.imencodeanimation(".webp", animation, [cv2.IMWRITE_WEBP_QUALITY, 70])
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _latency_plot(rows: list[dict[str, Any]]) -> Markup:
+    figure = Figure(figsize=(6.4, 0.5 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [row["precision"] + (" (emulated)" if row["emulated"] else "") for row in rows]
+    p50 = [row["p50_ms"] for row in rows]
+    p99 = [row["p99_ms"] for row in rows]
+    colours = [INK if row["emulated"] else ACCENT for row in rows]
+    axes.barh(names, p50, color=colours, height=0.55)
+    axes.hlines(names, p50, p99, color=INK, linewidth=1.5)
+    axes.plot(p99, names, "|", color=INK, markersize=12)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms a frame: bar p50, mark p99")
+    return _svg(figure, axes)
+
+
+def _loss_plot(training: Path) -> Markup:
+    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+    axes = figure.subplots()
+    for stage, style in zip(STAGES, (":", "--", "-"), strict=True):
+        path = training / stage / "metrics.csv"
+        if path.exists():
+            rows = list(csv.DictReader(path.read_text().splitlines()))
+            axes.plot(
+                [int(r["step"]) for r in rows],
+                [float(r["loss"]) for r in rows],
+                style,
+                color=ACCENT if stage == "network" else INK,
+                label=stage,
+            )
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False, labelcolor=INK)
+    return _svg(figure, axes)
+
+
+def _svg(figure: Figure, axes: Any) -> Markup:
+    """Return the figure as inline SVG that reads on light and dark pages."""
+    axes.tick_params(colors=INK)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "aerogaze"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return Markup(text[text.index("<svg") :])  # noqa: S704  our own drawing

@@ -1,0 +1,1 @@
+"""Compares two graphs or engines, by map and by layer."""

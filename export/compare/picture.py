@@ -1,0 +1,50 @@
+"""The picture of the frame on which two graphs are least alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from edge.core.atomic_files import writing, written_file
+from export.compare.compare import Worst
+
+MOST_WIDTH = 960
+
+
+def write_picture(worst: Worst, names: tuple[str, str], path: Path) -> None:
+    """Write frame, A's map, B's map and B - A side by side, as PNG.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    image = worst.image
+    shrink = min(1.0, MOST_WIDTH / image.shape[1])
+    image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)[:, :, ::-1]  # type: ignore[assignment]
+    aspect = image.shape[0] / image.shape[1]
+    figure = Figure(figsize=(14, 14 / 4 * aspect + 1.1), layout="constrained", dpi=110)
+    low = min(float(worst.a.min()), float(worst.b.min()), 0.0)
+    top = max(float(worst.a.max()), float(worst.b.max()), low + 1e-12)
+    difference = worst.b - worst.a
+    limit = max(float(abs(difference).max()), 1e-12)
+    grid = figure.add_gridspec(2, 4, height_ratios=(1, 0.06))
+    axes = [figure.add_subplot(grid[0, column]) for column in range(4)]
+    extent = (0, image.shape[1], image.shape[0], 0)
+    axes[0].imshow(image)
+    axes[0].set_title(f"frame {worst.index}")
+    for ax, map_, name in zip(axes[1:3], (worst.a, worst.b), names, strict=True):
+        shown = ax.imshow(map_, cmap="inferno", vmin=low, vmax=top, extent=extent)
+        ax.set_title(name)
+    figure.colorbar(shown, cax=figure.add_subplot(grid[1, 1:3]), orientation="horizontal", label="saliency")
+    parted = axes[3].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+    axes[3].set_title(f"B - A, CC {worst.cc:.5f}")
+    figure.colorbar(
+        parted, cax=figure.add_subplot(grid[1, 3]), orientation="horizontal", ticks=MaxNLocator(4)
+    )
+    for ax in axes:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    with written_file(path) as pending, writing(path):
+        figure.savefig(pending, format="png")

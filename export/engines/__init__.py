@@ -1,0 +1,1 @@
+"""Compiles graphs to TensorRT engines."""

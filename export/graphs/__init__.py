@@ -1,0 +1,1 @@
+"""From a student to ONNX graphs per precision."""

@@ -1,0 +1,1 @@
+"""Makes release folders and verifies their accuracy."""

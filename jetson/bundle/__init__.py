@@ -1,0 +1,1 @@
+"""Bundles: signed archives of a release."""

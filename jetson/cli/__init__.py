@@ -1,0 +1,1 @@
+"""The commands `keys`, `bundle`, `flash`, `wheels`, `device` and `fleet`."""

@@ -1,0 +1,1 @@
+"""Pushes bundles and runtimes from the desk to one board."""

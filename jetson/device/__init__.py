@@ -1,0 +1,1 @@
+"""What runs on the board: install, trial, slots, roll-back, service."""

@@ -1,0 +1,1 @@
+"""Rolls a bundle out to many boards."""

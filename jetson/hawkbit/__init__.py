@@ -1,0 +1,1 @@
+"""The update agent for hawkBit and gooseBit servers."""

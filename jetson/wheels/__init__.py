@@ -1,0 +1,1 @@
+"""The runtime for boards without internet: wheel sets and their installer."""

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.core.atomic_files import PendingFile, PendingFolder, cache_folder, written_file, written_folder
+from edge.core.errors import InputError
+
+
+def _png(entry: Path) -> bool:
+    return entry.suffix == ".png"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b.txt"
+    with written_file(target) as path:
+        path.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    with pytest.raises(InputError), written_file(target) as path:
+        path.rename(tmp_path / "stolen")
+    (tmp_path / "stolen").unlink()
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "maps"
+    for names in (["1.png", "2.png"], ["3.png"]):
+        with written_folder(target, _png) as path:
+            for name in names:
+                (path / name).touch()
+    assert [entry.name for entry in target.iterdir()] == ["3.png"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").touch()
+    with pytest.raises(InputError, match=r"holds thesis\.docx"), written_folder(tmp_path, _png):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+@pytest.mark.parametrize("place", ["file/below", "/proc/here"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"), written_file(tmp_path / place):
+        pass
+    with pytest.raises(InputError, match="cannot write"), written_folder(tmp_path / place, _png):
+        pass
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with written_folder(tmp_path / "link", _png) as path:
+        (path / "1.png").touch()
+    with written_file(tmp_path / "link" / "a.txt") as path:
+        path.write_text("x")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(entry.name for entry in (tmp_path / "real").iterdir()) == ["1.png", "a.txt"]
+
+
+def test_what_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "maps"
+    target.mkdir()
+    pending = PendingFolder(target, _png)
+    (target / "thesis.docx").touch()
+    with pytest.raises(InputError, match=r"holds thesis\.docx"):
+        pending.commit()
+    pending.discard()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["maps"]
+    assert [entry.name for entry in target.iterdir()] == ["thesis.docx"]
+
+
+def test_devices_and_mount_points_are_refused() -> None:
+    with pytest.raises(InputError, match="folder or device"):
+        PendingFile(Path("/dev/null"))
+    with pytest.raises(InputError, match="mount point"):
+        PendingFolder(Path("/proc"), _png)
+
+
+def test_a_name_that_would_crash_opencv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not UTF-8"):
+        PendingFile(tmp_path / "b\udcff.mp4")
+
+
+def test_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    monkeypatch.delenv("AEROGAZE_CACHE", raising=False)
+    assert cache_folder() == Path("/x/aerogaze")
+    monkeypatch.setenv("AEROGAZE_CACHE", "/y")
+    assert cache_folder() == Path("/y")
+
+
+def test_folders_made_for_what_came_to_nothing_go_again(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    PendingFile(tmp_path / "there" / "a" / "b" / "c.txt").discard()
+    PendingFolder(tmp_path / "there" / "a" / "b", _png).discard()
+    assert list((tmp_path / "there").iterdir()) == []
+    pending = PendingFile(tmp_path / "a" / "b" / "c.txt")
+    (tmp_path / "a" / "other.txt").touch()
+    pending.discard()
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "other.txt"]

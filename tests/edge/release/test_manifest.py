@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.core.atomic_files import sha256
+from edge.core.errors import InputError
+from edge.inference.runner_factory import open_runner
+from edge.release import manifest as releases
+
+
+def change(folder: Path, do: Callable[[dict[str, Any]], Any]) -> None:
+    manifest = folder / releases.MANIFEST
+    document = json.loads(manifest.read_text())
+    do(document)
+    manifest.write_text(json.dumps(document))
+
+
+def test_the_shipped_release_says_all() -> None:
+    release = releases.load()
+    assert release.name == releases.DEFAULT
+    assert release.precisions() == ("fp32", "fp16", "int8")
+    assert release.precisions(engine="tensorrt") == ("fp32", "fp16", "int8")
+    assert {state.input for state in release.states} == {"features"}
+    assert all(graph.verified and graph.verified.mean_cc > 0.98 for graph in release.graphs)
+    frames, maps = release.golden()
+    assert frames.shape[1:3] == maps.shape[1:] == (release.preprocessing.height,) * 2
+
+
+def test_saving_and_loading_is_the_same(release: Path) -> None:
+    first = releases.load(release)
+    before = (release / releases.MANIFEST).read_bytes()
+    releases.save(first)
+    assert (release / releases.MANIFEST).read_bytes() == before
+    assert releases.load(release) == first
+
+
+def test_a_changed_or_missing_file_is_named(release: Path) -> None:
+    graph = release / "stream.fp32.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    with pytest.raises(InputError, match=r"stream\.fp32\.onnx is not the file that was released"):
+        releases.load(release)
+    graph.unlink()
+    with pytest.raises(InputError, match=r"lacks stream\.fp32\.onnx"):
+        releases.load(release)
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (lambda d: d.update(schema=2), "schema 2; this aerogaze reads schema 1"),
+        (lambda d: d.pop("schema"), "schema None"),
+        (lambda d: d.pop("graphs"), "lacks 'graphs'"),
+        (lambda d: d["graphs"][0].update(precision="fp8"), "malformed.*fp8"),
+        (lambda d: d.update(blur=1), "malformed.*a blur of 1 widths; expected 0 to 0.25"),
+        (lambda d: d["files"].pop("golden.npz"), "lists no hash of golden.npz"),
+        (lambda d: d["files"].update({"../x": {"sha256": "", "size_bytes": 0}}), r"lists '\.\./x'"),
+        (lambda d: d["preprocessing"].update(width=0), "0 is no whole number of at least 1"),
+        (lambda d: d["preprocessing"].update(offset="x"), "'x' is no finite number"),
+        (lambda d: d.update(delay_frames=-1), "-1 is no whole number"),
+        (lambda d: d.update(name=None), "None is no text"),
+        (lambda d: d.update(inputs=[]), "inputs is empty"),
+        (lambda d: d["states"][0].update(shape=[1, 64.0]), "64.0 is no whole number"),
+        (lambda d: d["states"][0].update(lag_s=3), "a lag of 3 s; expected 0 to 2"),
+        (lambda d: d["graphs"][0]["verified"].update(max_error="x"), "'x' is no finite number"),
+    ],
+)
+def test_a_bad_manifest_is_named(release: Path, do: Callable[[Any], Any], message: str) -> None:
+    change(release, do)
+    with pytest.raises(InputError, match=message):
+        releases.load(release)
+
+
+def test_what_is_no_release_is_named(tmp_path: Path, release: Path) -> None:
+    with pytest.raises(InputError, match="shipped releases: skd-"):
+        releases.load("nonsense")
+    with pytest.raises(InputError, match=r"has no release\.json"):
+        releases.load(tmp_path)
+    (release / releases.MANIFEST).write_text("{")
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        releases.load(release)
+
+
+def test_an_unknown_or_missing_precision_is_named() -> None:
+    release = releases.load()
+    with pytest.raises(InputError, match="unknown precision 'int4'; expected one of fp32, fp16, int8"):
+        release.graph("int4")
+    with pytest.raises(InputError, match="has no fp32 graph in pair form"):
+        release.graph("fp32", "pair")
+
+
+def put_golden(folder: Path, content: bytes | dict[str, np.ndarray]) -> None:
+    """Replace the golden set, and its hash with it."""
+    path = folder / releases.GOLDEN
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.savez_compressed(path, **content)  # type: ignore[arg-type]
+    entry = {"sha256": sha256(path), "size_bytes": path.stat().st_size}
+    change(folder, lambda d: d["files"].update({releases.GOLDEN: entry}))
+
+
+FRAMES, MAPS = np.zeros((8, 64, 64, 3), np.uint8), np.ones((8, 64, 64), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"not a zip", "cannot be read"),
+        ({"frames": FRAMES}, "cannot be read"),
+        ({"frames": FRAMES, "maps": MAPS[:7]}, "expected uint8"),
+        ({"frames": FRAMES[:0], "maps": MAPS[:0]}, "expected uint8"),
+        ({"frames": FRAMES.astype(np.float32), "maps": MAPS}, "expected uint8"),
+    ],
+    ids=["empty", "no zip", "no maps", "too few maps", "no frames", "wrong type"],
+)
+def test_a_bad_golden_set_is_named(
+    release: Path, content: bytes | dict[str, np.ndarray], message: str
+) -> None:
+    put_golden(release, content)
+    with pytest.raises(InputError, match=message):
+        releases.load(release).golden()
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda d: d.update(output="heat"),
+        lambda d: d.update(inputs=["image", "other"]),
+        lambda d: d.update(states=[]),
+        lambda d: d["states"][0].update(shape=[1, 64, 8, 8]),
+    ],
+)
+def test_a_graph_with_other_tensors_than_the_release_says_is_refused(
+    release: Path, do: Callable[[Any], Any]
+) -> None:
+    change(release, do)
+    with pytest.raises(InputError, match=r"has tensors .* the release says"):
+        open_runner(releases.load(release), "fp32")
+
+
+def test_the_default_is_the_shipped_one_whatever_the_folder_at_hand_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / releases.DEFAULT).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert releases.load().folder == releases.SHIPPED / releases.DEFAULT

@@ -1,0 +1,100 @@
+"""A disk that gets full while a live run records: a real, small file system."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tests.conftest import Outcome
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """256 KiB of disk, or as much as a test asks for."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '256k')}", "none", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no mount: {error}")
+    if done.returncode:
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)  # noqa: S607
+
+
+def test_what_is_whole_is_kept_and_the_rest_goes_on(
+    command: Callable[..., Outcome], disk: Path, tmp_path: Path
+) -> None:
+    words = ["run", "synthetic:3:320x180:12", "--realtime", "--fps", "10", "--json"]
+    (disk / "ballast").write_bytes(bytes(128 * 1024))  # what is left takes some maps, not twelve
+    outcome = command(*words, "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl")
+    assert outcome.code == 1
+    assert "not every output is whole: sink:maps: cannot write" in outcome.err
+    assert outcome.err.count("sink:maps: cannot write") == 2, "when it happens, and at the end"
+    summary = json.loads(outcome.out)
+    assert summary["faults"] == {"sink:maps": 1}
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == summary["frames"] > 6
+    kept = list((disk / "maps").iterdir())
+    assert 0 < len(kept) < summary["frames"]
+    assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in kept)
+
+
+@pytest.mark.parametrize("disk", ["4m"], indirect=True)
+def test_a_video_ends_before_the_disk_is_full_and_plays(
+    command: Callable[..., Outcome], disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.sinks.files.overlay_video.RESERVE_BYTES", 1 << 20)
+    monkeypatch.setattr("edge.sinks.files.overlay_video.LOOK_EVERY", 5)
+    words = ["run", "synthetic:3:1280x720:150", "--realtime", "--fps", "20", "--json"]
+    outcome = command(*words, "--overlay", disk / "o.mp4", "--maps", disk / "maps")  # which take the rest
+    summary = json.loads(outcome.out)
+    assert outcome.code == 1
+    assert "sink:overlay: the disk of" in outcome.err
+    video = cv2.VideoCapture(str(disk / "o.mp4"))
+    read = 0
+    while video.read()[0]:
+        read += 1
+    assert 0 < read < summary["frames"]
+    assert f"there is room for {read} frames of video" in outcome.err
+
+
+def test_a_files_run_goes_on_without_what_does_not_fit(
+    command: Callable[..., Outcome], disk: Path, tmp_path: Path
+) -> None:
+    assert command("run", "synthetic:4:320x180:1", "--maps", disk / "maps").code == 0
+    older = (disk / "maps" / "000000.png").read_bytes()
+    (disk / "ballast").write_bytes(bytes(176 * 1024))
+    words = ["run", "synthetic:3:320x180:12", "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl"]
+    outcome = command(*words)
+    assert outcome.code == 1
+    assert "not every output is whole: sink:maps: cannot write" in outcome.err
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 12
+    assert sorted(path.name for path in disk.iterdir()) == ["ballast", "maps"]
+    assert (disk / "maps" / "000000.png").read_bytes() == older, "what was there is as it was"
+    assert f"wrote {tmp_path / 'o.jsonl'}" in outcome.out
+    assert f"wrote {disk / 'maps'}" not in outcome.out
+
+
+def test_json_lines_end_with_a_whole_one(command: Callable[..., Outcome], disk: Path, tmp_path: Path) -> None:
+    (disk / "ballast").write_bytes(bytes(252 * 1024))
+    words = ["run", "synthetic:3:64x64:60", "--realtime", "--fps", "100", "--json"]
+    outcome = command(*words, "--jsonl", disk / "o.jsonl")
+    summary = json.loads(outcome.out)
+    assert outcome.code == 1
+    rows = [json.loads(line) for line in (disk / "o.jsonl").read_text().splitlines()]
+    assert 0 < len(rows) < summary["frames"]
+
+
+def test_a_files_run_leaves_nothing_half_written(command: Callable[..., Outcome], disk: Path) -> None:
+    (disk / "ballast").write_bytes(bytes(192 * 1024))
+    outcome = command("run", "synthetic:3:320x180:12", "--maps", disk / "maps")
+    assert outcome.code == 2
+    assert "No space left" in outcome.err
+    assert [path.name for path in disk.iterdir()] == ["ballast"]

@@ -1,0 +1,138 @@
+"""The live page in a real browser."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.core.frames import Frame
+from edge.core.run_status import About, Status
+from edge.postprocessing.camera_geometry import Camera
+from edge.postprocessing.map_analysis import Observer
+from edge.postprocessing.result import Result
+from edge.sinks.web.sink import HttpSink
+from tests.support.chromium import CHROMIUM, Chromium
+from tests.support.maps import blob
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+class Flight:
+    """A page, fed twenty times a second until it is told to stall."""
+
+    def __init__(self, images: np.ndarray, address: str = ":0") -> None:
+        source = "a/very/long/name/of-a-source-that-would-not-fit-on-any-phone-whatever-one-does.mp4"
+        self.status = Status(About("skd-64", "int8", "onnxruntime", source), quiet_s=0)
+        self.sink = HttpSink(address, None, self.status, Observer(), Camera(70))
+        self._images, self._end, self.running = images, threading.Event(), threading.Event()
+        self.running.set()
+        self._thread = threading.Thread(target=self._fly)
+        self._thread.start()
+
+    def _fly(self) -> None:
+        index = 0
+        while not self._end.wait(0.05):
+            if not self.running.is_set():
+                continue
+            self.status.enter("running")
+            self.status.result(2.0 + index % 7)
+            self.status.drop(index % 10 == 0)
+            saliency = blob(0.3 + 0.001 * index, 0.5) + blob(0.8, 0.3, 0.6)
+            frame = Frame(index, time.monotonic(), self._images[index % len(self._images)])
+            self.sink.write(Result(frame, saliency, 2.0))
+            index += 1
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+        self.sink.discard()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    opened = Chromium(tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def flying(flight: np.ndarray) -> Iterator[Flight]:
+    made = Flight(flight)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("width", "height", "phone"), [(1280, 900, False), (390, 844, True), (320, 568, True)]
+)
+def test_the_stream_is_shown_and_the_plots_are_drawn(
+    browser: Chromium, flying: Flight, width: int, height: int, phone: bool, dark: bool
+) -> None:
+    browser.screen(width, height, dark, phone)
+    browser.open(flying.sink.url)
+    browser.wait("document.getElementById('stream')?.naturalWidth === 320")
+    browser.wait("document.querySelectorAll('#latency .trace, #rate .run, #rate .lost').length === 3")
+    browser.wait("document.querySelectorAll('#regions li').length === 2")
+    assert browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert browser.value("document.getElementById('state').textContent") == "running"
+    assert "° right" in browser.value("document.getElementById('regions').textContent")
+    for plot in ("latency", "rate"):
+        points = browser.value(f"document.querySelector('#{plot} path').getAttribute('d')")
+        assert "NaN" not in points
+        wide, high = browser.value(
+            f"(box => [box.width, box.height])(document.querySelector('#{plot} path').getBBox())"
+        )
+        assert wide > (width / 4 if plot == "latency" else 0)
+        assert high > 5
+    assert browser.errors == []
+    picture = cv2.imdecode(np.frombuffer(browser.picture(), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert (picture[-60:, :8].mean() < 60) == dark
+
+
+def test_pictures_move_and_a_stall_is_seen(browser: Chromium, flying: Flight) -> None:
+    browser.screen(800, 600)
+    browser.open(flying.sink.url)
+    browser.wait("document.getElementById('stream')?.naturalWidth === 320")
+    shown = "(() => { const c = document.createElement('canvas'), i = document.getElementById('stream');"
+    shown += (
+        "c.width = 320; c.height = 180; c.getContext('2d').drawImage(i, 0, 0); return c.toDataURL(); })()"
+    )
+    first = browser.value(shown)
+    browser.wait(f"{shown} !== {first!r}")
+    flying.running.clear()
+    time.sleep(0.1)
+    flying.status.enter("stalled")
+    flying.status.fault("source", "<i>no frame</i> for 2.1 s")
+    browser.wait("document.getElementById('view').classList.contains('still')")
+    told = browser.value("document.getElementById('why').textContent")
+    assert told == "stalled: <i>no frame</i> for 2.1 s"  # as words, not as HTML
+    flying.status.recovered("source")
+    flying.running.set()
+    browser.wait("!document.getElementById('view').classList.contains('still')")
+    assert "1 time, over now" in browser.value("document.getElementById('faults').textContent")
+    assert browser.errors == []
+
+
+def test_a_page_elsewhere_asks_for_its_token_and_a_lost_drone_is_seen(
+    browser: Chromium, flight: np.ndarray
+) -> None:
+    made = Flight(flight, "0.0.0.0:0")
+    try:
+        url, _, token = made.sink.url.partition("?token=")
+        here = f"http://127.0.0.1:{made.sink._server.port}/"
+        assert url.endswith(here.rpartition(":")[2])
+        browser.open(here)
+        browser.wait("document.querySelector('input[name=token]') !== null")
+        browser.value(f"document.querySelector('input').value = {token!r}; document.forms[0].submit()")
+        browser.wait("document.getElementById('stream')?.naturalWidth === 320")
+        assert browser.value("location.href") == here  # the token is out of the address
+    finally:
+        made.close()
+    browser.wait("document.getElementById('state').textContent === 'no connection'")

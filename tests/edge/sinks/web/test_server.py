@@ -1,0 +1,429 @@
+"""The live page's server on loopback: what it says, to whom, and that nobody holds it up."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.core.errors import InputError
+from edge.core.frames import Frame
+from edge.core.run_status import About, Status
+from edge.postprocessing.camera_geometry import Camera
+from edge.postprocessing.regions import Region
+from edge.postprocessing.result import Result
+from edge.sinks.web import server as servers
+from edge.sinks.web.handlers import Pages
+from edge.sinks.web.live_view import View
+from edge.sinks.web.sink import HttpSink
+from tests.conftest import Outcome
+
+REGION = Region(0.75, 0.5, 0.7, 0.4, 0.8, 0.6, 0.31, 4, 1.5)
+
+
+def result(index: int, image: np.ndarray, *regions: Region) -> Result:
+    return Result(Frame(index, index / 30, image), np.ones((8, 8), np.float32), 2.0, regions)
+
+
+@pytest.fixture
+def status() -> Status:
+    return Status(About("skd-64", "int8", "none", "<b>camera</b>"), quiet_s=0)
+
+
+@pytest.fixture
+def page(status: Status) -> Iterator[HttpSink]:
+    sink = HttpSink(":0", None, status, camera=Camera(90))
+    yield sink
+    sink.discard()
+    assert not [t for t in threading.enumerate() if t.name.startswith("aerogaze")]
+
+
+def port(sink: HttpSink) -> int:
+    return sink._server.port
+
+
+def get(sink: HttpSink, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port(sink), timeout=5)) as connection:
+        connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+
+
+def watch(sink: HttpSink, extra: str = "") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port(sink)), timeout=5)
+    client.sendall(f"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n".encode())
+    return client
+
+
+def test_the_status_is_told_whole(page: HttpSink, status: Status, flight: np.ndarray) -> None:
+    status.enter("running")
+    for index in range(100):
+        status.result(float(index + 1))
+    status.drop(3)
+    status.fault("source", "unplugged")
+    page.write(result(7, flight[0], REGION))
+    code, headers, body = get(page, "/status.json")
+    told = json.loads(body)
+    assert (code, headers["Content-Type"]) == (200, "application/json")
+    assert (told["state"], told["frames"], told["dropped"], told["frame"]) == ("running", 100, 3, 7)
+    assert told["latency_ms"] == {"p50": 50.5, "p90": 90.1, "p99": 99.01}
+    assert told["latencies_ms"] == [float(index + 1) for index in range(100)]
+    assert (told["faults"], told["open_faults"]) == ({"source": 1}, {"source": "unplugged"})
+    (region,) = told["regions"]
+    assert (region["id"], region["x"], region["left"], region["bottom"]) == (4, 240, 224, 108)
+    assert region["bearing_deg"] == pytest.approx(26.57, abs=0.01)  # arctan(.5 tan 45 degrees)
+    assert told["about"]["source"] == "<b>camera</b>"
+
+
+def test_history_counts_by_the_second(flight: np.ndarray) -> None:
+    now = [50.0]
+    status = Status(About("", "", "", ""), lambda: now[0])
+    view = View(status, lambda result: result, None, lambda: now[0])
+    for _ in range(400):
+        for _ in range(30):
+            status.result(1.0)
+        status.drop(2)
+        now[0] += 1
+        view.sample()
+        view.sample()  # asked twice within the second
+    history = view.document()["history"]
+    assert isinstance(history, list)
+    assert len(history) == 300
+    assert history[0] == history[-1] == {"fps": 30.0, "dropped": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("starting", 503), ("running", 200), ("stalled", 503), ("stopped", 503)]
+)
+def test_health(page: HttpSink, status: Status, state: str, code: int) -> None:
+    status.enter(state)  # type: ignore[arg-type]
+    assert get(page, "/healthz")[::2] == (code, f"{state}\n".encode())
+
+
+def test_metrics_are_prometheus(page: HttpSink, status: Status) -> None:
+    parser = pytest.importorskip("prometheus_client.parser", reason="prometheus_client is not installed")
+    for latency in (1.0, 2.0, 3.0):
+        status.result(latency)
+    status.enter("stalled")
+    status.drop(5)
+    status.hold()
+    status.hold()
+    status.fault("source", 'un"plug\\ged\n')
+    status.fault("sink:http", "gone")
+    status.recovered("sink:http")
+    code, headers, body = get(page, "/metrics")
+    assert code == 200
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in parser.text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert samples["aerogaze_frames_total",] == 3
+    assert samples["aerogaze_dropped_frames_total",] == 5
+    assert samples["aerogaze_held_maps_total",] == 2
+    assert samples["aerogaze_state", "stalled"] == 1
+    assert samples["aerogaze_state", "running"] == 0
+    assert samples["aerogaze_latency_seconds", "0.5"] == pytest.approx(0.002)
+    assert samples["aerogaze_faults_total", "source"] == 1
+    assert (samples["aerogaze_fault_open", "source"], samples["aerogaze_fault_open", "sink:http"]) == (1, 0)
+
+
+def test_pictures_come_as_a_stream_and_singly(page: HttpSink, flight: np.ndarray) -> None:
+    assert get(page, "/frame.jpg")[0] == 503
+    page.write(result(0, flight[0], REGION))
+    code, headers, body = get(page, "/frame.jpg")
+    assert (code, headers["Content-Type"]) == (200, "image/jpeg")
+    picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (180, 320, 3)
+    with watch(page) as client, client.makefile("rb") as stream:
+        head = b"".join(iter(stream.readline, b"\r\n"))
+        assert b"multipart/x-mixed-replace; boundary=aerogaze-picture" in head
+        for index in range(1, 4):
+            assert stream.readline() == b"--aerogaze-picture\r\n"
+            size = int(re.findall(rb"Content-Length: (\d+)", b"".join(iter(stream.readline, b"\r\n")))[0])
+            shown = cv2.imdecode(np.frombuffer(stream.read(size), np.uint8), cv2.IMREAD_COLOR)
+            assert shown is not None
+            assert stream.readline() == b"\r\n"
+            page.write(result(index, flight[index]))
+
+
+def test_a_picture_is_encoded_once_and_only_for_who_watches(
+    page: HttpSink, flight: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode = [], cv2.imencode
+
+    def counted(*words: object) -> object:
+        encoded.append(1)
+        return encode(*words)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(cv2, "imencode", counted)
+    for index in range(50):
+        page.write(result(index, flight[0]))
+    assert encoded == []
+    clients = [watch(page) for _ in range(4)]
+    for client in clients:
+        read_pictures(client, 1)
+    assert len(encoded) == 1
+    page.write(result(51, flight[1]))
+    for client in clients:
+        read_pictures(client, 1)
+        client.close()
+    assert len(encoded) == 2
+
+
+def read_pictures(client: socket.socket, count: int) -> None:
+    data = b""
+    while data.count(b"\xff\xd9\r\n") < count:
+        came = client.recv(1 << 16)
+        assert came
+        data += came
+
+
+def test_regions_are_looked_for_only_while_somebody_is_there(status: Status, flight: np.ndarray) -> None:
+    now, looked = [0.0], []
+
+    def look(result: Result) -> Result:
+        looked.append(1)
+        return result
+
+    view = View(status, look, None, lambda: now[0])
+    view.take(result(0, flight[0]))
+    assert looked == []
+    view.document()
+    view.take(result(1, flight[0]))
+    assert looked == [1]
+    now[0] = 60
+    view.take(result(2, flight[0]))
+    assert looked == [1]
+
+
+def test_clients_that_do_not_read_hold_nobody_up(page: HttpSink, flight: np.ndarray) -> None:
+    """Two who watch and never read, one who never asks; writing stays quick, and others are served."""
+    big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)  # large as a JPEG
+    asleep = [watch(page), watch(page), socket.create_connection(("127.0.0.1", port(page)))]
+    with watch(page) as awake:
+        slowest, seen = 0.0, 0
+        reader = threading.Thread(target=read_pictures, args=(awake, 8))
+        reader.start()
+        for index in range(60):
+            started = time.perf_counter()
+            page.write(result(index, big))
+            slowest = max(slowest, time.perf_counter() - started)
+            time.sleep(0.03)
+            seen += get(page, "/status.json")[0] == 200 if index % 20 == 0 else 0
+        reader.join(20)
+        assert not reader.is_alive()
+    assert slowest < 1  # who does not read has five seconds; it is not the run that waits for them
+    assert seen == 3
+    started = time.perf_counter()
+    page.discard()
+    assert time.perf_counter() - started < 3
+    for client in asleep:
+        client.close()
+
+
+def test_a_watcher_that_takes_nothing_is_cut_off(
+    page: HttpSink, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pages, "timeout", 0.3)
+    big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+    with watch(page):
+        assert wait_until(lambda: len(page._server._clients) == 1)
+        for index in range(200):
+            page.write(result(index, big))
+            time.sleep(0.02)
+            if not page._server._clients:
+                break
+        assert not page._server._clients
+    assert status.snapshot().faults == {"http": 1}
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+def test_there_are_only_so_many_clients_and_they_have_only_so_long(
+    status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REQUEST_S", 0.5)
+    sink = HttpSink(":0", None, status)
+    try:
+        silent = [
+            socket.create_connection(("127.0.0.1", port(sink)), timeout=5)
+            for _ in range(servers.MOST_CLIENTS)
+        ]
+        assert wait_until(lambda: len(sink._server._clients) == servers.MOST_CLIENTS)
+        with socket.create_connection(("127.0.0.1", port(sink)), timeout=5) as one_more:
+            assert b"503" in one_more.recv(100)
+        for number, client in enumerate(silent):  # who sends a byte now and then is cut off as well
+            if number == 0:
+                client.sendall(b"GET")
+            assert client.recv(10) == b""
+            client.close()
+        assert wait_until(lambda: not sink._server._clients)
+        assert get(sink, "/healthz")[0] == 503
+    finally:
+        sink.discard()
+
+
+def test_too_many_watchers_are_told_so(page: HttpSink) -> None:
+    clients = [watch(page) for _ in range(servers.MOST_STREAMS)]
+    for client in clients:
+        assert b"200" in client.recv(100)
+    assert get(page, "/stream.mjpg")[0] == 503
+    assert get(page, "/status.json")[0] == 200
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_the_address_that_is_told_is_one_that_answers(status: Status, address: str) -> None:
+    sink = HttpSink(address, None, status)
+    try:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(sink.url, timeout=5) as page:
+            assert b"<html" in page.read()
+    finally:
+        sink.discard()
+
+
+def test_a_token_is_asked_for_and_kept(status: Status) -> None:
+    sink = HttpSink("0.0.0.0:0", None, status)
+    try:
+        token = re.findall(r"token=([\w-]+)", sink.url)[0]
+        for path in ("/status.json", "/stream.mjpg", "/frame.jpg", "/metrics", "/nothing"):
+            assert get(sink, path)[0] == 401
+            assert get(sink, f"{path}?token=wrong")[0] == 401
+        code, _, body = get(sink, "/")
+        assert code == 401
+        assert b'name="token"' in body
+        assert b"That was not it" in get(sink, "/?token=wrong")[2]
+        assert get(sink, "/healthz")[0] == 503  # open to watchdogs: it says one word
+        assert get(sink, f"/status.json?token={token}")[0] == 200
+        assert get(sink, "/status.json", Authorization=f"Bearer {token}")[0] == 200
+        code, headers, _ = get(sink, f"/?token={token}")
+        assert (code, headers["Location"]) == (303, "/")
+        cookie = headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        ours = cookie.partition(";")[0]
+        code, _, body = get(sink, "/", Cookie=ours)
+        assert code == 200
+        assert token.encode() not in body
+        code, headers, _ = get(sink, "/?token=wrong", Cookie=ours)
+        assert (code, headers.get("Set-Cookie")) == (303, None), "what opened the door stays"
+    finally:
+        sink.discard()
+
+
+def test_a_page_without_a_token_keeps_none(page: HttpSink) -> None:
+    code, headers, _ = get(page, "/?token=x%0d%0aSet-Cookie:%20session=evil")
+    assert (code, headers.get("Set-Cookie")) == (200, None)
+
+
+def test_odd_requests_are_answered_or_dropped(page: HttpSink) -> None:
+    assert get(page, "/", Host="evil.example")[0] == 403
+    assert get(page, "/nothing")[0] == 404
+    assert get(page, "/", method="POST")[0] == 501
+    code, headers, body = get(page, "/", method="HEAD")
+    assert (code, body) == (200, b"")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    for noise in (b"\x00\xff\r\n\r\n", b"GET //[ HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\n" * 10):
+        with socket.create_connection(("127.0.0.1", port(page)), timeout=5) as client:
+            client.sendall(noise)
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1000)
+    assert get(page, "/status.json")[0] == 200
+
+
+def test_ipv6(status: Status) -> None:
+    try:
+        sink = HttpSink("[::1]:0", None, status)
+    except InputError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with closing(http.client.HTTPConnection("::1", port(sink), timeout=5)) as connection:
+        connection.request("GET", "/status.json")
+        assert connection.getresponse().status == 200
+    sink.discard()
+
+
+def test_clients_that_come_and_go_leave_nothing(page: HttpSink, flight: np.ndarray) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for index in range(30):
+        page.write(result(index, flight[0]))
+        assert wait_until(lambda: len(page._server._clients) < 4)  # who has gone is seen within a second
+        with watch(page) as client:
+            if index % 2:
+                read_pictures(client, 1)
+        get(page, "/status.json")
+    assert wait_until(lambda: not page._server._clients, 10)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_the_page_needs_nothing_from_elsewhere(page: HttpSink) -> None:
+    _, _, body = get(page, "/")
+    links = re.findall(r"(?:src|href|url\()\s*=?\s*[\"']?(https?:|//)[^\"')\s]*", body.decode())
+    assert links == []
+
+
+def test_an_address_that_is_taken_is_one_line(page: HttpSink, status: Status) -> None:
+    with pytest.raises(InputError, match=rf"cannot serve at 127\.0\.0\.1:{port(page)} .*in use"):
+        HttpSink(f":{port(page)}", None, status)
+    with pytest.raises(InputError, match=r"cannot serve at 203\.0\.113\.9:1"):
+        HttpSink("203.0.113.9:1", None, status)
+
+
+def test_the_command_serves_and_closes(command: Callable[..., Outcome], video: Path) -> None:
+    done = command("run", video, "--http", ":0")
+    assert done.code == 0, done.err
+    assert re.search(r"live page: http://127\.0\.0\.1:\d+/\n", done.err)
+    done = command("run", video, "--http", "0.0.0.0:0")
+    assert re.search(r"live page: http://\S+:\d+/\?token=[\w-]{22}\n", done.err)
+    done = command("run", video, "--http", "nowhere")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--gimbal", "--fov", "60"], "--gimbal needs a link"),
+        (["--gimbal", "--mavlink", "udpout:127.0.0.1:9"], "--gimbal needs the camera's field of view"),
+        (["--on-gimbal"], "give both"),
+        (["--mount", "-30"], "give --fov"),
+        (["--fov", "60", "--mount", "north"], "expected PITCH"),
+        (["--fov", "180"], "180"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(
+    command: Callable[..., Outcome], video: Path, words: list[str], told: str
+) -> None:
+    done = command("run", video, *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert told in done.err
+
+
+def test_the_server_is_loaded_only_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, edge.cli.run; "
+        "late = {'http.server', 'prometheus_client', 'pymavlink', 'edge.sinks.web'} & set(sys.modules); "
+        "sys.exit(str(late) if late else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

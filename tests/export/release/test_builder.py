@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from calibration.inputs.calibration_frames import CalibrationFrames
+from edge.core.atomic_files import sha256
+from edge.core.errors import CheckError, InputError
+from edge.inference.saliency_model import SaliencyModel, clip_maps
+from edge.release import manifest as releases
+from edge.release.manifest import PRECISIONS
+from edge.sinks.files.map_images import fitted, sixteen_bit
+from edge.sources.factory import open_source
+from export.graphs.fp16 import to_fp16
+from export.release import builder as make
+from export.release.builder import make_release
+from tests.conftest import Outcome
+from tests.export.conftest import FAST
+from trainer.models.student import Student, as_skd, load_student
+
+
+def doubled(footage: CalibrationFrames) -> CalibrationFrames:
+    """Return the footage at R = 64."""
+    windows, held_out = (
+        np.stack(list(w)).repeat(2, axis=2).repeat(2, axis=3) for w in (footage.windows, footage.held_out)
+    )
+    return CalibrationFrames(windows, held_out, windows[:, 0], footage.source)
+
+
+def test_a_release_is_whole_and_its_graphs_are_the_student(
+    student: Student, footage: CalibrationFrames, tmp_path: Path
+) -> None:
+    make_release(student, footage, tmp_path / "r", options=FAST)
+    release = releases.load(tmp_path / "r")
+    for form in ("stream", "pair"):
+        for engine in ("onnxruntime", "tensorrt"):
+            assert release.precisions(form, engine) == PRECISIONS
+    verified = {(g.form, g.precision, g.engine): v for g, v in release.verified()}
+    assert len(verified) == 8
+    for (_, precision, _), found in verified.items():
+        assert found.frames == 2
+        if precision == "fp32":
+            assert found.max_error <= 1e-5
+        assert found.mean_cc > {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
+    assert release.calibrated is not None
+    assert release.calibrated["windows"] == 8
+    assert release.calibrated["frames_sha256"] == footage.sha256
+    assert release.delay_frames == student.settings.delay_frames
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_flies_gives_the_golden_maps(
+    student: Student, footage: CalibrationFrames, tmp_path: Path, precision: str
+) -> None:
+    make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
+    model = SaliencyModel(tmp_path / "r", precision)
+    frames, maps = model.release.golden()
+    np.testing.assert_allclose(clip_maps(model, frames), maps, atol=1e-5 if precision == "fp32" else 0.05)
+
+
+def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
+    footage: CalibrationFrames, tmp_path: Path, folder: Path, command: Callable[..., Outcome]
+) -> None:
+    shipped = load_student("skd-64")  # trained, so that its maps differ from frame to frame
+    student = replace(shipped, settings=replace(as_skd(shipped)[0], pair="next"))
+    make_release(student, doubled(footage), tmp_path / "r", forms=["stream"], options=FAST)
+    outcome = command(
+        "run", folder, "--release", tmp_path / "r", "--precision", "fp32", "--maps", tmp_path / "maps"
+    )
+    assert outcome.code == 0, outcome.err
+    model = SaliencyModel(tmp_path / "r", "fp32")
+    frames = [frame.image for frame in open_source(str(folder))]
+    alone = [clip_maps(model, np.stack(frames[index : index + 2]))[0] for index in range(len(frames))]
+    written = sorted((tmp_path / "maps").iterdir())
+    assert len(written) == len(frames)
+    for path, saliency in zip(written, alone, strict=True):
+        expected = sixteen_bit(fitted(saliency, 320, 180)).astype(int)
+        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert found is not None
+        assert np.abs(found.astype(int) - expected).max() <= 70  # 0.1 %
+    assert np.abs(alone[0] - alone[6]).max() > 0.01  # the maps differ, so that order shows
+
+
+@pytest.mark.parametrize(
+    ("graph", "precision"), [("stream.fp32.onnx", "fp32"), ("stream.int8.onnxruntime.onnx", "int8")]
+)
+def test_nan_in_a_released_graph_is_refused_before_it_flies(
+    release: Path, folder: Path, command: Callable[..., Outcome], graph: str, precision: str
+) -> None:
+    model = onnx.load(release / graph)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if values.dtype == np.float32 and "spatial.1" in tensor.name and values.size > 1:
+            values.flat[:4] = np.nan
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, release / graph)
+    document = json.loads((release / releases.MANIFEST).read_text())
+    document["files"][graph] = {
+        "sha256": sha256(release / graph),
+        "size_bytes": (release / graph).stat().st_size,
+    }
+    (release / releases.MANIFEST).write_text(json.dumps(document))
+    outcome = command("run", folder, "--release", release, "--precision", precision)
+    assert outcome.code == 2
+    assert "do not fly it" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_graph_that_is_not_the_student_is_never_released(
+    footage: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = load_student("skd-64")
+    whole = to_fp16
+
+    def shifted(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
+        weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[::-1], weight.name))
+        return whole(model, kept)
+
+    monkeypatch.setattr(make, "to_fp16", shifted)
+    with pytest.raises(CheckError, match=r"the fp16 graph .* is not the student"):
+        make_release(student, doubled(footage), tmp_path / "r", options=FAST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_replaces_an_older_one_and_nothing_else(
+    student: Student, footage: CalibrationFrames, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
+    (tmp_path / "r" / "yolo.onnx").touch()
+    with pytest.raises(InputError, match=r"holds yolo\.onnx"):
+        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
+    (tmp_path / "zoo" / "engines").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds engines"):
+        make_release(student, footage, tmp_path / "zoo", forms=["stream"], options=FAST)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([], "no calibration frames; expected real footage: give --frames SOURCE"),
+        (["missing.mp4"], "no source 'missing.mp4'"),
+        (["{black}"], "shows nothing"),
+        (["synthetic:1:64x64:1"], "has fewer than 2 frames"),
+    ],
+)
+def test_bad_frames_are_one_clear_line(
+    command: Callable[..., Outcome], folder: Path, tmp_path: Path, frames: list[str], message: str
+) -> None:
+    for path in folder.iterdir():
+        cv2.imwrite(str(path), np.zeros((180, 320, 3), np.uint8))
+    words = [w for name in frames for w in ("--frames", name.replace("{black}", str(folder)))]
+    outcome = command("export", "skd-64", "--out", tmp_path / "r", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_exports_a_student(command: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
+    outcome = command("export", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--form", "stream")
+    assert outcome.code == 0, outcome.err
+    assert "stream int8" in outcome.out
+    assert releases.load(tmp_path / "r").name == "skd-64"

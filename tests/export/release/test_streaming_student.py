@@ -1,0 +1,94 @@
+"""A streaming student as a release: several states, a window as long as its memory, no pair form."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edge.inference.saliency_model import SaliencyModel, clip_maps
+from edge.release import manifest as releases
+from edge.release.manifest import PRECISIONS
+from tests.conftest import Outcome
+from tests.trainer.models.test_streaming import settled
+from trainer.models.forms import forms_of
+from trainer.models.streaming import WINDOW
+from trainer.models.student import StreamingSettings, Student
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    """A small streaming student whose batch norms have seen some data."""
+    return Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
+
+
+@pytest.fixture(scope="module")
+def saved(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It, in a file."""
+    path = tmp_path_factory.mktemp("student") / "small.safetensors"
+    student.save(path)
+    return path
+
+
+@pytest.mark.usefixtures("lenient")
+def test_it_is_exported_verified_built_and_run_by_the_commands(
+    student: Student, saved: Path, tmp_path: Path, command: Callable[..., Outcome]
+) -> None:
+    place = tmp_path / "r"
+    outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place, "--blur", "0.02")
+    assert outcome.code == 0, outcome.err
+    release = releases.load(place)
+    assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 1, 0)
+    assert release.blur == 0.02
+    assert [(state.input, state.output, state.lag_s) for state in release.states] == [
+        ("x0_4_before", "x0", 0.4),
+        ("x0_2_before", "x0", 0.2),
+        ("x1_8_before", "x1", 0.8),
+        ("x1_4_before", "x1", 0.4),
+        ("x2_8_before", "x2", 0.8),
+        ("x2_4_before", "x2", 0.4),
+    ]
+    assert release.states == forms_of(student).states
+    for engine in ("onnxruntime", "tensorrt"):
+        assert release.precisions("stream", engine) == PRECISIONS
+        assert release.precisions("pair", engine) == ()
+    for graph, found in release.verified():
+        assert found.mean_cc > {"fp32": 0.999999, "fp16": 0.999, "int8": 0.98}[graph.precision]
+        if graph.precision == "fp32":
+            assert found.max_error <= 1e-5
+    for precision in PRECISIONS:
+        model = SaliencyModel(place, precision)
+        frames, maps = model.release.golden()
+        atol = 1e-5 if precision == "fp32" else 0.1
+        np.testing.assert_allclose(clip_maps(model, frames), maps, atol=atol)
+        model.close()
+    operators = {node.op_type for node in onnx.load(place / "stream.fp32.onnx").graph.node}
+    assert operators <= {"Conv", "Clip", "Add", "Concat", "Resize", "ReduceMax", "Sub", "Exp"}
+    outcome = command("run", "synthetic:8:320x180:12", "--release", place, "--maps", tmp_path / "maps")
+    assert outcome.code == 0, outcome.err
+    assert len(list((tmp_path / "maps").iterdir())) == 12
+    if importlib.util.find_spec("tensorrt_rtx") is not None:
+        outcome = command("build", place, "--target", "rtx")
+        assert outcome.code == 0, outcome.err
+        assert len(list((place / "engines" / "rtx").glob("*.engine"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frames", f"synthetic:1:64x64:{WINDOW - 1}"], f"has fewer than {WINDOW} frames"),
+        (["--frames", "synthetic:1:64x64:9", "--form", "pair"], "has no pair form; it has stream"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(
+    saved: Path, tmp_path: Path, command: Callable[..., Outcome], words: list[str], message: str
+) -> None:
+    outcome = command("export", saved, "--out", tmp_path / "r", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "r").exists()

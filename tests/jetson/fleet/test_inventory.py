@@ -1,0 +1,120 @@
+"""What an inventory may say, and what is told where it says something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.core.errors import InputError
+
+pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+from jetson.fleet.inventory import Pace, load_inventory
+
+
+def written(folder: Path, text: str) -> Path:
+    place = folder / "fleet.toml"
+    place.write_text(text)
+    return place
+
+
+def test_options_are_flashs_and_defaults_stand_behind(tmp_path: Path) -> None:
+    fleet = load_inventory(
+        written(
+            tmp_path,
+            """
+            [defaults]
+            sudo = true
+            identity = "keys/fleet"
+            known-hosts = "~/known"
+            [rollout]
+            at-once = 8
+            [hosts]
+            "pilot@drone-1.local" = {}
+            drone-2 = { address = "pilot@10.0.0.2:2222", sudo = false, root = "/data", no-autopilot = true }
+            "boards/3" = { policy = "closest", trust = "/etc/k.pub" }
+            """,
+        )
+    )
+    one, two, three = fleet.hosts.values()
+    assert list(fleet.hosts) == ["pilot@drone-1.local", "drone-2", "boards/3"]
+    assert (one.sudo, one.identity, one.known_hosts) == (True, tmp_path / "keys/fleet", Path.home() / "known")
+    assert one.login
+    assert (one.login.host, one.login.identity) == ("drone-1.local", tmp_path / "keys/fleet")
+    assert (two.sudo, two.root, two.no_autopilot) == (False, Path("/data"), True)
+    assert two.login
+    assert two.login.port == 2222
+    assert three.login is None
+    assert three.address == str(tmp_path / "boards/3")
+    assert (three.policy, three.trust) == ("closest", Path("/etc/k.pub"))
+    assert fleet.pace == Pace(at_once=8)
+    assert [len(ring.hosts) for ring in fleet.rings] == [1, 1, 1]
+
+
+def test_rings_are_numbers_shares_and_the_rest(tmp_path: Path) -> None:
+    hosts = "[hosts]\n" + "\n".join(f"d{n} = {{}}" for n in range(40))
+    text = f"""
+        [[rings]]
+        hosts = 2
+        [[rings]]
+        hosts = "12.5%"
+        success = "80%"
+        error = "30%"
+        [[rings]]
+        hosts = "all"
+        {hosts}"""
+    rings = load_inventory(written(tmp_path, text)).rings
+    assert [len(ring.hosts) for ring in rings] == [2, 5, 33]
+    assert [(ring.success, ring.error) for ring in rings] == [(0.9, 0.1), (0.8, 0.3), (0.9, 0.1)]
+
+
+HOST = '[hosts]\n"pilot@d1" = {}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("hosts = [", "is no TOML"),
+        ("", "names no hosts; expected [hosts]"),
+        ("[hosts]", "names no hosts"),
+        (
+            "colour = 1\n" + HOST,
+            "the inventory has an unknown key 'colour'; expected some of defaults, hosts",
+        ),
+        ('[hosts]\n"pilot@d1" = 1', "host 'pilot@d1' is 1; expected a table of options"),
+        ("[hosts]\nd1 = { port = 22 }", "host 'd1' has an unknown key 'port'; expected some of address"),
+        ("[hosts]\nd1 = { sudo = 'yes' }", "host 'd1': sudo is 'yes'; expected true or false"),
+        ("[hosts]\nd1 = { root = 7 }", "host 'd1': root is 7; expected text"),
+        ("[hosts]\nd1 = { identity = '' }", "identity is ''; expected text"),
+        ("[hosts]\n'' = {}", "a host's name is ''; expected one as drone-7"),
+        ("[hosts]\n' ' = { address = 'pilot@d1' }", "a host's name is ' '"),
+        ("[hosts]\n'pilot@d1' = { policy = 'best' }", "policy 'best'; expected one as"),
+        ("[defaults]\npolicy = 'best'\n" + HOST, "policy 'best'; expected one as"),
+        ("[defaults]\naddress = 'pilot@d1'\n" + HOST, "[defaults] has an unknown key 'address'"),
+        ("[hosts]\n'pilot@d1@x' = {}", "'pilot@d1@x' is no board; expected user@host"),
+        ("[hosts]\n'pilot@d1:0' = {}", "no host has a port 0"),
+        ("[hosts]\n'b/1' = {}\n'b/./1' = {}", "'b/./1' and 'b/1' are one board: name it once"),
+        ("[hosts]\n'pilot@d1' = {}\n'root@d1' = {}", "'root@d1' and 'pilot@d1' are one board"),
+        ("[rollout]\nat-once = 0\n" + HOST, "at-once is 0; expected a whole number, 1 to 1024"),
+        ("[rollout]\ntries = 2.5\n" + HOST, "tries is 2.5; expected a whole number"),
+        ("[rollout]\nlimit-s = true\n" + HOST, "limit-s is True; expected a number"),
+        ("[rollout]\nbackoff-s = nan\n" + HOST, "backoff-s is nan; expected a number"),
+        ("rings = []\n" + HOST, "rings is []; expected [[rings]]"),
+        ("rings = [1]\n" + HOST, "ring 1 is 1; expected a table"),
+        ("[[rings]]\n" + HOST, "ring 1 has hosts = None; expected a number"),
+        ("[[rings]]\nhosts = '0%'\n" + HOST, "ring 1 has hosts = '0%'"),
+        ("[[rings]]\nhosts = '120%'\n" + HOST, "'120%'; expected a share"),
+        ("[[rings]]\nhosts = 1\nerror = 5\n" + HOST, 'ring 1: error is 5; expected a share as "10%"'),
+        ("[[rings]]\nhosts = 1\n" + HOST + "d2 = {}", "the rings leave 1 hosts out; end with one of"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_inventory(written(tmp_path, text))
+    assert told in str(caught.value)
+    assert "fleet.toml" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*none\.toml: No such file"):
+        load_inventory(tmp_path / "none.toml")

@@ -1,0 +1,121 @@
+"""Shards: what is written is read back, at random, by other processes, and damage is named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.core.errors import InputError
+from trainer.data.map_shards import LabelledMaps, Plan, Shard, keep_plan, shard_path
+
+PLAN = Plan("m", "0", None, "videos", None, 3, "0", ("spatial", "temporal"), 16, 12, 1, None, 2, 30.0)
+
+
+def ramp(peak: float, seed: int) -> np.ndarray:
+    values = np.random.default_rng(seed).random((12, 16), np.float32)
+    return np.asarray(peak * values / values.max(), np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three clips in two shards: frames 0 and 5, none, frame 2."""
+    keep_plan(tmp_path, PLAN)
+    first, second = Shard(16, 12), Shard(16, 12)
+    first.add(0, [ramp(1, 0), ramp(7, 1)])
+    first.add(5, [ramp(1e-4, 2), np.zeros((12, 16), np.float32)])
+    first.end_clip("a/b.mp4", [])
+    first.end_clip("broken.mp4", ["broken.mp4: not readable as a video"])
+    first.write(shard_path(tmp_path, 0), 1.5)
+    second.add(2, [ramp(3, 4), ramp(3, 5)])
+    second.end_clip("c.mp4", [])
+    second.write(shard_path(tmp_path, 1), 0.25)
+    return tmp_path
+
+
+def test_maps_are_read_back_to_half_a_step_of_their_peak(folder: Path) -> None:
+    maps = LabelledMaps(folder)
+    assert maps.clips == {"a/b.mp4": 2, "broken.mp4": 0, "c.mp4": 1}
+    assert maps.frames("a/b.mp4").tolist() == [0, 5]
+    assert maps.frames("broken.mp4").tolist() == maps.frames("nobody").tolist() == []
+    for clip, frame, name, peak, seed in (
+        ("a/b.mp4", 0, "spatial", 1, 0),
+        ("a/b.mp4", 0, "temporal", 7, 1),
+        ("a/b.mp4", 5, None, 1e-4, 2),
+        ("c.mp4", 2, "spatial", 3, 4),
+        ("c.mp4", 2, "temporal", 3, 5),
+    ):
+        found = maps.map(clip, frame, name)
+        assert found.dtype == np.float32
+        assert np.abs(found - ramp(peak, seed)).max() <= peak / 255 * 0.501
+    assert not maps.map("a/b.mp4", 5, "temporal").any()
+    assert maps.faults == {"broken.mp4": ["broken.mp4: not readable as a video"]}
+    assert (maps.shards, maps.seconds) == (2, 1.75)
+
+
+def test_plain_numpy_reads_a_shard(folder: Path) -> None:
+    with np.load(shard_path(folder, 0)) as file:
+        assert json.loads(file["index"].tobytes())["clips"][0] == {
+            "name": "a/b.mp4",
+            "frames": 2,
+            "faults": [],
+        }
+        assert file["frame"].tolist() == [0, 5]
+        assert file["end"].shape == (2, 2)
+        assert file["end"][-1, -1] == len(file["png"])
+        assert file["png"][1:4].tobytes() == b"PNG"
+
+
+def test_maps_are_resized_as_images_are(tmp_path: Path) -> None:
+    keep_plan(tmp_path, PLAN)
+    shard = Shard(16, 12)
+    large = np.zeros((24, 32), np.float32)
+    large[:2, :2] = 8  # one pixel of the small map
+    large[2:4, 2] = 4  # half of another
+    shard.add(0, [large, np.full((3, 4), 2, np.float32)])
+    shard.end_clip("a", [])
+    shard.write(shard_path(tmp_path, 0), 0)
+    maps = LabelledMaps(tmp_path)
+    small = maps.map("a", 0)
+    assert (small.shape, small[0, 0]) == ((12, 16), 8)
+    assert small[1, 1] == pytest.approx(2, abs=8 / 255)
+    assert (maps.map("a", 0, "temporal") == 2).all()
+
+
+def test_a_reader_may_be_handed_to_other_processes(folder: Path) -> None:
+    maps = LabelledMaps(folder)
+    here = maps.map("c.mp4", 2)
+    again = pickle.loads(pickle.dumps(maps))
+    np.testing.assert_array_equal(again.map("c.mp4", 2), here)
+
+
+@pytest.mark.parametrize(
+    ("clip", "frame", "name"), [("a/b.mp4", 1, None), ("a/b.mp4", 6, None), ("x", 0, None), ("c.mp4", 2, "x")]
+)
+def test_a_map_that_is_not_there_is_named(folder: Path, clip: str, frame: int, name: str | None) -> None:
+    with pytest.raises(InputError, match=rf"no map .* of {clip}, frame {frame}; expected"):
+        LabelledMaps(folder).map(clip, frame, name)
+
+
+def test_a_plan_is_kept_and_another_refused(folder: Path) -> None:
+    keep_plan(folder, replace(PLAN, model="./m"))
+    with pytest.raises(
+        InputError, match=r"holds other maps \(sha256 0 there, 1 here; width 16 there, 32 here\)"
+    ):
+        keep_plan(folder, replace(PLAN, model="n", sha256="1", width=32))
+    (folder / "labels.json").write_text('{"schema": 9}')
+    with pytest.raises(InputError, match=r"is no folder of maps .*not schema 1"):
+        keep_plan(folder, PLAN)
+
+
+def test_damage_is_named(folder: Path) -> None:
+    path = shard_path(folder, 1)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"shard-000001.npz is damaged .*remove it and label again"):
+        LabelledMaps(folder)
+    with pytest.raises(InputError, match="is no folder of maps"):
+        LabelledMaps(folder / "none")

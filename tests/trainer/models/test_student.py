@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edge.core.errors import InputError
+from trainer.models.skd import SpatiotemporalNetwork
+from trainer.models.student import SkdSettings, Student, TinyHDSettings, as_skd, as_tinyhd, load_student
+from trainer.recipes.loader import SkdRecipe, load_recipe
+
+
+@pytest.fixture
+def student() -> Student:
+    settings = SkdSettings(32, "next", "density")
+    return Student("small", settings, SpatiotemporalNetwork().eval(), {"seed": 3})
+
+
+def test_it_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
+    student.save(tmp_path / "s.safetensors")
+    again = load_student(tmp_path / "s.safetensors")
+    assert (again.name, again.settings, again.trained) == ("small", student.settings, {"seed": 3})
+    for key, value in student.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[key], value)
+    assert not again.network.training
+
+
+def test_a_student_of_clips_comes_back_as_it_was(tmp_path: Path) -> None:
+    settings = TinyHDSettings("M", 8, ("D2", "D1"), 64, 96)
+    student = Student("clips", settings, settings.build().eval(), {})
+    student.save(tmp_path / "s.safetensors")
+    again = load_student(tmp_path / "s.safetensors")
+    assert again.settings == settings
+    assert (settings.delay_frames, TinyHDSettings("S").delay_frames) == (15, 0)
+    assert as_tinyhd(again)[1].maps == 16
+    for key, value in student.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[key], value)
+    with pytest.raises(InputError, match="student clips is of kind tinyhd; expected skd"):
+        as_skd(again)
+    with pytest.raises(InputError, match=r"frames of 64 x 100; expected multiples of 32"):
+        TinyHDSettings("M", width=100, height=64)
+
+
+def test_the_shipped_student_says_how_it_was_trained() -> None:
+    student = load_student("skd-64")
+    assert student.settings.delay_frames == 0
+    told = student.trained["recipe"]
+    del told["world"]["workers"]  # had its place there then
+    recipe = SkdRecipe.model_validate(told)
+    assert recipe == load_recipe("skd-64", {"mixed": "true"})
+    assert min(recipe.teachers.steps, recipe.students.steps, recipe.network.steps) > 0
+    assert student.trained["data"] == "made world"
+    assert student.trained["commit"]
+
+
+def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    tensors["trunk.0.0.weight"][0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_nan, r"weight trunk\.0\.0\.weight is not finite"),
+        (lambda tensors, metadata: metadata.update(schema="9"), "student schema '9'"),
+        (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "no student of ours"),
+        (lambda tensors, metadata: metadata.update(student="{}"), "no student of ours"),
+        (lambda tensors, metadata: metadata.pop("name"), "no student of ours"),
+        (lambda tensors, metadata: metadata.update(trained="{"), "no student of ours"),
+        (
+            lambda tensors, metadata: metadata.update(student=metadata["student"].replace("next", "last")),
+            "no student paired with 'last'",
+        ),
+        (
+            lambda tensors, metadata: metadata.update(
+                student=metadata["student"].replace("}", ', "lag_s": 0.3}')
+            ),
+            "paired with the next frame cannot lag by 0.3 s",
+        ),
+    ],
+)
+def test_a_spoilt_file_is_named(
+    student: Student, tmp_path: Path, spoil: Callable[..., object], message: str
+) -> None:
+    path = tmp_path / "s.safetensors"
+    student.save(path)
+    tensors = load_file(path)
+    metadata = {
+        "schema": "1",
+        "name": "small",
+        "trained": "{}",
+        "student": '{"kind": "skd", "resolution": 32, "pair": "next", "head": "density"}',
+    }
+    spoil(tensors, metadata)
+    save_file(tensors, path, metadata)
+    with pytest.raises(InputError, match=message):
+        load_student(path)
+
+
+def test_what_is_no_student_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no student 'nobody'.*shipped student: skd-"):
+        load_student("nobody")
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(b"weights, honestly")
+    with pytest.raises(InputError, match="no safetensors file"):
+        load_student(path)

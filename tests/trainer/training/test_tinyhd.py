@@ -1,0 +1,384 @@
+"""TinyHD's stages: who teaches whom, on which frames; a few steps of each; a recipe from end to end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from edge.core.errors import InputError
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
+from edge.simulation.world import World
+from tests.conftest import Outcome
+from tests.support import dataset_trees as trees
+from tests.trainer.data.test_clip_windows import tree
+from trainer.data import clip_windows as windows
+from trainer.data.clip_windows import MadeWindows, Mixed, Shape, Windows
+from trainer.datasets.factory import open_dataset
+from trainer.losses.hierarchical import kl
+from trainer.models.hd2s import HD2S
+from trainer.models.streaming import StreamingNetwork
+from trainer.models.student import as_tinyhd, load_student
+from trainer.models.tinyhd import LEVELS, MAPS, Maps, TinyHD, Variant
+from trainer.recipes.loader import StageTable, TinyHDRecipe, load_recipe
+from trainer.recipes.tinyhd import DistilledTable, TeacherTable
+from trainer.training import tinyhd
+from trainer.training.loop import Progress, Run, fit
+from trainer.training.run import train
+from trainer.training.stage import Stage
+from trainer.training.tinyhd import StudentDistillation, TeacherTraining, teaching
+
+SIDES = {"student.height": "32", "student.width": "32", "workers": "0", "mixed": "false"}
+FEW = {
+    "world.frames": "16", "world.buffer": "1",
+    "teacher.steps": "1", "teacher.batch": "2", "distillation.steps": "2", "distillation.batch": "2",
+}  # fmt: skip
+ALL = [*LEVELS, "d2", "d3"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # fit's: the machine is shared
+    yield
+    monkeypatch.undo()
+    torch.set_num_threads(before)
+
+
+def quick(name: str, **changes: str) -> TinyHDRecipe:
+    recipe = load_recipe(name, {**SIDES, **FEW, **{key.replace("__", "."): v for key, v in changes.items()}})
+    assert isinstance(recipe, TinyHDRecipe)
+    return recipe
+
+
+class LastFrame(nn.Module):
+    """A teacher whose map is its clip's last frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = 0
+
+    def forward(self, clip: Tensor) -> Maps:
+        assert clip.shape[2] == 16
+        self.runs += 1
+        return Maps(clip[:, 0, -1:], {"x0": clip[:, 1, -1:]})
+
+
+class Bright(nn.Module):
+    """A teacher that looks at what is bright in a clip's frames: one map a clip."""
+
+    def forward(self, clip: Tensor) -> Maps:
+        fused = (clip[:, 0, -1:] + 1) / 2 + 0.01
+        return Maps(fused, {"x0": fused})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs compute 3-D convolutions in bfloat16 rightly")
+def test_clips_are_not_trained_on_in_bfloat16_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, whole = [], StudentDistillation.loss
+
+    def loss(stage: StudentDistillation, batch: dict[str, Tensor]) -> Tensor:
+        kinds.append(torch.is_autocast_enabled("cpu"))
+        return whole(stage, batch)
+
+    monkeypatch.setattr(StudentDistillation, "loss", loss)
+    train(quick("tinyhd-s-rc1", mixed="true"))
+    assert kinds == [False, False]
+
+
+def test_a_teacher_of_one_map_is_run_on_windows_that_end_at_each_frame() -> None:
+    teacher, clip = LastFrame(), torch.rand(2, 3, 31, 4, 4)
+    maps = teaching(teacher, clip, 16)
+    assert torch.equal(maps.fused, clip[:, 0, 15:])
+    assert torch.equal(maps.parts["x0"], clip[:, 1, 15:])
+    assert teacher.runs == 16
+    assert torch.equal(teaching(teacher, clip, 1).fused, clip[:, 0, -1:])
+    assert teacher.runs == 17
+
+
+def test_a_teacher_of_as_many_maps_is_run_once_on_the_students_frames() -> None:
+    assistant, clip = TinyHD("M", 8).eval(), torch.rand(1, 3, 31, 32, 32)
+    maps = teaching(assistant, clip, 16)
+    torch.testing.assert_close(maps.fused, assistant(clip[:, :, 15:]).fused)
+    assert not maps.fused.requires_grad
+
+
+def test_the_teachers_conspicuity_maps_learn_the_truth_by_their_weight() -> None:
+    batch = {"clip": torch.randn(1, 3, 20, 32, 32), "density": torch.rand(1, 4, 32, 32)}
+    stage = TeacherTraining(TeacherTable(steps=1, batch=2, supervision=0.5)).eval()
+    maps, truth = stage.network(batch["clip"][:, :, 4:]), batch["density"][:, 3:]
+    expected = kl(truth, maps.fused) + 0.5 * sum(kl(truth, maps.parts[name]) for name in LEVELS)
+    torch.testing.assert_close(stage.loss(batch), expected)
+
+
+def test_an_assistant_gives_targets_to_all_six_maps() -> None:
+    assistant, student = TinyHD("S", 4).eval(), TinyHD("S", 8)
+    stage = StudentDistillation(DistilledTable(steps=1, batch=2), student, assistant).eval()
+    batch = {"clip": torch.randn(2, 3, 16, 32, 32), "density": torch.rand(2, 1, 32, 32)}
+    ours, theirs = student(batch["clip"]), assistant(batch["clip"])
+    expected = kl(batch["density"], ours.fused) + kl(theirs.fused, ours.fused)
+    expected = expected + sum(kl(theirs.parts[name], ours.parts[name]) for name in ALL)
+    torch.testing.assert_close(stage.loss(batch), expected)
+    assert all(name.startswith("network.") for name, _ in stage.named_parameters())
+
+
+def test_auxiliary_clips_learn_from_the_teacher_alone(tmp_path: Path) -> None:
+    trees.film(tmp_path / "videos" / "a.avi", 20)
+    shape = Shape(32, 32)
+    videos = Windows(open_dataset("videos", tmp_path / "videos"), shape, 0)
+    labelled = Windows(open_dataset("ucf-sports", tree(tmp_path)), shape, 0)
+    mixed = Mixed(labelled, videos, 0)
+    student, teacher = TinyHD("S", 8), Bright()
+    stage = StudentDistillation(DistilledTable(steps=1, batch=2, supervision=0.5), student, teacher).eval()
+    for index, has_truth in ((0, True), (1, False)):
+        batch = default_collate([mixed[index]])
+        ours, theirs = student(batch["clip"]), teacher(batch["clip"])
+        of_teacher = kl(theirs.fused, ours.fused) + kl(theirs.parts["x0"], ours.parts["x0"])
+        of_truth = stage.loss(batch) - of_teacher
+        assert (of_truth.item() > 0.1) == has_truth
+        assert has_truth or of_truth.item() == pytest.approx(0, abs=1e-6)
+
+
+def samples(root: Path, frames: int = 16, densities: int = 1) -> list[dict[str, Tensor]]:
+    """Return a window of each of two clips that look at places of their own."""
+    dataset = open_dataset("ucf-sports", tree(root, clips=2, frames=18))
+    found = Windows(dataset, Shape(32, 32, frames, densities), 0)
+    return [found[index] for index in range(2)]
+
+
+def losses(stage: Stage, given: list[dict[str, Tensor]], table: StageTable) -> list[float]:
+    told: list[float] = []
+    fit("a", stage, given, quick("tinyhd-s-rc1"), table, Run(on_step=lambda p: told.append(p.loss)))  # type: ignore[arg-type]
+    return told
+
+
+def test_the_teacher_learns_a_few_clips(tmp_path: Path) -> None:
+    table = TeacherTable(steps=8, batch=2, rate=1e-2, schedule="steps")
+    told = losses(TeacherTraining(table), samples(tmp_path), table)
+    assert told[-1] < 0.85 * told[0]
+
+
+@pytest.mark.parametrize(("variant", "schedule", "rate"), [("S", "steps", 5e-2), ("M", "constant", 1e-3)])
+def test_a_student_learns_a_few_clips(
+    tmp_path: Path, variant: Variant, schedule: Literal["steps", "constant"], rate: float
+) -> None:
+    table = DistilledTable(steps=24, batch=2, rate=rate, schedule=schedule)
+    student, maps = TinyHD(variant, 8), MAPS[variant]
+    stage = StudentDistillation(table, student, Bright())
+    told = losses(stage, samples(tmp_path, 15 + maps, maps), table)
+    assert told[-1] < 0.85 * told[0]
+
+
+def test_the_papers_optimiser() -> None:
+    table = DistilledTable(steps=200, batch=2, rate=0.01, schedule="steps")
+    stage = StudentDistillation(table, TinyHD("S", 8), Bright())
+    chosen = stage.configure_optimizers()
+    groups = {id(group["params"][0]): group for group in chosen["optimizer"].param_groups}
+    by_name = {name: groups.pop(id(p)) for name, p in stage.named_parameters()}
+    assert not groups
+    found = {
+        (name.split(".")[1] == "encoder", name.endswith("bias")): (group["lr"], group["weight_decay"])
+        for name, group in by_name.items()
+    }
+    assert found == {
+        (False, False): (0.01, 5e-4), (False, True): (0.02, 0.0),
+        (True, False): (0.005, 5e-4), (True, True): (0.01, 0.0),
+    }  # fmt: skip
+    assert all(group["momentum"] == 0.9 for group in by_name.values())
+    assert sorted(chosen["lr_scheduler"]["scheduler"].milestones) == [100, 150, 180]
+
+
+class KilledError(Exception):
+    """As by the system, between two steps."""
+
+
+def test_a_killed_recipe_goes_on_where_it_was(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", clips=2, frames=18)
+    trees.film(tmp_path / "videos" / "a.avi", 20)
+    recipe = quick(
+        "tinyhd-s-rc2", student__rc="8", assistants__rc="[2, 4]", assistants__steps="2",
+        assistants__batch="2", data__kind='"ucf-sports"', data__root=f'"{root}"',
+        data__auxiliary=f'"{tmp_path / "videos"}"',
+    )  # fmt: skip
+
+    def killer(progress: Progress) -> None:
+        if (progress.stage, progress.step) == ("assistant-rc4", 2):
+            raise KilledError
+
+    whole = train(recipe)
+    with pytest.raises(KilledError):
+        train(recipe, Run(tmp_path / "run", 1, killer))
+    told: list[tuple[str, int]] = []
+    resumed = train(recipe, Run(tmp_path / "run", 1, lambda p: told.append((p.stage, p.step))))
+    assert told == [("assistant-rc4", 2), ("student", 1), ("student", 2)]
+    assert whole.network.state_dict().keys() == resumed.network.state_dict().keys()
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(resumed.network.state_dict()[name], value, msg=name)
+    assert resumed.trained["data"] == "ucf-sports and auxiliary videos"
+    with pytest.raises(InputError, match="training of another recipe"):
+        train(recipe.model_copy(update={"seed": 5}), Run(tmp_path / "run"))
+
+
+def test_each_student_is_taught_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...]]] = []
+
+    def spy(name: str, stage: Stage, given: MadeWindows, *rest: object) -> None:
+        sample = next(iter(given))
+        taught = [f"{type(n).__name__} {id(n)}" for n in getattr(stage, "_teacher", [])]
+        network = stage.network
+        assert isinstance(network, nn.Module)
+        own = f"{type(network).__name__} {id(network)}"
+        shapes = tuple(sample["clip"].shape), tuple(sample["density"].shape)
+        chain.append((name, own, "".join(taught), *shapes))
+
+    monkeypatch.setattr(tinyhd, "fit", spy)
+    train(quick("tinyhd-m-rc4"))
+    assert [link[0] for link in chain] == ["teacher", "assistant-rc1", "assistant-rc2", "student"]
+    for before, link in itertools.pairwise(chain):
+        assert link[2] == before[1]
+    assert [link[3][1] for link in chain] == [16, 31, 16, 16]
+    assert [link[4][0] for link in chain] == [1, 16, 16, 16]
+
+
+def test_a_teacher_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
+    stage = TeacherTraining(TeacherTable(steps=1, batch=2))
+    (tmp_path / "teacher").mkdir()
+    torch.save(stage.state_dict(), tmp_path / "teacher" / "done.pt")
+    for path in (tmp_path, tmp_path / "teacher" / "done.pt"):
+        network = HD2S()
+        tinyhd.load_teacher(network, path)
+        assert torch.equal(network.fusion.weight, stage.network.fusion.weight)
+    torch.save({"network.fusion.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("weights, honestly")
+    for path, message in (
+        (tmp_path / "none.pt", r"no teacher at .*none.pt; expected the folder of a run"),
+        (tmp_path / "other.pt", r"other.pt has no weights of the teacher HD2S"),
+        (tmp_path / "text.pt", r"text.pt has no weights of the teacher HD2S"),
+    ):
+        with pytest.raises(InputError, match=message) as told:
+            tinyhd.load_teacher(HD2S(), path)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.kind": "dhf1k", "data.root": "nowhere"}, "no folder nowhere; expected the root of a dhf1k"),
+        ({"data.auxiliary": "{tmp}"}, "is not laid out as a tree of video"),
+        ({"data.kind": "ucf-sports", "data.root": "{tmp}/bare"}, "has no density; docs/data.md says where"),
+        ({"student.imagenet": "none.pth"}, "no weights at none.pth; expected a state dict"),
+        ({"teacher.weights": "none.pt"}, "no teacher at none.pt"),
+        ({"student.rc": "3"}, "student.rc: Input should be 1, 2, 4 or 8, got 3"),
+    ],
+)
+def test_bad_use_is_one_clear_line_before_anything_is_trained(
+    command: Callable[..., Outcome], tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    trees.picture(tmp_path / "bare" / "training" / "c" / "images" / "001.png", 1)
+    pairs = {**SIDES, **{key: value.format(tmp=tmp_path) for key, value in changes.items()}}
+    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
+    words += ["--out", str(tmp_path / "s.safetensors"), "--run", str(tmp_path / "run")]
+    outcome = command("train", "tinyhd-s-rc1", *words)
+    assert outcome.code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_command_trains_and_evaluates_a_student(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    pairs = {**SIDES, **FEW, "student.rc": "8"}
+    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
+    outcome = command("train", "tinyhd-m-rc1", "--out", tmp_path / "s.safetensors", *words)
+    assert outcome.code == 0, outcome.err
+    settings, network = as_tinyhd(load_student(tmp_path / "s.safetensors"))
+    assert (settings.variant, settings.rc, settings.height, network.maps) == ("M", 8, 32, 16)
+    root = tree(tmp_path / "data", frames=18)
+    scored = command(
+        "evaluate", tmp_path / "s.safetensors", "--dataset", "ucf-sports", "--root", root,
+        "--json", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert scored.code == 0, scored.err
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["metrics"]["cc"]["frames"] == 18
+    assert document["maps"].startswith("student tinyhd-m-rc1, PyTorch")
+
+
+def test_the_command_trains_a_streaming_student_that_evaluates(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    pairs = {**FEW, "workers": "0", "mixed": "false", "student.imagenet": "false"}
+    pairs |= {"assistants.steps": "1", "assistants.batch": "2"}
+    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
+    out = tmp_path / "s.safetensors"
+    outcome = command("train", "stream-96", "--out", out, "--run", tmp_path / "run", *words)
+    assert outcome.code == 0, outcome.err
+    for stage in ("teacher", "assistant-rc1", "student"):
+        assert (tmp_path / "run" / stage / "done.pt").is_file()
+    student = load_student(out)
+    assert student.settings.build().state_dict().keys() == student.network.state_dict().keys()
+    root = tree(tmp_path / "data", frames=10)
+    scored = command(
+        "evaluate", out, "--dataset", "ucf-sports", "--root", root, "--json", tmp_path / "s.json"
+    )
+    assert scored.code == 0, scored.err
+    assert json.loads((tmp_path / "s.json").read_text())["metrics"]["cc"]["frames"] == 10
+
+
+def test_the_command_describes_each_stage(command: Callable[..., Outcome]) -> None:
+    outcome = command("train", "tinyhd-m-rc4", "--describe")
+    assert outcome.code == 0, outcome.err
+    rows = [line.split() for line in outcome.out.splitlines() if "192" in line]
+    assert [(row[1], row[3], row[-6], row[-4], row[-2]) for row in rows] == [
+        ("teacher", "HD2S", "29,551,145", "22.210", "1"),
+        ("assistant-rc1", "TinyHD", "3,883,915", "7.241", "16"),
+        ("assistant-rc2", "TinyHD", "1,347,963", "6.096", "16"),
+        ("student", "TinyHD", "508,007", "3.384", "16"),
+    ]
+
+
+def test_without_a_teacher_every_map_learns_the_truth() -> None:
+    student = StreamingNetwork(4).eval()
+    stage = StudentDistillation(DistilledTable(steps=1, batch=2, supervision=0.25), student, None)
+    batch = {"clip": torch.randn(1, 3, 16, 32, 32), "density": torch.rand(1, 16, 32, 32)}
+    maps = student(batch["clip"])
+    expected = kl(batch["density"], maps.fused) + 0.25 * sum(
+        kl(batch["density"], maps.parts[name]) for name in ALL
+    )
+    torch.testing.assert_close(stage.eval().loss(batch), expected)
+
+
+def test_the_streaming_student_that_ships_is_trained_alone_on_a_streams_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages: list[str] = []
+    rates: list[float] = []
+
+    class Told(World):
+        def __init__(self, seed: int, width: int, height: int, fps: float) -> None:
+            rates.append(fps)
+            super().__init__(seed, width, height, fps)
+
+    monkeypatch.setattr(windows, "World", Told)
+    few = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
+    recipe = load_recipe("stream", {**few, "distillation.steps": "2", "world.buffer": "2"})
+    train(recipe, Run(on_step=lambda p: stages.append(p.stage)))
+    assert stages == ["student", "student"]
+    assert set(rates) == {NOMINAL_FPS}
+
+
+def test_a_streams_windows_of_a_data_set_take_frames_at_its_own_rate(tmp_path: Path) -> None:
+    dataset = open_dataset("ucf-sports", tree(tmp_path, clips=1, frames=18))
+    all_of_it = Windows(dataset, Shape(32, 32, 18, 18), 0).window(dataset.clips[0], 17)
+    third = Windows(dataset, Shape(32, 32, 4, 2, every=3), 0).window(dataset.clips[0], 17)
+    assert all_of_it is not None
+    assert third is not None
+    assert torch.equal(third["clip"], all_of_it["clip"][:, [8, 11, 14, 17]])
+    assert torch.equal(third["density"], all_of_it["density"][[14, 17]])

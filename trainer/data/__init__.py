@@ -1,0 +1,1 @@
+"""Training samples: clip windows, labelled pairs, map shards, synthetic pairs."""

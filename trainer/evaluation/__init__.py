@@ -1,0 +1,1 @@
+"""Scores of students on data sets, contact sheets and motion twins."""

@@ -1,0 +1,1 @@
+"""Runs students and teachers in PyTorch: predictors, pseudo labels, profiler runner."""

@@ -1,0 +1,1 @@
+"""The training loop and the training stages of each kind of student."""
