@@ -11,12 +11,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from edge.core.errors import CheckError
-from edge.inference.engine_selection import ENGINES
-from edge.inference.tensorrt.build_target import Target
+from edge.inference.engine_selection import ENGINES_FOLDER
+from edge.inference.tensorrt.build_target import BuildTarget
 from export.engines.build import Engine, build_engines, survey
 from export.engines.build_source import Buildable, open_buildable
 
-ERR = Console(stderr=True)
+ERR_CONSOLE = Console(stderr=True)
 
 
 @click.command(epilog="Example: aerogaze build my-release --target rtx:8.6,8.9")
@@ -31,7 +31,7 @@ ERR = Console(stderr=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help=f"A folder for the engines (default: {ENGINES}/TARGET in the release's folder).",
+    help=f"A folder for the engines (default: {ENGINES_FOLDER}/TARGET in the release's folder).",
 )
 @click.option("--check", is_flag=True, help="Build nothing: say whether the engines at hand fit.")
 @click.option("--rebuild", is_flag=True, help="Build engines that do not fit again.")
@@ -42,8 +42,8 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
     """
     if check and rebuild:
         raise click.UsageError("--check builds nothing; leave --check or --rebuild out")
-    opened, target = open_buildable(release), Target.parse(target_name)
-    place = out or opened.folder / ENGINES / target.folder
+    opened, target = open_buildable(release), BuildTarget.parse(target_name)
+    place = out or opened.folder / ENGINES_FOLDER / target.folder
     if check:
         _check(opened, target, place)
         return
@@ -53,9 +53,9 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
         TextColumn(f"build {escape(opened.name)}: {{task.description}}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[estimate]}"),
-        console=ERR,
+        console=ERR_CONSOLE,
         transient=True,
-        disable=not ERR.is_terminal,
+        disable=not ERR_CONSOLE.is_terminal,
     ) as progress:
         task = progress.add_task("looking at what is there", total=None, estimate="")
 
@@ -77,7 +77,7 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
     print(f"wrote {place}" if built else f"all {len(rows)} engines in {place} fit: nothing to build")
 
 
-def _check(source: Buildable, target: Target, place: Path) -> None:
+def _check(source: Buildable, target: BuildTarget, place: Path) -> None:
     engines = survey(source, target, place)
     table = Table(title=escape(f"{source.name} for {target}, here"), title_justify="left")
     table.add_column("engine", no_wrap=True)

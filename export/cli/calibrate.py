@@ -17,12 +17,19 @@ from calibration.quantization.dla_cache import VERSION, cache_text
 from calibration.search.accuracy import Budget
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
-from edge.inference.tensorrt.api import refusal
+from edge.inference.tensorrt.api import find_unsupported_node
 from edge.release.manifest import Release
-from export.cli.target_options import Asked, open_target, read_footage, stepping, target_options, warn
-from export.graphs.int8 import BUDGET, Calibrated, Int8, Options
-from export.release.builder import ours_in_release
-from export.release.recalibrate import calibrate_graph, calibrate_release, ours_in_calibrated
+from export.cli.target_options import (
+    TargetRequest,
+    open_target,
+    read_footage,
+    step_progress,
+    target_options,
+    warn,
+)
+from export.graphs.int8 import DEFAULT_BUDGET, CalibrationOptions, CalibrationResult, Int8Result
+from export.release.builder import is_release_file
+from export.release.recalibrate import calibrate_graph, calibrate_release, is_calibration_file
 
 
 @click.command(epilog="Example: aerogaze calibrate model.onnx --frames flight.mp4 --out model-int8")
@@ -40,7 +47,7 @@ from export.release.recalibrate import calibrate_graph, calibrate_release, ours_
 def calibrate(
     target: str,
     out: Path,
-    asked: Asked,
+    asked: TargetRequest,
     budget: str | None,
     cache: Path | None,
     dla: str,
@@ -51,9 +58,9 @@ def calibrate(
     Ranges over your frames; one graph for ONNX Runtime and one for TensorRT, each judged on frames held
     out. What is not 2 % faster than float, or loses too much, does not ship.
     """
-    options = Options(
+    options = CalibrationOptions(
         asked.method,
-        Budget.parse(budget) if budget is not None else BUDGET,
+        Budget.parse(budget) if budget is not None else DEFAULT_BUDGET,
         budget is not None,
         asked.threads,
         cache or cache_folder(),
@@ -61,11 +68,11 @@ def calibrate(
     cache_text({}, dla)
     opened = open_target(target, asked)
     release = opened if isinstance(opened, Release) else None
-    ours = ours_in_calibrated if release is None else ours_in_release
+    ours = is_calibration_file if release is None else is_release_file
     PendingFolder(out, ours).discard()  # told now, not after the work
     if isinstance(opened, UserGraph):
         warn(_refused(opened))
-    with stepping() as (progress, step):
+    with step_progress() as (progress, step):
         footage = read_footage(opened, asked, progress)
         if isinstance(opened, Release):
             found = {
@@ -93,19 +100,19 @@ def calibrate(
 def _refused(user: UserGraph) -> list[str]:
     """Return what TensorRT for RTX would not take of a graph; nothing where it is not installed."""
     with suppress(InputError):
-        refused = refusal(user.model.SerializeToString(), "rtx")
+        refused = find_unsupported_node(user.model.SerializeToString(), "rtx")
         if refused:
             return [f"TensorRT cannot parse the graph ({refused}): what is made runs on ONNX Runtime alone"]
     return []
 
 
-def _where(one: Int8) -> str:
+def _where(one: Int8Result) -> str:
     best = one.choice.best or next((tried for tried in one.choice.tried if tried.float_ms), None)
     base = f", float {best.float_ms:.3f} ms" if best and best.float_ms else ""
     return f"on {one.conditions.get('cpu') or one.conditions.get('name')}{base}"
 
 
-def _table(title: str, found: dict[str, Calibrated]) -> Table:
+def _table(title: str, found: dict[str, CalibrationResult]) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("int8 for")
     for column in ("layers", "SQNR dB", "CC", "KLD", "ms", "gain"):

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge.cli.console import progress_bar
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import CheckError, InputError
 from edge.release.manifest import FORMS, Form, Release
 from edge.sources.factory import open_source
-from export.cli.target_options import bar, input_options
+from export.cli.target_options import input_options
 from export.compare.compare import Comparison, Tally, compare_sides, matched_layers
 from export.compare.graph_input_spec import Fed, as_asked, as_calibrated
 from export.compare.graph_stepper import Side, Spec, read_graph
-from export.compare.input_request import AskedInput
+from export.compare.input_request import InputRequest
 
 MOST = 100
 Pair = tuple[Release | Fed, Release | Fed]
@@ -51,7 +52,7 @@ def compare(
     frames: str,
     max_frames: int,
     form: Form | None,
-    asked: AskedInput,
+    asked: InputRequest,
     layers: bool,
     diverged: float,
     picture: Path | None,
@@ -80,7 +81,7 @@ def compare(
             sides.append(Side(spec, one, tapped))
             opened.callback(sides[-1].close)
         a_side, b_side = sides
-        progress = opened.enter_context(bar())
+        progress = opened.enter_context(progress_bar(spinner=True))
         total = min(filter(None, (source.length, max_frames)))
         task = progress.add_task(escape(f"compare {a} and {b}"), total=total)
         taken = islice(source, max_frames)
@@ -99,7 +100,7 @@ def compare(
     _gates(found, max_error, min_cc)
 
 
-def _known(specs: tuple[Spec, Spec], asked: AskedInput) -> Pair:
+def _known(specs: tuple[Spec, Spec], asked: InputRequest) -> Pair:
     """Return what tells how each graph is fed: its release, its folder, the other's, or what was asked."""
     told = [spec.release or as_calibrated(spec.model) for spec in specs]
     if asked.said() and (all(told) or any(isinstance(one, Release) for one in told)):

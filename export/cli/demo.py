@@ -15,8 +15,8 @@ from rich.markup import escape
 
 from edge.cli.main import invoke
 from edge.core.atomic_files import written_file
-from edge.inference.engine_selection import ENGINES
-from edge.release.manifest import DEFAULT
+from edge.inference.engine_selection import ENGINES_FOLDER
+from edge.release.manifest import DEFAULT_RELEASE
 from edge.sources.factory import open_source
 from export.cli.demo_report import write_report
 from trainer.models.student import load_student
@@ -40,7 +40,9 @@ OUT = Console(highlight=False, soft_wrap=True)
     show_default=True,
     help="The folder to write to.",
 )
-@click.option("--student", default=DEFAULT, show_default=True, help="The student to export, measure and run.")
+@click.option(
+    "--student", default=DEFAULT_RELEASE, show_default=True, help="The student to export, measure and run."
+)
 def demo(source: str, out: Path, student: str) -> None:
     """Train for a minute, then export, build, measure and run the shipped student; write a report."""
     started = time.perf_counter()
@@ -85,7 +87,7 @@ def demo(source: str, out: Path, student: str) -> None:
     engines: list[dict[str, object]] = []
     if importlib.util.find_spec("tensorrt_rtx"):
         stage("Engines, by NVIDIA's builder", "build", release, "--target", "rtx")
-        places = sorted((release / ENGINES / "rtx").glob("*.engine.json"))
+        places = sorted((release / ENGINES_FOLDER / "rtx").glob("*.engine.json"))
         engines = [json.loads(place.read_text()) for place in places]
     else:
         OUT.print("\nEngines: left out, TensorRT for RTX is not installed: pip install 'aerogaze\\[rtx]'")

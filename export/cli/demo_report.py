@@ -16,7 +16,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-MOST_FRAMES = 48
+MAX_FRAMES = 48
 WIDTH = 640
 INK, ACCENT = "#8a8f98", "#e8590c"
 STAGES = ("teachers", "students", "network")
@@ -52,8 +52,8 @@ def _clip(video: Path) -> str:
     """Return the overlay as an animated WebP, shrunk and thinned, as a data address."""
     capture = cv2.VideoCapture(str(video))
     fps = capture.get(cv2.CAP_PROP_FPS) or 10.0
-    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or MOST_FRAMES
-    step = max(1, -(-total // MOST_FRAMES))
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or MAX_FRAMES
+    step = max(1, -(-total // MAX_FRAMES))
     frames, index = [], 0
     while True:
         ok, frame = capture.read()

@@ -18,23 +18,23 @@ from calibration.search.accuracy import Budget
 from calibration.search.method_selection import BEST, CHOICES, Choosing
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
-from edge.preprocessing.raw_frame import FORMATS, Format, RawFrame
-from edge.release import manifest as releases
+from edge.preprocessing.raw_frame import PIXEL_FORMATS, PixelFormat, RawFrameSpec
+from edge.release.manifest import Form, MAX_BLUR, load_release
 from edge.sources.factory import open_source
-from export.release.builder import EXPORT, make_release, ours_in_release
+from export.release.builder import EXPORT_OPTIONS, is_release_file, make_release
 from export.release.clip_release import MOST as MOST_CLIPS
 from export.release.clip_release import make_clip_release
-from export.release.fuse_release import fused_release
+from export.release.fuse_release import make_fused_release
 from trainer.models.forms import forms_of
 from trainer.models.student import load_student
 
-ERR = Console(stderr=True)
-ENOUGH = 200
+ERR_CONSOLE = Console(stderr=True)
+DEFAULT_WINDOWS = 200
 """Windows that an export reads unless told: more change ranges little, and take their time."""
 
 
 def _status(words: str) -> Status:
-    return ERR.status(escape(words))
+    return ERR_CONSOLE.status(escape(words))
 
 
 @click.command(epilog="Example: aerogaze export skd-64 --frames flight.mp4 --out my-release")
@@ -55,7 +55,7 @@ def _status(words: str) -> Status:
 @click.option(
     "--calibration-frames",
     type=click.IntRange(min=1),
-    default=ENOUGH,
+    default=DEFAULT_WINDOWS,
     show_default=True,
     help="Windows of frames at most, the most varied; a quarter is held out.",
 )
@@ -77,7 +77,7 @@ def _status(words: str) -> Status:
 )
 @click.option(
     "--blur",
-    type=click.FloatRange(min=0, max=releases.MOST_BLUR),
+    type=click.FloatRange(min=0, max=MAX_BLUR),
     default=0.0,
     show_default=True,
     help="Soften maps by a Gaussian: its sigma in widths of the map. 0 is sharpest, for targets.",
@@ -91,7 +91,7 @@ def _status(words: str) -> Status:
 @click.option(
     "--fuse-format",
     "raw_format",
-    type=click.Choice(FORMATS),
+    type=click.Choice(PIXEL_FORMATS),
     default="bgr",
     show_default=True,
     help="Of these raw frames.",
@@ -102,21 +102,21 @@ def export(
     frames: tuple[str, ...],
     method: Choosing,
     calibration_frames: int,
-    forms: tuple[releases.Form, ...],
+    forms: tuple[Form, ...],
     budget: str | None,
     offer_int8: bool,
     blur: float,
     raw_size: str | None,
-    raw_format: Format,
+    raw_format: PixelFormat,
 ) -> None:
     """Make a release of STUDENT: a .safetensors file or a shipped student's name.
 
     fp32, fp16 and int8 graphs, each verified against PyTorch on held-out frames.
     """
-    raw = RawFrame.parse(raw_size, raw_format) if raw_size else None
+    raw = RawFrameSpec.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    options = replace(EXPORT, method=method, cache=cache_folder(), offer=offer_int8)
+    options = replace(EXPORT_OPTIONS, method=method, cache=cache_folder(), offer=offer_int8)
     if budget is not None:
         options = replace(options, budget=Budget.parse(budget), thorough=True, tries=None)
     loaded = load_student(student)
@@ -127,7 +127,7 @@ def export(
         )
     if budget and "clip" in forms_of(loaded).modules:
         raise InputError(f"student {loaded.name} takes clips, which have no int8 graphs: leave --budget out")
-    PendingFolder(out, ours_in_release).discard()  # told now, not after the reading
+    PendingFolder(out, is_release_file).discard()  # told now, not after the reading
     with ExitStack() as opened, _status(f"reading {', '.join(frames)}"):
         sources = [open_source(name) for name in frames]
         for source in sources:
@@ -147,7 +147,7 @@ def export(
             made = make_release(loaded, footage, place, ("stream",) if raw else forms, options, on_step, blur)
         if raw:
             status.update(escape(f"export {loaded.name}: preprocessing inside, for {raw}"))
-            made = fused_release(releases.load(Path(scratch) / "plain"), raw, out)
+            made = make_fused_release(load_release(Path(scratch) / "plain"), raw, out)
     table = Table(title=escape(f"{made.name} -> {out}"), title_justify="left")
     for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "held to"):
         table.add_column(column, justify="left" if column in ("graph", "for") else "right")
@@ -166,7 +166,7 @@ def export(
     Console().print(table)
     apart = "held out" if footage.apart else "the same: too few to hold any out"
     for doubt in footage.doubts:
-        ERR.print(f"warning: {escape(doubt)}", highlight=False, soft_wrap=True)
+        ERR_CONSOLE.print(f"warning: {escape(doubt)}", highlight=False, soft_wrap=True)
     if raw:
         print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing went inside")
     used = (made.calibrated or {}).get("method")

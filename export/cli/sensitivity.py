@@ -19,11 +19,18 @@ from calibration.search.accuracy import Judge
 from calibration.search.method_selection import ranges_by, ranked
 from calibration.search.sensitivity import Sensitivity, measure
 from edge.core.atomic_files import PendingFile, cache_folder, written_file
-from edge.release.manifest import Engine, Form, Release
+from edge.release.manifest import Form, Release, TargetEngine
 from export.cli.sensitivity_plot import plot as draw
-from export.cli.target_options import Asked, open_target, read_footage, stepping, target_options, warn
-from export.graphs.int8 import FLAVOURS
-from export.release.recalibrate import feeding_of_release
+from export.cli.target_options import (
+    TargetRequest,
+    open_target,
+    read_footage,
+    step_progress,
+    target_options,
+    warn,
+)
+from export.graphs.int8 import QDQ_SCHEMES
+from export.release.recalibrate import release_feeding
 
 
 @click.command(epilog="Example: aerogaze sensitivity skd-64 --frames flight.mp4 --plot layers.png")
@@ -31,7 +38,7 @@ from export.release.recalibrate import feeding_of_release
 @target_options
 @click.option(
     "--engine",
-    type=click.Choice(list(FLAVOURS)),
+    type=click.Choice(list(QDQ_SCHEMES)),
     default="tensorrt",
     show_default=True,
     help="Whose placement of Q/DQ.",
@@ -47,8 +54,8 @@ from export.release.recalibrate import feeding_of_release
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sensitivity(
     target: str,
-    asked: Asked,
-    engine: Engine,
+    asked: TargetRequest,
+    engine: TargetEngine,
     form: Form,
     plot: Path | None,
     as_json: bool,
@@ -62,12 +69,12 @@ def sensitivity(
         PendingFile(plot).discard()  # told now, not after the work
     if isinstance(opened, Release):
         model = onnx.load(opened.path(opened.graph("fp32", form)))
-        feeding = feeding_of_release(opened, form)
+        feeding = release_feeding(opened, form)
         statistics = familiar.load(opened.folder / familiar.STATISTICS) if form == "stream" else {}
     else:
         model, feeding, statistics = opened.model, opened.feeding, opened.statistics
-    flavour = FLAVOURS[engine]
-    with stepping() as (progress, step):
+    flavour = QDQ_SCHEMES[engine]
+    with step_progress() as (progress, step):
         footage = read_footage(opened, asked, progress)
         step("ranges", 0, len(footage.windows))
         counted = count(model, feeding, footage, cache_folder(), lambda more: step("ranges", more, None))

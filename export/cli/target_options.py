@@ -11,16 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress
 
 from calibration.inputs.calibration_frames import MOST, CalibrationFrames, read_frames
 from calibration.inputs.onnx_import import (
@@ -32,16 +24,16 @@ from calibration.inputs.onnx_import import (
     open_graph,
 )
 from calibration.search.method_selection import BEST, CHOICES, Choosing
+from edge.cli.console import progress_bar
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Source
 from edge.preprocessing.transform import Preprocessing
-from edge.release import manifest as releases
+from edge.release.manifest import load_release
 from edge.release.manifest import Release
 from edge.sources.factory import open_source
-from export.compare.input_request import AskedInput
-from export.release.recalibrate import window_of
+from export.compare.input_request import InputRequest
+from export.release.recalibrate import window_length
 
-ERR = Console(stderr=True)
 _FOOTAGE = (
     click.option(
         "--frames",
@@ -89,7 +81,7 @@ _INPUT = (
 
 
 @dataclass(frozen=True)
-class Asked(AskedInput):
+class TargetRequest(InputRequest):
     """What a user says on the command line of a target, of footage for it and of how it is used."""
 
     frames: tuple[str, ...]
@@ -99,17 +91,17 @@ class Asked(AskedInput):
 
 
 def target_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Asked`, and hand them over as `asked`."""
-    return _gathering(command, Asked, (*_FOOTAGE, *_INPUT))
+    """Give a command the options of `TargetRequest`, and hand them over as `asked`."""
+    return _gathering(command, TargetRequest, (*_FOOTAGE, *_INPUT))
 
 
 def input_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `AskedInput`, and hand them over as `asked`."""
-    return _gathering(command, AskedInput, _INPUT)
+    """Give a command the options of `InputRequest`, and hand them over as `asked`."""
+    return _gathering(command, InputRequest, _INPUT)
 
 
 def _gathering(
-    command: Callable[..., None], kind: type[AskedInput], options: Sequence[Callable[..., Any]]
+    command: Callable[..., None], kind: type[InputRequest], options: Sequence[Callable[..., Any]]
 ) -> Callable[..., None]:
     @wraps(command)
     def gathered(**given: Any) -> None:
@@ -122,7 +114,7 @@ def _gathering(
     return wrapped
 
 
-def open_target(name: str, asked: Asked) -> Release | UserGraph:
+def open_target(name: str, asked: TargetRequest) -> Release | UserGraph:
     """Open a release's folder, a shipped release's name, or an ONNX file.
 
     Raises:
@@ -132,7 +124,7 @@ def open_target(name: str, asked: Asked) -> Release | UserGraph:
     if not path.is_file() and path.suffix.lower() != ".onnx":
         if asked.said():
             raise InputError(f"{asked.said()} is for ONNX files; a release says it itself: leave it out")
-        release = releases.load(name)
+        release = load_release(name)
         if release.raw_frame is not None:
             raise InputError(
                 f"release {release.name} takes raw frames, and its ranges are those of the graphs without; "
@@ -162,14 +154,14 @@ class _Told:
         self._source.close()
 
 
-def read_footage(target: Release | UserGraph, asked: Asked, progress: Progress) -> CalibrationFrames:
+def read_footage(target: Release | UserGraph, asked: TargetRequest, progress: Progress) -> CalibrationFrames:
     """Read the footage that was asked for at the target's size.
 
     Raises:
         InputError: as `read_frames`.
     """
     if isinstance(target, Release):
-        preprocessing, length = target.preprocessing, window_of(target)
+        preprocessing, length = target.preprocessing, window_length(target)
     else:
         preprocessing, length = Preprocessing(target.image.width, target.image.height), 1
     with ExitStack() as opened:
@@ -184,24 +176,10 @@ def read_footage(target: Release | UserGraph, asked: Asked, progress: Progress) 
         return read_frames(told, preprocessing, length, asked.calibration_frames)
 
 
-def bar() -> Progress:
-    """Return a progress bar for several things after one another."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=ERR,
-        transient=True,
-        disable=not ERR.is_terminal,
-    )
-
-
 @contextmanager
-def stepping() -> Iterator[tuple[Progress, Callable[[str, int, int | None], None]]]:
+def step_progress() -> Iterator[tuple[Progress, Callable[[str, int, int | None], None]]]:
     """Give a bar, and what moves it on: of what, how many more, of how many."""
-    with bar() as progress:
+    with progress_bar(spinner=True) as progress:
         tasks: dict[str, Any] = {}
 
         def step(what: str, more: int, total: int | None) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from calibration.inputs.distribution_shift import Statistics
 
 
-def training_statistics(module: nn.Module, model: onnx.ModelProto) -> Statistics:
+def batch_norm_statistics(module: nn.Module, model: onnx.ModelProto) -> Statistics:
     """Return mean and deviation of each channel of what folded convolutions make, over the training data.
 
     `model`: the graph exported from `module`, which still has its batch norms, each behind its convolution.

@@ -10,9 +10,9 @@ from typing import Any
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
-from edge.release.manifest import Engine
+from edge.release.manifest import TargetEngine
 
-RESULT = "calibration.json"
+CALIBRATION_FILE = "calibration.json"
 SCHEMA = 1
 
 
@@ -31,19 +31,19 @@ class CalibratedGraph:
     output: str
     hashes: Mapping[str, str]
 
-    def graphs(self, engine: Engine) -> tuple[Path, ...]:
+    def graphs(self, engine: TargetEngine) -> tuple[Path, ...]:
         """Return the graphs there are for an engine, floats first."""
         names = ("fp32.onnx", "fp16.onnx", f"int8.{engine}.onnx")
         return tuple(self.folder / name for name in names if name in self.hashes)
 
 
-def read(folder: Path) -> CalibratedGraph:
+def read_calibrated_graph(folder: Path) -> CalibratedGraph:
     """Read `calibration.json`; the files beside it are not looked at.
 
     Raises:
         InputError: it cannot be read, or is of another schema.
     """
-    place = folder / RESULT
+    place = folder / CALIBRATION_FILE
     try:
         told = json.loads(place.read_text())
         if told["schema"] != SCHEMA:
@@ -56,13 +56,13 @@ def read(folder: Path) -> CalibratedGraph:
         raise InputError(f"{place} cannot be read ({error!r}): calibrate again") from None
 
 
-def load(folder: Path) -> CalibratedGraph:
+def load_calibrated_graph(folder: Path) -> CalibratedGraph:
     """Read a folder and check that every file is there and unchanged.
 
     Raises:
-        InputError: as `read`; a file is missing or changed.
+        InputError: as `read_calibrated_graph`; a file is missing or changed.
     """
-    found = read(folder)
+    found = read_calibrated_graph(folder)
     for name, digest in found.hashes.items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edge.preprocessing.raw_frame import RawFrame
+from edge.preprocessing.raw_frame import RawFrameSpec
 from edge.preprocessing.transform import Preprocessing
 
 # BT.601 with Y in 16 to 235, U and V in 16 to 240, as cv2.COLOR_YUV2BGR_NV12 computes it.
@@ -93,8 +93,8 @@ class _Graph:
         return self.shaped(x, channels, height, across * along.shape[0])
 
 
-def fuse(
-    model: onnx.ModelProto, inputs: Sequence[str], preprocessing: Preprocessing, raw: RawFrame
+def fuse_preprocessing(
+    model: onnx.ModelProto, inputs: Sequence[str], preprocessing: Preprocessing, raw: RawFrameSpec
 ) -> onnx.ModelProto:
     """Return the graph with its inputs (1, 3, h, w) float32 replaced by raw frames of the same names.
 
@@ -120,7 +120,7 @@ def fuse(
     return fused
 
 
-def _prepared(graph: _Graph, name: str, preprocessing: Preprocessing, raw: RawFrame) -> str:
+def _prepared(graph: _Graph, name: str, preprocessing: Preprocessing, raw: RawFrameSpec) -> str:
     size, target = (raw.height, raw.width), (preprocessing.height, preprocessing.width)
     halvings = preprocessing.halvings(raw.width, raw.height)
     x = graph.add("Cast", name, to=TensorProto.FLOAT)

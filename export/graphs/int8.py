@@ -26,22 +26,22 @@ from calibration.search.latency_model import Modelled, work
 from calibration.search.method_selection import BEST, Choosing, ranges_by, ranked
 from calibration.search.mixed_precision import GAIN, Choice, Tried, choose
 from calibration.search.surrogate_model import Assignment
-from edge.release.manifest import Engine, Form
-from edge.release.quantization import Quantisation, Ranges
+from edge.release.manifest import Form, TargetEngine
+from edge.release.quantization import QuantizationRecord, TensorRanges
 from export.graphs.fp16 import to_fp16
 
-BUDGET = Budget(cc=0.005, kld=0.005)
+DEFAULT_BUDGET = Budget(cc=0.005, kld=0.005)
 """What int8 may lose unless told otherwise."""
-FLAVOURS: dict[Engine, Flavour] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
-SEARCHED = 16
+QDQ_SCHEMES: dict[TargetEngine, Flavour] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
+MAX_SEARCH_WINDOWS = 16
 """Windows at most, of those held out, that the search is judged on; what it finds is then judged on all."""
-CLOSER = (1.0, 0.8, 0.5)
+BUDGET_FRACTIONS = (1.0, 0.8, 0.5)
 """Shares of the budget that the search is given in turn, should the graph as it ships still break it."""
 Step = Callable[[str, int, int | None], None]
 """Told what is done, how many of it more, and of how many if that is known."""
 
 
-def timer_of(engine: Engine, model: onnx.ModelProto, judge: Judge, threads: int) -> Timer:
+def make_timer(engine: TargetEngine, model: onnx.ModelProto, judge: Judge, threads: int) -> Timer:
     """Return what tells an engine's latency: measured where it can run here, else modelled."""
     if engine == "tensorrt":
         return Modelled(model)
@@ -49,29 +49,29 @@ def timer_of(engine: Engine, model: onnx.ModelProto, judge: Judge, threads: int)
 
 
 @dataclass(frozen=True)
-class Options:
+class CalibrationOptions:
     """How to calibrate. `thorough`: look for a faster mix even where all layers in int8 fit. `tries`:
     graphs that a search may try, for each engine; None: plenty. `offer`: where latency is only modelled,
     ship int8 that keeps the budget all the same, for boards to measure. `timer`: what tells latencies.
     """
 
     method: Choosing = BEST
-    budget: Budget = BUDGET
+    budget: Budget = DEFAULT_BUDGET
     thorough: bool = False
     threads: int = 1
     cache: Path | None = None
     tries: int | None = None
     offer: bool = False
-    timer: Callable[[Engine, onnx.ModelProto, Judge, int], Timer] = timer_of
+    timer: Callable[[TargetEngine, onnx.ModelProto, Judge, int], Timer] = make_timer
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8Result:
     """What came out for an engine: the graph that ships, or None, with what was found and why."""
 
-    engine: Engine
+    engine: TargetEngine
     method: Method
-    ranges: Ranges
+    ranges: TensorRanges
     latency: str
     """"measured" or "modelled"."""
     choice: Choice
@@ -110,13 +110,13 @@ def _tried(tried: Tried) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibrationResult:
     """Where a float graph's ranges place Q/DQ if all layers are in int8, and what came of them."""
 
-    quantisation: Quantisation
-    int8: tuple[Int8, ...]
+    quantisation: QuantizationRecord
+    int8: tuple[Int8Result, ...]
     doubts: tuple[str, ...]
-    extremes: Ranges
+    extremes: TensorRanges
     """The least and greatest value of each activation, whatever the method clips."""
 
     @property
@@ -125,20 +125,20 @@ class Calibrated:
         return ", ".join(dict.fromkeys(one.method for one in self.int8))
 
     @property
-    def ranges(self) -> Ranges:
+    def ranges(self) -> TensorRanges:
         """Return the ranges for TensorRT."""
         return next(one.ranges for one in self.int8 if one.engine == "tensorrt")
 
 
-def int8_graphs(
+def build_int8_graphs(
     model: onnx.ModelProto,
     feeding: Feeding,
     frames: CalibrationFrames,
     statistics: familiar.Statistics,
-    options: Options,
+    options: CalibrationOptions,
     on_step: Step = lambda what, more, total: None,
-    trained: Ranges | None = None,
-) -> Calibrated:
+    trained: TensorRanges | None = None,
+) -> CalibrationResult:
     """Find ranges, and for each engine the fastest int8 graph that keeps the budget.
 
     `trained`: ranges that the network was trained through, which stay.
@@ -157,22 +157,22 @@ def int8_graphs(
     judge = Judge(model, feeding, frames.held_out)
     extremes = {name: (float(found.low), float(found.high)) for name, found in counted.items()}
     made = []
-    for engine in FLAVOURS:
+    for engine in QDQ_SCHEMES:
         on_step(f"ranges for {engine}", 0, None)
-        method = method_for(engine, model, by, frames, judge, options.budget)
+        method = select_method(engine, model, by, frames, judge, options.budget)
         made.append(_bearing(_int8(engine, model, method, by[method], judge, options, on_step), extremes))
-    placed = Quantisation(
+    placed = QuantizationRecord(
         tuple(value.name for value in model.graph.input),
         tuple(value.name for value in model.graph.output),
-        {one.engine: places(model, one.ranges, FLAVOURS[one.engine]) for one in made},
+        {one.engine: places(model, one.ranges, QDQ_SCHEMES[one.engine]) for one in made},
     )
-    return Calibrated(placed, tuple(made), frames.doubts + ((doubt,) if doubt else ()), extremes)
+    return CalibrationResult(placed, tuple(made), frames.doubts + ((doubt,) if doubt else ()), extremes)
 
 
-def method_for(
-    engine: Engine,
+def select_method(
+    engine: TargetEngine,
     model: onnx.ModelProto,
-    by: Mapping[Method, Ranges],
+    by: Mapping[Method, TensorRanges],
     frames: CalibrationFrames,
     judge: Judge,
     budget: Budget,
@@ -180,7 +180,7 @@ def method_for(
     """Return the first method, by rank, whose ranges let all layers keep the budget on the frames held out;
     if none does, that which breaks it least.
     """
-    flavour, plain = FLAVOURS[engine], engine == "tensorrt"
+    flavour, plain = QDQ_SCHEMES[engine], engine == "tensorrt"
     if len(by) == 1:
         return next(iter(by))
     spent: dict[Method, float] = {}
@@ -192,15 +192,15 @@ def method_for(
 
 
 def _int8(
-    engine: Engine,
+    engine: TargetEngine,
     model: onnx.ModelProto,
     method: Method,
-    ranges: Ranges,
+    ranges: TensorRanges,
     judge: Judge,
-    options: Options,
+    options: CalibrationOptions,
     on_step: Step,
-) -> Int8:
-    flavour, plain = FLAVOURS[engine], engine == "tensorrt"
+) -> Int8Result:
+    flavour, plain = QDQ_SCHEMES[engine], engine == "tensorrt"
     layers = quantisable(model, flavour)
     timer = options.timer(engine, model, judge, options.threads)
     conditions = timer.stated()
@@ -209,8 +209,8 @@ def _int8(
         return quantise(model, ranges, flavour, only)
 
     what, done = f"int8 for {engine}", work(model)
-    few = Judge.quick(model, judge.feeding, judge.windows, SEARCHED)
-    for share in CLOSER:
+    few = Judge.quick(model, judge.feeding, judge.windows, MAX_SEARCH_WINDOWS)
+    for share in BUDGET_FRACTIONS:
         on_step(what, 0, None)
         choice = choose(
             layers,
@@ -228,24 +228,24 @@ def _int8(
         if choice.best is None and share < 1:
             break  # what was found before says why
         if choice.best is None:
-            return Int8(engine, method, ranges, timer.kind, choice, None, None, conditions)
+            return Int8Result(engine, method, ranges, timer.kind, choice, None, None, conditions)
         shipped = graph(choice.best.layers)
         if plain:
-            shipped = to_fp16(shipped, [*judge.feeding.inputs, *floats(model, judge.feeding)])
+            shipped = to_fp16(shipped, [*judge.feeding.inputs, *float_outputs(model, judge.feeding)])
         found = judge(shipped, plain)
         if options.budget.spent(found) <= 1:
             if choice.best.gain < GAIN:
                 told = f"{choice.reason}; {choice.best.gain:+.1%} by the model, offered to boards to measure"
                 choice = dataclasses.replace(choice, reason=told)
-            return Int8(engine, method, ranges, timer.kind, choice, shipped, found, conditions)
+            return Int8Result(engine, method, ranges, timer.kind, choice, shipped, found, conditions)
     reason = f"as it would ship, with the rest in fp16, int8 breaks the budget of {options.budget}"
     if plain:
         reason += f" ({weakest(shipped, judge.feeding, few.windows, plain)})"
     choice = dataclasses.replace(choice, best=None, reason=f"{reason}: float ships alone")
-    return Int8(engine, method, ranges, timer.kind, choice, None, None, conditions)
+    return Int8Result(engine, method, ranges, timer.kind, choice, None, None, conditions)
 
 
-def _bearing(one: Int8, extremes: Ranges) -> Int8:
+def _bearing(one: Int8Result, extremes: TensorRanges) -> Int8Result:
     """Return what came out, but no graph whose float16 part overflows on the calibration frames."""
     found = overflow(one.model, extremes) if one.model is not None else None
     if found is None:
@@ -268,13 +268,15 @@ def _part(budget: Budget, share: float) -> Budget:
     return Budget(budget.cc and budget.cc * share, budget.kld and budget.kld * share)
 
 
-def floats(model: onnx.ModelProto, feeding: Feeding) -> list[str]:
+def float_outputs(model: onnx.ModelProto, feeding: Feeding) -> list[str]:
     """Return the outputs that stay float32 in an fp16 graph: all but states."""
     states = {state.output for state in feeding.states}
     return [output.name for output in model.graph.output if output.name not in states]
 
 
-def how(frames: CalibrationFrames, options: Options, method: str) -> dict[str, Any]:
+def describe_calibration(
+    frames: CalibrationFrames, options: CalibrationOptions, method: str
+) -> dict[str, Any]:
     """Return what ranges were made from and how, as plain values."""
     return {
         "method": method,
@@ -289,13 +291,13 @@ def how(frames: CalibrationFrames, options: Options, method: str) -> dict[str, A
     }
 
 
-def calibrated(
-    frames: CalibrationFrames, options: Options, found: Mapping[Form, Calibrated]
+def calibration_document(
+    frames: CalibrationFrames, options: CalibrationOptions, found: Mapping[Form, CalibrationResult]
 ) -> dict[str, Any]:
     """Return the same with what came of each form."""
     methods = dict.fromkeys(one.method for made in found.values() for one in made.int8)
     return {
-        **how(frames, options, ", ".join(methods)),
+        **describe_calibration(frames, options, ", ".join(methods)),
         "doubts": [doubt for made in found.values() for doubt in made.doubts],
         "int8": {form: [one.document() for one in made.int8] for form, made in found.items()},
     }

@@ -21,7 +21,7 @@ OPSET = 20
 SALIENCY = "saliency"
 
 
-def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
+def export_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     """Return the fp32 graph. `batch`: None leaves it dynamic; a stream has its states' batch, 1.
 
     Raises:
@@ -39,7 +39,7 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     clip = (forms.window,) if form == "clip" else ()
     arguments = [torch.zeros(batch or 2, 3, *clip, size.height, size.width) for _ in frames]
     arguments += [torch.full(state.shape, state.start) for state in states]
-    return traced(
+    return trace_onnx(
         folded(forms.modules[form]),
         tuple(arguments),
         [*frames, *(state.input for state in states)],
@@ -48,7 +48,7 @@ def to_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
     )
 
 
-def traced(
+def trace_onnx(
     module: nn.Module,
     arguments: tuple[Tensor, ...],
     inputs: Sequence[str],

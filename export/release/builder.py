@@ -12,21 +12,29 @@ import torch
 
 from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.inputs.distribution_shift import STATISTICS
-from calibration.inputs.distribution_shift import save as save_statistics
+from calibration.inputs.distribution_shift import save_release as save_statistics
 from edge.core.atomic_files import written_folder
-from edge.inference.engine_selection import ENGINES
-from edge.release.manifest import GOLDEN, MANIFEST, Engine, Form, Graph, Precision, Release, save
-from edge.release.quantization import QUANTISATION, trained_ranges
-from edge.release.quantization import save as save_quantisation
+from edge.inference.engine_selection import ENGINES_FOLDER
+from edge.release.manifest import (
+    GOLDEN_FILE,
+    RELEASE_MANIFEST,
+    Form,
+    Graph,
+    Precision,
+    Release,
+    save_release,
+)
+from edge.release.quantization import QUANTIZATION_FILE, trained_ranges
+from edge.release.quantization import save_release as save_quantisation
 from export.graphs import onnx_export as graphs
-from export.graphs.batch_norm_statistics import training_statistics
+from export.graphs.batch_norm_statistics import batch_norm_statistics
 from export.graphs.fp16 import to_fp16
-from export.graphs.int8 import Calibrated, Options, calibrated, int8_graphs
-from export.release.parity import GraphUnderTest, golden_set, reference_maps, verify
+from export.graphs.int8 import CalibrationOptions, CalibrationResult, build_int8_graphs, calibration_document
+from export.release.parity import OpenedGraph, compute_reference_maps, make_golden_set, verify_graph
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-EXPORT = Options(tries=10)
+EXPORT_OPTIONS = CalibrationOptions(tries=10)
 """An export tries no more graphs than this for each engine: they take some seconds."""
 
 
@@ -35,7 +43,7 @@ def make_release(
     frames: CalibrationFrames,
     folder: Path,
     forms: Sequence[Form] = (),
-    options: Options = EXPORT,
+    options: CalibrationOptions = EXPORT_OPTIONS,
     on_step: Callable[[str], None] = lambda step: None,
     blur: float = 0.0,
 ) -> Release:
@@ -50,11 +58,11 @@ def make_release(
     """
     run = forms_of(student)
     forms = tuple(forms) or tuple(run.modules)
-    golden = golden_set(student, frames)
-    expected = reference_maps(student, frames.held_out)
+    golden = make_golden_set(student, frames)
+    expected = compute_reference_maps(student, frames.held_out)
     made: list[Graph] = []
-    found: dict[Form, Calibrated] = {}
-    with written_folder(folder, ours=ours_in_release) as path:
+    found: dict[Form, CalibrationResult] = {}
+    with written_folder(folder, ours=is_release_file) as path:
         for form in forms:
             batch = 1 if form == "stream" else None
             kept = [*run.inputs(form), graphs.SALIENCY]
@@ -65,10 +73,10 @@ def make_release(
                 engine: Engine = "any",
                 form: Form = form,
                 batch: int | None = batch,
-            ) -> GraphUnderTest:
+            ) -> OpenedGraph:
                 on_step(f"{form} {precision}" + (f" for {engine}" if engine != "any" else ""))
-                tested = GraphUnderTest(model, form, student, plain=engine == "tensorrt")
-                verified = verify(tested, precision, engine, frames.held_out, expected, golden)
+                tested = OpenedGraph(model, form, student, plain=engine == "tensorrt")
+                verified = verify_graph(tested, precision, engine, frames.held_out, expected, golden)
                 suffix = "" if engine == "any" else f".{engine}"
                 graph = Graph(f"{form}.{precision}{suffix}.onnx", form, precision, engine, batch, verified)
                 onnx.save(model, path / graph.file)
@@ -76,13 +84,13 @@ def make_release(
                 return tested
 
             on_step(f"{form} fp32")
-            model = graphs.to_onnx(student, form, batch)
+            model = graphs.export_onnx(student, form, batch)
             fp32 = add(model, "fp32")
-            statistics = training_statistics(run.modules[form], model)
+            statistics = batch_norm_statistics(run.modules[form], model)
             if statistics and not (path / STATISTICS).exists():
                 save_statistics(statistics, path / STATISTICS)
             add(to_fp16(model, kept), "fp16")
-            found[form] = int8_graphs(
+            found[form] = build_int8_graphs(
                 model,
                 fp32.feeding,
                 frames,
@@ -94,8 +102,8 @@ def make_release(
             for one in found[form].int8:
                 if one.model is not None:
                     add(one.model, "int8", one.engine)
-        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTISATION)
-        np.savez_compressed(path / GOLDEN, frames=frames.golden, maps=np.stack(golden.maps))
+        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTIZATION_FILE)
+        np.savez_compressed(path / GOLDEN_FILE, frames=frames.golden, maps=np.stack(golden.maps))
         release = Release(
             folder=path,
             name=student.name,
@@ -109,17 +117,25 @@ def make_release(
             graphs=tuple(made),
             trained=student.trained,
             blur=blur,
-            calibrated={**calibrated(frames, options, found), "torch": torch.__version__},
+            calibrated={**calibration_document(frames, options, found), "torch": torch.__version__},
         )
-        save(release)
+        save_release(release)
     return release
 
 
 _GRAPH = re.compile(r"(stream|pair|clip)\.(fp32|fp16|int8)(\.(onnxruntime|tensorrt))?\.onnx")
 
 
-def ours_in_release(entry: Path) -> bool:
+def is_release_file(entry: Path) -> bool:
     """Say whether an entry of a folder is part of a release that we made there."""
-    known = {MANIFEST, GOLDEN, STATISTICS, QUANTISATION, ENGINES, "stream.dla.cache", "pair.dla.cache"}
+    known = {
+        RELEASE_MANIFEST,
+        GOLDEN_FILE,
+        STATISTICS,
+        QUANTIZATION_FILE,
+        ENGINES_FOLDER,
+        "stream.dla.cache",
+        "pair.dla.cache",
+    }
     named = entry.name in known or bool(_GRAPH.fullmatch(entry.name))
-    return named and (entry.parent / MANIFEST).is_file()
+    return named and (entry.parent / RELEASE_MANIFEST).is_file()

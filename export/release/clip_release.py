@@ -22,10 +22,10 @@ from calibration.search.fp16_diagnostics import weakest
 from edge.core.atomic_files import written_folder
 from edge.core.errors import CheckError
 from edge.metrics.saliency import cc, kld, max_error
-from edge.release.manifest import GOLDEN, Clip, Graph, Precision, Release, Verified, save
+from edge.release.manifest import GOLDEN_FILE, ClipSpec, Graph, Precision, Release, Verification, save_release
 from export.graphs import onnx_export as graphs
 from export.graphs.fp16 import to_fp16
-from export.release.builder import ours_in_release
+from export.release.builder import is_release_file
 from export.release.parity import TOLERANCES
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
@@ -67,8 +67,8 @@ def make_clip_release(
             for clips in (judged, golden)
         )
     made = []
-    with written_folder(folder, ours=ours_in_release) as path:
-        model = graphs.to_onnx(student, "clip", 1)
+    with written_folder(folder, ours=is_release_file) as path:
+        model = graphs.export_onnx(student, "clip", 1)
         models: dict[Precision, onnx.ModelProto] = {
             "fp32": model,
             "fp16": to_fp16(model, ["frame", graphs.SALIENCY]),
@@ -88,10 +88,10 @@ def make_clip_release(
             likeness = min(cc(a, b) for a, b in zip(np.concatenate(told), np.concatenate(kept), strict=True))
             file = f"clip.{precision}.onnx"
             onnx.save(graph, path / file)
-            verified = Verified(**{**vars(verified), "golden_cc": likeness})
+            verified = Verification(**{**vars(verified), "golden_cc": likeness})
             made.append(Graph(file, "clip", precision, "any", 1, verified))
         maps = np.concatenate(kept)[: len(first)].astype(np.float32)
-        np.savez_compressed(path / GOLDEN, frames=first, maps=maps)
+        np.savez_compressed(path / GOLDEN_FILE, frames=first, maps=maps)
         release = Release(
             folder=path,
             name=student.name,
@@ -105,10 +105,10 @@ def make_clip_release(
             graphs=tuple(made),
             trained=student.trained,
             calibrated=None,
-            clip=Clip(forms.window, forms.maps),
+            clip=ClipSpec(forms.window, forms.maps),
             blur=blur,
         )
-        save(release)
+        save_release(release)
     return release
 
 
@@ -128,7 +128,7 @@ def _prepared(student: Student, clip: Frames) -> Maps:
     return np.stack([prepare(frame) for frame in clip], axis=2)
 
 
-def _verified(precision: Precision, maps: Maps, expected: Maps, where: Callable[[], str]) -> Verified:
+def _verified(precision: Precision, maps: Maps, expected: Maps, where: Callable[[], str]) -> Verification:
     pairs = list(zip(maps, expected, strict=True))
     error = max(max_error(a, b) for a, b in pairs)
     likeness = float(np.mean([cc(a, b) for a, b in pairs]))
@@ -142,4 +142,4 @@ def _verified(precision: Precision, maps: Maps, expected: Maps, where: Callable[
             f"expected at most {tolerance:.0e}{named}; nothing was written"
         )
     divergence = float(np.mean([kld(a, b) for a, b in pairs]))
-    return Verified(len(pairs), error, likeness, divergence, tolerance, 1.0)
+    return Verification(len(pairs), error, likeness, divergence, tolerance, 1.0)

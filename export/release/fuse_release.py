@@ -14,12 +14,12 @@ from calibration.inputs.distribution_shift import STATISTICS
 from edge.core.atomic_files import written_folder
 from edge.core.errors import CheckError, InputError
 from edge.metrics.saliency import cc
-from edge.preprocessing.raw_frame import RawFrame
-from edge.release.manifest import GOLDEN, Graph, Release, load, save
-from edge.release.quantization import QUANTISATION
+from edge.preprocessing.raw_frame import RawFrameSpec
+from edge.release.manifest import GOLDEN_FILE, Graph, Release, load_release, save_release
+from edge.release.quantization import QUANTIZATION_FILE
 from export.compare.graph_stepper import Place, Side, Spec
-from export.graphs.fused_preprocessing import fuse
-from export.release.builder import ours_in_release
+from export.graphs.fused_preprocessing import fuse_preprocessing
+from export.release.builder import is_release_file
 
 Frames = NDArray[np.uint8]
 Maps = NDArray[np.float32]
@@ -29,7 +29,7 @@ there, which shows most in int8.
 """
 
 
-def fused_release(plain: Release, raw: RawFrame, folder: Path) -> Release:
+def make_fused_release(plain: Release, raw: RawFrameSpec, folder: Path) -> Release:
     """Make a release into one whose streaming graphs take raw frames; `folder` appears whole or not at all.
 
     Each graph is held to the one that it was made from, which was given frames prepared by the reference.
@@ -49,25 +49,27 @@ def fused_release(plain: Release, raw: RawFrame, folder: Path) -> Release:
     if not streams or plain.raw_frame is not None:
         what = "takes raw frames already" if streams else "has no stream form"
         raise InputError(f"release {plain.name} {what}; expected a streaming release of prepared frames")
-    with written_folder(folder, ours=ours_in_release) as path:
-        with np.load(plain.folder / GOLDEN, allow_pickle=False) as golden:
+    with written_folder(folder, ours=is_release_file) as path:
+        with np.load(plain.folder / GOLDEN_FILE, allow_pickle=False) as golden:
             kept = golden["frames"]
-        for name in (STATISTICS, QUANTISATION):  # both are of tensors that the graphs still have
+        for name in (STATISTICS, QUANTIZATION_FILE):  # both are of tensors that the graphs still have
             if (plain.folder / name).is_file():
                 shutil.copyfile(plain.folder / name, path / name)
         for graph in streams:
             model = onnx.load(plain.path(graph))
-            onnx.save(fuse(model, plain.inputs[:1], plain.preprocessing, raw), path / graph.file)
+            onnx.save(
+                fuse_preprocessing(model, plain.inputs[:1], plain.preprocessing, raw), path / graph.file
+            )
         shown = np.stack([raw.seen(raw.stretched(frame)) for frame in kept])
         reference = _maps(plain, next(g for g in streams if g.precision == "fp32"), shown)
-        np.savez_compressed(path / GOLDEN, frames=kept, maps=reference)
+        np.savez_compressed(path / GOLDEN_FILE, frames=kept, maps=reference)
         fused = replace(plain, folder=path, graphs=tuple(streams), inputs=plain.inputs[:1], raw_frame=raw)
         frames, _ = fused.golden()
         fused = replace(
             fused, graphs=tuple(_verified(plain, fused, g, shown, frames, reference) for g in streams)
         )
-        save(fused)
-    return load(folder)
+        save_release(fused)
+    return load_release(folder)
 
 
 def _verified(

@@ -15,7 +15,7 @@ from calibration.inputs.graph_inputs import Feeding, Window, open_session
 from calibration.search.fp16_diagnostics import weakest
 from edge.core.errors import CheckError
 from edge.metrics.saliency import cc, kld, max_error
-from edge.release.manifest import Engine, Form, Precision, Verified
+from edge.release.manifest import Form, Precision, TargetEngine, Verification
 from export.graphs.onnx_export import SALIENCY
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
@@ -28,7 +28,7 @@ rounding in float32 is a few 1e-6 of each sum. fp16, rounded after each operator
 with fp32's maps."""
 
 
-def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
+def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
     """Return PyTorch's map (H, W) of each window's judged frame: the last, or the one before where
     the student is paired with the next frame.
     """
@@ -41,7 +41,7 @@ def reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
     return maps
 
 
-class GraphUnderTest:
+class OpenedGraph:
     """An ONNX graph opened for measuring."""
 
     def __init__(self, model: onnx.ModelProto, form: Form, student: Student, plain: bool) -> None:
@@ -51,7 +51,7 @@ class GraphUnderTest:
         """
         self._model, self._plain = model, plain
         self._session = open_session(model, plain=plain)
-        self.feeding = feeding_of(student, form)
+        self.feeding = student_feeding(student, form)
 
     def map(self, window: Window) -> Map:
         """Return the map (H, W) of a window's judged frame."""
@@ -62,7 +62,7 @@ class GraphUnderTest:
         return weakest(self._model, self.feeding, windows, self._plain)
 
 
-def feeding_of(student: Student, form: Form) -> Feeding:
+def student_feeding(student: Student, form: Form) -> Feeding:
     """Return how a form of a student is fed."""
     return Feeding(
         student.settings.preprocessing(),
@@ -82,14 +82,14 @@ class GoldenSet:
     maps: Sequence[Map]
 
 
-def golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
+def make_golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
     """Return the footage's first frames with PyTorch's maps, as a clip by itself.
 
     Before it a stream has its preroll, if any; at its end the last frame follows itself.
     """
     forms, delay = forms_of(student), student.settings.delay_frames
     windows = golden_windows(frames.golden, forms.preroll, delay, forms.window)
-    return GoldenSet(windows, reference_maps(student, windows))
+    return GoldenSet(windows, compute_reference_maps(student, windows))
 
 
 def golden_windows(clip: NDArray[np.uint8], preroll: int, delay: int, length: int) -> list[Window]:
@@ -99,14 +99,14 @@ def golden_windows(clip: NDArray[np.uint8], preroll: int, delay: int, length: in
     return [padded[max(0, end - length) : end] for end in ends]
 
 
-def verify(
-    graph: GraphUnderTest,
+def verify_graph(
+    graph: OpenedGraph,
     precision: Precision,
-    engine: Engine,
+    engine: TargetEngine,
     windows: Windows,
     expected: Sequence[Map],
     golden: GoldenSet,
-) -> Verified:
+) -> Verification:
     """Compare a graph's maps with the expected ones, and note how like the golden maps it gets.
 
     Raises:
@@ -126,4 +126,4 @@ def verify(
             f"expected at most {tolerance:.0e}{where}; nothing was written"
         )
     least = min(cc(graph.map(w), map_) for w, map_ in zip(golden.windows, golden.maps, strict=True))
-    return Verified(len(maps), max(errors), likeness, divergence, tolerance, least)
+    return Verification(len(maps), max(errors), likeness, divergence, tolerance, least)

@@ -18,15 +18,25 @@ from calibration.search.accuracy import Budget, Judge, Quality
 from calibration.search.fp16_diagnostics import overflow, weakest
 from edge.core.atomic_files import sha256, writing, written_folder
 from edge.core.errors import InputError
-from edge.inference.engine_selection import ENGINES
+from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.metrics.saliency import cc, max_error
-from edge.release.manifest import GOLDEN, Form, Graph, Release, Verified, save
-from edge.release.quantization import QUANTISATION, Ranges, trained_ranges
-from edge.release.quantization import save as save_quantisation
-from export.graphs.calibrated_folder import RESULT
+from edge.release.manifest import GOLDEN_FILE, Form, Graph, Release, Verification, save_release
+from edge.release.quantization import QUANTIZATION_FILE, TensorRanges, trained_ranges
+from edge.release.quantization import save_release as save_quantisation
+from export.graphs.calibrated_folder import CALIBRATION_FILE
 from export.graphs.fp16 import to_fp16
-from export.graphs.int8 import FLAVOURS, Calibrated, Int8, Options, Step, calibrated, floats, how, int8_graphs
-from export.release.builder import ours_in_release
+from export.graphs.int8 import (
+    QDQ_SCHEMES,
+    CalibrationOptions,
+    CalibrationResult,
+    Int8Result,
+    Step,
+    build_int8_graphs,
+    calibration_document,
+    describe_calibration,
+    float_outputs,
+)
+from export.release.builder import is_release_file
 from export.release.parity import TOLERANCES, golden_windows
 
 
@@ -35,22 +45,22 @@ def calibrate_graph(
     name: str,
     frames: CalibrationFrames,
     folder: Path,
-    options: Options,
+    options: CalibrationOptions,
     dla: str,
     on_step: Step = lambda what, more, total: None,
-) -> Calibrated:
+) -> CalibrationResult:
     """Write a user's graph in fp32, fp16 and int8 with all that was found, whole or not at all.
 
     Raises:
-        InputError: the folder cannot be written or holds other files; as `int8_graphs`.
+        InputError: the folder cannot be written or holds other files; as `build_int8_graphs`.
     """
-    half = to_fp16(user.model, [*user.feeding.inputs, *floats(user.model, user.feeding)])
+    half = to_fp16(user.model, [*user.feeding.inputs, *float_outputs(user.model, user.feeding)])
     judged = Judge(user.model, user.feeding, frames.held_out)(half)
-    made = int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
+    made = build_int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
     doubt = _unfit(half, judged, made.extremes, user.feeding, frames)
     if doubt is not None:
         made = dataclasses.replace(made, doubts=(*made.doubts, doubt))
-    with written_folder(folder, ours=ours_in_calibrated) as path, writing(folder):
+    with written_folder(folder, ours=is_calibration_file) as path, writing(folder):
         _save(user.model, path / "fp32.onnx")
         if doubt is None:
             _save(half, path / "fp16.onnx")
@@ -63,7 +73,7 @@ def calibrate_graph(
             "name": name,
             "input": dataclasses.asdict(user.image),
             "output": user.feeding.output,
-            "calibrated": how(frames, options, made.method),
+            "calibrated": describe_calibration(frames, options, made.method),
             "doubts": made.doubts,
             "fp16": dataclasses.asdict(judged) if doubt is None else None,
             "int8": [found.document() for found in made.int8],
@@ -73,12 +83,16 @@ def calibrate_graph(
                 for file in sorted(path.iterdir())
             },
         }
-        (path / RESULT).write_text(json.dumps(document, indent=1) + "\n")
+        (path / CALIBRATION_FILE).write_text(json.dumps(document, indent=1) + "\n")
     return made
 
 
 def _unfit(
-    half: onnx.ModelProto, judged: Quality, extremes: Ranges, feeding: Feeding, frames: CalibrationFrames
+    half: onnx.ModelProto,
+    judged: Quality,
+    extremes: TensorRanges,
+    feeding: Feeding,
+    frames: CalibrationFrames,
 ) -> str | None:
     """Say why a graph in float16 is not written, if it is not: it overflows, or is too far from fp32."""
     found = overflow(half, extremes)
@@ -89,40 +103,43 @@ def _unfit(
     return f"no fp16.onnx: {found}" if found else None
 
 
-def ours_in_calibrated(entry: Path) -> bool:
+def is_calibration_file(entry: Path) -> bool:
     """Say whether an entry of a folder is part of what `calibrate_graph` wrote there."""
-    graphs = ("fp32.onnx", "fp16.onnx", *(f"int8.{engine}.onnx" for engine in FLAVOURS))
-    return entry.name in {RESULT, "dla.cache", ENGINES, *graphs} and (entry.parent / RESULT).is_file()
+    graphs = ("fp32.onnx", "fp16.onnx", *(f"int8.{engine}.onnx" for engine in QDQ_SCHEMES))
+    return (
+        entry.name in {CALIBRATION_FILE, "dla.cache", ENGINES_FOLDER, *graphs}
+        and (entry.parent / CALIBRATION_FILE).is_file()
+    )
 
 
 def calibrate_release(
     release: Release,
     frames: CalibrationFrames,
     folder: Path,
-    options: Options,
+    options: CalibrationOptions,
     dla: str,
     on_step: Step = lambda what, more, total: None,
-) -> dict[Form, Calibrated]:
+) -> dict[Form, CalibrationResult]:
     """Write a release whose int8 graphs are made anew; its float graphs and golden set stay.
 
     What int8 loses is told against the release's fp32 graphs, which were held to PyTorch.
 
     Raises:
-        InputError: the folder cannot be written or holds other files; as `int8_graphs`.
+        InputError: the folder cannot be written or holds other files; as `build_int8_graphs`.
     """
-    found: dict[Form, Calibrated] = {}
+    found: dict[Form, CalibrationResult] = {}
     graphs = [graph for graph in release.graphs if graph.precision != "int8"]
     statistics = familiar.load(release.folder / familiar.STATISTICS)
     forms = [graph.form for graph in graphs if graph.precision == "fp32"]
-    with written_folder(folder, ours=ours_in_release) as path, writing(folder):
-        for name in (GOLDEN, familiar.STATISTICS, *(graph.file for graph in graphs)):
+    with written_folder(folder, ours=is_release_file) as path, writing(folder):
+        for name in (GOLDEN_FILE, familiar.STATISTICS, *(graph.file for graph in graphs)):
             if (release.folder / name).is_file():
                 shutil.copyfile(release.folder / name, path / name)
         for form in forms:
             fp32 = next(g for g in graphs if (g.form, g.precision) == (form, "fp32"))
             model = onnx.load(release.path(fp32))
-            feeding = feeding_of_release(release, form)
-            made = found[form] = int8_graphs(
+            feeding = release_feeding(release, form)
+            made = found[form] = build_int8_graphs(
                 model,
                 feeding,
                 frames,
@@ -139,18 +156,18 @@ def calibrate_release(
                 _save(one.model, path / file)
                 verified = _verified(release, feeding, one, frames, model, options.budget)
                 graphs.append(Graph(file, form, "int8", one.engine, fp32.batch, verified))
-        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTISATION)
+        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTIZATION_FILE)
         made_anew = dataclasses.replace(
             release,
             folder=path,
             graphs=tuple(graphs),
-            calibrated=calibrated(frames, options, found),
+            calibrated=calibration_document(frames, options, found),
         )
-        save(made_anew)
+        save_release(made_anew)
     return found
 
 
-def feeding_of_release(release: Release, form: Form) -> Feeding:
+def release_feeding(release: Release, form: Form) -> Feeding:
     """Return how a release's graphs of a form are fed."""
     return Feeding(
         release.preprocessing,
@@ -162,7 +179,7 @@ def feeding_of_release(release: Release, form: Form) -> Feeding:
     )
 
 
-def window_of(release: Release) -> int:
+def window_length(release: Release) -> int:
     """Return how many frames in a row a map of the release depends on.
 
     Raises:
@@ -180,23 +197,23 @@ def window_of(release: Release) -> int:
 def _verified(
     release: Release,
     feeding: Feeding,
-    one: Int8,
+    one: Int8Result,
     frames: CalibrationFrames,
     fp32: onnx.ModelProto,
     budget: Budget,
-) -> Verified:
+) -> Verification:
     assert one.model is not None
     assert one.quality is not None
     plain = one.engine == "tensorrt"
     judge = Judge(fp32, feeding, frames.held_out)
     errors = [max_error(a, b) for a, b in zip(judge.maps(one.model, plain), judge.expected, strict=True)]
     clip, expected = release.golden()
-    windows = golden_windows(clip, release.preroll, release.delay_frames, window_of(release))
+    windows = golden_windows(clip, release.preroll, release.delay_frames, window_length(release))
     session = open_session(one.model, plain=plain)
     maps = [feeding.result(session, window) for window in windows]
     least = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
     tolerance = budget.cc if budget.cc is not None else 1.0
-    return Verified(len(errors), max(errors), one.quality.cc, one.quality.kld, tolerance, least)
+    return Verification(len(errors), max(errors), one.quality.cc, one.quality.kld, tolerance, least)
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

@@ -15,8 +15,8 @@ from calibration.search.accuracy import Budget
 from calibration.search.latency_benchmark import Sure
 from export.cli import export as commands
 from export.graphs import int8
-from export.graphs.int8 import Options
-from export.release.builder import EXPORT
+from export.graphs.int8 import CalibrationOptions
+from export.release.builder import EXPORT_OPTIONS
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student
 
@@ -40,7 +40,7 @@ class Fast:
         return {"name": "a test"}
 
 
-FAST = Options(timer=Fast)
+FAST = CalibrationOptions(timer=Fast)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def lenient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command export take int8 graphs of untrained students, too."""
     budget = Budget(cc=0.02, kld=0.02)
-    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(EXPORT, budget=budget))
+    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(EXPORT_OPTIONS, budget=budget))
 
 
 def random_student(resolution: int, pair: Pair) -> Student:

@@ -13,11 +13,11 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
+from edge.cli.console import progress_bar
 from edge.core.atomic_files import written_file
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.metrics.saliency import Convention
-from trainer.cli.progress import progress_bar
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.evaluation.contact_sheet import contact_sheet
 from trainer.evaluation.motion_twins import CLIPS, twin_scores

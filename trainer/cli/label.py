@@ -12,11 +12,11 @@ import click
 import cv2
 from rich.progress import TimeRemainingColumn
 
+from edge.cli.console import progress_bar
 from edge.core.atomic_files import PendingFile, written_file
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
 from edge.hardware.host import this_machine
-from trainer.cli.progress import progress_bar
 from trainer.data.map_shards import SCHEMA, LabelledMaps, Plan
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.inference.predictors import FPS, fingerprint, open_predictors
@@ -24,7 +24,7 @@ from trainer.inference.pseudo_labels import clips_sha256
 from trainer.inference.pseudo_labels import label as write_shards
 from trainer.training.loop import processes
 
-NAMED = 3
+MAX_NAMED_CLIPS = 3
 """Clips at fault that are named on the screen; all are in the JSON."""
 
 
@@ -111,7 +111,7 @@ def label(
         min(clips_per_shard, plan.clips - number * clips_per_shard)
         for number in range(part, plan.shards, parts)
     )
-    with progress_bar("label", TimeRemainingColumn(), shown=part == 0) as bar:
+    with progress_bar("label", columns=[TimeRemainingColumn()], shown=part == 0) as bar:
         task = bar.add_task("clips", total=mine)
         written = write_shards(
             dataset, predictors, plan, out, part, parts, lambda clips: bar.advance(task, clips)
@@ -126,8 +126,8 @@ def label(
         f"{maps.shards}: {len(maps.clips)} clips, {told['frames']} frames, {maps.bytes / 1e6:.1f} MB"
     )
     if faults := maps.faults:
-        named = "; ".join(why for whys in list(faults.values())[:NAMED] for why in whys[:1])
-        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        named = "; ".join(why for whys in list(faults.values())[:MAX_NAMED_CLIPS] for why in whys[:1])
+        more = f" and {len(faults) - MAX_NAMED_CLIPS} more" if len(faults) > MAX_NAMED_CLIPS else ""
         print(f"{len(faults)} clip{'s' * (len(faults) > 1)} at fault: {named}{more}")
     if json_path:
         print(f"wrote {json_path}")

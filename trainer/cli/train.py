@@ -16,9 +16,9 @@ from rich.progress import TextColumn
 from rich.table import Table
 from torch import Tensor, nn
 
+from edge.cli.console import progress_bar
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
-from trainer.cli.progress import progress_bar
 from trainer.models.describe import multiply_accumulates
 from trainer.models.mobilenet3d import CLIP
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
@@ -29,7 +29,7 @@ from trainer.training import tinyhd
 from trainer.training.loop import Progress, Run, processes
 from trainer.training.run import train as train_student
 
-MUCH = 0.3
+MIN_DATA_WAIT = 0.3
 """Share of a stage's time spent on data that is worth a word."""
 
 
@@ -102,7 +102,7 @@ def train(
     console = Console(stderr=True)
     leader = processes().rank == 0
     loss_column = TextColumn("loss {task.fields[loss]:.3f}")
-    with progress_bar("train", loss_column, shown=leader, transient=False) as bar:
+    with progress_bar("train", columns=[loss_column], shown=leader, transient=False) as bar:
         tasks = {
             stage: bar.add_task(
                 f"{stage:{max(map(len, plan.stages))}}", total=table.steps, loss=float("nan"), visible=False
@@ -133,7 +133,7 @@ def train(
     else:
         print(f"trained on {student.trained['data']}")
     for stage, share in waits.items():
-        if share > MUCH:
+        if share > MIN_DATA_WAIT:
             console.print(
                 f"{stage}: {share:.0%} of the time went to waiting for data; "
                 f"set workers above {plan.workers} if cores are idle"

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from edge.core.frames import Image
-from edge.sinks.files.overlay_video import heated
-from trainer.evaluation.scores import METRICS, Evaluation, Shown
+from edge.sinks.files.overlay_video import blend_heat_map
+from trainer.evaluation.scores import METRICS, Evaluation, RankedFrame
 
 CELL, LINE, MARGIN = 320, 26, 6
 """Pixels: a picture's width, a line of text, and what lies between."""
@@ -25,21 +25,21 @@ def contact_sheet(evaluation: Evaluation) -> Image:
     return np.concatenate(rows)
 
 
-def _row(shown: Shown) -> Image:
+def _row(shown: RankedFrame) -> Image:
     frame = shown.frame
     height = max(1, round(CELL * frame.image.shape[0] / frame.image.shape[1]))
     plain = cv2.resize(frame.image, (CELL, height), interpolation=cv2.INTER_AREA)
     gap = np.zeros((height, MARGIN, 3), np.uint8)
-    prediction = heated(frame.image, shown.saliency, CELL, height)
+    prediction = blend_heat_map(frame.image, shown.saliency, CELL, height)
     return np.concatenate([plain, gap, _truth(shown, height), gap, prediction], axis=1)
 
 
-def _truth(shown: Shown, height: int) -> Image:
+def _truth(shown: RankedFrame, height: int) -> Image:
     """Return the density's heat over the frame, or the frame, with fixations ringed and the box drawn."""
     frame = shown.frame
     scale = CELL / frame.image.shape[1]
     if frame.density is not None:
-        image = heated(frame.image, frame.density, CELL, height)
+        image = blend_heat_map(frame.image, frame.density, CELL, height)
     else:
         image = cv2.resize(frame.image, (CELL, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     for row, column in () if frame.fixations is None else frame.fixations:

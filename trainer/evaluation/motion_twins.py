@@ -20,13 +20,13 @@ from trainer.inference.predictors import Map, Predictor
 
 Value = TypeVar("Value")
 CLIPS, WIDTH, HEIGHT, FRAMES = 200, 256, 144, 17
-FIRST = 700_000
+FIRST_SEED = 700_000
 """Scenes from here on: below `trainer.data.synthetic_pairs.EVALUATION`, so never trained on."""
-SLOWEST, SEEN = 0.3, 0.7
+MIN_SPEED, MIN_VISIBLE = 0.3, 0.7
 """A mover counts from this many of its own sizes a second on; a twin if this share of it is visible."""
-SECOND = round(NOMINAL_FPS)
+LAST_MAPS = round(NOMINAL_FPS)
 """The last maps of a clip, that twins are ranked over."""
-ROUND = 1
+BOX_MARGIN = 1
 """Pixels about a box that are its too."""
 
 
@@ -63,10 +63,10 @@ class TwinScores:
 
 def twin_clips() -> Iterator[tuple[TwinClip, World]]:
     """Yield clips without end, with their worlds."""
-    for seed in count(FIRST):
+    for seed in count(FIRST_SEED):
         world = World(seed, WIDTH, HEIGHT, NOMINAL_FPS, twins=True)
-        there = [t for t in world.targets(FRAMES - 1) if t.visible > SEEN]
-        movers = [t for t in there if t.moving and t.speed > SLOWEST]
+        there = [t for t in world.targets(FRAMES - 1) if t.visible > MIN_VISIBLE]
+        movers = [t for t in there if t.moving and t.speed > MIN_SPEED]
         standing = [t for t in there if not t.moving]
         if movers and standing:
             frames = [world.frame(index).image for index in range(FRAMES)]
@@ -102,7 +102,7 @@ def _held(values: list[Value]) -> list[Value]:
 def _last_maps(predictor: Predictor, frames: list[Image]) -> list[Map]:
     """Return the last second's maps, stretched to the frame."""
     labelled = (LabelledFrame(index, image, None, None, None) for index, image in enumerate(frames))
-    last = deque((saliency.copy() for _, saliency in predictor.maps("", labelled)), maxlen=SECOND)
+    last = deque((saliency.copy() for _, saliency in predictor.maps("", labelled)), maxlen=LAST_MAPS)
     return [
         np.asarray(cv2.resize(m, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32) for m in last
     ]
@@ -131,7 +131,7 @@ def _off(saliency: Map, targets: list[Target]) -> float:
     return float(kept.sum(dtype=np.float64) / max(saliency.sum(dtype=np.float64), 1e-12))
 
 
-def _inside(saliency: Map, target: Target, grown: int = ROUND) -> Map:
+def _inside(saliency: Map, target: Target, grown: int = BOX_MARGIN) -> Map:
     x, y, w, h = target.box
     rows = slice(max(0, int(y) - grown), int(np.ceil(y + h)) + grown)
     return saliency[rows, max(0, int(x) - grown) : int(np.ceil(x + w)) + grown]

@@ -28,7 +28,7 @@ BASELINE_SIDE, BASELINE_SIGMA = 64, 0.05
 """IG's baseline: fixations of other videos on a square grid, blurred by this share of its side."""
 FLOOR = 0.01
 """Share of the uniform density in both maps of IG: 8-bit maps are 0 on many a fixation. Not in Matlab's."""
-SHOWN = 4
+RANKED_FRAMES = 4
 """Best and worst frames kept, one a video."""
 RANKED_BY: dict[Truth, str] = {"density": "cc", "fixations": "nss", "box": "box_auc"}
 """Best and worst are by the metric of the first truth that there is."""
@@ -87,7 +87,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Score:
+class MetricScore:
     """A metric's mean over videos; `low` and `high` bound its 95 % interval, None for one video."""
 
     mean: float
@@ -98,7 +98,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Video:
+class VideoScores:
     """A video's means over its frames, by metric."""
 
     name: str
@@ -108,7 +108,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Shown:
+class RankedFrame:
     """A frame with its map, and its score by the metric that ranks."""
 
     clip: str
@@ -123,12 +123,12 @@ class Evaluation:
 
     predictor: str
     convention: Convention
-    scores: dict[str, Score]
+    scores: dict[str, MetricScore]
     skipped: dict[str, str]
-    videos: list[Video]
+    videos: list[VideoScores]
     ranked_by: str
-    best: list[Shown]
-    worst: list[Shown]
+    best: list[RankedFrame]
+    worst: list[RankedFrame]
 
     def document(self, dataset: Dataset, max_frames: int | None) -> dict[str, Any]:
         """Return all but the pictures as JSON's types."""
@@ -181,13 +181,13 @@ def evaluate(
     truths = frozenset[Truth]().union(*(clip.truths for clip in clips))
     ranked_by = next((name for truth, name in RANKED_BY.items() if truth in truths), "")
     others = _Others(clips)
-    videos: list[Video] = []
+    videos: list[VideoScores] = []
     counts = {metric.name: 0 for metric in METRICS}
-    best: list[Shown] = []
-    worst: list[Shown] = []
+    best: list[RankedFrame] = []
+    worst: list[RankedFrame] = []
     for clip in clips:
         values: dict[str, list[float]] = {}
-        shown: list[Shown] = []
+        shown: list[RankedFrame] = []
         negatives = others.than(clip, MATLAB_FRAMES if convention == "matlab" else None)
         baseline = _baseline(others.than(clip))
         for frame, saliency in predictor.maps(clip.name, clip.frames(0, max_frames)):
@@ -197,17 +197,17 @@ def evaluate(
             for name, value in found.items():
                 values.setdefault(name, []).append(value)
             if ranked_by in found:
-                this = Shown(clip.name, frame, saliency.copy(), found[ranked_by])
+                this = RankedFrame(clip.name, frame, saliency.copy(), found[ranked_by])
                 shown = _ranked([*shown, this])
                 shown = [shown[0], shown[-1]]
             on_frame()
         if values:
             means = {name: float(np.mean(each)) for name, each in values.items()}
-            videos.append(Video(clip.name, clip.split, max(map(len, values.values())), means))
+            videos.append(VideoScores(clip.name, clip.split, max(map(len, values.values())), means))
         for name, each in values.items():
             counts[name] += len(each)
-        worst = _ranked([*worst, *shown[:1]])[:SHOWN]
-        best = _ranked([*best, *shown[-1:]])[-SHOWN:]
+        worst = _ranked([*worst, *shown[:1]])[:RANKED_FRAMES]
+        best = _ranked([*best, *shown[-1:]])[-RANKED_FRAMES:]
     if not videos:
         raise InputError(
             f"no frame of {dataset.kind} at {dataset.root} has a density, a fixation or a box; "
@@ -220,17 +220,17 @@ def evaluate(
     )
 
 
-def _ranked(frames: list[Shown]) -> list[Shown]:
+def _ranked(frames: list[RankedFrame]) -> list[RankedFrame]:
     return sorted(frames, key=lambda shown: shown.score)
 
 
-def _mean(name: str, videos: list[Video], frames: int) -> Score:
+def _mean(name: str, videos: list[VideoScores], frames: int) -> MetricScore:
     values = [video.scores[name] for video in videos if name in video.scores]
-    low, high = interval(values) or (None, None)
-    return Score(float(np.mean(values)), low, high, len(values), frames)
+    low, high = confidence_interval(values) or (None, None)
+    return MetricScore(float(np.mean(values)), low, high, len(values), frames)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
+def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean by percentile bootstrap, seeded; None for one value."""
     if len(values) < 2:
         return None

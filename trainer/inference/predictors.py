@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
 from edge.core.frames import Image
-from edge.inference.interface.recurrent_state import Carried
+from edge.inference.interface.recurrent_state import RecurrentState
 from edge.inference.saliency_model import SaliencyModel
 from edge.preprocessing.transform import Preprocessing
-from edge.release import manifest as releases
+from edge.release.manifest import RELEASE_MANIFEST, SHIPPED_RELEASES
 from trainer.datasets.clips import LabelledFrame, read_image
 from trainer.models import student as students
 from trainer.models.mobilenet3d import CLIP
@@ -287,7 +287,7 @@ class _Stream:
         import torch
 
         starts = {s.input: torch.full(s.shape, s.start, device=device()) for s in self._states}
-        carried = Carried(self._states, starts)
+        carried = RecurrentState(self._states, starts)
         carried.reset(self._fps)
         rounds = 1 + self._preroll
         for frame in frames:
@@ -359,7 +359,7 @@ def open_predictor(name: str, precision: str | None = None, fps: float = FPS) ->
         return FolderPredictor(path)
     if path.is_file() or (students.SHIPPED / f"{name}.safetensors").is_file():
         return StudentPredictor(name, fps)
-    known = {p.name for p in releases.SHIPPED.glob("*")} | {
+    known = {p.name for p in SHIPPED_RELEASES.glob("*")} | {
         p.stem for p in students.SHIPPED.glob("*.safetensors")
     }
     raise InputError(
@@ -398,7 +398,10 @@ def fingerprint(name: str) -> str:
 
 def _release(name: str) -> Path | None:
     """Return a release's manifest, which has the hashes of its files; None if the name is none's."""
-    path, shipped = Path(name) / releases.MANIFEST, releases.SHIPPED / name / releases.MANIFEST
+    path, shipped = (
+        Path(name) / RELEASE_MANIFEST,
+        SHIPPED_RELEASES / name / RELEASE_MANIFEST,
+    )
     if path.is_file():
         return path
     return shipped if not Path(name).exists() and shipped.is_file() else None

@@ -19,10 +19,10 @@ from torch import nn
 from edge.core.errors import InputError
 from edge.core.frames import Input, Tensor
 from edge.hardware.host import this_machine
-from edge.inference.interface.recurrent_state import NOMINAL_FPS, Carried
+from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.runner import GpuTiming
-from edge.profiler.measurement.candidate import Contender
-from edge.release.manifest import Form, Release, State
+from edge.profiler.measurement.candidate import Candidate
+from edge.release.manifest import Form, Release, StateSpec
 from trainer.models.forms import forms_of
 from trainer.models.student import Student, load_student
 
@@ -44,7 +44,7 @@ class TorchRunner:
         inputs: Sequence[str],
         shape: tuple[int, ...],
         output: str,
-        states: Sequence[State],
+        states: Sequence[StateSpec],
         dtype: torch.dtype,
         threads: int | None = None,
         timed: bool = False,
@@ -56,7 +56,7 @@ class TorchRunner:
         self._network = network.to(self._device, dtype).eval()
         self._inputs, self._output = tuple(inputs), output
         starts = {s.input: torch.full(s.shape, s.start, dtype=dtype, device=self._device) for s in states}
-        self._carried = Carried(states, starts)
+        self._carried = RecurrentState(states, starts)
         given = [torch.zeros(shape, dtype=dtype, device=self._device) for _ in inputs]
         self._static = [*given, *(start.clone() for start in starts.values())]
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -128,14 +128,14 @@ class TorchRunner:
         return (saliency, *(state.clone() for state in states))
 
 
-def torch_contenders(
+def torch_candidates(
     name: str,
     release: Release,
     precisions: Sequence[str],
     form: Form,
     threads: int | None,
     batches: Iterable[int],
-) -> tuple[list[Contender], list[str]]:
+) -> tuple[list[Candidate], list[str]]:
     """Return a student's contenders in PyTorch, to be measured beside its release, and what is left out, why.
 
     Raises:
@@ -166,7 +166,7 @@ def torch_contenders(
 
 def _contender(
     student: Student, release: Release, precision: str, form: Form, threads: int | None, batch: int
-) -> Contender:
+) -> Candidate:
     dtype = DTYPES[precision]
     sides = release.input_shape(batch, form)[1:]
     shape = (batch, *(int(side or 1) for side in sides))
@@ -191,4 +191,4 @@ def _contender(
     values = sum(parameter.numel() for parameter in student.network.parameters())
     size = values * torch.tensor([], dtype=dtype).element_size()
     timed = (lambda: opened(timed=True)) if gpu else None
-    return Contender(f"torch {precision}", form, batch, opened, size, not native, timed, static=gpu)
+    return Candidate(f"torch {precision}", form, batch, opened, size, not native, timed, static=gpu)

@@ -25,11 +25,11 @@ from calibration.search.mixed_precision import GAIN
 from edge.core.atomic_files import sha256
 from edge.inference.saliency_model import SaliencyModel
 from edge.inference.tensorrt.api import build_plan
-from edge.inference.tensorrt.build_target import Target
-from edge.release import manifest as releases
-from edge.release.manifest import Engine
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.release.manifest import RELEASE_MANIFEST, SHIPPED_RELEASES, load_release
+from edge.release.manifest import TargetEngine
 from export.graphs.fp16 import to_fp16
-from export.graphs.int8 import Options
+from export.graphs.int8 import CalibrationOptions
 from tests.calibration.quantization.test_qdq_placement import feeds, residual
 from tests.conftest import Outcome
 
@@ -100,7 +100,7 @@ def test_what_does_not_fit_does_not_ship(graph: Path, folder: Path, tmp_path: Pa
 def test_a_release_is_made_anew_and_flies(folder: Path, tmp_path: Path, command: Command) -> None:
     outcome = command("calibrate", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--threads", "2")
     assert outcome.code == 0, outcome.err
-    release, shipped = releases.load(tmp_path / "r"), releases.load()
+    release, shipped = load_release(tmp_path / "r"), load_release()
     assert [g for g in release.graphs if g.precision != "int8"] == [
         g for g in shipped.graphs if g.precision != "int8"
     ]
@@ -169,9 +169,9 @@ def test_a_disk_full_half_way_leaves_nothing_behind(folder: Path, tmp_path: Path
 def test_a_release_that_lacks_its_window_is_sent_back(
     release: Path, folder: Path, tmp_path: Path, command: Command
 ) -> None:
-    document = json.loads((release / releases.MANIFEST).read_text())
+    document = json.loads((release / RELEASE_MANIFEST).read_text())
     del document["calibrated"]["window"]
-    (release / releases.MANIFEST).write_text(json.dumps(document))
+    (release / RELEASE_MANIFEST).write_text(json.dumps(document))
     outcome = command("calibrate", release, "--frames", folder, "--out", tmp_path / "out")
     assert outcome.code == 2
     assert "does not say on how many frames a map depends" in outcome.err
@@ -182,30 +182,32 @@ def test_residual_graphs_compile_with_nvidias_builder() -> None:
         pytest.skip("tensorrt_rtx is not installed")
     model = residual()
     made = quantise(model, collect_ranges(model, feeds(), "minmax"), TENSORRT)
-    assert build_plan(to_fp16(made, ["x", "y"]).SerializeToString(), Target.parse("rtx")).data
+    assert build_plan(to_fp16(made, ["x", "y"]).SerializeToString(), BuildTarget.parse("rtx")).data
 
 
-def int8_of(names: list[str]) -> list[tuple[str, Engine]]:
-    graphs = [(name, graph) for name in names for graph in releases.load(name).graphs]
+def int8_of(names: list[str]) -> list[tuple[str, TargetEngine]]:
+    graphs = [(name, graph) for name in names for graph in load_release(name).graphs]
     return [(name, graph.engine) for name, graph in graphs if graph.precision == "int8"]
 
 
 @pytest.mark.parametrize(
-    ("name", "engine"), int8_of(sorted(path.name for path in releases.SHIPPED.iterdir()))
+    ("name", "engine"), int8_of(sorted(path.name for path in SHIPPED_RELEASES.iterdir()))
 )
-def test_the_shipped_int8_graphs_lose_little_on_real_frames(real: Path, name: str, engine: Engine) -> None:
+def test_the_shipped_int8_graphs_lose_little_on_real_frames(
+    real: Path, name: str, engine: TargetEngine
+) -> None:
     from calibration.inputs.calibration_frames import read_frames
     from calibration.search.accuracy import Judge
     from edge.sources.factory import open_source
-    from export.release.recalibrate import feeding_of_release, window_of
+    from export.release.recalibrate import release_feeding, window_length
 
-    release = releases.load(name)
+    release = load_release(name)
     places = [str(path / "frames") for path in sorted((real / "uav").iterdir())]
-    length = window_of(release)
+    length = window_length(release)
     frames = read_frames([open_source(place) for place in places], release.preprocessing, length, most=80)
     model = onnx.load(release.path(release.graph("fp32")))
     judge = Judge(
-        model, feeding_of_release(release, "stream"), np.concatenate([[*frames.windows], [*frames.held_out]])
+        model, release_feeding(release, "stream"), np.concatenate([[*frames.windows], [*frames.held_out]])
     )
     graph = release.graph("int8", engine=engine)
     found = judge(onnx.load(release.path(graph)), plain=engine == "tensorrt")
@@ -218,10 +220,10 @@ def test_export_searches_within_a_budget(folder: Path, tmp_path: Path, command: 
     words = ["--frames", folder, "--form", "stream", "--out", tmp_path / "r"]
     outcome = command("export", "skd-64", *words, "--budget", "cc=0.05")
     assert outcome.code == 0, outcome.err
-    release = releases.load(tmp_path / "r")
+    release = load_release(tmp_path / "r")
     assert release.calibrated is not None
     assert len(release.calibrated["int8"]["stream"]) == 2
-    assert Options().thorough is False
+    assert CalibrationOptions().thorough is False
 
 
 @pytest.mark.usefixtures("quick")

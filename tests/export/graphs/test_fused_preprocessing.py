@@ -18,14 +18,14 @@ from calibration.inputs import distribution_shift as familiar
 from edge.core.errors import InputError
 from edge.inference.saliency_model import SaliencyModel
 from edge.inference.tensorrt.api import build_plan
-from edge.inference.tensorrt.build_target import Target
-from edge.preprocessing.raw_frame import Format, RawFrame
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.preprocessing.raw_frame import PixelFormat, RawFrameSpec
 from edge.preprocessing.transform import Preprocessing
-from edge.release import manifest as releases
+from edge.release.manifest import load_release
 from edge.release.manifest import PRECISIONS
 from edge.simulation.world import World
-from export.graphs.fused_preprocessing import area_weights, fuse
-from export.release.fuse_release import fused_release
+from export.graphs.fused_preprocessing import area_weights, fuse_preprocessing
+from export.release.fuse_release import make_fused_release
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -41,7 +41,7 @@ SIZES = [  # odd ratios, odd sides, halved once and twice, enlarged, as it is
 ]
 
 
-def prepared(raw: RawFrame, prepare: Preprocessing) -> onnx.ModelProto:
+def prepared(raw: RawFrameSpec, prepare: Preprocessing) -> onnx.ModelProto:
     """Return a graph that gives its prepared input."""
     value, shape = helper.make_tensor_value_info, [1, 3, prepare.height, prepare.width]
     graph = helper.make_graph(
@@ -51,10 +51,10 @@ def prepared(raw: RawFrame, prepare: Preprocessing) -> onnx.ModelProto:
         [value("prepared", TensorProto.FLOAT, shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return fuse(model, ["frame"], prepare, raw)
+    return fuse_preprocessing(model, ["frame"], prepare, raw)
 
 
-def difference(raw: RawFrame, prepare: Preprocessing, image: np.ndarray) -> np.ndarray:
+def difference(raw: RawFrameSpec, prepare: Preprocessing, image: np.ndarray) -> np.ndarray:
     """Return graph against reference in grey levels."""
     model = prepared(raw, prepare)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -70,7 +70,7 @@ def test_it_is_the_reference(size: tuple[int, int], target: tuple[int, int]) -> 
     shrunk = size[0] >= target[0] and size[1] >= target[1]
     plain = shrunk and not prepare.halvings(*size)
     for image in (noise, World(3, *size).frame(2).image):
-        off = difference(RawFrame(*size), prepare, image)
+        off = difference(RawFrameSpec(*size), prepare, image)
         assert off.max() < 1.01
         assert (off > 0.01).mean() < (0.005 if plain else 0.15)
 
@@ -78,7 +78,7 @@ def test_it_is_the_reference(size: tuple[int, int], target: tuple[int, int]) -> 
 @pytest.mark.parametrize(("size", "target"), [s for s in SIZES if s[0][0] % 2 == s[0][1] % 2 == 0])
 def test_nv12_is_the_reference_of_its_colours(size: tuple[int, int], target: tuple[int, int]) -> None:
     """Within a level and a half; the reference rounds each pixel's colours first."""
-    off = difference(RawFrame(*size, "nv12"), Preprocessing(*target), World(3, *size).frame(2).image)
+    off = difference(RawFrameSpec(*size, "nv12"), Preprocessing(*target), World(3, *size).frame(2).image)
     assert off.max() < 2.01
     assert (off > 0.01).mean() < 0.2
 
@@ -93,10 +93,10 @@ def test_area_weights_are_means(size: tuple[int, int, int]) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="no TensorRT for RTX")
 @pytest.mark.parametrize("format", ["bgr", "nv12"])
-def test_tensorrt_compiles_it(format: Format) -> None:  # noqa: A002
+def test_tensorrt_compiles_it(format: PixelFormat) -> None:  # noqa: A002
     for size, target in (((1280, 720), (64, 64)), ((642, 358), (96, 128))):
-        model = prepared(RawFrame(*size, format), Preprocessing(*target))
-        assert build_plan(model.SerializeToString(), Target("rtx")).data
+        model = prepared(RawFrameSpec(*size, format), Preprocessing(*target))
+        assert build_plan(model.SerializeToString(), BuildTarget("rtx")).data
 
 
 @pytest.mark.parametrize("format", ["bgr", "nv12"])
@@ -104,12 +104,12 @@ def test_a_release_takes_raw_frames(
     tmp_path: Path,
     folder: Path,
     command: Command,
-    format: Format,  # noqa: A002
+    format: PixelFormat,  # noqa: A002
 ) -> None:
     place = tmp_path / "raw"
-    fused_release(releases.load(), RawFrame(320, 180, format), place)
-    release = releases.load(place)
-    assert release.raw_frame == RawFrame(320, 180, format)
+    make_fused_release(load_release(), RawFrameSpec(320, 180, format), place)
+    release = load_release(place)
+    assert release.raw_frame == RawFrameSpec(320, 180, format)
     assert release.precisions(engine="tensorrt") == PRECISIONS
     assert release.golden()[0].shape == (8, 180, 320, 3)
     for precision in PRECISIONS:
@@ -125,7 +125,7 @@ def test_a_release_takes_raw_frames(
 
 
 def test_frames_of_another_size_are_refused(tmp_path: Path, folder: Path, command: Command) -> None:
-    fused_release(releases.load(), RawFrame(160, 90), tmp_path / "raw")
+    make_fused_release(load_release(), RawFrameSpec(160, 90), tmp_path / "raw")
     places = ["--jsonl", tmp_path / "o.jsonl"]
     outcome = command("run", folder, "--release", tmp_path / "raw", *places)
     assert outcome.code == 2
@@ -141,7 +141,7 @@ def test_the_command_fuses(folder: Path, tmp_path: Path, command: Command) -> No
     outcome = command(*words, "--fuse-format", "nv12")
     assert outcome.code == 0, outcome.err
     assert "take raw frames of 320x180 NV12" in outcome.out
-    assert {graph.form for graph in releases.load(place).graphs} == {"stream"}
+    assert {graph.form for graph in load_release(place).graphs} == {"stream"}
     known = familiar.load(place / familiar.STATISTICS)
     made = {name for node in onnx.load(place / "stream.fp32.onnx").graph.node for name in node.output}
     assert known.keys() <= made
@@ -169,14 +169,14 @@ def test_bad_words_are_one_clear_line(
 
 
 def test_a_release_is_fused_once(tmp_path: Path) -> None:
-    first = fused_release(releases.load(), RawFrame(160, 90), tmp_path / "first")
+    first = make_fused_release(load_release(), RawFrameSpec(160, 90), tmp_path / "first")
     with pytest.raises(InputError, match="takes raw frames already"):
-        fused_release(first, RawFrame(160, 90), tmp_path / "second")
+        make_fused_release(first, RawFrameSpec(160, 90), tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
 
 def test_nv12_keeps_grey_and_says_its_shape() -> None:
-    raw = RawFrame(64, 48, "nv12")
+    raw = RawFrameSpec(64, 48, "nv12")
     grey = np.repeat(np.random.default_rng(1).integers(16, 235, (48, 64, 1), np.uint8), 3, axis=2)
     assert raw(grey).shape == raw.shape == (1, 72, 64)
     assert np.abs(raw.seen(grey).astype(int) - grey).max() <= 2

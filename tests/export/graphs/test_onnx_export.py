@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.graphs.fp16 import to_fp16
-from export.graphs.onnx_export import OPSET, to_onnx
+from export.graphs.onnx_export import OPSET, export_onnx
 from tests.export.conftest import random_student
 from trainer.models.folded import folded
 from trainer.models.forms import forms_of
@@ -53,7 +53,7 @@ def paired(student: Student, frames: np.ndarray) -> np.ndarray:
 
 def test_streamed_equals_paired(student: Student) -> None:
     frames = clip(student, 6)
-    maps = streamed(to_onnx(student, "stream", 1), frames)
+    maps = streamed(export_onnx(student, "stream", 1), frames)
     expected = paired(student, frames)
     if student.settings.delay_frames:  # one frame late
         maps, expected = maps[1:], expected[:-1]
@@ -62,7 +62,7 @@ def test_streamed_equals_paired(student: Student) -> None:
 
 @pytest.mark.parametrize("batch", [None, 1, 4])
 def test_the_pair_form_has_the_batch_asked_for(student: Student, batch: int | None) -> None:
-    model = to_onnx(student, "pair", batch)
+    model = export_onnx(student, "pair", batch)
     opened = session(model)
     assert opened.get_inputs()[0].shape[0] == ("batch" if batch is None else batch)
     for size in (batch,) if batch else (1, 3, 8):
@@ -77,12 +77,12 @@ def test_the_pair_form_has_the_batch_asked_for(student: Student, batch: int | No
 def test_every_resolution_exports(side: int) -> None:
     student = random_student(side, "previous")
     frames = clip(student, 2)
-    maps = streamed(to_onnx(student, "stream", 1), frames)
+    maps = streamed(export_onnx(student, "stream", 1), frames)
     np.testing.assert_allclose(maps, paired(student, frames), atol=1e-5)
 
 
 def test_batch_norm_and_the_difference_are_folded_and_nothing_else_changed(student: Student) -> None:
-    model = to_onnx(student, "stream", 1)
+    model = export_onnx(student, "stream", 1)
     operators = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operators
     assert model.opset_import[0].version == OPSET
@@ -94,12 +94,12 @@ def test_batch_norm_and_the_difference_are_folded_and_nothing_else_changed(stude
 
 
 def test_fp16_keeps_frames_and_maps_in_fp32(student: Student) -> None:
-    model = to_fp16(to_onnx(student, "stream", 1), ["frame", "saliency"])
+    model = to_fp16(export_onnx(student, "stream", 1), ["frame", "saliency"])
     kinds = {v.name: v.type.tensor_type.elem_type for v in [*model.graph.input, *model.graph.output]}
     single, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
     assert kinds == {"frame": single, "saliency": single, "features": half, "features_out": half}
     assert {t.data_type for t in model.graph.initializer if len(t.dims) > 1} == {half}
     frames = clip(student, 3)
     np.testing.assert_allclose(
-        streamed(model, frames), streamed(to_onnx(student, "stream", 1), frames), atol=5e-3
+        streamed(model, frames), streamed(export_onnx(student, "stream", 1), frames), atol=5e-3
     )

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.pipeline import run as pipeline
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.pipeline.run import run_pipeline
 from edge.preprocessing.transform import Alignment, Preprocessing
-from edge.release import manifest as releases
+from edge.release.manifest import load_release
 from edge.release.manifest import PRECISIONS
 from edge.sources.factory import open_source
 from tests.conftest import Outcome
@@ -43,7 +43,7 @@ def test_it_is_exported_verified_compared_and_run_as_it_was_trained(
     place = tmp_path / "r"
     outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place)
     assert outcome.code == 0, outcome.err
-    release = releases.load(place)
+    release = load_release(place)
     assert (release.inputs, release.states, release.preroll) == (("frame", "other"), (), 0)
     assert release.preprocessing.alignment == Alignment(0.3)
     for form in ("stream", "pair"):
@@ -54,13 +54,13 @@ def test_it_is_exported_verified_compared_and_run_as_it_was_trained(
     clip = next(twin_clips())[0].frames
     truth = [saliency for _, saliency in StudentPredictor(str(saved), fps=10).maps("", labelled(clip))]
     model = SaliencyModel(place, "fp32")
-    np.testing.assert_allclose(clip_maps(model, np.stack(clip)), truth, atol=1e-5)
-    held = clip_maps(model, np.stack([clip[-1]] * 4))[-1]
+    np.testing.assert_allclose(compute_clip_maps(model, np.stack(clip)), truth, atol=1e-5)
+    held = compute_clip_maps(model, np.stack([clip[-1]] * 4))[-1]
     assert np.abs(held - truth[-1]).max() > 4e-5  # what moves counts
     source = open_source(str(frames_at(tmp_path / "clip", clip)))
     source.fps = 20
     maps: list[np.ndarray] = []
-    pipeline.run(source, model, [], on_result=lambda result: maps.append(result.saliency.copy()))
+    run_pipeline(source, model, [], on_result=lambda result: maps.append(result.saliency.copy()))
     *_, (_, six_back) = StudentPredictor(str(saved), fps=20).maps("", labelled(clip))
     np.testing.assert_allclose(maps[-1], six_back, atol=1e-5)
     assert np.abs(six_back - truth[-1]).max() > 2e-5  # which is three back

@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.release import manifest as releases
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.release.manifest import RELEASE_MANIFEST, load_release
 from edge.release.manifest import PRECISIONS
-from edge.sinks.files.map_images import fitted, sixteen_bit
+from edge.sinks.files.map_images import fit_to_aspect, to_uint16
 from edge.sources.factory import open_source
 from export.graphs.fp16 import to_fp16
 from export.release import builder as make
@@ -39,7 +39,7 @@ def test_a_release_is_whole_and_its_graphs_are_the_student(
     student: Student, footage: CalibrationFrames, tmp_path: Path
 ) -> None:
     make_release(student, footage, tmp_path / "r", options=FAST)
-    release = releases.load(tmp_path / "r")
+    release = load_release(tmp_path / "r")
     for form in ("stream", "pair"):
         for engine in ("onnxruntime", "tensorrt"):
             assert release.precisions(form, engine) == PRECISIONS
@@ -63,7 +63,9 @@ def test_what_flies_gives_the_golden_maps(
     make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
     model = SaliencyModel(tmp_path / "r", precision)
     frames, maps = model.release.golden()
-    np.testing.assert_allclose(clip_maps(model, frames), maps, atol=1e-5 if precision == "fp32" else 0.05)
+    np.testing.assert_allclose(
+        compute_clip_maps(model, frames), maps, atol=1e-5 if precision == "fp32" else 0.05
+    )
 
 
 def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
@@ -78,11 +80,11 @@ def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
     assert outcome.code == 0, outcome.err
     model = SaliencyModel(tmp_path / "r", "fp32")
     frames = [frame.image for frame in open_source(str(folder))]
-    alone = [clip_maps(model, np.stack(frames[index : index + 2]))[0] for index in range(len(frames))]
+    alone = [compute_clip_maps(model, np.stack(frames[index : index + 2]))[0] for index in range(len(frames))]
     written = sorted((tmp_path / "maps").iterdir())
     assert len(written) == len(frames)
     for path, saliency in zip(written, alone, strict=True):
-        expected = sixteen_bit(fitted(saliency, 320, 180)).astype(int)
+        expected = to_uint16(fit_to_aspect(saliency, 320, 180)).astype(int)
         found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert found is not None
         assert np.abs(found.astype(int) - expected).max() <= 70  # 0.1 %
@@ -102,12 +104,12 @@ def test_nan_in_a_released_graph_is_refused_before_it_flies(
             values.flat[:4] = np.nan
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, release / graph)
-    document = json.loads((release / releases.MANIFEST).read_text())
+    document = json.loads((release / RELEASE_MANIFEST).read_text())
     document["files"][graph] = {
         "sha256": sha256(release / graph),
         "size_bytes": (release / graph).stat().st_size,
     }
-    (release / releases.MANIFEST).write_text(json.dumps(document))
+    (release / RELEASE_MANIFEST).write_text(json.dumps(document))
     outcome = command("run", folder, "--release", release, "--precision", precision)
     assert outcome.code == 2
     assert "do not fly it" in outcome.err
@@ -171,4 +173,4 @@ def test_the_command_exports_a_student(command: Callable[..., Outcome], folder: 
     outcome = command("export", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--form", "stream")
     assert outcome.code == 0, outcome.err
     assert "stream int8" in outcome.out
-    assert releases.load(tmp_path / "r").name == "skd-64"
+    assert load_release(tmp_path / "r").name == "skd-64"

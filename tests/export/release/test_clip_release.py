@@ -14,9 +14,9 @@ import torch
 
 from calibration.inputs.calibration_frames import read_frames
 from edge.core.errors import CheckError, InputError
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.release import manifest as releases
-from edge.release.manifest import Clip
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.release.manifest import load_release
+from edge.release.manifest import ClipSpec
 from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.release.clip_release import make_clip_release
@@ -59,9 +59,9 @@ def pytorch(student: Student, clip: np.ndarray) -> np.ndarray:
 
 def test_its_graphs_are_the_student(made: tuple[Student, Path]) -> None:
     student, place = made
-    release = releases.load(place)
+    release = load_release(place)
     variant: Variant = "S" if "S" in student.name else "M"
-    assert release.clip == Clip(CLIP, MAPS[variant])
+    assert release.clip == ClipSpec(CLIP, MAPS[variant])
     assert release.precisions("clip") == ("fp32", "fp16")
     assert release.delay_frames == student.settings.delay_frames
     for graph, found in release.verified():
@@ -86,7 +86,7 @@ def test_frame_by_frame_gives_each_frame_its_map(made: tuple[Student, Path]) -> 
     frames = np.stack([world.frame(index).image for index in range(20)])
     model = SaliencyModel(place, "fp32")
     for _ in range(2):  # a fresh start forgets the past
-        maps = clip_maps(model, frames)
+        maps = compute_clip_maps(model, frames)
         assert maps.shape == (20, SIDE, SIDE)
         if student.settings.delay_frames:
             padded = np.concatenate([frames, np.repeat(frames[-1:], 12, axis=0)])

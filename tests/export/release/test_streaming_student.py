@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.release import manifest as releases
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.release.manifest import load_release
 from edge.release.manifest import PRECISIONS
 from tests.conftest import Outcome
 from tests.trainer.models.test_streaming import settled
@@ -41,7 +41,7 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
     place = tmp_path / "r"
     outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place, "--blur", "0.02")
     assert outcome.code == 0, outcome.err
-    release = releases.load(place)
+    release = load_release(place)
     assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 1, 0)
     assert release.blur == 0.02
     assert [(state.input, state.output, state.lag_s) for state in release.states] == [
@@ -64,7 +64,7 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
         model = SaliencyModel(place, precision)
         frames, maps = model.release.golden()
         atol = 1e-5 if precision == "fp32" else 0.1
-        np.testing.assert_allclose(clip_maps(model, frames), maps, atol=atol)
+        np.testing.assert_allclose(compute_clip_maps(model, frames), maps, atol=atol)
         model.close()
     operators = {node.op_type for node in onnx.load(place / "stream.fp32.onnx").graph.node}
     assert operators <= {"Conv", "Clip", "Add", "Concat", "Resize", "ReduceMax", "Sub", "Exp"}

@@ -81,7 +81,7 @@ def test_held_clips_are_those_that_nobody_trains_on() -> None:
     assert len(clip.frames) == FRAMES
     assert clip.mover.moving
     assert not any(target.moving for target in clip.standing)
-    assert int(clip.name) >= twins.FIRST
+    assert int(clip.name) >= twins.FIRST_SEED
 
 
 def test_the_command_says_it(

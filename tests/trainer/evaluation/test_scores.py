@@ -18,7 +18,7 @@ from tests.support import dataset_trees as trees
 from trainer.datasets.clips import LabelledFrame
 from trainer.datasets.factory import open_dataset
 from trainer.evaluation.contact_sheet import CELL, contact_sheet
-from trainer.evaluation.scores import METRICS, Metric, _baseline, _ig, evaluate, interval
+from trainer.evaluation.scores import METRICS, Metric, _baseline, _ig, confidence_interval, evaluate
 from trainer.inference.predictors import Map, ReleasePredictor, StudentPredictor, open_predictor
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student, TinyHDSettings, load_student
@@ -196,13 +196,13 @@ def test_matlabs_negatives_are_from_ten_frames(tmp_path: Path, monkeypatch: pyte
 
 def test_the_interval_is_that_of_the_mean() -> None:
     values = np.random.default_rng(3).normal(5, 2, 400).tolist()
-    found = interval(values)
+    found = confidence_interval(values)
     assert found is not None
     low, high = found
     assert low < np.mean(values) < high
     assert high - low == pytest.approx(2 * 1.96 * 2 / 20, rel=0.15)
-    assert interval(values) == (low, high)
-    assert interval([1.0]) is None
+    assert confidence_interval(values) == (low, high)
+    assert confidence_interval([1.0]) is None
 
 
 def test_nothing_to_score_is_told(tmp_path: Path) -> None:

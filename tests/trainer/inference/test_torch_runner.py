@@ -3,26 +3,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.release.manifest import load
-from trainer.inference.torch_runner import torch_contenders
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.release.manifest import load_release
+from trainer.inference.torch_runner import torch_candidates
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.2)])
 def test_the_student_in_pytorch_gives_the_golden_maps(precision: str, tolerance: float) -> None:
-    release = load()
-    (contender,), left_out = torch_contenders("skd-64", release, [precision], "stream", 1, [1, 8])
+    release = load_release()
+    (contender,), left_out = torch_candidates("skd-64", release, [precision], "stream", 1, [1, 8])
     assert left_out == ["torch at batch 8: a stream carries one flight's past; measure --form pair"]
     model = SaliencyModel.around(release, contender.precision, contender.open())
     frames, expected = release.golden()
-    np.testing.assert_allclose(clip_maps(model, frames), expected, atol=tolerance)
+    np.testing.assert_allclose(compute_clip_maps(model, frames), expected, atol=tolerance)
     assert contender.name == f"torch {precision}"
     model.close()
 
 
 def test_pairs_take_any_batch() -> None:
-    release = load()
-    (contender,), _ = torch_contenders("skd-64", release, ["fp32"], "pair", 1, [3])
+    release = load_release()
+    (contender,), _ = torch_candidates("skd-64", release, ["fp32"], "pair", 1, [3])
     runner = contender.open()
     frame = np.random.default_rng(0).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
     maps = runner.infer(dict(zip(release.inputs_of("pair"), (frame, frame), strict=True)))["saliency"]
