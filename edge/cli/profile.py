@@ -16,18 +16,17 @@ from edge.cli.options import engine_option
 from edge.core.atomic_files import PendingFile, written_file
 from edge.core.errors import CheckError, InputError
 from edge.core.frames import parse_size
-from edge.inference.engine_selection import Choice
-from edge.profiler.measurement.accuracy import Truth
-from edge.profiler.measurement.candidate import Contender, contenders_of
+from edge.inference.engine_selection import EngineChoice
+from edge.profiler.measurement.accuracy import FixationTruth
+from edge.profiler.measurement.candidate import Candidate, find_candidates
 from edge.profiler.measurement.document import Document
 from edge.profiler.report import budget as budgets
 from edge.profiler.report import documents, history
 from edge.profiler.report.compare import other_conditions, said, verdicts
 from edge.profiler.report.table import PAPER, rendered
-from edge.profiler.session import Settings
+from edge.profiler.session import ProfileSettings
 from edge.profiler.session import profile as measure
-from edge.release import manifest as releases
-from edge.release.manifest import Form, Release
+from edge.release.manifest import FORMS, Form, Release, load_release
 
 PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
 LEAST_RUNS, WARM_UP = 300, 50
@@ -45,7 +44,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @engine_option
 @click.option(
     "--form",
-    type=click.Choice(releases.FORMS),
+    type=click.Choice(FORMS),
     help="Frame by frame with states, frame pairs, or clips (default: stream, if the release has it).",
 )
 @click.option("--batch", default="1", show_default=True, help="Comma-separated; pairs take any, streams 1.")
@@ -102,7 +101,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 def profile(
     release: str | None,
     precision: str | None,
-    engine: Choice,
+    engine: EngineChoice,
     form: Form | None,
     batch: str,
     protocol: str,
@@ -131,24 +130,24 @@ def profile(
         _compare(*pair, json_path)
         return
     bounds = budgets.read(budget) if budget else None
-    given = Truth(truth) if truth else None
+    given = FixationTruth(truth) if truth else None
     for path in filter(None, (json_path, html_path)):
         PendingFile(path).discard()  # what cannot be written is told now, not after the measuring
-    opened = releases.load(release)
+    opened = load_release(release)
     batches = _numbers(batch)
     frame = parse_size(frame_size, "--frame")
     least_s = MEASURED_S if runs is None and protocol != PAPER else 0.0
     runs, warm_up = _runs(protocol, runs, warm_up)
     if protocol == PAPER:
         form, batches = "pair", [PAPER_BATCH]
-    form = form or (opened.forms() or releases.FORMS)[0]
-    found, left_out = contenders_of(
+    form = form or (opened.forms() or FORMS)[0]
+    found, left_out = find_candidates(
         opened, _precisions(opened, form, engine, precision), form, engine, threads, batches
     )
     if torch:
         beside, unlike = _torch(opened, student, torch.split(","), form, threads, batches)
         found, left_out = found + beside, left_out + unlike
-    settings = Settings(
+    settings = ProfileSettings(
         runs, least_s, warm_up, threads, frame, energy_s, layers or html_path is not None, protocol
     )
     with progress_bar("profile", "runs/s") as progress:
@@ -204,7 +203,7 @@ def _print_verdicts(a: Document, b: Document) -> None:
         print(f"  differs: {line}")
 
 
-def _precisions(release: Release, form: Form, engine: Choice, named: str | None) -> list[str]:
+def _precisions(release: Release, form: Form, engine: EngineChoice, named: str | None) -> list[str]:
     if named:
         return list(dict.fromkeys(p.strip() for p in named.split(",")))
     found: list[str] = [*release.precisions(form, "tensorrt" if engine == "tensorrt" else "onnxruntime")]
@@ -223,7 +222,7 @@ def _torch(
     form: Form,
     threads: int | None,
     batches: Sequence[int],
-) -> tuple[list[Contender], list[str]]:
+) -> tuple[list[Candidate], list[str]]:
     try:
         module = importlib.import_module(TORCH)
     except ModuleNotFoundError as error:
@@ -233,7 +232,7 @@ def _torch(
             f"--torch needs {error.name}, which is not installed: pip install 'aerogaze[train]'"
         ) from None
     wanted = [precision.strip() for precision in precisions]
-    found: tuple[list[Contender], list[str]] = module.torch_contenders(
+    found: tuple[list[Candidate], list[str]] = module.torch_candidates(
         student or release.name, release, wanted, form, threads, batches
     )
     return found

@@ -18,10 +18,10 @@ ARM = 0.28
 """Length of a bracket's arms, of the box's shorter side."""
 FONT = cv2.FONT_HERSHEY_DUPLEX
 
-Point = tuple[int, int]
+PixelPoint = tuple[int, int]
 
 
-def draw_marks(image: Image, result: Result) -> None:
+def draw_annotations(image: Image, result: Result) -> None:
     """Draw onto the picture (H, W, 3), BGR, of the result's frame; lines scale with its diagonal."""
     height, width = image.shape[:2]
     unit = math.hypot(width, height) / 1500
@@ -59,7 +59,7 @@ def _bracket(image: Image, region: Region, colour: tuple[int, int, int], unit: f
         _label(image, f"{region.id}  {region.score:.0%}", (round(left), round(top)), colour, unit)
 
 
-def _label(image: Image, text: str, corner: Point, colour: tuple[int, int, int], unit: float) -> None:
+def _label(image: Image, text: str, corner: PixelPoint, colour: tuple[int, int, int], unit: float) -> None:
     """Write above the corner, or under it where the picture ends."""
     scale = max(0.34, 0.78 * unit)
     (wide, high), _ = cv2.getTextSize(text, FONT, scale, 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Camera:
+class CameraGeometry:
     """A camera fixed to a vehicle, or to a gimbal; all in degrees.
 
     `fov_deg`: the horizontal field of view, in (0, 180). `pitch_deg` (up), `yaw_deg` (to the right) and

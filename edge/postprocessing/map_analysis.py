@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from edge.core.frames import Frame, Image, Tensor
 from edge.postprocessing.regions import Region, find_regions
 from edge.postprocessing.result import Result
-from edge.postprocessing.temporal_filter import Smoother
-from edge.postprocessing.tracking import Tracker
-from edge.preprocessing.egomotion import camera_motion
+from edge.postprocessing.temporal_filter import TemporalFilter
+from edge.postprocessing.tracking import RegionTracker
+from edge.preprocessing.egomotion import estimate_homography
 
 SIGHT_PX = 160
 """Pixels of the frame's longer side in which the camera's motion is looked for."""
@@ -25,7 +25,7 @@ KEPT = 16
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Analysis:
     """What was found in a frame; not the frame, which is large."""
 
     frame: weakref.ref[Frame]
@@ -33,16 +33,16 @@ class _Found:
     regions: tuple[Region, ...]
 
 
-class Observer:
+class MapAnalyzer:
     """Turns results, in order, into results with smoothed maps and regions.
 
     Sinks share one, and call it on threads of their own: inference does not wait for it.
     """
 
     def __init__(self) -> None:
-        self._smooth, self._track = Smoother(), Tracker()
+        self._smooth, self._track = TemporalFilter(), RegionTracker()
         self._sight: Image | None = None
-        self._done: OrderedDict[int, _Found] = OrderedDict()
+        self._done: OrderedDict[int, _Analysis] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, result: Result) -> Result:
@@ -66,13 +66,13 @@ class Observer:
             found = self._done[index]
         return replace(result, saliency=found.saliency, regions=found.regions)
 
-    def _look(self, result: Result) -> _Found:
+    def _look(self, result: Result) -> _Analysis:
         at_s, (height, width) = result.frame.capture_s, result.frame.image.shape[:2]
         back = self._moved(result.frame.image)
         smoothed = self._smooth(result.saliency, at_s, _in_pixels(back, *result.saliency.shape))
         motion = None if back is None else np.asarray(np.linalg.inv(back), np.float64)
         regions = self._track(find_regions(smoothed), at_s, height / width, motion)
-        return _Found(weakref.ref(result.frame), smoothed, regions)
+        return _Analysis(weakref.ref(result.frame), smoothed, regions)
 
     def _moved(self, image: Image) -> NDArray[np.float64] | None:
         """Return the camera's motion: a homography from this frame to the last, both in [0, 1]."""
@@ -83,7 +83,7 @@ class Observer:
         before, self._sight = self._sight, np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
         if before is None or before.shape != self._sight.shape:
             return None
-        back = camera_motion(before, self._sight)
+        back = estimate_homography(before, self._sight)
         if back is None or abs(np.linalg.det(back)) < 1e-6:
             return None
         share = _shares(*self._sight.shape)

@@ -14,7 +14,7 @@ class Result:
     """A frame's saliency map (height, width), non-negative.
 
     `latency_ms`: from the frame's decoding, or live from its capture, to its map, waiting included.
-    `regions`: with ids, the one to follow first; none where no `Observer` looked.
+    `regions`: with ids, the one to follow first; none where no `MapAnalyzer` looked.
     """
 
     frame: Frame
@@ -23,10 +23,10 @@ class Result:
     regions: tuple[Region, ...] = ()
 
 
-Look = Callable[[Result], Result]
-"""What a sink does with a result first: an `Observer`, which finds regions, or nothing."""
+ResultTransform = Callable[[Result], Result]
+"""What a sink does with a result first: an `MapAnalyzer`, which finds regions, or nothing."""
 
 
-def as_it_is(result: Result) -> Result:
+def identity(result: Result) -> Result:
     """Return the result."""
     return result

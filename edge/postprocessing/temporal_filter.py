@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.frames import Tensor
-from edge.preprocessing.egomotion import warped
+from edge.preprocessing.egomotion import warp_frame
 
 CALM_S = 0.2
 """The filter's time constant where the map does not change by more than `NOISE`."""
@@ -24,7 +24,7 @@ LONGEST_S = 0.5
 """After a longer silence the past is forgotten."""
 
 
-class Smoother:
+class TemporalFilter:
     """Smooths maps (H, W), non-negative, that come in order."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Smoother:
             self._past = saliency.copy()
             return self._past
         if back is not None:
-            past = warped(past, saliency, back)  # what the camera did not see then is as it is now
+            past = warp_frame(past, saliency, back)  # what the camera did not see then is as it is now
         top = max(float(saliency.max()), float(past.max()))
         if not top > 0:
             self._past = saliency.copy()

@@ -34,7 +34,7 @@ class _Track:
     vy: float = 0.0
 
 
-class Tracker:
+class RegionTracker:
     """Gives regions their ids. Distances are in widths of the frame, so that both axes count alike."""
 
     def __init__(self) -> None:

@@ -18,18 +18,18 @@ from edge.hardware.sensors import Sensors
 from edge.inference.interface.runner import Runner
 from edge.profiler.measurement import conditions, stages, statistics
 from edge.profiler.measurement import sampler as measure
-from edge.profiler.measurement.accuracy import Truth, accuracy
-from edge.profiler.measurement.candidate import Contender, Feed, feeds_of
+from edge.profiler.measurement.accuracy import FixationTruth, accuracy
+from edge.profiler.measurement.candidate import Candidate, InputFeed, golden_feeds
 from edge.profiler.measurement.document import SCHEMA, Document
 from edge.profiler.measurement.energy import energy, idle_w
 from edge.profiler.measurement.layers import layers_of
 from edge.profiler.measurement.layers import summarise as summarise_layers
-from edge.profiler.measurement.sampler import Measured
+from edge.profiler.measurement.sampler import CandidateMeasurement
 from edge.release.manifest import Release
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProfileSettings:
     """How to measure. `runs` of each contender are rounded up to whole turns, and are more where those of the
     slowest take less than `least_s` seconds.
 
@@ -51,10 +51,10 @@ class Settings:
 
 def profile(
     release: Release,
-    contenders: Sequence[Contender],
-    settings: Settings,
+    contenders: Sequence[Candidate],
+    settings: ProfileSettings,
     left_out: Sequence[str] = (),
-    truth: Truth | None = None,
+    truth: FixationTruth | None = None,
     on_turn: Callable[[int, int], None] = lambda runs, of: None,
 ) -> Document:
     """Measure contenders and return the document, as docs/profile.md describes it.
@@ -71,9 +71,9 @@ def profile(
             f"cannot measure {settings.runs} runs after {settings.warm_up}; expected at least 1 after 0"
         )
     nvml = Nvml.open()
-    watch = conditions.Watch(Sensors(settings.root, nvml))
+    watch = conditions.SensorRecorder(Sensors(settings.root, nvml))
     machine = conditions.machine_document(settings.root)
-    feeds = [feeds_of(release, one.form, one.batch) for one in contenders]
+    feeds = [golden_feeds(release, one.form, one.batch) for one in contenders]
     extra: list[Document] = [{} for _ in contenders]
 
     with measure.opened(contenders, feeds) as found:
@@ -127,7 +127,7 @@ def profile(
     }
 
 
-def _row(seen: Measured, more: Document, start_s: float) -> Document:
+def _row(seen: CandidateMeasurement, more: Document, start_s: float) -> Document:
     contender, times = seen.contender, seen.times_ms
     numbers = statistics.summarise(times)
     return {
@@ -162,9 +162,9 @@ def _row(seen: Measured, more: Document, start_s: float) -> Document:
 
 
 def _measure_energy(
-    found: Sequence[tuple[Measured, Runner]],
-    feeds: Sequence[Sequence[Feed]],
-    settings: Settings,
+    found: Sequence[tuple[CandidateMeasurement, Runner]],
+    feeds: Sequence[Sequence[InputFeed]],
+    settings: ProfileSettings,
     nvml: Nvml | None,
     extra: Sequence[Document],
 ) -> None:
@@ -185,11 +185,11 @@ def _measure_energy(
 
 def _look_closer(
     release: Release,
-    contenders: Sequence[Contender],
-    feeds: Sequence[Sequence[Feed]],
+    contenders: Sequence[Candidate],
+    feeds: Sequence[Sequence[InputFeed]],
     rows: Sequence[Document],
-    settings: Settings,
-    truth: Truth | None,
+    settings: ProfileSettings,
+    truth: FixationTruth | None,
 ) -> tuple[dict[str, Document], list[str]]:
     """Fill in each row's accuracy and times on the GPU.
 
@@ -212,7 +212,7 @@ def _look_closer(
     return layers, refused
 
 
-def _against(found: Sequence[tuple[Measured, Runner]]) -> list[Document]:
+def _against(found: Sequence[tuple[CandidateMeasurement, Runner]]) -> list[Document]:
     """Hold each contender to fp32 with its batch, within this run; where there is none, to PyTorch's."""
     said = []
     for seen, _ in found:

@@ -44,7 +44,7 @@ def open_source(
     return source
 
 
-def devices(name: str) -> list[str]:
+def exclusive_devices(name: str) -> list[str]:
     """Return the devices that only one run at a time can read, of a source's name."""
     name = _device(name)
     if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):

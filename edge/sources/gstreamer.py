@@ -7,9 +7,15 @@ import re
 import cv2
 
 from edge.core.errors import InputError
-from edge.sources.image_folder import scale_for
-from edge.sources.opencv_capture import CaptureSource, has, mode, opened, within
-from edge.sources.rtsp import without_password
+from edge.sources.image_folder import choose_scale
+from edge.sources.opencv_capture import (
+    CaptureSource,
+    has_backend,
+    open_capture,
+    open_with_timeout,
+    parse_mode,
+)
+from edge.sources.rtsp import hide_passwords
 
 NEWEST = "appsink drop=true max-buffers=1 sync=false"
 """The end of a live pipeline: one frame waits, an older one goes."""
@@ -30,7 +36,7 @@ def open_gst(name: str, every: bool = False) -> CaptureSource:
     pipeline = name.removeprefix("gst:").strip()
     if not re.search(r"\bappsink\b", pipeline):
         pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {EVERY if every else NEWEST}"
-    shown = without_password(name)
+    shown = hide_passwords(name)
     missing = (
         f"{shown} gives no frame; expected a GStreamer pipeline of video, which gst-launch-1.0 starts: try "
         "it there with `! autovideosink`, it says why"
@@ -45,8 +51,8 @@ def open_csi(name: str, wanted: tuple[int, int] | None = None) -> CaptureSource:
         InputError: the name is not of the form, or the camera gives no frame.
     """
     _, number, *rest = name.split(":", 2)
-    width, height, fps = mode(rest[0] if rest else CSI_MODE, name)
-    scale = scale_for(width, height, wanted)
+    width, height, fps = parse_mode(rest[0] if rest else CSI_MODE, name)
+    scale = choose_scale(width, height, wanted)
     if not number.isdigit():
         raise InputError(f"no camera {name!r}; expected csi:N[:WIDTHxHEIGHT[@FPS]], as csi:0:{CSI_MODE}")
     missing = (
@@ -69,13 +75,13 @@ def csi_pipeline(number: int, width: int, height: int, fps: int | None, scale: i
 
 
 def _opened(name: str, pipeline: str, missing: str, scale: int = 1, every: bool = False) -> CaptureSource:
-    if not has("GStreamer"):
+    if not has_backend("GStreamer"):
         raise InputError(
             f"{name.split(':')[0]}: needs an OpenCV with GStreamer; this one, {cv2.__version__}, was built "
             "without (PyPI's are): use the system's python3-opencv, as docs/live.md says"
         )
-    return within(
+    return open_with_timeout(
         OPEN_S,
-        lambda: CaptureSource(name, opened(pipeline, cv2.CAP_GSTREAMER), missing, scale, every),
+        lambda: CaptureSource(name, open_capture(pipeline, cv2.CAP_GSTREAMER), missing, scale, every),
         missing,
     )

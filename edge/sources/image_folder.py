@@ -37,13 +37,13 @@ class FolderSource:
     def __init__(self, folder: Path, wanted: tuple[int, int] | None = None) -> None:
         self._paths = sorted(
             (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")),
-            key=numbered,
+            key=natural_sort_key,
         )
         if not self._paths:
             raise InputError(f"{folder} has no images; expected {', '.join(sorted(SUFFIXES))}")
         self.name = str(folder)
         self.height, self.width = _read(self._paths[0])[0].shape[:2]
-        self._scale = scale_for(self.width, self.height, wanted)
+        self._scale = choose_scale(self.width, self.height, wanted)
         self.fps = FPS
         self.length: int | None = len(self._paths)
 
@@ -62,7 +62,7 @@ class FolderSource:
         """Nothing is held open."""
 
 
-def scale_for(width: int, height: int, wanted: tuple[int, int] | None) -> int:
+def choose_scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
     """Return by how much a picture may be shrunk: the most of 8, 4, 2 that divides it and leaves `wanted`."""
     if wanted is None:
         return 1
@@ -89,7 +89,7 @@ def _read(path: Path, scale: int = 1) -> tuple[Image, int]:
     return image, scale  # type: ignore[return-value]
 
 
-def numbered(path: Path) -> list[tuple[bool, int, str]]:
+def natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
     """Return the key that sorts names as a person would number them: 2.png before 10.png."""
     return [
         (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)

@@ -43,7 +43,7 @@ class Capture(Protocol):
         """Let go."""
 
 
-class Rhythm:
+class FrameGapDetector:
     """Tells by the stamps of frames how many are missing before one, as where a decoder leaves out damage.
 
     Only a steady rhythm tells: of a camera that slows down, as in the dark, two steps at most are taken for
@@ -98,7 +98,7 @@ class CaptureSource:
         """Yield frames as they come: the first one too where every one counts; else it is old by now."""
         index, seen = 0, time.monotonic()
         failing_s: float | None = None
-        rhythm = Rhythm()
+        rhythm = FrameGapDetector()
         if self._every:
             yield Frame(0, 0.0, self._first, self._scale)
             index = 1
@@ -141,7 +141,7 @@ def _believed(told_s: float, now: float) -> float:
     return told_s if now - GONE_S < told_s <= now else now
 
 
-def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> CaptureSource:
+def open_with_timeout(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> CaptureSource:
     """Open a source on a thread of its own, which is left behind where that takes too long.
 
     Raises:
@@ -179,7 +179,7 @@ def within(seconds: float, open_: Callable[[], CaptureSource], missing: str) -> 
     return found
 
 
-def opened(target: str | int, backend: int, timeout_ms: int | None = None) -> cv2.VideoCapture:
+def open_capture(target: str | int, backend: int, timeout_ms: int | None = None) -> cv2.VideoCapture:
     """Open a capture; with a limit for opening and for each read where the backend has such."""
     if timeout_ms is not None:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 3 * timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
@@ -187,12 +187,12 @@ def opened(target: str | int, backend: int, timeout_ms: int | None = None) -> cv
     return cv2.VideoCapture(target, backend)
 
 
-def has(backend: str) -> bool:
+def has_backend(backend: str) -> bool:
     """Say whether this OpenCV was built with "GStreamer" or "v4l/v4l2"."""
     return re.search(rf"{re.escape(backend)}:\s+YES", cv2.getBuildInformation()) is not None
 
 
-def mode(text: str, what: str) -> tuple[int, int, int | None]:
+def parse_mode(text: str, what: str) -> tuple[int, int, int | None]:
     """Read a mode as 1280x720@30: width, height and, if given, frames a second.
 
     Raises:
@@ -204,7 +204,7 @@ def mode(text: str, what: str) -> tuple[int, int, int | None]:
     return int(found[1]), int(found[2]), int(found[3]) if found[3] else None
 
 
-def likely(
+def smaller_sizes(
     sizes: Sequence[tuple[int, int]], wanted: tuple[int, int], like: tuple[int, int]
 ) -> list[tuple[int, int]]:
     """Return the sizes that have `wanted`, are smaller than `like` and of its aspect; the smallest first."""

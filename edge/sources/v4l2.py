@@ -10,7 +10,14 @@ from typing import Protocol
 import cv2
 
 from edge.core.errors import InputError
-from edge.sources.opencv_capture import Capture, CaptureSource, has, likely, mode, opened
+from edge.sources.opencv_capture import (
+    Capture,
+    CaptureSource,
+    has_backend,
+    open_capture,
+    parse_mode,
+    smaller_sizes,
+)
 
 NAME = re.compile(r"(?:v4l2:|/dev/video)(\d+)(?::(.+))?")
 KEPT = "/dev/v4l/"
@@ -44,17 +51,17 @@ def open_v4l2(name: str, wanted: tuple[int, int] | None = None) -> CaptureSource
             f"no camera {name!r}; expected /dev/videoN or v4l2:N, with :WIDTHxHEIGHT[@FPS] if asked"
         )
     device = Path(f"/dev/video{found[1]}")
-    asked = mode(found[2], name) if found[2] else None
+    asked = parse_mode(found[2], name) if found[2] else None
     if not device.exists():
         others = ", ".join(sorted(map(str, device.parent.glob("video*")))) or "none"
         raise InputError(f"no camera {device}; cameras here: {others}")
     if not os.access(device, os.R_OK | os.W_OK):
         raise InputError(f"{device} may not be used by this user; expected a member of the group video")
-    if not has("v4l/v4l2"):
+    if not has_backend("v4l/v4l2"):
         raise InputError(
             f"{name} needs an OpenCV with V4L2: use the system's python3-opencv, as docs/live.md says"
         )
-    capture = opened(int(found[1]), cv2.CAP_V4L2)
+    capture = open_capture(int(found[1]), cv2.CAP_V4L2)
     if capture.isOpened():
         choose(capture, name, asked, wanted)
     return CaptureSource(name, capture, f"{device} gives no frame; is it in use, or no camera that captures?")
@@ -81,7 +88,7 @@ def choose(
             raise InputError(f"{name} has no mode {_said(*asked)}; it offers {_said(*given)} for it")
         return
     own = _size(capture)
-    for width, height in likely(SIZES, wanted, own) if wanted else ():
+    for width, height in smaller_sizes(SIZES, wanted, own) if wanted else ():
         if _set(capture, width, height)[:2] == (width, height):
             return
     if _size(capture) != own:

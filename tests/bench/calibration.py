@@ -21,7 +21,7 @@ from edge.simulation.world import World
 from export.graphs import onnx_export as graphs
 from export.release.builder import make_release
 from export.release.clip_release import MOST, make_clip_release
-from export.release.parity import feeding_of
+from export.release.parity import student_feeding
 from tests.bench.rows import Row
 from tests.support.untrained import settled
 from trainer.models.forms import forms_of
@@ -93,7 +93,7 @@ def peak_mb() -> float:
 
 def calibrated(student: Student, footage: CalibrationFrames) -> None:
     """Find the student's ranges."""
-    model, feeding = graphs.to_onnx(student, "stream", 1), feeding_of(student, "stream")
+    model, feeding = graphs.export_onnx(student, "stream", 1), student_feeding(student, "stream")
     ranked(ranges_by(BEST, count(model, feeding, footage)), model, feeding, footage.windows)
 
 

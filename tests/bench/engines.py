@@ -12,17 +12,17 @@ import torch
 
 from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.search.accuracy import Budget
-from edge.cli.run import RUN_THREADS
+from edge.cli.run import DEFAULT_THREADS
 from edge.core.frames import Tensor
 from edge.hardware.host import this_machine
 from edge.inference.onnxruntime.runner import OnnxRunner
 from edge.inference.runner_factory import open_runner
 from edge.preprocessing.transform import Preprocessing
 from edge.profiler.report.table import PAPER_FPS
-from edge.release.manifest import Form, load
+from edge.release.manifest import Form, load_release
 from edge.simulation.world import World
 from export.graphs import onnx_export as graphs
-from export.graphs.int8 import Options
+from export.graphs.int8 import CalibrationOptions
 from export.release.builder import make_release
 from tests.bench.rows import Row, turns
 from trainer.models.forms import forms_of
@@ -50,7 +50,7 @@ def small_release(
     frames = np.stack([Preprocessing(resolution, resolution).resize(world.frame(i).image) for i in range(12)])
     windows = np.stack([frames[:-1], frames[1:]], axis=1)
     footage = CalibrationFrames(windows, windows, frames[:8], "made")
-    make_release(student, footage, folder, forms, Options(budget=Budget(cc=0.5)))
+    make_release(student, footage, folder, forms, CalibrationOptions(budget=Budget(cc=0.5)))
     return network, folder
 
 
@@ -60,10 +60,13 @@ def engine_rows(folder: Path) -> list[Row]:
     PyTorch has all cores; the engines one, as in `aerogaze run`: of so small a network two take as long.
     """
     network, place = small_release(folder / "skd-32", 32)
-    release, frame = load(place), np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+    release, frame = (
+        load_release(place),
+        np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32),
+    )
     pair, many = torch.from_numpy(frame), torch.from_numpy(np.repeat(frame, BATCH, axis=0))
     torch.set_num_threads(this_machine().cores)
-    runners = {p: open_runner(release, p, threads=RUN_THREADS) for p in ("fp32", "int8")}
+    runners = {p: open_runner(release, p, threads=DEFAULT_THREADS) for p in ("fp32", "int8")}
 
     def eager() -> object:
         with torch.inference_mode():
@@ -122,7 +125,7 @@ def streaming_rows(folder: Path) -> list[Row]:
         settings = StreamingSettings(*size, rc)
         student = Student("stream", settings, settings.build().eval(), {})
         place, states = folder / f"stream-{rc}.onnx", forms_of(student).states
-        onnx.save(graphs.to_onnx(student, "stream", 1), place)
+        onnx.save(graphs.export_onnx(student, "stream", 1), place)
         stream = OnnxRunner(place, {"frame": (1, 3, *size)}, {"saliency": (1, 1, *size)}, states, 2)
         clip = torch.rand(1, 3, CLIP, *size) * 2 - 1
         frames = [{"frame": frame.numpy()} for frame in clip.unbind(2)]
@@ -134,7 +137,9 @@ def streaming_rows(folder: Path) -> list[Row]:
         contenders: dict[str, Callable[[], object]] = {"stream": streamed}
         for variant, steps in MAPS.items():
             place = folder / f"tinyhd-{variant}-{rc}.onnx"
-            onnx.save(graphs.traced(ClipForm(TinyHD(variant, rc)).eval(), (clip,), ["clip"], ["maps"]), place)
+            onnx.save(
+                graphs.trace_onnx(ClipForm(TinyHD(variant, rc)).eval(), (clip,), ["clip"], ["maps"]), place
+            )
             whole = OnnxRunner(place, {"clip": tuple(clip.shape)}, {"maps": (1, steps, *size)}, threads=2)
             contenders[variant] = partial(whole.infer, {"clip": clip.numpy()})
         seconds = turns(contenders, calls=2, rounds=8)

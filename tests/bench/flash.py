@@ -8,9 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from edge.release import manifest as releases
-from jetson.bundle.archive import Wishes, write_bundle
-from jetson.signing.keys import new_key
+from edge.release.manifest import locate_release
+from jetson.bundle.archive import BundleMetadata, write_bundle
+from jetson.signing.keys import generate_key
 from tests.bench.rows import Row
 from tests.support.fleets import command
 from tests.support.sshd import SFTP, SSHD, sshd
@@ -24,16 +24,16 @@ def flash_rows(folder: Path) -> list[Row]:
     if SSHD is None or SFTP is None:
         print("no sshd here (apt-get install openssh-server): flashing is not measured")
         return []
-    key, here, padding = new_key(folder / "k"), folder / "sshd", folder / "padding.cache"
+    key, here, padding = generate_key(folder / "k"), folder / "sshd", folder / "padding.cache"
     here.mkdir()
-    release = releases.locate(Path("skd-128"))
+    release = locate_release(Path("skd-128"))
     padding.write_bytes(os.urandom(SIZE - sum(p.stat().st_size for p in release.iterdir() if p.is_file())))
     found = []
     with sshd(here) as server:
         words = [*server.words(), "--root", str(folder / "drone"), "--trust", str(folder / "k.pub")]
         for counter in range(1, ROUNDS + 1):
             bundle = folder / f"{counter}.swu"
-            write_bundle(release, [key], Wishes(counter=counter, timing_caches=(padding,)), bundle)
+            write_bundle(release, [key], BundleMetadata(counter=counter, timing_caches=(padding,)), bundle)
             found.append(_beside(command("flash", bundle, *words)))
     seconds = sorted(found)[ROUNDS // 2]
     what = f"flash of {SIZE / 1e6:g} MB over SSH, less the trial of its engines"

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline import run as pipeline
+from edge.pipeline.run import run_pipeline
 from edge.simulation.world import World
 from edge.sinks.files.jsonl import JsonlSink
 from edge.sources.factory import open_source
@@ -53,7 +53,7 @@ def decoding_rows(folder: Path) -> list[Row]:
 
         def whole(clip: Path = clip) -> None:
             source = open_source(str(clip))
-            pipeline.run(source, model, [])
+            run_pipeline(source, model, [])
             source.close()
 
         seconds = turns({"decode": decode, "whole": whole}, calls=1, rounds=15)
@@ -87,7 +87,7 @@ def pipeline_rows(clip: Path, folder: Path) -> list[Row]:
 
     def whole() -> None:
         source = open_source(str(clip))
-        pipeline.run(source, model, [JsonlSink(folder / "o.jsonl")])
+        run_pipeline(source, model, [JsonlSink(folder / "o.jsonl")])
         source.close()
 
     seconds = turns({"bare": bare, "prepared": prepared, "whole": whole}, calls=1, rounds=9)

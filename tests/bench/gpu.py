@@ -12,22 +12,21 @@ from edge.core.errors import InputError
 from edge.core.frames import Frame
 from edge.hardware.gpu import this_gpu
 from edge.inference.cuda.backend import open_cuda
-from edge.inference.engine_selection import choose, read_plan
+from edge.inference.engine_selection import read_plan, select_engine
 from edge.inference.saliency_model import SaliencyModel
-from edge.inference.tensorrt.api import Execution, load_tensorrt
-from edge.inference.tensorrt.build_target import Kind, Target
+from edge.inference.tensorrt.api import TensorRTEngine, load_tensorrt
+from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
 from edge.inference.tensorrt.runner import TensorRTRunner
-from edge.pipeline import run as pipeline
-from edge.profiler.measurement.candidate import contenders_of, feeds_of
+from edge.pipeline.run import run_pipeline
+from edge.profiler.measurement.candidate import find_candidates, golden_feeds
 from edge.profiler.measurement.stages import gpu_ms
 from edge.profiler.report.table import PAPER_FPS
-from edge.release import manifest as releases
-from edge.release.manifest import Release
+from edge.release.manifest import Release, load_release, locate_release
 from export.engines.build import build_engines
 from export.engines.build_source import of_release
 from tests.bench.engines import BATCH, small_release
 from tests.bench.rows import Row, turns
-from trainer.inference.torch_runner import torch_contenders
+from trainer.inference.torch_runner import torch_candidates
 
 FRAMES = 3000
 
@@ -49,7 +48,7 @@ class Still:
 
 def built(folder: Path) -> Release:
     """Build the engines of a release for the GPU at hand."""
-    kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
+    kinds: dict[str, TensorRTKind] = {"local": "tensorrt", "rtx": "rtx"}
     refused = ""
     for target, kind in kinds.items():
         try:
@@ -57,19 +56,19 @@ def built(folder: Path) -> Release:
         except InputError as error:
             refused = str(error)
             continue
-        release = releases.load(folder)
-        list(build_engines(of_release(release), Target.parse(target), folder / "engines" / target))
+        release = load_release(folder)
+        list(build_engines(of_release(release), BuildTarget.parse(target), folder / "engines" / target))
         return release
     raise InputError(refused)
 
 
 def opened(release: Release, precision: str, graphs: bool) -> TensorRTRunner:
     """Open the runner of an engine, with CUDA graphs or without."""
-    found = choose(release, precision, "stream", "tensorrt").built
+    found = select_engine(release, precision, "stream", "tensorrt").built
     assert found is not None
     size = release.preprocessing.height, release.preprocessing.width
     return TensorRTRunner(
-        Execution(read_plan(found.path, found.plan_sha256), found.kind),
+        TensorRTEngine(read_plan(found.path, found.plan_sha256), found.kind),
         open_cuda(),
         {"frame": (1, 3, *size)},
         {"saliency": (1, 1, *size)},
@@ -102,11 +101,11 @@ def papers_rows(folder: Path) -> list[Row]:
     """SKD-32 by the paper's protocol, fp16: pairs, batch 256, by CUDA's events around the forward pass."""
     small_release(folder / "pairs", 32, ["pair"])
     release, paper = built(folder / "pairs"), PAPER_FPS["GPU (one GTX 1080 Ti)"]
-    found, _ = contenders_of(release, ["fp16"], "pair", "tensorrt", batches=[BATCH])
-    found += torch_contenders("skd-32", release, ["fp16"], "pair", None, [BATCH])[0]
+    found, _ = find_candidates(release, ["fp16"], "pair", "tensorrt", batches=[BATCH])
+    found += torch_candidates("skd-32", release, ["fp16"], "pair", None, [BATCH])[0]
     rows = []
     for contender in found:
-        times = gpu_ms(contender, feeds_of(release, "pair", BATCH))
+        times = gpu_ms(contender, golden_feeds(release, "pair", BATCH))
         assert times is not None
         fps = BATCH * 1e3 / times["gpu_ms"]
         print(f"{contender.name}: {fps:,.0f} fps; the paper's, on one GTX 1080 Ti: {paper:,.0f}")
@@ -118,7 +117,7 @@ def pipeline_rows(folder: Path) -> list[Row]:
     """The shipped student: a whole run's rate against the engine's, with as many frames in flight."""
     place = folder / "skd-64"
     place.mkdir()
-    for file in releases.locate(None).iterdir():
+    for file in locate_release(None).iterdir():
         (place / file.name).write_bytes(file.read_bytes())
     built(place)
     model = SaliencyModel(place, "fp16", engine="tensorrt")
@@ -136,7 +135,7 @@ def pipeline_rows(folder: Path) -> list[Row]:
             model.collect()
 
     def whole() -> None:
-        pipeline.run(Still(), model, [])
+        run_pipeline(Still(), model, [])
 
     seconds = turns({"engine": engine, "whole": whole}, calls=1, rounds=7)
     print(model.engine, {name: f"{FRAMES / value:.0f} frames/s" for name, value in seconds.items()})

@@ -16,8 +16,7 @@ import numpy as np
 
 from edge.core.frames import Frame
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline import run as pipeline
-from edge.pipeline.run import Live, Summary
+from edge.pipeline.run import LiveSettings, RunSummary, run_pipeline
 from edge.postprocessing.result import Result
 from edge.sinks.files.jsonl import JsonlSink
 from edge.sources.realtime_playback import PacedSource
@@ -99,7 +98,7 @@ def added_rows() -> list[Row]:
             told.append((time.monotonic() - result.frame.capture_s) * 1e3)
 
         opened = SaliencyModel(model.release, model.precision, 1)  # a live run closes its model
-        pipeline.run(Steady(FRAMES, FPS), opened, [], on_result=take, live=Live())
+        run_pipeline(Steady(FRAMES, FPS), opened, [], on_result=take, live=LiveSettings())
         turns.append(
             tuple(float(q) for ms in (bare, whole, told) for q in np.percentile(ms[WARM:], [50, 99]))
         )
@@ -127,7 +126,9 @@ def realtime_rows(clip: Path, folder: Path, seconds: float = 60) -> list[Row]:
         if result.frame.index % 1000 == 999:
             memory.append(resident_mb())
 
-    summary = pipeline.run(source, model, [JsonlSink(folder / "live.jsonl")], on_result=watch, live=Live())
+    summary = run_pipeline(
+        source, model, [JsonlSink(folder / "live.jsonl")], on_result=watch, live=LiveSettings()
+    )
     print(
         f"real time, {seconds:g} s: {summary.frames} frames, {summary.dropped} dropped, capture to map "
         f"p50 {summary.latency_p50_ms:.2f} p99 {summary.latency_p99_ms:.2f} ms, faults {summary.faults}, "
@@ -150,8 +151,8 @@ def memory_rows(folder: Path, frames: int = 10_000) -> list[Row]:
         if result.frame.index % 1000 == 999:
             memory.append(resident_mb())
 
-    def once() -> Summary:
-        return pipeline.run(Steady(frames, None), model, [JsonlSink(folder / "m.jsonl")], on_result=watch)
+    def once() -> RunSummary:
+        return run_pipeline(Steady(frames, None), model, [JsonlSink(folder / "m.jsonl")], on_result=watch)
 
     summary = once()
     left = threading.active_count() - threads + open_files() - files

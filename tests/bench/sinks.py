@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 
 from edge.core.frames import Frame
-from edge.core.run_status import About, Status
-from edge.postprocessing.camera_geometry import Camera
-from edge.postprocessing.map_analysis import Observer
+from edge.core.run_status import RunInfo, Status
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.regions import find_regions
 from edge.postprocessing.result import Result
-from edge.postprocessing.temporal_filter import Smoother
-from edge.postprocessing.tracking import Tracker
+from edge.postprocessing.temporal_filter import TemporalFilter
+from edge.postprocessing.tracking import RegionTracker
 from edge.simulation.world import World
 from edge.sinks.files.jsonl import JsonlSink
 from edge.sinks.files.map_images import MapsSink
@@ -64,8 +64,8 @@ def looking_rows() -> list[Row]:
     rows: list[Row] = []
     for height, width, bound in ((64, 64, 5.0), (192, 256, 8.0)):
         results = _results(height, width)
-        smooth, track, observe = Smoother(), Tracker(), Observer()
-        sight, found = Observer(), find_regions(results[0].saliency)
+        smooth, track, observe = TemporalFilter(), RegionTracker(), MapAnalyzer()
+        sight, found = MapAnalyzer(), find_regions(results[0].saliency)
         parts: dict[str, Callable[[int], object]] = {
             "smoothing": lambda i, s=smooth, r=results: s(r[i].saliency, i / 30, MOTION),  # type: ignore[misc]
             "regions": lambda i, r=results: find_regions(r[i].saliency),  # type: ignore[misc]
@@ -83,20 +83,20 @@ def looking_rows() -> list[Row]:
 
 def writing_rows(folder: Path) -> list[Row]:
     """A frame's write in each sink, regions found already."""
-    observe = Observer()
+    observe = MapAnalyzer()
     results = [observe(result) for result in _results(64, 64)]
-    status = Status(About("skd-64", "int8", "none", "bench"))
+    status = Status(RunInfo("skd-64", "int8", "none", "bench"))
     source: Any = SimpleNamespace(width=1280, height=720, fps=30.0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as station:
         station.bind(("127.0.0.1", 0))
         link = f"udpout:127.0.0.1:{station.getsockname()[1]}"
-        mavlink = MavlinkSink(link, status, lambda result: result, gimbal=Camera(70))
+        mavlink = MavlinkSink(link, status, lambda result: result, gimbal=CameraGeometry(70))
         mavlink._interval_s = 0  # else most frames would not be told at all
-        page = HttpSink(":0", None, status, camera=Camera(70))
+        page = HttpSink(":0", None, status, camera=CameraGeometry(70))
         sinks: list[tuple[str, Sink, float]] = [
             ("overlay video", OverlaySink(folder / "o.mp4", source), 60),
             ("16-bit maps", MapsSink(folder / "maps"), 5),
-            ("JSON lines with angles", JsonlSink(folder / "o.jsonl", camera=Camera(70)), 1),
+            ("JSON lines with angles", JsonlSink(folder / "o.jsonl", camera=CameraGeometry(70)), 1),
             ("MAVLink with gimbal", mavlink, 0.5),
             ("live page, nobody there", page, 0.1),
         ]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from edge.inference.runner_factory import open_runner
-from edge.release.manifest import SHIPPED, load
+from edge.release.manifest import SHIPPED_RELEASES, load_release
 from tests.bench.rows import Row, turns
 
 LEAST_CC = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.995}
@@ -17,8 +17,8 @@ LEAST_CC = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.995}
 def student_rows() -> list[Row]:
     """Streaming graphs on ONNX Runtime, a thread, batch 1; speed-up over the same student's fp32."""
     rows: list[Row] = []
-    for name in sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()):
-        release = load(name)
+    for name in sorted(path.name for path in SHIPPED_RELEASES.iterdir() if path.is_dir()):
+        release = load_release(name)
         rng, shape = np.random.default_rng(0), release.input_shape(1, "stream")
         feed = {
             name: rng.uniform(-1, 1, [side or 1 for side in shape]).astype(np.float32)

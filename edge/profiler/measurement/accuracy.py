@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.frames import Input, Tensor
 from edge.inference.interface.runner import Runner
-from edge.inference.saliency_model import SaliencyModel, clip_maps, flying_form
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps, runtime_form
 from edge.metrics.saliency import cc, kld, nss
-from edge.profiler.measurement.candidate import Contender
+from edge.profiler.measurement.candidate import Candidate
 from edge.release.manifest import Release
 
 
-class Truth:
+class FixationTruth:
     """Frames (N, H, W, 3) of one clip, uint8 BGR, and fixations (M, 3): frame, row, column.
 
     Raises:
@@ -52,7 +52,7 @@ class Truth:
         return float(np.mean(scores))
 
 
-def accuracy(release: Release, contender: Contender, truth: Truth | None) -> dict[str, float | None]:
+def accuracy(release: Release, contender: Candidate, truth: FixationTruth | None) -> dict[str, float | None]:
     """Return least and mean CC, mean KLD against PyTorch's fp32 golden maps, and NSS where truth is given.
 
     The release's frames are run in their order, as in the air. A pair form is fed its pairs.
@@ -68,17 +68,17 @@ def accuracy(release: Release, contender: Contender, truth: Truth | None) -> dic
     }
 
 
-def _maps(release: Release, contender: Contender, frames: NDArray[np.uint8]) -> Tensor:
+def _maps(release: Release, contender: Candidate, frames: NDArray[np.uint8]) -> Tensor:
     runner = contender.open()
     try:
-        if contender.form == flying_form(release) and contender.batch == 1:
-            return clip_maps(SaliencyModel.around(release, contender.precision, runner), frames)
+        if contender.form == runtime_form(release) and contender.batch == 1:
+            return compute_clip_maps(SaliencyModel.around(release, contender.precision, runner), frames)
         return _pair_maps(release, contender, runner, frames)
     finally:
         runner.close()
 
 
-def _pair_maps(release: Release, contender: Contender, runner: Runner, frames: NDArray[np.uint8]) -> Tensor:
+def _pair_maps(release: Release, contender: Candidate, runner: Runner, frames: NDArray[np.uint8]) -> Tensor:
     """A pair is a frame and its neighbour: the one before or, where the student looks ahead, after."""
     copies = contender.batch if contender.static else 1
     prepared: list[Input] = [np.concatenate([release.prepare(frame)] * copies) for frame in frames]

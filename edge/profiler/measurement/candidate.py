@@ -12,16 +12,16 @@ import numpy as np
 from edge.core.errors import InputError
 from edge.core.frames import Input
 from edge.hardware.host import this_machine
-from edge.inference.engine_selection import Choice, Engine, choose
+from edge.inference.engine_selection import SelectedEngine, select_engine
 from edge.inference.interface.layer_times import LayerTime
 from edge.inference.interface.runner import Runner
-from edge.inference.runner_factory import open_engine
+from edge.inference.runner_factory import open_selected_engine
 from edge.release.manifest import PRECISIONS, Form, Release
 
-Feed = dict[str, Input]
+InputFeed = dict[str, Input]
 
 
-class Profiled(Runner, Protocol):
+class ProfiledRunner(Runner, Protocol):
     """A runner that times its layers."""
 
     def layer_times(self, warm: int) -> list[LayerTime]:
@@ -29,7 +29,7 @@ class Profiled(Runner, Protocol):
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One row of a measurement. `open` and `open_timed` give a runner at `batch`.
 
     `emulated`: the processor does not compute in this precision itself: no sign of a drone's speed.
@@ -45,7 +45,7 @@ class Contender:
     size_bytes: int
     emulated: bool = False
     open_timed: Callable[[], Runner] | None = None
-    open_profiled: Callable[[Path], Profiled] | None = None
+    open_profiled: Callable[[Path], ProfiledRunner] | None = None
     graph: Path | None = None
     static: bool = False
 
@@ -55,14 +55,14 @@ class Contender:
         return self.precision + (f" x{self.batch}" if self.batch > 1 else "")
 
 
-def contenders_of(
+def find_candidates(
     release: Release,
     precisions: Sequence[str],
     form: Form,
-    engine: Choice = "onnxruntime",
+    engine: EngineChoice = "onnxruntime",
     threads: int | None = None,
     batches: Iterable[int] = (1,),
-) -> tuple[list[Contender], list[str]]:
+) -> tuple[list[Candidate], list[str]]:
     """Return what can be measured of a release, and of what cannot be, why.
 
     Raises:
@@ -70,13 +70,13 @@ def contenders_of(
     """
     if unknown := next((name for name in precisions if name not in PRECISIONS), None):
         raise InputError(f"unknown precision {unknown!r}; expected one of {', '.join(PRECISIONS)}")
-    found: list[Contender] = []
+    found: list[Candidate] = []
     left_out: list[str] = []
     first: InputError | None = None
     for batch in batches:
         for precision in precisions:
             try:
-                chosen = choose(release, precision, form, engine)
+                chosen = select_engine(release, precision, form, engine)
                 _check_batch(chosen, batch)
             except InputError as error:  # noqa: PERF203 - a few
                 left_out.append(f"{precision} at batch {batch}: {error}")
@@ -90,7 +90,7 @@ def contenders_of(
     return found, list(dict.fromkeys(left_out))  # TensorRT's reasons are those of every batch
 
 
-def feeds_of(release: Release, form: Form, batch: int) -> list[Feed]:
+def golden_feeds(release: Release, form: Form, batch: int) -> list[InputFeed]:
     """Return inputs made of the release's golden frames: by name, (batch, ...); in clip form, whole clips."""
     frames, _ = release.golden()
     prepared: list[Input] = [release.prepare(frame) for frame in frames]
@@ -109,7 +109,7 @@ def feeds_of(release: Release, form: Form, batch: int) -> list[Feed]:
     ]
 
 
-def _check_batch(chosen: Engine, batch: int) -> None:
+def _check_batch(chosen: SelectedEngine, batch: int) -> None:
     if chosen.graph.batch not in (None, batch):
         raise InputError(
             f"{chosen.graph.file} has batch {chosen.graph.batch}: a stream carries one flight's past; "
@@ -117,20 +117,20 @@ def _check_batch(chosen: Engine, batch: int) -> None:
         )
 
 
-def _contender(release: Release, chosen: Engine, batch: int, threads: int | None) -> Contender:
+def _contender(release: Release, chosen: SelectedEngine, batch: int, threads: int | None) -> Candidate:
     graph, built = chosen.graph, chosen.built
 
-    def profiled(place: Path) -> Profiled:
-        return cast(Profiled, open_engine(release, chosen, threads, batch, profile_to=place))
+    def profiled(place: Path) -> ProfiledRunner:
+        return cast(ProfiledRunner, open_selected_engine(release, chosen, threads, batch, profile_to=place))
 
-    return Contender(
+    return Candidate(
         graph.precision,
         graph.form,
         batch,
-        lambda: open_engine(release, chosen, threads, batch),
+        lambda: open_selected_engine(release, chosen, threads, batch),
         (built.path if built else release.path(graph)).stat().st_size,
         built is None and not this_machine().native(graph.precision),
-        (lambda: open_engine(release, chosen, threads, batch, timed=True)) if built else None,
+        (lambda: open_selected_engine(release, chosen, threads, batch, timed=True)) if built else None,
         profiled,
         release.path(graph),
         built is not None,

@@ -21,7 +21,7 @@ EVERY_S = 0.1
 PACKAGES = ("aerogaze", "numpy", "onnxruntime", "opencv-python-headless", "tensorrt", "tensorrt_rtx", "torch")
 
 
-class Watch:
+class SensorRecorder:
     """Looks at the sensors while something is measured."""
 
     def __init__(self, sensors: Sensors) -> None:
@@ -82,7 +82,7 @@ def versions_document() -> dict[str, str]:
     return found
 
 
-def name_of(machine: Mapping[str, Any]) -> str:
+def machine_name(machine: Mapping[str, Any]) -> str:
     """Return what a machine is called: its board, else its GPU, and its processor."""
     named = machine.get("board") or machine.get("gpu")
     return f"{named}, {machine['cpu']}" if named else str(machine["cpu"])

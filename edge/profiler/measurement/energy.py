@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edge.hardware.energy_meters import Meter
 from edge.inference.interface.runner import Runner
-from edge.profiler.measurement.candidate import Feed
+from edge.profiler.measurement.candidate import InputFeed
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def idle_w(meter: Meter, seconds: float) -> float:
 
 
 def energy(
-    meter: Meter, idle: float, runner: Runner, feeds: Sequence[Feed], batch: int, seconds: float
+    meter: Meter, idle: float, runner: Runner, feeds: Sequence[InputFeed], batch: int, seconds: float
 ) -> Energy:
     """Keep a runner busy for `seconds`, and return what a frame costs above `idle` watts.
 

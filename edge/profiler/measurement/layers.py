@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.core.protobuf_wire import fields
 from edge.inference.interface.layer_times import LayerTime
-from edge.profiler.measurement.candidate import Contender, Feed
+from edge.profiler.measurement.candidate import Candidate, InputFeed
 
 CALLS = 50
 WARM = 10
@@ -20,7 +20,7 @@ _PART = re.compile(r"^(?:network\.)?([A-Za-z_]\w*)\..*weight")
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerProfile:
     """A layer as `LayerTime` has it, the student's part that it is of, and its share of all layers' time."""
 
     name: str
@@ -32,7 +32,7 @@ class Layer:
     share: float
 
 
-def layers_of(contender: Contender, feeds: Sequence[Feed]) -> list[Layer]:
+def layers_of(contender: Candidate, feeds: Sequence[InputFeed]) -> list[LayerProfile]:
     """Return the layers of a contender in the order they run in; none where no engine of ours runs it."""
     if contender.graph is None or contender.open_profiled is None:
         return []
@@ -47,17 +47,17 @@ def layers_of(contender: Contender, feeds: Sequence[Feed]) -> list[Layer]:
     return in_parts(times, parts_of(contender.graph))
 
 
-def in_parts(times: Sequence[LayerTime], parts: dict[str, str]) -> list[Layer]:
+def in_parts(times: Sequence[LayerTime], parts: dict[str, str]) -> list[LayerProfile]:
     """Return the layers with the student's parts; what an engine put in belongs to what ran before."""
     total = sum(layer.ms for layer in times) or 1.0
     layers, part = [], "input"
     for each in times:
         part = next((parts[node] for node in each.nodes if node in parts), part)
-        layers.append(Layer(each.name, each.op, part, each.kind, each.precision, each.ms, each.ms / total))
+        layers.append(LayerProfile(each.name, each.op, part, each.kind, each.precision, each.ms, each.ms / total))
     return layers
 
 
-def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
+def summarise(layers: Sequence[LayerProfile]) -> dict[str, Any]:
     """Return the milliseconds of each part and of each kind, the slowest ten, and all conversions by name."""
     parts: dict[str, float] = {}
     kinds: dict[str, float] = {}

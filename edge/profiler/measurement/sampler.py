@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.hardware.energy_meters import Meter
-from edge.inference.engine_selection import Choice
+from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.runner import Runner
 from edge.profiler.measurement import memory
-from edge.profiler.measurement.candidate import Contender, Feed, contenders_of, feeds_of
+from edge.profiler.measurement.candidate import Candidate, InputFeed, find_candidates, golden_feeds
 from edge.profiler.measurement.energy import energy
 from edge.profiler.measurement.statistics import is_steady, summarise
 from edge.release.manifest import Release
@@ -30,7 +30,7 @@ MOST_WARM_UP_S = 5.0
 
 
 @dataclass
-class Measured:
+class CandidateMeasurement:
     """What was seen of one contender.
 
     `times_ms` (rounds, calls): the call alone, in the order of time; outliers kept. `steady`: its warm-up of
@@ -38,7 +38,7 @@ class Measured:
     of each turn, on the monotonic clock.
     """
 
-    contender: Contender
+    contender: Candidate
     engine: str = ""
     load_ms: float = 0.0
     first_call_ms: float = 0.0
@@ -53,8 +53,8 @@ class Measured:
 
 @contextmanager
 def opened(
-    contenders: Sequence[Contender], feeds: Sequence[Sequence[Feed]]
-) -> Iterator[list[tuple[Measured, Runner]]]:
+    contenders: Sequence[Candidate], feeds: Sequence[Sequence[InputFeed]]
+) -> Iterator[list[tuple[CandidateMeasurement, Runner]]]:
     """Open contenders one after the other and call each once; all are closed in the end.
 
     Memory is what the process grew by meanwhile, its highest point, and what a runner took of the GPU's.
@@ -70,7 +70,7 @@ def opened(
             stack.callback(runner.close)
             runner.infer(own[0])
             called = time.perf_counter_ns()
-            seen = Measured(contender, runner.description)
+            seen = CandidateMeasurement(contender, runner.description)
             seen.load_ms, seen.first_call_ms = (loaded - started) / 1e6, (called - loaded) / 1e6
             after = memory.resident()
             seen.rss_growth_bytes = None if before is None or after is None else after - before
@@ -80,7 +80,7 @@ def opened(
         yield found
 
 
-def turn_of(found: Sequence[tuple[Measured, Runner]], feeds: Sequence[Sequence[Feed]]) -> int:
+def turn_of(found: Sequence[tuple[CandidateMeasurement, Runner]], feeds: Sequence[Sequence[InputFeed]]) -> int:
     """Return how many calls a turn has: fewer where a call takes long."""
     ns: list[int] = []
     for (_, runner), own in zip(found, feeds, strict=True):
@@ -88,7 +88,7 @@ def turn_of(found: Sequence[tuple[Measured, Runner]], feeds: Sequence[Sequence[F
     return SHORT_TURN if max(ns) / 1e6 > SLOW_MS else TURN
 
 
-def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int, turn: int) -> float:
+def warm_up(seen: CandidateMeasurement, runner: Runner, feeds: Sequence[InputFeed], least: int, turn: int) -> float:
     """Call until the drift has stopped, `least` times or more, for `MOST_WARM_UP_S` at most.
 
     Returns the median of the last turn, ms.
@@ -106,8 +106,8 @@ def warm_up(seen: Measured, runner: Runner, feeds: Sequence[Feed], least: int, t
 
 
 def take_turns(
-    found: Sequence[tuple[Measured, Runner]],
-    feeds: Sequence[Sequence[Feed]],
+    found: Sequence[tuple[CandidateMeasurement, Runner]],
+    feeds: Sequence[Sequence[InputFeed]],
     rounds: int,
     turn: int,
     between: Callable[[int], None] = lambda runs: None,
@@ -144,7 +144,7 @@ def take_turns(
     return whole
 
 
-def timed(runner: Runner, feeds: Sequence[Feed], runs: int, ns: list[int]) -> None:
+def timed(runner: Runner, feeds: Sequence[InputFeed], runs: int, ns: list[int]) -> None:
     """Append the nanoseconds of each of `runs` calls."""
     clock, infer, count = time.perf_counter_ns, runner.infer, len(feeds)
     for index in range(runs):
@@ -154,10 +154,10 @@ def timed(runner: Runner, feeds: Sequence[Feed], runs: int, ns: list[int]) -> No
         ns.append(clock() - before)
 
 
-def latency_of(
+def measure_latency(
     release: Release,
     precision: str,
-    engine: Choice,
+    engine: EngineChoice,
     threads: int,
     runs: int,
     least_warm_up: int,
@@ -170,8 +170,8 @@ def latency_of(
     Raises:
         InputError: the release has no such graph, or its engine refuses.
     """
-    contenders, _ = contenders_of(release, [precision], "stream", engine, threads)
-    feeds = [feeds_of(release, "stream", 1)]
+    contenders, _ = find_candidates(release, [precision], "stream", engine, threads)
+    feeds = [golden_feeds(release, "stream", 1)]
     with opened(contenders, feeds) as found:
         warm_up(*found[0], feeds[0], least_warm_up, TURN)
         take_turns(found, feeds, -(-runs // TURN), TURN)
@@ -182,7 +182,7 @@ def latency_of(
         return told
 
 
-class Nothing:
+class NullRunner:
     """A runner that does nothing: its times are what measuring adds."""
 
     description = "nothing"
@@ -201,5 +201,5 @@ class Nothing:
 def overhead_us() -> float:
     """Return what measuring adds to a call: the median time of nothing."""
     ns: list[int] = []
-    timed(Nothing(), [{}], 1000, ns)
+    timed(NullRunner(), [{}], 1000, ns)
     return float(np.median(ns)) / 1e3

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from edge.core.frames import Frame, Image
-from edge.postprocessing.map_analysis import Observer
+from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.result import Result
-from edge.profiler.measurement.candidate import Contender, Feed
+from edge.profiler.measurement.candidate import Candidate, InputFeed
 from edge.release.manifest import Release
 
 CALLS = 60
@@ -32,7 +32,7 @@ def pre_and_post_ms(release: Release, size: tuple[int, int]) -> dict[str, float]
     images: list[Image] = [
         np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8) for frame in frames
     ]
-    prepare, observe = release.prepare, Observer()
+    prepare, observe = release.prepare, MapAnalyzer()
     count = len(images)
 
     def look(index: int) -> None:
@@ -47,7 +47,7 @@ def pre_and_post_ms(release: Release, size: tuple[int, int]) -> dict[str, float]
     }
 
 
-def gpu_ms(contender: Contender, feeds: Sequence[Feed]) -> dict[str, float] | None:
+def gpu_ms(contender: Candidate, feeds: Sequence[InputFeed]) -> dict[str, float] | None:
     """Return the medians of enqueue, copy in, inference and copy out; None without a GPU of ours."""
     if contender.open_timed is None:
         return None

@@ -17,14 +17,14 @@ LEAST = ("cc",)
 
 
 @dataclass(frozen=True)
-class Budget:
+class ProfileBudget:
     """Bounds by what is measured, for all rows and for rows by name, which come before those for all."""
 
     everywhere: Mapping[str, float]
     by_name: Mapping[str, Mapping[str, float]]
 
 
-def read(path: Path) -> Budget:
+def read(path: Path) -> ProfileBudget:
     """Read a TOML file: `p99_ms = 5` for every row, and tables such as `[int8]` for one.
 
     Raises:
@@ -35,10 +35,10 @@ def read(path: Path) -> Budget:
     plain = {name: value for name, value in document.items() if name not in tables}
     if not any((plain, *tables.values())):
         raise InputError(f"{path} has no bound; expected lines such as p99_ms = 5")
-    return Budget(_bounds(path, plain), {name: _bounds(path, table) for name, table in tables.items()})
+    return ProfileBudget(_bounds(path, plain), {name: _bounds(path, table) for name, table in tables.items()})
 
 
-def broken(budget: Budget, document: Document) -> Iterator[str]:
+def broken(budget: ProfileBudget, document: Document) -> Iterator[str]:
     """Yield what of the budget does not hold; what could not be measured does not hold."""
     names = {row["name"] for row in document["latencies"]}
     for name in budget.by_name:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edge.core.errors import InputError
-from edge.profiler.measurement.conditions import name_of
+from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
 from edge.profiler.measurement.statistics import MARGIN, compare
 from edge.profiler.report.documents import times_of
@@ -40,7 +40,7 @@ def other_conditions(a: Document, b: Document) -> Iterator[str]:
     """Yield what differed beside the times: it may explain them."""
     for name, one, two in (
         ("release", a["release"], b["release"]),
-        ("machine", name_of(a["machine"]), name_of(b["machine"])),
+        ("machine", machine_name(a["machine"]), machine_name(b["machine"])),
         ("system", a["machine"]["system"], b["machine"]["system"]),
         ("JetPack", a["machine"]["jetpack"], b["machine"]["jetpack"]),
         ("power mode", a["machine"]["power_mode"], b["machine"]["power_mode"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.core.atomic_files import cache_folder
 from edge.core.errors import InputError
-from edge.profiler.measurement.conditions import name_of
+from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
 from edge.profiler.report import documents
 
@@ -18,7 +18,7 @@ KEPT = 100
 
 def folder_of(document: Document) -> Path:
     """Return where measurements of a board are kept."""
-    name = f"{name_of(document['machine'])} {document['machine']['power_mode'] or ''}"
+    name = f"{machine_name(document['machine'])} {document['machine']['power_mode'] or ''}"
     words = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
     return cache_folder() / "profiles" / f"{words[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from edge.profiler.measurement.conditions import name_of
+from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
 from edge.profiler.measurement.statistics import summarise
 from edge.profiler.report import svg
@@ -35,9 +35,9 @@ def page(document: Document, past: Sequence[Document] = ()) -> str:
         *_history(document, past),
     ]
     return template.substitute(
-        title=escape(f"{document['release']} on {name_of(document['machine'])}"),
+        title=escape(f"{document['release']} on {machine_name(document['machine'])}"),
         release=escape(document["release"]),
-        machine=escape(f"{name_of(document['machine'])}, {document['created']}; {measured(document)}"),
+        machine=escape(f"{machine_name(document['machine'])}, {document['created']}; {measured(document)}"),
         alarm="".join(f'<p class="alarm">{escape(line)}</p>' for line in _alarms(document)),
         figures="".join(figures),
         latencies=_latencies(document),

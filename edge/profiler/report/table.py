@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.profiler.measurement.conditions import name_of
+from edge.profiler.measurement.conditions import machine_name
 
 INSERTED = "InsertedPrecisionFreeCast_"
 """What ONNX Runtime puts before the names of its own casts."""
@@ -80,7 +80,7 @@ def notes(document: Row) -> Iterator[str]:
     warm_up = max(row["warm_up"] for row in rows)
     yield (
         f"{rows[0]['runs']} runs each after {warm_up} of warm-up at most, in turns; "
-        f"threads {document['threads']}; {name_of(machine)}, {machine['cores']} cores; "
+        f"threads {document['threads']}; {machine_name(machine)}, {machine['cores']} cores; "
         f"load {conditions['load_average_before']:.1f}"
     )
     if machine["jetpack"]:

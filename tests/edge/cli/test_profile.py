@@ -11,11 +11,11 @@ import pytest
 from edge.core.errors import InputError
 from edge.hardware.board import read_facts
 from edge.profiler.measurement import sampler as measure
-from edge.profiler.measurement.candidate import Profiled, contenders_of, feeds_of
+from edge.profiler.measurement.candidate import ProfiledRunner, find_candidates, golden_feeds
 from edge.profiler.report.table import notes
-from edge.profiler.session import Settings
+from edge.profiler.session import ProfileSettings
 from edge.profiler.session import profile as measured
-from edge.release.manifest import load
+from edge.release.manifest import load_release
 from tests.conftest import Outcome
 from tests.edge.hardware.test_sensors import ORIN, tree
 
@@ -84,8 +84,8 @@ def test_history_says_how_it_stands_to_the_last(command: Command, tmp_path: Path
 
 
 def test_ctrl_c_half_way_keeps_whole_rounds() -> None:
-    release = load()
-    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+    release = load_release()
+    contenders, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
     turns = 0
 
     def stop(runs: int, of: int) -> None:
@@ -94,24 +94,24 @@ def test_ctrl_c_half_way_keeps_whole_rounds() -> None:
         if turns == 5:  # in the middle of the third round
             raise KeyboardInterrupt
 
-    document = measured(release, contenders, Settings(threads=1, energy_s=0), on_turn=stop)
+    document = measured(release, contenders, ProfileSettings(threads=1, energy_s=0), on_turn=stop)
     assert document["interrupted"]
     assert [row["runs"] for row in document["latencies"]] == [2 * measure.TURN] * 2
     assert [row["accuracy"] for row in document["latencies"]] == [None, None]
 
 
 def test_as_many_runs_as_take_a_while_but_no_more_than_were_asked_for() -> None:
-    release = load()
-    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+    release = load_release()
+    contenders, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
     told: set[int] = set()
-    short = measured(release, contenders, Settings(40, threads=1, energy_s=0))
+    short = measured(release, contenders, ProfileSettings(40, threads=1, energy_s=0))
     assert [row["runs"] for row in short["latencies"]] == [40, 40]
     assert [one["verdict"] for one in short["against"]] == ["undecided"]
     assert any("too few turns to tell" in line for line in notes(short))
     long = measured(
         release,
         contenders,
-        Settings(40, least_s=0.3, threads=1, energy_s=0),
+        ProfileSettings(40, least_s=0.3, threads=1, energy_s=0),
         on_turn=lambda runs, of: told.add(of),
     )
     runs = [row["runs"] for row in long["latencies"]]
@@ -121,9 +121,9 @@ def test_as_many_runs_as_take_a_while_but_no_more_than_were_asked_for() -> None:
 
 
 def test_turns_begin_with_another_one_each_round() -> None:
-    release = load()
-    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
-    feeds = [feeds_of(release, "stream", 1)] * 2
+    release = load_release()
+    contenders, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
+    feeds = [golden_feeds(release, "stream", 1)] * 2
     with measure.opened(contenders, feeds) as found:
         assert measure.take_turns(found, feeds, 4, 5)
         first = [a < b for a, b in zip(found[0][0].turns_at_s, found[1][0].turns_at_s, strict=True)]
@@ -132,9 +132,9 @@ def test_turns_begin_with_another_one_each_round() -> None:
 
 def test_a_board_that_throttles_all_the_time_is_marked(tmp_path: Path) -> None:
     throttling = {**ORIN, "sys/class/thermal/cooling_device1/cur_state": "2"}
-    release = load()
-    contenders, _ = contenders_of(release, ["int8"], "stream", threads=1)
-    settings = Settings(threads=1, energy_s=0.3, root=tree(tmp_path, throttling))
+    release = load_release()
+    contenders, _ = find_candidates(release, ["int8"], "stream", threads=1)
+    settings = ProfileSettings(threads=1, energy_s=0.3, root=tree(tmp_path, throttling))
     document = measured(release, contenders, settings)
     assert document["conditions"]["throttled"] == ["cpu-throttle-alert"]
     assert document["conditions"]["temperatures_c"]["highest"]["tj-thermal"] == 52
@@ -148,8 +148,8 @@ def test_what_changed_meanwhile_is_told(tmp_path: Path) -> None:
     modes = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=15W >\n"
     root = tree(tmp_path, {**ORIN, "etc/nvpmodel.conf": modes, mode: "pmode:0000"})
     assert read_facts(root).power_mode_name == "MAXN"
-    release = load()
-    contenders, _ = contenders_of(release, ["int8"], "stream", threads=1)
+    release = load_release()
+    contenders, _ = find_candidates(release, ["int8"], "stream", threads=1)
     told = 0
 
     def meanwhile(runs: int, of: int) -> None:
@@ -161,7 +161,7 @@ def test_what_changed_meanwhile_is_told(tmp_path: Path) -> None:
         time.sleep(0.06)
 
     document = measured(
-        release, contenders, Settings(200, threads=1, energy_s=0, root=root), on_turn=meanwhile
+        release, contenders, ProfileSettings(200, threads=1, energy_s=0, root=root), on_turn=meanwhile
     )
     conditions = document["conditions"]
     assert conditions["throttled"] == ["too much current (oc1)"]
@@ -171,14 +171,14 @@ def test_what_changed_meanwhile_is_told(tmp_path: Path) -> None:
 
 
 def test_what_an_engine_refuses_late_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = load()
-    contenders, _ = contenders_of(release, ["fp32", "int8"], "stream", threads=1)
+    release = load_release()
+    contenders, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
 
-    def broken(place: Path) -> Profiled:
+    def broken(place: Path) -> ProfiledRunner:
         raise InputError("no profiler today")
 
     contenders = [replace(contenders[0], open_profiled=broken), contenders[1]]
-    document = measured(release, contenders, Settings(40, threads=1, energy_s=0, layers=True))
+    document = measured(release, contenders, ProfileSettings(40, threads=1, energy_s=0, layers=True))
     assert [row["runs"] for row in document["latencies"]] == [40, 40]
     assert list(document["layers"]) == ["int8"]
     assert document["left_out"] == ["a closer look at fp32: no profiler today"]

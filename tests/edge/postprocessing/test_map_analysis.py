@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge.core.frames import Frame
-from edge.postprocessing.map_analysis import Observer
+from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.result import Result
 from tests.support.maps import blob, ground
 
@@ -25,7 +25,7 @@ def plane() -> np.ndarray:
 
 def test_ids_hold_while_the_camera_whips_round(plane: np.ndarray) -> None:
     """80 px, an eighth of the frame, from frame to frame; two things on the ground, one seen late."""
-    observe, seen = Observer(), []
+    observe, seen = MapAnalyzer(), []
     for index in range(5):
         left = 80 * index
         places = [((x - left) / 640, 0.5) for x in (560, 720)]
@@ -41,7 +41,7 @@ def test_ids_hold_while_the_camera_whips_round(plane: np.ndarray) -> None:
 
 
 def test_each_result_is_looked_at_once_and_latecomers_disturb_nothing(plane: np.ndarray) -> None:
-    observe, frame = Observer(), plane[:360, :640]
+    observe, frame = MapAnalyzer(), plane[:360, :640]
     results = [result(index, frame, (0.3 + 0.02 * index, 0.5)) for index in range(6)]
     seen = [observe(results[index]) for index in (0, 1, 3, 5)]
     again = observe(results[3])
@@ -56,7 +56,7 @@ def test_each_result_is_looked_at_once_and_latecomers_disturb_nothing(plane: np.
 
 
 def test_the_shape_of_frames_and_maps_may_change(plane: np.ndarray) -> None:
-    observe = Observer()
+    observe = MapAnalyzer()
     observe(result(0, plane[:360, :640], (0.5, 0.5)))
     odd = Result(Frame(1, 0.1, plane[:333, :222]), blob(0.4, 0.5, side=32), 1.0)
     assert observe(odd).regions[0].x == pytest.approx(0.4, abs=0.02)
@@ -65,7 +65,7 @@ def test_the_shape_of_frames_and_maps_may_change(plane: np.ndarray) -> None:
 
 
 def test_frames_are_not_kept(plane: np.ndarray) -> None:
-    observe = Observer()
+    observe = MapAnalyzer()
     frames = [plane[:360, :640].copy() for _ in range(20)]
     left = [weakref.ref(frame) for frame in frames]
     for index in range(20):

@@ -17,14 +17,14 @@ import pytest
 
 from edge.core.errors import InputError
 from edge.core.locks import only_user
-from edge.inference.saliency_model import SaliencyModel, clip_maps
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
 from edge.preprocessing.transform import Alignment, Preprocessing
-from edge.sources.factory import devices, is_camera, open_source
+from edge.sources.factory import exclusive_devices, is_camera, open_source
 from edge.sources.gstreamer import NEWEST, csi_pipeline
-from edge.sources.image_folder import scale_for
-from edge.sources.opencv_capture import CaptureSource, Rhythm, has
-from edge.sources.rtsp import VARIABLE, without_password
+from edge.sources.image_folder import choose_scale
+from edge.sources.opencv_capture import CaptureSource, FrameGapDetector, has_backend
+from edge.sources.rtsp import OPTIONS_VARIABLE, hide_passwords
 from edge.sources.v4l2 import choose
 from tests.conftest import Outcome
 
@@ -136,7 +136,7 @@ def test_a_camera_has_a_name_that_stays(monkeypatch: pytest.MonkeyPatch) -> None
     real = os.path.realpath
     monkeypatch.setattr(os.path, "realpath", lambda path: "/dev/video987" if path == name else real(path))
     assert is_camera(name)
-    assert devices(f"{name}:640x480@30") == devices("/dev/video987") == ["/dev/video987"]
+    assert exclusive_devices(f"{name}:640x480@30") == exclusive_devices("/dev/video987") == ["/dev/video987"]
     with pytest.raises(InputError, match="no camera /dev/video987; cameras here"):
         open_source(f"{name}:640x480")
     monkeypatch.undo()
@@ -184,7 +184,7 @@ def test_frames_lost_while_reads_fail_at_once_are_counted_by_the_time() -> None:
 
 
 def test_frames_that_a_decoder_left_out_are_missed_by_their_stamps() -> None:
-    rhythm = Rhythm()
+    rhythm = FrameGapDetector()
     stamps = [i / 30 for i in range(60) if i not in (20, 33, 34)]
     told = {round(at * 30): missing for at in stamps if (missing := rhythm.missing(at))}
     assert told == {21: 1, 35: 2}
@@ -201,7 +201,7 @@ def test_frames_that_a_decoder_left_out_are_missed_by_their_stamps() -> None:
     ],
 )
 def test_stamps_in_no_steady_rhythm_miss_next_to_nothing(steps: list[float], most: int) -> None:
-    rhythm = Rhythm()
+    rhythm = FrameGapDetector()
     assert sum(rhythm.missing(at) for at in itertools.accumulate(steps)) <= most
 
 
@@ -244,7 +244,7 @@ def test_what_is_no_camera_is_named(name: str, message: str) -> None:
 
 
 def test_an_opencv_without_gstreamer_says_what_to_do() -> None:
-    if has("GStreamer"):
+    if has_backend("GStreamer"):
         pytest.skip("this OpenCV has GStreamer")
     with pytest.raises(InputError, match=r"needs an OpenCV with GStreamer.*python3-opencv"):
         open_source("gst:videotestsrc")
@@ -263,7 +263,7 @@ def test_a_real_camera_gives_frames() -> None:
 def test_options_of_streams_are_not_left_to_files() -> None:
     with pytest.raises(InputError, match="gives no video"):
         open_source("rtsp://127.0.0.1:1/x")
-    assert VARIABLE not in os.environ
+    assert OPTIONS_VARIABLE not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_options_of_streams_are_not_left_to_files() -> None:
     ],
 )
 def test_a_password_is_not_shown(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+    assert hide_passwords(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_password_is_not_shown(url: str, shown: str) -> None:
     ],
 )
 def test_one_camera_has_one_name(name: str, expected: list[str]) -> None:
-    assert devices(name) == expected
+    assert exclusive_devices(name) == expected
     assert is_camera(name) == ("synthetic" not in name and "mp4" not in name)
 
 
@@ -320,7 +320,9 @@ def test_a_link_to_a_camera_is_that_camera() -> None:
         pytest.skip("no place for links under /dev")
     with folder as place:
         os.symlink("/dev/video3", f"{place}/usb-0:1:1.0-video-index0")
-        assert devices(f"gst:v4l2src device={place}/usb-0:1:1.0-video-index0 ! fakesink") == ["/dev/video3"]
+        assert exclusive_devices(f"gst:v4l2src device={place}/usb-0:1:1.0-video-index0 ! fakesink") == [
+            "/dev/video3"
+        ]
 
 
 def test_two_runs_on_one_camera_are_refused(command: Callable[..., Outcome]) -> None:
@@ -353,7 +355,7 @@ def test_two_runs_on_one_camera_are_refused(command: Callable[..., Outcome]) -> 
 def test_frames_are_shrunk_as_preprocessing_would_halve_them(
     size: tuple[int, int], wanted: tuple[int, int] | None, expected: int
 ) -> None:
-    assert scale_for(*size, wanted) == expected
+    assert choose_scale(*size, wanted) == expected
     if wanted == (256, 256):
         prepare = Preprocessing(64, 64)
         assert prepare.enough == wanted
@@ -379,7 +381,7 @@ def test_jpegs_decoded_smaller_give_nearly_the_same_maps_at_the_same_places(
         for a, b in zip(whole, small, strict=True)
     ]
     assert max(apart) < 1.0  # grey levels, rms
-    maps = [clip_maps(model, [frame.image for frame in frames]) for frames in (whole, small)]  # type: ignore[arg-type]
+    maps = [compute_clip_maps(model, [frame.image for frame in frames]) for frames in (whole, small)]  # type: ignore[arg-type]
     model.close()
     assert min(cc(a, b) for a, b in zip(*maps, strict=True)) > 0.99
 

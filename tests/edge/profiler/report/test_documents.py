@@ -23,11 +23,11 @@ Command = Callable[..., Outcome]
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One real measurement for all tests of this file."""
-    from edge.cli.main import _exit_code
+    from edge.cli.main import run_cli
 
     path = tmp_path_factory.mktemp("profile") / "a.json"
     words = ["profile", "--precision", "fp32,int8", "--layers", "--no-history", "--threads", "1"]
-    assert _exit_code([*words, "--json", str(path)]) == 0
+    assert run_cli([*words, "--json", str(path)]) == 0
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
