@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edge.core.frames import Input, Tensor
+from edge.core.frames import GraphInput, Tensor
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import Runner
-from edge.release.manifest import Clip
+from edge.release.manifest import ClipSpec
 
 
-class ClipRunner:
+class ClipWindowRunner:
     """A `Runner` around the runner of a clip graph: frames (1, 3, H, W) in, a map (1, 1, H, W) each.
 
     A student of one map a clip slides its window by a frame, filled with the clip's first frame at the
@@ -21,14 +21,14 @@ class ClipRunner:
     block is full, that of frame i after frame i + `clip.frames` - 1; until then maps are zeros.
     """
 
-    def __init__(self, runner: Runner, clip: Clip, frame: str, output: str) -> None:
+    def __init__(self, runner: Runner, clip: ClipSpec, frame: str, output: str) -> None:
         self.description = runner.description
         self._runner, self._clip, self._frame, self._output = runner, clip, frame, output
         self._seen: deque[Tensor] = deque(maxlen=clip.frames)
         self._ready: deque[Tensor] = deque()
         self._new = 0
 
-    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
         """Return the map that is due."""
         frame = np.array(feed[self._frame], np.float32)
         sliding = self._clip.maps == 1

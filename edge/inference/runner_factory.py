@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from edge.inference.engine_selection import Choice, Engine, choose, read_plan
+from edge.inference.engine_selection import EngineChoice, SelectedEngine, read_plan, select_engine
 from edge.inference.interface.runner import Runner
 from edge.release.manifest import Form, Release
 from edge.release.weight_check import check_finite
@@ -16,7 +16,7 @@ def open_runner(
     precision: str,
     form: Form = "stream",
     threads: int | None = None,
-    engine: Choice = "onnxruntime",
+    engine: EngineChoice = "onnxruntime",
 ) -> Runner:
     """Open an engine for one of the release's graphs.
 
@@ -26,12 +26,12 @@ def open_runner(
         InputError: the release has no such graph, its file is not one that the engine can run, or has NaN;
             or TensorRT is asked for and cannot be.
     """
-    return open_engine(release, choose(release, precision, form, engine), threads)
+    return open_selected_engine(release, select_engine(release, precision, form, engine), threads)
 
 
-def open_engine(
+def open_selected_engine(
     release: Release,
-    engine: Engine,
+    engine: SelectedEngine,
     threads: int | None = None,
     batch: int = 1,
     timed: bool = False,
@@ -46,23 +46,23 @@ def open_engine(
     check_finite(release.path(graph))
     size = release.preprocessing.height, release.preprocessing.width
     maps = release.clip.maps if graph.form == "clip" and release.clip else 1
-    inputs = dict.fromkeys(release.inputs_of(graph.form), release.input_shape(graph.batch, graph.form))
+    inputs = dict.fromkeys(release.input_names(graph.form), release.input_shape(graph.batch, graph.form))
     outputs: dict[str, tuple[int | None, ...]] = {release.output: (graph.batch, maps, *size)}
     states = release.states if graph.form == "stream" else ()
-    if engine.built is None:
+    if engine.plan is None:
         from edge.inference.onnxruntime.runner import OnnxRunner
 
         return OnnxRunner(release.path(graph), inputs, outputs, states, threads, profile_to)
     from edge.inference.cuda.backend import open_cuda
-    from edge.inference.tensorrt.api import Execution
+    from edge.inference.tensorrt.api import TensorRTEngine
     from edge.inference.tensorrt.runner import TensorRTRunner
 
-    plan = read_plan(engine.built.path, engine.built.plan_sha256)
+    plan = read_plan(engine.plan.path, engine.plan.plan_sha256)
     cuda = open_cuda()
     free = cuda.free_bytes()
     with ExitStack() as opened:
         opened.callback(cuda.close)
-        execution = Execution(plan, engine.built.kind)
+        execution = TensorRTEngine(plan, engine.plan.kind)
         opened.callback(execution.close)
         layers = profile_to is not None
         runner = TensorRTRunner(

@@ -11,22 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from edge.core.frames import Image, Input, Tensor
-from edge.inference.clip_window_runner import ClipRunner
-from edge.inference.engine_selection import Choice, choose
+from edge.core.frames import GraphInput, Image, Tensor
+from edge.inference.clip_window_runner import ClipWindowRunner
+from edge.inference.engine_selection import EngineChoice, select_engine
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.inference.interface.runner import Overlapping, Runner
-from edge.inference.runner_factory import open_engine
+from edge.inference.interface.runner import PipelinedRunner, Runner
+from edge.inference.runner_factory import open_selected_engine
 from edge.metrics.saliency import cc
-from edge.preprocessing.transform import Eye
-from edge.release import manifest as releases
-from edge.release.manifest import Form, Graph, Release
+from edge.preprocessing.transform import FramePreprocessor
+from edge.release.manifest import Form, Graph, Release, load_release
 
-GOLDEN_MARGIN = 0.002
+GOLDEN_CC_MARGIN = 0.002
 """How much less like the golden maps an engine may be than the release says of the graph."""
 
 
-def flying_form(release: Release) -> Form:
+def runtime_form(release: Release) -> Form:
     """Return the form that is run frame by frame: clips, if the release has nothing else, else streams."""
     return "clip" if release.forms() == ("clip",) else "stream"
 
@@ -46,33 +45,33 @@ class SaliencyModel:
         release: Release | str | Path | None,
         precision: str | None,
         threads: int | None = None,
-        engine: Choice = "onnxruntime",
+        engine: EngineChoice = "onnxruntime",
     ) -> None:
-        opened = release if isinstance(release, Release) else releases.load(release)
-        chosen = choose(opened, precision, flying_form(opened), engine)
-        runner = open_engine(opened, chosen, threads)
+        opened = release if isinstance(release, Release) else load_release(release)
+        chosen = select_engine(opened, precision, runtime_form(opened), engine)
+        runner = open_selected_engine(opened, chosen, threads)
         try:
             self._use(opened, chosen.graph.precision, runner)
-            self.engine += f" (not TensorRT: {chosen.instead})" if chosen.instead else ""
+            self.engine += f" (not TensorRT: {chosen.fallback_reason})" if chosen.fallback_reason else ""
             self._check_golden(chosen.graph)
         except BaseException:
             runner.close()
             raise
 
     @classmethod
-    def around(cls, release: Release, precision: str, runner: Runner) -> SaliencyModel:
-        """Return a model around a runner of `flying_form` that is open; its maps are not checked."""
+    def from_runner(cls, release: Release, precision: str, runner: Runner) -> SaliencyModel:
+        """Return a model around a runner of `runtime_form` that is open; its maps are not checked."""
         model = cls.__new__(cls)
         model._use(release, precision, runner)
         return model
 
     def _use(self, release: Release, precision: str, runner: Runner) -> None:
-        self.release, self.precision, self._form = release, precision, flying_form(release)
-        self.prepare: Callable[[Image], Input] = release.prepare
+        self.release, self.precision, self._form = release, precision, runtime_form(release)
+        self.prepare: Callable[[Image], GraphInput] = release.prepare
         if self._form == "clip" and release.clip is not None:
-            runner = ClipRunner(runner, release.clip, release.inputs[0], release.output)
+            runner = ClipWindowRunner(runner, release.clip, release.inputs[0], release.output)
         self._runner = runner
-        self._overlapping = runner if isinstance(runner, Overlapping) else None
+        self._overlapping = runner if isinstance(runner, PipelinedRunner) else None
         self.depth = self._overlapping.depth if self._overlapping else 1
         """How many frames may be in flight: submitted, and not yet collected."""
         self._done: deque[Tensor] = deque()
@@ -82,7 +81,7 @@ class SaliencyModel:
         self.engine = runner.description
         self.reset()
 
-    def infer(self, prepared: Input) -> Tensor:
+    def infer(self, prepared: GraphInput) -> Tensor:
         """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
 
         Where the student looks ahead, the map is that of `release.delay_frames` frames before. It is the
@@ -91,12 +90,12 @@ class SaliencyModel:
         self.submit(prepared)
         return self.collect()
 
-    def submit(self, prepared: Input) -> None:
+    def submit(self, prepared: GraphInput) -> None:
         """Start on a frame that `prepare` made: its map, in order, is what `collect` gives.
 
         While a GPU computes a frame, the next is copied: submit while one is waiting, up to `depth`.
         """
-        names = self.release.inputs_of(self._form)
+        names = self.release.input_names(self._form)
         each = len(prepared) // len(names)
         feed = {name: prepared[at * each : (at + 1) * each] for at, name in enumerate(names)}
         if self._fresh:
@@ -124,7 +123,7 @@ class SaliencyModel:
         self._runner.reset(fps)
         self._done.clear()
         if self.release.preprocessing.alignment is not None:
-            self.prepare = Eye(self.release.preprocessing, fps)
+            self.prepare = FramePreprocessor(self.release.preprocessing, fps)
         self._fresh = True
 
     def close(self) -> None:
@@ -132,8 +131,8 @@ class SaliencyModel:
         self._runner.close()
 
     def _check_golden(self, graph: Graph) -> None:
-        frames, expected = self.release.golden()
-        maps = clip_maps(self, frames)
+        frames, expected = self.release.load_golden()
+        maps = compute_clip_maps(self, frames)
         if not np.isfinite(maps).all():
             raise InputError(
                 f"release {self.release.name}: the {self.precision} graph gives NaN on its golden set "
@@ -141,14 +140,14 @@ class SaliencyModel:
             )
         released = graph.verified.golden_cc if graph.verified else 1.0
         likeness = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
-        if likeness < released - GOLDEN_MARGIN:
+        if likeness < released - GOLDEN_CC_MARGIN:
             raise InputError(
                 f"release {self.release.name}: the {self.precision} graph does not give its golden maps "
                 f"(CC {likeness:.4f}, released with {released:.4f}); do not fly it: export it again"
             )
 
 
-def clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
+def compute_clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
     """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start.
 
     They are the graph's: not softened. No rate is known of the clip: states lag as at `NOMINAL_FPS`.

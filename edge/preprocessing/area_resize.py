@@ -16,7 +16,7 @@ MOST = 2**31 // 256
 """Input pixels whose sum, of bytes, is an int32; a table of doubles is too large to be fast."""
 
 
-def by_area(image: Image, width: int, height: int) -> Image:
+def resize_by_area(image: Image, width: int, height: int) -> Image:
     """Return `image` (H, W, 3), uint8, at `height` x `width`; a side that grows is interpolated.
 
     OpenCV is fast where both sides shrink by a whole number. Where they do not, but shrink a lot, the means

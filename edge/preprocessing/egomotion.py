@@ -26,18 +26,18 @@ Image = NDArray[np.uint8]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
 
-def moved_onto(past: Image, now: Image) -> Image:
+def align_frame(past: Image, now: Image) -> Image:
     """Return `past` as if the camera had been where it is `now`; both (H, W, 3), BGR.
 
     Where the past frame does not reach, and everywhere if the camera's motion cannot be told (too few
     corners that agree), the result is `now`: no motion to be seen. 1.2 ms at 256 x 144 on one core.
     """
     before, after = (np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8) for image in (past, now))
-    back = camera_motion(before, after)
-    return now if back is None else warped(past, now, back)
+    back = estimate_homography(before, after)
+    return now if back is None else warp_frame(past, now, back)
 
 
-def warped(past: Pixels, now: Pixels, back: NDArray[np.float64]) -> Pixels:
+def warp_frame(past: Pixels, now: Pixels, back: NDArray[np.float64]) -> Pixels:
     """Return `past` moved by `back`, a homography (3, 3) from pixels of `now` to its own; both of one shape.
 
     Where it does not reach, the result is `now`.
@@ -53,7 +53,7 @@ def warped(past: Pixels, now: Pixels, back: NDArray[np.float64]) -> Pixels:
     return moved
 
 
-def camera_motion(before: Image, after: Image) -> NDArray[np.float64] | None:
+def estimate_homography(before: Image, after: Image) -> NDArray[np.float64] | None:
     """Return the homography (3, 3) from pixels of `after` to pixels of `before`; both (H, W), grey.
 
     None if the camera's motion cannot be told: too few corners that agree.

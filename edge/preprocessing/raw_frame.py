@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
 
-Format = Literal["bgr", "nv12"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+PixelFormat = Literal["bgr", "nv12"]
+PIXEL_FORMATS: tuple[PixelFormat, ...] = get_args(PixelFormat)
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class RawFrame:
+class RawFrameSpec:
     """Size and format of a frame, uint8.
 
     "bgr": (1, H, W, 3). "nv12": (1, H * 3 / 2, W), the plane of Y above that of U and V in turn, each
@@ -30,14 +30,14 @@ class RawFrame:
 
     width: int
     height: int
-    format: Format = "bgr"
+    format: PixelFormat = "bgr"
 
     def __post_init__(self) -> None:
         if self.format == "nv12" and (self.width % 2 or self.height % 2):
             raise InputError(f"no NV12 frame has {self.width}x{self.height} pixels; expected even sides")
 
     @classmethod
-    def parse(cls, size: str, format: Format = "bgr") -> RawFrame:  # noqa: A002
+    def parse(cls, size: str, format: PixelFormat = "bgr") -> RawFrameSpec:  # noqa: A002
         """Read a size as 1280x720.
 
         Raises:
@@ -73,13 +73,13 @@ class RawFrame:
         out[...] = tensor
         return out
 
-    def seen(self, image: Image) -> Image:
+    def round_trip(self, image: Image) -> Image:
         """Return the BGR image that is left of one in this format: NV12 halves the resolution of colour."""
         if self.format == "bgr":
             return image
         return np.asarray(cv2.cvtColor(_to_nv12(image), cv2.COLOR_YUV2BGR_NV12), np.uint8)
 
-    def stretched(self, image: Image) -> Image:
+    def stretch(self, image: Image) -> Image:
         """Return an image stretched to this size by repeating pixels, the same on every machine."""
         rows = np.arange(self.height) * image.shape[0] // self.height
         columns = np.arange(self.width) * image.shape[1] // self.width

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.preprocessing.area_resize import by_area
-from edge.preprocessing.egomotion import moved_onto
+from edge.preprocessing.area_resize import resize_by_area
+from edge.preprocessing.egomotion import align_frame
 
 
 @dataclass(frozen=True)
@@ -45,41 +45,41 @@ class Preprocessing:
     alignment: Alignment | None = None
 
     @property
-    def seen(self) -> tuple[int, int]:
+    def resized_shape(self) -> tuple[int, int]:
         """Return height and width of what is kept of a frame: the alignment's, else the student's."""
         kept = self.alignment or self
         return kept.height, kept.width
 
     @property
-    def enough(self) -> tuple[int, int]:
+    def min_source_size(self) -> tuple[int, int]:
         """Return width and height that a source's frame should have, of 1/2, 1/4, 1/8 the least above.
 
         A frame that is halved no more: what a source's scaler or JPEG decoder takes away are the halvings
         by 2 x 2 means that come first here, so that the one area resize stays the same.
         """
-        rows, columns = self.seen
+        rows, columns = self.resized_shape
         return 4 * columns, 4 * rows
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return `image` (H, W, 3) at the size `seen`, uint8, colour order unchanged."""
-        return _shrunk(image, *self.seen)
+        """Return `image` (H, W, 3) at the size `resized_shape`, uint8, colour order unchanged."""
+        return _shrunk(image, *self.resized_shape)
 
-    def beside(self, past: NDArray[np.uint8], now: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def align(self, past: NDArray[np.uint8], now: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return an earlier frame as the student is shown it beside `now`: moved onto it, if aligned."""
-        return moved_onto(self.resize(past), self.resize(now)) if self.alignment else past
+        return align_frame(self.resize(past), self.resize(now)) if self.alignment else past
 
-    def window(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def stack_window(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return what the student is shown of consecutive frames: (1, 3, T, height, width).
 
         All of them; or, aligned, the first of them moved onto the last, and the last.
         """
         if self.alignment:
-            images = self.beside(images[0], images[-1]), images[-1]
+            images = self.align(images[0], images[-1]), images[-1]
         return np.stack([self(image) for image in images], axis=2)
 
-    def halvings(self, width: int, height: int) -> int:
+    def count_halvings(self, width: int, height: int) -> int:
         """Return how often a frame of this size is halved before the area resize."""
-        return _halvings(width, height, self.seen)
+        return _halvings(width, height, self.resized_shape)
 
     def __call__(
         self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
@@ -96,7 +96,7 @@ class Preprocessing:
         return out
 
 
-class Eye:
+class FramePreprocessor:
     """Prepares a clip's frames in order: what a student is shown of each, with the past that it needs."""
 
     def __init__(self, preprocessing: Preprocessing, fps: float) -> None:
@@ -114,7 +114,7 @@ class Eye:
         now = prepare.resize(image)
         past = self._past[0] if self._past else now
         self._past.append(now)
-        return np.concatenate([prepare(now), prepare(prepare.beside(past, now))])
+        return np.concatenate([prepare(now), prepare(prepare.align(past, now))])
 
 
 def _halvings(width: int, height: int, to: tuple[int, int]) -> int:
@@ -129,5 +129,5 @@ def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     rows, columns = image.shape[:2]
     for _ in range(_halvings(columns, rows, (height, width))):
         rows, columns = rows // 2, columns // 2
-        image = by_area(image, columns, rows)
-    return image if (rows, columns) == (height, width) else by_area(image, width, height)
+        image = resize_by_area(image, columns, rows)
+    return image if (rows, columns) == (height, width) else resize_by_area(image, width, height)

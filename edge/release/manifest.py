@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
-from edge.preprocessing.raw_frame import FORMATS, RawFrame
+from edge.preprocessing.raw_frame import PIXEL_FORMATS, RawFrameSpec
 from edge.preprocessing.transform import Alignment, Preprocessing
 
 SCHEMA = 1
-MANIFEST = "release.json"
-GOLDEN = "golden.npz"
-DEFAULT = "skd-64"
-LONGEST_LAG_S = 2.0
-MOST_BLUR = 0.25
-SHIPPED = Path(__file__).parent / "shipped"
+RELEASE_MANIFEST = "release.json"
+GOLDEN_FILE = "golden.npz"
+DEFAULT_RELEASE = "skd-64"
+MAX_LAG_S = 2.0
+MAX_BLUR = 0.25
+SHIPPED_RELEASES = Path(__file__).parent / "shipped"
 
 Precision = Literal["fp32", "fp16", "int8"]
 Form = Literal["stream", "pair", "clip"]
-Engine = Literal["any", "onnxruntime", "tensorrt"]
+TargetEngine = Literal["any", "onnxruntime", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class State:
+class StateSpec:
     """What a streaming graph carries from frame to frame.
 
     `shape` is (N, C, H, W); every value is `start` before the first frame. The graph is fed what it gave
@@ -58,7 +58,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipSpec:
     """What a clip graph takes and gives: (1, 3, `frames`, H, W) to (1, `maps`, H, W).
 
     One map is that of the last frame; else there is one for each frame.
@@ -69,7 +69,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """How far a graph's maps are from PyTorch's fp32 maps, on how many frames."""
 
     frames: int
@@ -94,9 +94,9 @@ class Graph:
     file: str
     form: Form
     precision: Precision
-    engine: Engine
+    engine: TargetEngine
     batch: int | None
-    verified: Verified | None
+    verified: Verification | None
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,19 @@ class Release:
     delay_frames: int
     preroll: int
     """How often the first frame is fed before its map counts, so that states settle on it."""
-    states: tuple[State, ...]
+    states: tuple[StateSpec, ...]
     graphs: tuple[Graph, ...]
     trained: Mapping[str, Any]
     calibrated: Mapping[str, Any] | None
-    raw_frame: RawFrame | None = None
+    raw_frame: RawFrameSpec | None = None
     """What the graphs take, if they do the preprocessing themselves."""
-    clip: Clip | None = None
+    clip: ClipSpec | None = None
     """What graphs in clip form take and give."""
     blur: float = 0.0
     """How far maps are softened after the graph: a Gaussian's sigma in widths of the map; 0 leaves them."""
 
     @property
-    def prepare(self) -> RawFrame | Preprocessing:
+    def prepare(self) -> RawFrameSpec | Preprocessing:
         """Return what makes the graphs' input of a frame (H, W, 3), uint8 BGR."""
         return self.raw_frame or self.preprocessing
 
@@ -137,7 +137,7 @@ class Release:
             return (batch, *self.raw_frame.shape[1:])
         return (batch, 3, self.preprocessing.height, self.preprocessing.width)
 
-    def graph(self, precision: str, form: Form = "stream", engine: Engine = "onnxruntime") -> Graph:
+    def graph(self, precision: str, form: Form = "stream", engine: TargetEngine = "onnxruntime") -> Graph:
         """Return the graph for a precision on an engine.
 
         Raises:
@@ -155,12 +155,14 @@ class Release:
             "choose one of these, or export it again"
         )
 
-    def precisions(self, form: Form = "stream", engine: Engine = "onnxruntime") -> tuple[Precision, ...]:
+    def precisions(
+        self, form: Form = "stream", engine: TargetEngine = "onnxruntime"
+    ) -> tuple[Precision, ...]:
         """Return the precisions there are for a form and an engine, in the order of `PRECISIONS`."""
         have = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
         return tuple(p for p in PRECISIONS if p in have)
 
-    def inputs_of(self, form: Form) -> tuple[str, ...]:
+    def input_names(self, form: Form) -> tuple[str, ...]:
         """Return the names of the frames that a form takes, in the order of `Eye`'s."""
         two = form == "pair" or (form == "stream" and self.preprocessing.alignment is not None)
         return self.inputs if two else self.inputs[:1]
@@ -169,7 +171,7 @@ class Release:
         """Return the forms there are, in the order of `Form`."""
         return tuple(form for form in FORMS if any(graph.form == form for graph in self.graphs))
 
-    def verified(self) -> list[tuple[Graph, Verified]]:
+    def verified_graphs(self) -> list[tuple[Graph, Verification]]:
         """Return the graphs that were verified, with what was found."""
         return [(graph, graph.verified) for graph in self.graphs if graph.verified is not None]
 
@@ -177,7 +179,7 @@ class Release:
         """Return where the graph's ONNX file is."""
         return self.folder / graph.file
 
-    def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def load_golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, h, w).
 
         Frames are kept at the size that preprocessing sees them at; for graphs that take raw frames they are
@@ -186,7 +188,7 @@ class Release:
         Raises:
             InputError: the golden set cannot be read, or is not of these shapes.
         """
-        path, seen = self.folder / GOLDEN, self.preprocessing.seen
+        path, seen = self.folder / GOLDEN_FILE, self.preprocessing.resized_shape
         size = self.preprocessing.height, self.preprocessing.width
         try:
             with np.load(path, allow_pickle=False) as golden:
@@ -208,11 +210,11 @@ class Release:
                 "export the release again"
             )
         if self.raw_frame is not None:
-            frames = np.stack([self.raw_frame.stretched(frame) for frame in frames])
+            frames = np.stack([self.raw_frame.stretch(frame) for frame in frames])
         return frames, maps
 
 
-def save(release: Release) -> None:
+def save_release(release: Release) -> None:
     """Write `release.json` into the release's folder, with hash and size of every file there."""
     document = dataclasses.asdict(release)
     del document["folder"]
@@ -222,52 +224,56 @@ def save(release: Release) -> None:
             del table[optional]
     if not document["blur"]:
         del document["blur"]
-    files = {
+    release_files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
-        if path.name != MANIFEST
+        if path.name != RELEASE_MANIFEST
     }
-    document = {"schema": SCHEMA, **document, "files": files}
-    (release.folder / MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
+    document = {"schema": SCHEMA, **document, "files": release_files}
+    (release.folder / RELEASE_MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
 
 
-def locate(name: str | Path | None) -> Path:
+def locate_release(name: str | Path | None) -> Path:
     """Return the folder of a release given as a folder, a shipped release's name, or None (default).
 
     Raises:
         InputError: neither a folder nor a shipped name.
     """
     if name is None:  # whatever is called so in the folder at hand
-        return SHIPPED / DEFAULT
+        return SHIPPED_RELEASES / DEFAULT_RELEASE
     if Path(name).is_dir():
         return Path(name)
-    shipped = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
+    shipped = (
+        sorted(path.name for path in SHIPPED_RELEASES.iterdir() if path.is_dir())
+        if SHIPPED_RELEASES.is_dir()
+        else []
+    )
     if str(name) in shipped:
-        return SHIPPED / name
+        return SHIPPED_RELEASES / name
     raise InputError(
-        f"no release {str(name)!r}; expected a folder with {MANIFEST} "
+        f"no release {str(name)!r}; expected a folder with {RELEASE_MANIFEST} "
         f"or one of the shipped releases: {', '.join(shipped)}"
     )
 
 
-def files(release: Release) -> list[str]:
+def release_files(release: Release) -> list[str]:
     """Return the names of the files that make an opened release, whatever else lies in its folder."""
-    return [MANIFEST, *json.loads((release.folder / MANIFEST).read_text())["files"]]
+    return [RELEASE_MANIFEST, *json.loads((release.folder / RELEASE_MANIFEST).read_text())["files"]]
 
 
-def load(name: str | Path | None = None) -> Release:
+def load_release(name: str | Path | None = None) -> Release:
     """Read a release and check that every file is there and unchanged.
 
     Raises:
         InputError: no such release, unknown schema, malformed manifest, missing or changed file.
     """
-    folder = locate(name)
-    manifest = folder / MANIFEST
+    folder = locate_release(name)
+    manifest = folder / RELEASE_MANIFEST
     try:
         document = json.loads(manifest.read_text())
     except FileNotFoundError:
         raise InputError(
-            f"{folder} is not a release: it has no {MANIFEST}; make one with aerogaze export"
+            f"{folder} is not a release: it has no {RELEASE_MANIFEST}; make one with aerogaze export"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{manifest} cannot be read as JSON ({error}): export the release again") from None
@@ -279,21 +285,23 @@ def load(name: str | Path | None = None) -> Release:
         )
     try:
         release = _parse(folder, document)
-        files = {str(name): (str(f["sha256"]), int(f["size_bytes"])) for name, f in document["files"].items()}
+        release_files = {
+            str(name): (str(f["sha256"]), int(f["size_bytes"])) for name, f in document["files"].items()
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
         raise InputError(f"{manifest} {what}: export the release again") from None
-    for needed in (GOLDEN, *(graph.file for graph in release.graphs)):
-        if needed not in files:
+    for needed in (GOLDEN_FILE, *(graph.file for graph in release.graphs)):
+        if needed not in release_files:
             raise InputError(f"{manifest} lists no hash of {needed}: export the release again")
-    for name, (digest, size) in files.items():
+    for name, (digest, size) in release_files.items():
         _check(folder, name, digest, size)
     return release
 
 
 def _check(folder: Path, name: str, digest: str, size: int) -> None:
     if Path(name).name != name:
-        raise InputError(f"{folder / MANIFEST} lists {name!r}; expected names of files in its folder")
+        raise InputError(f"{folder / RELEASE_MANIFEST} lists {name!r}; expected names of files in its folder")
     path = folder / name
     if not path.is_file():
         raise InputError(f"release {folder} lacks {name}: copy it whole, or export again")
@@ -306,7 +314,7 @@ def _check(folder: Path, name: str, digest: str, size: int) -> None:
 
 def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
     states = tuple(
-        State(
+        StateSpec(
             _text(s["input"]), _text(s["output"]), _shape(s["shape"]), _number(s["start"]), _lag(s["lag_s"])
         )
         for s in document["states"]
@@ -316,7 +324,7 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
             file=_text(g["file"]),
             form=_one_of(g["form"], FORMS),
             precision=_one_of(g["precision"], PRECISIONS),
-            engine=_one_of(g["engine"], get_args(Engine)),
+            engine=_one_of(g["engine"], get_args(TargetEngine)),
             batch=None if g["batch"] is None else _whole(g["batch"], least=1),
             verified=None if g["verified"] is None else _verified(g["verified"]),
         )
@@ -353,23 +361,23 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
     )
 
 
-def _clip(clip: Mapping[str, Any]) -> Clip:
+def _clip(clip: Mapping[str, Any]) -> ClipSpec:
     frames = _whole(clip["frames"], least=1)
-    return Clip(frames, _one_of(clip["maps"], (1, frames)))
+    return ClipSpec(frames, _one_of(clip["maps"], (1, frames)))
 
 
-def _raw_frame(raw: Mapping[str, Any]) -> RawFrame:
+def _raw_frame(raw: Mapping[str, Any]) -> RawFrameSpec:
     width, height = (_whole(raw[side], least=1) for side in ("width", "height"))
     try:
-        return RawFrame(width, height, _one_of(raw["format"], FORMATS))
+        return RawFrameSpec(width, height, _one_of(raw["format"], PIXEL_FORMATS))
     except InputError as error:
         raise ValueError(str(error)) from None
 
 
-def _verified(found: Mapping[str, Any]) -> Verified:
-    numbers = {field.name: found[field.name] for field in dataclasses.fields(Verified)}
+def _verified(found: Mapping[str, Any]) -> Verification:
+    numbers = {field.name: found[field.name] for field in dataclasses.fields(Verification)}
     frames = _whole(numbers.pop("frames"), least=1)
-    return Verified(frames, **{name: _number(value) for name, value in numbers.items()})
+    return Verification(frames, **{name: _number(value) for name, value in numbers.items()})
 
 
 def _text(value: Any) -> str:
@@ -396,14 +404,14 @@ def _alignment(found: Mapping[str, Any]) -> Alignment:
 
 
 def _lag(value: Any) -> float:
-    if not 0 <= _number(value) <= LONGEST_LAG_S:
-        raise ValueError(f"a lag of {value} s; expected 0 to {LONGEST_LAG_S}")
+    if not 0 <= _number(value) <= MAX_LAG_S:
+        raise ValueError(f"a lag of {value} s; expected 0 to {MAX_LAG_S}")
     return float(value)
 
 
 def _blur(value: Any) -> float:
-    if not 0 <= _number(value) <= MOST_BLUR:
-        raise ValueError(f"a blur of {value} widths; expected 0 to {MOST_BLUR}")
+    if not 0 <= _number(value) <= MAX_BLUR:
+        raise ValueError(f"a blur of {value} widths; expected 0 to {MAX_BLUR}")
     return float(value)
 
 

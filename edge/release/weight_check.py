@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge.core.errors import InputError
-from edge.core.protobuf_wire import fields
+from edge.core.protobuf_wire import iter_fields
 
 _FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 
@@ -25,8 +25,8 @@ def check_finite(path: Path) -> None:
         InputError: one is not (named), or the file is no protobuf message.
     """
     try:
-        for number, graph in fields(memoryview(path.read_bytes())):
-            for inner, tensor in fields(graph) if number == 7 and isinstance(graph, memoryview) else ():
+        for number, graph in iter_fields(memoryview(path.read_bytes())):
+            for inner, tensor in iter_fields(graph) if number == 7 and isinstance(graph, memoryview) else ():
                 if inner == 5 and isinstance(tensor, memoryview):
                     _check_tensor(path, tensor)
     except (ValueError, IndexError):
@@ -34,7 +34,7 @@ def check_finite(path: Path) -> None:
 
 
 def _check_tensor(path: Path, tensor: memoryview) -> None:
-    found = dict(fields(tensor))
+    found = dict(iter_fields(tensor))
     kind, data = found.get(2), found.get(9, found.get(4))
     if not isinstance(kind, int) or kind not in _FLOATS or not isinstance(data, memoryview):
         return

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from edge.inference.cuda.backend import CudaError, Event, Graph, Memory, Stream
+from edge.inference.cuda.backend import CudaError, CudaGraph, Event, Memory, Stream
 from edge.inference.tensorrt.api import EngineTensor
 
 POISON = 0xFF
@@ -135,7 +135,7 @@ class Host:
     def elapsed_ms(self, start: Event, end: Event) -> float:
         return 0.0
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         if not self._captures:
             raise CudaError("capture", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
         captured: list[Work] = []
@@ -144,9 +144,9 @@ class Host:
             work()
         finally:
             self._capturing = None
-        return Graph(captured)
+        return CudaGraph(captured)
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         self.calls.append("launch")
 
         def run() -> None:

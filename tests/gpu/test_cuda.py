@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import this_gpu
+from edge.hardware.gpu import detect_gpu
 from edge.inference.cuda.backend import BACKENDS, Cuda, CudaError, Memory, open_cuda
 
 MANY = (256, 1024)
@@ -195,7 +195,7 @@ def test_work_takes_no_memory(cuda: Cuda) -> None:
 
 @pytest.mark.parametrize("backend", [*BACKENDS, None])
 def test_without_a_gpu_it_is_said(backend: str | None) -> None:
-    if this_gpu() is not None:
+    if detect_gpu() is not None:
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="no NVIDIA GPU here, or no driver"):
         open_cuda(backend)

@@ -1,4 +1,4 @@
-"""States on the GPU are fed as `Carried` feeds them, whatever their lags."""
+"""States on the GPU are fed as `RecurrentState` feeds them, whatever their lags."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.inference.interface.recurrent_state import Carried
-from edge.inference.tensorrt.device_state import DeviceStates
-from edge.release.manifest import State
+from edge.inference.interface.recurrent_state import RecurrentState
+from edge.inference.tensorrt.device_state import DeviceRecurrentState
+from edge.release.manifest import StateSpec
 from tests.gpu.host import Host
 
 LAGS = st.lists(
@@ -20,12 +20,12 @@ LAGS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(asked=LAGS, rates=st.lists(st.sampled_from([1.0, 10.0, 30.0]), min_size=1, max_size=3))
 def test_they_are_fed_what_carried_feeds(asked: list[tuple[str, float]], rates: list[float]) -> None:
-    states = [State(f"in{i}", output, (1, 2), -1.0 - i, lag) for i, (output, lag) in enumerate(asked)]
+    states = [StateSpec(f"in{i}", output, (1, 2), -1.0 - i, lag) for i, (output, lag) in enumerate(asked)]
     host = Host("at once")
     kinds = {state.input: np.dtype(np.float32) for state in states}
-    there = DeviceStates(states, kinds, host, host.stream(), 2)
+    there = DeviceRecurrentState(states, kinds, host, host.stream(), 2)
     starts = {state.input: np.full((1, 2), state.start, np.float32) for state in states}
-    carried = Carried(states, starts)
+    carried = RecurrentState(states, starts)
 
     def values(address: int) -> np.ndarray:
         return host.bytes(address).view(np.float32)
@@ -43,15 +43,15 @@ def test_they_are_fed_what_carried_feeds(asked: list[tuple[str, float]], rates: 
             for name, value in given_.items():
                 assert places[name] not in read
                 values(places[name])[...] = value.reshape(-1)
-            carried.keep(given_)
+            carried.update(given_)
             if frame >= there.settled:
                 assert places == there.addresses(frame + there.length)
 
 
 def test_a_rate_that_was_seen_before_takes_no_memory() -> None:
     host = Host()
-    state = State("in", "out", (1, 8), 0.0, 0.5)
-    there = DeviceStates([state], {"in": np.dtype(np.float16)}, host, host.stream(), 2)
+    state = StateSpec("in", "out", (1, 8), 0.0, 0.5)
+    there = DeviceRecurrentState([state], {"in": np.dtype(np.float16)}, host, host.stream(), 2)
     there.lay_out(30)
     free = host.free_bytes()
     for fps in (10, 30, 1, 30):

@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import this_gpu
+from edge.hardware.gpu import detect_gpu
 from edge.inference.cuda.backend import BACKENDS, Cuda, CudaError
-from edge.inference.engine_selection import choose, read_plan
-from edge.inference.interface.runner import Overlapping
+from edge.inference.engine_selection import read_plan, select_engine
+from edge.inference.interface.runner import PipelinedRunner
 from edge.inference.onnxruntime.runner import OnnxRunner, Shape
-from edge.inference.tensorrt.api import Execution, load_tensorrt
-from edge.inference.tensorrt.build_target import Kind, Target
-from edge.inference.tensorrt.runner import MOST_GRAPHS, TensorRTRunner
+from edge.inference.tensorrt.api import TensorRTEngine, load_tensorrt
+from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
+from edge.inference.tensorrt.runner import MAX_GRAPHS, TensorRTRunner
 from edge.metrics.saliency import cc
-from edge.release import manifest as releases
-from edge.release.manifest import Release
+from edge.release.manifest import PRECISIONS, Release, load_release, locate_release
 from tests.gpu.conftest import opened
 from tests.gpu.host import Host, OnnxExecution, RaceError
 
@@ -34,7 +33,7 @@ Feed = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def release() -> Release:
-    return releases.load()
+    return load_release()
 
 
 @pytest.fixture
@@ -98,21 +97,25 @@ def on_host(host: Host, release: Release, precision: str = "fp32", **settings: A
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines for the GPU at hand."""
-    if this_gpu() is None:
+    if detect_gpu() is None:
         pytest.skip("there is no NVIDIA GPU here, or no driver for one")
     from export.engines.build import build_engines
-    from export.engines.build_source import of_release
+    from export.engines.build_source import release_engine_source
 
-    kinds: dict[str, Kind] = {"local": "tensorrt", "rtx": "rtx"}
+    kinds: dict[str, TensorRTKind] = {"local": "tensorrt", "rtx": "rtx"}
     for target, kind in kinds.items():
         try:
             load_tensorrt(kind)
         except InputError:
             continue
         folder = tmp_path_factory.mktemp("built") / "release"
-        shutil.copytree(releases.locate(None), folder)
-        opened_ = releases.load(folder)
-        list(build_engines(of_release(opened_), Target.parse(target), folder / "engines" / target))
+        shutil.copytree(locate_release(None), folder)
+        opened_ = load_release(folder)
+        list(
+            build_engines(
+                release_engine_source(opened_), BuildTarget.parse(target), folder / "engines" / target
+            )
+        )
         return folder
     pytest.skip("neither TensorRT nor TensorRT for RTX is installed")
 
@@ -130,10 +133,10 @@ def open_on(request: pytest.FixtureRequest, release: Release) -> Iterator[Open]:
             made.append(on_host(Host(), release, precision, **settings))
             return made[-1]
         cuda = opened(request.param)
-        real = releases.load(request.getfixturevalue("built"))
-        chosen = choose(real, precision, "stream", "tensorrt").built
+        real = load_release(request.getfixturevalue("built"))
+        chosen = select_engine(real, precision, "stream", "tensorrt").plan
         assert chosen is not None
-        execution = Execution(read_plan(chosen.path, chosen.plan_sha256), chosen.kind)
+        execution = TensorRTEngine(read_plan(chosen.path, chosen.plan_sha256), chosen.kind)
         made.append(runner_on(cuda, execution, release, **settings))
         return made[-1]
 
@@ -146,7 +149,7 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.2}
 LEAST_CC = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.99}
 
 
-@pytest.mark.parametrize("precision", releases.PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_maps_are_those_of_onnx_runtime(
     open_on: Open, release: Release, feeds: list[Feed], precision: str
 ) -> None:
@@ -174,7 +177,7 @@ def test_zero_copy_equals_copies(open_on: Open, feeds: list[Feed]) -> None:
 @pytest.mark.parametrize("zero_copy", [False, True])
 def test_frames_in_flight_change_nothing(open_on: Open, feeds: list[Feed], zero_copy: bool) -> None:
     runner = open_on(zero_copy=zero_copy)
-    assert isinstance(runner, Overlapping)
+    assert isinstance(runner, PipelinedRunner)
     np.testing.assert_array_equal(overlapped(runner, feeds * 2), maps_of(runner, feeds * 2))
 
 
@@ -324,7 +327,7 @@ def test_a_long_past_is_run_by_plain_launches(release: Release, feeds: list[Feed
     assert "CUDA graph" in runner.description
     np.testing.assert_array_equal(maps_of(runner, feeds, fps=200), expected(lags, feeds, fps=200))
     assert f"a past of {102} frames is too long for CUDA graphs" in runner.description
-    assert MOST_GRAPHS < 102
+    assert MAX_GRAPHS < 102
     runner.reset(10)
     assert "CUDA graph" in runner.description
 

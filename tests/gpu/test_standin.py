@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.hardware.gpu import this_gpu
-from edge.release.manifest import DEFAULT, locate
+from edge.hardware.gpu import detect_gpu
+from edge.release.manifest import DEFAULT_RELEASE, locate_release
 from tests.gpu.conftest import NEEDED
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ Start = Callable[..., Process]
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the stand-in for libcuda.so.1."""
-    if this_gpu() is not None:
+    if detect_gpu() is not None:
         pytest.skip("there is a GPU: it is tested itself")
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc) to make a stand-in for the driver")
@@ -124,7 +124,9 @@ def built_once(aerogaze: Start, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The shipped release with engines by the stand-in."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
-    folder = Path(shutil.copytree(locate(DEFAULT), tmp_path_factory.mktemp("built") / "release"))
+    folder = Path(
+        shutil.copytree(locate_release(DEFAULT_RELEASE), tmp_path_factory.mktemp("built") / "release")
+    )
     told = aerogaze("build", folder, "--target", "local")
     assert told.returncode == 0, told.stderr
     identity = json.loads((folder / "engines" / "local" / "stream.fp16.engine.json").read_text())
@@ -196,9 +198,9 @@ def test_a_board_builds_with_the_timing_cache_that_fits(
 import sys
 from pathlib import Path
 from edge.release.manifest import load
-from jetson.device.engine_trial import TensorRTEngines
+from jetson.device.engine_trial import TensorRTBackend
 slot = Path(sys.argv[1])
-TensorRTEngines().build(load(slot / "release"), slot / "engines", print)
+TensorRTBackend().build(load(slot / "release"), slot / "engines", print)
 """,
         tmp_path / "slots" / "a",
     )
@@ -216,7 +218,7 @@ import numpy as np
 from edge.inference.saliency_model import SaliencyModel, clip_maps
 model = SaliencyModel(sys.argv[1], "fp32", engine="tensorrt")
 model.blur = 0.0
-frames = model.release.golden()[0]
+frames = model.release.load_golden()[0]
 wanted, found = clip_maps(model, frames), []
 for index, frame in enumerate(frames):
     model.submit(model.prepare(frame))

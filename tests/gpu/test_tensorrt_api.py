@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import this_gpu
+from edge.hardware.gpu import detect_gpu
 from edge.inference.tensorrt import api as tensorrt_api
-from edge.inference.tensorrt.api import Execution, build_plan
-from edge.inference.tensorrt.build_target import Target
-from edge.release.manifest import load
+from edge.inference.tensorrt.api import TensorRTEngine, build_plan
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.release.manifest import load_release
 
 STANDIN = Path(__file__).parent / "standin" / "modules" / "tensorrt.py"
 OBJECTS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext"}
 
 
 def calls() -> dict[str, set[str]]:
-    """Which names `Execution` uses of which object of TensorRT, read from its source."""
+    """Which names `TensorRTEngine` uses of which object of TensorRT, read from its source."""
     tree = ast.parse(Path(tensorrt_api.__file__).read_text())
     (body,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Execution")
     found: dict[str, set[str]] = defaultdict(set)
@@ -55,10 +55,10 @@ def test_tensorrt_for_rtx_has_every_call() -> None:
 @pytest.fixture(scope="module")
 def plan() -> bytes:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    if this_gpu() is not None:
+    if detect_gpu() is not None:
         pytest.skip("there is a GPU: tests/gpu runs engines")
-    release = load()
-    return build_plan(release.path(release.graph("fp32")).read_bytes(), Target("rtx")).data
+    release = load_release()
+    return build_plan(release.path(release.graph("fp32")).read_bytes(), BuildTarget("rtx")).data
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def plan() -> bytes:
 )
 def test_a_plan_that_cannot_be_loaded_is_told_in_tensorrts_words(plan: bytes, spoil: Any, says: str) -> None:
     with pytest.raises(InputError, match=rf"tensorrt_rtx 1\.\S+ cannot load the engine: .*{says}"):
-        Execution(spoil(plan), "rtx")
+        TensorRTEngine(spoil(plan), "rtx")
 
 
 def test_the_stand_in_for_tensorrt_has_no_name_that_tensorrt_lacks() -> None:
@@ -88,4 +88,4 @@ def test_without_its_package_it_is_named() -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed")
     with pytest.raises(InputError, match=r"tensorrt cannot be imported .* comes with JetPack"):
-        Execution(b"", "tensorrt")
+        TensorRTEngine(b"", "tensorrt")

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import this_gpu
+from edge.hardware.gpu import detect_gpu
 from edge.inference.cuda.errors import CudaError
-from edge.inference.cuda.handles import Event, Graph, Memory, Shape, Stream
+from edge.inference.cuda.handles import CudaGraph, Event, Memory, Shape, Stream
 
-__all__ = ["BACKENDS", "Cuda", "CudaError", "Event", "Graph", "Memory", "Stream", "open_cuda"]
+__all__ = ["BACKENDS", "Cuda", "CudaError", "CudaGraph", "Event", "Memory", "Stream", "open_cuda"]
 
 BACKENDS = {
     "pycuda": (
@@ -74,10 +74,10 @@ class Cuda(Protocol):
     def elapsed_ms(self, start: Event, end: Event) -> float:
         """Return the time between two timed events that were reached."""
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         """Turn what `work` gives the stream into a CUDA graph; nothing of it is run."""
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         """Run a captured graph on a stream."""
 
     def free_graphs(self) -> None:
@@ -99,7 +99,7 @@ def open_cuda(backend: str | None = None) -> Cuda:
     """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"no CUDA backend {backend!r}; expected one of {', '.join(BACKENDS)}")
-    if this_gpu() is None:
+    if detect_gpu() is None:
         raise InputError(
             "there is no NVIDIA GPU here, or no driver for one (libcuda.so.1): "
             "install the driver, or run on ONNX Runtime"

@@ -12,7 +12,7 @@ import numpy as np
 from cuda.bindings import driver
 
 from edge.inference.cuda.errors import CudaError
-from edge.inference.cuda.handles import Event, Graph, Memory, Shape, Stream
+from edge.inference.cuda.handles import CudaGraph, Event, Memory, Shape, Stream
 
 _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _TIMED, _UNTIMED = (
@@ -72,7 +72,7 @@ class BindingsCuda:
         gpu = call(driver.cuDeviceGet, 0)
         self._context = call(driver.cuDevicePrimaryCtxRetain, gpu)
         self._made = ExitStack()
-        self._graphs: list[Graph] = []
+        self._graphs: list[CudaGraph] = []
         self._made.callback(driver.cuDevicePrimaryCtxRelease, gpu)
         self.enter()
         self.integrated = bool(call(driver.cuDeviceGetAttribute, _INTEGRATED, gpu))
@@ -129,12 +129,12 @@ class BindingsCuda:
     def elapsed_ms(self, start: Event, end: Event) -> float:
         return float(call(driver.cuEventElapsedTime, start.native, end.native))
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        graph = Graph(capture(stream.handle, work))
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
+        graph = CudaGraph(capture(stream.handle, work))
         self._graphs.append(graph)
         return graph
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         launch(graph.native, stream.handle)
 
     def free_graphs(self) -> None:

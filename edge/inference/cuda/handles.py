@@ -42,7 +42,7 @@ class Memory:
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class CudaGraph:
     """Work that was captured, ready to be run as often as wanted."""
 
     native: Any = field(repr=False)

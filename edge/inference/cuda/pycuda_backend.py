@@ -19,7 +19,7 @@ import pycuda.driver as driver
 
 from edge.core.errors import InputError
 from edge.inference.cuda.errors import CudaError
-from edge.inference.cuda.handles import Event, Graph, Memory, Shape, Stream
+from edge.inference.cuda.handles import CudaGraph, Event, Memory, Shape, Stream
 
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING; pycuda has no name for it."""
@@ -84,7 +84,7 @@ class PycudaCuda:
         self._library = ctypes.CDLL("libcuda.so.1")
         self._made: list[Any] = []  # streams and events, which are freed when nobody holds them: we alone do
         self._frees = ExitStack()
-        self._graphs: list[Graph] = []
+        self._graphs: list[CudaGraph] = []
         self.enter()
         integrated = driver.device_attribute.INTEGRATED
         self.integrated = bool(_call(gpu.get_attribute, integrated))
@@ -156,18 +156,18 @@ class PycudaCuda:
     def elapsed_ms(self, start: Event, end: Event) -> float:
         return float(_call(self._made[start.native].time_till, self._made[end.native]))
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         try:
             from edge.inference.cuda import bindings
         except ImportError as error:
             raise InputError(
                 f"pycuda makes no CUDA graphs, and cuda-bindings is not there ({error})"
             ) from None
-        graph = Graph(bindings.capture(stream.handle, work))
+        graph = CudaGraph(bindings.capture(stream.handle, work))
         self._graphs.append(graph)
         return graph
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         from edge.inference.cuda import bindings
 
         bindings.launch(graph.native, stream.handle)

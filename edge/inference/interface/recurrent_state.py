@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
-from edge.release.manifest import State
+from edge.release.manifest import StateSpec
 
 NOMINAL_FPS = 10.0
 """The frame rate taken where none is known: that of the golden set, and of the made flights trained on."""
@@ -14,14 +14,14 @@ NOMINAL_FPS = 10.0
 Value = TypeVar("Value")
 
 
-class Carried(Generic[Value]):
+class RecurrentState(Generic[Value]):
     """The states' values: arrays or tensors, on any device.
 
     Each state is fed what the graph gave its lag before; until the clip is as old as that, the oldest
     there is; and before the first frame its start value. States may share an output.
     """
 
-    def __init__(self, states: Sequence[State], starts: Mapping[str, Value]) -> None:
+    def __init__(self, states: Sequence[StateSpec], starts: Mapping[str, Value]) -> None:
         """`starts`: the start value of each state, by input."""
         self._states, self._starts = states, starts
         self.outputs = list(dict.fromkeys(state.output for state in states))
@@ -37,7 +37,7 @@ class Carried(Generic[Value]):
         """Return the states' values by input."""
         return {name: past[0] if past else self._starts[name] for name, past in self._past.items()}
 
-    def keep(self, given: Mapping[str, Value]) -> None:
+    def update(self, given: Mapping[str, Value]) -> None:
         """Keep what the graph gave, by output; it must not change later."""
         for state in self._states:
             self._past[state.input].append(given[state.output])

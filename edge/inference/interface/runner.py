@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from edge.core.frames import Input, Tensor
+from edge.core.frames import GraphInput, Tensor
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 
 
@@ -15,7 +15,7 @@ class Runner(Protocol):
     description: str
     """Which engine, version, device and threads: for reports."""
 
-    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
         """Return the outputs (states left out) by name for inputs by name, float32.
 
         A returned array is valid until the next call.
@@ -29,7 +29,7 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class Overlapping(Runner, Protocol):
+class PipelinedRunner(Runner, Protocol):
     """A runner that can start on a frame while one before it is still computed.
 
     One thread submits and collects; results come in order. While frames are in flight, `infer` is refused.
@@ -38,7 +38,7 @@ class Overlapping(Runner, Protocol):
     depth: int
     """How many frames may be in flight."""
 
-    def submit(self, feed: Mapping[str, Input]) -> None:
+    def submit(self, feed: Mapping[str, GraphInput]) -> None:
         """Start on a frame, and return at once; `feed` may be changed then."""
 
     def collect(self) -> dict[str, Tensor]:

@@ -11,12 +11,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from edge.core.frames import Input, Tensor
-from edge.hardware.host import this_machine
+from edge.core.frames import GraphInput, Tensor
+from edge.hardware.host import detect_machine
 from edge.inference.interface.layer_times import LayerTime
-from edge.inference.interface.recurrent_state import NOMINAL_FPS, Carried
+from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.onnxruntime.layers import read_events
-from edge.release.manifest import State
+from edge.release.manifest import StateSpec
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 STOP_SPINNING = "session.force_spinning_stop", "1"
@@ -42,11 +42,11 @@ class OnnxRunner:
         path: Path,
         inputs: Mapping[str, Shape],
         outputs: Mapping[str, Shape],
-        states: Sequence[State] = (),
+        states: Sequence[StateSpec] = (),
         threads: int | None = None,
         profile_to: Path | None = None,
     ) -> None:
-        threads = threads or this_machine().cores
+        threads = threads or detect_machine().cores
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -74,17 +74,17 @@ class OnnxRunner:
         if odd := next((name for name in wanted if kinds[name] not in _DTYPES), None):
             raise InputError(f"{path}: {odd} is a {kinds[odd]}; expected floats: export it again")
         self._outputs = list(outputs)
-        self._carried: Carried[NDArray[np.floating]] = Carried(
+        self._carried: RecurrentState[NDArray[np.floating]] = RecurrentState(
             states, {s.input: np.full(s.shape, s.start, _DTYPES[kinds[s.input]]) for s in states}
         )
         self._fetch = self._outputs + self._carried.outputs
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
 
-    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
         """Return the outputs by name; states are carried to the next calls."""
         values = self._session.run(self._fetch, {**feed, **self._carried.feed()})
         given = dict(zip(self._fetch, values, strict=True))
-        self._carried.keep(given)
+        self._carried.update(given)
         return {name: given[name] for name in self._outputs}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:

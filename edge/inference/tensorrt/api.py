@@ -11,7 +11,7 @@ type-checked against the stubs of TensorRT 10.13. What differs between them, all
 | a stream that cannot be captured | capture fails | capture fails | `is_stream_capturable` says so before |
 
 Running is the same in all: tensors by name, `set_tensor_address`, `execute_async_v3`. A plan is code:
-`Execution` takes bytes that `edge.inference.engine_selection` has checked, and never lets a plan run code
+`TensorRTEngine` takes bytes that `edge.inference.engine_selection` has checked, and never lets a plan run code
 on the CPU.
 """
 
@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.core.errors import InputError
-from edge.inference.tensorrt.build_target import Kind, Target
+from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_MODULES: dict[Kind, tuple[str, str]] = {
+_MODULES: dict[TensorRTKind, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "it comes with JetPack as a system package"),
     "rtx": ("tensorrt_rtx", "pip install 'aerogaze[rtx]'"),
 }
@@ -39,7 +39,7 @@ _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
 """Of an engine's inputs and outputs, by TensorRT's names."""
 DYNAMIC_BATCH = (1, 8, 256)
 """Least, usual and most batch that an engine with a dynamic batch is built for."""
-SETTINGS: dict[str, Any] = {
+BUILDER_SETTINGS: dict[str, Any] = {
     "strongly_typed": True,
     "tf32": False,
     "dynamic_batch": list(DYNAMIC_BATCH),
@@ -49,7 +49,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnginePlan:
     """A compiled network: code for one TensorRT and one kind of GPU. Trust it like a program.
 
     `timing_cache`: what the builder learnt, for the next build; None where there is no such thing.
@@ -60,7 +60,7 @@ class Plan:
     timing_cache: bytes | None
 
 
-def load_tensorrt(kind: Kind) -> ModuleType:
+def load_tensorrt(kind: TensorRTKind) -> ModuleType:
     """Return the module of a TensorRT.
 
     Raises:
@@ -76,20 +76,20 @@ def load_tensorrt(kind: Kind) -> ModuleType:
     return module
 
 
-def tensorrt_version(kind: Kind) -> str:
+def tensorrt_version(kind: TensorRTKind) -> str:
     """Return the version of a TensorRT; raises InputError as `load_tensorrt` does."""
     version: str = load_tensorrt(kind).__version__
     return version
 
 
-def has_timing_cache(kind: Kind) -> bool:
+def has_timing_cache(kind: TensorRTKind) -> bool:
     """Say whether a TensorRT learns from build to build. That for RTX measures nothing while it builds:
     its timing cache has been a no-op since 1.2, and touching it asks for a GPU.
     """
     return kind == "tensorrt"
 
 
-def build_plan(onnx: bytes, target: Target, timing_caches: Sequence[bytes] = ()) -> Plan:
+def build_plan(onnx: bytes, target: BuildTarget, timing_caches: Sequence[bytes] = ()) -> EnginePlan:
     """Compile an ONNX graph. TensorRT for RTX does so on a machine without a GPU, too.
 
     `timing_caches`: what builders learnt before; the first that this TensorRT and GPU take is used.
@@ -120,10 +120,10 @@ def build_plan(onnx: bytes, target: Target, timing_caches: Sequence[bytes] = ())
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {_told(logger)}")
-    return Plan(bytes(plan), trt.__version__, bytes(cache.serialize()) if cache is not None else None)
+    return EnginePlan(bytes(plan), trt.__version__, bytes(cache.serialize()) if cache is not None else None)
 
 
-def refusal(onnx: bytes, kind: Kind) -> str:
+def find_unsupported_node(onnx: bytes, kind: TensorRTKind) -> str:
     """Say what a TensorRT's parser does not take of an ONNX graph: node, operator, its words; "" if nothing.
 
     Takes milliseconds; TensorRT for RTX needs no GPU for it.
@@ -148,14 +148,14 @@ class EngineTensor:
     dtype: np.dtype[Any]
 
 
-class Execution:
+class TensorRTEngine:
     """A plan that was loaded, and what it runs in. One thread and one stream at a time.
 
     Raises:
         InputError: TensorRT is missing, there is no GPU, or it refuses the plan; in its own words.
     """
 
-    def __init__(self, plan: bytes, kind: Kind) -> None:
+    def __init__(self, plan: bytes, kind: TensorRTKind) -> None:
         if not TYPE_CHECKING:
             trt = load_tensorrt(kind)
         self._trt = trt
@@ -310,7 +310,7 @@ def _network_flags(trt: Any) -> int:
 
 
 def _shape_batches(
-    kind: Kind, builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig
+    kind: TensorRTKind, builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig
 ) -> None:
     """Give dynamic batches their range; all else in our graphs is static."""
     if not TYPE_CHECKING:

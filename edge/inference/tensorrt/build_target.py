@@ -8,24 +8,24 @@ from typing import Literal
 
 from edge.core.errors import InputError
 
-Kind = Literal["tensorrt", "rtx"]
+TensorRTKind = Literal["tensorrt", "rtx"]
 """NVIDIA's full TensorRT, or TensorRT for RTX."""
 _TARGET = re.compile(r"local|rtx(?::(\d+\.\d(?:,\d+\.\d)*))?")
 
 
 @dataclass(frozen=True)
-class Target:
+class BuildTarget:
     """What engines are compiled for.
 
     `local`: the GPU at hand, by the full TensorRT. `rtx`: NVIDIA's desk cards, by TensorRT for RTX, which
     needs no GPU; `capabilities` are theirs, as "8.6"; none means its default, 8.0 and later.
     """
 
-    kind: Kind
+    kind: TensorRTKind
     capabilities: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str) -> BuildTarget:
         """Read `local`, `rtx` or `rtx:8.6,8.9`.
 
         Raises:

@@ -1,6 +1,6 @@
 """What a stream carries from frame to frame, kept on the GPU: a ring of buffers for each thing carried.
 
-The same rule as `edge.inference.interface.recurrent_state.Carried`, by addresses: frame n writes buffer n
+The same rule as `edge.inference.interface.recurrent_state.RecurrentState`, by addresses: frame n writes buffer n
 % length of each ring, and a
 state that lags l frames reads buffer (n - l) % length. From frame `settled` on, addresses repeat every
 `length` frames, so that many CUDA graphs are all frames there are.
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from edge.inference.cuda.backend import Cuda, Memory, Stream
-from edge.release.manifest import State
+from edge.release.manifest import StateSpec
 
 
-class DeviceStates:
+class DeviceRecurrentState:
     """The rings. Buffers are taken when a frame rate asks for more than there are, and never given back.
 
     `kinds`: the type of each state's values, by input; `multiple`: `length` is a multiple of it.
@@ -25,7 +25,7 @@ class DeviceStates:
 
     def __init__(
         self,
-        states: Sequence[State],
+        states: Sequence[StateSpec],
         kinds: Mapping[str, np.dtype[Any]],
         cuda: Cuda,
         stream: Stream,

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.atomic_files import sha256
-from edge.hardware.board import read_facts
-from edge.hardware.gpu import this_gpu
-from edge.inference.tensorrt.api import SETTINGS, tensorrt_version
-from edge.inference.tensorrt.build_target import Target
+from edge.hardware.board import read_board_facts
+from edge.hardware.gpu import detect_gpu
+from edge.inference.tensorrt.api import BUILDER_SETTINGS, tensorrt_version
+from edge.inference.tensorrt.build_target import BuildTarget
 
 SCHEMA = 1
-SUFFIX = ".engine"
-DEFAULT_RTX = "8.0 and later"
+ENGINE_SUFFIX = ".engine"
+RTX_DEFAULT_CAPABILITIES = "8.0 and later"
 """Compute capabilities of an engine of TensorRT for RTX for which none were named."""
 _WORDS = {
     "kind": "TensorRT",
@@ -32,7 +32,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Identity:
+class EngineIdentity:
     """Everything that decides whether an engine fits, and how it came to be.
 
     `gpu`, `board` and `jetpack` are those of the machine for target `local`, and None for others: these
@@ -67,31 +67,31 @@ def identity_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def expected(graph: Path, target: Target) -> Identity:
+def expected_identity(graph: Path, target: BuildTarget) -> EngineIdentity:
     """Return what an engine of an ONNX file would be, built here and now, but for what only the build tells.
 
     Raises:
         InputError: the target's TensorRT is not installed.
     """
     local = target.kind == "tensorrt"
-    gpu, board = (this_gpu(), read_facts()) if local else (None, None)
+    gpu, board = (detect_gpu(), read_board_facts()) if local else (None, None)
     at_hand = (gpu.compute_capability,) if gpu else ()
-    return Identity(
-        file=graph.with_suffix(SUFFIX).name,
+    return EngineIdentity(
+        file=graph.with_suffix(ENGINE_SUFFIX).name,
         graph=graph.name,
         target=str(target),
         kind=target.kind,
         version=tensorrt_version(target.kind),
-        compute_capabilities=at_hand if local else target.capabilities or (DEFAULT_RTX,),
+        compute_capabilities=at_hand if local else target.capabilities or (RTX_DEFAULT_CAPABILITIES,),
         gpu=gpu.name if gpu else None,
         board=board.model if board else None,
-        jetpack=board.software if board else None,
+        jetpack=board.jetpack_or_l4t if board else None,
         onnx_sha256=sha256(graph),
-        builder=SETTINGS,
+        builder=BUILDER_SETTINGS,
     )
 
 
-def differences(folder: Path, wanted: Identity) -> list[str]:
+def find_mismatches(folder: Path, wanted: EngineIdentity) -> list[str]:
     """Return what keeps the engine in `folder` from being `wanted`, in words; none if it fits."""
     engine = folder / wanted.file
     if not engine.is_file():

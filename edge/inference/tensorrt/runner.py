@@ -13,25 +13,25 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from edge.core.errors import InputError
-from edge.core.frames import Input, Tensor
-from edge.inference.cuda.backend import Cuda, CudaError, Event, Graph, Memory, Stream
+from edge.core.frames import GraphInput, Tensor
+from edge.inference.cuda.backend import Cuda, CudaError, CudaGraph, Event, Memory, Stream
 from edge.inference.interface.layer_times import LayerTime
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.tensorrt.api import EngineTensor
-from edge.inference.tensorrt.device_state import DeviceStates
+from edge.inference.tensorrt.device_state import DeviceRecurrentState
 from edge.inference.tensorrt.layers import read_layers
-from edge.release.manifest import State
+from edge.release.manifest import StateSpec
 
-DEPTH = 2
+FRAMES_IN_FLIGHT = 2
 """Frames in flight: while one is computed, the next is copied."""
-MOST_GRAPHS = 64
+MAX_GRAPHS = 64
 """A longer past than this many frames is run by plain launches: each graph takes memory and time to make."""
 
 Shape = tuple[int | None, ...]
 
 
-class Execution(Protocol):
-    """A loaded engine, as `edge.inference.tensorrt.api.Execution` is one."""
+class LoadedEngine(Protocol):
+    """A loaded engine, as `edge.inference.tensorrt.api.TensorRTEngine` is one."""
 
     description: str
 
@@ -104,15 +104,15 @@ class TensorRTRunner:
         CudaError: the GPU refuses, now or at any call.
     """
 
-    depth = DEPTH
+    depth = FRAMES_IN_FLIGHT
 
     def __init__(
         self,
-        execution: Execution,
+        execution: LoadedEngine,
         cuda: Cuda,
         inputs: Mapping[str, Shape],
         outputs: Mapping[str, Shape],
-        states: Sequence[State] = (),
+        states: Sequence[StateSpec] = (),
         zero_copy: bool | None = None,
         graphs: bool = True,
         batch: int = 1,
@@ -144,10 +144,10 @@ class TensorRTRunner:
                 f"{kinds[odd.output]}: export it again"
             )
         self._up, self._compute, self._down = cuda.stream(), cuda.stream(), cuda.stream()
-        self._slots = [self._slot(kinds) for _ in range(DEPTH)]
-        self._states = DeviceStates(states, kinds, cuda, self._compute, DEPTH)
-        self._captured: dict[tuple[int, ...], list[Graph]] = {}
-        self._graphs: list[Graph] = []
+        self._slots = [self._slot(kinds) for _ in range(FRAMES_IN_FLIGHT)]
+        self._states = DeviceRecurrentState(states, kinds, cuda, self._compute, FRAMES_IN_FLIGHT)
+        self._captured: dict[tuple[int, ...], list[CudaGraph]] = {}
+        self._graphs: list[CudaGraph] = []
         self._flying: deque[_Slot] = deque()
         self._here = threading.local()
         self._frame = 0
@@ -155,20 +155,20 @@ class TensorRTRunner:
         self._layers_ms = execution.time_layers() if layers else {}
         self.reset()
 
-    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
+    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
         """Return the outputs by name for inputs by name; states are carried to the next calls."""
         if self._flying:
             raise RuntimeError("frames are in flight: collect them before infer")
         self.submit(feed)
         return self.collect()
 
-    def submit(self, feed: Mapping[str, Input]) -> None:
+    def submit(self, feed: Mapping[str, GraphInput]) -> None:
         """Start on a frame, and return at once. At most `depth` are in flight."""
-        if len(self._flying) == DEPTH:
-            raise RuntimeError(f"{DEPTH} frames are in flight: collect one before the next")
+        if len(self._flying) == FRAMES_IN_FLIGHT:
+            raise RuntimeError(f"{FRAMES_IN_FLIGHT} frames are in flight: collect one before the next")
         self._enter()
         given_at = time.perf_counter()
-        cuda, slot = self._cuda, self._slots[self._frame % DEPTH]
+        cuda, slot = self._cuda, self._slots[self._frame % FRAMES_IN_FLIGHT]
         for name, memory in slot.inputs.items():
             if feed[name].shape != memory.values.shape:
                 raise InputError(
@@ -262,7 +262,7 @@ class TensorRTRunner:
             self._enqueue(frame)
 
     def _enqueue(self, frame: int) -> None:
-        slot = self._slots[frame % DEPTH]
+        slot = self._slots[frame % FRAMES_IN_FLIGHT]
         for name, address in self._states.addresses(frame).items():
             self._execution.bind(name, address)
         for name, memory in (*slot.given.items(), *slot.taken.items()):
@@ -275,14 +275,14 @@ class TensorRTRunner:
         length, first = self._states.length, self._states.settled
         if not self._wants_graphs:
             return "plain launches"
-        if length > MOST_GRAPHS:
+        if length > MAX_GRAPHS:
             return f"plain launches (a past of {length} frames is too long for CUDA graphs)"
         if self._states.lags not in self._captured:
             try:
                 self._enqueue(0)  # TensorRT wants a run before a capture
                 self._cuda.synchronise(self._compute)
                 self._execution.check_capturable(self._compute.handle)
-                graphs: dict[int, Graph] = {}
+                graphs: dict[int, CudaGraph] = {}
                 for frame in range(first, first + length):
                     graphs[frame % length] = self._cuda.capture(
                         self._compute,

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import Gpu, this_gpu
-from edge.inference.engine_selection import Built, _unfit, choose, read_plan, vouch
-from edge.inference.tensorrt.build_target import Target
-from edge.inference.tensorrt.engine_identity import DEFAULT_RTX, Identity, expected
-from edge.release import manifest as releases
+from edge.hardware.gpu import Gpu, detect_gpu
+from edge.inference.engine_selection import BuiltPlan, _unfit, read_plan, select_engine, trust_plan
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.inference.tensorrt.engine_identity import (
+    RTX_DEFAULT_CAPABILITIES,
+    EngineIdentity,
+    expected_identity,
+)
+from edge.release.manifest import load_release
 from tests.conftest import Outcome
 from tests.edge.cli.test_main import Command
 
-no_gpu = pytest.mark.skipif(this_gpu() is not None, reason="there is a GPU")
+no_gpu = pytest.mark.skipif(detect_gpu() is not None, reason="there is a GPU")
 
 
 @no_gpu
@@ -26,8 +30,8 @@ no_gpu = pytest.mark.skipif(this_gpu() is not None, reason="there is a GPU")
 def test_without_a_gpu_it_is_onnx_runtime(release: Path, choice: str) -> None:
     (release / "engines" / "rtx").mkdir(parents=True)
     (release / "engines" / "rtx" / "stream.fp32.engine").write_bytes(b"plan")
-    chosen = choose(releases.load(release), "fp32", "stream", choice)  # type: ignore[arg-type]
-    assert (chosen.graph.file, chosen.built, chosen.instead) == ("stream.fp32.onnx", None, "")
+    chosen = select_engine(load_release(release), "fp32", "stream", choice)  # type: ignore[arg-type]
+    assert (chosen.graph.file, chosen.plan, chosen.fallback_reason) == ("stream.fp32.onnx", None, "")
 
 
 @no_gpu
@@ -49,7 +53,7 @@ def test_an_unknown_engine_is_one_line(command: Command) -> None:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    vouch(DIGEST)
+    trust_plan(DIGEST)
     (tmp_path / "a.engine.json").write_text("{}")
     (tmp_path / "a.engine").write_bytes(b"plan")
     for place in (tmp_path, *tmp_path.iterdir()):
@@ -63,23 +67,29 @@ DIGEST = hashlib.sha256(b"plan").hexdigest()
 def test_auto_takes_a_plan_only_where_it_was_built_and_else_says_why(
     release: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edge.inference.engine_selection.this_gpu", lambda: Gpu("card", "8.9"))
+    monkeypatch.setattr("edge.inference.engine_selection.detect_gpu", lambda: Gpu("card", "8.9"))
     monkeypatch.setattr("edge.inference.tensorrt.engine_identity.tensorrt_version", lambda kind: "1.2")
     monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path / "cache"))
-    opened, folder = releases.load(release), release / "engines" / "rtx"
+    opened, folder = load_release(release), release / "engines" / "rtx"
     folder.mkdir(parents=True)
     (folder / "stream.fp32.engine").write_bytes(b"plan")
-    wanted = expected(opened.path(opened.graph("fp32", "stream", "tensorrt")), Target("rtx"))
+    wanted = expected_identity(opened.path(opened.graph("fp32", "stream", "tensorrt")), BuildTarget("rtx"))
     replace(wanted, plan_sha256=DIGEST).write(folder)
-    chosen = choose(opened, "fp32", "stream", "auto")
-    assert chosen.built is None
-    assert "stream.fp32.engine was not built by you on this machine, and an engine is code" in chosen.instead
-    assert f"aerogaze build {release} --target rtx --rebuild makes one" in chosen.instead
+    chosen = select_engine(opened, "fp32", "stream", "auto")
+    assert chosen.plan is None
+    assert (
+        "stream.fp32.engine was not built by you on this machine, and an engine is code"
+        in chosen.fallback_reason
+    )
+    assert f"aerogaze build {release} --target rtx --rebuild makes one" in chosen.fallback_reason
     with pytest.raises(InputError, match="was not built by you"):
-        choose(opened, "fp32", "stream", "tensorrt")
-    vouch(DIGEST)
-    chosen = choose(opened, "fp32", "stream", "auto")
-    assert (chosen.built, chosen.instead) == (Built(folder / "stream.fp32.engine", "rtx", DIGEST), "")
+        select_engine(opened, "fp32", "stream", "tensorrt")
+    trust_plan(DIGEST)
+    chosen = select_engine(opened, "fp32", "stream", "auto")
+    assert (chosen.plan, chosen.fallback_reason) == (
+        BuiltPlan(folder / "stream.fp32.engine", "rtx", DIGEST),
+        "",
+    )
 
 
 def test_a_plan_is_read_once_and_is_what_was_built(engine: Path) -> None:
@@ -117,9 +127,9 @@ def test_a_plan_that_others_could_have_written_is_refused(engine: Path, name: st
 @pytest.mark.parametrize(
     ("kind", "capabilities", "here", "fits"),
     [
-        ("rtx", (DEFAULT_RTX,), "8.0", True),
-        ("rtx", (DEFAULT_RTX,), "12.0", True),
-        ("rtx", (DEFAULT_RTX,), "7.5", False),
+        ("rtx", (RTX_DEFAULT_CAPABILITIES,), "8.0", True),
+        ("rtx", (RTX_DEFAULT_CAPABILITIES,), "12.0", True),
+        ("rtx", (RTX_DEFAULT_CAPABILITIES,), "7.5", False),
         ("rtx", ("8.6", "8.9"), "8.9", True),
         ("rtx", ("8.6",), "8.9", False),
         ("tensorrt", ("8.7",), "8.7", True),
@@ -128,7 +138,7 @@ def test_a_plan_that_others_could_have_written_is_refused(engine: Path, name: st
 def test_the_gpu_must_be_one_of_the_engines(
     kind: str, capabilities: tuple[str, ...], here: str, fits: bool
 ) -> None:
-    identity = Identity("f", "g", "rtx", kind, "1", capabilities, None, None, None, "", {})
+    identity = EngineIdentity("f", "g", "rtx", kind, "1", capabilities, None, None, None, "", {})
     differs = _unfit(identity, Gpu("card", here))
     assert (differs == []) == fits
     assert fits or differs == [f"compute capability {', '.join(capabilities)}, this GPU has {here}"]

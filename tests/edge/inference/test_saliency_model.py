@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.host import Machine, this_machine
+from edge.hardware.host import HostMachine, detect_machine
 from edge.inference.runner_factory import open_runner
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.release import manifest as releases
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.release.manifest import GOLDEN_FILE, PRECISIONS, SHIPPED_RELEASES, load_release, save_release
 
 
-@pytest.mark.parametrize("precision", releases.PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_fresh_start_forgets_the_past(flight: np.ndarray, precision: str) -> None:
     model = SaliencyModel(None, precision)
-    first = clip_maps(model, flight)
+    first = compute_clip_maps(model, flight)
     for frame in flight[::-1]:
         model.infer(model.prepare(frame))
-    np.testing.assert_array_equal(clip_maps(model, flight), first)
+    np.testing.assert_array_equal(compute_clip_maps(model, flight), first)
     model.close()
 
 
 def test_maps_come_in_the_order_of_their_frames(flight: np.ndarray) -> None:
     model = SaliencyModel(None, "fp32")
     model.blur = 0.0
-    wanted = clip_maps(model, flight)
+    wanted = compute_clip_maps(model, flight)
     assert model.depth == 1  # ONNX Runtime computes when it is given a frame
     for frame, expected in zip(flight, wanted, strict=True):
         model.submit(model.prepare(frame))
@@ -36,13 +36,13 @@ def test_maps_come_in_the_order_of_their_frames(flight: np.ndarray) -> None:
 
 def test_the_past_counts(flight: np.ndarray) -> None:
     model = SaliencyModel(None, "fp32")
-    alone = clip_maps(model, flight[6:7])[0]
-    after = clip_maps(model, flight[:7])[-1]
+    alone = compute_clip_maps(model, flight[6:7])[0]
+    after = compute_clip_maps(model, flight[:7])[-1]
     assert np.abs(alone - after).max() > 1e-4
 
 
 def test_a_state_that_lags_is_what_was_given_so_long_ago(flight: np.ndarray) -> None:
-    model, loaded = SaliencyModel(None, "fp32"), releases.load()
+    model, loaded = SaliencyModel(None, "fp32"), load_release()
     states = tuple(dataclasses.replace(state, lag_s=0.3) for state in loaded.states)
     lagging = open_runner(dataclasses.replace(loaded, states=states), "fp32")
 
@@ -55,51 +55,51 @@ def test_a_state_that_lags_is_what_was_given_so_long_ago(flight: np.ndarray) -> 
 
     for index, expected in enumerate(maps(fps=10)):  # three frames back, or the clip's first
         pair = flight[[max(0, index - 3), index]]
-        np.testing.assert_allclose(clip_maps(model, pair)[1], expected, atol=1e-6)
-    np.testing.assert_array_equal(maps(fps=1), clip_maps(model, flight))  # never less than one
+        np.testing.assert_allclose(compute_clip_maps(model, pair)[1], expected, atol=1e-6)
+    np.testing.assert_array_equal(maps(fps=1), compute_clip_maps(model, flight))  # never less than one
 
 
 def test_maps_are_densities_up_to_a_factor(flight: np.ndarray) -> None:
-    maps = clip_maps(SaliencyModel(None, "int8"), flight)
+    maps = compute_clip_maps(SaliencyModel(None, "int8"), flight)
     assert maps.shape == (12, 64, 64)
     assert (maps >= 0).all()
     np.testing.assert_allclose(maps.max(axis=(1, 2)), 1.0, atol=0.02)
 
 
 def test_maps_that_are_not_the_golden_ones_are_refused(release) -> None:  # type: ignore[no-untyped-def]
-    frames, maps = releases.load(release).golden()
-    np.savez_compressed(release / releases.GOLDEN, frames=frames, maps=maps[:, ::-1])
-    loaded = dataclasses.replace(releases.load(), folder=release)
+    frames, maps = load_release(release).load_golden()
+    np.savez_compressed(release / GOLDEN_FILE, frames=frames, maps=maps[:, ::-1])
+    loaded = dataclasses.replace(load_release(), folder=release)
     with pytest.raises(InputError, match="does not give its golden maps"):
         SaliencyModel(loaded, "fp32")
 
 
 def test_native_precisions_follow_the_processor() -> None:
-    old = dataclasses.replace(this_machine(), flags=frozenset({"avx2"}))
-    assert not old.native("int8")
-    assert not old.native("fp16")
-    assert old.native("fp32")
-    assert Machine("Arm", "aarch64", frozenset({"asimddp", "asimdhp"}), 4, "").native("fp16")
+    old = dataclasses.replace(detect_machine(), flags=frozenset({"avx2"}))
+    assert not old.computes_natively("int8")
+    assert not old.computes_natively("fp16")
+    assert old.computes_natively("fp32")
+    assert HostMachine("Arm", "aarch64", frozenset({"asimddp", "asimdhp"}), 4, "").computes_natively("fp16")
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(releases.SHIPPED.iterdir())])
+@pytest.mark.parametrize("name", [path.name for path in sorted(SHIPPED_RELEASES.iterdir())])
 def test_every_shipped_release_gives_its_golden_maps(name: str) -> None:
     model = SaliencyModel(name, None)  # which refuses others
-    frames, maps = model.release.golden()
-    assert clip_maps(model, frames).shape == maps.shape
+    frames, maps = model.release.load_golden()
+    assert compute_clip_maps(model, frames).shape == maps.shape
     model.close()
 
 
 def test_a_release_may_soften_its_maps_and_its_golden_ones_stay(release: Path, flight: np.ndarray) -> None:
-    soft = dataclasses.replace(releases.load(release), blur=0.05)
-    releases.save(soft)
-    assert releases.load(release).blur == 0.05
-    model, plain = SaliencyModel(releases.load(release), "fp32"), SaliencyModel(None, "fp32")
+    soft = dataclasses.replace(load_release(release), blur=0.05)
+    save_release(soft)
+    assert load_release(release).blur == 0.05
+    model, plain = SaliencyModel(load_release(release), "fp32"), SaliencyModel(None, "fp32")
     plain.blur = 0.0
     for frame in flight[:3]:
         given, sharp = (m.infer(m.prepare(frame)) for m in (model, plain))
         expected = cv2.GaussianBlur(sharp, (0, 0), 0.05 * 64, borderType=cv2.BORDER_REFLECT)
         np.testing.assert_allclose(given, expected, atol=1e-6)
         assert given.max() < sharp.max()
-    np.testing.assert_array_equal(clip_maps(model, flight), clip_maps(plain, flight))
+    np.testing.assert_array_equal(compute_clip_maps(model, flight), compute_clip_maps(plain, flight))
     assert model.blur == 0.05

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.preprocessing.area_resize import by_area
+from edge.preprocessing.area_resize import resize_by_area
 from edge.simulation.world import World
 
 
@@ -32,7 +32,7 @@ def test_is_the_mean_of_what_it_covers(size: tuple[int, int], to: tuple[int, int
     image = World(7, *size).frame(10).image
     down, across = shares(size[1], to[1]), shares(size[0], to[0])
     exact = np.einsum("hr,rcx,wc->hwx", down, image.astype(float), across, optimize=True)
-    out = by_area(image, *to)
+    out = resize_by_area(image, *to)
     assert out.shape == (to[1], to[0], 3)
     assert np.abs(out - exact).max() <= 0.501
     once = cv2.resize(image, to, interpolation=cv2.INTER_AREA)
@@ -49,17 +49,17 @@ def test_is_the_mean_of_what_it_covers(size: tuple[int, int], to: tuple[int, int
 def test_sums_do_not_overflow(size: tuple[int, int]) -> None:
     white = np.full((*size, 3), 255, np.uint8)
     white[:, size[1] // 2 :, 1] = 254
-    out = by_area(white, 60, 50)
+    out = resize_by_area(white, 60, 50)
     assert (out[..., [0, 2]] == 255).all()
     assert (out[:, 31:, 1] == 254).all()
 
 
 def test_grows() -> None:
     image = np.full((4, 6, 3), 9, np.uint8)
-    assert (by_area(image, 8, 300) == np.full((300, 8, 3), 9)).all()
+    assert (resize_by_area(image, 8, 300) == np.full((300, 8, 3), 9)).all()
 
 
 def test_part_of_a_larger_image() -> None:
     image = World(7, 700, 500).frame(10).image
     part = image[50:410, 20:660]
-    assert (by_area(part, 64, 64) == by_area(part.copy(), 64, 64)).all()
+    assert (resize_by_area(part, 64, 64) == resize_by_area(part.copy(), 64, 64)).all()

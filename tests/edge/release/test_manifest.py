@@ -11,33 +11,40 @@ import pytest
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
 from edge.inference.runner_factory import open_runner
-from edge.release import manifest as releases
+from edge.release.manifest import (
+    DEFAULT_RELEASE,
+    GOLDEN_FILE,
+    RELEASE_MANIFEST,
+    SHIPPED_RELEASES,
+    load_release,
+    save_release,
+)
 
 
 def change(folder: Path, do: Callable[[dict[str, Any]], Any]) -> None:
-    manifest = folder / releases.MANIFEST
+    manifest = folder / RELEASE_MANIFEST
     document = json.loads(manifest.read_text())
     do(document)
     manifest.write_text(json.dumps(document))
 
 
 def test_the_shipped_release_says_all() -> None:
-    release = releases.load()
-    assert release.name == releases.DEFAULT
+    release = load_release()
+    assert release.name == DEFAULT_RELEASE
     assert release.precisions() == ("fp32", "fp16", "int8")
     assert release.precisions(engine="tensorrt") == ("fp32", "fp16", "int8")
     assert {state.input for state in release.states} == {"features"}
     assert all(graph.verified and graph.verified.mean_cc > 0.98 for graph in release.graphs)
-    frames, maps = release.golden()
+    frames, maps = release.load_golden()
     assert frames.shape[1:3] == maps.shape[1:] == (release.preprocessing.height,) * 2
 
 
 def test_saving_and_loading_is_the_same(release: Path) -> None:
-    first = releases.load(release)
-    before = (release / releases.MANIFEST).read_bytes()
-    releases.save(first)
-    assert (release / releases.MANIFEST).read_bytes() == before
-    assert releases.load(release) == first
+    first = load_release(release)
+    before = (release / RELEASE_MANIFEST).read_bytes()
+    save_release(first)
+    assert (release / RELEASE_MANIFEST).read_bytes() == before
+    assert load_release(release) == first
 
 
 def test_a_changed_or_missing_file_is_named(release: Path) -> None:
@@ -46,10 +53,10 @@ def test_a_changed_or_missing_file_is_named(release: Path) -> None:
     data[len(data) // 2] ^= 1
     graph.write_bytes(data)
     with pytest.raises(InputError, match=r"stream\.fp32\.onnx is not the file that was released"):
-        releases.load(release)
+        load_release(release)
     graph.unlink()
     with pytest.raises(InputError, match=r"lacks stream\.fp32\.onnx"):
-        releases.load(release)
+        load_release(release)
 
 
 @pytest.mark.parametrize(
@@ -75,21 +82,21 @@ def test_a_changed_or_missing_file_is_named(release: Path) -> None:
 def test_a_bad_manifest_is_named(release: Path, do: Callable[[Any], Any], message: str) -> None:
     change(release, do)
     with pytest.raises(InputError, match=message):
-        releases.load(release)
+        load_release(release)
 
 
 def test_what_is_no_release_is_named(tmp_path: Path, release: Path) -> None:
     with pytest.raises(InputError, match="shipped releases: skd-"):
-        releases.load("nonsense")
+        load_release("nonsense")
     with pytest.raises(InputError, match=r"has no release\.json"):
-        releases.load(tmp_path)
-    (release / releases.MANIFEST).write_text("{")
+        load_release(tmp_path)
+    (release / RELEASE_MANIFEST).write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
-        releases.load(release)
+        load_release(release)
 
 
 def test_an_unknown_or_missing_precision_is_named() -> None:
-    release = releases.load()
+    release = load_release()
     with pytest.raises(InputError, match="unknown precision 'int4'; expected one of fp32, fp16, int8"):
         release.graph("int4")
     with pytest.raises(InputError, match="has no fp32 graph in pair form"):
@@ -98,13 +105,13 @@ def test_an_unknown_or_missing_precision_is_named() -> None:
 
 def put_golden(folder: Path, content: bytes | dict[str, np.ndarray]) -> None:
     """Replace the golden set, and its hash with it."""
-    path = folder / releases.GOLDEN
+    path = folder / GOLDEN_FILE
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez_compressed(path, **content)  # type: ignore[arg-type]
     entry = {"sha256": sha256(path), "size_bytes": path.stat().st_size}
-    change(folder, lambda d: d["files"].update({releases.GOLDEN: entry}))
+    change(folder, lambda d: d["files"].update({GOLDEN_FILE: entry}))
 
 
 FRAMES, MAPS = np.zeros((8, 64, 64, 3), np.uint8), np.ones((8, 64, 64), np.float32)
@@ -127,7 +134,7 @@ def test_a_bad_golden_set_is_named(
 ) -> None:
     put_golden(release, content)
     with pytest.raises(InputError, match=message):
-        releases.load(release).golden()
+        load_release(release).load_golden()
 
 
 @pytest.mark.parametrize(
@@ -144,12 +151,12 @@ def test_a_graph_with_other_tensors_than_the_release_says_is_refused(
 ) -> None:
     change(release, do)
     with pytest.raises(InputError, match=r"has tensors .* the release says"):
-        open_runner(releases.load(release), "fp32")
+        open_runner(load_release(release), "fp32")
 
 
 def test_the_default_is_the_shipped_one_whatever_the_folder_at_hand_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / releases.DEFAULT).mkdir()
+    (tmp_path / DEFAULT_RELEASE).mkdir()
     monkeypatch.chdir(tmp_path)
-    assert releases.load().folder == releases.SHIPPED / releases.DEFAULT
+    assert load_release().folder == SHIPPED_RELEASES / DEFAULT_RELEASE
