@@ -1,6 +1,6 @@
 """The bundle: a signed release in one file, which is also an image that SWUpdate's servers carry.
 
-Members in order: `sw-description` (for SWUpdate, made from the manifest) and if wanted its signature,
+Members in order: `sw-sw_description` (for SWUpdate, made from the manifest) and if wanted its signature,
 `manifest.json` (signed), `signatures.json`, then the files. One release has one bundle, to the byte:
 Ed25519 signatures have no chance in them (RFC 8032), and the reader takes no other spelling.
 """
@@ -17,34 +17,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from edge.core.atomic_files import sha256, written_file
+from edge.core.atomic_files import atomic_file, sha256
 from edge.core.errors import CheckError, InputError
-from edge.release import manifest as releases
+from edge.release.manifest import load_release, release_files
 from jetson.bundle import cpio
-from jetson.bundle.manifest import ANYWHERE, Compatible, File, Manifest, parse_manifest
+from jetson.bundle.manifest import UNRESTRICTED, BundleFile, BundleManifest, Compatibility, parse_manifest
 from jetson.signing import canonical_json as canonical
-from jetson.signing.keys import Key, Signatures, check_signatures, parse_signatures, short, sign
+from jetson.signing.keys import (
+    Signatures,
+    SigningKey,
+    parse_signatures,
+    short_key_id,
+    sign,
+    verify_signatures,
+)
 from jetson.signing.trust import Trust
 
 if TYPE_CHECKING:
     from jetson.signing.cms import CmsSigner  # of the desk: a board does without its libraries
 
-PURPOSE = b"aerogaze bundle"
-LARGEST_TEXT = 1 << 18
+BUNDLE_PURPOSE = b"aerogaze bundle"
+MAX_TEXT_BYTES = 1 << 18
 """Bytes of the manifest, of the signatures, and of what SWUpdate reads, at most."""
-EVERYWHERE = "any"
+ANY_BOARD = "any"
 """The hardware revision that a bundle for any board has for SWUpdate."""
-Sink = Callable[[File, Iterator[bytes]], None]
+FileSink = Callable[[BundleFile, Iterator[bytes]], None]
 """Takes a file's data, and must take all of it."""
 
 
 @dataclass(frozen=True)
-class Wishes:
+class BundleMetadata:
     """What the release itself does not say."""
 
     counter: int = 1
     over: int | None = None
-    compatible: Compatible = ANYWHERE
+    compatible: Compatibility = UNRESTRICTED
     runtime: str = "0.1"
     expires: str | None = None
     timing_caches: tuple[Path, ...] = ()
@@ -53,28 +60,28 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SignedManifest:
     """A bundle's manifest with its signatures, which are right; whose they are is for `Trust` to say.
 
-    `cms` is SWUpdate's own signature of `sw-description`, carried and not used.
+    `cms` is SWUpdate's own signature of `sw-sw_description`, carried and not used.
     """
 
-    manifest: Manifest
+    manifest: BundleManifest
     signatures: Signatures
     cms: bytes | None = None
 
     def texts(self) -> tuple[bytes, bytes]:
         """Return manifest and signatures as they stand in the bundle."""
-        return canonical.encode(self.manifest.document()), canonical.encode(dict(self.signatures))
+        return canonical.encode(self.manifest.to_dict()), canonical.encode(dict(self.signatures))
 
 
-def description(manifest: Manifest) -> bytes:
+def sw_description(manifest: BundleManifest) -> bytes:
     """Return what SWUpdate reads, in libconfig's syntax.
 
     SWUpdate by itself, and servers like gooseBit, see a version that grows with the counter, and boards
     as hardware revisions. Installed by SWUpdate itself the files would go to a folder for arrivals.
     """
-    boards = ", ".join(f'"{board}"' for board in manifest.compatible.boards or (EVERYWHERE,))
+    boards = ", ".join(f'"{board}"' for board in manifest.compatible.boards or (ANY_BOARD,))
     files = ",\n".join(
         f'    {{ filename = "{file.name}"; sha256 = "{file.sha256}"; type = "rawfile";'
         f' path = "/var/lib/aerogaze/arrived/{file.name}"; }}'
@@ -86,7 +93,9 @@ def description(manifest: Manifest) -> bytes:
     ).encode()
 
 
-def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path) -> Manifest:
+def write_bundle(
+    folder: Path, keys: Sequence[SigningKey], wishes: BundleMetadata, place: Path
+) -> BundleManifest:
     """Sign a release and write it as one file.
 
     Raises:
@@ -94,18 +103,18 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
             key twice, or a place that cannot be written.
         CheckError: a file changed while it was read. A bundle that was there before stays.
     """
-    release = releases.load(folder)
-    paths = {name: release.folder / name for name in releases.files(release)}
+    release = load_release(folder)
+    paths = {name: release.folder / name for name in release_files(release)}
     for cache in wishes.timing_caches:
         if cache.name in paths:
             raise InputError(f"{cache} has the name of a file of the release: rename it")
         paths[cache.name] = cache
     caches = {cache.name for cache in wishes.timing_caches}
     entries = [_entry(path, name in caches) for name, path in sorted(paths.items())]
-    signers = tuple(sorted(key.public for key in keys))
+    signers = tuple(sorted(key.public_key for key in keys))
     if twice := [key for key in signers if signers.count(key) > 1]:
-        raise InputError(f"the key {short(twice[0])} is given twice: name each key once")
-    manifest = Manifest(
+        raise InputError(f"the key {short_key_id(twice[0])} is given twice: name each key once")
+    manifest = BundleManifest(
         release.name,
         wishes.counter,
         wishes.over,
@@ -115,21 +124,21 @@ def write_bundle(folder: Path, keys: Sequence[Key], wishes: Wishes, place: Path)
         tuple(entries),
         signers,
     )
-    cms = wishes.cms.sign(description(manifest)) if wishes.cms else None
+    cms = wishes.cms.sign(sw_description(manifest)) if wishes.cms else None
     if cms is not None:
         manifest = dataclasses.replace(manifest, cms_sha256=hashlib.sha256(cms).hexdigest())
-    manifest = parse_manifest(manifest.document())
-    sealed = Sealed(manifest, sign(keys, PURPOSE, canonical.encode(manifest.document())), cms)
-    with written_file(place) as path:
+    manifest = parse_manifest(manifest.to_dict())
+    sealed = SignedManifest(manifest, sign(keys, BUNDLE_PURPOSE, canonical.encode(manifest.to_dict())), cms)
+    with atomic_file(place) as path:
         with path.open("wb") as file:
             _write(file, sealed, paths)
-        with opened(path) as file:  # what changed under our hands is found now, not on a board
+        with open_bundle(path) as file:  # what changed under our hands is found now, not on a board
             read_bundle(file, str(place))
     return manifest
 
 
 @contextmanager
-def opened(place: Path) -> Iterator[BinaryIO]:
+def open_bundle(place: Path) -> Iterator[BinaryIO]:
     """Open a bundle.
 
     Raises:
@@ -151,36 +160,38 @@ def _open_now(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def read_head(reader: cpio.Reader, trust: Trust | None = None) -> Sealed:
+def read_signed_manifest(reader: cpio.ArchiveReader, trust: Trust | None = None) -> SignedManifest:
     """Read manifest and signatures, and see that they are right, before anything else is looked at.
 
     Raises:
         InputError: it is no bundle, or spelt otherwise than we write it.
         CheckError: a signature is wrong, or (with `trust`) too few are trusted.
     """
-    told = reader.member("sw-description").read(LARGEST_TEXT)
-    member = reader.member("sw-description.sig", "manifest.json")
-    cms = member.read(LARGEST_TEXT) if member.name == "sw-description.sig" else None
-    text = (member if cms is None else reader.member("manifest.json")).read(LARGEST_TEXT)
-    signed = reader.member("signatures.json").read(LARGEST_TEXT)
+    told = reader.next_member("sw-description").read(MAX_TEXT_BYTES)
+    member = reader.next_member("sw-description.sig", "manifest.json")
+    cms = member.read(MAX_TEXT_BYTES) if member.name == "sw-description.sig" else None
+    text = (member if cms is None else reader.next_member("manifest.json")).read(MAX_TEXT_BYTES)
+    signed = reader.next_member("signatures.json").read(MAX_TEXT_BYTES)
     signatures = parse_signatures(canonical.decode(signed, f"{reader.what}: signatures.json"), reader.what)
-    check_signatures(signatures, PURPOSE, text, reader.what)
+    verify_signatures(signatures, BUNDLE_PURPOSE, text, reader.what)
     if trust is not None:
-        trust.check(sorted(signatures), reader.what)
+        trust.require_threshold(sorted(signatures), reader.what)
     manifest = parse_manifest(canonical.decode(text, f"{reader.what}: manifest.json"))
-    if canonical.encode(manifest.document()) != text:
+    if canonical.encode(manifest.to_dict()) != text:
         raise InputError(f"{reader.what}: manifest.json is not as aerogaze writes it: bundle it again")
     if tuple(sorted(signatures)) != manifest.signers:
         raise CheckError(
             f"{reader.what}: a signature was taken away or added since it was made: bundle it again"
         )
     found = None if cms is None else hashlib.sha256(cms).hexdigest()
-    if told != description(manifest) or found != manifest.cms_sha256:
+    if told != sw_description(manifest) or found != manifest.cms_sha256:
         raise CheckError(f"{reader.what}: sw-description is not what the manifest says: it was changed")
-    return Sealed(manifest, signatures, cms)
+    return SignedManifest(manifest, signatures, cms)
 
 
-def read_bundle(file: BinaryIO, what: str, trust: Trust | None = None, sink: Sink | None = None) -> Sealed:
+def read_bundle(
+    file: BinaryIO, what: str, trust: Trust | None = None, sink: FileSink | None = None
+) -> SignedManifest:
     """Read a bundle from its start to its end and see that each byte is as it was written.
 
     Args:
@@ -191,12 +202,12 @@ def read_bundle(file: BinaryIO, what: str, trust: Trust | None = None, sink: Sin
             without one.
 
     Raises:
-        InputError, CheckError: as `read_head` says, or a file is not what the manifest says.
+        InputError, CheckError: as `read_signed_manifest` says, or a file is not what the manifest says.
     """
-    reader = cpio.Reader(file, what)
-    sealed = read_head(reader, trust)
+    reader = cpio.ArchiveReader(file, what)
+    sealed = read_signed_manifest(reader, trust)
     for entry in sealed.manifest.files:
-        member = reader.member(entry.name)
+        member = reader.next_member(entry.name)
         if member.size != entry.size_bytes:
             raise CheckError(
                 f"{what}: {entry.name} has {member.size} bytes, the manifest says {entry.size_bytes}"
@@ -219,34 +230,36 @@ def _hashed(blocks: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
         yield block
 
 
-def _entry(path: Path, timing_cache: bool) -> File:
+def _entry(path: Path, timing_cache: bool) -> BundleFile:
     try:
-        return File(cpio.checked_member_name(path.name), sha256(path), path.stat().st_size, timing_cache)
+        return BundleFile(
+            cpio.validate_member_name(path.name), sha256(path), path.stat().st_size, timing_cache
+        )
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _write(file: BinaryIO, sealed: Sealed, paths: dict[str, Path]) -> None:
+def _write(file: BinaryIO, sealed: SignedManifest, paths: dict[str, Path]) -> None:
     manifest, signatures = sealed.texts()
-    texts = {"sw-description": description(sealed.manifest)}
+    texts = {"sw-description": sw_description(sealed.manifest)}
     if sealed.cms is not None:
         texts["sw-description.sig"] = sealed.cms
     texts |= {"manifest.json": manifest, "signatures.json": signatures}
     for index, (name, text) in enumerate(texts.items(), start=1):
-        size, check = cpio.add_up([text])
-        if size > LARGEST_TEXT:
-            raise InputError(f"{name} would have {size} bytes; expected at most {LARGEST_TEXT}")
-        file.write(cpio.header(index, name, size, check) + text + bytes(-size % 4))
+        size, check = cpio.size_and_checksum([text])
+        if size > MAX_TEXT_BYTES:
+            raise InputError(f"{name} would have {size} bytes; expected at most {MAX_TEXT_BYTES}")
+        file.write(cpio.encode_header(index, name, size, check) + text + bytes(-size % 4))
     for index, entry in enumerate(sealed.manifest.files, start=len(texts) + 1):
-        size, check = cpio.add_up(_blocks(paths[entry.name]))
-        file.write(cpio.header(index, entry.name, size, check))
+        size, check = cpio.size_and_checksum(_blocks(paths[entry.name]))
+        file.write(cpio.encode_header(index, entry.name, size, check))
         for block in _blocks(paths[entry.name]):
             file.write(block)
         file.write(bytes(-size % 4))
-    file.write(cpio.trailer(file.tell()))
+    file.write(cpio.encode_trailer(file.tell()))
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while block := file.read(cpio.BLOCK):
+        while block := file.read(cpio.BLOCK_BYTES):
             yield block

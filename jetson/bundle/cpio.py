@@ -16,15 +16,15 @@ import numpy as np
 
 from edge.core.errors import InputError
 
-BLOCK = 1 << 18
-LARGEST_MEMBER = 1 << 30
+BLOCK_BYTES = 1 << 18
+MAX_MEMBER_BYTES = 1 << 30
 _HEADER = 110
 _TRAILER = "TRAILER!!!"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """No folders, no leading dot, nothing that a file system or terminal takes for something else."""
 
 
-def checked_member_name(name: str) -> str:
+def validate_member_name(name: str) -> str:
     """Return a member's name if it is a plain file name.
 
     Raises:
@@ -38,7 +38,7 @@ def checked_member_name(name: str) -> str:
     return name
 
 
-def add_up(blocks: Iterable[bytes]) -> tuple[int, int]:
+def size_and_checksum(blocks: Iterable[bytes]) -> tuple[int, int]:
     """Return size and checksum (the sum of all bytes, 32 bits) of a member's data."""
     size = total = 0
     for block in blocks:
@@ -51,7 +51,7 @@ def _sum(total: int, block: bytes) -> int:
     return (total + int(np.frombuffer(block, np.uint8).sum(dtype=np.uint64))) & 0xFFFFFFFF
 
 
-def header(index: int, name: str, size: int, check: int) -> bytes:
+def encode_header(index: int, name: str, size: int, check: int) -> bytes:
     """Return what stands before a member's data: `index` is 1 for the first, 0 for the trailer."""
     mode, links = (0o100644, 1) if index else (0, 1)
     numbers = (index, mode, 0, 0, links, 0, size, 0, 0, 0, 0, len(name) + 1, check)
@@ -59,19 +59,19 @@ def header(index: int, name: str, size: int, check: int) -> bytes:
     return text + bytes(-len(text) % 4)
 
 
-def trailer(before: int) -> bytes:
+def encode_trailer(before: int) -> bytes:
     """Return the archive's end, `before` bytes from its start."""
-    end = header(0, _TRAILER, 0, 0)
+    end = encode_header(0, _TRAILER, 0, 0)
     return end + bytes(-(before + len(end)) % 512)
 
 
 @dataclass
-class Member:
+class ArchiveMember:
     """A member that was met: its data must be read to the end before the next one."""
 
     name: str
     size: int
-    reader: Reader
+    reader: ArchiveReader
     check: int
 
     def blocks(self) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ class Member:
         """
         left, total = self.size, 0
         while left:
-            block = self.reader.take(min(BLOCK, left))
+            block = self.reader.take(min(BLOCK_BYTES, left))
             left -= len(block)
             total = _sum(total, block)
             yield block
@@ -103,7 +103,7 @@ class Member:
         return b"".join(self.blocks())
 
 
-class Reader:
+class ArchiveReader:
     """Reads an archive from its start, member by member, and refuses any other spelling of it."""
 
     def __init__(self, file: BinaryIO, what: str) -> None:
@@ -112,7 +112,7 @@ class Reader:
         self._at = 0
         self.what = what
 
-    def member(self, *names: str) -> Member:
+    def next_member(self, *names: str) -> ArchiveMember:
         """Return the next member, which must have one of these names, of different lengths.
 
         Raises:
@@ -126,15 +126,15 @@ class Reader:
             )
         size, length, check = (int(start[at : at + 8], 16) for at in (54, 94, 102))
         name = next((name for name in names if len(name) + 1 == length), names[-1])
-        if size > LARGEST_MEMBER:
-            raise InputError(f"{self.what}: {name} has {size} bytes; expected at most {LARGEST_MEMBER}")
-        expected = header(self._index, name, size, check)
+        if size > MAX_MEMBER_BYTES:
+            raise InputError(f"{self.what}: {name} has {size} bytes; expected at most {MAX_MEMBER_BYTES}")
+        expected = encode_header(self._index, name, size, check)
         if start != expected[:_HEADER]:
             raise InputError(
                 f"{self.what}: the header of {name} is not as aerogaze writes it: it was changed"
             )
         self.expect(expected[_HEADER:])
-        return Member(name, size, self, check)
+        return ArchiveMember(name, size, self, check)
 
     def end(self) -> None:
         """See that the archive ends here.
@@ -142,7 +142,7 @@ class Reader:
         Raises:
             InputError: it does not, or is spelt otherwise.
         """
-        self.expect(trailer(self._at))
+        self.expect(encode_trailer(self._at))
         if self._file.read(1):
             raise InputError(f"{self.what} goes on after its end: it was changed")
 

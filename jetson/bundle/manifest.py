@@ -10,16 +10,16 @@ from datetime import date
 from typing import Any
 
 from edge.core.errors import InputError
-from edge.hardware.board import MODULES
-from jetson.bundle.cpio import LARGEST_MEMBER, checked_member_name
+from edge.hardware.board import JETSON_MODULES
+from jetson.bundle.cpio import MAX_MEMBER_BYTES, validate_member_name
 from jetson.signing import canonical_json as canonical
-from jetson.signing.keys import MOST_KEYS, PublicKey
+from jetson.signing.keys import MAX_KEYS, PublicKeyHex
 
 SCHEMA = 1
-MOST_FILES = 256
-LARGEST_TOTAL = 2 << 30
-LARGEST_COUNTER = 999_999_999
-RESERVED = ("sw-description", "sw-description.sig", "manifest.json", "signatures.json")
+MAX_FILES = 256
+MAX_TOTAL_BYTES = 2 << 30
+MAX_COUNTER = 999_999_999
+RESERVED_NAMES = ("sw-description", "sw-description.sig", "manifest.json", "signatures.json")
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 _HEX = re.compile("[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -27,7 +27,7 @@ _WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True)
-class File:
+class BundleFile:
     """A file of the bundle. A timing cache is no part of the release: it only makes builds shorter."""
 
     name: str
@@ -37,7 +37,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Compatible:
+class Compatibility:
     """Where the bundle may fly; nothing in a field means anywhere.
 
     Versions stand for all that start with them: JetPack 6.2 for 6.2.1 too, not for 6.20.
@@ -49,11 +49,11 @@ class Compatible:
     tensorrt: tuple[str, ...] = ()
 
 
-ANYWHERE = Compatible()
+UNRESTRICTED = Compatibility()
 
 
 @dataclass(frozen=True)
-class Manifest:
+class BundleManifest:
     """What is signed.
 
     `counter` grows from release to release; a board takes none that is lower than it has flown, but
@@ -66,11 +66,11 @@ class Manifest:
     name: str
     counter: int
     over: int | None
-    compatible: Compatible
+    compatible: Compatibility
     runtime: str
     expires: str | None
-    files: tuple[File, ...]
-    signers: tuple[PublicKey, ...]
+    files: tuple[BundleFile, ...]
+    signers: tuple[PublicKeyHex, ...]
     cms_sha256: str | None = None
 
     @property
@@ -81,14 +81,14 @@ class Manifest:
     @property
     def id(self) -> str:
         """SHA-256 of what is signed: tells this release from any other."""
-        return hashlib.sha256(canonical.encode(self.document())).hexdigest()
+        return hashlib.sha256(canonical.encode(self.to_dict())).hexdigest()
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
-def parse_manifest(document: Mapping[str, Any]) -> Manifest:
+def parse_manifest(document: Mapping[str, Any]) -> BundleManifest:
     """Read a manifest and check each of its values.
 
     Raises:
@@ -99,35 +99,35 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
             f"the bundle's manifest has schema {document.get('schema')!r}; this aerogaze reads schema "
             f"{SCHEMA}: install a newer aerogaze, or bundle the release again"
         )
-    expected = {"schema", *(field.name for field in fields(Manifest))}
+    expected = {"schema", *(field.name for field in fields(BundleManifest))}
     if odd := sorted(expected ^ set(document)):
         raise _bad(f"{odd[0]} is missing or unknown")
-    files = tuple(_file(entry) for entry in _list(document["files"], MOST_FILES, "files"))
+    files = tuple(_file(entry) for entry in _list(document["files"], MAX_FILES, "files"))
     names = [file.name for file in files]
     if not names or names != sorted(set(names)):
         raise _bad("its files are none, out of order, or twice there")
-    if sum(file.size_bytes for file in files) > LARGEST_TOTAL:
-        raise _bad(f"its files are larger than {LARGEST_TOTAL} bytes together")
+    if sum(file.size_bytes for file in files) > MAX_TOTAL_BYTES:
+        raise _bad(f"its files are larger than {MAX_TOTAL_BYTES} bytes together")
     over = document["over"]
-    given = _list(document["signers"], MOST_KEYS, "signers")
+    given = _list(document["signers"], MAX_KEYS, "signers")
     signers = tuple(_text(signer, _HEX, "a signer") for signer in given)
     cms = document["cms_sha256"]
     if not signers or list(signers) != sorted(set(signers)):
         raise _bad("its signers are none, out of order, or twice there")
-    return Manifest(
+    return BundleManifest(
         name=_text(document["name"], _NAME, "name"),
-        counter=_whole(document["counter"], 1, LARGEST_COUNTER, "counter"),
-        over=None if over is None else _whole(over, 1, LARGEST_COUNTER, "over"),
+        counter=_whole(document["counter"], 1, MAX_COUNTER, "counter"),
+        over=None if over is None else _whole(over, 1, MAX_COUNTER, "over"),
         compatible=_compatible(document["compatible"]),
         runtime=_text(document["runtime"], _VERSION, "runtime"),
-        expires=None if document["expires"] is None else checked_date(document["expires"]),
+        expires=None if document["expires"] is None else validate_date(document["expires"]),
         files=files,
         signers=signers,
         cms_sha256=None if cms is None else _text(cms, _HEX, "cms_sha256"),
     )
 
 
-def parse_compatible(words: tuple[str, ...]) -> Compatible:
+def parse_compatibility(words: tuple[str, ...]) -> Compatibility:
     """Read `boards=a,b`, `compute=8.7`, `jetpack=6.1,6.2` and `tensorrt=10.3`, as the command takes them.
 
     Raises:
@@ -147,13 +147,13 @@ def parse_compatible(words: tuple[str, ...]) -> Compatible:
                 f"--compatible {word!r}; expected each of {', '.join(names)} once, as jetpack=6.1,6.2"
             )
         found[names[name]] = sorted({value.strip() for value in values.split(",")})
-    known = [module.board for module in MODULES]
+    known = [module.board for module in JETSON_MODULES]
     if strange := sorted(set(found.get("boards", ())) - set(known)):
         raise InputError(f"--compatible: no board {strange[0]!r}; expected some of {', '.join(known)}")
-    return _compatible({field.name: found.get(field.name, []) for field in fields(Compatible)})
+    return _compatible({field.name: found.get(field.name, []) for field in fields(Compatibility)})
 
 
-def checked_date(value: Any) -> str:
+def validate_date(value: Any) -> str:
     """Return an ISO date.
 
     Raises:
@@ -175,7 +175,7 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def starts_with(version: str, prefix: str) -> bool:
+def version_matches(version: str, prefix: str) -> bool:
     """Say whether a version is one of those that a shorter one stands for."""
     wanted = _numbers(prefix)
     return _numbers(version)[: len(wanted)] == wanted
@@ -186,8 +186,8 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in match.group().split(".")] if match else []
 
 
-def _compatible(value: Any) -> Compatible:
-    if not isinstance(value, dict) or set(value) != {field.name for field in fields(Compatible)}:
+def _compatible(value: Any) -> Compatibility:
+    if not isinstance(value, dict) or set(value) != {field.name for field in fields(Compatibility)}:
         raise _bad("compatible is malformed")
     patterns = {"boards": _WORD}
     read = {}
@@ -197,19 +197,19 @@ def _compatible(value: Any) -> Compatible:
         if list(texts) != sorted(set(texts)):
             raise _bad(f"{name} is out of order, or has something twice")
         read[name] = texts
-    return Compatible(**read)
+    return Compatibility(**read)
 
 
-def _file(value: Any) -> File:
-    if not isinstance(value, dict) or set(value) != {field.name for field in fields(File)}:
+def _file(value: Any) -> BundleFile:
+    if not isinstance(value, dict) or set(value) != {field.name for field in fields(BundleFile)}:
         raise _bad("an entry of files is malformed")
-    name = checked_member_name(value["name"] if isinstance(value["name"], str) else repr(value["name"]))
-    if name in RESERVED or not isinstance(value["timing_cache"], bool):
+    name = validate_member_name(value["name"] if isinstance(value["name"], str) else repr(value["name"]))
+    if name in RESERVED_NAMES or not isinstance(value["timing_cache"], bool):
         raise _bad(f"the entry of {name} is malformed")
-    return File(
+    return BundleFile(
         name,
         _text(value["sha256"], _HEX, f"sha256 of {name}"),
-        _whole(value["size_bytes"], 0, LARGEST_MEMBER, f"size of {name}"),
+        _whole(value["size_bytes"], 0, MAX_MEMBER_BYTES, f"size of {name}"),
         value["timing_cache"],
     )
 

@@ -12,8 +12,14 @@ from pathlib import Path
 import click
 
 from edge.core.errors import InputError
-from jetson.bundle.archive import Wishes, opened, read_bundle, write_bundle
-from jetson.bundle.manifest import LARGEST_COUNTER, Manifest, checked_date, parse_compatible, version_key
+from jetson.bundle.archive import BundleMetadata, open_bundle, read_bundle, write_bundle
+from jetson.bundle.manifest import (
+    MAX_COUNTER,
+    BundleManifest,
+    parse_compatibility,
+    validate_date,
+    version_key,
+)
 from jetson.signing import keys as signing
 from jetson.signing import trust as trusts
 from jetson.signing.cms import load_cms_signer
@@ -30,8 +36,10 @@ def keys() -> None:
 @click.option("--out", type=PATH, required=True, help="The private key; its public half goes to OUT.pub.")
 def new(out: Path) -> None:
     """Make an Ed25519 key: OUT, which only you can read, and OUT.pub for boards."""
-    key = signing.new_key(out)
-    print(f"wrote {out} (keep it secret) and {signing.public_name(out)}, key {signing.short(key.public)}")
+    key = signing.generate_key(out)
+    print(
+        f"wrote {out} (keep it secret) and {signing.public_key_path(out)}, key {signing.short_key_id(key.public_key)}"
+    )
 
 
 @keys.command(
@@ -51,8 +59,8 @@ def trust(
             f"trust version {version} without signatures; expected version 1, or --key with trusted keys"
         )
     _check_out(out, (*public, *signers))
-    made = trusts.make_trust([signing.load_public(place) for place in public], threshold, version)
-    trusts.write_trust(made, [signing.load_key(place) for place in signers], out)
+    made = trusts.make_trust([signing.load_public_key(place) for place in public], threshold, version)
+    trusts.write_trust(made, [signing.load_signing_key(place) for place in signers], out)
     print(f"wrote {out}: version {version}, {threshold} of {len(made.keys)} keys, {len(signers)} signatures")
 
 
@@ -60,9 +68,9 @@ def trust(
 @click.argument("release", required=False)
 @click.option("--key", "key_files", multiple=True, type=PATH, help="A private key to sign with; repeat it.")
 @click.option("--out", type=PATH, help="The bundle to write.")
-@click.option("--counter", type=click.IntRange(1, LARGEST_COUNTER), default=1, show_default=True,
+@click.option("--counter", type=click.IntRange(1, MAX_COUNTER), default=1, show_default=True,
               help="Number of the release: boards take none that is lower.")  # fmt: skip
-@click.option("--over", type=click.IntRange(1, LARGEST_COUNTER),
+@click.option("--over", type=click.IntRange(1, MAX_COUNTER),
               help="May go back onto boards that have flown at most this counter.")  # fmt: skip
 @click.option("--compatible", multiple=True, metavar="NAME=VALUES",
               help="boards=orin-nano,orin-nx; compute=8.7; jetpack=6.1,6.2; tensorrt=10.3.")  # fmt: skip
@@ -113,14 +121,16 @@ def bundle(
             raise InputError("--swupdate-key and --swupdate-cert go together: name both, or none")
         _check_out(out, (*key_files, *filter(None, (swupdate_key, swupdate_cert))))
         cms = load_cms_signer(swupdate_key, swupdate_cert) if swupdate_key and swupdate_cert else None
-        wishes = Wishes(
-            counter, over, parse_compatible(compatible), runtime,
-            None if expires is None else checked_date(expires), caches, cms,
+        wishes = BundleMetadata(
+            counter, over, parse_compatibility(compatible), runtime,
+            None if expires is None else validate_date(expires), caches, cms,
         )  # fmt: skip
         _check_wishes(wishes)
-        from edge.release.manifest import locate
+        from edge.release.manifest import locate_release
 
-        manifest = write_bundle(locate(release), [signing.load_key(k) for k in key_files], wishes, out)
+        manifest = write_bundle(
+            locate_release(release), [signing.load_signing_key(k) for k in key_files], wishes, out
+        )
         _tell(manifest, as_json, f"wrote {out}, {out.stat().st_size} bytes: {_line(manifest)}")
         return
     if verify and not trusted:
@@ -128,12 +138,12 @@ def bundle(
             "--verify needs --trust: whose signature is expected? Name a .pub or a trust document"
         )
     trust = trusts.load_trust(trusted, threshold) if trusted else None
-    with opened(asked[0]) as file:
+    with open_bundle(asked[0]) as file:
         manifest = read_bundle(file, str(asked[0]), trust).manifest
     if verify:
         _tell(manifest, as_json, f"{verify} is whole and signed by trusted keys: {_line(manifest)}")
         return
-    lines = [f"{_line(manifest)}; signed by {', '.join(map(signing.short, manifest.signers))}"]
+    lines = [f"{_line(manifest)}; signed by {', '.join(map(signing.short_key_id, manifest.signers))}"]
     lines += [f"{f.size_bytes:>12}  {f.sha256[:16]}  {f.name}" for f in manifest.files]
     _tell(manifest, as_json, "\n".join(lines if trust else [*lines, "whether to trust it: --trust k.pub"]))
 
@@ -149,7 +159,7 @@ def _check_out(out: Path, keys: Iterable[Path]) -> None:
             raise InputError(f"--out {out} is the key {key}, which is never written over: name another place")
 
 
-def _check_wishes(wishes: Wishes) -> None:
+def _check_wishes(wishes: BundleMetadata) -> None:
     """See that some board could take it, today.
 
     Raises:
@@ -169,9 +179,9 @@ def _check_wishes(wishes: Wishes) -> None:
         )
 
 
-def _line(manifest: Manifest) -> str:
+def _line(manifest: BundleManifest) -> str:
     return f"{manifest.name}, counter {manifest.counter}, {len(manifest.files)} files"
 
 
-def _tell(manifest: Manifest, as_json: bool, text: str) -> None:
-    print(json.dumps({**manifest.document(), "id": manifest.id}) if as_json else text)
+def _tell(manifest: BundleManifest, as_json: bool, text: str) -> None:
+    print(json.dumps({**manifest.to_dict(), "id": manifest.id}) if as_json else text)

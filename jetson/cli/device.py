@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from edge.core.errors import CheckError, InputError
-from edge.hardware.board import read_facts
+from edge.hardware.board import read_board_facts
 from jetson.device.arming_interlock import (
     Autopilot,
     MavlinkAutopilot,
@@ -24,9 +24,9 @@ from jetson.device.arming_interlock import (
     NoHeartbeatError,
     UnknownAutopilot,
 )
-from jetson.device.board import Board
-from jetson.device.config import ROOT, load_config
-from jetson.device.engine_trial import open_engines
+from jetson.device.board import DeviceBoard
+from jetson.device.config import DEFAULT_ROOT, load_board_config
+from jetson.device.engine_trial import select_backend
 from jetson.device.install import install as install_bundle
 from jetson.device.precision_policy import parse_policy
 from jetson.device.status import tell
@@ -37,7 +37,7 @@ PATH = click.Path(path_type=Path)
 root_option = click.option(
     "--root",
     type=PATH,
-    default=ROOT,
+    default=DEFAULT_ROOT,
     show_default=True,
     help="The board's folder, or a stand-in for it.",
 )
@@ -58,9 +58,9 @@ def device() -> None:
 @root_option
 def trust(key: Path, root: Path) -> None:
     """Say whose bundles are taken: KEY is a .pub, or later a trust document signed by those before."""
-    new, signatures = trusts.load_new_trust(key)
+    new, signatures = trusts.load_trust_with_signatures(key)
     board(root).set_trust(new, signatures)
-    print(f"{root} trusts {', '.join(map(signing.short, new.keys))}: {new.threshold} must sign")
+    print(f"{root} trusts {', '.join(map(signing.short_key_id, new.keys))}: {new.threshold} must sign")
 
 
 @device.command(epilog="Example: aerogaze device install b.swu --policy 'fastest within cc>=.995'")
@@ -97,8 +97,8 @@ def install(
 def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: bool) -> None:
     """Fly the release before this one again."""
     this, asked = board(root), _autopilot(root, autopilot, no_autopilot)
-    with _stopping(), asked.refusing():
-        asked.check()
+    with _stopping(), asked.deny_arming():
+        asked.check_disarmed()
         this.rollback()
     tell(this, as_json)
 
@@ -109,7 +109,7 @@ def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: boo
 def boot(root: Path, as_json: bool) -> None:
     """Go back from a release that was never marked good; run this before the service starts."""
     this = board(root)
-    this.boot()
+    this.recover_at_boot()
     tell(this, as_json)
 
 
@@ -119,7 +119,7 @@ def boot(root: Path, as_json: bool) -> None:
 @click.option("--no-autopilot", is_flag=True, help="As of device install.")
 def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
     """Ask the autopilot whether the board may be worked on: exit code 1 while it is armed."""
-    _autopilot(root, autopilot, no_autopilot).check()
+    _autopilot(root, autopilot, no_autopilot).check_disarmed()
 
 
 @device.command(epilog="Example: aerogaze device verify")
@@ -127,11 +127,11 @@ def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
 def verify(root: Path) -> None:
     """See that each file of the slots is what trusted keys have signed."""
     this = board(root)
-    state = this.state()
+    state = this.read_state()
     if not state.slots:
         raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
     for name, slot in sorted(state.slots.items()):
-        this.check_slot(name)  # type: ignore[arg-type]
+        this.verify_slot(name)  # type: ignore[arg-type]
         print(f"slot {name}: {slot.release} counter {slot.counter} is what was signed")
 
 
@@ -149,7 +149,7 @@ def status(root: Path, as_json: bool, facts: Path | None) -> None:
 @json_option
 def history(root: Path, as_json: bool) -> None:
     """Tell what was installed, refused and taken back, the latest last."""
-    events = board(root).state().history
+    events = board(root).read_state().history
     if as_json:
         print(json.dumps(list(events)))
         return
@@ -169,11 +169,15 @@ def history(root: Path, as_json: bool) -> None:
 def execute(root: Path, words: tuple[str, ...]) -> None:
     """Become the command WORDS, {release}, {precision} and {engine} of what is flown put in."""
     this = board(root)
-    flown = this.to_fly()
+    flown = this.slot_to_run()
     if flown is None:
         raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
     name, slot = flown
-    found = {"{release}": str(this.release(name)), "{precision}": slot.precision, "{engine}": slot.engine}
+    found = {
+        "{release}": str(this.release_folder(name)),
+        "{precision}": slot.precision,
+        "{engine}": slot.engine,
+    }
     command = [found.get(word, word) for word in words]
     if shutil.which(command[0]) is None:
         raise InputError(f"no program {command[0]!r}; expected a command to become")
@@ -186,7 +190,7 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
 @facts_option
 def power(mode: str, yes: bool, facts: Path | None) -> None:
     """Set the power mode with that number or name by nvpmodel. Nothing else here ever sets one."""
-    modes = read_facts(facts or Path("/")).power_modes
+    modes = read_board_facts(facts or Path("/")).power_modes
     number = next((n for n, name in modes.items() if mode in (n, name)), None)
     if number is None:
         known = ", ".join(f"{n} ({name})" for n, name in modes.items()) or "none (no Jetson?)"
@@ -223,7 +227,7 @@ def agent(
     from jetson.hawkbit.agent import Agent
     from jetson.hawkbit.ddi_client import Ddi
 
-    token = signing.read_small(token_file).decode("ascii", "replace").strip() if token_file else None
+    token = signing.read_limited(token_file).decode("ascii", "replace").strip() if token_file else None
     polling = Agent(board(root, facts), Ddi(server, name, token), _autopilot(root, autopilot, no_autopilot))
     with _stopping():
         if once:
@@ -232,20 +236,20 @@ def agent(
             polling.run()
 
 
-def board(root: Path, facts: Path | None = None, policy: str | None = None) -> Board:
+def board(root: Path, facts: Path | None = None, policy: str | None = None) -> DeviceBoard:
     """Return the board of a folder, set up as its configuration says.
 
     A stand-in may have a device tree of its own (`proc/device-tree/model`), and so be any board.
     """
-    config = load_config(root)
-    own = root != ROOT and (root / "proc/device-tree").is_dir()
-    return Board(
+    config = load_board_config(root)
+    own = root != DEFAULT_ROOT and (root / "proc/device-tree").is_dir()
+    return DeviceBoard(
         root.resolve(),
-        read_facts(facts or (root if own else Path("/"))),
-        open_engines(config.engine),
-        parse_policy(policy) if policy else config.parsed_policy(),
+        read_board_facts(facts or (root if own else Path("/"))),
+        select_backend(config.engine),
+        parse_policy(policy) if policy else config.precision_policy(),
         config.service,
-        say=_say,
+        log=_say,
     )
 
 
@@ -257,8 +261,8 @@ def _say(line: str) -> None:
 
 def _autopilot(root: Path, link: str | None, none: bool) -> Autopilot:
     """A folder that stands in for a board has no autopilot, unless one is named."""
-    link = link or load_config(root).autopilot
-    if none or (link is None and root != ROOT):
+    link = link or load_board_config(root).autopilot
+    if none or (link is None and root != DEFAULT_ROOT):
         return NoAutopilot()
     return _Asking(MavlinkAutopilot(link) if link else UnknownAutopilot())
 
@@ -269,14 +273,14 @@ class _Asking:
     def __init__(self, autopilot: Autopilot) -> None:
         self._autopilot = autopilot
 
-    def refusing(self) -> contextlib.AbstractContextManager[object]:
+    def deny_arming(self) -> contextlib.AbstractContextManager[object]:
         """Have the autopilot refused, if there is one."""
-        return self._autopilot.refusing()
+        return self._autopilot.deny_arming()
 
-    def check(self) -> None:
+    def check_disarmed(self) -> None:
         """Ask the autopilot, else the user."""
         try:
-            self._autopilot.check()
+            self._autopilot.check_disarmed()
         except NoHeartbeatError as error:
             if not sys.stdin.isatty():
                 raise

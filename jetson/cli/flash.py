@@ -12,18 +12,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from jetson.deploy.host import Host
 from jetson.deploy.push import load
-from jetson.device.config import ROOT
+from jetson.device.config import DEFAULT_ROOT
 from jetson.signing import trust as trusts
 
 PATH = click.Path(path_type=Path)
-ERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 @click.command(epilog="Example: aerogaze flash b.swu pilot@drone-7.local --sudo")
 @click.argument("bundle", type=PATH)
 @click.argument("target")
 @click.option("--trust", type=PATH, help="Keys for a board that trusts none yet: a .pub or trust document.")
-@click.option("--root", type=PATH, default=ROOT, show_default=True, help="The board's folder there.")
+@click.option("--root", type=PATH, default=DEFAULT_ROOT, show_default=True, help="The board's folder there.")
 @click.option(
     "--aerogaze", help="The command there, as PLACE/bin/aerogaze (default: /opt/aerogaze's, else its path's)."
 )
@@ -73,13 +73,15 @@ def flash(
     )
     cargo = load(bundle, trusts.load_trust([trust]) if trust else None)
     columns = TextColumn("sending"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
+    with Progress(
+        *columns, console=ERR_CONSOLE, transient=True, disable=not ERR_CONSOLE.is_terminal
+    ) as progress:
         task = progress.add_task("sending", visible=False)
 
         def on_bytes(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of, visible=done < of)
 
-        status = asyncio.run(host.flash(cargo, ERR.print, on_bytes, dry_run))
+        status = asyncio.run(host.flash(cargo, ERR_CONSOLE.print, on_bytes, dry_run))
     if as_json:
         print(json.dumps(status))
     elif not dry_run:

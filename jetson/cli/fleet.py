@@ -12,9 +12,9 @@ import click
 from rich import live
 from rich.console import Console
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import CheckError
-from edge.core.locks import only_writer
+from edge.core.locks import writer_lock
 from jetson.deploy.push import Cargo, load
 from jetson.fleet import progress_view as view
 from jetson.fleet.inventory import Inventory, load_inventory
@@ -23,7 +23,7 @@ from jetson.fleet.rollout_journal import Outcomes
 from jetson.signing.trust import load_trust
 
 PATH = click.Path(path_type=Path)
-ERR = Console(stderr=True, markup=False, highlight=False)
+ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False)
 
 
 @click.command(epilog="Example: aerogaze fleet b.swu fleet.toml --out report.json")
@@ -53,7 +53,7 @@ def fleet(
     if dry_run:
         print("\n".join(view.plan(Rollout(hosts, Outcomes(place, cargo.digest), installer(cargo)))))
         return
-    with only_writer(place):
+    with writer_lock(place):
         outcomes = Outcomes(place, cargo.digest)
         moved = [n for n, host in hosts.hosts.items() if n in outcomes and outcomes[n].place != host.place]
         failed = [name for name, outcome in outcomes.items() if retry_failed and not outcome.done]
@@ -63,12 +63,12 @@ def fleet(
             _run(rollout)
         except KeyboardInterrupt:
             ended = sum(name in outcomes for name in hosts.hosts)
-            ERR.print(f"{ended} of {len(hosts.hosts)} hosts have ended; the same again goes on")
+            ERR_CONSOLE.print(f"{ended} of {len(hosts.hosts)} hosts have ended; the same again goes on")
             raise
         finally:
             document = view.report(rollout, cargo)
             if out is not None:
-                with written_file(out) as path:
+                with atomic_file(out) as path:
                     path.write_text(json.dumps(document, indent=1) + "\n")
     if as_json:
         print(json.dumps(document))
@@ -83,14 +83,14 @@ def fleet(
 
 
 def _run(rollout: Rollout) -> None:
-    if not ERR.is_terminal:
-        rollout.tell = partial(ERR.print, soft_wrap=True)
-    shown = live.Live(view.Live(rollout), console=ERR, transient=True, refresh_per_second=2)
-    with shown if ERR.is_terminal else nullcontext():
+    if not ERR_CONSOLE.is_terminal:
+        rollout.tell = partial(ERR_CONSOLE.print, soft_wrap=True)
+    shown = live.Live(view.Live(rollout), console=ERR_CONSOLE, transient=True, refresh_per_second=2)
+    with shown if ERR_CONSOLE.is_terminal else nullcontext():
         asyncio.run(rollout.run())
 
 
 def _check_trust(hosts: Inventory, cargo: Cargo) -> None:
     """See that what new boards are to trust has signed the bundle."""
     for place in {host.trust for host in hosts.hosts.values() if host.trust}:
-        load_trust([place]).check(list(cargo.manifest.signers), str(cargo.place))
+        load_trust([place]).require_threshold(list(cargo.manifest.signers), str(cargo.place))

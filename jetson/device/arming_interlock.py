@@ -20,7 +20,7 @@ LISTEN_S = 1.5
 """Listened at least, for on a shared link others may be heard first."""
 PAUSE_S = 0.05
 """Between looks for who asks for leave to arm."""
-ARMED = "the drone is armed"
+ARMED_MESSAGE = "the drone is armed"
 REMEDY = "name its link with --autopilot udpin:0.0.0.0:14550, or say --no-autopilot"
 
 
@@ -35,7 +35,7 @@ class NoHeartbeatError(InputError):
 class Autopilot(Protocol):
     """Whom to ask before the board is touched."""
 
-    def check(self) -> None:
+    def check_disarmed(self) -> None:
         """Return if the vehicle is disarmed.
 
         Raises:
@@ -43,25 +43,25 @@ class Autopilot(Protocol):
             NoHeartbeatError: nobody can tell.
         """
 
-    def refusing(self) -> AbstractContextManager[object]:
+    def deny_arming(self) -> AbstractContextManager[object]:
         """Refuse leave to arm, to those that ask for it, for as long as the block lasts."""
 
 
 class NoAutopilot:
     """There is none to ask, and somebody has said so."""
 
-    def refusing(self) -> AbstractContextManager[object]:
+    def deny_arming(self) -> AbstractContextManager[object]:
         """Do nothing: nobody asks."""
         return nullcontext()
 
-    def check(self) -> None:
+    def check_disarmed(self) -> None:
         """Do nothing."""
 
 
 class UnknownAutopilot(NoAutopilot):
     """None is named, and nobody has said that there is none."""
 
-    def check(self) -> None:
+    def check_disarmed(self) -> None:
         """Refuse.
 
         Raises:
@@ -83,7 +83,7 @@ class MavlinkAutopilot:
         self._lock = threading.Lock()
         self._held: Any = None
 
-    def check(self) -> None:
+    def check_disarmed(self) -> None:
         """Listen for heartbeats of autopilots (no ground station, no camera): none may say armed."""
         with nullcontext(self._held) if self._held else self._opened() as connection, self._lock:
             try:
@@ -98,10 +98,10 @@ class MavlinkAutopilot:
                 f"whether the drone is armed; {REMEDY}"
             )
         if armed:
-            raise ArmedError(f"{ARMED}: nothing is installed or switched until it is disarmed")
+            raise ArmedError(f"{ARMED_MESSAGE}: nothing is installed or switched until it is disarmed")
 
     @contextmanager
-    def refusing(self) -> Iterator[None]:
+    def deny_arming(self) -> Iterator[None]:
         """Keep the link open, and answer in a thread of its own.
 
         Raises:

@@ -24,20 +24,20 @@ from pathlib import Path
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
-from edge.hardware.board import Facts
-from jetson.bundle.archive import PURPOSE
-from jetson.bundle.manifest import Manifest, parse_manifest
-from jetson.device.durable_disk import Disk
-from jetson.device.engine_trial import Engines, Say
-from jetson.device.precision_policy import Policy
-from jetson.device.service import Service, check_times
-from jetson.device.slot_state import Slot, SlotName, State, load_state, save_state
+from edge.hardware.board import BoardFacts
+from jetson.bundle.archive import BUNDLE_PURPOSE
+from jetson.bundle.manifest import BundleManifest, parse_manifest
+from jetson.device.durable_disk import DurableDisk
+from jetson.device.engine_trial import EngineBackend, LogLine
+from jetson.device.precision_policy import PrecisionPolicy
+from jetson.device.service import Service, check_revert_time
+from jetson.device.slot_state import BoardState, Slot, SlotName, load_state, save_state
 from jetson.signing import canonical_json as canonical
-from jetson.signing.keys import Signatures, check_signatures, parse_signatures, short
-from jetson.signing.trust import Trust, parse_trust, succeed
+from jetson.signing.keys import Signatures, parse_signatures, short_key_id, verify_signatures
+from jetson.signing.trust import Trust, parse_trust, verify_succession
 
-TRUST = "trust.json"
-BUSY = "another aerogaze command works on the board"
+TRUST_FILE = "trust.json"
+BUSY_MESSAGE = "another aerogaze command works on the board"
 
 
 class BusyError(InputError):
@@ -45,7 +45,7 @@ class BusyError(InputError):
 
 
 @dataclass
-class Board:
+class DeviceBoard:
     """A board's folder with all that is done to it; every part can be another one in tests.
 
     Raises (all methods):
@@ -54,38 +54,38 @@ class Board:
     """
 
     root: Path
-    facts: Facts
-    engines: Engines
-    policy: Policy
+    facts: BoardFacts
+    backend: EngineBackend
+    policy: PrecisionPolicy
     service: Service
-    disk: Disk = field(default_factory=Disk)
+    disk: DurableDisk = field(default_factory=DurableDisk)
     clock: Callable[[], float] = time.time
-    say: Say = lambda line: None
+    log: LogLine = lambda line: None
 
-    def slot(self, name: SlotName) -> Path:
+    def slot_folder(self, name: SlotName) -> Path:
         """Return a slot's folder."""
         return self.root / "slots" / name
 
-    def release(self, name: SlotName) -> Path:
+    def release_folder(self, name: SlotName) -> Path:
         """Return the folder of the release in a slot: what `aerogaze run --release` takes."""
-        return self.slot(name) / "release"
+        return self.slot_folder(name) / "release"
 
-    def state(self) -> State:
+    def read_state(self) -> BoardState:
         """Return what the board knows of its slots."""
         return load_state(self.root)
 
     @property
-    def trusted(self) -> bool:
+    def has_trust(self) -> bool:
         """Whether it trusts anybody yet."""
-        return (self.root / TRUST).exists()
+        return (self.root / TRUST_FILE).exists()
 
-    def trust(self) -> Trust:
+    def load_trust(self) -> Trust:
         """Return whose signatures count.
 
         Raises:
             InputError: nobody's yet.
         """
-        place = self.root / TRUST
+        place = self.root / TRUST_FILE
         try:
             document = canonical.decode(place.read_bytes(), str(place))
         except FileNotFoundError:
@@ -99,22 +99,22 @@ class Board:
 
         `signatures`: the new trust document's; None for a bare public key.
         """
-        with self.locked():
-            if self.trusted:
-                old = self.trust()
-                if old.document() == new.document():
+        with self.lock():
+            if self.has_trust:
+                old = self.load_trust()
+                if old.to_dict() == new.to_dict():
                     return new
                 if signatures is None:
                     raise CheckError(
-                        f"the board trusts {', '.join(map(short, old.keys))} already; others need a trust "
+                        f"the board trusts {', '.join(map(short_key_id, old.keys))} already; others need a trust "
                         "document signed by these: aerogaze keys trust"
                     )
-                succeed(old, new, signatures)
-            self.disk.replace(self.root / TRUST, canonical.encode(new.document()))
+                verify_succession(old, new, signatures)
+            self.disk.replace(self.root / TRUST_FILE, canonical.encode(new.to_dict()))
         return new
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep others out, and turn what the system says against writing into one line."""
         try:
             self._make_root()
@@ -124,7 +124,7 @@ class Board:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise BusyError(f"{BUSY} {self.root}: wait until it has ended") from None
+                    raise BusyError(f"{BUSY_MESSAGE} {self.root}: wait until it has ended") from None
                 yield
         except OSError as error:
             if error.errno is None:
@@ -137,25 +137,25 @@ class Board:
         for place in reversed(missing):
             self.disk.mkdir(place)
 
-    def boot(self) -> State:
+    def recover_at_boot(self) -> BoardState:
         """Mend what a power cut left, before the service starts: a trial never marked good goes back.
 
         Nothing is written where there is none, nor while an install, which restarts the service, watches it.
         """
-        state = self.state()
+        state = self.read_state()
         if not state.trial:
             return state
         try:
-            with self.locked():
-                return self._mend()
+            with self.lock():
+                return self._recover()
         except BusyError:
             return state
 
-    def to_fly(self) -> tuple[SlotName, Slot] | None:
+    def slot_to_run(self) -> tuple[SlotName, Slot] | None:
         """Return the slot to fly: not one on trial that nobody watches, even where `boot` could not go back,
         as on a disk that cannot be written.
         """
-        state = self.state()
+        state = self.read_state()
         back = state.trial and state.previous and not self._watched()
         name = state.previous if back else state.current
         return (name, state.slots[name]) if name else None
@@ -171,28 +171,28 @@ class Board:
             return False
         return False
 
-    def rollback(self) -> State:
+    def rollback(self) -> BoardState:
         """Go back to the previous slot, watched like any switch."""
         nothing = InputError(f"the board {self.root} has no previous release to go back to")
-        check_times(self.service)
-        if self.state().previous is None:
+        check_revert_time(self.service)
+        if self.read_state().previous is None:
             raise nothing  # and nothing was written, not even a folder
-        with self.locked():
-            state = self._mend()
+        with self.lock():
+            state = self._recover()
             if state.previous is None:
                 raise nothing
-            self.check_slot(state.previous)
+            self.verify_slot(state.previous)
             return self.switch(state, state.previous, "rollback")
 
-    def check_slot(self, name: SlotName) -> Manifest:
+    def verify_slot(self, name: SlotName) -> BundleManifest:
         """See that a slot's files are those that were signed by keys trusted now."""
-        slot, what = self.slot(name), f"slot {name}"
+        slot, what = self.slot_folder(name), f"slot {name}"
         try:
             text = (slot / "manifest.json").read_bytes()
             signed = canonical.decode((slot / "signatures.json").read_bytes(), f"{what}: signatures.json")
             signatures = parse_signatures(signed, what)
-            check_signatures(signatures, PURPOSE, text, what)
-            self.trust().check(sorted(signatures), what)
+            verify_signatures(signatures, BUNDLE_PURPOSE, text, what)
+            self.load_trust().require_threshold(sorted(signatures), what)
             manifest = parse_manifest(canonical.decode(text, f"{what}: manifest.json"))
             for file in manifest.files:
                 path = slot / ("caches" if file.timing_cache else "release") / file.name
@@ -200,11 +200,11 @@ class Board:
                     raise CheckError(f"{what}: {file.name} is not the file that was signed: install it again")
         except FileNotFoundError as error:
             raise CheckError(f"{what} lacks {Path(error.filename).name}: install it again") from None
-        if hashlib.sha256(text).hexdigest() != self.state().slots[name].id:
+        if hashlib.sha256(text).hexdigest() != self.read_state().slots[name].id:
             raise CheckError(f"{what} is not the release that was installed there: install it again")
         return manifest
 
-    def switch(self, state: State, name: SlotName, event: str) -> State:
+    def switch(self, state: BoardState, name: SlotName, event: str) -> BoardState:
         """Fly a whole slot: one rename, then restart and watch; mark it good, or go back."""
         slot = state.slots[name]
         # What was never marked good, as a first release whose trial was cut off, is nothing to go back to.
@@ -212,7 +212,7 @@ class Board:
         trial = dataclasses.replace(state, current=name, previous=previous, trial=True)
         try:
             save_state(self.disk, self.root, trial)
-            self.say(f"switched to slot {name}; {self.service.told}")
+            self.log(f"switched to slot {name}; {self.service.told}")
             self._start(trial)
             now = int(self.clock())
             good = dataclasses.replace(
@@ -220,53 +220,57 @@ class Board:
                 trial=False,
                 counter=max(trial.counter, slot.counter),
                 seen_at=max(trial.seen_at, now),
-            ).noted(now, event, slot, slot.why)
+            ).with_event(now, event, slot, slot.why)
             save_state(self.disk, self.root, good)
         except (CheckError, OSError, KeyboardInterrupt) as error:
             why = str(error) or "interrupted"
-            back = self._back(trial, why)
+            back = self._revert(trial, why)
             if not isinstance(error, CheckError):
                 raise
             raise CheckError(
                 f"{slot.release} counter {slot.counter} did not stay healthy: {why}; "
-                + (f"back to counter {back.flown.counter}" if back.flown else "nothing is flown now")
+                + (
+                    f"back to counter {back.current_slot.counter}"
+                    if back.current_slot
+                    else "nothing is flown now"
+                )
             ) from None
-        self.say("marked good")
+        self.log("marked good")
         return good
 
-    def note(self, state: State, event: str, slot: Slot | None, detail: str) -> State:
+    def add_event(self, state: BoardState, event: str, slot: Slot | None, detail: str) -> BoardState:
         """Put an event into the history."""
-        noted = state.noted(int(self.clock()), event, slot, detail)
+        noted = state.with_event(int(self.clock()), event, slot, detail)
         save_state(self.disk, self.root, noted)
         return noted
 
-    def _mend(self, restart: bool = False) -> State:
-        state = self.state()
+    def _recover(self, restart: bool = False) -> BoardState:
+        state = self.read_state()
         if state.trial and state.previous is not None:
-            return self._back(state, "was never marked good", restart)
+            return self._revert(state, "was never marked good", restart)
         return state
 
-    def mend(self) -> State:
+    def recover(self) -> BoardState:
         """Go back from a trial that nobody watches any more, with the service; call it locked."""
-        return self._mend(restart=True)
+        return self._recover(restart=True)
 
-    def _back(self, trial: State, why: str, restart: bool = True) -> State:
+    def _revert(self, trial: BoardState, why: str, restart: bool = True) -> BoardState:
         assert trial.current is not None
         bad = trial.slots[trial.current]
         back = dataclasses.replace(trial, current=trial.previous, previous=None, trial=False)
-        back = back.without(trial.current).noted(int(self.clock()), "back", bad, why)
+        back = back.without_slot(trial.current).with_event(int(self.clock()), "back", bad, why)
         save_state(self.disk, self.root, back)
-        self.say(f"went back: {bad.release} counter {bad.counter} {why}")
-        if restart and back.flown:
+        self.log(f"went back: {bad.release} counter {bad.counter} {why}")
+        if restart and back.current_slot:
             try:
                 self._start(back, watch=False)
             except CheckError as error:  # the state is right; the service is for its owner to mend
-                self.say(f"the service did not restart on the old release: {error}")
+                self.log(f"the service did not restart on the old release: {error}")
         return back
 
-    def _start(self, state: State, watch: bool = True) -> None:
+    def _start(self, state: BoardState, watch: bool = True) -> None:
         assert state.current is not None
-        assert state.flown is not None
-        self.service.restart(self.release(state.current), state.flown.precision)
+        assert state.current_slot is not None
+        self.service.restart(self.release_folder(state.current), state.current_slot.precision)
         if watch:
             self.service.watch()

@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import date
 
 from edge.core.errors import CheckError
-from edge.hardware.board import Facts
-from jetson.bundle.manifest import Manifest, starts_with, version_key
-from jetson.device.slot_state import State
+from edge.hardware.board import BoardFacts
+from jetson.bundle.manifest import BundleManifest, version_key, version_matches
+from jetson.device.slot_state import BoardState
 
 DAY_S = 86400
 
 
-def check_fit(manifest: Manifest, facts: Facts, state: State, now: float, here: str) -> None:
+def check_compatibility(
+    manifest: BundleManifest, facts: BoardFacts, state: BoardState, now: float, here: str
+) -> None:
     """See that board, versions, counter and date are right.
 
     `here`: the board's version of aerogaze. `now`: seconds since 1970. A drone's clock may stand at 1970:
@@ -31,7 +33,7 @@ def check_fit(manifest: Manifest, facts: Facts, state: State, now: float, here: 
         raise CheckError(f"the bundle expired after {manifest.expires} (UTC): bundle the release again")
 
 
-def _check_board(manifest: Manifest, facts: Facts) -> None:
+def _check_board(manifest: BundleManifest, facts: BoardFacts) -> None:
     asked = manifest.compatible
     for what, wanted, found, exact in (
         ("board", asked.boards, facts.board, True),
@@ -39,7 +41,7 @@ def _check_board(manifest: Manifest, facts: Facts) -> None:
         ("JetPack", asked.jetpack, facts.jetpack, False),
         ("TensorRT", asked.tensorrt, facts.tensorrt, False),
     ):
-        fits = [one for one in wanted if found and (found == one if exact else starts_with(found, one))]
+        fits = [one for one in wanted if found and (found == one if exact else version_matches(found, one))]
         if wanted and not fits:
             raise CheckError(
                 f"the bundle is for {what} {', '.join(wanted)}; here is "
@@ -47,7 +49,7 @@ def _check_board(manifest: Manifest, facts: Facts) -> None:
             )
 
 
-def _check_counter(manifest: Manifest, state: State) -> None:
+def _check_counter(manifest: BundleManifest, state: BoardState) -> None:
     if manifest.counter >= state.counter or (manifest.over is not None and state.counter <= manifest.over):
         return
     raise CheckError(

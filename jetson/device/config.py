@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
-from jetson.device.precision_policy import DEFAULT, Policy, parse_policy
-from jetson.device.service import NOBODY, CommandService, Service
+from jetson.device.precision_policy import DEFAULT, PrecisionPolicy, parse_policy
+from jetson.device.service import NO_SERVICE, CommandService, Service
 
-CONFIG = "config.json"
-ROOT = Path("/var/lib/aerogaze")
+CONFIG_FILE = "config.json"
+DEFAULT_ROOT = Path("/var/lib/aerogaze")
 _EXAMPLE = (
     '{"service": {"restart": ["systemctl", "restart", "aerogaze"], '
     '"health": ["systemctl", "is-active", "aerogaze"]}}'
@@ -20,7 +20,7 @@ _EXAMPLE = (
 
 
 @dataclass(frozen=True)
-class Config:
+class BoardConfig:
     """What a board's owner has set; every key may be left out."""
 
     policy: str = DEFAULT
@@ -28,29 +28,29 @@ class Config:
     """onnxruntime or tensorrt; auto: TensorRT where the board has it."""
     autopilot: str | None = None
     """Where heartbeats come from, as pymavlink has it: udpin:0.0.0.0:14550, /dev/ttyTHS1."""
-    service: Service = NOBODY
+    service: Service = NO_SERVICE
 
-    def parsed_policy(self) -> Policy:
+    def precision_policy(self) -> PrecisionPolicy:
         """Return the policy."""
         return parse_policy(self.policy)
 
 
-def load_config(root: Path) -> Config:
+def load_board_config(root: Path) -> BoardConfig:
     """Read a board's configuration; without a file everything is as it is set here.
 
     Raises:
         InputError: it is no such JSON; the key is named.
     """
-    place = root / CONFIG
+    place = root / CONFIG_FILE
     try:
         document = json.loads(place.read_text())
     except FileNotFoundError:
-        return Config()
+        return BoardConfig()
     except OSError as error:
         raise InputError(f"cannot read {place}: {error.strerror}; who may is its owner, or root") from None
     except ValueError as error:
         raise InputError(f"{place} cannot be read as JSON ({error}); expected one as {_EXAMPLE}") from None
-    known = {field.name for field in fields(Config)}
+    known = {field.name for field in fields(BoardConfig)}
     if not isinstance(document, dict) or (set(document) - known):
         raise InputError(f"{place} may have {', '.join(sorted(known))}; expected one as {_EXAMPLE}")
     for name in known - {"service"}:
@@ -58,8 +58,8 @@ def load_config(root: Path) -> Config:
             raise InputError(f"{place}: {name} must be text")
     if "service" in document:
         document["service"] = _service(place, document["service"])
-    config = Config(**document)
-    config.parsed_policy()
+    config = BoardConfig(**document)
+    config.precision_policy()
     return config
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-class Disk:
+class DurableDisk:
     """Writes, renames and removes; links are never followed.
 
     Raises:

@@ -10,25 +10,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edge.core.errors import CheckError, InputError
-from edge.release import manifest as releases
-from jetson.bundle.archive import Sealed, Sink, opened, read_bundle
-from jetson.bundle.manifest import File, Manifest
+from edge.release.manifest import load_release
+from jetson.bundle.archive import FileSink, SignedManifest, open_bundle, read_bundle
+from jetson.bundle.manifest import BundleFile, BundleManifest
 from jetson.device import precision_policy as policy
 from jetson.device.arming_interlock import Autopilot
-from jetson.device.board import Board
-from jetson.device.compatibility import check_fit
-from jetson.device.service import check_times
-from jetson.device.slot_state import Slot, SlotName, State, save_state
+from jetson.device.board import DeviceBoard
+from jetson.device.compatibility import check_compatibility
+from jetson.device.service import check_revert_time
+from jetson.device.slot_state import BoardState, Slot, SlotName, save_state
 
 SPARE_BYTES = 16 << 20
 """Kept free on the disk beside the release."""
 ENGINE_FACTOR = 2
 """An engine with its copy while it is built, against the graphs' size: a guess on the safe side."""
 
-Reader = Callable[[Sink], Sealed]
+Reader = Callable[[FileSink], SignedManifest]
 
 
-def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = False) -> State:
+def install(board: DeviceBoard, place: Path, autopilot: Autopilot, reinstall: bool = False) -> BoardState:
     """Put a bundle into the slot that is not flown, try it there, and fly it.
 
     The same release again changes nothing unless `reinstall`, or its first trial was cut off.
@@ -38,21 +38,21 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         CheckError: signature, fit, golden set, policy, autopilot or health did not hold. What was flown
             before is flown then.
     """
-    check_times(board.service)
+    check_revert_time(board.service)
     with ExitStack() as held:
-        file = held.enter_context(opened(place))
-        held.enter_context(autopilot.refusing())
-        autopilot.check()
-        trust = board.trust()
-        board.say("verifying the signature and every byte")
+        file = held.enter_context(open_bundle(place))
+        held.enter_context(autopilot.deny_arming())
+        autopilot.check_disarmed()
+        trust = board.load_trust()
+        board.log("verifying the signature and every byte")
         sealed = read_bundle(file, str(place), trust)
         manifest, now = sealed.manifest, board.clock()
-        held.enter_context(board.locked())  # what is refused until here has written nothing at all
-        check_fit(manifest, board.facts, board.state(), now, version("aerogaze"))
-        state = board.mend()
-        same = state.flown is not None and state.flown.id == manifest.id
+        held.enter_context(board.lock())  # what is refused until here has written nothing at all
+        check_compatibility(manifest, board.facts, board.read_state(), now, version("aerogaze"))
+        state = board.recover()
+        same = state.current_slot is not None and state.current_slot.id == manifest.id
         if same and not reinstall and not state.trial:
-            board.say("this release is flown already")
+            board.log("this release is flown already")
             return state
         # A signed override may repeat the counter of a slot that is not flown, and replaces it.
         kept = [s for n, s in state.slots.items() if n == state.current or manifest.over is None]
@@ -64,29 +64,31 @@ def install(board: Board, place: Path, autopilot: Autopilot, reinstall: bool = F
         _check_space(board, manifest, state)
         name = state.inactive
         # What time it is, or was once, is kept with the first thing written: a clock may fall back.
-        state = dataclasses.replace(state.without(name), seen_at=max(state.seen_at, int(now)))
+        state = dataclasses.replace(state.without_slot(name), seen_at=max(state.seen_at, int(now)))
         save_state(board.disk, board.root, state)  # from here the slot counts for nothing
         try:
-            board.say(f"writing slot {name}")
+            board.log(f"writing slot {name}")
             _clear(board, name)
             file.seek(0)
             _write(board, name, sealed, read=lambda sink: read_bundle(file, str(place), trust, sink))
             slot = _try(board, name, sealed)
-            autopilot.check()
+            autopilot.check_disarmed()
         except (CheckError, InputError, OSError) as error:
             # What is left there counts for nothing and goes next time, if the disk is what is wrong.
             with suppress(OSError):
                 _clear(board, name)
-                board.note(state, "refused", None, f"{manifest.name} counter {manifest.counter}: {error}")
+                board.add_event(
+                    state, "refused", None, f"{manifest.name} counter {manifest.counter}: {error}"
+                )
             raise
         return board.switch(dataclasses.replace(state, slots={**state.slots, name: slot}), name, "install")
 
 
-def _check_space(board: Board, manifest: Manifest, state: State) -> None:
+def _check_space(board: DeviceBoard, manifest: BundleManifest, state: BoardState) -> None:
     needed = manifest.size_bytes + SPARE_BYTES
-    if board.engines.name == "tensorrt":
+    if board.backend.name == "tensorrt":
         needed += ENGINE_FACTOR * manifest.size_bytes
-    inactive = board.slot(state.inactive)
+    inactive = board.slot_folder(state.inactive)
     freed = sum(p.lstat().st_size for p in inactive.rglob("*") if p.is_file()) if inactive.is_dir() else 0
     free = shutil.disk_usage(board.root).free + freed
     if free < needed:
@@ -95,19 +97,19 @@ def _check_space(board: Board, manifest: Manifest, state: State) -> None:
         )
 
 
-def _clear(board: Board, name: SlotName) -> None:
+def _clear(board: DeviceBoard, name: SlotName) -> None:
     board.disk.mkdir(board.root / "slots")
-    board.disk.remove(board.slot(name))
+    board.disk.remove(board.slot_folder(name))
     board.disk.sync(board.root / "slots")
 
 
-def _write(board: Board, name: SlotName, sealed: Sealed, read: Reader) -> None:
-    disk, slot = board.disk, board.slot(name)
+def _write(board: DeviceBoard, name: SlotName, sealed: SignedManifest, read: Reader) -> None:
+    disk, slot = board.disk, board.slot_folder(name)
     folders = [slot, *(slot / part for part in ("release", "caches", "engines"))]
     for folder in folders:
         disk.mkdir(folder)
 
-    def sink(entry: File, blocks: Iterator[bytes]) -> None:
+    def sink(entry: BundleFile, blocks: Iterator[bytes]) -> None:
         disk.write(slot / ("caches" if entry.timing_cache else "release") / entry.name, blocks)
 
     again = read(sink)
@@ -120,23 +122,23 @@ def _write(board: Board, name: SlotName, sealed: Sealed, read: Reader) -> None:
         disk.sync(folder)
 
 
-def _try(board: Board, name: SlotName, sealed: Sealed) -> Slot:
-    release = releases.load(board.release(name))
+def _try(board: DeviceBoard, name: SlotName, sealed: SignedManifest) -> Slot:
+    release = load_release(board.release_folder(name))
     manifest = sealed.manifest
     if release.name != manifest.name:
         raise CheckError(f"the bundle is of {manifest.name}, in it is {release.name}: bundle it again")
-    engines = board.slot(name) / "engines"
-    board.engines.build(release, engines, board.say)
-    board.disk.sync_tree(board.slot(name))
-    found = board.engines.measure(release, engines, board.say)
-    best, why = policy.choose(board.policy, found)
-    board.say(why)
+    engines = board.slot_folder(name) / "engines"
+    board.backend.build(release, engines, board.log)
+    board.disk.sync_tree(board.slot_folder(name))
+    found = board.backend.measure(release, engines, board.log)
+    best, why = policy.choose_precision(board.policy, found)
+    board.log(why)
     return Slot(
         id=manifest.id,
         release=manifest.name,
         counter=manifest.counter,
         precision=best.precision,
-        engine=board.engines.name,
+        engine=board.backend.name,
         why=why,
         measured=tuple(dataclasses.asdict(one) for one in found),
         installed_at=int(board.clock()),

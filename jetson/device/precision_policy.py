@@ -28,7 +28,7 @@ _NAMES: tuple[Literal["cc", "p50", "p99", "power"], ...] = ("cc", "p50", "p99", 
 
 
 @dataclass(frozen=True)
-class Measured:
+class PrecisionMeasurement:
     """A precision as it was found on this board. With `refused` it cannot fly at all, and why."""
 
     precision: str
@@ -41,13 +41,13 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Bound:
+class PolicyBound:
     """`cc` at least, or `p50` or `p99` (ms) or `power` (W) at most, a number."""
 
     name: Literal["cc", "p50", "p99", "power"]
     value: float
 
-    def broken(self, found: Measured) -> str | None:
+    def broken(self, found: PrecisionMeasurement) -> str | None:
         """Return how what was found breaks the bound."""
         if self.name == "cc":
             return None if found.cc >= self.value else f"cc {found.cc:.4f} < {self.value:g}"
@@ -60,14 +60,14 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Policy:
+class PrecisionPolicy:
     """What to look for, within which bounds."""
 
     goal: Literal["fastest", "closest"]
-    bounds: tuple[Bound, ...]
+    bounds: tuple[PolicyBound, ...]
 
 
-def parse_policy(text: str) -> Policy:
+def parse_policy(text: str) -> PrecisionPolicy:
     """Read a policy.
 
     Raises:
@@ -84,12 +84,14 @@ def parse_policy(text: str) -> Policy:
                 f"policy {text!r}: {part!r} is no bound; expected cc>=.99, p50<=MS, p99<=MS or power<=W"
             )
         given = zip(_NAMES, bound.groups(), strict=True)
-        bounds += [Bound(name, float(value)) for name, value in given if value]
+        bounds += [PolicyBound(name, float(value)) for name, value in given if value]
     goal: Literal["fastest", "closest"] = match.group(1)  # type: ignore[assignment]
-    return Policy(goal, tuple(bounds))
+    return PrecisionPolicy(goal, tuple(bounds))
 
 
-def choose(policy: Policy, found: Sequence[Measured]) -> tuple[Measured, str]:
+def choose_precision(
+    policy: PrecisionPolicy, found: Sequence[PrecisionMeasurement]
+) -> tuple[PrecisionMeasurement, str]:
     """Return the precision that the policy takes, and why, in a line.
 
     Raises:
@@ -108,6 +110,6 @@ def choose(policy: Policy, found: Sequence[Measured]) -> tuple[Measured, str]:
     return best, f"{best.precision}: {why}{'; not ' + others if others else ''}"
 
 
-def finite(found: Measured) -> bool:
+def is_finite(found: PrecisionMeasurement) -> bool:
     """Say whether all that was measured is a number."""
     return all(map(math.isfinite, (found.cc, found.p50_ms, found.p99_ms)))

@@ -49,10 +49,10 @@ class NoService:
         """Do nothing."""
 
 
-NOBODY = NoService()
+NO_SERVICE = NoService()
 
 
-BACK_S = 30.0
+MAX_REVERT_S = 30.0
 """A release that does not stay healthy is flown no longer than this."""
 
 
@@ -62,33 +62,35 @@ class CommandService:
 
     Commands get AEROGAZE_RELEASE and AEROGAZE_PRECISION; they fail by their exit code, or by taking longer
     than `command_s`. `health` is asked every `every_s` for `watch_s`, which is longer than the unit's
-    WatchdogSec: one that hangs once it was ready is seen. Back on the old release takes `longest_s` at most.
+    WatchdogSec: one that hangs once it was ready is seen. Back on the old release takes `max_revert_s` at most.
     """
 
-    restart_words: tuple[str, ...]
-    health_words: tuple[str, ...] = ()
+    restart_command: tuple[str, ...]
+    health_command: tuple[str, ...] = ()
     watch_s: float = 8.0
     every_s: float = 0.5
     command_s: float = 7.0
 
     @property
-    def longest_s(self) -> float:
+    def max_revert_s(self) -> float:
         """How long from a switch to the old release at most: restart, watch, a last question, restart."""
         return 3 * self.command_s + self.watch_s
 
     @property
     def told(self) -> str:
         """What is done after a switch, in words."""
-        return "watching the service" if self.health_words else "no health is set: the service is not watched"
+        return (
+            "watching the service" if self.health_command else "no health is set: the service is not watched"
+        )
 
     def restart(self, release: Path, precision: str) -> None:
         """Run the command that restarts."""
-        self._run(self.restart_words, {"AEROGAZE_RELEASE": str(release), "AEROGAZE_PRECISION": precision})
+        self._run(self.restart_command, {"AEROGAZE_RELEASE": str(release), "AEROGAZE_PRECISION": precision})
 
     def watch(self) -> None:
         """Ask for health until the time is over."""
         end = time.monotonic() + self.watch_s
-        while self.health_words and (left := end - time.monotonic()) > 0:
+        while self.health_command and (left := end - time.monotonic()) > 0:
             time.sleep(min(self.every_s, left))
             self.check()
 
@@ -98,7 +100,7 @@ class CommandService:
         Raises:
             CheckError: it is not healthy.
         """
-        self._run(self.health_words, {})
+        self._run(self.health_command, {})
 
     def _run(self, words: tuple[str, ...], more: Mapping[str, str]) -> None:
         told = " ".join(words)
@@ -126,14 +128,14 @@ class CommandService:
             raise CheckError(f"{told!r} ended with exit code {code}")
 
 
-def check_times(service: Service) -> None:
+def check_revert_time(service: Service) -> None:
     """See, before a release is tried, that a bad one would be gone in time.
 
     Raises:
-        InputError: it might be flown for longer than `BACK_S`.
+        InputError: it might be flown for longer than `MAX_REVERT_S`.
     """
-    if isinstance(service, CommandService) and service.longest_s > BACK_S:
+    if isinstance(service, CommandService) and service.max_revert_s > MAX_REVERT_S:
         raise InputError(
-            f"by config.json a release that fails may be flown for {service.longest_s:g} s; three command_s "
-            f"and watch_s together must be at most {BACK_S:g}"
+            f"by config.json a release that fails may be flown for {service.max_revert_s:g} s; three command_s "
+            f"and watch_s together must be at most {MAX_REVERT_S:g}"
         )

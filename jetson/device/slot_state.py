@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge.core.errors import InputError
-from jetson.device.durable_disk import Disk
+from jetson.device.durable_disk import DurableDisk
 from jetson.signing import canonical_json as canonical
 
 SlotName = Literal["a", "b"]
-STATE = "state.json"
+STATE_FILE = "state.json"
 SCHEMA = 1
-REMEMBERED = 50
+MAX_HISTORY = 50
 """Events that are kept."""
-LARGEST = 1 << 20
-LATEST = 1 << 40
+MAX_STATE_BYTES = 1 << 20
+MAX_TIMESTAMP = 1 << 40
 """Seconds since 1970 that no clock reaches; counters are smaller, too."""
 
 
@@ -39,7 +39,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class State:
+class BoardState:
     """Which slot is flown, what is in the slots, and what has happened.
 
     `trial`: the current slot was switched to and not yet marked good. `counter`: the highest that was
@@ -60,18 +60,18 @@ class State:
         return "b" if self.current == "a" else "a"
 
     @property
-    def flown(self) -> Slot | None:
+    def current_slot(self) -> Slot | None:
         """What is in the current slot."""
         return self.slots[self.current] if self.current else None
 
-    def without(self, name: SlotName) -> State:
+    def without_slot(self, name: SlotName) -> BoardState:
         """Return the state after a slot's content stopped counting."""
         slots = {key: slot for key, slot in self.slots.items() if key != name}
         return dataclasses.replace(
             self, slots=slots, previous=None if self.previous == name else self.previous
         )
 
-    def noted(self, at: int, event: str, slot: Slot | None, detail: str = "") -> State:
+    def with_event(self, at: int, event: str, slot: Slot | None, detail: str = "") -> BoardState:
         """Return the state with an event more in its history."""
         row = {
             "at": at,
@@ -80,21 +80,21 @@ class State:
             "counter": slot.counter if slot else None,
             "detail": detail,
         }
-        return dataclasses.replace(self, history=(*self.history, row)[-REMEMBERED:])
+        return dataclasses.replace(self, history=(*self.history, row)[-MAX_HISTORY:])
 
 
-def load_state(root: Path) -> State:
+def load_state(root: Path) -> BoardState:
     """Read a board's state; a new board has an empty one.
 
     Raises:
         InputError: it cannot be read, or is malformed: somebody else wrote it.
     """
-    place = root / STATE
+    place = root / STATE_FILE
     try:
         with place.open("rb") as file:
-            data = file.read(LARGEST)
+            data = file.read(MAX_STATE_BYTES)
     except FileNotFoundError:
-        return State()
+        return BoardState()
     except OSError as error:
         raise InputError(f"cannot read {place}: {error.strerror}") from None
     document = canonical.decode(data, str(place))
@@ -105,7 +105,7 @@ def load_state(root: Path) -> State:
             name: Slot(**{**slot, "measured": tuple(slot["measured"])})
             for name, slot in document.pop("slots").items()
         }
-        state = State(slots=slots, **{**document, "history": tuple(document["history"])})
+        state = BoardState(slots=slots, **{**document, "history": tuple(document["history"])})
         _check_types(state)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{place} is malformed ({error}): it was changed by somebody else") from None
@@ -115,7 +115,7 @@ def load_state(root: Path) -> State:
     return state
 
 
-def _check_types(state: State) -> None:
+def _check_types(state: BoardState) -> None:
     """See that each value is of the kind that is written.
 
     Raises:
@@ -137,13 +137,13 @@ def _check_types(state: State) -> None:
         if not isinstance(text, str):
             raise TypeError(f"{text!r:.40} is no text")
     for number in numbers:
-        if type(number) is not int or not 0 <= number < LATEST:
+        if type(number) is not int or not 0 <= number < MAX_TIMESTAMP:
             raise TypeError(f"{number!r:.40} is no counter or time")
     if not isinstance(state.trial, bool):
         raise TypeError(f"trial is {state.trial!r:.40}")
 
 
-def save_state(disk: Disk, root: Path, state: State) -> None:
+def save_state(disk: DurableDisk, root: Path, state: BoardState) -> None:
     """Write a board's state with one rename."""
     document = {"schema": SCHEMA, **dataclasses.asdict(state)}
-    disk.replace(root / STATE, canonical.encode(document))
+    disk.replace(root / STATE_FILE, canonical.encode(document))

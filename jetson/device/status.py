@@ -8,17 +8,19 @@ from importlib.metadata import version
 from typing import Any
 
 from edge.core.errors import CheckError
-from edge.hardware.board import Facts, find_module
-from jetson.device.board import Board
-from jetson.device.config import Config, load_config
+from edge.hardware.board import BoardFacts, find_jetson_module
+from jetson.device.board import DeviceBoard
+from jetson.device.config import BoardConfig, load_board_config
 from jetson.device.service import CommandService
-from jetson.device.slot_state import State
+from jetson.device.slot_state import BoardState
 
 
-def tell(this: Board, as_json: bool, health: bool = False) -> None:
+def tell(this: DeviceBoard, as_json: bool, health: bool = False) -> None:
     """Print what is flown, and with `health` what board this is and how it feels."""
-    state = this.state()
-    document = describe(this, state, _health(load_config(this.root)) if health and state.current else None)
+    state = this.read_state()
+    document = describe(
+        this, state, _health(load_board_config(this.root)) if health and state.current else None
+    )
     if as_json:
         print(json.dumps(document))
         return
@@ -36,18 +38,18 @@ def tell(this: Board, as_json: bool, health: bool = False) -> None:
             print(f"health: {document['health']}")
 
 
-def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
+def describe(this: DeviceBoard, state: BoardState, health: str | None) -> dict[str, Any]:
     """Return what `--json` prints of a board."""
-    slot = state.flown
+    slot = state.current_slot
     return {
         "schema": 1,
         "aerogaze": version("aerogaze"),
         "root": str(this.root),
-        "trusts": list(this.trust().keys) if this.trusted else [],
+        "trusts": list(this.load_trust().keys) if this.has_trust else [],
         "state": "none" if slot is None else "trial" if state.trial else "good",
         "health": health,
         "slot": state.current,
-        "path": str(this.release(state.current)) if state.current else None,
+        "path": str(this.release_folder(state.current)) if state.current else None,
         **{
             key: getattr(slot, key, None)
             for key in ("id", "release", "counter", "precision", "engine", "why")
@@ -60,13 +62,13 @@ def describe(this: Board, state: State, health: str | None) -> dict[str, Any]:
     }
 
 
-def _module(facts: Facts) -> dict[str, Any] | None:
+def _module(facts: BoardFacts) -> dict[str, Any] | None:
     """Return what the table of modules says: DLA cores at most, and the memories (GB) that it comes with."""
-    module = find_module(facts.model)
+    module = find_jetson_module(facts.model)
     return {"dla_cores": module.dla_cores, "memory_gb": list(module.memory_gb)} if module else None
 
 
-def _board(facts: Facts) -> list[str]:
+def _board(facts: BoardFacts) -> list[str]:
     known = (
         ("", facts.model),
         ("compute capability ", facts.compute_capability),
@@ -76,15 +78,15 @@ def _board(facts: Facts) -> list[str]:
         ("power mode ", facts.power_mode_name),
     )
     told = [f"{say}{what}" for say, what in known if what]
-    if module := find_module(facts.model):
+    if module := find_jetson_module(facts.model):
         told.append(f"at most {module.dla_cores} DLA cores" if module.dla_cores else "no DLA")
         told.append(f"{' or '.join(map(str, module.memory_gb))} GB of memory")
     return told
 
 
-def _health(config: Config) -> str | None:
+def _health(config: BoardConfig) -> str | None:
     service = config.service
-    if not isinstance(service, CommandService) or not service.health_words:
+    if not isinstance(service, CommandService) or not service.health_command:
         return None
     try:
         service.check()

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import CheckError, InputError
 from jetson.signing import canonical_json as canonical
 from jetson.signing.keys import (
-    MOST_KEYS,
-    Key,
-    PublicKey,
+    MAX_KEYS,
+    PublicKeyHex,
     Signatures,
-    check_signatures,
-    load_public,
-    parse_public,
+    SigningKey,
+    load_public_key,
+    parse_public_key,
     parse_signatures,
-    read_small,
-    short,
+    read_limited,
+    short_key_id,
     sign,
+    verify_signatures,
 )
 
 
@@ -32,9 +32,9 @@ class Trust:
 
     version: int
     threshold: int
-    keys: tuple[PublicKey, ...]
+    keys: tuple[PublicKeyHex, ...]
 
-    def check(self, signers: Sequence[PublicKey], what: str) -> None:
+    def require_threshold(self, signers: Sequence[PublicKeyHex], what: str) -> None:
         """See that enough of the trusted keys are among the signers.
 
         Raises:
@@ -42,50 +42,50 @@ class Trust:
         """
         good = sorted(set(signers) & set(self.keys))
         if len(good) < self.threshold:
-            seen = ", ".join(map(short, signers)) or "none"
+            seen = ", ".join(map(short_key_id, signers)) or "none"
             raise CheckError(
                 f"{what} is signed by {len(good)} of the trusted keys, expected {self.threshold} "
-                f"(trusted: {', '.join(map(short, self.keys))}; signed by: {seen}): sign it with trusted keys"
+                f"(trusted: {', '.join(map(short_key_id, self.keys))}; signed by: {seen}): sign it with trusted keys"
             )
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return what is signed when trust is handed over."""
         return {"schema": 1, "version": self.version, "threshold": self.threshold, "keys": list(self.keys)}
 
 
-def make_trust(keys: Sequence[PublicKey], threshold: int = 1, version: int = 1) -> Trust:
+def make_trust(keys: Sequence[PublicKeyHex], threshold: int = 1, version: int = 1) -> Trust:
     """Return a trust of these keys.
 
     Raises:
         InputError: no keys, too many, the same one twice, or a threshold out of 1 to their number.
     """
     ordered = tuple(sorted(set(keys)))
-    if not 1 <= len(ordered) <= MOST_KEYS or len(ordered) != len(keys):
-        raise InputError(f"{len(keys)} keys, {len(ordered)} of them different; expected 1 to {MOST_KEYS}")
+    if not 1 <= len(ordered) <= MAX_KEYS or len(ordered) != len(keys):
+        raise InputError(f"{len(keys)} keys, {len(ordered)} of them different; expected 1 to {MAX_KEYS}")
     if not 1 <= threshold <= len(ordered):
         raise InputError(f"a threshold of {threshold} for {len(ordered)} keys; expected 1 to {len(ordered)}")
     return Trust(version, threshold, ordered)
 
 
-_TRUST = b"aerogaze trust"
+TRUST_PURPOSE = b"aerogaze trust"
 
 
-def write_trust(trust: Trust, signers: Sequence[Key], place: Path) -> None:
+def write_trust(trust: Trust, signers: Sequence[SigningKey], place: Path) -> None:
     """Write a trust document, signed by keys of the trust before it (none for a first one)."""
-    document = trust.document()
-    signatures = sign(signers, _TRUST, canonical.encode(document))
-    with written_file(place) as path:
+    document = trust.to_dict()
+    signatures = sign(signers, TRUST_PURPOSE, canonical.encode(document))
+    with atomic_file(place) as path:
         path.write_bytes(canonical.encode({**document, "signatures": signatures}))
 
 
-def read_trust(place: Path) -> tuple[Trust, Signatures]:
-    """Read a trust document whose signatures are right; who may sign is for `succeed` to say.
+def load_trust_document(place: Path) -> tuple[Trust, Signatures]:
+    """Read a trust document whose signatures are right; who may sign is for `verify_succession` to say.
 
     Raises:
         InputError: it is no trust document.
         CheckError: a signature is wrong.
     """
-    return _parse_signed(read_small(place), place)
+    return _parse_signed(read_limited(place), place)
 
 
 def _parse_signed(data: bytes, place: Path) -> tuple[Trust, Signatures]:
@@ -93,7 +93,7 @@ def _parse_signed(data: bytes, place: Path) -> tuple[Trust, Signatures]:
     document = canonical.decode(data, what)
     signatures = parse_signatures(document.pop("signatures", None), what)
     trust = parse_trust(document, what)
-    check_signatures(signatures, _TRUST, canonical.encode(document), what)
+    verify_signatures(signatures, TRUST_PURPOSE, canonical.encode(document), what)
     return trust, signatures
 
 
@@ -116,7 +116,7 @@ def parse_trust(document: Mapping[str, Any], what: str) -> Trust:
     return trust
 
 
-def succeed(old: Trust, new: Trust, signatures: Signatures) -> None:
+def verify_succession(old: Trust, new: Trust, signatures: Signatures) -> None:
     """See that a new trust may follow the old one: a version later, signed by enough of the old keys.
 
     Raises:
@@ -127,7 +127,7 @@ def succeed(old: Trust, new: Trust, signatures: Signatures) -> None:
             f"the new trust has version {new.version}, the trust now has {old.version}: "
             f"expected {old.version + 1}; hand trust over one document after the other"
         )
-    old.check(list(signatures), f"trust version {new.version}")
+    old.require_threshold(list(signatures), f"trust version {new.version}")
 
 
 def load_trust(places: Sequence[Path], threshold: int | None = None) -> Trust:
@@ -138,8 +138,8 @@ def load_trust(places: Sequence[Path], threshold: int | None = None) -> Trust:
         CheckError: a document's signature is wrong.
     """
     if len(places) != 1:
-        return make_trust([load_public(place) for place in places], threshold or 1)
-    trust, signatures = load_new_trust(places[0])
+        return make_trust([load_public_key(place) for place in places], threshold or 1)
+    trust, signatures = load_trust_with_signatures(places[0])
     if signatures is None:
         return make_trust(trust.keys, threshold or 1)
     if threshold is not None:
@@ -147,7 +147,7 @@ def load_trust(places: Sequence[Path], threshold: int | None = None) -> Trust:
     return trust
 
 
-def load_new_trust(place: Path) -> tuple[Trust, Signatures | None]:
+def load_trust_with_signatures(place: Path) -> tuple[Trust, Signatures | None]:
     """Read whom to trust, and who signed that: a trust document, or a public key, which nobody signs.
 
     The file is read once: what is trusted is what was signed, whoever changes the file meanwhile.
@@ -156,7 +156,7 @@ def load_new_trust(place: Path) -> tuple[Trust, Signatures | None]:
         InputError: it is neither.
         CheckError: a document's signature is wrong.
     """
-    data = read_small(place)
+    data = read_limited(place)
     if data.startswith(b"-----BEGIN"):
-        return make_trust([parse_public(data, place)]), None
+        return make_trust([parse_public_key(data, place)]), None
     return _parse_signed(data, place)

@@ -14,23 +14,23 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edge.hardware.board import Facts
-from edge.release import manifest as releases
-from jetson.bundle.archive import Wishes, write_bundle
+from edge.hardware.board import BoardFacts
+from edge.release.manifest import GOLDEN_FILE, load_release, locate_release, save_release
+from jetson.bundle.archive import BundleMetadata, write_bundle
 from jetson.device.arming_interlock import NoAutopilot
-from jetson.device.board import Board
+from jetson.device.board import DeviceBoard
 from jetson.device.install import install
 from jetson.device.precision_policy import parse_policy
 from jetson.device.service import NoService
-from jetson.device.slot_state import State
-from jetson.signing.keys import Key, new_key
+from jetson.device.slot_state import BoardState
+from jetson.signing.keys import SigningKey, generate_key
 from jetson.signing.trust import make_trust
-from tests.support.disks import QuickEngines
+from tests.support.disks import FakeBackend
 
 if TYPE_CHECKING:
     from tests.support.sshd import Server
 
-ORIN = Facts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", "36.4.3", "6.2", "10.3.0", None, {})
+ORIN = BoardFacts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", "36.4.3", "6.2", "10.3.0", None, {})
 START_2026 = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
 
 
@@ -46,20 +46,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return new_key(tmp_path_factory.mktemp("keys") / "k")
+def key(tmp_path_factory: pytest.TempPathFactory) -> SigningKey:
+    return generate_key(tmp_path_factory.mktemp("keys") / "k")
 
 
 def trimmed(folder: Path, *precisions: str, name: str = "skd-64", student: Path | None = None) -> Path:
     """Copy a shipped release with these precisions only and a golden set of two frames."""
-    shutil.copytree(releases.locate(student), folder)
-    release = releases.load(folder)
+    shutil.copytree(locate_release(student), folder)
+    release = load_release(folder)
     kept = tuple(g for g in release.graphs if g.precision in precisions and g.engine != "tensorrt")
     for graph in {*release.graphs} - {*kept}:
         (folder / graph.file).unlink()
-    frames, maps = release.golden()
-    np.savez_compressed(folder / releases.GOLDEN, frames=frames[:2], maps=maps[:2])
-    releases.save(dataclasses.replace(release, name=name, graphs=kept))
+    frames, maps = release.load_golden()
+    np.savez_compressed(folder / GOLDEN_FILE, frames=frames[:2], maps=maps[:2])
+    save_release(dataclasses.replace(release, name=name, graphs=kept))
     return folder
 
 
@@ -70,12 +70,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make(small: Path, key: Key, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def make(small: Path, key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Bundle the small release, with wishes and keys of one's own if named."""
 
-    def call(*keys: Key, release: Path = small, **wishes: object) -> Path:
+    def call(*keys: SigningKey, release: Path = small, **wishes: object) -> Path:
         place = tmp_path_factory.mktemp("bundle") / "b.swu"
-        write_bundle(release, keys or [key], Wishes(**wishes), place)  # type: ignore[arg-type]
+        write_bundle(release, keys or [key], BundleMetadata(**wishes), place)  # type: ignore[arg-type]
         return place
 
     return call
@@ -88,33 +88,33 @@ def bundle(make: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def public(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
+def public(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Path:
     """The public half of the key, as a file."""
     place = tmp_path_factory.mktemp("public") / "k.pub"
-    raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public))
+    raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public_key))
     pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     place.write_bytes(raw.public_bytes(pem, info))
     return place
 
 
 @pytest.fixture
-def board(tmp_path: Path, key: Key) -> Board:
-    board = Board(
+def board(tmp_path: Path, key: SigningKey) -> DeviceBoard:
+    board = DeviceBoard(
         tmp_path / "board",
         ORIN,
-        QuickEngines(),
+        FakeBackend(),
         parse_policy("fastest"),
         NoService(),
         clock=lambda: START_2026,
     )
-    board.set_trust(make_trust([key.public]), None)
+    board.set_trust(make_trust([key.public_key]), None)
     return board
 
 
-def put(board: Board, place: Path, **options: bool) -> State:
+def put(board: DeviceBoard, place: Path, **options: bool) -> BoardState:
     return install(board, place, NoAutopilot(), **options)
 
 
-def flown(board: Board) -> int | None:
-    slot = board.state().flown
+def flown(board: DeviceBoard) -> int | None:
+    slot = board.read_state().current_slot
     return slot.counter if slot else None

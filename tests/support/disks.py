@@ -11,16 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.release.manifest import Release
-from jetson.device.durable_disk import Disk
-from jetson.device.engine_trial import Say
-from jetson.device.precision_policy import Measured
+from jetson.device.durable_disk import DurableDisk
+from jetson.device.engine_trial import LogLine
+from jetson.device.precision_policy import PrecisionMeasurement
 
 
 class Cut(BaseException):
     """The power went."""
 
 
-class CutDisk(Disk):
+class CutDisk(DurableDisk):
     """Stops before step `at` (counted from 1) and does nothing ever after; 0 never stops."""
 
     def __init__(self, at: int = 0) -> None:
@@ -111,17 +111,17 @@ def _undone(path: Path) -> Callable[[], object]:
     return undo
 
 
-class QuickEngines:
+class FakeBackend:
     """Engines that were measured before: for tests of everything else."""
 
     name = "quick"
 
-    def __init__(self, *found: Measured) -> None:
-        self.found = list(found) or [Measured("int8", 0.999, 1.0, 2.0)]
+    def __init__(self, *found: PrecisionMeasurement) -> None:
+        self.found = list(found) or [PrecisionMeasurement("int8", 0.999, 1.0, 2.0)]
 
-    def build(self, release: Release, folder: Path, say: Say) -> None:
+    def build(self, release: Release, folder: Path, say: LogLine) -> None:
         (folder / "stream.engine").write_bytes(b"compiled")
 
-    def measure(self, release: Release, folder: Path, say: Say) -> list[Measured]:
+    def measure(self, release: Release, folder: Path, say: LogLine) -> list[PrecisionMeasurement]:
         assert (folder / "stream.engine").exists()
         return self.found

@@ -12,28 +12,28 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from edge.hardware.board import Facts
-from jetson.bundle.archive import Wishes, write_bundle
-from jetson.bundle.manifest import Compatible
+from edge.hardware.board import BoardFacts
+from jetson.bundle.archive import BundleMetadata, write_bundle
+from jetson.bundle.manifest import Compatibility
 from jetson.device.arming_interlock import NoAutopilot
-from jetson.device.board import Board
+from jetson.device.board import DeviceBoard
 from jetson.device.install import install
 from jetson.device.precision_policy import parse_policy
 from jetson.device.service import NoService
 from jetson.device.slot_state import load_state
 from jetson.signing import canonical_json as canonical
-from jetson.signing.keys import Key, new_key
+from jetson.signing.keys import SigningKey, generate_key
 from jetson.signing.trust import make_trust
-from tests.support.disks import QuickEngines
+from tests.support.disks import FakeBackend
 
-ORIN_NANO = Compatible(boards=("orin-nano",))
-NANO = Facts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", None, None, None, None, {})
+ORIN_NANO = Compatibility(boards=("orin-nano",))
+NANO = BoardFacts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", None, None, None, None, {})
 
 
-def first_board(root: Path, bundle: Path, key: Key) -> Path:
+def first_board(root: Path, bundle: Path, key: SigningKey) -> Path:
     """Make a board that flies a bundle already, to be copied."""
-    board = Board(root, NANO, QuickEngines(), parse_policy("fastest"), NoService())
-    board.set_trust(make_trust([key.public]), None)
+    board = DeviceBoard(root, NANO, FakeBackend(), parse_policy("fastest"), NoService())
+    board.set_trust(make_trust([key.public_key]), None)
     install(board, bundle, NoAutopilot())
     (root / "lock").unlink()  # each board has its own
     (root / "proc/device-tree").mkdir(parents=True)
@@ -69,8 +69,8 @@ def _config(**config: object) -> Callable[[Path], None]:
 
 
 def _another_key(root: Path) -> None:
-    trust = make_trust([new_key(root / "theirs").public])
-    _put(root / "trust.json", canonical.encode(trust.document()))
+    trust = make_trust([generate_key(root / "theirs").public_key])
+    _put(root / "trust.json", canonical.encode(trust.to_dict()))
 
 
 UNHEALTHY = {"restart": ["true"], "health": ["false"], "watch_s": 0.2, "every_s": 0.05}
@@ -98,15 +98,15 @@ def spoil(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def counter(root: Path) -> int | None:
     """What a board flies."""
-    flown = load_state(root).flown
+    flown = load_state(root).current_slot
     return flown.counter if flown else None
 
 
 def simulation(folder: Path, release: Path, count: int) -> tuple[list[str | Path], dict[str, str]]:
     """Make a fleet of which each 20th board has a fault; return the words of the command, and the faults."""
-    key = new_key(folder / "k")
+    key = generate_key(folder / "k")
     for number in (1, 2):
-        wishes = Wishes(counter=number, compatible=ORIN_NANO)
+        wishes = BundleMetadata(counter=number, compatible=ORIN_NANO)
         write_bundle(release, [key], wishes, folder / f"b{number}.swu")
     names = boards(folder, first_board(folder / "first", folder / "b1.swu", key), count)
     faults = spoil(folder, names[10::20])

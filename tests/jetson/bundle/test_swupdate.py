@@ -19,13 +19,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge.core.errors import CheckError, InputError
 from jetson.bundle.archive import read_bundle
-from jetson.bundle.manifest import Compatible
+from jetson.bundle.manifest import Compatibility
 from jetson.signing.cms import CmsSigner, load_cms_signer
 
 SWUPDATE = shutil.which("swupdate")
 CPIO = shutil.which("cpio")
 GOOSEBIT = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))
-ORIN = Compatible(boards=("orin-nano", "orin-nx"))
+ORIN = Compatibility(boards=("orin-nano", "orin-nx"))
 
 
 @pytest.fixture(scope="module")

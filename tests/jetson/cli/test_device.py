@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import InputError
-from jetson.device.durable_disk import Disk
-from jetson.device.slot_state import Slot, State, load_state, save_state
+from jetson.device.durable_disk import DurableDisk
+from jetson.device.slot_state import BoardState, Slot, load_state, save_state
 from jetson.signing import canonical_json as canonical
 from tests.conftest import Outcome
 
@@ -133,7 +133,7 @@ def test_a_state_that_somebody_else_wrote_is_one_line(command: Command, tmp_path
 def test_a_state_with_wrong_types_is_one_line(
     command: Command, bundle: Path, public: Path, tmp_path: Path, wrong: dict[str, object]
 ) -> None:
-    state = canonical.encode({"schema": 1, **dataclasses.asdict(State()), **wrong})
+    state = canonical.encode({"schema": 1, **dataclasses.asdict(BoardState()), **wrong})
     command("device", "trust", public, "--root", tmp_path)
     (tmp_path / "state.json").write_bytes(state)
     for words in (["status"], ["history"], ["install", bundle]):
@@ -153,8 +153,10 @@ def test_a_slot_or_event_with_wrong_types_is_refused(
     of: str, wrong: dict[str, object], tmp_path: Path
 ) -> None:
     slot = Slot("0" * 64, "r", 1, "int8", "onnxruntime", "fastest", ({"precision": "int8"},), 1)
-    save_state(Disk(), tmp_path, State(current="a", slots={"a": slot}).noted(1, "install", slot))
-    assert load_state(tmp_path).flown == slot
+    save_state(
+        DurableDisk(), tmp_path, BoardState(current="a", slots={"a": slot}).with_event(1, "install", slot)
+    )
+    assert load_state(tmp_path).current_slot == slot
     document = json.loads((tmp_path / "state.json").read_bytes())
     (document["slots"]["a"] if of == "slot" else document["history"][0]).update(wrong)
     (tmp_path / "state.json").write_bytes(canonical.encode(document))
@@ -207,8 +209,8 @@ def test_an_unprivileged_user_is_told_in_one_line(public: Path) -> None:
         shutil.copy(public, key)
         key.chmod(0o444)
         code = (
-            "import sys; from edge.cli.main import _exit_code; "
-            "sys.exit(_exit_code(['device', 'trust', sys.argv[2], '--root', sys.argv[1]]))"
+            "import sys; from edge.cli.main import run_cli; "
+            "sys.exit(run_cli(['device', 'trust', sys.argv[2], '--root', sys.argv[1]]))"
         )
         done = as_nobody(code, str(Path(locked) / "drone"), str(key))
     assert done.returncode == 2, done.stderr

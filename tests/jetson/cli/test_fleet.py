@@ -17,7 +17,7 @@ import pytest
 
 from jetson.cli.device import board
 from jetson.device.slot_state import load_state
-from jetson.signing.keys import Key, new_key
+from jetson.signing.keys import SigningKey, generate_key
 from tests.conftest import Outcome
 from tests.jetson.conftest import trimmed
 from tests.support import fleets
@@ -44,7 +44,7 @@ def next_bundle(make: Make, tiny: Path) -> Path:
 
 
 @pytest.fixture
-def make_boards(make: Make, tiny: Path, key: Key, tmp_path: Path) -> Callable[[int], list[str]]:
+def make_boards(make: Make, tiny: Path, key: SigningKey, tmp_path: Path) -> Callable[[int], list[str]]:
     """Make so many boards, which fly counter 1."""
     return lambda count: boards(
         tmp_path, first_board(tmp_path / "first", make(release=tiny, counter=1), key), count
@@ -184,7 +184,7 @@ def test_a_board_that_is_busy_is_waited_for(
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with board(tmp_path / name).locked():
+        with board(tmp_path / name).lock():
             held.set()
             done.wait(60)
 
@@ -223,7 +223,7 @@ def test_bad_input_is_one_line(
     command: Command, make: Make, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     fleet, state = inventory(tmp_path, make_boards(1)), tmp_path / "state"
-    new_key(tmp_path / "stranger")
+    generate_key(tmp_path / "stranger")
 
     def told(*words: str | Path, code: int = 2) -> str:
         outcome = command("fleet", *words)

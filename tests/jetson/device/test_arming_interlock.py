@@ -77,12 +77,12 @@ def test_a_disarmed_drone_may_be_touched_and_an_armed_one_not() -> None:
     port = free_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
     with vehicle(port) as drone:
-        autopilot.check()
+        autopilot.check_disarmed()
         drone.armed = True
         with pytest.raises(CheckError, match="the drone is armed"):
-            autopilot.check()
+            autopilot.check_disarmed()
         drone.armed = False
-        autopilot.check()
+        autopilot.check_disarmed()
 
 
 def test_a_neighbour_that_is_heard_first_does_not_speak_for_an_armed_drone() -> None:
@@ -93,7 +93,7 @@ def test_a_neighbour_that_is_heard_first_does_not_speak_for_an_armed_drone() -> 
         vehicle(port, every_s=1.0, armed=True),
         pytest.raises(CheckError, match="the drone is armed"),
     ):
-        autopilot.check()
+        autopilot.check_disarmed()
 
 
 def test_ground_stations_and_silence_tell_nothing() -> None:
@@ -103,11 +103,11 @@ def test_ground_stations_and_silence_tell_nothing() -> None:
         vehicle(port, autopilot=MAV.MAV_AUTOPILOT_INVALID),
         pytest.raises(NoHeartbeatError, match=r"in 0\.3 s"),
     ):
-        autopilot.check()
+        autopilot.check_disarmed()
     with pytest.raises(NoHeartbeatError, match="say --no-autopilot"):
-        autopilot.check()
+        autopilot.check_disarmed()
     with pytest.raises(NoHeartbeatError, match="no autopilot is named"):
-        UnknownAutopilot().check()
+        UnknownAutopilot().check_disarmed()
 
 
 def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
@@ -116,10 +116,10 @@ def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFi
         hang_up = threading.Thread(target=lambda: server.accept()[0].close())
         hang_up.start()
         with pytest.raises(NoHeartbeatError, match=r"broke \(its other end hung up\)"):
-            autopilot.check()
+            autopilot.check_disarmed()
         hang_up.join()
     with pytest.raises(InputError, match="cannot listen on tcp"):
-        autopilot.check()
+        autopilot.check_disarmed()
     assert capfd.readouterr() == ("", "")
 
 
@@ -127,7 +127,7 @@ def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFi
 def test_a_link_that_cannot_be_opened_is_one_line() -> None:
     for link in ("/dev/no-such-line", "udpin:999.0.0.1:1", "udpin:127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"cannot listen on {link}"):
-            MavlinkAutopilot(link).check()
+            MavlinkAutopilot(link).check_disarmed()
 
 
 def test_nothing_is_installed_while_armed(
@@ -166,17 +166,17 @@ def test_leave_to_arm_is_refused_meanwhile_and_only_then() -> None:
     port = free_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
     with vehicle(port), closing(Asking(port)) as asking:
-        with autopilot.refusing():
+        with autopilot.deny_arming():
             for _ in range(3):
                 told = asking.ask()
                 assert told.result == MAV.MAV_RESULT_DENIED
                 assert (told.get_srcSystem(), told.get_srcComponent()) == (10, 191)
                 assert (told.target_system, told.target_component) == (1, 1)
                 assert told.result_param2 == MAV.MAV_ARM_AUTH_DENIED_REASON_GENERIC
-                autopilot.check()  # which hears the requests, too
+                autopilot.check_disarmed()  # which hears the requests, too
             assert asking.ask(MAV.MAV_CMD_COMPONENT_ARM_DISARM) is None, "no other command is answered"
         assert asking.ask() is None
-        autopilot.check()
+        autopilot.check_disarmed()
 
 
 def test_an_install_refuses_leave_to_arm(

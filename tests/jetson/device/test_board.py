@@ -13,35 +13,35 @@ import pytest
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
-from edge.hardware.board import read_facts
-from edge.release import manifest as releases
-from jetson.bundle.manifest import Compatible
-from jetson.device.board import Board
-from jetson.device.engine_trial import OnnxRuntimeEngines, TensorRTEngines, open_engines
-from jetson.device.precision_policy import Measured, parse_policy
+from edge.hardware.board import read_board_facts
+from edge.release.manifest import GOLDEN_FILE, RELEASE_MANIFEST, load_release
+from jetson.bundle.manifest import Compatibility
+from jetson.device.board import DeviceBoard
+from jetson.device.engine_trial import OnnxRuntimeBackend, TensorRTBackend, select_backend
+from jetson.device.precision_policy import PrecisionMeasurement, parse_policy
 from jetson.device.service import NoService
 from jetson.signing import trust as trusts
-from jetson.signing.keys import Key, new_key, read_small
-from jetson.signing.trust import make_trust, read_trust, write_trust
+from jetson.signing.keys import SigningKey, generate_key, read_limited
+from jetson.signing.trust import load_trust_document, make_trust, write_trust
 from tests.conftest import Outcome
 from tests.jetson.conftest import ORIN, START_2026, flown, put, trimmed
-from tests.support.disks import QuickEngines
+from tests.support.disks import FakeBackend
 
 Command = Callable[..., Outcome]
 Make = Callable[..., Path]
 
 
-def test_releases_follow_each_other_in_two_slots(board: Board, make: Make) -> None:
+def test_releases_follow_each_other_in_two_slots(board: DeviceBoard, make: Make) -> None:
     for counter, slot in ((1, "a"), (2, "b"), (3, "a")):
         state = put(board, make(counter=counter))
         assert (state.current, state.trial, state.counter) == (slot, False, counter)
-        assert releases.load(board.release(state.current or "a")).name == "skd-64"
+        assert load_release(board.release_folder(state.current or "a")).name == "skd-64"
     assert board.rollback().counter == 3, "the highest counter stays"
     assert flown(board) == 2
-    assert [row["event"] for row in board.state().history] == ["install"] * 3 + ["rollback"]
+    assert [row["event"] for row in board.read_state().history] == ["install"] * 3 + ["rollback"]
 
 
-def test_the_same_again_changes_nothing_unless_asked(board: Board, make: Make) -> None:
+def test_the_same_again_changes_nothing_unless_asked(board: DeviceBoard, make: Make) -> None:
     place = make()
     put(board, place)
     before = (board.root / "state.json").read_bytes()
@@ -50,7 +50,7 @@ def test_the_same_again_changes_nothing_unless_asked(board: Board, make: Make) -
     assert put(board, place, reinstall=True).current == "b"
 
 
-def test_counters_do_not_go_back(board: Board, make: Make) -> None:
+def test_counters_do_not_go_back(board: DeviceBoard, make: Make) -> None:
     put(board, make(counter=5))
     with pytest.raises(CheckError, match="has counter 4, this board has flown 5"):
         put(board, make(counter=4))
@@ -64,7 +64,9 @@ def test_counters_do_not_go_back(board: Board, make: Make) -> None:
         put(board, over)  # an override is for boards of its day, and cannot be played again
 
 
-def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(board: Board, make: Make) -> None:
+def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(
+    board: DeviceBoard, make: Make
+) -> None:
     put(board, make(counter=5))
     six = make(counter=6)
     put(board, six)
@@ -81,16 +83,22 @@ def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(board: Bo
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        ({"compatible": Compatible(boards=("agx-orin",))}, "for board agx-orin; here is orin-nano"),
-        ({"compatible": Compatible(jetpack=("6.1",))}, r"for JetPack 6\.1; here is 6\.2"),
-        ({"compatible": Compatible(tensorrt=("10.30", "11"))}, r"for TensorRT 10\.30, 11; here is 10\.3\.0"),
-        ({"compatible": Compatible(compute_capability=("11.0",))}, r"compute capability 11\.0; here is 8\.7"),
+        ({"compatible": Compatibility(boards=("agx-orin",))}, "for board agx-orin; here is orin-nano"),
+        ({"compatible": Compatibility(jetpack=("6.1",))}, r"for JetPack 6\.1; here is 6\.2"),
+        (
+            {"compatible": Compatibility(tensorrt=("10.30", "11"))},
+            r"for TensorRT 10\.30, 11; here is 10\.3\.0",
+        ),
+        (
+            {"compatible": Compatibility(compute_capability=("11.0",))},
+            r"compute capability 11\.0; here is 8\.7",
+        ),
         ({"runtime": "99"}, "needs aerogaze 99"),
         ({"expires": "2025-12-31"}, "expired after 2025-12-31"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    board: Board, make: Make, wishes: dict[str, object], message: str
+    board: DeviceBoard, make: Make, wishes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(CheckError, match=message):
         put(board, make(**wishes))
@@ -98,18 +106,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("expires", ["2026-01-01", "9999-12-31"])
-def test_what_fits_is_taken(board: Board, make: Make, expires: str) -> None:
-    fits = Compatible(("agx-orin", "orin-nano"), ("8.7",), ("6.2",), ("10.3",))
+def test_what_fits_is_taken(board: DeviceBoard, make: Make, expires: str) -> None:
+    fits = Compatibility(("agx-orin", "orin-nano"), ("8.7",), ("6.2",), ("10.3",))
     assert put(board, make(compatible=fits, expires=expires)).counter == 1
 
 
-def test_a_board_that_does_not_say_what_it_is_takes_no_bundle_for_one(board: Board, make: Make) -> None:
-    board.facts = read_facts(board.root)
+def test_a_board_that_does_not_say_what_it_is_takes_no_bundle_for_one(board: DeviceBoard, make: Make) -> None:
+    board.facts = read_board_facts(board.root)
     with pytest.raises(CheckError, match="here is no known one"):
-        put(board, make(compatible=Compatible(boards=("orin-nano",))))
+        put(board, make(compatible=Compatibility(boards=("orin-nano",))))
 
 
-def test_a_clock_at_1970_takes_bundles_but_forgets_no_day(board: Board, make: Make) -> None:
+def test_a_clock_at_1970_takes_bundles_but_forgets_no_day(board: DeviceBoard, make: Make) -> None:
     ends = make(counter=2, expires="2026-01-31")
     board.clock = lambda: 60.0
     put(board, make(counter=1, expires="2025-01-31"))
@@ -125,7 +133,7 @@ def test_a_clock_at_1970_takes_bundles_but_forgets_no_day(board: Board, make: Ma
 
 
 def test_a_bundle_that_was_changed_is_refused_before_anything_is_written(
-    board: Board, make: Make, key: Key, tmp_path: Path
+    board: DeviceBoard, make: Make, key: SigningKey, tmp_path: Path
 ) -> None:
     data = make().read_bytes()
     spoilt = tmp_path / "spoilt.swu"
@@ -134,54 +142,54 @@ def test_a_bundle_that_was_changed_is_refused_before_anything_is_written(
         with pytest.raises((InputError, CheckError)):
             put(board, spoilt)
     with pytest.raises(CheckError, match="signed by 0 of the trusted keys"):
-        put(board, make(new_key(tmp_path / "other")))
+        put(board, make(generate_key(tmp_path / "other")))
     assert sorted(p.name for p in board.root.iterdir()) == ["lock", "trust.json"]
 
 
 def test_a_board_that_trusts_nobody_takes_nothing(tmp_path: Path, bundle: Path) -> None:
-    board = Board(tmp_path / "b", ORIN, QuickEngines(), parse_policy("fastest"), NoService())
+    board = DeviceBoard(tmp_path / "b", ORIN, FakeBackend(), parse_policy("fastest"), NoService())
     with pytest.raises(InputError, match="trusts no key yet: aerogaze device trust"):
         put(board, bundle)
 
 
 def test_trust_changes_hands_only_by_those_who_have_it(
-    board: Board, make: Make, key: Key, tmp_path: Path
+    board: DeviceBoard, make: Make, key: SigningKey, tmp_path: Path
 ) -> None:
-    other = new_key(tmp_path / "o")
-    successor = make_trust([other.public], version=2)
+    other = generate_key(tmp_path / "o")
+    successor = make_trust([other.public_key], version=2)
     with pytest.raises(CheckError, match=r"trusts .* already"):
-        board.set_trust(make_trust([other.public]), None)
+        board.set_trust(make_trust([other.public_key]), None)
     write_trust(successor, [other], tmp_path / "t.json")
     with pytest.raises(CheckError, match="signed by 0 of the trusted keys"):
-        board.set_trust(*read_trust(tmp_path / "t.json"))
+        board.set_trust(*load_trust_document(tmp_path / "t.json"))
     write_trust(successor, [key], tmp_path / "t.json")
-    board.set_trust(*read_trust(tmp_path / "t.json"))
+    board.set_trust(*load_trust_document(tmp_path / "t.json"))
     with pytest.raises(CheckError, match="signed by 0"):
         put(board, make())
     assert put(board, make(other)).current == "a"
 
 
 def test_trust_changed_while_it_is_read_is_not_taken(
-    command: Command, key: Key, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, key: SigningKey, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, root = tmp_path / "t.json", tmp_path / "drone"
     command("device", "trust", public, "--root", root)
     before = (root / "trust.json").read_bytes()
-    honest, evil = new_key(tmp_path / "honest"), new_key(tmp_path / "evil")
-    write_trust(make_trust([honest.public], version=2), [key], place)
+    honest, evil = generate_key(tmp_path / "honest"), generate_key(tmp_path / "evil")
+    write_trust(make_trust([honest.public_key], version=2), [key], place)
     signed = place.read_bytes()
-    write_trust(make_trust([evil.public], version=2), [], place)
+    write_trust(make_trust([evil.public_key], version=2), [], place)
     reads = 0
 
     def swapped(path: Path) -> bytes:
         nonlocal reads
-        data = read_small(path)
+        data = read_limited(path)
         reads += 1
         if reads == 2:
             place.write_bytes(signed)
         return data
 
-    monkeypatch.setattr(trusts, "read_small", swapped)
+    monkeypatch.setattr(trusts, "read_limited", swapped)
     refused = command("device", "trust", place, "--root", root)
     assert refused.code == 1
     assert "signed by 0 of the trusted keys" in refused.err
@@ -190,7 +198,7 @@ def test_trust_changed_while_it_is_read_is_not_taken(
 
 
 def test_too_little_room_is_told_before_anything_is_written(
-    board: Board, make: Make, monkeypatch: pytest.MonkeyPatch
+    board: DeviceBoard, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(board.root)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
@@ -199,12 +207,12 @@ def test_too_little_room_is_told_before_anything_is_written(
     assert not (board.root / "slots").exists()
 
 
-def test_a_precision_that_breaks_the_policy_does_not_fly(board: Board, make: Make) -> None:
+def test_a_precision_that_breaks_the_policy_does_not_fly(board: DeviceBoard, make: Make) -> None:
     put(board, make())
-    board.engines = QuickEngines(
-        Measured("fp32", 1.0, 9.0, 30.0),
-        Measured("int8", 0.9, 1.0, 2.0),
-        Measured("fp16", 0, 0, 0, "gives NaN"),
+    board.backend = FakeBackend(
+        PrecisionMeasurement("fp32", 1.0, 9.0, 30.0),
+        PrecisionMeasurement("int8", 0.9, 1.0, 2.0),
+        PrecisionMeasurement("fp16", 0, 0, 0, "gives NaN"),
     )
     board.policy = parse_policy("fastest within cc>=.99 and p99<=20ms")
     with pytest.raises(CheckError) as refused:
@@ -212,24 +220,26 @@ def test_a_precision_that_breaks_the_policy_does_not_fly(board: Board, make: Mak
     for told in ("fp32: p99 30.00 > 20 ms", "int8: cc 0.9000 < 0.99", "fp16: gives NaN"):
         assert told in str(refused.value)
     assert flown(board) == 1
-    assert board.state().history[-1]["event"] == "refused"
-    assert not board.slot("b").exists()
+    assert board.read_state().history[-1]["event"] == "refused"
+    assert not board.slot_folder("b").exists()
     board.policy = parse_policy("closest")
-    assert put(board, make(counter=2)).flown.precision == "fp32"  # type: ignore[union-attr]
+    assert put(board, make(counter=2)).current_slot.precision == "fp32"  # type: ignore[union-attr]
 
 
 def spoil_golden(folder: Path) -> None:
     """A release whose golden maps are of something else, in order by its hashes."""
-    with np.load(folder / releases.GOLDEN) as golden:
-        np.savez_compressed(folder / releases.GOLDEN, frames=golden["frames"], maps=golden["maps"][:, ::-1])
-    document = json.loads((folder / releases.MANIFEST).read_text())
-    path = folder / releases.GOLDEN
-    document["files"][releases.GOLDEN] = {"sha256": sha256(path), "size_bytes": path.stat().st_size}
-    (folder / releases.MANIFEST).write_text(json.dumps(document))
+    with np.load(folder / GOLDEN_FILE) as golden:
+        np.savez_compressed(folder / GOLDEN_FILE, frames=golden["frames"], maps=golden["maps"][:, ::-1])
+    document = json.loads((folder / RELEASE_MANIFEST).read_text())
+    path = folder / GOLDEN_FILE
+    document["files"][GOLDEN_FILE] = {"sha256": sha256(path), "size_bytes": path.stat().st_size}
+    (folder / RELEASE_MANIFEST).write_text(json.dumps(document))
 
 
-def test_a_release_that_fails_its_golden_set_does_not_fly(board: Board, make: Make, tmp_path: Path) -> None:
-    board.engines = OnnxRuntimeEngines()
+def test_a_release_that_fails_its_golden_set_does_not_fly(
+    board: DeviceBoard, make: Make, tmp_path: Path
+) -> None:
+    board.backend = OnnxRuntimeBackend()
     put(board, make())
     spoilt = trimmed(tmp_path / "spoilt", "int8")
     spoil_golden(spoilt)
@@ -239,11 +249,11 @@ def test_a_release_that_fails_its_golden_set_does_not_fly(board: Board, make: Ma
 
 
 def test_real_engines_are_tried_and_the_fastest_within_bounds_is_flown(
-    board: Board, make: Make, tmp_path: Path
+    board: DeviceBoard, make: Make, tmp_path: Path
 ) -> None:
-    board.engines = OnnxRuntimeEngines()
+    board.backend = OnnxRuntimeBackend()
     board.policy = parse_policy("closest within cc>=.995 and p99<=1000")
-    slot = put(board, make(release=trimmed(tmp_path / "two", "fp32", "int8"))).flown
+    slot = put(board, make(release=trimmed(tmp_path / "two", "fp32", "int8"))).current_slot
     assert slot is not None
     assert slot.precision == "fp32"
     assert [row["precision"] for row in slot.measured] == ["fp32", "int8"]
@@ -265,19 +275,19 @@ class Steady:
 
 
 def test_power_is_measured_where_there_is_a_meter(
-    board: Board, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    board: DeviceBoard, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board.engines = OnnxRuntimeEngines()
-    monkeypatch.setattr("jetson.device.engine_trial.find_meter", lambda root, nvml: Steady())
+    board.backend = OnnxRuntimeBackend()
+    monkeypatch.setattr("jetson.device.engine_trial.find_energy_meter", lambda root, nvml: Steady())
     monkeypatch.setattr("edge.profiler.measurement.sampler.BUSY_S", 0.2)
     board.policy = parse_policy("fastest within power<=6W")
-    slot = put(board, make(release=trimmed(tmp_path / "one", "int8"))).flown
+    slot = put(board, make(release=trimmed(tmp_path / "one", "int8"))).current_slot
     assert slot is not None
     assert slot.measured[0]["power_w"] == pytest.approx(5, abs=0.1)
     board.policy = parse_policy("fastest within power<=4W")
     with pytest.raises(CheckError, match=r"int8: power 5\.0 > 4 W"):
         put(board, make(counter=2, release=trimmed(tmp_path / "two", "int8")))
-    monkeypatch.setattr("jetson.device.engine_trial.find_meter", lambda root, nvml: "none here")
+    monkeypatch.setattr("jetson.device.engine_trial.find_energy_meter", lambda root, nvml: "none here")
     with pytest.raises(CheckError, match="int8: power is not known"):
         put(board, make(counter=2, release=trimmed(tmp_path / "three", "int8")))
 
@@ -285,16 +295,16 @@ def test_power_is_measured_where_there_is_a_meter(
 def test_auto_is_tensorrt_where_its_module_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, name in ((None, "onnxruntime"), (object(), "tensorrt")):
         monkeypatch.setattr("jetson.device.engine_trial.find_spec", lambda module, there=there: there)
-        assert open_engines("auto").name == name
+        assert select_backend("auto").name == name
 
 
 def test_tensorrt_engines_are_built_on_the_board_and_without_a_gpu_not_flown(
-    board: Board, make: Make, tmp_path: Path
+    board: DeviceBoard, make: Make, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    board.engines = TensorRTEngines("rtx")
+    board.backend = TensorRTBackend("rtx")
     said: list[str] = []
-    board.say = said.append
+    board.log = said.append
     with pytest.raises(CheckError, match="no NVIDIA GPU here"):
         put(board, make(release=trimmed(tmp_path / "r", "fp32")))
     assert any("built stream.fp32.engine" in line for line in said)
@@ -303,22 +313,22 @@ def test_tensorrt_engines_are_built_on_the_board_and_without_a_gpu_not_flown(
 # Services: real processes, started and asked by commands.
 
 
-def test_a_changed_slot_is_found(board: Board, make: Make) -> None:
+def test_a_changed_slot_is_found(board: DeviceBoard, make: Make) -> None:
     put(board, make())
-    board.check_slot("a")
-    graph = board.release("a") / "stream.int8.onnxruntime.onnx"
+    board.verify_slot("a")
+    graph = board.release_folder("a") / "stream.int8.onnxruntime.onnx"
     data = bytearray(graph.read_bytes())
     data[1000] ^= 1
     graph.write_bytes(data)
     with pytest.raises(CheckError, match="is not the file that was signed"):
-        board.check_slot("a")
+        board.verify_slot("a")
     graph.unlink()
     with pytest.raises(CheckError, match=r"lacks stream\.int8"):
-        board.check_slot("a")
+        board.verify_slot("a")
 
 
-def test_timing_caches_lie_beside_the_release(board: Board, make: Make, tmp_path: Path) -> None:
+def test_timing_caches_lie_beside_the_release(board: DeviceBoard, make: Make, tmp_path: Path) -> None:
     (tmp_path / "nano.timing").write_bytes(b"cache")
     put(board, make(timing_caches=(tmp_path / "nano.timing",)))
-    assert (board.slot("a") / "caches" / "nano.timing").read_bytes() == b"cache"
-    board.check_slot("a")
+    assert (board.slot_folder("a") / "caches" / "nano.timing").read_bytes() == b"cache"
+    board.verify_slot("a")

@@ -16,24 +16,29 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.board import read_facts
-from edge.release import manifest as releases
+from edge.hardware.board import read_board_facts
+from edge.release.manifest import load_release
 from jetson.device.arming_interlock import NoAutopilot
-from jetson.device.board import Board
-from jetson.device.durable_disk import Disk
+from jetson.device.board import DeviceBoard
+from jetson.device.durable_disk import DurableDisk
 from jetson.device.install import install
 from jetson.device.precision_policy import parse_policy
 from jetson.device.service import NoService
-from jetson.signing.keys import Key
+from jetson.signing.keys import SigningKey
 from jetson.signing.trust import make_trust
-from tests.support.disks import Cut, CutDisk, FailingDisk, LossyDisk, QuickEngines
+from tests.support.disks import Cut, CutDisk, FailingDisk, FakeBackend, LossyDisk
 
 OLD, NEW, NEXT = 2, 3, 4
 
 
-def a_board(root: Path, disk: Disk | None = None) -> Board:
-    return Board(
-        root, read_facts(root / "facts"), QuickEngines(), parse_policy("fastest"), NoService(), disk or Disk()
+def a_board(root: Path, disk: DurableDisk | None = None) -> DeviceBoard:
+    return DeviceBoard(
+        root,
+        read_board_facts(root / "facts"),
+        FakeBackend(),
+        parse_policy("fastest"),
+        NoService(),
+        disk or DurableDisk(),
     )
 
 
@@ -43,11 +48,11 @@ def bundles(make: Callable[..., Path]) -> dict[int, Path]:
 
 
 @pytest.fixture(scope="module")
-def flown(bundles: dict[int, Path], key: Key, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flown(bundles: dict[int, Path], key: SigningKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A board that flies OLD, and has 1 in the other slot."""
     root = tmp_path_factory.mktemp("board") / "root"
     board = a_board(root)
-    board.set_trust(make_trust([key.public]), None)
+    board.set_trust(make_trust([key.public_key]), None)
     for counter in (1, OLD):
         install(board, bundles[counter], NoAutopilot())
     return root
@@ -62,20 +67,20 @@ def steps_of(flown: Path, bundle: Path, root: Path) -> int:
 
 def check_whole(root: Path, bundles: dict[int, Path], where: object) -> int:
     """See that a whole release is flown, that it boots, and that the next install works."""
-    state = a_board(root).state()
+    state = a_board(root).read_state()
     assert state.current is not None, where
-    assert state.flown is not None, where
-    assert a_board(root).check_slot(state.current).counter == state.flown.counter, where
-    releases.load(a_board(root).release(state.current))
-    booted = a_board(root).boot()
+    assert state.current_slot is not None, where
+    assert a_board(root).verify_slot(state.current).counter == state.current_slot.counter, where
+    load_release(a_board(root).release_folder(state.current))
+    booted = a_board(root).recover_at_boot()
     assert booted.current is not None, where
     assert not booted.trial, where
-    assert booted.flown is not None, where
-    a_board(root).check_slot(booted.current)
+    assert booted.current_slot is not None, where
+    a_board(root).verify_slot(booted.current)
     after = install(a_board(root), bundles[NEXT], NoAutopilot())
-    assert after.flown is not None, where
-    assert after.flown.counter == NEXT, where
-    return booted.flown.counter
+    assert after.current_slot is not None, where
+    assert after.current_slot.counter == NEXT, where
+    return booted.current_slot.counter
 
 
 def test_killed_at_each_step_it_flies_the_old_or_the_new(
@@ -209,9 +214,9 @@ def test_kills_by_chance_in_a_row_leave_a_whole_board(
         time.sleep(chance.uniform(0.2, 1.5))
         process.kill()
         process.wait()
-        state = a_board(root).state()
+        state = a_board(root).read_state()
         assert state.current is not None
-        a_board(root).check_slot(state.current)
+        a_board(root).verify_slot(state.current)
         seen.add((state.current, state.trial))
     assert len(seen) > 1
     assert check_whole(root, bundles, "at the end") in (OLD, NEW)
@@ -220,7 +225,7 @@ def test_kills_by_chance_in_a_row_leave_a_whole_board(
 def test_a_second_command_is_kept_out(flown: Path, bundles: dict[int, Path], tmp_path: Path) -> None:
     root = Path(shutil.copytree(flown, tmp_path / "root"))
     with (
-        a_board(root).locked(),
+        a_board(root).lock(),
         pytest.raises(InputError, match="another aerogaze command works on the board"),
     ):
         install(a_board(root), bundles[NEW], NoAutopilot())

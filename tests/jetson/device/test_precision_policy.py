@@ -5,29 +5,37 @@ from dataclasses import replace
 import pytest
 
 from edge.core.errors import CheckError, InputError
-from jetson.device.precision_policy import Bound, Measured, Policy, choose, parse_policy
+from jetson.device.precision_policy import (
+    PolicyBound,
+    PrecisionMeasurement,
+    PrecisionPolicy,
+    choose_precision,
+    parse_policy,
+)
 
-FP32, FP16 = Measured("fp32", 1.0, 8.0, 9.0), Measured("fp16", 0.9999, 5.0, 30.0)
-INT8 = Measured("int8", 0.99, 4.0, 5.0)
+FP32, FP16 = PrecisionMeasurement("fp32", 1.0, 8.0, 9.0), PrecisionMeasurement("fp16", 0.9999, 5.0, 30.0)
+INT8 = PrecisionMeasurement("int8", 0.99, 4.0, 5.0)
 
 
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("fastest", Policy("fastest", ())),
-        ("  closest  ", Policy("closest", ())),
-        ("fastest within cc>=.995", Policy("fastest", (Bound("cc", 0.995),))),
+        ("fastest", PrecisionPolicy("fastest", ())),
+        ("  closest  ", PrecisionPolicy("closest", ())),
+        ("fastest within cc>=.995", PrecisionPolicy("fastest", (PolicyBound("cc", 0.995),))),
         (
             "fastest within cc >= 0.995 and p99<=20ms and p50 <= 8",
-            Policy("fastest", (Bound("cc", 0.995), Bound("p99", 20.0), Bound("p50", 8.0))),
+            PrecisionPolicy(
+                "fastest", (PolicyBound("cc", 0.995), PolicyBound("p99", 20.0), PolicyBound("p50", 8.0))
+            ),
         ),
         (
             "fastest within power<=7.5W and power <= 9",
-            Policy("fastest", (Bound("power", 7.5), Bound("power", 9.0))),
+            PrecisionPolicy("fastest", (PolicyBound("power", 7.5), PolicyBound("power", 9.0))),
         ),
     ],
 )
-def test_policies_are_read(text: str, policy: Policy) -> None:
+def test_policies_are_read(text: str, policy: PrecisionPolicy) -> None:
     assert parse_policy(text) == policy
 
 
@@ -54,26 +62,26 @@ def test_other_texts_are_one_line_with_an_example(text: str) -> None:
     ],
 )
 def test_the_policy_chooses(text: str, expected: str) -> None:
-    best, why = choose(parse_policy(text), [FP32, FP16, INT8])
+    best, why = choose_precision(parse_policy(text), [FP32, FP16, INT8])
     assert best.precision == expected
     assert why.startswith(f"{expected}: ")
 
 
 def test_why_names_those_that_were_left_out() -> None:
-    _, why = choose(parse_policy("fastest within cc>=.995"), [FP32, FP16, INT8])
+    _, why = choose_precision(parse_policy("fastest within cc>=.995"), [FP32, FP16, INT8])
     assert why == "fp16: fastest of fp32, fp16; not int8: cc 0.9900 < 0.995"
 
 
 def test_power_bounds_what_was_metered_and_keeps_out_what_was_not() -> None:
     bound = parse_policy("fastest within power<=7")
     hungry, frugal = replace(INT8, power_w=7.5), replace(FP16, power_w=6.5)
-    best, why = choose(bound, [FP32, frugal, hungry])
+    best, why = choose_precision(bound, [FP32, frugal, hungry])
     assert best == frugal
     assert "fp32: power is not known: no meter can be read; int8: power 7.5 > 7 W" in why
 
 
 def test_when_none_fits_each_is_named() -> None:
     with pytest.raises(CheckError, match=r"fp32: p99 9\.00 > 1 ms.*int8: .*p99 5\.00 > 1 ms"):
-        choose(parse_policy("fastest within cc>=.995 and p99<=1"), [FP32, INT8])
+        choose_precision(parse_policy("fastest within cc>=.995 and p99<=1"), [FP32, INT8])
     with pytest.raises(CheckError, match="the release has none"):
-        choose(parse_policy("fastest"), [])
+        choose_precision(parse_policy("fastest"), [])

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import CheckError
-from jetson.device.board import Board
-from jetson.device.durable_disk import Disk
+from jetson.device.board import DeviceBoard
+from jetson.device.durable_disk import DurableDisk
 from jetson.device.service import CommandService, NoService
 from tests.jetson.conftest import START_2026, flown, put
 
@@ -53,7 +53,7 @@ def service(tmp_path: Path) -> Iterator[Callable[[str], CommandService]]:
 
 
 def test_a_service_that_crashes_in_a_loop_brings_the_old_release_back(
-    board: Board, make: Make, service: Callable[[str], CommandService], tmp_path: Path
+    board: DeviceBoard, make: Make, service: Callable[[str], CommandService], tmp_path: Path
 ) -> None:
     board.service = service("b")
     put(board, make(counter=1))
@@ -61,7 +61,7 @@ def test_a_service_that_crashes_in_a_loop_brings_the_old_release_back(
     with pytest.raises(CheckError, match=r"did not stay healthy: .*; back to counter 1"):
         put(board, make(counter=2))
     assert time.monotonic() - started < 30
-    state = board.state()
+    state = board.read_state()
     assert (flown(board), state.current, state.trial, state.counter) == (1, "a", False, 1)
     paths = [line.split("/")[-2] for line in (tmp_path / "service" / "started").read_text().splitlines()]
     assert paths == ["a", "b", "a"]
@@ -80,7 +80,7 @@ def test_a_service_that_crashes_in_a_loop_brings_the_old_release_back(
     ],
 )
 def test_a_service_that_does_not_start_brings_the_old_release_back(
-    board: Board, make: Make, broken: CommandService, message: str
+    board: DeviceBoard, make: Make, broken: CommandService, message: str
 ) -> None:
     put(board, make(counter=1))
     board.service = broken
@@ -98,14 +98,14 @@ def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path: P
     assert not late.exists()
 
 
-def test_a_first_release_that_is_not_healthy_leaves_none(board: Board, make: Make) -> None:
+def test_a_first_release_that_is_not_healthy_leaves_none(board: DeviceBoard, make: Make) -> None:
     board.service = CommandService(("false",))
     with pytest.raises(CheckError, match="nothing is flown now"):
         put(board, make())
-    assert board.state().current is None
+    assert board.read_state().current is None
 
 
-def test_a_trial_never_marked_good_goes_back_at_boot(board: Board, make: Make) -> None:
+def test_a_trial_never_marked_good_goes_back_at_boot(board: DeviceBoard, make: Make) -> None:
     put(board, make(counter=1))
 
     class PowerCut(NoService):
@@ -115,21 +115,21 @@ def test_a_trial_never_marked_good_goes_back_at_boot(board: Board, make: Make) -
     board.service = PowerCut()
     with pytest.raises(SystemError):
         put(board, make(counter=2))
-    assert (flown(board), board.state().trial) == (2, True)
-    assert board.boot().trial is False
+    assert (flown(board), board.read_state().trial) == (2, True)
+    assert board.recover_at_boot().trial is False
     assert flown(board) == 1
-    assert "was never marked good" in board.state().history[-1]["detail"]
+    assert "was never marked good" in board.read_state().history[-1]["detail"]
 
 
 def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_written(
-    board: Board, make: Make
+    board: DeviceBoard, make: Make
 ) -> None:
     put(board, make(counter=1))
     seen = []
 
     class PowerCut(NoService):
         def watch(self) -> None:
-            seen.append(board.to_fly())
+            seen.append(board.slot_to_run())
             raise SystemError
 
     board.service = PowerCut()
@@ -137,20 +137,20 @@ def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_wri
         put(board, make(counter=2))
     assert [name for name, _ in filter(None, seen)] == ["b"], "an install that watches flies what it tries"
     code = (
-        "import resource, sys, signal; from edge.cli.main import _exit_code; "
+        "import resource, sys, signal; from edge.cli.main import run_cli; "
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
-        "sys.exit(_exit_code(['device', 'boot', '--root', sys.argv[1]]))"
+        "sys.exit(run_cli(['device', 'boot', '--root', sys.argv[1]]))"
     )
     boot = subprocess.run([sys.executable, "-c", code, str(board.root)], capture_output=True, text=True)
     assert boot.returncode == 2, boot.stderr
-    assert (flown(board), board.state().trial) == (2, True)
+    assert (flown(board), board.read_state().trial) == (2, True)
     words = [sys.executable, "-m", "edge.cli.main", "device", "exec", "--root", str(board.root)]
     told = subprocess.run([*words, "echo", "{release}"], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == str(board.release("a"))
+    assert told.stdout.strip() == str(board.release_folder("a"))
 
 
 def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
-    board: Board, make: Make, tmp_path: Path
+    board: DeviceBoard, make: Make, tmp_path: Path
 ) -> None:
     boot = (sys.executable, "-m", "edge.cli.main", "device", "boot", "--root", str(board.root))
     board.service = CommandService(boot)
@@ -160,22 +160,22 @@ def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
     health = ("sh", "-c", f"test -e {well}")
     board.service = CommandService(boot, health, watch_s=0.3, every_s=0.1, command_s=9)
     said: list[str] = []
-    board.say = said.append
+    board.log = said.append
     with pytest.raises(CheckError, match="back to counter 2"):
         put(board, make(counter=3))
     assert not any("did not restart on the old release" in line for line in said)
 
 
 def test_a_board_with_nothing_on_trial_boots_from_a_disk_that_cannot_be_written(
-    board: Board, make: Make, monkeypatch: pytest.MonkeyPatch
+    board: DeviceBoard, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(board, make())
     (board.root / "lock").unlink()
     (board.root / "lock").mkdir()  # opening it fails, for root too
-    assert board.boot().counter == 1
+    assert board.recover_at_boot().counter == 1
 
 
-def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: Board, make: Make) -> None:
+def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: DeviceBoard, make: Make) -> None:
     class PowerCut(NoService):
         def watch(self) -> None:
             raise SystemError
@@ -183,7 +183,7 @@ def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: Board, ma
     board.service = PowerCut()
     with pytest.raises(SystemError):
         put(board, make(counter=5))
-    assert board.boot().trial
+    assert board.recover_at_boot().trial
     board.service = CommandService(("false",))
     cut = (board.root / "state.json").read_bytes()
     with pytest.raises(CheckError, match="nothing is flown now"):
@@ -194,7 +194,7 @@ def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: Board, ma
     assert (state.current, state.previous, state.trial, state.counter) == ("b", None, False, 5)
 
 
-class SayingNo(Disk):
+class SayingNo(DurableDisk):
     """Cannot write the state that marks the trial good."""
 
     def step(self, what: str, path: Path) -> None:
@@ -203,22 +203,22 @@ class SayingNo(Disk):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
 
-def test_a_disk_that_fails_after_the_watch_leaves_no_trial(board: Board, make: Make) -> None:
+def test_a_disk_that_fails_after_the_watch_leaves_no_trial(board: DeviceBoard, make: Make) -> None:
     put(board, make(counter=1))
-    state = board.state()
+    state = board.read_state()
     newer = dataclasses.replace(state, slots={**state.slots, "b": state.slots["a"]})
     board.disk = SayingNo()
     with pytest.raises(OSError, match="Input/output error"):
         board.switch(newer, "b", "install")
-    after = board.state()
+    after = board.read_state()
     assert (after.current, after.trial, after.history[-1]["event"]) == ("a", False, "back")
 
 
-def test_a_signal_after_the_watch_leaves_no_trial(board: Board, make: Make) -> None:
+def test_a_signal_after_the_watch_leaves_no_trial(board: DeviceBoard, make: Make) -> None:
     put(board, make(counter=1))
 
     def late() -> float:
-        if board.state().trial:
+        if board.read_state().trial:
             board.clock = lambda: START_2026
             raise KeyboardInterrupt
         return START_2026
@@ -226,10 +226,10 @@ def test_a_signal_after_the_watch_leaves_no_trial(board: Board, make: Make) -> N
     board.clock = late
     with pytest.raises(KeyboardInterrupt):
         put(board, make(counter=2))
-    assert (flown(board), board.state().trial) == (1, False)
+    assert (flown(board), board.read_state().trial) == (1, False)
 
 
-def test_an_interrupt_during_the_watch_goes_back(board: Board, make: Make) -> None:
+def test_an_interrupt_during_the_watch_goes_back(board: DeviceBoard, make: Make) -> None:
     put(board, make(counter=1))
 
     class Interrupted(NoService):
@@ -239,4 +239,4 @@ def test_an_interrupt_during_the_watch_goes_back(board: Board, make: Make) -> No
     board.service = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         put(board, make(counter=2))
-    assert (flown(board), board.state().trial) == (1, False)
+    assert (flown(board), board.read_state().trial) == (1, False)
