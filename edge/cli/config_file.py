@@ -10,7 +10,7 @@ from edge.core.errors import InputError
 from edge.core.toml_reader import read_toml
 
 
-def from_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+def load_config_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Take a file's keys as defaults of the command's options, each named as on the command line.
 
     Raises:

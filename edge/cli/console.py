@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
@@ -25,7 +26,7 @@ class _Err(Console):
         self.quiet = True
 
 
-ERR = _Err(stderr=True, markup=False)
+ERR_CONSOLE = _Err(stderr=True, markup=False)
 
 
 class _Rate(ProgressColumn):
@@ -40,11 +41,11 @@ class _Rate(ProgressColumn):
 class _ToConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception, SystemExit):  # where standard error is gone: the run is not
-            ERR.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
+            ERR_CONSOLE.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def log_shown(logger: logging.Logger) -> Iterator[None]:
+def show_log(logger: logging.Logger) -> Iterator[None]:
     """Print what is logged, over a progress bar if there is one."""
     handler, level = _ToConsole(), logger.level
     logger.addHandler(handler)
@@ -56,15 +57,34 @@ def log_shown(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def progress_bar(word: str, unit: str) -> Progress:
-    """Return a bar that says `word` and a task, and how many `unit` a second; none where no terminal is."""
+def progress_bar(
+    title: str = "",
+    unit: str | None = None,
+    *,
+    columns: Sequence[ProgressColumn] = (),
+    spinner: bool = False,
+    shown: bool = True,
+    transient: bool = True,
+) -> Progress:
+    """Return a progress bar on standard error; it stays hidden where that is no terminal.
+
+    Args:
+        title: Text before the description of each task.
+        unit: Unit of the speed column, such as "frames/s"; None leaves that column out.
+        columns: Further columns, between the count and the elapsed time.
+        spinner: Start each line with a spinner.
+        shown: False hides the bar on a terminal, too.
+        transient: Remove the bar when it ends.
+    """
     return Progress(
-        TextColumn(f"{word} {{task.description}}"),
+        *([SpinnerColumn()] if spinner else []),
+        TextColumn(f"{title} {{task.description}}" if title else "{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        _Rate(unit),
+        *([_Rate(unit)] if unit else []),
+        *columns,
         TimeElapsedColumn(),
-        console=ERR,
-        transient=True,
-        disable=not ERR.is_terminal,
+        console=ERR_CONSOLE,
+        transient=transient,
+        disable=not (ERR_CONSOLE.is_terminal and shown),
     )

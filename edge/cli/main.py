@@ -20,7 +20,7 @@ from edge.core.errors import CheckError, InputError
 
 
 @dataclass(frozen=True)
-class Stage:
+class CommandEntry:
     """Where a command lives, what it does in a line, and the extra that installs what it needs."""
 
     module: str
@@ -28,35 +28,43 @@ class Stage:
     extra: str | None = None
 
 
-STAGES = {
-    "demo": Stage("export.cli.demo", "Train, export, measure and run, with a report to look at.", "export"),
-    "train": Stage("trainer.cli.train", "Distil a student from a recipe.", "train"),
-    "label": Stage("trainer.cli.label", "Write a model's maps of any tree of video.", "train"),
-    "evaluate": Stage("trainer.cli.evaluate", "Score maps against where viewers looked.", "train"),
-    "export": Stage("export.cli.export", "Make a release from a student: graphs per precision.", "export"),
-    "calibrate": Stage("export.cli.calibrate", "Make int8 graphs of a release or any ONNX.", "export"),
-    "sensitivity": Stage("export.cli.sensitivity", "Say what each layer loses in int8.", "export"),
-    "build": Stage("export.cli.build", "Compile a release's graphs with TensorRT.", "export"),
-    "compare": Stage("export.cli.compare", "Say how far apart two graphs' maps are.", "export"),
-    "profile": Stage("edge.cli.profile", "Measure latency per precision."),
-    "run": Stage("edge.cli.run", "Turn a video into saliency maps."),
-    "keys": Stage("jetson.cli.bundle", "Make signing keys, and say which are trusted.", "jetson"),
-    "bundle": Stage("jetson.cli.bundle", "Sign a release as one file, or check one.", "jetson"),
-    "flash": Stage("jetson.cli.flash", "Put a bundle onto a board over SSH.", "flash"),
-    "wheels": Stage("jetson.cli.wheels", "Gather a board's runtime, for boards without internet.", "flash"),
-    "fleet": Stage("jetson.cli.fleet", "Put a bundle onto many boards, ring after ring.", "flash"),
-    "device": Stage("jetson.cli.device", "Install bundles on this board, and take them back.", "jetson"),
+COMMANDS = {
+    "demo": CommandEntry(
+        "export.cli.demo", "Train, export, measure and run, with a report to look at.", "export"
+    ),
+    "train": CommandEntry("trainer.cli.train", "Distil a student from a recipe.", "train"),
+    "label": CommandEntry("trainer.cli.label", "Write a model's maps of any tree of video.", "train"),
+    "evaluate": CommandEntry("trainer.cli.evaluate", "Score maps against where viewers looked.", "train"),
+    "export": CommandEntry(
+        "export.cli.export", "Make a release from a student: graphs per precision.", "export"
+    ),
+    "calibrate": CommandEntry("export.cli.calibrate", "Make int8 graphs of a release or any ONNX.", "export"),
+    "sensitivity": CommandEntry("export.cli.sensitivity", "Say what each layer loses in int8.", "export"),
+    "build": CommandEntry("export.cli.build", "Compile a release's graphs with TensorRT.", "export"),
+    "compare": CommandEntry("export.cli.compare", "Say how far apart two graphs' maps are.", "export"),
+    "profile": CommandEntry("edge.cli.profile", "Measure latency per precision."),
+    "run": CommandEntry("edge.cli.run", "Turn a video into saliency maps."),
+    "keys": CommandEntry("jetson.cli.bundle", "Make signing keys, and say which are trusted.", "jetson"),
+    "bundle": CommandEntry("jetson.cli.bundle", "Sign a release as one file, or check one.", "jetson"),
+    "flash": CommandEntry("jetson.cli.flash", "Put a bundle onto a board over SSH.", "flash"),
+    "wheels": CommandEntry(
+        "jetson.cli.wheels", "Gather a board's runtime, for boards without internet.", "flash"
+    ),
+    "fleet": CommandEntry("jetson.cli.fleet", "Put a bundle onto many boards, ring after ring.", "flash"),
+    "device": CommandEntry(
+        "jetson.cli.device", "Install bundles on this board, and take them back.", "jetson"
+    ),
 }
 
 
-class _Stages(click.Group):
+class _LazyGroup(click.Group):
     """Lists the stages without importing any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(STAGES)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        stage = STAGES.get(name)
+        stage = COMMANDS.get(name)
         if stage is None:
             return None
         try:
@@ -79,10 +87,10 @@ class _Stages(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, stage.help) for name, stage in STAGES.items()])
+            formatter.write_dl([(name, stage.help) for name, stage in COMMANDS.items()])
 
 
-@click.group(cls=_Stages, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="aerogaze", message="aerogaze %(version)s")
 def aerogaze() -> None:
     """Video saliency on a drone: distil, quantise, profile, run.
@@ -104,14 +112,15 @@ def invoke(arguments: Sequence[str]) -> None:
 
 def main() -> NoReturn:
     """Run the command line: exit code 0 on success, 2 on bad input, 1 on a failed check."""
-    code = _exit_code(sys.argv[1:])
+    code = run_cli(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as of a run that was asked to end
         if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
             signal.signal(number, signal.SIG_IGN)  # asked twice: Python's own end would die of it
     sys.exit(code)
 
 
-def _exit_code(arguments: Sequence[str]) -> int:
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run one command, print its error in one line, and return the exit code."""
     try:
         invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:

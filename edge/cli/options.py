@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from edge.core.errors import InputError
-from edge.inference.engine_selection import CHOICES
+from edge.inference.engine_selection import ENGINE_CHOICES
 
 
-class Given(click.Command):
+class NonEmptyCommand(click.Command):
     """A command whose arguments all say something: "" comes of a variable that is not set.
 
     Raises:
@@ -28,7 +28,7 @@ class Given(click.Command):
         return super().parse_args(ctx, args)
 
 
-class Number(click.FloatRange):
+class FiniteRange(click.FloatRange):
     """A number in a range; NaN, which click takes for one, is in none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -41,7 +41,7 @@ class Number(click.FloatRange):
 
 engine_option = click.option(
     "--engine",
-    type=click.Choice(CHOICES),
+    type=click.Choice(ENGINE_CHOICES),
     default="auto",
     show_default=True,
     help="What runs it; auto: TensorRT if an engine that fits was built, else ONNX Runtime.",

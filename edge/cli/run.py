@@ -16,32 +16,32 @@ import click
 import cv2
 from rich.markup import escape
 
-from edge.cli.config_file import from_file
-from edge.cli.console import ERR, log_shown, progress_bar
-from edge.cli.options import Given, Number, engine_option
-from edge.cli.sink_options import SinkOptions, open_sinks, with_sink_options
+from edge.cli.config_file import load_config_file
+from edge.cli.console import ERR_CONSOLE, progress_bar, show_log
+from edge.cli.options import FiniteRange, NonEmptyCommand, engine_option
+from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
 from edge.core.errors import CheckError, InputError
 from edge.core.frames import Source
-from edge.core.locks import only_user
-from edge.core.run_status import LOG, About, Status
-from edge.inference.engine_selection import Choice
+from edge.core.locks import device_lock
+from edge.core.run_status import LOG, RunInfo, Status
+from edge.inference.engine_selection import EngineChoice
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline import run as pipeline
-from edge.pipeline.systemd import Notifier
-from edge.postprocessing.map_analysis import Observer
-from edge.release.manifest import MOST_BLUR
+from edge.pipeline.run import LiveSettings, RunSummary, run_pipeline
+from edge.pipeline.systemd import SystemdNotifier
+from edge.postprocessing.map_analysis import MapAnalyzer
+from edge.release.manifest import MAX_BLUR
 from edge.sinks.sink import Sink
-from edge.sources.factory import devices, is_camera, open_source
+from edge.sources.factory import exclusive_devices, is_camera, open_source
 
-RUN_THREADS = 1
+DEFAULT_THREADS = 1
 """Threads of inference in `run`: the students are small, and decoding and output want cores too."""
-MOST_THREADS = 256
-AGAIN_S = 1.0
+MAX_THREADS = 256
+REPEATED_SIGNAL_S = 1.0
 """An interrupt as long after the first ends the run at once. `timeout` and others send two, hardly apart."""
 
 
 @click.command(
-    cls=Given, epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl"
+    cls=NonEmptyCommand, epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl"
 )
 @click.argument("source")
 @click.option(
@@ -49,7 +49,7 @@ AGAIN_S = 1.0
     type=click.Path(path_type=Path),
     is_eager=True,
     expose_value=False,
-    callback=from_file,
+    callback=load_config_file,
     help="Take options from a TOML file: source = 'csi:0', jsonl = 'o.jsonl'. The command line wins.",
 )
 @click.option("--release", help="A release's folder or a shipped one's name (default: skd-64).")
@@ -57,13 +57,13 @@ AGAIN_S = 1.0
 @engine_option
 @click.option(
     "--blur",
-    type=Number(min=0, max=MOST_BLUR),
+    type=FiniteRange(min=0, max=MAX_BLUR),
     help="How far maps are softened: a Gaussian's sigma in widths of the map (default: as released).",
 )
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
     "--fps",
-    type=Number(min=0.01, max=1000),
+    type=FiniteRange(min=0.01, max=1000),
     help="The source's frame rate, if it is not what it says (a folder of images: 10).",
 )
 @click.option(
@@ -82,8 +82,8 @@ AGAIN_S = 1.0
 @with_sink_options
 @click.option(
     "--threads",
-    type=click.IntRange(1, MOST_THREADS),
-    default=RUN_THREADS,
+    type=click.IntRange(1, MAX_THREADS),
+    default=DEFAULT_THREADS,
     show_default=True,
     help="Threads of inference.",
 )
@@ -103,7 +103,7 @@ def run(
     source: str,
     release: str | None,
     precision: str | None,
-    engine: Choice,
+    engine: EngineChoice,
     blur: float | None,
     max_frames: int | None,
     fps: float | None,
@@ -127,8 +127,8 @@ def run(
     live = is_camera(source) if realtime is None else realtime
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as parts:
-        for device in devices(source):
-            opened.enter_context(only_user(device))
+        for device in exclusive_devices(source):
+            opened.enter_context(device_lock(device))
 
         def open_model() -> SaliencyModel:
             anew = SaliencyModel(release, precision, threads, engine)
@@ -143,18 +143,18 @@ def run(
         shown = overlay is not None or sink_options.http is not None  # a person looks at the frames
         raw = model.release.raw_frame is not None  # the graph takes them as they are
         shrink = (live if small is None else small) and not (shown or raw)
-        wanted = model.release.preprocessing.enough if shrink else None
+        wanted = model.release.preprocessing.min_source_size if shrink else None
         frames = open_frames()
         parts.callback(frames.close)
-        status = Status(About(model.release.name, model.precision, model.engine, frames.name))
-        opened.enter_context(_stopping(stop))  # from here on there are files to keep, or to remove
+        status = Status(RunInfo(model.release.name, model.precision, model.engine, frames.name))
+        opened.enter_context(stop_on_signals(stop))  # from here on there are files to keep, or to remove
         sinks = _open_sinks(frames, overlay, jsonl, maps, sink_options, status)
         announced = min(filter(None, (frames.length, max_frames)), default=None)
         cv2.setNumThreads(1)  # seen on two x86 cores: two resize no faster, and take decoding's time
         progress = opened.enter_context(progress_bar("run", "frames/s"))
-        opened.enter_context(log_shown(LOG))
+        opened.enter_context(show_log(LOG))
         task = progress.add_task(escape(Path(frames.name).name), total=announced)
-        notifier = Notifier(status)
+        notifier = SystemdNotifier(status)
 
         def tick() -> None:
             notifier.tick()
@@ -164,7 +164,7 @@ def run(
         notifier.ready()
         if live:
             parts.pop_all()  # the run's own from here on
-        summary = pipeline.run(
+        summary = run_pipeline(
             frames,
             model,
             sinks,
@@ -172,13 +172,13 @@ def run(
             lambda result: progress.advance(task),
             stop,
             status,
-            pipeline.Live(open_frames if is_camera(source) else None, open_model) if live else None,
+            LiveSettings(open_frames if is_camera(source) else None, open_model) if live else None,
             tick,
         )
     if summary.interrupted and not live:
-        ERR.print(f"interrupted: kept the {summary.frames} frames that were done", highlight=False)
+        ERR_CONSOLE.print(f"interrupted: kept the {summary.frames} frames that were done", highlight=False)
     elif announced and not live and summary.frames < announced:
-        ERR.print(
+        ERR_CONSOLE.print(
             f"warning: {frames.name} gave {summary.frames} readable frames of the {announced} it announces "
             "(cut or damaged?); their maps were kept",
             highlight=False,
@@ -207,12 +207,12 @@ def run(
     _check(summary)
 
 
-def _live_in_words(summary: pipeline.Summary) -> str:
+def _live_in_words(summary: RunSummary) -> str:
     episodes = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
     return f"{summary.dropped} frames dropped, {summary.held} maps held; faults: {episodes or 'none'}"
 
 
-def _check(summary: pipeline.Summary) -> None:
+def _check(summary: RunSummary) -> None:
     if summary.failed:
         raise CheckError(f"not every output is whole: {'; '.join(summary.failed)}")
 
@@ -226,7 +226,7 @@ def _open_sinks(
     status: Status,
 ) -> list[Sink]:
     sinks: list[Sink] = []
-    look = Observer()
+    look = MapAnalyzer()
     try:
         if overlay:
             from edge.sinks.files.overlay_video import OverlaySink
@@ -240,7 +240,7 @@ def _open_sinks(
             from edge.sinks.files.map_images import MapsSink
 
             sinks.append(MapsSink(maps))
-        sinks += open_sinks(options, status, look)
+        sinks += open_network_sinks(options, status, look)
     except BaseException:
         for sink in sinks:
             sink.discard()
@@ -249,11 +249,11 @@ def _open_sinks(
 
 
 @contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """Let SIGINT, SIGTERM and a terminal's SIGHUP set `stop`; a second SIGINT ends the run at once.
 
     What keeps coming is no reason to lose a recording: SIGKILL is for that. It may come after the block, too:
-    a run that was asked to end leaves its handlers there, which for `AGAIN_S` take no notice.
+    a run that was asked to end leaves its handlers there, which for `REPEATED_SIGNAL_S` take no notice.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -268,7 +268,7 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
         now = time.monotonic()
         first_s = first_s or now
         stop.set()
-        if now - first_s > AGAIN_S and (over or number == signal.SIGINT):
+        if now - first_s > REPEATED_SIGNAL_S and (over or number == signal.SIGINT):
             restore()
             signal.raise_signal(number)
 

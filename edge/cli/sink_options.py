@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from edge.cli.console import ERR
-from edge.cli.options import Number
+from edge.cli.console import ERR_CONSOLE
+from edge.cli.options import FiniteRange
 from edge.core.errors import InputError
 from edge.core.run_status import Status
-from edge.postprocessing.camera_geometry import Camera
-from edge.postprocessing.result import Look
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.result import ResultTransform
 from edge.sinks.sink import Sink
 
 TOKEN_VARIABLE = "AEROGAZE_HTTP_TOKEN"  # noqa: S105 (the name of a variable)
@@ -24,7 +24,7 @@ TOKEN_VARIABLE = "AEROGAZE_HTTP_TOKEN"  # noqa: S105 (the name of a variable)
 class SinkOptions:
     """What the options say; `camera` is None where no field of view was given."""
 
-    camera: Camera | None
+    camera: CameraGeometry | None
     mavlink: str | None
     mavlink_system: int
     gimbal: bool
@@ -38,7 +38,7 @@ def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option(
             "--fov",
-            type=Number(0, 180, min_open=True, max_open=True),
+            type=FiniteRange(0, 180, min_open=True, max_open=True),
             help="The camera's horizontal field of view in degrees: gives bearing and elevation.",
         ),
         click.option(
@@ -83,7 +83,7 @@ def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
     return functools.reduce(lambda made, option: option(made), reversed(options), collected)
 
 
-def open_sinks(options: SinkOptions, status: Status, look: Look) -> list[Sink]:
+def open_network_sinks(options: SinkOptions, status: Status, transform: ResultTransform) -> list[Sink]:
     """Open the MAVLink link and the live page, as far as they were asked for.
 
     Raises:
@@ -96,14 +96,16 @@ def open_sinks(options: SinkOptions, status: Status, look: Look) -> list[Sink]:
 
             gimbal = (options.gimbal and options.camera) or None
             sinks.append(
-                MavlinkSink(options.mavlink, status, look, options.mavlink_system, gimbal, options.on_gimbal)
+                MavlinkSink(
+                    options.mavlink, status, transform, options.mavlink_system, gimbal, options.on_gimbal
+                )
             )
         if options.http:
             from edge.sinks.web.sink import HttpSink
 
-            page = HttpSink(options.http, options.http_token, status, look, options.camera)
+            page = HttpSink(options.http, options.http_token, status, transform, options.camera)
             sinks.append(page)
-            ERR.print(f"live page: {page.url}", highlight=False, soft_wrap=True)
+            ERR_CONSOLE.print(f"live page: {page.url}", highlight=False, soft_wrap=True)
     except BaseException:
         for sink in sinks:
             sink.discard()
@@ -129,17 +131,17 @@ def _check(said: SinkOptions) -> None:
         raise InputError("--gimbal needs a link to the gimbal's manager: give --mavlink udpout:HOST:PORT")
     if said.gimbal and said.camera is None:
         raise InputError("--gimbal needs the camera's field of view: give --fov DEGREES")
-    if said.on_gimbal and said.camera and said.camera != Camera(said.camera.fov_deg):
+    if said.on_gimbal and said.camera and said.camera != CameraGeometry(said.camera.fov_deg):
         raise InputError("--on-gimbal takes where the camera points from the gimbal: leave --mount out")
 
 
-def _camera(fov: float | None, mount: str | None) -> Camera | None:
+def _camera(fov: float | None, mount: str | None) -> CameraGeometry | None:
     if fov is None:
         if mount is not None:
             raise InputError("--mount alone gives no angles: give --fov DEGREES too")
         return None
     if mount is None:
-        return Camera(fov)
+        return CameraGeometry(fov)
     try:
         angles = [float(angle) for angle in mount.split(",")]
     except ValueError:
@@ -148,4 +150,4 @@ def _camera(fov: float | None, mount: str | None) -> Camera | None:
         raise InputError(
             f"cannot read --mount {mount!r}: expected PITCH[,YAW[,ROLL]] in degrees, as -30 or -30,90,0"
         )
-    return Camera(fov, *angles)
+    return CameraGeometry(fov, *angles)

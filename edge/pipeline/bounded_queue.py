@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Channel(Generic[Item]):
+class BoundedQueue(Generic[Item]):
     """Up to `size` items between one thread that writes and one that reads.
 
     Where there is no place, `put` waits for one; or, with `newest`, drops the oldest item. A channel of

@@ -11,7 +11,7 @@ JUMP_S = 1.0
 """A change of the system's clock against the monotonic one that is told."""
 
 
-class ClockWatch:
+class ClockMonitor:
     """Tells jumps of the system's clock; nothing here goes by it."""
 
     def __init__(self, status: Status, wall: Callable[[], float] = time.time) -> None:
@@ -23,6 +23,8 @@ class ClockWatch:
         before, self._offset_s = self._offset_s, self._wall() - time.monotonic()
         jump = self._offset_s - before
         if abs(jump) > JUMP_S:
-            self._status.fault("clock", f"the system's clock jumped by {jump:+.1f} s; times here do not")
+            self._status.report_fault(
+                "clock", f"the system's clock jumped by {jump:+.1f} s; times here do not"
+            )
         else:
-            self._status.recovered("clock")
+            self._status.report_recovery("clock")

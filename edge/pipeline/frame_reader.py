@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edge.core.frames import Frame, Source
 from edge.core.run_status import Status
-from edge.pipeline.bounded_queue import Channel
+from edge.pipeline.bounded_queue import BoundedQueue
 
 AHEAD = 2
 """Decoded frames that wait: enough to overlap, few enough to be small."""
@@ -16,7 +16,7 @@ LATE_S = 1.0
 """A stamp of capture is believed if it is at most this old on arrival."""
 
 
-class Feed:
+class FrameReader:
     """A source that is read once, on from where it was left; its ids go on from `first`.
 
     `came_s`: when the last frame came, or was decoded (monotonic, s).
@@ -45,45 +45,51 @@ class Feed:
         What is odd is told to `status`, once an episode. None: the frame was seen before.
         """
         missed = frame.index - self.next
-        status.recovered("source")
+        status.report_recovery("source")
         if missed < 0:
-            status.fault("frames", f"frame {frame.index} came where {self.next} was due, and is left out")
+            status.report_fault(
+                "frames", f"frame {frame.index} came where {self.next} was due, and is left out"
+            )
             return None
         self.next = frame.index + 1
         if missed:
-            status.fault("frames", f"{missed} before frame {frame.index} were lost or could not be decoded")
-            status.drop(missed)
+            status.report_fault(
+                "frames", f"{missed} before frame {frame.index} were lost or could not be decoded"
+            )
+            status.count_dropped(missed)
         else:
-            status.recovered("frames")
+            status.report_recovery("frames")
         now = self.came_s
         if not now - LATE_S <= frame.capture_s <= now:
             off = f"{frame.capture_s - now:+.3f} s"
-            status.fault("stamps", f"the source's clock is off by {off}: frames get their time of arrival")
+            status.report_fault(
+                "stamps", f"the source's clock is off by {off}: frames get their time of arrival"
+            )
             frame = replace(frame, capture_s=now)
         else:
-            status.recovered("stamps")
+            status.report_recovery("stamps")
         shape = frame.image.shape
         self._shape = self._shape or shape
         if shape != self._shape:
             sizes = [f"{width}x{height}" for height, width, *_ in (shape, self._shape)]
-            status.fault("size", "frames are {} now, and were {}".format(*sizes))
+            status.report_fault("size", "frames are {} now, and were {}".format(*sizes))
         else:
-            status.recovered("size")
+            status.report_recovery("size")
         return frame
 
 
-class AheadFeed(Feed):
+class PrefetchingReader(FrameReader):
     """A file that is decoded ahead, on a thread of its own, while the frames before are prepared and run."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self._decoded: Channel[tuple[Frame, float]] = Channel(AHEAD)
+        self._decoded: BoundedQueue[tuple[Frame, float]] = BoundedQueue(AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._decode, name="aerogaze-decoder", daemon=True)
         self._thread.start()
 
     def read(self) -> Frame | None:
-        """As `Feed` says."""
+        """As `FrameReader` says."""
         decoded = self._decoded.get()
         if decoded is not None:
             frame, self.came_s = decoded

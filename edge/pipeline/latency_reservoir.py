@@ -11,7 +11,7 @@ MOST = 65536
 """Values kept: all, up to here; from then on a sample in which each value is as likely as any other."""
 
 
-class Latencies:
+class LatencyReservoir:
     """Latencies in milliseconds; a reservoir sample by Vitter's algorithm R (1985)."""
 
     def __init__(self) -> None:

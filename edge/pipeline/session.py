@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 from edge.core.errors import HangError, InputError
-from edge.core.frames import Frame, Input, Tensor
+from edge.core.frames import Frame, GraphInput, Tensor
 from edge.core.run_status import Status
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline.bounded_queue import Channel
-from edge.pipeline.frame_reader import Feed
+from edge.pipeline.bounded_queue import BoundedQueue
+from edge.pipeline.frame_reader import FrameReader
 from edge.postprocessing.result import Result
 
 AHEAD = 4
@@ -27,16 +27,16 @@ Part = Literal["source", "engine", "sink"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedFrame:
     """A decoded frame with the student's input made from it, and since when its latency counts."""
 
     frame: Frame
-    tensor: Input
+    tensor: GraphInput
     since_s: float
 
 
 @dataclass(frozen=True)
-class Failure:
+class SessionFailure:
     """What ended a session before its time."""
 
     part: Part
@@ -44,7 +44,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunContext:
     """What the sessions of a run have in common.
 
     `deliver` takes each result, in order. `live`: of the frames only the newest, latency from the capture,
@@ -67,14 +67,14 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, open_model: Callable[[], SaliencyModel], open_feed: Callable[[], Feed]
+        self, plan: RunContext, open_model: Callable[[], SaliencyModel], open_feed: Callable[[], FrameReader]
     ) -> None:
         self._plan, self._open_model, self._open_feed = plan, open_model, open_feed
         self.model: SaliencyModel | None = None
-        self.feed: Feed | None = None
-        self.failure: Failure | None = None
+        self.feed: FrameReader | None = None
+        self.failure: SessionFailure | None = None
         self.done = threading.Event()
-        self._slot: Channel[Prepared] = Channel(1 if plan.live else AHEAD, newest=plan.live)
+        self._slot: BoundedQueue[PreparedFrame] = BoundedQueue(1 if plan.live else AHEAD, newest=plan.live)
         self._abandoned, self._delivering = False, threading.Lock()
         self._closers: dict[Part, threading.Thread] = {}
         self._good: Tensor | None = None
@@ -94,7 +94,7 @@ class Session:
         return self._open_model if model is None else lambda: model
 
     @property
-    def open_feed(self) -> Callable[[], Feed]:
+    def open_feed(self) -> Callable[[], FrameReader]:
         """How a session after this one gets its feed, if that is sound."""
         feed = self.feed
         return self._open_feed if feed is None else lambda: feed
@@ -104,18 +104,20 @@ class Session:
         """How long ago everything was open; 0 if it never was."""
         return 0.0 if self._opened_s is None else time.monotonic() - self._opened_s
 
-    def stalled(self, watch_source: bool) -> Failure | None:
+    def stalled(self, watch_source: bool) -> SessionFailure | None:
         """Say what has not moved for too long: the engine, or the source (a slow one has three frames)."""
         now, limit = time.monotonic(), self._plan.stall_s
         since = self._inferring_s
         if since is not None and now - since > limit:
-            return Failure("engine", InputError(f"no map for {now - since:.1f} s"))
+            return SessionFailure("engine", InputError(f"no map for {now - since:.1f} s"))
         waited = now - self._reading_s
         if self._opened_s is None or self.feed is None:
             part: Part = "engine" if self.model is None else "source"
-            return Failure(part, InputError(f"not open after {OPEN_S:g} s")) if waited > OPEN_S else None
+            return (
+                SessionFailure(part, InputError(f"not open after {OPEN_S:g} s")) if waited > OPEN_S else None
+            )
         if watch_source and waited > max(limit, 3 / self.feed.source.fps):
-            return Failure("source", InputError(f"no frame for {waited:.1f} s"))
+            return SessionFailure("source", InputError(f"no frame for {waited:.1f} s"))
         return None
 
     def close(self, wait_s: float | None = None) -> None:
@@ -164,25 +166,25 @@ class Session:
             try:
                 close()
             except Exception as error:
-                self._plan.status.fault(part, f"does not close: {error}")
+                self._plan.status.report_fault(part, f"does not close: {error}")
 
         self._closers[part] = closer = _thread("aerogaze-closer", work)
         if not any(user.is_alive() for user in users):
             closer.join(wait_s)
 
     def _fail(self, part: Part, error: BaseException) -> None:
-        self.failure = self.failure or Failure(part, error)
+        self.failure = self.failure or SessionFailure(part, error)
 
     def _lose(self, frames: int) -> None:
         if frames and self._plan.live:
-            self._plan.status.drop(frames)
+            self._plan.status.count_dropped(frames)
 
     def _read(self) -> None:
         part: Part = "engine"
         most = self._plan.max_frames
         try:
             self.model = model = self._open_model()
-            self._plan.status.runs_on(model.precision, model.engine)
+            self._plan.status.set_engine(model.precision, model.engine)
             part = "source"
             self.feed = feed = self._open_feed()
             model.reset(feed.source.fps)
@@ -208,25 +210,25 @@ class Session:
             self._refuse(now, error)
             return
         if self._plan.live:
-            self._plan.status.recovered("frame")
+            self._plan.status.report_recovery("frame")
             self._refused_s = None
-        dropped = self._slot.put(Prepared(frame, tensor, frame.capture_s if self._plan.live else now))
+        dropped = self._slot.put(PreparedFrame(frame, tensor, frame.capture_s if self._plan.live else now))
         self._lose(1 if dropped is None else dropped)
 
     def _refuse(self, now: float, error: Exception) -> None:
         """Count a frame that the graph does not take; where none is taken, the run stands still."""
-        self._plan.status.fault("frame", str(error))
+        self._plan.status.report_fault("frame", str(error))
         self._lose(1)
         self._refused_s = now if self._refused_s is None else self._refused_s
         if now - self._refused_s > self._plan.stall_s:
-            self._plan.status.enter("stalled")
+            self._plan.status.set_state("stalled")
 
     def _infer(self) -> None:
         """Keep as many frames in flight as the engine takes, if so many are ready; live, one: the newest.
 
         A second one in flight would be older when its map comes than the one that is read meanwhile.
         """
-        waiting: deque[Prepared] = deque()  # frames whose maps were not yet delivered
+        waiting: deque[PreparedFrame] = deque()  # frames whose maps were not yet delivered
         last, flying = None, 0
         try:
             while not self._ended:
@@ -257,12 +259,12 @@ class Session:
         assert self.model is not None  # frames come after it
         return self.model
 
-    def _submit(self, prepared: Prepared) -> None:
+    def _submit(self, prepared: PreparedFrame) -> None:
         self._inferring_s = time.monotonic()
         self._opened.submit(prepared.tensor)
         self._inferring_s = None
 
-    def _collect(self, waiting: deque[Prepared]) -> None:
+    def _collect(self, waiting: deque[PreparedFrame]) -> None:
         """Deliver the next map, of the oldest frame that waits; a delayed student's first are of none."""
         self._inferring_s = time.monotonic()
         saliency = self._opened.collect()
@@ -288,13 +290,13 @@ class Session:
         now, status = time.monotonic(), self._plan.status
         if np.isfinite(saliency).all():
             if self._plan.live:
-                status.recovered("engine")
+                status.report_recovery("engine")
             self._good, self._bad_s = saliency, None
             return saliency
         told = f"the map of frame {index} is not finite: the release or its engine is broken"
         if not self._plan.live:
             raise InputError(told)
-        status.fault("engine", told)
+        status.report_fault("engine", told)
         self._bad_s = now if self._bad_s is None else self._bad_s  # not since the last good: frames may lack
         if now - self._bad_s > self._plan.stall_s:
             raise InputError(f"no finite map for {now - self._bad_s:.1f} s")
@@ -302,7 +304,7 @@ class Session:
         model.reset(self.feed.source.fps if self.feed else 1.0)  # what it carries may be NaN too
         self._inferring_s = None
         if self._good is not None:
-            status.hold()
+            status.count_held()
         return self._good
 
 

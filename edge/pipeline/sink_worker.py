@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edge.core.errors import InputError
 from edge.core.run_status import Status
-from edge.pipeline.bounded_queue import Channel
+from edge.pipeline.bounded_queue import BoundedQueue
 from edge.postprocessing.result import Result
 from edge.sinks.sink import Sink
 
@@ -17,7 +17,7 @@ END_S = 5.0
 """How long the end of a live run waits for a sink that is still writing."""
 
 
-class Lane:
+class SinkWorker:
     """Gives results to a sink. `error`: what keeps it from going on; `wrote`: its output is in its place.
 
     Each sink fails alone, and is told in the status as `sink:NAME`. In a file's run a slow one holds the run
@@ -29,7 +29,7 @@ class Lane:
     def __init__(self, sink: Sink, name: str, status: Status, live: bool) -> None:
         self._sink, self._status, self._live = sink, status, live
         self.kind = f"sink:{name}"
-        self._channel: Channel[Result] = Channel(AHEAD, newest=live)
+        self._channel: BoundedQueue[Result] = BoundedQueue(AHEAD, newest=live)
         self.error: BaseException | None = None
         self._behind = self._ended = self.wrote = False
         self._thread = threading.Thread(
@@ -41,7 +41,7 @@ class Lane:
         """Queue a result; in a file's run this waits for a place."""
         if self._channel.put(result):
             self._behind = True
-            self._status.fault(self.kind, "slower than the results come: the oldest are dropped")
+            self._status.report_fault(self.kind, "slower than the results come: the oldest are dropped")
 
     def end(self) -> None:
         """Wait until all that is queued is written."""
@@ -89,24 +89,24 @@ class Lane:
                 if not self._live or isinstance(error, InputError):
                     self._fail(error)
                 else:
-                    self._status.fault(self.kind, told(error))
+                    self._status.report_fault(self.kind, format_error(error))
                 continue
             if self._behind and self._channel.empty():  # caught up; not at each place that gets free
                 self._behind = False
             if not self._behind:
-                self._status.recovered(self.kind)
+                self._status.report_recovery(self.kind)
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
-        self._status.fault(self.kind, told(error))
+        self._status.report_fault(self.kind, format_error(error))
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
+def unique_names(names: Sequence[str]) -> list[str]:
     """Return the names, a second of a kind as "jsonl-2"."""
     seen = [names[: at + 1].count(name) for at, name in enumerate(names)]
     return [f"{name}-{count}" if count > 1 else name for name, count in zip(names, seen, strict=True)]
 
 
-def told(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Return an error in a line."""
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -7,13 +7,13 @@ import socket
 import time
 from collections.abc import Mapping
 
-from edge.core.run_status import Snapshot, Status
+from edge.core.run_status import Status, StatusSnapshot
 
 EVERY_S = 1.0
 """How often the state is told in words."""
 
 
-class Notifier:
+class SystemdNotifier:
     """Tells systemd that we are ready, alive and stopping; does nothing where no systemd asked to be told."""
 
     def __init__(self, status: Status, environ: Mapping[str, str] = os.environ) -> None:
@@ -36,7 +36,7 @@ class Notifier:
             self._send("WATCHDOG=1")
         if self._address and now - self._told_s >= EVERY_S:
             self._told_s = now
-            self._send(f"STATUS={in_words(self._status.snapshot())}")
+            self._send(f"STATUS={format_snapshot(self._status.snapshot())}")
 
     def stopping(self) -> None:
         """Say that the end is in hand."""
@@ -52,7 +52,7 @@ class Notifier:
                     return  # nobody listens, or not now: the frames come first
 
 
-def in_words(seen: Snapshot) -> str:
+def format_snapshot(seen: StatusSnapshot) -> str:
     """Return a pipeline's state as one line."""
     faults = "".join(f"; {kind}: {message}" for kind, message in sorted(seen.open_faults.items()))
     return f"{seen.state}, {seen.fps:.1f} fps, {seen.frames} frames, {seen.dropped} dropped{faults}"

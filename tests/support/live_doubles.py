@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from edge.core.errors import InputError
-from edge.core.frames import Frame, Input, Tensor
+from edge.core.frames import Frame, GraphInput, Tensor
 from edge.inference.saliency_model import SaliencyModel
 from edge.postprocessing.result import Result
 
@@ -17,7 +17,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
 FPS = 50.0
 
 
-class Camera:
+class ScriptedCamera:
     """Frames of the given ids at `FPS`, stamped as they come; then it fails, hangs, or ends."""
 
     name, fps, height, width = "camera", FPS, 90, 160
@@ -47,7 +47,7 @@ class Camera:
         self.closed += 1
 
 
-class Engine(SaliencyModel):
+class ScriptedModel(SaliencyModel):
     """The shipped student, slowed, broken or hung as the test says, by the count of its calls."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Engine(SaliencyModel):
         super().__init__(None, "fp32", 1)
         self.calls = 0
 
-    def submit(self, prepared: Input) -> None:
+    def submit(self, prepared: GraphInput) -> None:
         call, self.calls = self.calls, self.calls + 1
         time.sleep(self.delay_s if call >= 0 else 0)
         if call == self.fails_at:
@@ -88,7 +88,7 @@ class Engine(SaliencyModel):
         super().close()
 
 
-class Kept:
+class RecordingSink:
     """A sink that keeps what it is given, slowly or not, and fails where told."""
 
     def __init__(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge.metrics.saliency import cc
-from edge.sources.opencv_capture import has
+from edge.sources.opencv_capture import has_backend
 from tests.conftest import Outcome
 from tests.support.pythons import ROOT, run
 
@@ -139,7 +139,7 @@ def test_a_pipeline_that_cannot_be_is_one_line(python: str, tmp_path: Path) -> N
 
 
 def test_pypis_opencv_says_what_to_do(tmp_path: Path) -> None:
-    if has("GStreamer"):
+    if has_backend("GStreamer"):
         pytest.skip("this OpenCV has GStreamer")
     import sys
 

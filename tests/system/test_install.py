@@ -53,8 +53,8 @@ def test_a_drone_runs_it_without_torch(wheel: Path, video: Path, tmp_path: Path)
 def test_what_a_drone_lacks_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
     programs = environment(sys.executable, tmp_path / "drone", str(wheel))
     code = (
-        "import sys; from edge.cli.main import _exit_code; sys.stderr = sys.stdout; "
-        "print(_exit_code(['train', 'demo', '--out', 'x.safetensors']))"
+        "import sys; from edge.cli.main import run_cli; sys.stderr = sys.stdout; "
+        "print(run_cli(['train', 'demo', '--out', 'x.safetensors']))"
     )
     told = run(str(programs / "python"), "-c", code, cwd=tmp_path)
     assert "which is not installed: pip install 'aerogaze[train]'" in told

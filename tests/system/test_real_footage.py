@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.release.manifest import DEFAULT, SHIPPED
+from edge.release.manifest import DEFAULT_RELEASE, SHIPPED_RELEASES
 from edge.sources.factory import open_source
 from tests.conftest import Outcome
 
@@ -20,7 +20,7 @@ TINYHD_M = {"box_auc": 0.975, "box_zblur": 4.18, "box_hit": 0.34}
 """Its authors' weights on the same frames: docs/results.md."""
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED.iterdir()))
+@pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED_RELEASES.iterdir()))
 def test_each_shipped_student_finds_more_than_tinyhd(
     command: Command, real: Path, tmp_path: Path, name: str
 ) -> None:
@@ -47,7 +47,7 @@ def test_it_runs_over_real_videos(command: Command, real: Path, tmp_path: Path, 
 def test_calibration_on_real_footage_keeps_the_maps(command: Command, real: Path, tmp_path: Path) -> None:
     frames = [word for name in ("car10", "person12") for word in ("--frames", real / "uav" / name / "frames")]
     words = ["--out", tmp_path / "r", "--form", "stream", "--offer-int8", *frames]
-    outcome = command("export", DEFAULT, *words)
+    outcome = command("export", DEFAULT_RELEASE, *words)
     assert outcome.code == 0, outcome.err
     manifest = json.loads((tmp_path / "r" / "release.json").read_text())
     likeness = {(g["precision"], g["engine"]): g["verified"]["mean_cc"] for g in manifest["graphs"]}

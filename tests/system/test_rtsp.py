@@ -18,9 +18,9 @@ from statistics import mean
 import pytest
 
 from edge.core.errors import InputError
-from edge.core.run_status import About, Status
+from edge.core.run_status import RunInfo, Status
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline import run as pipeline
+from edge.pipeline.run import LiveSettings, run_pipeline
 from edge.postprocessing.result import Result
 from edge.sources.factory import open_source
 
@@ -74,7 +74,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 20) -> float:
 
 def test_a_server_that_is_killed_and_comes_back_is_survived(url: str, start: Start) -> None:
     server = start(320, 240)
-    status = Status(About("skd-64", "int8", "test", url))
+    status = Status(RunInfo("skd-64", "int8", "test", url))
     model, source, stop = SaliencyModel(None, None, 1), open_source(url), threading.Event()
     results: list[Result] = []
     noticed: list[float] = []
@@ -91,8 +91,8 @@ def test_a_server_that_is_killed_and_comes_back_is_survived(url: str, start: Sta
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
-    plan = pipeline.Live(lambda: open_source(url), lambda: SaliencyModel(None, None, 1))
-    summary = pipeline.run(source, model, [], None, results.append, stop, status, plan)
+    plan = LiveSettings(lambda: open_source(url), lambda: SaliencyModel(None, None, 1))
+    summary = run_pipeline(source, model, [], None, results.append, stop, status, plan)
     disturbing.join()
     assert noticed[0] < 2
     assert summary.faults == {"source": 1}

@@ -6,11 +6,11 @@ import contextlib
 import json
 from pathlib import Path
 
-from edge.core.atomic_files import PendingFile, writing
-from edge.postprocessing.camera_geometry import Camera
+from edge.core.atomic_files import PendingFile, translate_write_errors
+from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
-from edge.postprocessing.result import Look, Result, as_it_is
+from edge.postprocessing.result import Result, ResultTransform, identity
 
 
 class JsonlSink:
@@ -22,8 +22,10 @@ class JsonlSink:
         InputError: the file cannot be made; later: the disk is full.
     """
 
-    def __init__(self, path: Path, look: Look = as_it_is, camera: Camera | None = None) -> None:
-        self._look, self._camera = look, camera
+    def __init__(
+        self, path: Path, transform: ResultTransform = identity, camera: CameraGeometry | None = None
+    ) -> None:
+        self._transform, self._camera = transform, camera
         self._pending = PendingFile(path)
         self._file = self._pending.path.open("wb", buffering=0)
         self._whole = 0
@@ -31,7 +33,7 @@ class JsonlSink:
     def write(self, result: Result) -> None:
         """Append one line."""
         peaks = find_peaks(result.saliency)
-        result = self._look(result)
+        result = self._transform(result)
         height, width = result.frame.height, result.frame.width
         row = {
             "frame": result.frame.index,
@@ -45,17 +47,17 @@ class JsonlSink:
                 }
                 for p in peaks
             ],
-            "regions": [region_row(region, width, height, self._camera) for region in result.regions],
+            "regions": [region_to_json(region, width, height, self._camera) for region in result.regions],
         }
         line = f"{json.dumps(row)}\n".encode()
-        with writing(self._pending.target):
+        with translate_write_errors(self._pending.target):
             while line:
                 line = line[self._file.write(line) :]  # a disk that gets full takes a part
         self._whole = self._file.tell()
 
     def finish(self) -> None:
         """Close the file, without the part of a line that a full disk took."""
-        with writing(self._pending.target):
+        with translate_write_errors(self._pending.target):
             self._file.truncate(self._whole)
             self._file.close()
 
@@ -70,7 +72,9 @@ class JsonlSink:
         self._pending.discard()
 
 
-def region_row(region: Region, width: int, height: int, camera: Camera | None) -> dict[str, object]:
+def region_to_json(
+    region: Region, width: int, height: int, camera: CameraGeometry | None
+) -> dict[str, object]:
     """Return the region as JSON has it: in pixels of a width x height frame, angles in degrees."""
     row: dict[str, object] = {
         "id": region.id,

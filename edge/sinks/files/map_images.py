@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.core.atomic_files import PendingFolder, writing
+from edge.core.atomic_files import PendingFolder, translate_write_errors
 from edge.core.errors import InputError
 from edge.core.frames import Tensor
 from edge.postprocessing.result import Result
@@ -29,15 +29,15 @@ class MapsSink:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._pending = PendingFolder(folder, ours=_is_map)
+        self._pending = PendingFolder(folder, is_ours=_is_map)
 
     def write(self, result: Result) -> None:
         """Write the frame's map."""
-        image = sixteen_bit(fitted(result.saliency, result.frame.width, result.frame.height))
+        image = to_uint16(fit_to_aspect(result.saliency, result.frame.width, result.frame.height))
         encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
         path = self._pending.path / f"{result.frame.index:06d}.png"
         try:
-            with writing(self._pending.target):
+            with translate_write_errors(self._pending.target):
                 path.write_bytes(encoded.tobytes())
         except InputError:
             path.unlink(missing_ok=True)  # a part of a map is none
@@ -63,7 +63,7 @@ def _is_map(entry: Path) -> bool:
         return file.read(26)[24:26] == b"\x10\x00"
 
 
-def fitted(saliency: Tensor, width: int, height: int) -> Tensor:
+def fit_to_aspect(saliency: Tensor, width: int, height: int) -> Tensor:
     """Return the map stretched to the aspect of a width x height frame, `LONG_SIDE` long."""
     shrink = LONG_SIDE / max(width, height)
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -71,7 +71,7 @@ def fitted(saliency: Tensor, width: int, height: int) -> Tensor:
     return stretched
 
 
-def sixteen_bit(saliency: Tensor) -> NDArray[np.uint16]:
+def to_uint16(saliency: Tensor) -> NDArray[np.uint16]:
     """Return the map (H, W), non-negative, divided by its maximum, as uint16."""
     top = float(saliency.max())
     image: NDArray[np.uint16] = np.rint(saliency * (65535 / top if top > 0 else 0)).astype(np.uint16)

@@ -11,16 +11,16 @@ import numpy as np
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
 from edge.core.frames import Image, Source, Tensor
-from edge.postprocessing.annotations import draw_marks
-from edge.postprocessing.result import Look, Result, as_it_is
-from edge.sinks.files.map_images import fitted
+from edge.postprocessing.annotations import draw_annotations
+from edge.postprocessing.result import Result, ResultTransform, identity
+from edge.sinks.files.map_images import fit_to_aspect
 
 MOST_WIDTH, MOST_HEIGHT = 1280, 1280
 """Larger frames are shrunk to fit: an overlay is looked at, not measured."""
 OPACITY = 0.75
 RESERVE_BYTES = 8 << 20
 """Of the disk, left free: a video whose index finds no room at its end cannot be read at all."""
-LOOK_EVERY = 30
+DISK_CHECK_INTERVAL = 30
 """Frames from one look at the disk to the next."""
 _LEVELS = np.linspace(0, OPACITY, 256)
 _HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO).reshape(256, 3)
@@ -39,8 +39,8 @@ class OverlaySink:
             all but full, now or later; at the end: the video is not whole.
     """
 
-    def __init__(self, path: Path, source: Source, look: Look = as_it_is) -> None:
-        self._look = look
+    def __init__(self, path: Path, source: Source, transform: ResultTransform = identity) -> None:
+        self._transform = transform
         if path.suffix.lower() not in {".mp4", ".mkv", ".avi"}:
             raise InputError(f"cannot write {path}: expected a name ending in .mp4, .mkv or .avi")
         shrink = min(1.0, MOST_WIDTH / source.width, MOST_HEIGHT / source.height)
@@ -63,13 +63,13 @@ class OverlaySink:
 
     def write(self, result: Result) -> None:
         """Draw and encode the frame."""
-        if self._frames % LOOK_EVERY == 0 and self._full():
+        if self._frames % DISK_CHECK_INTERVAL == 0 and self._full():
             self._writer.release()  # now: others write to that disk, too
             raise InputError(
                 f"the disk of {self._pending.target} is all but full: there is room for {self._frames} "
                 "frames of video; free some space, or name another place"
             )
-        self._writer.write(overlaid(self._look(result), *self._size))
+        self._writer.write(draw_overlay(self._transform(result), *self._size))
         self._frames += 1
 
     def finish(self) -> None:
@@ -97,18 +97,18 @@ class OverlaySink:
         return disk_usage(self._pending.path.parent).free < RESERVE_BYTES
 
 
-def overlaid(result: Result, width: int, height: int) -> Image:
+def draw_overlay(result: Result, width: int, height: int) -> Image:
     """Return the frame (height, width, 3) under its heat map, its regions or peaks marked."""
-    image = heated(result.frame.image, result.saliency, width, height)
-    draw_marks(image, result)
+    image = blend_heat_map(result.frame.image, result.saliency, width, height)
+    draw_annotations(image, result)
     return image
 
 
-def heated(frame: Image, saliency: Tensor, width: int, height: int) -> Image:
+def blend_heat_map(frame: Image, saliency: Tensor, width: int, height: int) -> Image:
     """Return the frame (height, width, 3) under the heat of a map of any size, non-negative."""
     way = cv2.INTER_AREA if frame.shape[1] >= 2 * width else cv2.INTER_LINEAR  # area costs ten times as much
     image = cv2.resize(frame, (width, height), interpolation=way)
-    small = fitted(saliency, frame.shape[1], frame.shape[0])
+    small = fit_to_aspect(saliency, frame.shape[1], frame.shape[0])
     level = (np.sqrt(small / max(float(small.max()), 1e-12)) * 255).astype(np.uint8)
     shade = cv2.resize(_SHADE[level], (width, height))
     shaded = cv2.multiply(image, cv2.merge((shade, shade, shade)), scale=1 / 255)

@@ -10,11 +10,11 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.core.run_status import Status
-from edge.postprocessing.camera_geometry import Camera
+from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.regions import Region
-from edge.postprocessing.result import Look, Result
-from edge.sinks.mavlink.gimbal import Gimbal
-from edge.sinks.mavlink.link import Link, open_link
+from edge.postprocessing.result import Result, ResultTransform
+from edge.sinks.mavlink.gimbal import GimbalController
+from edge.sinks.mavlink.link import MavlinkLink, open_link
 
 COASTING = 8
 """CAMERA_TRACKING_STATUS_FLAGS_COASTING, which older releases of pymavlink do not know."""
@@ -43,9 +43,9 @@ class MavlinkSink:
         self,
         link: str,
         status: Status,
-        look: Look,
+        transform: ResultTransform,
         system: int = 1,
-        gimbal: Camera | None = None,
+        gimbal: CameraGeometry | None = None,
         on_gimbal: bool = False,
     ) -> None:
         try:
@@ -56,12 +56,12 @@ class MavlinkSink:
             ) from None
         self._dialect: Any = common
         self._address = system, int(common.MAV_COMP_ID_CAMERA)
-        self._status, self._look = status, look
-        self._link: Link = open_link(link)
+        self._status, self._transform = status, transform
+        self._link: MavlinkLink = open_link(link)
         self._mav = common.MAVLink(self._link, *self._address)
         self._parser = self._fresh_parser()
         self._lock = threading.RLock()
-        self._gimbal = gimbal and Gimbal(common, self._send, self._address, gimbal, on_gimbal)
+        self._gimbal = gimbal and GimbalController(common, self._send, self._address, gimbal, on_gimbal)
         self._interval_s, self._told_s = TRACKING_S, -math.inf
         self._shape = (0, 0)
         self._regions: tuple[Region, ...] = ()
@@ -78,7 +78,7 @@ class MavlinkSink:
         Raises:
             OSError: the line is down; later results are sent again when it is back.
         """
-        result = self._look(result)
+        result = self._transform(result)
         with self._lock:
             self._shape = result.frame.height, result.frame.width
             self._regions = result.regions
@@ -136,7 +136,7 @@ class MavlinkSink:
                 for data in came:
                     self._hear(data)
                 if not self._stray or not any(came):
-                    self._status.recovered("mavlink")
+                    self._status.report_recovery("mavlink")
 
     def _hear(self, data: bytes) -> None:
         messages, stray = self._parsed(data)
@@ -144,7 +144,9 @@ class MavlinkSink:
             stray = len(data)  # as one that begins like a message, and ends before it does
         self._stray = self._stray + stray if stray or not messages else 0
         if self._stray > (0 if self._link.whole else MOST_STRAY):
-            self._status.fault("mavlink", "what comes is not all MAVLink: is it the right port, at its rate?")
+            self._status.report_fault(
+                "mavlink", "what comes is not all MAVLink: is it the right port, at its rate?"
+            )
         for message in messages:
             with self._lock:
                 if self._gimbal:
@@ -252,11 +254,11 @@ class MavlinkSink:
     def _information(self) -> Any:
         dialect, (height, width) = self._dialect, self._shape
         flags = dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_POINT | dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_RECTANGLE
-        about = self._status.snapshot().about
+        run_info = self._status.snapshot().run_info
         return dialect.MAVLink_camera_information_message(
             time_boot_ms=int((time.monotonic() - self._started_s) * 1e3) % 2**32,
             vendor_name=_text("Aerogaze"),
-            model_name=_text(about.release),
+            model_name=_text(run_info.release),
             firmware_version=0,
             focal_length=math.nan,
             sensor_size_h=math.nan,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge.postprocessing.camera_geometry import Camera
+from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.regions import Region
 
 CLAIMS, CLAIM_S = 5, 1.0
@@ -18,7 +18,7 @@ FRESH_S = 0.5
 """How old the gimbal's own attitude may be."""
 
 
-class Gimbal:
+class GimbalController:
     """Asks for control, sends setpoints, and gives way to whoever takes control.
 
     A camera fixed to the vehicle gives directions in the vehicle's frame. One that rides on the gimbal
@@ -31,7 +31,7 @@ class Gimbal:
         dialect: Any,
         send: Callable[[Any], None],
         address: tuple[int, int],
-        camera: Camera,
+        camera: CameraGeometry,
         riding: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -40,7 +40,7 @@ class Gimbal:
         self._claims, self._claimed_s, self._granted = 0, -math.inf, False
         self._taken = False
         self._sent_s = -math.inf
-        self._attitude: tuple[float, Camera, int] | None = None
+        self._attitude: tuple[float, CameraGeometry, int] | None = None
 
     def tick(self) -> None:
         """Ask for control, until it is granted or was asked for often enough."""
@@ -100,7 +100,7 @@ class Gimbal:
             )
         )
 
-    def _read(self, message: Any) -> tuple[float, Camera, int] | None:
+    def _read(self, message: Any) -> tuple[float, CameraGeometry, int] | None:
         """Return when, how the gimbal points, and in which frame, by the message's own rules."""
         w, x, y, z = message.q
         if not 0.9 < w * w + x * x + y * y + z * z < 1.1:
@@ -119,4 +119,4 @@ class Gimbal:
             flags |= dialect.GIMBAL_MANAGER_FLAGS_YAW_LOCK | dialect.GIMBAL_MANAGER_FLAGS_YAW_IN_EARTH_FRAME
         else:
             flags |= dialect.GIMBAL_MANAGER_FLAGS_YAW_IN_VEHICLE_FRAME
-        return self._clock(), Camera(self._camera.fov_deg, *degrees), flags
+        return self._clock(), CameraGeometry(self._camera.fov_deg, *degrees), flags

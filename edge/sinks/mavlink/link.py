@@ -14,7 +14,7 @@ MOST_BYTES = 8192
 """Read at once: a peer that floods the line cannot keep us busy."""
 
 
-class Link(Protocol):
+class MavlinkLink(Protocol):
     """Bytes out and in."""
 
     whole: bool
@@ -34,7 +34,7 @@ class Link(Protocol):
         """Let go of the line."""
 
 
-def open_link(name: str) -> Link:
+def open_link(name: str) -> MavlinkLink:
     """Open `udpout:HOST:PORT` or a serial line, `DEVICE[:BAUD]`.
 
     Raises:

@@ -17,7 +17,7 @@ _TOKEN = re.compile(rf"[A-Za-z0-9_-]{{{LEAST_TOKEN},}}")
 
 
 @dataclass(frozen=True)
-class Door:
+class AccessPolicy:
     """An address, and the token without which nobody from elsewhere comes in.
 
     `token` is None where only this machine can come, and none was given. `made`: it is ours, so that
@@ -68,7 +68,7 @@ class Door:
         return _is_loopback((name or host_header).strip("[]"))
 
 
-def door_at(address: str, token: str | None) -> Door:
+def parse_access_policy(address: str, token: str | None) -> AccessPolicy:
     """Return the door of `:PORT`, for this machine only, or of `HOST:PORT`.
 
     Raises:
@@ -85,8 +85,8 @@ def door_at(address: str, token: str | None) -> Door:
             "leave it out and one is made"
         )
     if token is None and not _is_loopback(host):
-        return Door(host, int(port), secrets.token_urlsafe(16), made=True)
-    return Door(host, int(port), token)
+        return AccessPolicy(host, int(port), secrets.token_urlsafe(16), made=True)
+    return AccessPolicy(host, int(port), token)
 
 
 def cookie_name(port: int) -> str:

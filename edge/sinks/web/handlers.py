@@ -12,8 +12,8 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from edge.sinks.web.auth import Door, cookie_name
-from edge.sinks.web.live_view import View
+from edge.sinks.web.auth import AccessPolicy, cookie_name
+from edge.sinks.web.live_view import LiveView
 
 STREAM_S = 1 / 25
 """Least time between pictures of a stream."""
@@ -31,11 +31,11 @@ SAFE = {
 }
 
 
-class PageServer(ThreadingHTTPServer):
+class LivePageServerBase(ThreadingHTTPServer):
     """What a request handler needs of its server."""
 
-    door: Door
-    view: View
+    door: AccessPolicy
+    view: LiveView
     port: int
     streams: threading.BoundedSemaphore
     closing: threading.Event
@@ -49,10 +49,10 @@ class PageServer(ThreadingHTTPServer):
         raise NotImplementedError
 
 
-class Pages(BaseHTTPRequestHandler):
+class RequestHandler(BaseHTTPRequestHandler):
     """Answers one request; nothing can be changed through it."""
 
-    server: PageServer
+    server: LivePageServerBase
     server_version, sys_version = "aerogaze", ""
     timeout = IDLE_S
 
@@ -116,14 +116,14 @@ class Pages(BaseHTTPRequestHandler):
 
     def _metrics(self) -> None:
         try:
-            from edge.sinks.web.prometheus import CONTENT_TYPE, metrics_of
+            from edge.sinks.web.prometheus import CONTENT_TYPE, format_metrics
         except ModuleNotFoundError:
             self._say(
                 HTTPStatus.NOT_IMPLEMENTED,
                 "metrics need prometheus_client, which is not installed: pip install 'aerogaze[metrics]'\n",
             )
             return
-        self._send(HTTPStatus.OK, CONTENT_TYPE, metrics_of(self.server.view.status.snapshot()))
+        self._send(HTTPStatus.OK, CONTENT_TYPE, format_metrics(self.server.view.status.snapshot()))
 
     def _frame(self) -> None:
         shown = self.server.view.picture(0, wait_s=1.0)

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from edge.core.run_status import Status
-from edge.postprocessing.camera_geometry import Camera
-from edge.postprocessing.result import Look, Result
-from edge.sinks.files.jsonl import region_row
-from edge.sinks.files.overlay_video import overlaid
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.result import Result, ResultTransform
+from edge.sinks.files.jsonl import region_to_json
+from edge.sinks.files.overlay_video import draw_overlay
 
 LONG_SIDE = 960
 """Most pixels of a picture's longer side."""
@@ -24,7 +24,7 @@ WATCHED_S = 3.0
 """How long after a question somebody is still thought to be there."""
 
 
-class View:
+class LiveView:
     """Takes results from the pipeline's side, and answers any number of clients.
 
     Taking one costs microseconds: a picture is drawn and encoded by the first client's thread that wants
@@ -34,12 +34,12 @@ class View:
     def __init__(
         self,
         status: Status,
-        look: Look,
-        camera: Camera | None,
+        transform: ResultTransform,
+        camera: CameraGeometry | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = status
-        self._look, self._camera, self._clock = look, camera, clock
+        self._transform, self._camera, self._clock = transform, camera, clock
         self._changed = threading.Condition()
         self._encoding = threading.Lock()
         self._latest: Result | None = None
@@ -53,7 +53,7 @@ class View:
     def take(self, result: Result) -> None:
         """Keep the newest result; look at it only if somebody is there."""
         if self._clock() - self._asked_s < WATCHED_S:
-            result = self._look(result)
+            result = self._transform(result)
         with self._changed:
             self._latest = result
             self._number += 1
@@ -104,7 +104,7 @@ class View:
         latencies = seen.latencies_ms or (0.0,)
         p50, p90, p99 = np.percentile(latencies, [50, 90, 99])
         document: dict[str, object] = {
-            "about": vars(seen.about),
+            "about": vars(seen.run_info),
             "state": seen.state,
             "uptime_s": round(seen.uptime_s, 1),
             "frames": seen.frames,
@@ -119,7 +119,7 @@ class View:
         }
         if result is not None:
             height, width = result.frame.height, result.frame.width
-            rows = [region_row(region, width, height, self._camera) for region in result.regions]
+            rows = [region_to_json(region, width, height, self._camera) for region in result.regions]
             document |= {"frame": result.frame.index, "width": width, "height": height, "regions": rows}
         return document
 
@@ -127,5 +127,5 @@ class View:
 def _encoded(result: Result) -> bytes:
     height, width = result.frame.image.shape[:2]
     shrink = min(1.0, LONG_SIDE / max(width, height))
-    picture = overlaid(result, max(1, round(width * shrink)), max(1, round(height * shrink)))
+    picture = draw_overlay(result, max(1, round(width * shrink)), max(1, round(height * shrink)))
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()

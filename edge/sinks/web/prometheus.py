@@ -9,12 +9,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge.core.run_status import Snapshot
+from edge.core.run_status import StatusSnapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_of(seen: Snapshot) -> bytes:
+def format_metrics(seen: StatusSnapshot) -> bytes:
     """Return the snapshot in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(seen))
@@ -22,12 +22,12 @@ def metrics_of(seen: Snapshot) -> bytes:
 
 
 class _Once(Collector):
-    def __init__(self, seen: Snapshot) -> None:
+    def __init__(self, seen: StatusSnapshot) -> None:
         self._seen = seen
 
     def collect(self) -> Iterator[Metric]:
         seen = self._seen
-        yield InfoMetricFamily("aerogaze", "What runs", vars(seen.about))
+        yield InfoMetricFamily("aerogaze", "What runs", vars(seen.run_info))
         state = GaugeMetricFamily("aerogaze_state", "1 for the state it is in", labels=["state"])
         for name in ("starting", "running", "stalled", "stopped"):
             state.add_metric([name], float(name == seen.state))

@@ -9,13 +9,13 @@ import time
 from typing import Any
 
 from edge.core.errors import InputError
-from edge.sinks.web.auth import Door
-from edge.sinks.web.handlers import IDLE_S, Pages, PageServer
-from edge.sinks.web.live_view import View
+from edge.sinks.web.auth import AccessPolicy
+from edge.sinks.web.handlers import IDLE_S, LivePageServerBase, RequestHandler
+from edge.sinks.web.live_view import LiveView
 
-MOST_CLIENTS = 16
-MOST_STREAMS = 8
-REQUEST_S = 10.0
+MAX_CLIENTS = 16
+MAX_STREAMS = 8
+REQUEST_TIMEOUT_S = 10.0
 """How long anything but a stream may take in all."""
 SEND_BYTES = 256 * 1024
 """What the system keeps of a stream on its way: little, so that a slow client sees new pictures, not old."""
@@ -23,7 +23,7 @@ TICK_S = 0.25
 BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\ntoo many clients\n"
 
 
-class Server(PageServer):
+class LivePageServer(LivePageServerBase):
     """Serves a view through a door, a thread a client.
 
     Raises:
@@ -32,17 +32,17 @@ class Server(PageServer):
 
     daemon_threads = True
     block_on_close = False  # close() below does it, with an end
-    request_queue_size = MOST_CLIENTS
+    request_queue_size = MAX_CLIENTS
 
-    def __init__(self, door: Door, view: View) -> None:
+    def __init__(self, door: AccessPolicy, view: LiveView) -> None:
         self.door, self.view = door, view
-        self.streams = threading.BoundedSemaphore(MOST_STREAMS)
+        self.streams = threading.BoundedSemaphore(MAX_STREAMS)
         self.closing = threading.Event()
         self._clients: dict[Any, float | None] = {}
         self._guard = threading.Lock()
         self.address_family = door.family
         try:
-            super().__init__((door.host, door.port), Pages)
+            super().__init__((door.host, door.port), RequestHandler)
         except (OSError, OverflowError) as error:
             told = getattr(error, "strerror", None) or error
             raise InputError(
@@ -75,13 +75,13 @@ class Server(PageServer):
     def service_actions(self) -> None:
         """Between requests: keep the history, and cut off who takes too long."""
         self.view.sample()
-        if self._cut(time.monotonic() - REQUEST_S):
+        if self._cut(time.monotonic() - REQUEST_TIMEOUT_S):
             self.tell("a client took its time, and was cut off")
-        self.view.status.recovered("http")
+        self.view.status.report_recovery("http")
 
     def tell(self, what: str) -> None:
         """Count what clients do wrong among the faults."""
-        self.view.status.fault("http", what)
+        self.view.status.report_fault("http", what)
 
     def streaming(self, client: Any) -> None:
         """Give a client all the time it wants."""
@@ -91,14 +91,14 @@ class Server(PageServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a client's thread, or say that there are enough."""
         with self._guard:
-            welcome = len(self._clients) < MOST_CLIENTS
+            welcome = len(self._clients) < MAX_CLIENTS
             if welcome:
                 self._clients[request] = time.monotonic()
         if welcome:
             request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
             super().process_request(request, client_address)
             return
-        self.tell(f"more than {MOST_CLIENTS} clients came at a time, and some were turned away")
+        self.tell(f"more than {MAX_CLIENTS} clients came at a time, and some were turned away")
         request.setblocking(False)
         with contextlib.suppress(OSError):
             request.send(BUSY)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from edge.core.run_status import Status
-from edge.postprocessing.camera_geometry import Camera
-from edge.postprocessing.result import Look, Result, as_it_is
-from edge.sinks.web.auth import door_at
-from edge.sinks.web.live_view import View
-from edge.sinks.web.server import Server
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.result import Result, ResultTransform, identity
+from edge.sinks.web.auth import parse_access_policy
+from edge.sinks.web.live_view import LiveView
+from edge.sinks.web.server import LivePageServer
 
 
 class HttpSink:
@@ -22,11 +22,11 @@ class HttpSink:
         address: str,
         token: str | None,
         status: Status,
-        look: Look = as_it_is,
-        camera: Camera | None = None,
+        transform: ResultTransform = identity,
+        camera: CameraGeometry | None = None,
     ) -> None:
-        self._view = View(status, look, camera)
-        self._server = Server(door_at(address, token), self._view)
+        self._view = LiveView(status, transform, camera)
+        self._server = LivePageServer(parse_access_policy(address, token), self._view)
         self._open = True
 
     @property

@@ -32,7 +32,7 @@ def test_a_run_takes_its_options_from_a_file_and_the_command_line_wins(
         ("source = true", "source is True; expected text or a number"),
         ('source = "synthetic:7"\nrealtime = "yes"', "realtime is 'yes'; expected true or false"),
         ('source = "synthetic:7"\nmax_frames = "many"', "Invalid value for '--max-frames': 'many'"),
-        ("source = ", "run.toml is no TOML: "),
+        ("source = ", "run.toml is not valid TOML: "),
     ],
 )
 def test_a_wrong_file_is_one_line(

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.cli.main import STAGES
-from edge.cli.run import _stopping
+from edge.cli.main import COMMANDS
+from edge.cli.run import stop_on_signals
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -113,7 +113,7 @@ def test_images_of_different_sizes_leave_nothing(command: Command, folder: Path,
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(command: Command, name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.code == 0
@@ -240,11 +240,11 @@ def test_a_token_in_the_environment_may_stay_without_a_page(
 def test_an_interrupt_that_comes_later_than_twins_do_ends_it_at_once(
     over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.cli.run.AGAIN_S", 0.2)
+    monkeypatch.setattr("edge.cli.run.REPEATED_SIGNAL_S", 0.2)
     before, stop, reached = signal.getsignal(signal.SIGINT), threading.Event(), list[str]()
 
     def run() -> None:
-        with _stopping(stop):
+        with stop_on_signals(stop):
             for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
                 signal.raise_signal(number)
             if not over:

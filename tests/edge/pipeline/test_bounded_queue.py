@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import threading
 
-from edge.pipeline.bounded_queue import Channel
+from edge.pipeline.bounded_queue import BoundedQueue
 
 
 def test_the_newest_wins_and_drops_are_counted() -> None:
-    slot: Channel[int] = Channel(1, newest=True)
+    slot: BoundedQueue[int] = BoundedQueue(1, newest=True)
     assert [slot.put(item) for item in range(4)] == [0, 1, 1, 1]
     assert slot.get() == 3
     assert slot.put(4) == 0
@@ -16,7 +16,7 @@ def test_the_newest_wins_and_drops_are_counted() -> None:
 
 
 def test_a_full_channel_holds_its_writer_back_and_loses_nothing() -> None:
-    channel: Channel[int] = Channel(2)
+    channel: BoundedQueue[int] = BoundedQueue(2)
     given: list[int | None] = []
 
     def write() -> None:
@@ -32,8 +32,8 @@ def test_a_full_channel_holds_its_writer_back_and_loses_nothing() -> None:
 
 
 def test_closing_wakes_whoever_waits_and_tells_what_is_thrown_away() -> None:
-    full: Channel[int] = Channel(1)
-    empty: Channel[int] = Channel(1)
+    full: BoundedQueue[int] = BoundedQueue(1)
+    empty: BoundedQueue[int] = BoundedQueue(1)
     full.put(1)
     seen: list[int | None] = []
     waiting = [

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from edge.core.frames import Frame, Input, Tensor
+from edge.core.frames import Frame, GraphInput, Tensor
 from edge.inference.interface.runner import Runner
 from edge.inference.runner_factory import open_runner
-from edge.inference.saliency_model import SaliencyModel, clip_maps
-from edge.pipeline import run as pipeline
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.pipeline.run import LiveSettings, run_pipeline
 from edge.postprocessing.result import Result
-from edge.release.manifest import load
+from edge.release.manifest import load_release
 
 
 class Clip:
@@ -42,7 +42,7 @@ class Clip:
         pass
 
 
-class Kept:
+class RecordingSink:
     """A sink that keeps what it is given."""
 
     def __init__(self, delay_s: float = 0, fails_at: int | None = None) -> None:
@@ -82,11 +82,11 @@ def no_threads_left() -> Iterator[None]:
 
 
 def test_every_frame_in_order_to_every_sink(model: SaliencyModel, flight: np.ndarray) -> None:
-    fast, slow = Kept(), Kept(delay_s=0.005)
+    fast, slow = RecordingSink(), RecordingSink(delay_s=0.005)
     images = np.concatenate([flight] * 4)
-    model.blur = 0.0  # as `clip_maps` are
-    summary = pipeline.run(Clip(images), model, [fast, slow])
-    expected = clip_maps(model, images)
+    model.blur = 0.0  # as `compute_clip_maps` are
+    summary = run_pipeline(Clip(images), model, [fast, slow])
+    expected = compute_clip_maps(model, images)
     for sink in (fast, slow):
         assert [result.frame.index for result in sink.results] == list(range(48))
         np.testing.assert_array_equal([result.saliency for result in sink.results], expected)
@@ -106,14 +106,14 @@ def test_decoding_and_output_overlap(model: SaliencyModel, flight: np.ndarray) -
                     assert written.wait(10), "the sink waits for the source"
                 yield frame
 
-    class Holding(Kept):
+    class Holding(RecordingSink):
         def write(self, result: Result) -> None:
             assert decoded.wait(10), "the source waits for the sink"
             super().write(result)
             written.set()
 
     sink = Holding()
-    assert pipeline.run(Ahead(flight), model, [sink]).frames == len(sink.results) == 12
+    assert run_pipeline(Ahead(flight), model, [sink]).frames == len(sink.results) == 12
 
 
 class Overlapping:
@@ -122,10 +122,10 @@ class Overlapping:
     depth, description = 2, "overlapping"
 
     def __init__(self, runner: Runner) -> None:
-        self.runner, self.flying, self.most = runner, deque[dict[str, Input]](), 0
+        self.runner, self.flying, self.most = runner, deque[dict[str, GraphInput]](), 0
         self.infer, self.reset, self.close = runner.infer, runner.reset, runner.close
 
-    def submit(self, feed: Mapping[str, Input]) -> None:
+    def submit(self, feed: Mapping[str, GraphInput]) -> None:
         self.flying.append({name: values.copy() for name, values in feed.items()})
         self.most = max(self.most, len(self.flying))
         assert self.most <= self.depth
@@ -137,13 +137,13 @@ class Overlapping:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_two_frames_of_a_file_are_in_flight_and_one_of_a_camera(flight: np.ndarray, live: bool) -> None:
-    release, sink, plain = load(None), Kept(), Kept()
+    release, sink, plain = load_release(None), RecordingSink(), RecordingSink()
     one_by_one = SaliencyModel(release, "fp32")
-    pipeline.run(Clip(flight), one_by_one, [plain])
+    run_pipeline(Clip(flight), one_by_one, [plain])
     one_by_one.close()
     runner = Overlapping(open_runner(release, "fp32"))
-    model = SaliencyModel.around(release, "fp32", runner)
-    summary = pipeline.run(Clip(flight, 0.05 * live), model, [sink], live=pipeline.Live() if live else None)
+    model = SaliencyModel.from_runner(release, "fp32", runner)
+    summary = run_pipeline(Clip(flight, 0.05 * live), model, [sink], live=LiveSettings() if live else None)
     if not live:
         model.close()
     assert runner.most == (1 if live else 2)
@@ -157,8 +157,8 @@ def test_two_frames_of_a_file_are_in_flight_and_one_of_a_camera(flight: np.ndarr
 
 
 def test_latency_counts_from_the_decoded_frame(model: SaliencyModel, flight: np.ndarray) -> None:
-    sink = Kept(delay_s=0.01)
-    summary = pipeline.run(Clip(flight), model, [sink])
+    sink = RecordingSink(delay_s=0.01)
+    summary = run_pipeline(Clip(flight), model, [sink])
     latencies = [result.latency_ms for result in sink.results]
     assert min(latencies) > 0
     assert max(latencies) > 10  # those behind waited for the slow sink
@@ -167,76 +167,76 @@ def test_latency_counts_from_the_decoded_frame(model: SaliencyModel, flight: np.
 
 
 def test_it_stops_where_asked(model: SaliencyModel, flight: np.ndarray) -> None:
-    sink = Kept()
-    assert pipeline.run(Clip(flight), model, [sink], max_frames=5).frames == 5
+    sink = RecordingSink()
+    assert run_pipeline(Clip(flight), model, [sink], max_frames=5).frames == 5
     assert len(sink.results) == 5
 
 
 def test_stopped_before_its_first_frame_it_is_interrupted_and_not_at_fault(
     model: SaliencyModel, flight: np.ndarray
 ) -> None:
-    sink, stop = Kept(), threading.Event()
+    sink, stop = RecordingSink(), threading.Event()
     stop.set()
-    summary = pipeline.run(Clip(flight), model, [sink], stop=stop)
+    summary = run_pipeline(Clip(flight), model, [sink], stop=stop)
     assert (summary.frames, summary.interrupted, summary.wrote) == (0, True, ())
     assert sink.ended == "discarded"
 
 
 def test_an_interrupt_keeps_what_was_done(model: SaliencyModel, flight: np.ndarray) -> None:
-    sink, stop = Kept(), threading.Event()
+    sink, stop = RecordingSink(), threading.Event()
 
     def third(result: Result) -> None:
         if result.frame.index == 2:
             stop.set()
 
-    summary = pipeline.run(Clip(flight), model, [sink], on_result=third, stop=stop)
+    summary = run_pipeline(Clip(flight), model, [sink], on_result=third, stop=stop)
     assert summary.interrupted
     assert summary.frames == len(sink.results) == 3
     assert sink.ended == "finished committed"
 
 
 def test_a_source_that_fails_leaves_nothing(model: SaliencyModel, flight: np.ndarray) -> None:
-    sinks = [Kept(), Kept()]
+    sinks = [RecordingSink(), RecordingSink()]
     with pytest.raises(InputError, match="camera fell off"):
-        pipeline.run(Clip(flight, fails_at=7), model, sinks)
+        run_pipeline(Clip(flight, fails_at=7), model, sinks)
     assert [sink.ended for sink in sinks] == ["discarded"] * 2
 
 
 @pytest.mark.parametrize("fails_at", [7, 11, -1])
 def test_a_sink_fails_alone(model: SaliencyModel, flight: np.ndarray, fails_at: int) -> None:
-    first, bad, last = sinks = [Kept(), Kept(fails_at=fails_at), Kept()]
-    summary = pipeline.run(Clip(flight), model, sinks)
+    first, bad, last = sinks = [RecordingSink(), RecordingSink(fails_at=fails_at), RecordingSink()]
+    summary = run_pipeline(Clip(flight), model, sinks)
     assert [sink.ended for sink in sinks] == ["finished committed", "discarded", "finished committed"]
     assert len(first.results) == len(last.results) == summary.frames == 12
-    assert summary.failed == ("sink:kept-2: the disk is full",)
-    assert summary.wrote == ("sink:kept", "sink:kept-3")
-    assert summary.faults == {"sink:kept-2": 1}, "told when it happens"
+    assert summary.failed == ("sink:recording-2: the disk is full",)
+    assert summary.wrote == ("sink:recording", "sink:recording-3")
+    assert summary.faults == {"sink:recording-2": 1}, "told when it happens"
     assert len(bad.results) == (12 if fails_at < 0 else fails_at)
 
 
 @pytest.mark.parametrize("fails_at", [7, 11, -1])
 def test_where_every_sink_fails_the_run_does(model: SaliencyModel, flight: np.ndarray, fails_at: int) -> None:
-    sinks = [Kept(fails_at=fails_at), Kept(fails_at=0)]
+    sinks = [RecordingSink(fails_at=fails_at), RecordingSink(fails_at=0)]
     with pytest.raises(InputError, match="disk is full"):
-        pipeline.run(Clip(flight), model, sinks)
+        run_pipeline(Clip(flight), model, sinks)
     assert [sink.ended for sink in sinks] == ["discarded"] * 2
 
 
 def test_an_interrupt_while_a_sink_finishes_leaves_nothing_of_it(
     model: SaliencyModel, flight: np.ndarray
 ) -> None:
-    class Pressed(Kept):
+    class Pressed(RecordingSink):
         def finish(self) -> None:
             raise KeyboardInterrupt
 
-    sinks = [Kept(), Pressed(), Kept()]
+    sinks = [RecordingSink(), Pressed(), RecordingSink()]
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(Clip(flight), model, sinks)
+        run_pipeline(Clip(flight), model, sinks)
     assert [sink.ended for sink in sinks] == ["finished committed", "discarded", "discarded"]
 
 
 def test_no_frames_is_an_error(model: SaliencyModel) -> None:
-    sink = Kept()
+    sink = RecordingSink()
     with pytest.raises(InputError, match="gave no frame"):
-        pipeline.run(Clip(np.empty((0, 4, 4, 3), np.uint8)), model, [sink])
+        run_pipeline(Clip(np.empty((0, 4, 4, 3), np.uint8)), model, [sink])
     assert sink.ended == "discarded"

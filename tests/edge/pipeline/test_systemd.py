@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.core.run_status import About, Status
-from edge.pipeline.systemd import Notifier
+from edge.core.run_status import RunInfo, Status
+from edge.pipeline.systemd import SystemdNotifier
 from tests.conftest import Outcome
 
 
@@ -29,14 +29,14 @@ def listening(tmp_path: Path) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def status() -> Status:
-    return Status(About("skd-64", "int8", "test", "camera"))
+    return Status(RunInfo("skd-64", "int8", "test", "camera"))
 
 
 def test_ready_alive_state_and_stopping_are_told(listening: socket.socket, status: Status) -> None:
-    notifier = Notifier(status, {"NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "300000"})
+    notifier = SystemdNotifier(status, {"NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "300000"})
     notifier.ready()
-    status.enter("running")
-    status.fault("source", "unplugged")
+    status.set_state("running")
+    status.report_fault("source", "unplugged")
     for _ in range(5):
         notifier.tick()
         time.sleep(0.05)
@@ -52,20 +52,20 @@ def test_an_abstract_socket_is_found(status: Status) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0aerogaze-test-{os.getpid()}")
         listener.settimeout(5)
-        Notifier(status, {"NOTIFY_SOCKET": f"@aerogaze-test-{os.getpid()}"}).ready()
+        SystemdNotifier(status, {"NOTIFY_SOCKET": f"@aerogaze-test-{os.getpid()}"}).ready()
         assert listener.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/notify", "WATCHDOG_USEC": "1000"}])
 def test_nobody_who_listens_is_no_matter(status: Status, environ: dict[str, str]) -> None:
-    notifier = Notifier(status, environ)
+    notifier = SystemdNotifier(status, environ)
     for tell in (notifier.ready, notifier.tick, notifier.stopping):
         tell()
 
 
 def test_another_process_watchdog_is_not_ours(listening: socket.socket, status: Status) -> None:
     environ = {"NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
-    notifier = Notifier(status, environ)
+    notifier = SystemdNotifier(status, environ)
     notifier.tick()
     notifier.stopping()
     assert [listening.recv(100)[:7] for _ in range(2)] == [b"STATUS=", b"STOPPIN"]

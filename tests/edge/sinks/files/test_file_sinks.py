@@ -10,9 +10,9 @@ import pytest
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame
-from edge.postprocessing.annotations import FOLLOWED, WHITE, draw_marks
-from edge.postprocessing.camera_geometry import Camera
-from edge.postprocessing.map_analysis import Observer
+from edge.postprocessing.annotations import FOLLOWED, WHITE, draw_annotations
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result
 from edge.sinks.files.jsonl import JsonlSink
@@ -126,7 +126,7 @@ def test_a_camera_frame_is_no_map_of_ours(tmp_path: Path, flight: np.ndarray) ->
 
 
 def test_json_lines_tell_regions_and_where_they_are(tmp_path: Path, results: list[Result]) -> None:
-    write(JsonlSink(tmp_path / "out.jsonl", Observer(), Camera(90, pitch_deg=-30)), results)
+    write(JsonlSink(tmp_path / "out.jsonl", MapAnalyzer(), CameraGeometry(90, pitch_deg=-30)), results)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     for index, row in enumerate(rows):
         region = row["regions"][0]
@@ -149,7 +149,7 @@ def test_marks_tell_the_one_to_follow_from_others_and_stay_in_the_picture(flight
 
     def drawn(*regions: Region, size: tuple[int, int] = (640, 360)) -> np.ndarray:
         image = np.zeros((size[1], size[0], 3), np.uint8)
-        draw_marks(image, Result(Frame(0, 0, flight[0]), saliency, 1, regions))
+        draw_annotations(image, Result(Frame(0, 0, flight[0]), saliency, 1, regions))
         return image
 
     image = drawn(first, other)

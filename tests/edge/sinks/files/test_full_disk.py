@@ -51,7 +51,7 @@ def test_a_video_ends_before_the_disk_is_full_and_plays(
     command: Callable[..., Outcome], disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.sinks.files.overlay_video.RESERVE_BYTES", 1 << 20)
-    monkeypatch.setattr("edge.sinks.files.overlay_video.LOOK_EVERY", 5)
+    monkeypatch.setattr("edge.sinks.files.overlay_video.DISK_CHECK_INTERVAL", 5)
     words = ["run", "synthetic:3:1280x720:150", "--realtime", "--fps", "20", "--json"]
     outcome = command(*words, "--overlay", disk / "o.mp4", "--maps", disk / "maps")  # which take the rest
     summary = json.loads(outcome.out)

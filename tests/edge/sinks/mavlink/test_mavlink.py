@@ -18,10 +18,10 @@ import pytest
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame
-from edge.core.run_status import About, Status
-from edge.postprocessing.camera_geometry import Camera
+from edge.core.run_status import RunInfo, Status
+from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.regions import Region
-from edge.postprocessing.result import Result, as_it_is
+from edge.postprocessing.result import Result, identity
 from edge.sinks.mavlink.camera import MavlinkSink
 from tests.conftest import Outcome
 
@@ -93,10 +93,10 @@ def ground() -> Iterator[GroundStation]:
 
 @contextmanager
 def flying(
-    ground: GroundStation, gimbal: Camera | None = None, on_gimbal: bool = False
+    ground: GroundStation, gimbal: CameraGeometry | None = None, on_gimbal: bool = False
 ) -> Iterator[tuple[MavlinkSink, Status]]:
-    status = Status(About("skd-64", "int8", "none", "camera"))
-    sink = MavlinkSink(f"udpout:127.0.0.1:{ground.port}", status, as_it_is, VEHICLE, gimbal, on_gimbal)
+    status = Status(RunInfo("skd-64", "int8", "none", "camera"))
+    sink = MavlinkSink(f"udpout:127.0.0.1:{ground.port}", status, identity, VEHICLE, gimbal, on_gimbal)
     try:
         ground.wait("HEARTBEAT")
         yield sink, status
@@ -106,7 +106,7 @@ def flying(
 
 def test_heartbeats_come_each_second_and_tell_the_state(ground: GroundStation) -> None:
     with flying(ground) as (_, status):
-        status.enter("running")
+        status.set_state("running")
         times = []
         for _ in range(2):
             beat = ground.wait("HEARTBEAT")
@@ -115,7 +115,7 @@ def test_heartbeats_come_each_second_and_tell_the_state(ground: GroundStation) -
         assert (beat.type, beat.autopilot) == (common.MAV_TYPE_CAMERA, common.MAV_AUTOPILOT_INVALID)
         assert (beat.get_srcSystem(), beat.get_srcComponent()) == (VEHICLE, CAMERA)
         assert beat.system_status == common.MAV_STATE_ACTIVE
-        status.enter("stalled")
+        status.set_state("stalled")
         ground.wait("HEARTBEAT", system_status=common.MAV_STATE_CRITICAL)
 
 
@@ -202,7 +202,7 @@ def test_what_is_not_understood_is_refused_and_what_is_for_others_is_not_answere
 
 
 def test_a_gimbal_is_pointed_by_a_camera_on_the_airframe(ground: GroundStation) -> None:
-    with flying(ground, Camera(90, pitch_deg=-30)) as (sink, _):
+    with flying(ground, CameraGeometry(90, pitch_deg=-30)) as (sink, _):
         claim = ground.wait("COMMAND_LONG", command=common.MAV_CMD_DO_GIMBAL_MANAGER_CONFIGURE)
         assert (claim.param1, claim.param2, claim.param3, claim.param4) == (VEHICLE, CAMERA, -1, -1)
         ground.mav.send(common.MAVLink_command_ack_message(claim.command, 0))
@@ -229,7 +229,7 @@ def test_a_gimbal_is_pointed_by_a_camera_on_the_airframe(ground: GroundStation) 
 
 @pytest.mark.parametrize("earth", [False, True])
 def test_a_camera_on_the_gimbal_adds_to_the_gimbals_attitude(ground: GroundStation, earth: bool) -> None:
-    with flying(ground, Camera(90), on_gimbal=True) as (sink, _):
+    with flying(ground, CameraGeometry(90), on_gimbal=True) as (sink, _):
         sink.write(result(region(1.0)))
         ground.listen(0.2)
         assert not [m for m in ground.seen if m.get_type() == "GIMBAL_MANAGER_SET_PITCHYAW"]
@@ -287,7 +287,7 @@ def test_garbage_is_survived_and_answers_still_come(ground: GroundStation) -> No
 def test_nobody_listening_is_no_matter() -> None:
     station = GroundStation()
     station.socket.close()
-    sink = MavlinkSink(f"udpout:127.0.0.1:{station.port}", Status(About("", "", "", "")), as_it_is)
+    sink = MavlinkSink(f"udpout:127.0.0.1:{station.port}", Status(RunInfo("", "", "", "")), identity)
     for index in range(50):
         sink.write(result(region(), index=index))
     sink.finish()
@@ -298,7 +298,7 @@ def test_nobody_listening_is_no_matter() -> None:
 def test_a_serial_line_carries_it_too() -> None:
     master, line = pty.openpty()
     try:
-        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(About("", "", "", "")), as_it_is)
+        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(RunInfo("", "", "", "")), identity)
         sink.write(result(region()))
         mav, kinds = common.MAVLink(None), set[str]()
         mav.robust_parsing = True
@@ -315,10 +315,10 @@ def test_a_serial_line_carries_it_too() -> None:
 def test_noise_between_pauses_is_told_on_a_serial_line_and_half_a_message_is_not() -> None:
     master, line = pty.openpty()
     tty.setraw(line)
-    status, rng = Status(About("", "", "", "")), np.random.default_rng(0)
+    status, rng = Status(RunInfo("", "", "", "")), np.random.default_rng(0)
     whole = common.MAVLink_heartbeat_message(2, 12, 0, 0, 4, 3).pack(common.MAVLink(None, 1, 1))
     try:
-        sink = MavlinkSink(os.ttyname(line), status, as_it_is)
+        sink = MavlinkSink(os.ttyname(line), status, identity)
         for part in (whole[5:], *[whole] * 5):  # as where a line is opened in the middle
             os.write(master, part)
             time.sleep(0.1)
@@ -334,8 +334,8 @@ def test_noise_between_pauses_is_told_on_a_serial_line_and_half_a_message_is_not
 
 
 def test_a_stray_datagram_is_an_episode_that_ends(ground: GroundStation) -> None:
-    status = Status(About("skd-64", "int8", "none", "camera"), quiet_s=0.2)
-    sink = MavlinkSink(f"udpout:127.0.0.1:{ground.port}", status, as_it_is, VEHICLE)
+    status = Status(RunInfo("skd-64", "int8", "none", "camera"), quiet_s=0.2)
+    sink = MavlinkSink(f"udpout:127.0.0.1:{ground.port}", status, identity, VEHICLE)
     try:
         ground.wait("HEARTBEAT")
         ground.write(b"\xfd\xff and no more")
@@ -353,7 +353,7 @@ def test_a_stray_datagram_is_an_episode_that_ends(ground: GroundStation) -> None
 def test_a_serial_line_that_nobody_reads_holds_nothing_up() -> None:
     master, line = pty.openpty()
     try:
-        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(About("", "", "", "")), as_it_is)
+        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(RunInfo("", "", "", "")), identity)
         started = time.monotonic()
         for _ in range(3000):  # far more than the line's buffer takes
             sink.write(result(region()))
@@ -377,7 +377,7 @@ def test_a_serial_line_that_nobody_reads_holds_nothing_up() -> None:
 )
 def test_links_that_cannot_be_are_one_line(link: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        MavlinkSink(link, Status(About("", "", "", "")), as_it_is)
+        MavlinkSink(link, Status(RunInfo("", "", "", "")), identity)
 
 
 def test_the_command_tells_a_ground_station(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge.core.errors import InputError
-from edge.sinks.web.auth import Door, cookie_name, door_at
+from edge.sinks.web.auth import AccessPolicy, cookie_name, parse_access_policy
 
 TOKEN = "quite-a-long_token"  # noqa: S105
 
@@ -23,7 +23,7 @@ TOKEN = "quite-a-long_token"  # noqa: S105
     ],
 )
 def test_addresses(address: str, host: str, port: int, local: bool) -> None:
-    door = door_at(address, None)
+    door = parse_access_policy(address, None)
     assert (door.host, door.port, door.local) == (host, port, local)
     assert (door.token is None) == local
     assert door.made != local
@@ -32,7 +32,7 @@ def test_addresses(address: str, host: str, port: int, local: bool) -> None:
 @pytest.mark.parametrize("address", ["8080", "", "host", ":http", ":70000", "host:-1", "host:"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="expected :PORT or HOST:PORT"):
-        door_at(address, None)
+        parse_access_policy(address, None)
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,17 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 )
 def test_tokens_that_are_easy_or_break_cookies_are_refused(token: str) -> None:
     with pytest.raises(InputError, match="expected at least 12 letters"):
-        door_at(":8080", token)
+        parse_access_policy(":8080", token)
 
 
 def test_each_made_token_is_another_and_told_once() -> None:
-    one, two = (door_at("0.0.0.0:80", None) for _ in range(2))
+    one, two = (parse_access_policy("0.0.0.0:80", None) for _ in range(2))
     assert one.token != two.token
     assert len(one.token or "") >= 22  # 128 bits
     assert f"/?token={one.token}" in one.url(80)
-    assert TOKEN not in door_at("0.0.0.0:80", TOKEN).url(80)
-    assert door_at(":80", None).url(8081) == "http://127.0.0.1:8081/"
-    assert door_at("[::1]:80", None).url(80) == "http://[::1]:80/"
+    assert TOKEN not in parse_access_policy("0.0.0.0:80", TOKEN).url(80)
+    assert parse_access_policy(":80", None).url(8081) == "http://127.0.0.1:8081/"
+    assert parse_access_policy("[::1]:80", None).url(80) == "http://[::1]:80/"
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_each_made_token_is_another_and_told_once() -> None:
 def test_the_token_opens_and_nothing_else(
     token: str | None, cookies: str | None, bearer: str | None, opens: bool
 ) -> None:
-    assert door_at("0.0.0.0:80", TOKEN).opens(token, cookies, bearer, 80) is opens
-    assert Door("127.0.0.1", 80, None).opens(token, cookies, bearer, 80)
+    assert parse_access_policy("0.0.0.0:80", TOKEN).opens(token, cookies, bearer, 80) is opens
+    assert AccessPolicy("127.0.0.1", 80, None).opens(token, cookies, bearer, 80)
 
 
 @pytest.mark.parametrize(
@@ -90,5 +90,5 @@ def test_the_token_opens_and_nothing_else(
     ],
 )
 def test_a_name_that_was_made_to_point_here_is_not_ours(header: str | None, known: bool) -> None:
-    assert door_at(":8080", None).knows(header) is known
-    assert door_at("0.0.0.0:8080", None).knows(header)  # there the token decides
+    assert parse_access_policy(":8080", None).knows(header) is known
+    assert parse_access_policy("0.0.0.0:8080", None).knows(header)  # there the token decides

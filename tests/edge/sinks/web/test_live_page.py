@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edge.core.frames import Frame
-from edge.core.run_status import About, Status
-from edge.postprocessing.camera_geometry import Camera
-from edge.postprocessing.map_analysis import Observer
+from edge.core.run_status import RunInfo, Status
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.result import Result
 from edge.sinks.web.sink import HttpSink
 from tests.support.chromium import CHROMIUM, Chromium
@@ -27,8 +27,8 @@ class Flight:
 
     def __init__(self, images: np.ndarray, address: str = ":0") -> None:
         source = "a/very/long/name/of-a-source-that-would-not-fit-on-any-phone-whatever-one-does.mp4"
-        self.status = Status(About("skd-64", "int8", "onnxruntime", source), quiet_s=0)
-        self.sink = HttpSink(address, None, self.status, Observer(), Camera(70))
+        self.status = Status(RunInfo("skd-64", "int8", "onnxruntime", source), quiet_s=0)
+        self.sink = HttpSink(address, None, self.status, MapAnalyzer(), CameraGeometry(70))
         self._images, self._end, self.running = images, threading.Event(), threading.Event()
         self.running.set()
         self._thread = threading.Thread(target=self._fly)
@@ -39,9 +39,9 @@ class Flight:
         while not self._end.wait(0.05):
             if not self.running.is_set():
                 continue
-            self.status.enter("running")
-            self.status.result(2.0 + index % 7)
-            self.status.drop(index % 10 == 0)
+            self.status.set_state("running")
+            self.status.count_result(2.0 + index % 7)
+            self.status.count_dropped(index % 10 == 0)
             saliency = blob(0.3 + 0.001 * index, 0.5) + blob(0.8, 0.3, 0.6)
             frame = Frame(index, time.monotonic(), self._images[index % len(self._images)])
             self.sink.write(Result(frame, saliency, 2.0))
@@ -108,12 +108,12 @@ def test_pictures_move_and_a_stall_is_seen(browser: Chromium, flying: Flight) ->
     browser.wait(f"{shown} !== {first!r}")
     flying.running.clear()
     time.sleep(0.1)
-    flying.status.enter("stalled")
-    flying.status.fault("source", "<i>no frame</i> for 2.1 s")
+    flying.status.set_state("stalled")
+    flying.status.report_fault("source", "<i>no frame</i> for 2.1 s")
     browser.wait("document.getElementById('view').classList.contains('still')")
     told = browser.value("document.getElementById('why').textContent")
     assert told == "stalled: <i>no frame</i> for 2.1 s"  # as words, not as HTML
-    flying.status.recovered("source")
+    flying.status.report_recovery("source")
     flying.running.set()
     browser.wait("!document.getElementById('view').classList.contains('still')")
     assert "1 time, over now" in browser.value("document.getElementById('faults').textContent")

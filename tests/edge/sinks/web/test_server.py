@@ -21,13 +21,13 @@ import pytest
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame
-from edge.core.run_status import About, Status
-from edge.postprocessing.camera_geometry import Camera
+from edge.core.run_status import RunInfo, Status
+from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result
-from edge.sinks.web import server as servers
-from edge.sinks.web.handlers import Pages
-from edge.sinks.web.live_view import View
+from edge.sinks.web import server
+from edge.sinks.web.handlers import RequestHandler
+from edge.sinks.web.live_view import LiveView
 from edge.sinks.web.sink import HttpSink
 from tests.conftest import Outcome
 
@@ -40,12 +40,12 @@ def result(index: int, image: np.ndarray, *regions: Region) -> Result:
 
 @pytest.fixture
 def status() -> Status:
-    return Status(About("skd-64", "int8", "none", "<b>camera</b>"), quiet_s=0)
+    return Status(RunInfo("skd-64", "int8", "none", "<b>camera</b>"), quiet_s=0)
 
 
 @pytest.fixture
 def page(status: Status) -> Iterator[HttpSink]:
-    sink = HttpSink(":0", None, status, camera=Camera(90))
+    sink = HttpSink(":0", None, status, camera=CameraGeometry(90))
     yield sink
     sink.discard()
     assert not [t for t in threading.enumerate() if t.name.startswith("aerogaze")]
@@ -69,11 +69,11 @@ def watch(sink: HttpSink, extra: str = "") -> socket.socket:
 
 
 def test_the_status_is_told_whole(page: HttpSink, status: Status, flight: np.ndarray) -> None:
-    status.enter("running")
+    status.set_state("running")
     for index in range(100):
-        status.result(float(index + 1))
-    status.drop(3)
-    status.fault("source", "unplugged")
+        status.count_result(float(index + 1))
+    status.count_dropped(3)
+    status.report_fault("source", "unplugged")
     page.write(result(7, flight[0], REGION))
     code, headers, body = get(page, "/status.json")
     told = json.loads(body)
@@ -90,12 +90,12 @@ def test_the_status_is_told_whole(page: HttpSink, status: Status, flight: np.nda
 
 def test_history_counts_by_the_second(flight: np.ndarray) -> None:
     now = [50.0]
-    status = Status(About("", "", "", ""), lambda: now[0])
-    view = View(status, lambda result: result, None, lambda: now[0])
+    status = Status(RunInfo("", "", "", ""), lambda: now[0])
+    view = LiveView(status, lambda result: result, None, lambda: now[0])
     for _ in range(400):
         for _ in range(30):
-            status.result(1.0)
-        status.drop(2)
+            status.count_result(1.0)
+        status.count_dropped(2)
         now[0] += 1
         view.sample()
         view.sample()  # asked twice within the second
@@ -109,21 +109,21 @@ def test_history_counts_by_the_second(flight: np.ndarray) -> None:
     ("state", "code"), [("starting", 503), ("running", 200), ("stalled", 503), ("stopped", 503)]
 )
 def test_health(page: HttpSink, status: Status, state: str, code: int) -> None:
-    status.enter(state)  # type: ignore[arg-type]
+    status.set_state(state)  # type: ignore[arg-type]
     assert get(page, "/healthz")[::2] == (code, f"{state}\n".encode())
 
 
 def test_metrics_are_prometheus(page: HttpSink, status: Status) -> None:
     parser = pytest.importorskip("prometheus_client.parser", reason="prometheus_client is not installed")
     for latency in (1.0, 2.0, 3.0):
-        status.result(latency)
-    status.enter("stalled")
-    status.drop(5)
-    status.hold()
-    status.hold()
-    status.fault("source", 'un"plug\\ged\n')
-    status.fault("sink:http", "gone")
-    status.recovered("sink:http")
+        status.count_result(latency)
+    status.set_state("stalled")
+    status.count_dropped(5)
+    status.count_held()
+    status.count_held()
+    status.report_fault("source", 'un"plug\\ged\n')
+    status.report_fault("sink:http", "gone")
+    status.report_recovery("sink:http")
     code, headers, body = get(page, "/metrics")
     assert code == 200
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -201,7 +201,7 @@ def test_regions_are_looked_for_only_while_somebody_is_there(status: Status, fli
         looked.append(1)
         return result
 
-    view = View(status, look, None, lambda: now[0])
+    view = LiveView(status, look, None, lambda: now[0])
     view.take(result(0, flight[0]))
     assert looked == []
     view.document()
@@ -240,7 +240,7 @@ def test_clients_that_do_not_read_hold_nobody_up(page: HttpSink, flight: np.ndar
 def test_a_watcher_that_takes_nothing_is_cut_off(
     page: HttpSink, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pages, "timeout", 0.3)
+    monkeypatch.setattr(RequestHandler, "timeout", 0.3)
     big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
     with watch(page):
         assert wait_until(lambda: len(page._server._clients) == 1)
@@ -263,14 +263,13 @@ def wait_until(true: Callable[[], bool], seconds: float = 5) -> bool:
 def test_there_are_only_so_many_clients_and_they_have_only_so_long(
     status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "REQUEST_S", 0.5)
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
     sink = HttpSink(":0", None, status)
     try:
         silent = [
-            socket.create_connection(("127.0.0.1", port(sink)), timeout=5)
-            for _ in range(servers.MOST_CLIENTS)
+            socket.create_connection(("127.0.0.1", port(sink)), timeout=5) for _ in range(server.MAX_CLIENTS)
         ]
-        assert wait_until(lambda: len(sink._server._clients) == servers.MOST_CLIENTS)
+        assert wait_until(lambda: len(sink._server._clients) == server.MAX_CLIENTS)
         with socket.create_connection(("127.0.0.1", port(sink)), timeout=5) as one_more:
             assert b"503" in one_more.recv(100)
         for number, client in enumerate(silent):  # who sends a byte now and then is cut off as well
@@ -285,7 +284,7 @@ def test_there_are_only_so_many_clients_and_they_have_only_so_long(
 
 
 def test_too_many_watchers_are_told_so(page: HttpSink) -> None:
-    clients = [watch(page) for _ in range(servers.MOST_STREAMS)]
+    clients = [watch(page) for _ in range(server.MAX_STREAMS)]
     for client in clients:
         assert b"200" in client.recv(100)
     assert get(page, "/stream.mjpg")[0] == 503
