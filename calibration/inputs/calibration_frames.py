@@ -17,24 +17,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.inputs.frame_diversity import Varied, describe, farthest, spread
-from edge.core.atomic_files import writing
+from calibration.inputs.frame_diversity import DiverseSample, describe_window, median_spread, select_farthest
+from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
 from edge.core.frames import Source
 from edge.preprocessing.transform import Preprocessing
 
-FEW = 8
+MIN_WINDOWS_TO_SPLIT = 8
 """Windows of a source below which none of its own are held out."""
-ONE_IN = 4
+SOURCES_PER_HELD_OUT = 4
 """Of so many sources that are too short to be parted, one is held out whole."""
-MOST = 500
+MAX_WINDOWS = 500
 """Windows kept: NVIDIA's advice for calibration."""
-GOLDEN = 8
+GOLDEN_FRAMES = 8
 """Consecutive frames kept from the start, for the golden set."""
-ONE_SCENE = 0.5
+MIN_SCENE_SPREAD = 0.5
 """Spread of descriptors below which footage is said to be of one scene: eight sequences of UAV123 and
 DTB70 have .02 to .43 each, two of them together .63, all .98."""
-FLAT = 1.0
+MIN_DEVIATION = 1.0
 """Grey levels: a window of frames that all deviate less shows nothing."""
 
 
@@ -54,15 +54,15 @@ class CalibrationFrames:
 
     Windows are (N, length, height, width, 3), each of consecutive frames: `windows` to find ranges on,
     `held_out` to judge them on, from other parts of the footage (the same windows where a source has
-    fewer than `FEW`, or is too short for both). `golden`: (n, height, width, 3), the footage's first
-    frames. `doubts`: what is odd about the footage, a sentence each.
+    fewer than `MIN_WINDOWS_TO_SPLIT`, or is too short for both). `golden`: (n, height, width, 3), the footage's first
+    frames. `warnings`: what is odd about the footage, a sentence each.
     """
 
     windows: Windows
     held_out: Windows
     golden: NDArray[np.uint8]
     source: str
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -70,7 +70,7 @@ class CalibrationFrames:
         return _hash(self.windows)
 
     @property
-    def apart(self) -> bool:
+    def is_disjoint(self) -> bool:
         """Whether no frame that ranges were found on is among those that they are judged on."""
         return not _frame_hashes(self.windows) & _frame_hashes(self.held_out)
 
@@ -86,11 +86,11 @@ def _frame_hashes(windows: Windows) -> set[bytes]:
     return {hashlib.sha256(frame.tobytes()).digest() for window in windows for frame in window}
 
 
-class _Store:
+class _WindowFile:
     """Windows of one shape in a temporary file that vanishes with the process."""
 
     def __init__(self) -> None:
-        with writing(Path(tempfile.gettempdir())):
+        with translate_write_errors(Path(tempfile.gettempdir())):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed with its owner
         weakref.finalize(self, self._file.close)
         self._free: list[int] = []
@@ -103,7 +103,7 @@ class _Store:
             self._free.append(self._slots)
             self._slots += 1
         slot = self._free.pop()
-        with writing(Path(tempfile.gettempdir())):
+        with translate_write_errors(Path(tempfile.gettempdir())):
             self._file.seek(slot * window.size)
             self._file.write(np.ascontiguousarray(window).data)
             self._file.flush()
@@ -121,7 +121,7 @@ class _Store:
 class StoredWindows:
     """Windows read one by one from where they wait."""
 
-    def __init__(self, store: _Store, slots: Sequence[int]) -> None:
+    def __init__(self, store: _WindowFile, slots: Sequence[int]) -> None:
         self._store, self._slots = store, tuple(slots)
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class StoredWindows:
 
 
 @dataclass(frozen=True)
-class _Found:
+class SourceScan:
     """What a source gave: (number, slot) of varied windows with their descriptors, and of even ones."""
 
     varied: list[tuple[int, int]]
@@ -144,7 +144,7 @@ class _Found:
 
 
 def read_frames(
-    sources: Sequence[Source], preprocessing: Preprocessing, length: int, most: int = MOST
+    sources: Sequence[Source], preprocessing: Preprocessing, length: int, most: int = MAX_WINDOWS
 ) -> CalibrationFrames:
     """Read up to `most` windows of `length` frames: those that are most unlike one another.
 
@@ -158,24 +158,24 @@ def read_frames(
     if not sources:
         raise InputError("no calibration frames; expected real footage: give --frames SOURCE")
     share = max(1, most // len(sources))
-    store = _Store()
+    store = _WindowFile()
     candidates: list[int] = []
     descriptors: list[NDArray[np.float32]] = []
     starts: list[int] = []
     held_out: list[int] = []
     golden: list[NDArray[np.uint8]] = []
     flat = seen = 0
-    footage: list[_Found] = []
+    footage: list[SourceScan] = []
     for source in sources:
-        found = _scan(source, preprocessing, length, share, store)
+        found = _scan_source(source, preprocessing, length, share, store)
         seen, flat = seen + found.windows, flat + found.flat
         golden = golden or found.first
         if found.varied:
             footage.append(found)
-    before = [_before_held(found, length, share) for found in footage]
+    before = [_indices_before_held_out(found, length, share) for found in footage]
     short = [index for index, kept in enumerate(before) if not kept]
     only_short = len(short) == len(footage)
-    aside = (short[ONE_IN - 1 :: ONE_IN] or short[1:][-1:]) if only_short else []
+    aside = (short[SOURCES_PER_HELD_OUT - 1 :: SOURCES_PER_HELD_OUT] or short[1:][-1:]) if only_short else []
     for index, found in enumerate(footage):
         if index not in aside:
             kept = before[index] or range(len(found.varied))
@@ -193,29 +193,35 @@ def read_frames(
             "wrong; expected real footage: give other frames"
         )
     looks = np.stack(descriptors)
-    chosen = farthest(looks, starts, max(len(starts), most - (most // 4 if most >= 4 else 0)))
-    doubts = []
+    chosen = select_farthest(looks, starts, max(len(starts), most - (most // 4 if most >= 4 else 0)))
+    warnings = []
     if flat:
-        doubts.append(f"{flat} of {seen} windows show nothing and were left out")
-    if spread(looks[chosen]) < ONE_SCENE:
-        doubts.append("the frames look as if of one scene: give footage of more places and times of day")
+        warnings.append(f"{flat} of {seen} windows show nothing and were left out")
+    if median_spread(looks[chosen]) < MIN_SCENE_SPREAD:
+        warnings.append("the frames look as if of one scene: give footage of more places and times of day")
     return CalibrationFrames(
         StoredWindows(store, [candidates[index] for index in chosen]),
         StoredWindows(store, held_out),
         np.stack(golden),
         names,
-        tuple(doubts),
+        tuple(warnings),
     )
 
 
-def _before_held(found: _Found, length: int, share: int) -> list[int]:
+def _indices_before_held_out(found: SourceScan, length: int, share: int) -> list[int]:
     """Return which varied windows end before those that are held out; none if they are too few."""
     begin = found.held[0][0] if found.held else 0
     kept = [index for index, (number, _) in enumerate(found.varied) if number + length <= begin]
-    return kept if found.windows >= FEW and len(kept) >= min(FEW // 2, share) else []
+    return (
+        kept
+        if found.windows >= MIN_WINDOWS_TO_SPLIT and len(kept) >= min(MIN_WINDOWS_TO_SPLIT // 2, share)
+        else []
+    )
 
 
-def _scan(source: Source, preprocessing: Preprocessing, length: int, share: int, store: _Store) -> _Found:
+def _scan_source(
+    source: Source, preprocessing: Preprocessing, length: int, share: int, store: _WindowFile
+) -> SourceScan:
     """Read a source to its end, keeping windows in the store.
 
     Raises:
@@ -223,20 +229,20 @@ def _scan(source: Source, preprocessing: Preprocessing, length: int, share: int,
     """
     recent: deque[NDArray[np.uint8]] = deque(maxlen=length)
     first: list[NDArray[np.uint8]] = []
-    varied, even = Varied(2 * share), _LastQuarter(max(1, share // 4))
+    varied, even = DiverseSample(2 * share), _LastQuarter(max(1, share // 4))
     windows = flat = 0
     for frame in source:
         recent.append(preprocessing.resize(frame.image))
-        if len(first) < GOLDEN:
+        if len(first) < GOLDEN_FRAMES:
             first.append(recent[-1])
         if len(recent) < length:
             continue
         window = np.stack(recent)
         number, windows = windows, windows + 1
-        if float(window.std(axis=(1, 2)).max()) < FLAT:
+        if float(window.std(axis=(1, 2)).max()) < MIN_DEVIATION:
             flat += 1
             continue
-        descriptor = describe(window)
+        descriptor = describe_window(window)
         if varied.wants(descriptor):
             gone = varied.add(descriptor, (number, store.put(window)))
             store.drop([slot for _, slot in gone])
@@ -247,7 +253,7 @@ def _scan(source: Source, preprocessing: Preprocessing, length: int, share: int,
         raise InputError(
             f"{source.name} has fewer than {length} frames; expected footage of a flight: give more"
         )
-    return _Found(varied.items, varied.descriptors, even.items(windows), first, windows, flat)
+    return SourceScan(varied.items, varied.descriptors, even.items(windows), first, windows, flat)
 
 
 class _LastQuarter:
@@ -275,7 +281,7 @@ class _LastQuarter:
         return [last[index] for index in _even(len(last), self._most)]
 
 
-def spread_over(windows: Windows, most: int) -> list[NDArray[np.uint8]]:
+def sample_evenly(windows: Windows, most: int) -> list[NDArray[np.uint8]]:
     """Return up to `most` of the windows, spread evenly."""
     wanted = set(_even(len(windows), most))
     return [window for index, window in enumerate(windows) if index in wanted]

@@ -16,23 +16,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calibration.inputs.calibration_frames import Windows, spread_over
-from calibration.inputs.graph_inputs import Feeding, open_session
+from calibration.inputs.calibration_frames import Windows, sample_evenly
+from calibration.inputs.graph_inputs import InputFeeder, open_session
 from edge.core.errors import InputError
 
-STATISTICS = "statistics.npz"
+STATISTICS_FILE = "statistics.npz"
 """In a release: `mean/TENSOR` and `std/TENSOR`, a number a channel."""
-LOOKED_AT = 64
+MAX_WINDOWS = 64
 """Windows."""
-UNLIKE = 0.4
+MAX_SHIFT = 0.4
 """Mean shift, in deviations, from which frames are called unlike. With skd-64: 20 made scenes .08, eight
 real sequences .13 to .35 each and .07 together; the same darkened to an eighth .45, their edges .56, pages
 of text .67, noise 2.5."""
-Statistics = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+ChannelStatistics = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Mean and deviation of each channel of a tensor, over the training data."""
 
 
-def from_batch_norms(model: onnx.ModelProto) -> Statistics:
+def statistics_from_batch_norms(model: onnx.ModelProto) -> ChannelStatistics:
     """Return what a graph's BatchNormalization nodes say of what they make; none if they were folded."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
@@ -45,7 +45,9 @@ def from_batch_norms(model: onnx.ModelProto) -> Statistics:
     }
 
 
-def shift(model: onnx.ModelProto, feeding: Feeding, windows: Windows, statistics: Statistics) -> float | None:
+def measure_shift(
+    model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, statistics: ChannelStatistics
+) -> float | None:
     """Return by how many deviations the means of channels moved, on average; None if nothing is known.
 
     Compared are means over all frames looked at, so a few odd frames among many do not show.
@@ -56,9 +58,9 @@ def shift(model: onnx.ModelProto, feeding: Feeding, windows: Windows, statistics
         return None
     session, inside = open_session(model), open_session(model, outputs=known)
     sums = [np.zeros_like(statistics[name][0], np.float64) for name in known]
-    chosen = spread_over(windows, LOOKED_AT)
+    chosen = sample_evenly(windows, MAX_WINDOWS)
     for window in chosen:
-        for total, value in zip(sums, inside.run(known, feeding(session, window)), strict=True):
+        for total, value in zip(sums, inside.run(known, feeder(session, window)), strict=True):
             total += value.mean(axis=(0, *range(2, value.ndim)))
     moved = []
     for name, total in zip(known, sums, strict=True):
@@ -68,24 +70,24 @@ def shift(model: onnx.ModelProto, feeding: Feeding, windows: Windows, statistics
     return float(np.mean(moved))
 
 
-def doubt(moved: float | None) -> str | None:
+def shift_warning(moved: float | None) -> str | None:
     """Return a sentence if frames moved the means too far."""
-    if moved is None or moved < UNLIKE:
+    if moved is None or moved < MAX_SHIFT:
         return None
     return (
         f"the frames look unlike the training data (activations moved by {moved:.2f} deviations, expected "
-        f"less than {UNLIKE}): the maps themselves may be wrong on them, in any precision"
+        f"less than {MAX_SHIFT}): the maps themselves may be wrong on them, in any precision"
     )
 
 
-def save(statistics: Statistics, path: Path) -> None:
+def save_statistics(statistics: ChannelStatistics, path: Path) -> None:
     """Write the statistics as an npz file."""
     arrays = {f"mean/{name}": mean for name, (mean, _) in statistics.items()}
     arrays |= {f"std/{name}": deviation for name, (_, deviation) in statistics.items()}
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
-def load(path: Path) -> Statistics:
+def load_statistics(path: Path) -> ChannelStatistics:
     """Read statistics; none where there is no file.
 
     Raises:

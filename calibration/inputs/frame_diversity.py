@@ -14,7 +14,7 @@ THUMBNAIL = 4
 ORIENTATIONS = 8
 
 
-def describe(window: NDArray[np.uint8]) -> Descriptor:
+def describe_window(window: NDArray[np.uint8]) -> Descriptor:
     """Return what a window (length, height, width, 3) looks like, in 57 numbers between 0 and 1 or so.
 
     Of its last frame a thumbnail (4, 4, 3) and how strong edges of 8 orientations are; and how much it
@@ -30,7 +30,7 @@ def describe(window: NDArray[np.uint8]) -> Descriptor:
     return np.concatenate([thumbnail.ravel(), edges, [moved]]).astype(np.float32)
 
 
-class Varied:
+class DiverseSample:
     """At most `most` items that are unlike one another, of however many are offered.
 
     After Charikar et al., "Incremental clustering", STOC 1997: an item is kept if it is further than a
@@ -82,7 +82,7 @@ class Varied:
         return float(np.quantile(near, 0.25))
 
 
-def farthest(descriptors: NDArray[np.float32], first: Sequence[int], most: int) -> list[int]:
+def select_farthest(descriptors: NDArray[np.float32], first: Sequence[int], most: int) -> list[int]:
     """Return up to `most` indices, `first` among them, each next one farthest from those before.
 
     Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
@@ -98,7 +98,7 @@ def farthest(descriptors: NDArray[np.float32], first: Sequence[int], most: int) 
     return sorted(chosen)
 
 
-def spread(descriptors: NDArray[np.float32]) -> float:
+def median_spread(descriptors: NDArray[np.float32]) -> float:
     """Return the median distance of the items (N, D) from the one in their middle."""
     middle = int(np.argmin(_distances(descriptors, np.median(descriptors, axis=0))))
     return float(np.median(_distances(descriptors, descriptors[middle])))

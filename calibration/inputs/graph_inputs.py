@@ -11,19 +11,19 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibration.quantization.fp16_emulation import rounded
+from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
-from edge.inference.interface.recurrent_state import Carried
+from edge.inference.interface.recurrent_state import RecurrentState
 from edge.inference.onnxruntime.runner import STOP_SPINNING
-from edge.release.manifest import State
+from edge.release.manifest import StateSpec
 
 Window = NDArray[np.uint8]
 """Consecutive frames (length, height, width, 3), BGR, at the graph's size."""
-Feed = dict[str, NDArray[Any]]
+FeedDict = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Feeding:
+class InputFeeder:
     """Which of a window's frames go into which inputs of a graph.
 
     One input takes the last frame; before it the states, if any, are carried over the frames before it.
@@ -35,29 +35,29 @@ class Feeding:
     prepare: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     inputs: tuple[str, ...]
     output: str
-    states: tuple[State, ...] = ()
-    ahead: bool = False
-    beside: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = field(
+    states: tuple[StateSpec, ...] = ()
+    looks_ahead: bool = False
+    align_past: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = field(
         default=lambda past, now: past,
         repr=False,  # what is written of a feeding names a cache; `prepare` tells of an alignment
     )
 
-    def __call__(self, session: ort.InferenceSession, window: Window) -> Feed:
+    def __call__(self, session: ort.InferenceSession, window: Window) -> FeedDict:
         """Return the inputs for a window's judged frame; `session` carries the states to it."""
         if len(self.inputs) == 2:
-            before, last = self.prepare(self.beside(window[0], window[-1])), self.prepare(window[-1])
-            return dict(zip(self.inputs, (before, last) if self.ahead else (last, before), strict=True))
+            before, last = self.prepare(self.align_past(window[0], window[-1])), self.prepare(window[-1])
+            return dict(zip(self.inputs, (before, last) if self.looks_ahead else (last, before), strict=True))
         (name,) = self.inputs
         half = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
         kinds = {s.input: np.float16 if s.input in half else np.float32 for s in self.states}
         starts = {s.input: np.full(s.shape, s.start, kinds[s.input]) for s in self.states}
-        carried: Carried[NDArray[Any]] = Carried(self.states, starts)
+        carried: RecurrentState[NDArray[Any]] = RecurrentState(self.states, starts)
         for frame in window[:-1] if self.states else ():
             given = session.run(carried.outputs, {name: self.prepare(frame), **carried.feed()})
-            carried.keep(dict(zip(carried.outputs, given, strict=True)))
+            carried.update(dict(zip(carried.outputs, given, strict=True)))
         return {name: self.prepare(window[-1]), **carried.feed()}
 
-    def result(self, session: ort.InferenceSession, window: Window) -> NDArray[np.float32]:
+    def run(self, session: ort.InferenceSession, window: Window) -> NDArray[np.float32]:
         """Return the graph's output for a window's judged frame, as (H, W); what has no such shape, as
         (1, values).
         """
@@ -67,19 +67,19 @@ class Feeding:
 
 
 def open_session(
-    model: onnx.ModelProto, threads: int = 0, plain: bool = False, outputs: Sequence[str] = ()
+    model: onnx.ModelProto, threads: int = 0, disable_qdq_fusion: bool = False, outputs: Sequence[str] = ()
 ) -> ort.InferenceSession:
     """Open a graph with ONNX Runtime on the CPU.
 
     float16 is rounded as it is written (`calibration.quantization.fp16_emulation`), where ONNX Runtime
     would compute in float32.
-    `plain`: run Q/DQ as they are written, too.
+    `disable_qdq_fusion`: run Q/DQ as they are written, too.
     `outputs`: tensors inside that it gives, too.
 
     Raises:
         InputError: ONNX Runtime refuses the graph.
     """
-    model = rounded(model)
+    model = emulate_fp16(model)
     if outputs:
         told, model = model, onnx.ModelProto()
         model.CopyFrom(told)
@@ -90,7 +90,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry(*STOP_SPINNING)
-    if plain:
+    if disable_qdq_fusion:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

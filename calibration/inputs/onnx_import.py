@@ -15,8 +15,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, version_converter
 
-from calibration.inputs import distribution_shift as familiar
-from calibration.inputs.graph_inputs import Feeding
+from calibration.inputs import distribution_shift
+from calibration.inputs.graph_inputs import InputFeeder
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
 
@@ -24,13 +24,13 @@ Layout = Literal["nchw", "nhwc"]
 Colour = Literal["rgb", "bgr"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 COLOURS: tuple[Colour, ...] = get_args(Colour)
-SCALE, OFFSET = (1 / 255,), (0.0,)
+DEFAULT_SCALE, DEFAULT_OFFSET = (1 / 255,), (0.0,)
 """Of pixel values, if nothing is said."""
-LIMIT_BYTES = 2**31 - 1
+MAX_MODEL_BYTES = 2**31 - 1
 """Of a graph with its weights: what a protobuf message may hold."""
-OPSETS = range(7, 24)
-"""Read. All are brought to `OPSET`."""
-OPSET = 20
+SUPPORTED_OPSETS = range(7, 24)
+"""Read. All are brought to `TARGET_OPSET`."""
+TARGET_OPSET = 20
 """Q/DQ on float16 needs 19; TensorRT 10.3 reads up to 20."""
 
 
@@ -46,8 +46,8 @@ class ImageInput:
     channels: int
     layout: Layout
     colour: Colour = "rgb"
-    scale: tuple[float, ...] = SCALE
-    offset: tuple[float, ...] = OFFSET
+    scale: tuple[float, ...] = DEFAULT_SCALE
+    offset: tuple[float, ...] = DEFAULT_OFFSET
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return a frame (H, W, 3), uint8 BGR, as float32 (1, C, height, width), or (1, height, width, C)."""
@@ -63,24 +63,24 @@ class ImageInput:
 
 
 @dataclass(frozen=True)
-class UserGraph:
+class ImportedGraph:
     """A graph that came through the gate: opset 20, constants folded, every node named."""
 
     model: onnx.ModelProto
     image: ImageInput
-    feeding: Feeding
-    statistics: familiar.Statistics
+    feeder: InputFeeder
+    statistics: distribution_shift.ChannelStatistics
 
 
-def open_graph(
+def import_graph(
     path: Path,
     layout: Layout | None = None,
     size: tuple[int, int] | None = None,
     colour: Colour = "rgb",
-    scale: Sequence[float] = SCALE,
-    offset: Sequence[float] = OFFSET,
+    scale: Sequence[float] = DEFAULT_SCALE,
+    offset: Sequence[float] = DEFAULT_OFFSET,
     output: str | None = None,
-) -> UserGraph:
+) -> ImportedGraph:
     """Read an ONNX file, and see that it is one that can be calibrated.
 
     `layout`, `size` (width, height): needed where the input's shape leaves them open. `output`: what is
@@ -89,23 +89,23 @@ def open_graph(
     Raises:
         InputError: it is none, and why: what is wrong with which file, node, input or option.
     """
-    model = _read(path)
-    image = open_image(path, model, layout, size, colour, scale, offset)
-    judged = chosen_output(path, model, output)
-    statistics = familiar.from_batch_norms(model)
-    model = _simplified(path, _converted(path, model))
-    given = image_inputs(model)[0].name
-    return UserGraph(model, image, Feeding(image, (given,), judged), statistics)
+    model = _read_model(path)
+    image = resolve_image_input(path, model, layout, size, colour, scale, offset)
+    judged = select_output(path, model, output)
+    statistics = distribution_shift.statistics_from_batch_norms(model)
+    model = _simplify(path, _convert_opset(path, model))
+    given = data_inputs(model)[0].name
+    return ImportedGraph(model, image, InputFeeder(image, (given,), judged), statistics)
 
 
-def open_image(
+def resolve_image_input(
     path: Path,
     model: onnx.ModelProto,
     layout: Layout | None = None,
     size: tuple[int, int] | None = None,
     colour: Colour = "rgb",
-    scale: Sequence[float] = SCALE,
-    offset: Sequence[float] = OFFSET,
+    scale: Sequence[float] = DEFAULT_SCALE,
+    offset: Sequence[float] = DEFAULT_OFFSET,
 ) -> ImageInput:
     """Return how a graph's one input is fed; what its shape leaves open is set in the graph, too.
 
@@ -122,7 +122,7 @@ def open_image(
     return replace(image, colour=colour, scale=tuple(scale), offset=tuple(offset))
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read_model(path: Path) -> onnx.ModelProto:
     """Return the graph with its weights, none of them from outside its folder."""
     if not path.is_file():
         raise InputError(f"no file {path}; expected an ONNX graph or a release's folder")
@@ -166,7 +166,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _check_size(path: Path, size: int) -> None:
-    if size > LIMIT_BYTES:
+    if size > MAX_MODEL_BYTES:
         raise InputError(
             f"{path} has {size / 2**30:.2f} GiB with its weights; expected at most 2 GiB, what an ONNX graph "
             "can hold: split it, or store its weights in fewer bits"
@@ -188,11 +188,11 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     opset = _opset(model)
-    if opset not in OPSETS:
-        age = "old" if opset < OPSETS.start else "new"
+    if opset not in SUPPORTED_OPSETS:
+        age = "old" if opset < SUPPORTED_OPSETS.start else "new"
         raise InputError(
-            f"{path} has opset {opset}, which is too {age}; expected {OPSETS.start} to {OPSETS.stop - 1}: "
-            f"export it with opset {OPSET}"
+            f"{path} has opset {opset}, which is too {age}; expected {SUPPORTED_OPSETS.start} to {SUPPORTED_OPSETS.stop - 1}: "
+            f"export it with opset {TARGET_OPSET}"
         )
     for index, node in enumerate(model.graph.node):
         where = f"{path}: node {node.name or f'number {index}'} is a {node.op_type}"
@@ -211,7 +211,7 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def image_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+def data_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Return the inputs that are no weights."""
     constant = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constant]
@@ -220,7 +220,7 @@ def image_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def _image_input(
     path: Path, model: onnx.ModelProto, layout: Layout | None, size: tuple[int, int] | None
 ) -> ImageInput:
-    inputs = image_inputs(model)
+    inputs = data_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
         raise InputError(f"{path} has {len(inputs)} inputs ({names}); expected one, an image")
@@ -263,7 +263,7 @@ def _image_input(
     return ImageInput(width, height, channels, "nchw" if chosen == "nchw" else "nhwc")
 
 
-def chosen_output(path: Path, model: onnx.ModelProto, output: str | None) -> str:
+def select_output(path: Path, model: onnx.ModelProto, output: str | None) -> str:
     """Return the name of the output that is judged: the one asked for, or the first.
 
     Raises:
@@ -279,21 +279,21 @@ def chosen_output(path: Path, model: onnx.ModelProto, output: str | None) -> str
     return chosen
 
 
-def _converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    if _opset(model) == OPSET:
+def _convert_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    if _opset(model) == TARGET_OPSET:
         return model
     del model.graph.value_info[:]
     try:
-        return version_converter.convert_version(model, OPSET)
+        return version_converter.convert_version(model, TARGET_OPSET)
     except Exception as error:  # its exceptions share no base of their own
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{path} cannot be brought from opset {_opset(model)} to {OPSET} ({reason}): "
-            f"export it with opset {OPSET}"
+            f"{path} cannot be brought from opset {_opset(model)} to {TARGET_OPSET} ({reason}): "
+            f"export it with opset {TARGET_OPSET}"
         ) from None
 
 
-def _simplified(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+def _simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with constants and batch norms folded, by ONNX Runtime, and every node named."""
     options = ort.SessionOptions()
     options.log_severity_level = 4

@@ -11,14 +11,14 @@ import re
 import struct
 
 from edge.core.errors import InputError
-from edge.release.quantization import Ranges
+from edge.release.quantization import TensorRanges
 
-VERSION = "10.3.0"
+DEFAULT_TENSORRT_VERSION = "10.3.0"
 """JetPack 6's, the last for many boards with a DLA."""
-_LEAST = 2.0**-126
+_MIN_SCALE = 2.0**-126
 
 
-def cache_text(ranges: Ranges, version: str = VERSION) -> str:
+def format_cache(ranges: TensorRanges, version: str = DEFAULT_TENSORRT_VERSION) -> str:
     """Return the calibration cache of these ranges, in their order.
 
     Raises:
@@ -28,17 +28,17 @@ def cache_text(ranges: Ranges, version: str = VERSION) -> str:
     if found is None:
         raise InputError(
             f"TensorRT version {version!r} reads no calibration cache that we write; "
-            f"expected that of the board, 10.x.y such as {VERSION}"
+            f"expected that of the board, 10.x.y such as {DEFAULT_TENSORRT_VERSION}"
         )
     major, minor, patch = map(int, found.groups())
     lines = [f"TRT-{major * 10000 + minor * 100 + patch}-EntropyCalibration2"]
     for name, (low, high) in ranges.items():
         scale = max(abs(low), abs(high)) / 127
-        lines.append(f"{name}: {struct.pack('>f', max(scale, _LEAST)).hex()}")
+        lines.append(f"{name}: {struct.pack('>f', max(scale, _MIN_SCALE)).hex()}")
     return "\n".join(lines) + "\n"
 
 
-def scales(text: str) -> dict[str, float]:
+def parse_scales(text: str) -> dict[str, float]:
     """Return the scale of each tensor in a calibration cache.
 
     Raises:

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-GREATEST = float(np.finfo(np.float16).max)
+FP16_MAX = float(np.finfo(np.float16).max)
 """The greatest number in float16, 65504."""
-EXACT = ".exact"
+UNROUNDED_SUFFIX = ".exact"
 """Ends the names of what operators give before it is rounded."""
 
 
-def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph computing in float32, with the output of each float16 operator rounded to float16.
 
     Tensors keep their names and types; beside them are `NAME.exact` and `NAME.float`, before and after
@@ -26,7 +26,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not _has_half(model):
         return model
-    halves = half_tensors(model)
+    halves = fp16_tensors(model)
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
@@ -44,17 +44,17 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
                 attribute.i = TensorProto.FLOAT
         outputs = [name for name in node.output if name in wide]
         node.input[:] = [wide.get(name, name) for name in node.input]
-        node.output[:] = [f"{name}{EXACT}" if name in wide else name for name in node.output]
+        node.output[:] = [f"{name}{UNROUNDED_SUFFIX}" if name in wide else name for name in node.output]
         nodes.append(node)
         for name in outputs:
-            nodes.append(_cast(f"{name}{EXACT}", name, TensorProto.FLOAT16))
+            nodes.append(_cast(f"{name}{UNROUNDED_SUFFIX}", name, TensorProto.FLOAT16))
             nodes.append(_cast(name, wide[name], TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return made
 
 
-def half_tensors(model: onnx.ModelProto) -> set[str]:
+def fp16_tensors(model: onnx.ModelProto) -> set[str]:
     """Return the names of the float16 tensors of a graph, constants too."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     found = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}

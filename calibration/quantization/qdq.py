@@ -9,58 +9,58 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from calibration.quantization.qdq_placement import CPU, TENSORRT, Flavour, groups, quantisable
+from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme, quantizable_layers, scale_groups
 from edge.core.errors import InputError
-from edge.release.quantization import Places, Ranges, Rounding
+from edge.release.quantization import QdqPlacement, QuantizationParams, TensorRanges
 
-__all__ = ["CPU", "TENSORRT", "Flavour", "places", "quantise", "quantised_nodes", "sort"]
+__all__ = ["CPU", "TENSORRT", "QdqScheme", "quantization_places", "quantize", "quantized_nodes", "sort_nodes"]
 
 
-def quantise(
-    model: onnx.ModelProto, ranges: Ranges, flavour: Flavour, only: Collection[str] | None = None
+def quantize(
+    model: onnx.ModelProto, ranges: TensorRanges, scheme: QdqScheme, only: Collection[str] | None = None
 ) -> onnx.ModelProto:
     """Return the fp32 graph with Q/DQ nodes on the convolutions worth quantising, or on `only` these.
 
     Raises:
         InputError: a tensor to be quantised has no range (the ranges are of another graph).
     """
-    found = places(model, ranges, flavour, only)
+    found = quantization_places(model, ranges, scheme, only)
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    layers = _layers(model, flavour, only)
+    layers = _layers(model, scheme, only)
     chosen = [node for node in graph.node if node.name in layers]
-    _insert_activations(graph, found.activations, flavour)
+    _insert_activations(graph, found.activations, scheme)
     for node in chosen:
-        _insert_weights(graph, node, weights, found, flavour)
+        _insert_weights(graph, node, weights, found, scheme)
     _drop_unused(graph)
-    sort(graph)
+    sort_nodes(graph)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 
 
-def places(
-    model: onnx.ModelProto, ranges: Ranges, flavour: Flavour, only: Collection[str] | None = None
-) -> Places:
-    """Return what `quantise` rounds, and how.
+def quantization_places(
+    model: onnx.ModelProto, ranges: TensorRanges, scheme: QdqScheme, only: Collection[str] | None = None
+) -> QdqPlacement:
+    """Return what `quantize` rounds, and how.
 
     Raises:
-        InputError: as `quantise`.
+        InputError: as `quantize`.
     """
-    layers = _layers(model, flavour, only)
+    layers = _layers(model, scheme, only)
     chosen = [node for node in model.graph.node if node.name in layers]
-    group = groups(model.graph.node, chosen, flavour)
+    group = scale_groups(model.graph.node, chosen, scheme)
     members = sorted({name for together in group.values() for name in together})
-    return Places(
-        {tensor: _rounding(together, ranges, flavour) for tensor, together in group.items()},
+    return QdqPlacement(
+        {tensor: _rounding(together, ranges, scheme) for tensor, together in group.items()},
         {node.input[1]: _axis(node) for node in chosen},
         {name: ranges[name] for name in members},
     )
 
 
-def _layers(model: onnx.ModelProto, flavour: Flavour, only: Collection[str] | None) -> set[str]:
-    return set(quantisable(model, flavour) if only is None else only)
+def _layers(model: onnx.ModelProto, scheme: QdqScheme, only: Collection[str] | None) -> set[str]:
+    return set(quantizable_layers(model, scheme) if only is None else only)
 
 
 def _axis(node: NodeProto) -> int:
@@ -68,7 +68,7 @@ def _axis(node: NodeProto) -> int:
     return 1 if node.op_type == "ConvTranspose" else 0
 
 
-def quantised_nodes(model: onnx.ModelProto) -> list[str]:
+def quantized_nodes(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes whose data and weight inputs both come from DequantizeLinear."""
     made_by = {output: node.op_type for node in model.graph.node for output in node.output}
     return [
@@ -79,7 +79,7 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _rounding(members: Iterable[str], ranges: Ranges, flavour: Flavour) -> Rounding:
+def _rounding(members: Iterable[str], ranges: TensorRanges, scheme: QdqScheme) -> QuantizationParams:
     try:
         low = min(0.0, *(ranges[name][0] for name in members))
         high = max(0.0, *(ranges[name][1] for name in members))
@@ -88,14 +88,16 @@ def _rounding(members: Iterable[str], ranges: Ranges, flavour: Flavour) -> Round
             f"no range for tensor {error}; expected ranges of this very graph: calibrate again"
         ) from None
     least = float(np.finfo(np.float16).tiny)  # scales must survive the conversion to fp16
-    if flavour.integer is np.uint8:
+    if scheme.activation_dtype is np.uint8:
         scale = max((high - low) / 255, least)
-        return Rounding(scale, int(np.clip(round(-low / scale), 0, 255)), 0, 255)
-    return Rounding(max(-low / 127, high / 127, least), 0, -128, 127)
+        return QuantizationParams(scale, int(np.clip(round(-low / scale), 0, 255)), 0, 255)
+    return QuantizationParams(max(-low / 127, high / 127, least), 0, -128, 127)
 
 
-def _insert_activations(graph: onnx.GraphProto, scales: Mapping[str, Rounding], flavour: Flavour) -> None:
-    kind = flavour.integer
+def _insert_activations(
+    graph: onnx.GraphProto, scales: Mapping[str, QuantizationParams], scheme: QdqScheme
+) -> None:
+    kind = scheme.activation_dtype
     outputs = {output.name for output in graph.output}
     for tensor, scale in scales.items():
         plain, restored = tensor, f"{tensor}_dq"
@@ -114,8 +116,8 @@ def _insert_weights(
     graph: onnx.GraphProto,
     node: NodeProto,
     weights: dict[str, onnx.TensorProto],
-    found: Places,
-    flavour: Flavour,
+    found: QdqPlacement,
+    scheme: QdqScheme,
 ) -> None:
     axis = _axis(node)
     weight = numpy_helper.to_array(weights[node.input[1]])
@@ -124,7 +126,7 @@ def _insert_weights(
     spread = np.expand_dims(per_channel, others)
     integers = np.clip(np.rint(weight / spread), -127, 127).astype(np.int8)
     _dequantised(graph, node, 1, node.input[1], integers, per_channel, axis)
-    if flavour.whole and len(node.input) > 2:
+    if scheme.integer_only and len(node.input) > 2:
         scale = found.activations[node.input[0].removesuffix("_dq")].scale * per_channel
         bias = np.rint(numpy_helper.to_array(weights[node.input[2]]) / scale)
         bias = np.clip(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32)
@@ -172,7 +174,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def sort(graph: onnx.GraphProto) -> None:
+def sort_nodes(graph: onnx.GraphProto) -> None:
     """Put the nodes in topological order."""
     known = {t.name for t in graph.initializer} | {i.name for i in graph.input} | {""}
     waiting, ordered = list(graph.node), []

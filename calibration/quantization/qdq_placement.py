@@ -17,44 +17,44 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-LEAST_CHANNELS = 16
+MIN_CHANNELS = 16
 """Convolutions with fewer input or output channels are left alone: int8 gains nothing there."""
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+WEIGHTED_OPERATORS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators that have weights, mostly."""
-PASSING = {"Concat", "MaxPool"}
+PASS_THROUGH = {"Concat", "MaxPool"}
 """Operators that hand values through."""
 
 
 @dataclass(frozen=True)
-class Flavour:
+class QdqScheme:
     """How activations are quantised for an engine."""
 
-    integer: type[np.int8] | type[np.uint8]
+    activation_dtype: type[np.int8] | type[np.uint8]
     """Of activations: int8 is symmetric about 0; uint8 has a zero point."""
-    operators: frozenset[str]
+    convolutions: frozenset[str]
     """Kinds of convolution that the engine computes in integers."""
-    shared: frozenset[str]
+    shared_scale_operators: frozenset[str]
     """Operators that hand values through and want one scale for inputs and output."""
-    whole: bool
+    integer_only: bool
     """The engine's integer convolutions have integer outputs and biases only: quantise these, and
     what is handed through, too. (TensorRT moves a Q behind Concat or pooling to their inputs itself.)"""
 
 
-TENSORRT = Flavour(
-    integer=np.int8,
-    operators=frozenset({"Conv", "ConvTranspose"}),
-    shared=frozenset(PASSING),
-    whole=False,
+TENSORRT = QdqScheme(
+    activation_dtype=np.int8,
+    convolutions=frozenset({"Conv", "ConvTranspose"}),
+    shared_scale_operators=frozenset(PASS_THROUGH),
+    integer_only=False,
 )
-CPU = Flavour(
-    integer=np.uint8,
-    operators=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
-    shared=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
-    whole=True,
+CPU = QdqScheme(
+    activation_dtype=np.uint8,
+    convolutions=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
+    shared_scale_operators=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
+    integer_only=True,
 )
 
 
-def quantisable(model: onnx.ModelProto, flavour: Flavour) -> list[str]:
+def quantizable_layers(model: onnx.ModelProto, scheme: QdqScheme) -> list[str]:
     """Return the names of the convolutions that int8 may serve, in the order of the graph.
 
     Not: heads, those of few channels, or of weights that are no constants. Nodes must have names of
@@ -62,7 +62,7 @@ def quantisable(model: onnx.ModelProto, flavour: Flavour) -> list[str]:
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     heads = _heads(model.graph)
-    return [n.name for n in model.graph.node if n.name not in heads and _worth(n, weights, flavour)]
+    return [n.name for n in model.graph.node if n.name not in heads and _worth(n, weights, scheme)]
 
 
 def _heads(graph: onnx.GraphProto) -> set[str]:
@@ -70,7 +70,7 @@ def _heads(graph: onnx.GraphProto) -> set[str]:
     before_weights: set[str] = set()
     heads = set()
     for node in reversed(graph.node):  # in topological order, as ONNX demands
-        weighted = node.op_type in WEIGHTED
+        weighted = node.op_type in WEIGHTED_OPERATORS
         if weighted or before_weights & set(node.output):
             if weighted and not before_weights & set(node.output):
                 heads.add(node.name)
@@ -78,8 +78,8 @@ def _heads(graph: onnx.GraphProto) -> set[str]:
     return heads
 
 
-def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], flavour: Flavour) -> bool:
-    if node.op_type not in flavour.operators or node.input[1] not in weights:
+def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], scheme: QdqScheme) -> bool:
+    if node.op_type not in scheme.convolutions or node.input[1] not in weights:
         return False
     if len(node.input) > 2 and node.input[2] and node.input[2] not in weights:
         return False
@@ -92,11 +92,11 @@ def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], flavour: Flavo
             return False
     else:
         inputs *= group
-    return bool(inputs >= LEAST_CHANNELS and outputs >= LEAST_CHANNELS)
+    return bool(inputs >= MIN_CHANNELS and outputs >= MIN_CHANNELS)
 
 
-def groups(
-    nodes: Iterable[NodeProto], chosen: Iterable[NodeProto], flavour: Flavour
+def scale_groups(
+    nodes: Iterable[NodeProto], chosen: Iterable[NodeProto], scheme: QdqScheme
 ) -> dict[str, frozenset[str]]:
     """Return every tensor to quantise with the tensors that share its scale, itself included."""
     nodes, chosen = list(nodes), list(chosen)
@@ -114,9 +114,9 @@ def groups(
         group.setdefault(tensor, frozenset({tensor}))
         placed.update({tensor} if place else ())
         node = producer.get(tensor)
-        for name in node.input if node is not None and node.op_type in PASSING else ():
-            add(name, place and flavour.whole)
-            if node is not None and node.op_type in flavour.shared:
+        for name in node.input if node is not None and node.op_type in PASS_THROUGH else ():
+            add(name, place and scheme.integer_only)
+            if node is not None and node.op_type in scheme.shared_scale_operators:
                 joined = group[tensor] | group[name]
                 group.update(dict.fromkeys(joined, joined))
 
@@ -128,10 +128,10 @@ def groups(
 
     for node in chosen:
         add(node.input[0], place=True)
-        if flavour.whole:
+        if scheme.integer_only:
             add(activated(node.output[0]), place=True)
-        for sum_ in residuals(node, producer, consumers, chosen):
-            if flavour.whole:
+        for sum_ in fusible_residual_adds(node, producer, consumers, chosen):
+            if scheme.integer_only:
                 for name in (*sum_.input, activated(sum_.output[0])):
                     add(name, place=True)
             else:
@@ -139,7 +139,7 @@ def groups(
     return {tensor: group[tensor] for tensor in sorted(placed)}
 
 
-def residuals(
+def fusible_residual_adds(
     node: NodeProto,
     producer: dict[str, NodeProto],
     consumers: dict[str, list[NodeProto]],

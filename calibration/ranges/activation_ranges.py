@@ -20,26 +20,26 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.inputs.graph_inputs import Feeding, open_session
-from calibration.ranges import histogram_cache as store
+from calibration.inputs.graph_inputs import InputFeeder, open_session
+from calibration.ranges import histogram_cache
 from calibration.ranges.histogram import METHODS, Histogram, Method
 from edge.core.errors import InputError
-from edge.hardware.host import this_machine
-from edge.release.quantization import Ranges
+from edge.hardware.host import detect_machine
+from edge.release.quantization import TensorRanges
 
 Feed = Mapping[str, NDArray[Any]]
 
 SAVE_EVERY_S = 5.0
 """A kill costs the counting of this long at most."""
-COUNTED = {onnx.TensorProto.FLOAT}
+COUNTED_TYPES = {onnx.TensorProto.FLOAT}
 
 
-def count(
+def count_histograms(
     model: onnx.ModelProto,
-    feeding: Feeding,
+    feeder: InputFeeder,
     frames: CalibrationFrames,
     cache: Path | None = None,
-    on_feeds: Callable[[int], None] = lambda count: None,
+    on_feeds: Callable[[int], None] = lambda count_histograms: None,
 ) -> dict[str, Histogram]:
     """Return a histogram of every activation of a graph over `frames.windows`.
 
@@ -48,18 +48,18 @@ def count(
     Raises:
         InputError: an activation that is not finite.
     """
-    content = store.key(
+    content = histogram_cache.cache_key(
         model.SerializeToString(deterministic=True),
         frames.sha256,
-        repr((feeding, ort.__version__)),
+        repr((feeder, ort.__version__)),
     )
     path = cache / f"{content}.npz" if cache else None
-    fed, histograms = store.load(path) if path else (0, {})
+    fed, histograms = histogram_cache.load_histograms(path) if path else (0, {})
     on_feeds(fed)
     if fed < len(frames.windows):
         session = open_session(model, _threads())
         rest = islice(frames.windows, fed, None)
-        feeds = (feeding(session, window) for window in rest)
+        feeds = (feeder(session, window) for window in rest)
         histograms = _counted(model, feeds, fed, histograms, path, on_feeds)
     return {name: histogram for name, histogram in histograms.items() if np.isfinite(histogram.low)}
 
@@ -68,8 +68,8 @@ def collect_ranges(
     model: onnx.ModelProto,
     feeds: Iterable[Feed],
     method: Method,
-    on_feeds: Callable[[int], None] = lambda count: None,
-) -> Ranges:
+    on_feeds: Callable[[int], None] = lambda count_histograms: None,
+) -> TensorRanges:
     """Run the fp32 graph over the feeds and return the range of every activation.
 
     Raises:
@@ -82,7 +82,7 @@ def collect_ranges(
 
 
 def _threads() -> int:
-    return max(1, this_machine().cores - 1)  # one counts meanwhile
+    return max(1, detect_machine().cores - 1)  # one counts meanwhile
 
 
 def _counted(
@@ -94,7 +94,7 @@ def _counted(
     on_feeds: Callable[[int], None],
 ) -> dict[str, Histogram]:
     """Count feeds on top of the `fed` that were counted before, and keep them in `path`, if any."""
-    tensors = activations(model)
+    tensors = activation_names(model)
     made = [name for name in tensors if name not in {i.name for i in model.graph.input}]
     session = open_session(model, _threads(), outputs=made)
     histograms = histograms or {name: Histogram() for name in tensors}
@@ -140,14 +140,14 @@ def _one_ahead(
 def _kept(path: Path, fed: int, histograms: dict[str, Histogram]) -> Path | None:
     """Save; where that cannot be, say so once and go on without."""
     try:
-        store.save(path, fed, histograms)
+        histogram_cache.save_histograms(path, fed, histograms)
     except InputError as error:
         print(f"warning: ranges are not cached: {error}", file=sys.stderr)
         return None
     return path
 
 
-def activations(model: onnx.ModelProto) -> list[str]:
+def activation_names(model: onnx.ModelProto) -> list[str]:
     """Return the float32 tensors that a graph takes or makes, in order; constants are none."""
     known = {t.name for t in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
@@ -158,4 +158,6 @@ def activations(model: onnx.ModelProto) -> list[str]:
     constant = {output for node in model.graph.node if node.op_type == "Constant" for output in node.output}
     names = [i.name for i in model.graph.input if i.name not in known]
     names += [output for node in model.graph.node for output in node.output if output]
-    return [name for name in dict.fromkeys(names) if kinds.get(name) in COUNTED and name not in constant]
+    return [
+        name for name in dict.fromkeys(names) if kinds.get(name) in COUNTED_TYPES and name not in constant
+    ]

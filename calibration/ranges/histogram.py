@@ -15,9 +15,9 @@ BINS = 2048
 LEVELS = 128
 """Magnitudes of a signed 8-bit integer."""
 PERCENTILE = 99.99
-SAMPLE = 2**17
+MAX_SAMPLE = 2**17
 """Values of a tensor that are counted: all, or of one that has twice as many or more, about so many."""
-STRIDE = 16
+THRESHOLD_STRIDE = 16
 """Bins between the thresholds that are tried."""
 
 
@@ -79,7 +79,7 @@ class Histogram:
 
 def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return all values, or every so manieth: a step that divides no axis meets every place along each."""
-    every = max(1, values.size // SAMPLE)
+    every = max(1, values.size // MAX_SAMPLE)
     while math.gcd(every, values.size) > 1:
         every += 1
     return values.ravel()[::every]
@@ -88,7 +88,7 @@ def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _candidates(counts: NDArray[np.int64]) -> range:
     last = int(np.flatnonzero(counts)[-1]) + 1
     first = min(LEVELS, last)
-    return range(last, first - 1, -STRIDE)
+    return range(last, first - 1, -THRESHOLD_STRIDE)
 
 
 def _percentile(counts: NDArray[np.int64]) -> int:

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from calibration.ranges.histogram import BINS, Histogram
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 
-KEPT = 64
+MAX_FILES = 64
 """Files at most; the longest unused go."""
 _SCHEMA = 2
 
 
-def key(*parts: bytes | str) -> str:
+def cache_key(*parts: bytes | str) -> str:
     """Return the hash of what histograms are made from."""
     digest = hashlib.sha256(f"{_SCHEMA} {BINS}".encode())
     for part in parts:
@@ -27,7 +27,7 @@ def key(*parts: bytes | str) -> str:
     return digest.hexdigest()
 
 
-def load(path: Path) -> tuple[int, dict[str, Histogram]]:
+def load_histograms(path: Path) -> tuple[int, dict[str, Histogram]]:
     """Return how many feeds were counted, and their histograms; 0 and none where there is no sound file."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -45,14 +45,14 @@ def load(path: Path) -> tuple[int, dict[str, Histogram]]:
     return fed, histograms
 
 
-def save(path: Path, fed: int, histograms: Mapping[str, Histogram]) -> None:
+def save_histograms(path: Path, fed: int, histograms: Mapping[str, Histogram]) -> None:
     """Keep the histograms of so many feeds.
 
     Raises:
         InputError: they cannot be written.
     """
     values = histograms.values()
-    with written_file(path) as pending:
+    with atomic_file(path) as pending:
         try:
             np.savez_compressed(
                 pending,
@@ -64,5 +64,5 @@ def save(path: Path, fed: int, histograms: Mapping[str, Histogram]) -> None:
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; set AEROGAZE_CACHE elsewhere") from None
     files = sorted(path.parent.glob("*.npz"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-KEPT]:
+    for file in files[:-MAX_FILES]:
         file.unlink(missing_ok=True)

@@ -19,19 +19,19 @@ from typing import NamedTuple, Protocol
 import onnx
 import onnxruntime as ort
 
-from calibration.inputs.graph_inputs import Feeding, Window, open_session
-from edge.hardware.host import this_machine
+from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
+from edge.hardware.host import detect_machine
 
-WARM_UP = 2
+WARMUP_RUNS = 2
 """Runs of each graph before any is timed."""
-LEAST_FOURS, MOST_FOURS = 5, 100
-SPENT_S = 0.25
-"""After this long of the process's own time, which others cannot take, `LEAST_FOURS` will do."""
+MIN_BLOCKS, MAX_BLOCKS = 5, 100
+MIN_PROCESS_TIME_S = 0.25
+"""After this long of the process's own time, which others cannot take, `MIN_BLOCKS` will do."""
 ROUNDS = 8
-Run = Callable[[], object]
+InferenceCall = Callable[[], object]
 
 
-class Sure(NamedTuple):
+class ConfirmedLatency(NamedTuple):
     """The candidate's latency and the float graph's, ms; what it wins at least, as a share of the latter."""
 
     candidate_ms: float
@@ -39,7 +39,7 @@ class Sure(NamedTuple):
     gain: float
 
 
-class Timer(Protocol):
+class LatencyTimer(Protocol):
     """What knows the latency of an engine's graphs."""
 
     @property
@@ -49,45 +49,45 @@ class Timer(Protocol):
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
         """Return the candidate's latency and the float graph's, ms."""
 
-    def again(self, candidate: onnx.ModelProto) -> Sure:
+    def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
         """Return the same, by what was measured for it alone, with a lower bound of what is won."""
 
-    def stated(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, object]:
         """Return on what, to stand beside what it says."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLatency:
     """Latency of graphs as a share of the float graph's, by runs in turns on this machine."""
 
     model: onnx.ModelProto
-    feeding: Feeding
+    feeder: InputFeeder
     window: Window
     threads: int = 1
 
     kind = "measured"
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-        """Return the candidate's latency and the float graph's, ms: medians, as `in_turns`."""
-        return in_turns(self._run(candidate), self._run(self.model))
+        """Return the candidate's latency and the float graph's, ms: medians, as `time_alternating`."""
+        return time_alternating(self._run(candidate), self._run(self.model))
 
-    def again(self, candidate: onnx.ModelProto) -> Sure:
-        """Return the same of sessions opened anew, as `surely`."""
-        return surely(lambda: (self._run(candidate), self._run(self.model)))
+    def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
+        """Return the same of sessions opened anew, as `confirm_gain`."""
+        return confirm_gain(lambda: (self._run(candidate), self._run(self.model)))
 
-    def _run(self, model: onnx.ModelProto) -> Run:
+    def _run(self, model: onnx.ModelProto) -> InferenceCall:
         session = open_session(model, self.threads)
-        feed = self.feeding(session, self.window)
+        feed = self.feeder(session, self.window)
         return lambda: session.run(None, feed)
 
-    def stated(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, object]:
         """Return the machine."""
-        return {"cpu": this_machine().cpu, "threads": self.threads, "onnxruntime": ort.__version__}
+        return {"cpu": detect_machine().cpu, "threads": self.threads, "onnxruntime": ort.__version__}
 
 
-def in_turns(
-    candidate: Run,
-    reference: Run,
+def time_alternating(
+    candidate: InferenceCall,
+    reference: InferenceCall,
     clock: Callable[[], float] = time.perf_counter,
     own: Callable[[], float] = time.process_time,
 ) -> tuple[float, float]:
@@ -95,12 +95,12 @@ def in_turns(
 
     `clock`: seconds; `own`: those that the process was given.
     """
-    for run in (candidate, reference) * WARM_UP:
+    for run in (candidate, reference) * WARMUP_RUNS:
         run()
     ratios, references = list[float](), list[float]()
-    end = own() + SPENT_S
-    for at in range(MOST_FOURS):
-        if at >= LEAST_FOURS and own() > end:
+    end = own() + MIN_PROCESS_TIME_S
+    for at in range(MAX_BLOCKS):
+        if at >= MIN_BLOCKS and own() > end:
             break
         taken = [0.0, 0.0]
         for which in (0, 1, 1, 0) if at % 2 else (1, 0, 0, 1):
@@ -113,11 +113,13 @@ def in_turns(
     return statistics.median(ratios) * float_ms, float_ms
 
 
-def surely(opened: Callable[[], tuple[Run, Run]], clock: Callable[[], float] = time.perf_counter) -> Sure:
+def confirm_gain(
+    opened: Callable[[], tuple[InferenceCall, InferenceCall]], clock: Callable[[], float] = time.perf_counter
+) -> ConfirmedLatency:
     """Return the latency of two, ms, over `ROUNDS` rounds, and the gain of the round that is least for the
     candidate. `opened`: makes both anew, the candidate first.
     """
-    found = [in_turns(*make(), clock) for make in repeat(opened, ROUNDS)]
+    found = [time_alternating(*make(), clock) for make in repeat(opened, ROUNDS)]
     ratios = [candidate_ms / float_ms for candidate_ms, float_ms in found]
     float_ms = statistics.median(float_ms for _, float_ms in found)
-    return Sure(statistics.median(ratios) * float_ms, float_ms, 1 - max(ratios))
+    return ConfirmedLatency(statistics.median(ratios) * float_ms, float_ms, 1 - max(ratios))

@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from calibration.quantization.qdq_placement import PASSING, residuals
-from calibration.search.latency_benchmark import Sure
+from calibration.quantization.qdq_placement import PASS_THROUGH, fusible_residual_adds
+from calibration.search.latency_benchmark import ConfirmedLatency
 from edge.core.errors import InputError
 
-FUSED = {"Relu", "Clip", "Add", "BatchNormalization", "LeakyRelu"}
+FUSED_OPERATORS = {"Relu", "Clip", "Add", "BatchNormalization", "LeakyRelu"}
 """Element by element behind a convolution: no kernel of their own."""
-POINTWISE = FUSED | {
+POINTWISE_OPERATORS = FUSED_OPERATORS | {
     "Sigmoid",
     "Mul",
     "Sub",
@@ -37,12 +37,12 @@ POINTWISE = FUSED | {
     "Pow",
 }
 """Element by element: neighbours among these are one kernel."""
-FREE = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Constant", "Shape"}
+FREE_OPERATORS = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Constant", "Shape"}
 """No work on a GPU."""
 
 
 @dataclass(frozen=True)
-class Board:
+class BoardSpec:
     """What a board computes and moves, at best, and the share of it that kernels reach."""
 
     name: str
@@ -53,35 +53,35 @@ class Board:
     efficiency: float
 
 
-ORIN_NX = Board("Orin NX 16 GB", 7.5, 15.0, 102.4, 3.0, 0.5)
+ORIN_NX = BoardSpec("Orin NX 16 GB", 7.5, 15.0, 102.4, 3.0, 0.5)
 """8 multiprocessors at 918 MHz, 1024 fp16 and 2048 int8 multiply-accumulates a cycle each, dense; LPDDR5.
 Launch and efficiency are assumed."""
 
 
 @dataclass(frozen=True)
-class Modelled:
+class ModelledLatency:
     """Latency on a board by the model of this module. `model`: the float graph, which runs in fp16."""
 
     model: onnx.ModelProto
-    board: Board = ORIN_NX
+    board: BoardSpec = ORIN_NX
 
     kind = "modelled"
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
         """Return the candidate's latency and the fp16 graph's, ms. Q/DQ tell what is int8."""
-        return latency_ms(candidate, self.board), latency_ms(self.model, self.board)
+        return modelled_latency_ms(candidate, self.board), modelled_latency_ms(self.model, self.board)
 
-    def again(self, candidate: onnx.ModelProto) -> Sure:
+    def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
         """Return the same, with what is won: a model has no noise."""
         candidate_ms, float_ms = self(candidate)
-        return Sure(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
+        return ConfirmedLatency(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
 
-    def stated(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, object]:
         """Return the model's numbers, to stand beside what it says."""
         return {"model": "roofline, fused as TensorRT does; batch 1", **asdict(self.board)}
 
 
-def latency_ms(model: onnx.ModelProto, board: Board = ORIN_NX) -> float:
+def modelled_latency_ms(model: onnx.ModelProto, board: BoardSpec = ORIN_NX) -> float:
     """Return the modelled latency of a graph at batch 1.
 
     Raises:
@@ -98,7 +98,7 @@ def latency_ms(model: onnx.ModelProto, board: Board = ORIN_NX) -> float:
     fused = _fused(graph, made_by, consumers)
     seconds = 0.0
     for node in graph.node:
-        if node.name in fused or node.op_type in FREE or (node.input and node.input[0] in weights):
+        if node.name in fused or node.op_type in FREE_OPERATORS or (node.input and node.input[0] in weights):
             continue  # weights are made ready when the engine is built
         integer = _integer(node, made_by)
         moved = sum(_bytes(name, sizes, made_by, integer) for name in node.input if name in sizes)
@@ -116,7 +116,9 @@ def _fused(
 ) -> set[str]:
     """Return the names of the nodes that are no kernels of their own."""
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    sums = {s.name for node in convolutions for s in residuals(node, made_by, consumers, convolutions)}
+    sums = {
+        s.name for node in convolutions for s in fusible_residual_adds(node, made_by, consumers, convolutions)
+    }
     fused: set[str] = set()
     for node in graph.node:
         if not node.input:
@@ -127,16 +129,16 @@ def _fused(
             if after and all(c.op_type in ("Conv", "ConvTranspose") or c.name in sums for c in after):
                 fused.add(node.name)
         elif node.op_type == "QuantizeLinear":
-            while before is not None and (before.op_type in PASSING or before.name in fused):
+            while before is not None and (before.op_type in PASS_THROUGH or before.name in fused):
                 before = made_by.get(_through(before, made_by, fused)) if before.input else None
-            if before is not None and (before.op_type in POINTWISE or _integer(before, made_by)):
+            if before is not None and (before.op_type in POINTWISE_OPERATORS or _integer(before, made_by)):
                 fused.add(node.name)
-        elif node.op_type in FUSED - {"Add"} or node.name in sums:
+        elif node.op_type in FUSED_OPERATORS - {"Add"} or node.name in sums:
             inputs = [made_by[name] for name in node.input if name in made_by]
             if any(b.op_type in ("Conv", "ConvTranspose") or b.name in fused for b in inputs):
                 fused.add(node.name)
-        elif node.op_type in POINTWISE and any(
-            made_by[name].op_type in POINTWISE for name in node.input if name in made_by
+        elif node.op_type in POINTWISE_OPERATORS and any(
+            made_by[name].op_type in POINTWISE_OPERATORS for name in node.input if name in made_by
         ):
             fused.add(node.name)
     return fused
@@ -157,7 +159,7 @@ def _integer(node: NodeProto, made_by: dict[str, NodeProto]) -> bool:
     )
 
 
-def work(model: onnx.ModelProto) -> dict[str, float]:
+def convolution_mmacs(model: onnx.ModelProto) -> dict[str, float]:
     """Return the multiply-accumulates of each convolution, by its name, in units of 1e6, at least 1e-3."""
     sizes = _sizes(model)
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
@@ -197,7 +199,7 @@ def _bytes(name: str, sizes: dict[str, list[int]], made_by: dict[str, NodeProto]
 
 def _written(name: str, sizes: dict[str, list[int]], consumers: dict[str, list[NodeProto]]) -> float:
     after = consumers.get(name, [])
-    while len(after) == 1 and after[0].op_type in FUSED:
+    while len(after) == 1 and after[0].op_type in FUSED_OPERATORS:
         after = consumers.get(after[0].output[0], [])
     integers = bool(after) and all(c.op_type in ("QuantizeLinear", "DequantizeLinear") for c in after)
     return float(np.prod(sizes[name])) * (1 if integers else 2)

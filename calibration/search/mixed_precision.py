@@ -1,7 +1,7 @@
 """Which layers are worth int8: the fastest assignment within the accuracy budget.
 
 An assignment is the set of layers in int8; the others stay in the graph's float type. Up to
-`EXHAUSTIVE` layers every assignment is tried. Beyond, layers are ranked: by what each loses alone, by the
+`MAX_EXHAUSTIVE_LAYERS` layers every assignment is tried. Beyond, layers are ranked: by what each loses alone, by the
 work it does, and by the one for the other. In each of these orders as many as keep the budget are put in.
 From there on a linear model of all that was found says what to try next
 (`calibration/search/surrogate_model.py`), until
@@ -19,15 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from calibration.search.accuracy import Budget, Quality
-from calibration.search.latency_benchmark import Sure
-from calibration.search.surrogate_model import Assignment, promising, union
+from calibration.search.accuracy import AccuracyBudget, Quality
+from calibration.search.latency_benchmark import ConfirmedLatency
+from calibration.search.surrogate_model import Assignment, propose, union
 
-EXHAUSTIVE = 6
+MAX_EXHAUSTIVE_LAYERS = 6
 """Layers up to which all assignments are tried: 63."""
 FINALISTS = 3
 """How many of the fastest may be timed again by themselves, until one wins for sure."""
-GAIN = 0.02
+MIN_GAIN = 0.02
 """What int8 must win over the float graph's latency to be worth shipping."""
 PATIENCE = 80
 """Guesses in vain, one after the other, that end a search."""
@@ -36,7 +36,7 @@ SLACK = 1.5
 
 
 @dataclass(frozen=True)
-class Tried:
+class Trial:
     """An assignment as it was found; one that breaks the budget is not timed."""
 
     layers: Assignment
@@ -45,10 +45,10 @@ class Tried:
     """Share of the budget: more than 1 breaks it."""
     latency_ms: float | None
     float_ms: float | None
-    least: float = GAIN
+    min_gain: float = MIN_GAIN
     """What it must win."""
-    sure_gain: float | None = None
-    """What it wins at least, timed again by itself; None: it was not."""
+    confirmed_gain: float | None = None
+    """What it wins at min_gain, timed again by itself; None: it was not."""
 
     @property
     def gain(self) -> float:
@@ -59,52 +59,52 @@ class Tried:
 
     @property
     def fits(self) -> bool:
-        """Whether it may ship: within the budget, and faster by `least` at least, as far as is known."""
-        surely = self.gain if self.sure_gain is None else min(self.gain, self.sure_gain)
-        return self.spent <= 1 and surely >= self.least
+        """Whether it may ship: within the budget, and faster by `min_gain` at least, as far as is known."""
+        surely = self.gain if self.confirmed_gain is None else min(self.gain, self.confirmed_gain)
+        return self.spent <= 1 and surely >= self.min_gain
 
 
 @dataclass(frozen=True)
-class Choice:
+class SearchResult:
     """What ships: `best`, or nothing in int8, and why, in a sentence; all that was tried."""
 
-    best: Tried | None
+    best: Trial | None
     reason: str
-    tried: tuple[Tried, ...]
+    trials: tuple[Trial, ...]
 
 
-def plenty(layers: int) -> int:
+def default_trials(layers: int) -> int:
     """Return how many graphs a search of so many layers may try that nobody bounds."""
     return 200 + 4 * layers
 
 
-def choose(
+def find_fastest_assignment(
     layers: Sequence[str],
     judge: Callable[[Assignment], Quality],
     time: Callable[[Assignment], tuple[float, float]],
-    budget: Budget,
+    budget: AccuracyBudget,
     work: Mapping[str, float],
     thorough: bool = True,
-    exhaustive: int = EXHAUSTIVE,
+    exhaustive: int = MAX_EXHAUSTIVE_LAYERS,
     on_tried: Callable[[int], None] = lambda count: None,
     tries: int | None = None,
-    least: float = GAIN,
-    again: Callable[[Assignment], Sure] | None = None,
-) -> Choice:
+    min_gain: float = MIN_GAIN,
+    again: Callable[[Assignment], ConfirmedLatency] | None = None,
+) -> SearchResult:
     """Return the fastest assignment that fits.
 
     `layers`: in the graph's order. `judge` and `time` measure one: its quality; its latency and the float
     graph's, ms. `work`: of each layer, in any unit: what int8 may save grows with it. Unless `thorough`,
-    all layers in int8 will do if they fit. `tries`: how many graphs may be judged; None: `plenty`. `least`:
+    all layers in int8 will do if they fit. `tries`: how many graphs may be judged; None: `default_trials`. `min_gain`:
     what int8 must win. `again`: times what would ship once more, by itself; None: `time` is exact.
     """
     if not layers:
-        return Choice(None, "no layer can be quantised", ())
-    tries = plenty(len(layers)) if tries is None else tries
-    search = _Search(judge, time, budget, work, on_tried, tries, least, again)
+        return SearchResult(None, "no layer can be quantised", ())
+    tries = default_trials(len(layers)) if tries is None else tries
+    search = _AssignmentSearch(judge, time, budget, work, on_tried, tries, min_gain, again)
     everything = frozenset(layers)
     if search.tried(everything).fits and not thorough and search.proven(everything).fits:
-        return Choice(search.tried(everything), "all layers fit the budget", search.all())
+        return SearchResult(search.tried(everything), "all layers fit the budget", search.all())
     complete = len(layers) <= exhaustive and 2 ** len(layers) - 1 <= tries
     if complete:
         for size in range(1, len(layers)):
@@ -113,25 +113,25 @@ def choose(
     else:
         search.explore(layers)
     best = search.best()
-    return Choice(best, _reason(search, everything, best, budget, complete), search.all())
+    return SearchResult(best, _reason(search, everything, best, budget, complete), search.all())
 
 
-class _Search:
+class _AssignmentSearch:
     def __init__(
         self,
         judge: Callable[[Assignment], Quality],
         time: Callable[[Assignment], tuple[float, float]],
-        budget: Budget,
+        budget: AccuracyBudget,
         work: Mapping[str, float],
         on_tried: Callable[[int], None],
         tries: int,
-        least: float,
-        again: Callable[[Assignment], Sure] | None,
+        min_gain: float,
+        again: Callable[[Assignment], ConfirmedLatency] | None,
     ) -> None:
         self._judge, self._time, self._budget, self._on_tried = judge, time, budget, on_tried
-        self._work, self._tries, self._least, self._again = work, tries, least, again
+        self._work, self._tries, self._min_gain, self._again = work, tries, min_gain, again
         self._qualities: dict[Assignment, Quality] = {}
-        self._known: dict[Assignment, Tried] = {}
+        self._known: dict[Assignment, Trial] = {}
         self._lost: dict[Assignment, float] = {}
         self.cut = False
 
@@ -140,30 +140,30 @@ class _Search:
         """How many graphs were."""
         return len(self._qualities)
 
-    def tried(self, layers: Assignment) -> Tried:
+    def tried(self, layers: Assignment) -> Trial:
         """Measure an assignment, once."""
         if layers not in self._known:
             spent = self._spent(layers)
             taken, whole = self._time(layers) if spent <= 1 else (None, None)
-            self._known[layers] = Tried(layers, self._qualities[layers], spent, taken, whole, self._least)
+            self._known[layers] = Trial(layers, self._qualities[layers], spent, taken, whole, self._min_gain)
         return self._known[layers]
 
-    def proven(self, layers: Assignment) -> Tried:
+    def proven(self, layers: Assignment) -> Trial:
         """Time an assignment again by itself, once, and keep what was found then."""
         found = self.tried(layers)
-        if self._again is not None and found.sure_gain is None:
+        if self._again is not None and found.confirmed_gain is None:
             sure = self._again(layers)
             found = dataclasses.replace(
-                found, latency_ms=sure.candidate_ms, float_ms=sure.float_ms, sure_gain=sure.gain
+                found, latency_ms=sure.candidate_ms, float_ms=sure.float_ms, confirmed_gain=sure.gain
             )
             self._known[layers] = found
         return found
 
-    def all(self) -> tuple[Tried, ...]:
+    def all(self) -> tuple[Trial, ...]:
         """Return what was tried, in order."""
         return tuple(self._known.values())
 
-    def best(self) -> Tried | None:
+    def best(self) -> Trial | None:
         """Return the fastest that fits, for sure; of equals the one in which more is int8."""
         fitting = [tried for tried in self._known.values() if tried.fits]
         fitting.sort(key=lambda tried: (tried.gain, len(tried.layers)), reverse=True)
@@ -180,7 +180,7 @@ class _Search:
         while vain < PATIENCE:
             gains = {layers: tried.gain for layers, tried in self._known.items() if tried.spent <= 1}
             spent = {layers: self._spent(layers) for layers in self._qualities}
-            step = promising(units, gains, spent)
+            step = propose(units, gains, spent)
             if step is None or not self._open(step):
                 return
             vain = (
@@ -199,7 +199,7 @@ class _Search:
         if layers not in self._qualities:
             self._qualities[layers] = self._judge(layers)
             self._on_tried(1)
-        return self._budget.spent(self._qualities[layers])
+        return self._budget.fraction_used(self._qualities[layers])
 
     def _does(self, unit: Assignment) -> float:
         return sum(self._work[layer] for layer in unit)
@@ -233,7 +233,11 @@ class _Search:
 
 
 def _reason(
-    search: _Search, everything: Assignment, best: Tried | None, budget: Budget, complete: bool
+    search: _AssignmentSearch,
+    everything: Assignment,
+    best: Trial | None,
+    budget: AccuracyBudget,
+    complete: bool,
 ) -> str:
     count = f"{search.judged} graphs" if search.judged > 1 else "1 graph"
     early = f" ({count} tried, search ended early)" if search.cut else ""
@@ -248,15 +252,15 @@ def _reason(
     within = [tried for tried in search.all() if tried.spent <= 1]
     if not within:
         return f"{none} keeps the budget of {budget}: float ships alone{early}"
-    again = [tried for tried in within if tried.sure_gain is not None]
+    again = [tried for tried in within if tried.confirmed_gain is not None]
     if again:
-        surely = max(tried.sure_gain or 0.0 for tried in again)
+        surely = max(tried.confirmed_gain or 0.0 for tried in again)
         return (
-            f"timed again, no int8 graph is sure to be {GAIN:.0%} faster than float (the best: at least "
+            f"timed again, no int8 graph is sure to be {MIN_GAIN:.0%} faster than float (the best: at least "
             f"{surely:+.1%}): float ships alone{early}"
         )
     gain = max(tried.gain for tried in within)
     return (
-        f"{none} within the budget is {GAIN:.0%} faster than float (the best: {gain:+.1%}): "
+        f"{none} within the budget is {MIN_GAIN:.0%} faster than float (the best: {gain:+.1%}): "
         f"float ships alone{early}"
     )

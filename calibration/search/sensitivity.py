@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from calibration.quantization.qdq import quantise
-from calibration.quantization.qdq_placement import Flavour, quantisable
-from calibration.search.accuracy import Judge, Quality
+from calibration.quantization.qdq import quantize
+from calibration.quantization.qdq_placement import QdqScheme, quantizable_layers
+from calibration.search.accuracy import AccuracyEvaluator, Quality
 from edge.core.errors import InputError
-from edge.release.quantization import Ranges
+from edge.release.quantization import TensorRanges
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Sensitivity:
     layers: tuple[LayerSensitivity, ...]
 
 
-def measure(
+def measure_sensitivity(
     model: onnx.ModelProto,
-    ranges: Ranges,
-    flavour: Flavour,
-    judge: Judge,
+    ranges: TensorRanges,
+    scheme: QdqScheme,
+    judge: AccuracyEvaluator,
     on_graph: Callable[[int], None] = lambda count: None,
 ) -> Sensitivity:
     """Judge 2 n + 1 graphs, n the number of layers that int8 may serve.
@@ -44,7 +44,7 @@ def measure(
     Raises:
         InputError: it may serve none.
     """
-    names = quantisable(model, flavour)
+    names = quantizable_layers(model, scheme)
     if not names:
         raise InputError(
             "no layer of the graph can be quantised; expected convolutions of 16 channels or more, "
@@ -54,7 +54,7 @@ def measure(
     everything = frozenset(names)
 
     def judged(only: frozenset[str]) -> Quality:
-        found = judge(quantise(model, ranges, flavour, only) if only else model)
+        found = judge(quantize(model, ranges, scheme, only) if only else model)
         on_graph(1)
         return found
 

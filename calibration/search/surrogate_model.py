@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 Assignment = frozenset[str]
 
-ALL = 12
+MAX_ENUMERATED_UNITS = 12
 """Units up to which all assignments are guessed; beyond, those near the fastest."""
-NEAR = 3
+EXPANDED_BEST = 3
 """How many of the fastest have others guessed around them."""
-BLUR = 0.1
+BUDGET_TOLERANCE = 0.1
 """By how much a guess may break the budget and yet be tried, as a share of it."""
 RIDGE = 1e-3
-MOST_SPENT = 10.0
+MAX_BUDGET_USED = 10.0
 """Shares of the budget beyond say no more than this one does."""
 
 
-def promising(
+def propose(
     units: Sequence[Assignment], gains: Mapping[Assignment, float], spent: Mapping[Assignment, float]
 ) -> Assignment | None:
     """Return the assignment, of those not judged yet, that should be the fastest within the budget.
@@ -37,8 +37,8 @@ def promising(
         return None
     sides, known = _sides(pool, units), _sides(list(gains), units)
     guessed = _with_changes(sides) @ _fitted(_with_changes(known), list(gains.values()))
-    held = [min(share, MOST_SPENT) for share in spent.values()]
-    keeps = sides @ _fitted(_sides(list(spent), units), held) <= 1 + BLUR
+    held = [min(share, MAX_BUDGET_USED) for share in spent.values()]
+    keeps = sides @ _fitted(_sides(list(spent), units), held) <= 1 + BUDGET_TOLERANCE
     return pool[int(np.argmax(np.where(keeps, guessed, -np.inf)))] if keeps.any() else None
 
 
@@ -51,12 +51,12 @@ def _pool(units: Sequence[Assignment], gains: Mapping[Assignment, float]) -> lis
     """Return all assignments of few units; of many those in which a run of neighbours or any two change
     sides.
     """
-    if len(units) <= ALL:
+    if len(units) <= MAX_ENUMERATED_UNITS:
         return [union(list(compress(units, bits))) for bits in product((0, 1), repeat=len(units))]
     ends = combinations(range(len(units) + 1), 2)
     moves = [union(units[first:end]) for first, end in ends]
     moves += [one | other for one, other in combinations(units, 2)]
-    fastest = sorted(gains, key=lambda layers: -gains[layers])[:NEAR]
+    fastest = sorted(gains, key=lambda layers: -gains[layers])[:EXPANDED_BEST]
     return list(dict.fromkeys(layers ^ move for layers in fastest for move in moves))
 
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Image
 from edge.metrics.saliency import cc, kld, sqnr_db
-from export.compare.graph_stepper import Side
+from export.compare.graph_stepper import GraphStepper
 
-Values = NDArray[Any]
-NO_LAYERS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
+Array = NDArray[Any]
+NON_LAYER_OPERATORS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
 """Operators whose outputs are no layer's of their own."""
 
 
 @dataclass
-class Tally:
+class TensorDifference:
     """What was found of one tensor over all frames, of `b` against `a`.
 
     `sqnr_db`: of `a` over the difference, over all values of all frames. `cc`: one a frame, where both
@@ -37,7 +37,7 @@ class Tally:
     cc: list[float] = field(default_factory=list)
     kld: list[float] = field(default_factory=list)
 
-    def add(self, a: Values, b: Values, saliency: bool = False) -> None:
+    def add(self, a: Array, b: Array, saliency: bool = False) -> None:
         """Take one frame's values in, of any float type."""
         x, y = a.astype(np.float64), b.astype(np.float64)
         error = np.abs(x - y)
@@ -79,18 +79,18 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Worst:
+class WorstFrame:
     """The frame whose maps are least alike, `image` (H, W, 3) BGR, with both maps (h, w)."""
 
     index: int
     image: Image
-    a: Values
-    b: Values
+    a: Array
+    b: Array
     cc: float
 
 
 @dataclass(frozen=True)
-class Layer:
+class MatchedLayer:
     """A tensor that both graphs have: its name, what makes it in A, and what it is called in either."""
 
     name: str
@@ -105,21 +105,21 @@ class Comparison:
 
     frames: int
     saliency: str
-    outputs: dict[str, Tally]
-    layers: dict[str, Tally]
-    worst: Worst
+    outputs: dict[str, TensorDifference]
+    layers: dict[str, TensorDifference]
+    worst: WorstFrame
 
     def diverging(self, least_db: float) -> str | None:
         """Return the first layer whose SQNR is below a limit; one that is not a number is."""
         return next((name for name, t in self.layers.items() if not t.sqnr_db >= least_db), None)
 
 
-def compare_sides(
-    a: Side,
-    b: Side,
+def compare_graphs(
+    a: GraphStepper,
+    b: GraphStepper,
     frames: Iterable[Frame],
     fps: float,
-    layers: Sequence[Layer] = (),
+    layers: Sequence[MatchedLayer] = (),
     on_frame: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Step both through the frames of one clip, each with states of its own, as they would fly.
@@ -130,9 +130,9 @@ def compare_sides(
     for side in (a, b):
         side.reset(fps)
     names = [a.saliency, *(name for name in a.outputs if name in b.outputs and name != a.saliency)]
-    outputs = {name: Tally() for name in names}
-    inside = {layer.name: Tally() for layer in layers}
-    worst: Worst | None = None
+    outputs = {name: TensorDifference() for name in names}
+    inside = {layer.name: TensorDifference() for layer in layers}
+    worst: WorstFrame | None = None
     shown: list[Frame] = []
     for frame in frames:
         shown = [*shown, frame][-1 - a.delay_frames :]
@@ -150,13 +150,13 @@ def compare_sides(
         found = outputs[a.saliency].cc[-1]
         if worst is None or not found >= worst.cc:
             maps = (_map(x[a.saliency]), _map(y[b.saliency]))
-            worst = Worst(shown[0].index, shown[0].image, *maps, found)
+            worst = WorstFrame(shown[0].index, shown[0].image, *maps, found)
     if worst is None:
         raise InputError("too few frames for a map: expected more readable footage, 16 frames for clips")
     return Comparison(len(outputs[a.saliency].cc), a.saliency, outputs, inside, worst)
 
 
-def _map(output: Values) -> Values:
+def _map(output: Array) -> Array:
     """Return an output's last map (H, W), its channel first or last; of what is no map, a row of values."""
     if output.ndim == 4 and output.shape[3] == 1 < output.shape[1]:
         output = output[..., 0]
@@ -164,7 +164,7 @@ def _map(output: Values) -> Values:
     return np.asarray(rows.reshape(-1, *rows.shape[-2:])[-1], np.float32)
 
 
-def _check_shapes(name: str, a: Values, b: Values) -> None:
+def _check_shapes(name: str, a: Array, b: Array) -> None:
     if a.shape != b.shape:
         raise InputError(
             f"{name} is {a.shape} in A and {b.shape} in B; expected graphs whose maps have one size: "
@@ -172,7 +172,7 @@ def _check_shapes(name: str, a: Values, b: Values) -> None:
         )
 
 
-def matched_layers(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Layer]:
+def match_layers(a: onnx.ModelProto, b: onnx.ModelProto) -> list[MatchedLayer]:
     """Return the tensors that both graphs have, in A's order; the outputs of the graph are among them.
 
     Where a graph rounds a tensor (QuantizeLinear, DequantizeLinear), what its readers see is taken.
@@ -182,7 +182,7 @@ def matched_layers(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Layer]:
     """
     seen_a, seen_b = _seen(a), _seen(b)
     found = [
-        Layer(name, operator, tensor, seen_b[name][1])
+        MatchedLayer(name, operator, tensor, seen_b[name][1])
         for name, (operator, tensor) in seen_a.items()
         if name in seen_b
     ]
@@ -207,7 +207,7 @@ def _seen(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
         **{
             name: (node.op_type, restored.get(name, name))
             for name, node in made_by.items()
-            if node.op_type not in NO_LAYERS
+            if node.op_type not in NON_LAYER_OPERATORS
         },
         **{  # an output keeps its name behind the rounding
             after: (made_by[before].op_type, after)

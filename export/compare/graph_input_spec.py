@@ -11,22 +11,22 @@ import onnx
 
 from calibration.inputs.onnx_import import (
     COLOURS,
+    DEFAULT_OFFSET,
+    DEFAULT_SCALE,
     LAYOUTS,
-    OFFSET,
-    SCALE,
     ImageInput,
-    chosen_output,
-    image_inputs,
-    open_image,
+    data_inputs,
+    resolve_image_input,
+    select_output,
 )
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
-from export.compare.input_request import AskedInput
-from export.graphs import calibrated_folder as calibrated
+from export.compare.input_request import InputRequest
+from export.graphs.calibrated_folder import CALIBRATION_FILE, read_calibrated_graph
 
 
 @dataclass(frozen=True)
-class Fed:
+class GraphInputSpec:
     """What a graph's one input is given of a frame, and which output is judged."""
 
     image: ImageInput
@@ -43,31 +43,33 @@ class Fed:
         return {**asdict(self.image), "output": self.output}
 
 
-def as_calibrated(path: Path) -> Fed | None:
+def read_calibrated_spec(path: Path) -> GraphInputSpec | None:
     """Return how a graph is fed that `aerogaze calibrate` wrote; None for any other file.
 
     Raises:
         InputError: the `calibration.json` beside it cannot be read.
     """
-    if not (path.parent / calibrated.RESULT).is_file():
+    if not (path.parent / CALIBRATION_FILE).is_file():
         return None
-    found = calibrated.read(path.parent)
+    found = read_calibrated_graph(path.parent)
     if found.hashes.get(path.name) != sha256(path):
         return None
     try:
-        return Fed(_image(found.image), found.output)
+        return GraphInputSpec(_image(found.image), found.output)
     except (KeyError, TypeError, ValueError) as error:
-        place = path.parent / calibrated.RESULT
+        place = path.parent / CALIBRATION_FILE
         raise InputError(f"{place} does not say how the graph is fed ({error!r}): calibrate again") from None
 
 
-def as_asked(path: Path, model: onnx.ModelProto, asked: AskedInput, other: Fed | None) -> Fed:
+def spec_from_request(
+    path: Path, model: onnx.ModelProto, asked: InputRequest, other: GraphInputSpec | None
+) -> GraphInputSpec:
     """Return how a lone graph is fed: as it was asked for, and what was not, as the other graph is.
 
     Raises:
         InputError: it is not a graph of one image, or options do not fit it.
     """
-    inputs = image_inputs(model)
+    inputs = data_inputs(model)
     if len(inputs) != 1:
         raise InputError(
             f"{path} has inputs {', '.join(value.name for value in inputs) or 'none'}; expected one image; "
@@ -84,8 +86,10 @@ def as_asked(path: Path, model: onnx.ModelProto, asked: AskedInput, other: Fed |
         colour = colour or other.image.colour
         names = [value.name for value in model.graph.output]
         output = output or (other.output if other.output in names else None)
-    image = open_image(path, model, layout, size, colour or "rgb", scale or SCALE, offset or OFFSET)
-    return Fed(image, chosen_output(path, model, output))
+    image = resolve_image_input(
+        path, model, layout, size, colour or "rgb", scale or DEFAULT_SCALE, offset or DEFAULT_OFFSET
+    )
+    return GraphInputSpec(image, select_output(path, model, output))
 
 
 def _image(told: Mapping[str, Any]) -> ImageInput:

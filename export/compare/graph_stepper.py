@@ -21,62 +21,61 @@ from polygraphy.backend.onnx import modify_outputs
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.logger import G_LOGGER
 
-from calibration.quantization.fp16_emulation import rounded
+from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
 from edge.core.frames import Image
-from edge.hardware.gpu import this_gpu
-from edge.inference.interface.recurrent_state import NOMINAL_FPS, Carried
+from edge.hardware.gpu import detect_gpu
+from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.api import build_plan
-from edge.inference.tensorrt.build_target import Target
-from edge.preprocessing.transform import Eye
-from edge.release import manifest as releases
-from edge.release.manifest import Form, Release
-from export.compare.graph_input_spec import Fed
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.preprocessing.transform import FramePreprocessor
+from edge.release.manifest import Form, Release, TargetEngine, load_release
+from export.compare.graph_input_spec import GraphInputSpec
 
-Place = Literal["onnxruntime", "tensorrt", "rtx", "local"]
-PLACES: tuple[Place, ...] = get_args(Place)
+Backend = Literal["onnxruntime", "tensorrt", "rtx", "local"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Spec:
+class GraphOperand:
     """Which graph, and what runs it.
 
-    `place`: "onnxruntime" runs the graph made for it; "tensorrt" the one made for TensorRT, by ONNX Runtime
+    `backend`: "onnxruntime" runs the graph made for it; "tensorrt" the one made for TensorRT, by ONNX Runtime
     as it is written; "rtx" and "local" build that one and run it on a GPU.
     """
 
     text: str
     model: Path
     precision: str
-    place: Place
+    backend: Backend
     release: Release | None
     form: Form | None
 
     @classmethod
-    def parse(cls, text: str, form: Form | None = None) -> Spec:
+    def parse(cls, text: str, form: Form | None = None) -> GraphOperand:
         """Read `RELEASE[:PRECISION][@PLACE]` or `FILE.onnx[@PLACE]`; a release's precision is fp32 if none.
 
         Raises:
             InputError: no such release, precision, form, place or file.
         """
         name, _, placed = text.partition("@")
-        place = next((p for p in PLACES if p == (placed or "onnxruntime")), None)
-        if place is None:
-            raise InputError(f"no place {placed!r} to run {name}; expected one of {', '.join(PLACES)}")
+        backend = next((p for p in BACKENDS if p == (placed or "onnxruntime")), None)
+        if backend is None:
+            raise InputError(f"no place {placed!r} to run {name}; expected one of {', '.join(BACKENDS)}")
         if Path(name).suffix == ".onnx":
             if not Path(name).is_file():
                 raise InputError(f"no graph {name}; expected an ONNX file, or a release as my-release:int8")
-            return cls(text, Path(name), "", place, None, None)
+            return cls(text, Path(name), "", backend, None, None)
         folder, _, precision = name.partition(":")
-        release, precision = releases.load(folder), precision or "fp32"
-        engine: releases.Engine = "onnxruntime" if place == "onnxruntime" else "tensorrt"
+        release, precision = load_release(folder), precision or "fp32"
+        engine: TargetEngine = "onnxruntime" if backend == "onnxruntime" else "tensorrt"
         form = form or release.forms()[0]
         graph = release.graph(precision, form, engine)
-        return cls(text, release.path(graph), precision, place, release, form)
+        return cls(text, release.path(graph), precision, backend, release, form)
 
 
-class Side:
+class GraphStepper:
     """A graph opened on a runner, stepped through a clip frame by frame.
 
     `known`: the release whose inputs, states and preprocessing it has, or how its one image is fed.
@@ -86,10 +85,10 @@ class Side:
         InputError: the runner cannot run the graph, or there is no GPU for it.
     """
 
-    def __init__(self, spec: Spec, known: Release | Fed, taps: Sequence[str] = ()) -> None:
+    def __init__(self, spec: GraphOperand, known: Release | GraphInputSpec, taps: Sequence[str] = ()) -> None:
         release = known if isinstance(known, Release) else None
         self.name = spec.text
-        model = read_graph(spec.model)
+        model = load_graph(spec.model)
         self.outputs = tuple(output.name for output in model.graph.output)
         self._form: Form = spec.form or "stream"
         inputs = {i.name: i for i in model.graph.input if i.name not in _constants(model)}
@@ -103,7 +102,7 @@ class Side:
         self._check(spec, frames)
         self._frames = frames
         self.prepare: Callable[[Image], NDArray[Any]]
-        self.prepare = known.image if isinstance(known, Fed) else known.prepare
+        self.prepare = known.image if isinstance(known, GraphInputSpec) else known.prepare
         self.saliency = known.output if known.output in self.outputs else self.outputs[0]
         self.delay_frames = release.delay_frames if release and self._form != "clip" else 0
         self._preroll = release.preroll if release and self._form == "stream" else 0
@@ -115,14 +114,14 @@ class Side:
         kinds = {
             n: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for n, i in inputs.items()
         }
-        self._carried: Carried[NDArray[Any]] = Carried(
+        self._carried: RecurrentState[NDArray[Any]] = RecurrentState(
             states, {s.input: np.full(s.shape, s.start, kinds[s.input]) for s in states}
         )
         self._clip = release.clip if release and self._form == "clip" else None
         self._before: deque[NDArray[Any]] = deque(maxlen=self._clip.frames if self._clip else 1)
         self._steps = 0
 
-    def _check(self, spec: Spec, frames: Sequence[str]) -> None:
+    def _check(self, spec: GraphOperand, frames: Sequence[str]) -> None:
         expected = 2 if self._form == "pair" or self._alignment else 1
         if len(frames) != expected:
             raise InputError(f"{spec.text} has inputs {', '.join(frames) or 'none'}; expected {expected}")
@@ -134,7 +133,7 @@ class Side:
             lag = max((state.lag_frames(fps) for state in self._states), default=1)
             self._before = deque(maxlen=lag)
         if self._alignment:
-            self.prepare = Eye(self._alignment, fps)
+            self.prepare = FramePreprocessor(self._alignment, fps)
         self._before.clear()
         self._steps = 0
 
@@ -168,7 +167,7 @@ class Side:
     def _infer(self, feed: dict[str, NDArray[Any]]) -> Outputs:
         given = self._runner.infer({**feed, **self._carried.feed()})
         outputs = {name: np.array(value) for name, value in given.items()}
-        self._carried.keep(outputs)
+        self._carried.update(outputs)
         return outputs
 
     def close(self) -> None:
@@ -176,7 +175,7 @@ class Side:
         self._runner.deactivate()
 
 
-def read_graph(path: Path) -> onnx.ModelProto:
+def load_graph(path: Path) -> onnx.ModelProto:
     """Return an ONNX file's graph.
 
     Raises:
@@ -195,14 +194,14 @@ def _constants(model: onnx.ModelProto) -> set[str]:
     return {tensor.name for tensor in model.graph.initializer}
 
 
-def _runner(spec: Spec, model: onnx.ModelProto) -> BaseRunner:
+def _runner(spec: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
     G_LOGGER.module_severity = G_LOGGER.CRITICAL  # it tells every step; what matters is raised
-    if spec.place in ("rtx", "local"):
+    if spec.backend in ("rtx", "local"):
         return _tensorrt_runner(spec, model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if spec.place == "tensorrt":  # as parity does: ONNX Runtime would quantise float16 biases by itself
-        model = rounded(model)
+    if spec.backend == "tensorrt":  # as parity does: ONNX Runtime would quantise float16 biases by itself
+        model = emulate_fp16(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -214,9 +213,9 @@ def _runner(spec: Spec, model: onnx.ModelProto) -> BaseRunner:
     return OnnxrtRunner(session, name=spec.text)
 
 
-def _tensorrt_runner(spec: Spec, model: onnx.ModelProto) -> BaseRunner:
+def _tensorrt_runner(spec: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
     """Build and run with TensorRT, at the desk: Polygraphy's loaders trust a plan like a program."""
-    if this_gpu() is None:
+    if detect_gpu() is None:
         raise InputError(
             f"{spec.text} wants an NVIDIA GPU with its driver, and there is none here; "
             "compare @tensorrt instead: the same graph, run by ONNX Runtime as it is written"
@@ -224,6 +223,6 @@ def _tensorrt_runner(spec: Spec, model: onnx.ModelProto) -> BaseRunner:
     from polygraphy import config
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
-    config.USE_TENSORRT_RTX = spec.place == "rtx"
-    plan = build_plan(model.SerializeToString(), Target.parse(spec.place))
+    config.USE_TENSORRT_RTX = spec.backend == "rtx"
+    plan = build_plan(model.SerializeToString(), BuildTarget.parse(spec.backend))
     return TrtRunner(EngineFromBytes(plan.data), name=spec.text)

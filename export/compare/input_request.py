@@ -12,7 +12,7 @@ Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class AskedInput:
+class InputRequest:
     """What a user says on the command line of how an ONNX file is fed; None is not said."""
 
     layout: Layout | None
@@ -24,7 +24,7 @@ class AskedInput:
 
     def said(self) -> str | None:
         """Return the first option that was given."""
-        return next((f"--{f.name}" for f in fields(AskedInput) if getattr(self, f.name) is not None), None)
+        return next((f"--{f.name}" for f in fields(InputRequest) if getattr(self, f.name) is not None), None)
 
     def image(self) -> tuple[Layout | None, tuple[int, int] | None, Colour | None, Numbers, Numbers]:
         """Return layout, size (width, height), colour, scale and offset.

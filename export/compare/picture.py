@@ -8,20 +8,20 @@ import cv2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edge.core.atomic_files import writing, written_file
-from export.compare.compare import Worst
+from edge.core.atomic_files import atomic_file, translate_write_errors
+from export.compare.compare import WorstFrame
 
-MOST_WIDTH = 960
+MAX_WIDTH_PX = 960
 
 
-def write_picture(worst: Worst, names: tuple[str, str], path: Path) -> None:
+def write_picture(worst: WorstFrame, names: tuple[str, str], path: Path) -> None:
     """Write frame, A's map, B's map and B - A side by side, as PNG.
 
     Raises:
         InputError: the file cannot be written.
     """
     image = worst.image
-    shrink = min(1.0, MOST_WIDTH / image.shape[1])
+    shrink = min(1.0, MAX_WIDTH_PX / image.shape[1])
     image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)[:, :, ::-1]  # type: ignore[assignment]
     aspect = image.shape[0] / image.shape[1]
     figure = Figure(figsize=(14, 14 / 4 * aspect + 1.1), layout="constrained", dpi=110)
@@ -46,5 +46,5 @@ def write_picture(worst: Worst, names: tuple[str, str], path: Path) -> None:
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
-    with written_file(path) as pending, writing(path):
+    with atomic_file(path) as pending, translate_write_errors(path):
         figure.savefig(pending, format="png")

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.ranges.activation_ranges import count
-from calibration.search.method_selection import BEST, ranges_by, ranked
+from calibration.ranges.activation_ranges import count_histograms
+from calibration.search.method_selection import BEST, ranges_by_method, rank_methods
 from edge.simulation.world import World
 from export.graphs import onnx_export as graphs
 from export.release.builder import make_release
@@ -93,8 +93,10 @@ def peak_mb() -> float:
 
 def calibrated(student: Student, footage: CalibrationFrames) -> None:
     """Find the student's ranges."""
-    model, feeding = graphs.export_onnx(student, "stream", 1), student_feeding(student, "stream")
-    ranked(ranges_by(BEST, count(model, feeding, footage)), model, feeding, footage.windows)
+    model, feeder = graphs.export_onnx(student, "stream", 1), student_feeding(student, "stream")
+    rank_methods(
+        ranges_by_method(BEST, count_histograms(model, feeder, footage)), model, feeder, footage.windows
+    )
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.quantization.qdq import quantised_nodes
-from calibration.search.accuracy import Budget
-from calibration.search.latency_benchmark import Sure
+from calibration.quantization.qdq import quantized_nodes
+from calibration.search.accuracy import AccuracyBudget
+from calibration.search.latency_benchmark import ConfirmedLatency
 from export.cli import export as commands
 from export.graphs import int8
 from export.graphs.int8 import CalibrationOptions
@@ -30,13 +30,13 @@ class Fast:
         pass
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-        return 1 - 0.05 * len(quantised_nodes(candidate)), 1.0
+        return 1 - 0.05 * len(quantized_nodes(candidate)), 1.0
 
-    def again(self, candidate: onnx.ModelProto) -> Sure:
+    def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
         candidate_ms, float_ms = self(candidate)
-        return Sure(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
+        return ConfirmedLatency(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
 
-    def stated(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, object]:
         return {"name": "a test"}
 
 
@@ -46,14 +46,14 @@ FAST = CalibrationOptions(timer=Fast)
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands take `Fast` for any timer."""
-    monkeypatch.setattr(int8, "Measured", Fast)
-    monkeypatch.setattr(int8, "Modelled", Fast)
+    monkeypatch.setattr(int8, "MeasuredLatency", Fast)
+    monkeypatch.setattr(int8, "ModelledLatency", Fast)
 
 
 @pytest.fixture
 def lenient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command export take int8 graphs of untrained students, too."""
-    budget = Budget(cc=0.02, kld=0.02)
+    budget = AccuracyBudget(cc=0.02, kld=0.02)
     monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(EXPORT_OPTIONS, budget=budget))
 
 

@@ -73,7 +73,7 @@ def test_windows_are_chosen_for_variety_and_held_out_ones_are_not(length: int, t
     assert len(seen) == 4  # 12 frames of 3,000, and none is missed
     held = np.stack(list(footage.held_out))
     assert 3 <= len(held) <= 5
-    assert footage.apart
+    assert footage.is_disjoint
     assert held.max() < 200
 
 
@@ -94,8 +94,8 @@ def test_what_shows_nothing_is_left_out_and_one_scene_is_told() -> None:
 
     footage = read_frames([Dark(100)], PREPARE, 1)
     assert min(window.max() for window in footage.windows) > 0
-    assert footage.doubts[0] == "30 of 100 windows show nothing and were left out"
-    assert read_frames([Numbered(40)], PREPARE, 1).doubts == (
+    assert footage.warnings[0] == "30 of 100 windows show nothing and were left out"
+    assert read_frames([Numbered(40)], PREPARE, 1).warnings == (
         "the frames look as if of one scene: give footage of more places and times of day",
     )
     with pytest.raises(InputError, match="shows nothing"):
@@ -122,13 +122,13 @@ def test_windows_are_consecutive_and_held_out_frames_are_no_others() -> None:
 def test_few_windows_serve_twice() -> None:
     footage = read_frames([Numbered(5)], PREPARE, 2)
     np.testing.assert_array_equal(numbers(footage.windows), numbers(footage.held_out))
-    assert not footage.apart
+    assert not footage.is_disjoint
 
 
 @pytest.mark.parametrize(("sources", "held"), [(2, [1]), (3, [2]), (9, [3, 7])])
 def test_of_short_sources_some_are_held_out_whole(sources: int, held: list[int]) -> None:
     footage = read_frames([Numbered(5, first=100 * at) for at in range(sources)], PREPARE, 2)
-    assert footage.apart
+    assert footage.is_disjoint
     used = [at for at in range(sources) if at not in held]
     assert np.unique(numbers(footage.held_out) // 100).tolist() == held
     assert np.unique(numbers(footage.windows) // 100).tolist() == used
@@ -136,7 +136,7 @@ def test_of_short_sources_some_are_held_out_whole(sources: int, held: list[int])
 
 def test_beside_long_footage_short_sources_serve_ranges_alone() -> None:
     footage = read_frames([Numbered(5, first=1000), Numbered(60)], PREPARE, 2, most=60)
-    assert footage.apart
+    assert footage.is_disjoint
     assert numbers(footage.held_out).max() < 1000
     assert numbers(footage.windows).max() >= 1000
 
@@ -144,8 +144,8 @@ def test_beside_long_footage_short_sources_serve_ranges_alone() -> None:
 def test_a_frame_in_both_is_told() -> None:
     frames = np.stack([np.full((8, 8, 3), grey, np.uint8) for grey in range(8)])
     windows, held = frames[[[0, 1], [2, 3], [4, 5]]], frames[[[6, 7], [5, 6]]]
-    assert CalibrationFrames(windows, held[:1], frames, "made").apart
-    assert not CalibrationFrames(windows, held, frames, "made").apart
+    assert CalibrationFrames(windows, held[:1], frames, "made").is_disjoint
+    assert not CalibrationFrames(windows, held, frames, "made").is_disjoint
 
 
 def test_long_windows_of_short_footage_serve_twice_rather_than_share_frames() -> None:

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.inputs import distribution_shift as familiar
+from calibration.inputs import distribution_shift
 from calibration.inputs.graph_inputs import open_session
-from calibration.inputs.onnx_import import OPSET, ImageInput, open_graph
+from calibration.inputs.onnx_import import TARGET_OPSET, ImageInput, import_graph
 from edge.core.errors import InputError
 from tests.calibration.quantization.test_qdq_placement import residual
 
@@ -109,27 +109,27 @@ def broken(model: onnx.ModelProto) -> None:
 )
 def test_what_is_wrong_is_said(tmp_path: Path, change: Change, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        open_graph(saved(tmp_path / "m.onnx", change), **options)
+        import_graph(saved(tmp_path / "m.onnx", change), **options)
     assert message in str(error.value)
 
 
 def test_no_graph_and_too_large_a_graph(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(InputError, match="no file"):
-        open_graph(path)
+        import_graph(path)
     for data in (b"", b"not a graph", residual().SerializeToString()[:-100]):
         path.write_bytes(data)
         with pytest.raises(InputError, match="is no ONNX file"):
-            open_graph(path)
+            import_graph(path)
     with path.open("wb") as file:
         file.truncate(2**31 + 5)
     with pytest.raises(InputError, match=r"has 2\.00 GiB with its weights; expected at most 2 GiB"):
-        open_graph(path)
+        import_graph(path)
     saved(path, outside("w.bin"))
     with (tmp_path / "w.bin").open("wb") as file:
         file.truncate(2**32)
     with pytest.raises(InputError, match=r"has 4\.00 GiB with its weights"):
-        open_graph(path)
+        import_graph(path)
 
 
 def test_data_beside_the_file_is_read(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_data_beside_the_file_is_read(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1, 20, 30, 3), np.uint8)
     results = []
     for path in (tmp_path / "m.onnx", expected):
-        user = open_graph(path)
-        results.append(user.feeding.result(open_session(user.model), frame))
+        user = import_graph(path)
+        results.append(user.feeder.run(open_session(user.model), frame))
     np.testing.assert_array_equal(results[0], results[1])
 
 
@@ -170,8 +170,8 @@ def test_any_opset_layout_and_batch_norm_come_through(tmp_path: Path, version: i
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
     path = saved(tmp_path / "m.onnx", model=model)
-    user = open_graph(path, size=(24, 16), colour="bgr", scale=(0.1, 0.2, 0.3), offset=(1.0,))
-    assert user.model.opset_import[0].version == OPSET
+    user = import_graph(path, size=(24, 16), colour="bgr", scale=(0.1, 0.2, 0.3), offset=(1.0,))
+    assert user.model.opset_import[0].version == TARGET_OPSET
     assert "BatchNormalization" not in {node.op_type for node in user.model.graph.node}
     assert all(node.name for node in user.model.graph.node)
     mean, deviation = user.statistics["n"]
@@ -195,15 +195,15 @@ def test_a_grey_input() -> None:
 
 def test_frames_unlike_the_training_data_are_told() -> None:
     """The shipped student on made flights, and on noise."""
-    from edge.release.manifest import load
+    from edge.release.manifest import load_release
     from edge.simulation.world import World
-    from export.release.recalibrate import feeding_of_release
+    from export.release.recalibrate import release_feeding
 
-    release = load()
+    release = load_release()
     model = onnx.load(release.path(release.graph("fp32")))
-    feeding, statistics = (
-        feeding_of_release(release, "stream"),
-        familiar.load(release.folder / familiar.STATISTICS),
+    feeder, statistics = (
+        release_feeding(release, "stream"),
+        distribution_shift.load_statistics(release.folder / distribution_shift.STATISTICS_FILE),
     )
     made = np.stack(
         [
@@ -212,11 +212,13 @@ def test_frames_unlike_the_training_data_are_told() -> None:
         ]
     )
     noise = np.random.default_rng(0).integers(0, 256, made.shape, np.uint8)
-    known, unknown = (familiar.shift(model, feeding, windows, statistics) for windows in (made, noise))
+    known, unknown = (
+        distribution_shift.measure_shift(model, feeder, windows, statistics) for windows in (made, noise)
+    )
     assert known is not None
     assert unknown is not None
     assert known < 0.25 < 2 < unknown
-    assert familiar.doubt(known) is None
-    assert "unlike the training data" in str(familiar.doubt(unknown))
-    assert familiar.shift(model, feeding, made, {}) is None
-    assert familiar.doubt(None) is None
+    assert distribution_shift.shift_warning(known) is None
+    assert "unlike the training data" in str(distribution_shift.shift_warning(unknown))
+    assert distribution_shift.measure_shift(model, feeder, made, {}) is None
+    assert distribution_shift.shift_warning(None) is None

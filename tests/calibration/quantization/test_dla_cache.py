@@ -4,15 +4,15 @@ import struct
 
 import pytest
 
-from calibration.quantization.dla_cache import cache_text, scales
+from calibration.quantization.dla_cache import format_cache, parse_scales
 from edge.core.errors import InputError
 
 
 def test_the_cache_is_read_back_as_it_was_written() -> None:
-    text = cache_text({"data": (-1.0, 0.5), "a: b/conv": (0.0, 254.0), "zero": (0.0, 0.0)}, "10.3.0")
+    text = format_cache({"data": (-1.0, 0.5), "a: b/conv": (0.0, 254.0), "zero": (0.0, 0.0)}, "10.3.0")
     assert text.splitlines()[0] == "TRT-100300-EntropyCalibration2"
     assert text.splitlines()[1] == f"data: {struct.pack('>f', 1 / 127).hex()}"
-    found = scales(text)
+    found = parse_scales(text)
     assert found["data"] == pytest.approx(1 / 127)
     assert found["a: b/conv"] == 2.0
     assert found["zero"] > 0
@@ -20,17 +20,17 @@ def test_the_cache_is_read_back_as_it_was_written() -> None:
 
 def test_a_cache_that_tensorrt_wrote_is_understood() -> None:
     """From the documentation of NVIDIA's sample sampleINT8."""
-    found = scales("TRT-7000-EntropyCalibration2\ndata: 3c008912\nconv1: 3c88edfc\nprob: 3c010a14\n")
+    found = parse_scales("TRT-7000-EntropyCalibration2\ndata: 3c008912\nconv1: 3c88edfc\nprob: 3c010a14\n")
     assert found == pytest.approx({"data": 0.00784523, "conv1": 0.0167150, "prob": 0.00787594}, rel=1e-4)
 
 
 @pytest.mark.parametrize("text", ["", "data: 3c008912", "TRT-1-EntropyCalibration2\ndata: zz"])
 def test_what_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no TensorRT calibration cache"):
-        scales(text)
+        parse_scales(text)
 
 
 @pytest.mark.parametrize("version", ["11.4.1", "10", "8.6.1", "10.3.x"])
 def test_only_tensorrt_10_reads_one(version: str) -> None:
     with pytest.raises(InputError, match="reads no calibration cache"):
-        cache_text({}, version)
+        format_cache({}, version)

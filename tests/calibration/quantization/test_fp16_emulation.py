@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from calibration.inputs.graph_inputs import Feeding, open_session
-from calibration.quantization.fp16_emulation import EXACT, rounded
-from calibration.quantization.qdq import quantise
+from calibration.inputs.graph_inputs import InputFeeder, open_session
+from calibration.quantization.fp16_emulation import UNROUNDED_SUFFIX, emulate_fp16
+from calibration.quantization.qdq import quantize
 from calibration.quantization.qdq_placement import TENSORRT
 from calibration.ranges.activation_ranges import collect_ranges
-from calibration.search.fp16_diagnostics import overflow, weakest
+from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
 from export.graphs.fp16 import to_fp16
 from tests.calibration.quantization.test_qdq_placement import feeds, residual
 
@@ -48,11 +48,11 @@ def run(model: onnx.ModelProto) -> np.ndarray:
     return np.asarray(open_session(model).run(["y"], feeds(1)[0])[0], np.float32)
 
 
-def feeding() -> Feeding:
+def feeder() -> InputFeeder:
     def prepare(frame: np.ndarray) -> np.ndarray:
         return np.asarray(frame.transpose(2, 0, 1)[None] / 255, np.float32)
 
-    return Feeding(prepare, ("x",), "y")
+    return InputFeeder(prepare, ("x",), "y")
 
 
 def windows() -> np.ndarray:
@@ -81,7 +81,7 @@ def test_rounding_shows_where_onnx_runtime_alone_hides_it() -> None:
 
 def test_onnx_runtime_keeps_every_rounding() -> None:
     """Optimised and as they are written, a graph's operators give the same bits."""
-    model = rounded(to_fp16(residual(), ["x", "y"]))
+    model = emulate_fp16(to_fp16(residual(), ["x", "y"]))
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     told = [name for node in model.graph.node for name in node.output if name.endswith(".float")]
@@ -95,19 +95,21 @@ def test_onnx_runtime_keeps_every_rounding() -> None:
 
 def test_names_and_types_stay_and_float32_is_left_alone() -> None:
     model = to_fp16(residual(), [])
-    made = rounded(model)
+    made = emulate_fp16(model)
     assert made.graph.input == model.graph.input
     assert made.graph.output == model.graph.output
-    assert {f"stem{EXACT}", "stem", "stem.float"} <= {o for node in made.graph.node for o in node.output}
+    assert {f"stem{UNROUNDED_SUFFIX}", "stem", "stem.float"} <= {
+        o for node in made.graph.node for o in node.output
+    }
     onnx.checker.check_model(made, full_check=True)
-    assert rounded(residual()) == residual()
+    assert emulate_fp16(residual()) == residual()
 
 
 def test_quantised_graphs_are_rounded_between() -> None:
     model = residual()
-    made = to_fp16(quantise(model, collect_ranges(model, feeds(), "minmax"), TENSORRT), ["x", "y"])
-    onnx.checker.check_model(rounded(made), full_check=True)
-    session = open_session(made, plain=True, outputs=["stem", "sum1"])
+    made = to_fp16(quantize(model, collect_ranges(model, feeds(), "minmax"), TENSORRT), ["x", "y"])
+    onnx.checker.check_model(emulate_fp16(made), full_check=True)
+    session = open_session(made, disable_qdq_fusion=True, outputs=["stem", "sum1"])
     for values in session.run(["stem", "sum1"], feeds(1)[0]):
         assert values.dtype == np.float16
 
@@ -121,15 +123,15 @@ def test_quantised_graphs_are_rounded_between() -> None:
     ],
 )
 def test_the_node_is_named(steps: tuple[tuple[str, float | None], ...], told: str) -> None:
-    assert re.match(told, weakest(half(*steps), feeding(), windows()))
+    assert re.match(told, describe_weakest_node(half(*steps), feeder(), windows()))
 
 
 def test_a_graph_in_float32_has_no_weakest_node() -> None:
-    assert weakest(chain(*GENTLE), feeding(), windows()) == "no node is in float16"
+    assert describe_weakest_node(chain(*GENTLE), feeder(), windows()) == "no node is in float16"
 
 
 def test_extremes_tell_of_overflow() -> None:
     reached = {"x": (0.0, 1.0), "t1": (0.0, 2e3), "t2": (-4e6, 0.0), "y": (0.0, 2e3)}
-    found = overflow(half(*LOUD), reached)
+    found = describe_overflow(half(*LOUD), reached)
     assert found == "node Mul_2 (Mul) reaches 4e+06, and float16 ends at 65504"
-    assert overflow(half(*GENTLE), {"t0": (0.0, 0.3), "y": (0.0, 1.0)}) is None
+    assert describe_overflow(half(*GENTLE), {"t0": (0.0, 0.3), "y": (0.0, 1.0)}) is None

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.quantization.qdq import CPU, TENSORRT, Flavour, quantise, quantised_nodes
+from calibration.quantization.qdq import CPU, TENSORRT, QdqScheme, quantize, quantized_nodes
 from calibration.ranges.activation_ranges import collect_ranges
 from edge.core.errors import InputError
-from edge.release.quantization import Ranges
+from edge.release.quantization import TensorRanges
 
 SIDE = 16
 
@@ -72,7 +72,7 @@ def feeds(count: int = 20) -> list[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def ranges(model: onnx.ModelProto) -> Ranges:
+def ranges(model: onnx.ModelProto) -> TensorRanges:
     return collect_ranges(model, feeds(), "minmax")
 
 
@@ -83,11 +83,11 @@ def scale_of(model: onnx.ModelProto, tensor: str) -> float:
 
 
 def test_tensorrt_gets_signed_symmetric_pairs_on_convolution_inputs(
-    model: onnx.ModelProto, ranges: Ranges
+    model: onnx.ModelProto, ranges: TensorRanges
 ) -> None:
-    made = quantise(model, ranges, TENSORRT)
+    made = quantize(model, ranges, TENSORRT)
     # Not: three input channels (first), one output channel (y, the head).
-    assert quantised_nodes(made) == ["second", "left", "right", "third", "up"]
+    assert quantized_nodes(made) == ["second", "left", "right", "third", "up"]
     constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
     for node in made.graph.node:
         if node.op_type == "QuantizeLinear":
@@ -105,27 +105,31 @@ def test_tensorrt_gets_signed_symmetric_pairs_on_convolution_inputs(
         assert constants[weight.input[1]].shape == (constants[weight.input[0]].shape[axis],)
 
 
-def test_nothing_stands_between_a_convolution_and_its_relu(model: onnx.ModelProto, ranges: Ranges) -> None:
-    for flavour in (TENSORRT, CPU):
-        made = quantise(model, ranges, flavour)
+def test_nothing_stands_between_a_convolution_and_its_relu(
+    model: onnx.ModelProto, ranges: TensorRanges
+) -> None:
+    for scheme in (TENSORRT, CPU):
+        made = quantize(model, ranges, scheme)
         for node in made.graph.node:
             if node.op_type == "Relu":
                 (producer,) = [n for n in made.graph.node if node.input[0] in n.output]
                 assert producer.op_type == "Conv"
 
 
-def test_values_handed_through_share_a_scale(model: onnx.ModelProto, ranges: Ranges) -> None:
-    made = quantise(model, ranges, CPU)
+def test_values_handed_through_share_a_scale(model: onnx.ModelProto, ranges: TensorRanges) -> None:
+    made = quantize(model, ranges, CPU)
     assert scale_of(made, "second") == scale_of(made, "pooled")
     assert scale_of(made, "left") != scale_of(made, "right")  # its Concat takes a scale for each
     wide = {**ranges, "left": (0.0, 9.0), "second": (0.0, 9.0)}
-    made = quantise(model, wide, TENSORRT)
+    made = quantize(model, wide, TENSORRT)
     assert scale_of(made, "joined") == scale_of(made, "pooled") == pytest.approx(9 / 127)
 
 
-def test_the_cpu_gets_unsigned_integer_convolutions(model: onnx.ModelProto, ranges: Ranges, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    made = quantise(model, ranges, CPU)
-    assert quantised_nodes(made) == ["second", "left", "right", "third"]
+def test_the_cpu_gets_unsigned_integer_convolutions(
+    model: onnx.ModelProto, ranges: TensorRanges, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
+    made = quantize(model, ranges, CPU)
+    assert quantized_nodes(made) == ["second", "left", "right", "third"]
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -136,18 +140,18 @@ def test_the_cpu_gets_unsigned_integer_convolutions(model: onnx.ModelProto, rang
 
 
 def test_a_graphs_output_keeps_its_name_and_its_neighbours_see_the_same(
-    model: onnx.ModelProto, ranges: Ranges
+    model: onnx.ModelProto, ranges: TensorRanges
 ) -> None:
-    made = quantise(model, ranges, TENSORRT)
+    made = quantize(model, ranges, TENSORRT)
     assert [output.name for output in made.graph.output] == ["y", "pooled"]
     (producer,) = [n for n in made.graph.node if "pooled" in n.output]
     assert producer.op_type == "DequantizeLinear"
 
 
-@pytest.mark.parametrize("flavour", [TENSORRT, CPU], ids=["tensorrt", "cpu"])
+@pytest.mark.parametrize("scheme", [TENSORRT, CPU], ids=["tensorrt", "cpu"])
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
-def test_it_computes_nearly_the_same(model: onnx.ModelProto, flavour: Flavour, method) -> None:  # type: ignore[no-untyped-def]
-    made = quantise(model, collect_ranges(model, feeds(40), method), flavour)
+def test_it_computes_nearly_the_same(model: onnx.ModelProto, scheme: QdqScheme, method) -> None:  # type: ignore[no-untyped-def]
+    made = quantize(model, collect_ranges(model, feeds(40), method), scheme)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     sessions = [
@@ -159,7 +163,7 @@ def test_it_computes_nearly_the_same(model: onnx.ModelProto, flavour: Flavour, m
         assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
 
 
-def test_ranges_hold_every_value(model: onnx.ModelProto, ranges: Ranges) -> None:
+def test_ranges_hold_every_value(model: onnx.ModelProto, ranges: TensorRanges) -> None:
     low, high = ranges["first"]
     assert low >= 0  # after a ReLU
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -168,12 +172,12 @@ def test_ranges_hold_every_value(model: onnx.ModelProto, ranges: Ranges) -> None
     assert high > 0
 
 
-def test_bad_calls_are_named(model: onnx.ModelProto, ranges: Ranges) -> None:
+def test_bad_calls_are_named(model: onnx.ModelProto, ranges: TensorRanges) -> None:
     with pytest.raises(InputError, match="no calibration frames"):
         collect_ranges(model, [], "minmax")
     with pytest.raises(InputError, match="unknown calibration method 'guess'"):
         collect_ranges(model, feeds(1), "guess")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no range for tensor 'joined'"):
-        quantise(model, {k: v for k, v in ranges.items() if k != "joined"}, TENSORRT)
+        quantize(model, {k: v for k, v in ranges.items() if k != "joined"}, TENSORRT)
     with pytest.raises(InputError, match="is not finite"):
         collect_ranges(model, [{"x": np.full((1, 3, SIDE, SIDE), np.nan, np.float32)}], "minmax")

@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.inputs.graph_inputs import open_session
-from calibration.quantization.qdq import quantise, quantised_nodes
-from calibration.quantization.qdq_placement import CPU, TENSORRT, Flavour, quantisable
+from calibration.quantization.qdq import quantize, quantized_nodes
+from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme, quantizable_layers
 from calibration.ranges.activation_ranges import collect_ranges
 
-FLAVOURS = pytest.mark.parametrize("flavour", [TENSORRT, CPU], ids=["tensorrt", "cpu"])
+SCHEMES = pytest.mark.parametrize("scheme", [TENSORRT, CPU], ids=["tensorrt", "cpu"])
 
 
 def residual() -> onnx.ModelProto:
@@ -73,13 +73,13 @@ def source(model: onnx.ModelProto, node: str) -> list[str]:
 
 
 def test_the_head_and_thin_layers_are_left_alone() -> None:
-    for flavour in (TENSORRT, CPU):
-        assert quantisable(residual(), flavour) == ["a", "b", "shortcut", "c", "d", "depthwise"]
+    for scheme in (TENSORRT, CPU):
+        assert quantizable_layers(residual(), scheme) == ["a", "b", "shortcut", "c", "d", "depthwise"]
 
 
 def test_at_a_residual_sum_tensorrt_gets_the_other_branch_quantised() -> None:
     model = residual()
-    made = quantise(model, collect_ranges(model, feeds(), "minmax"), TENSORRT)
+    made = quantize(model, collect_ranges(model, feeds(), "minmax"), TENSORRT)
     assert source(made, "sum1") == ["DequantizeLinear", "Conv"]  # b fuses with the sum
     # Both sides are convolutions: the sum fuses into the later one, and the shortcut is quantised.
     assert source(made, "sum2") == ["Conv", "DequantizeLinear"]
@@ -89,7 +89,7 @@ def test_at_a_residual_sum_tensorrt_gets_the_other_branch_quantised() -> None:
 
 def test_the_cpu_sums_integers(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = residual()
-    made = quantise(model, collect_ranges(model, feeds(), "minmax"), CPU)
+    made = quantize(model, collect_ranges(model, feeds(), "minmax"), CPU)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "o.onnx")
@@ -100,12 +100,12 @@ def test_the_cpu_sums_integers(tmp_path) -> None:  # type: ignore[no-untyped-def
     assert "Add" not in kinds
 
 
-@FLAVOURS
+@SCHEMES
 @pytest.mark.parametrize("only", [["b"], ["a", "shortcut"], ["d", "depthwise"], []])
-def test_any_choice_of_layers_computes_nearly_the_same(flavour: Flavour, only: list[str]) -> None:
+def test_any_choice_of_layers_computes_nearly_the_same(scheme: QdqScheme, only: list[str]) -> None:
     model = residual()
-    made = quantise(model, collect_ranges(model, feeds(), "minmax"), flavour, only)
-    assert quantised_nodes(made) == [name for name in quantisable(model, flavour) if name in only]
+    made = quantize(model, collect_ranges(model, feeds(), "minmax"), scheme, only)
+    assert quantized_nodes(made) == [name for name in quantizable_layers(model, scheme) if name in only]
     for feed in feeds(2):
         expected, got = (open_session(m).run(None, feed)[0] for m in (model, made))
         assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > (0.99 if only else 0.9999999)

@@ -11,15 +11,14 @@ import onnx
 import pytest
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.inputs.graph_inputs import Feeding
-from calibration.ranges import activation_ranges as ranges_module
-from calibration.ranges import histogram_cache as store
-from calibration.ranges.activation_ranges import activations, count
+from calibration.inputs.graph_inputs import InputFeeder
+from calibration.ranges import activation_ranges, histogram_cache
+from calibration.ranges.activation_ranges import activation_names, count_histograms
 from calibration.ranges.histogram import Histogram
 from edge.preprocessing.transform import Preprocessing
 from tests.calibration.quantization.test_qdq import SIDE, network
 
-FEEDING = Feeding(Preprocessing(SIDE, SIDE), ("x",), "y")
+FEEDING = InputFeeder(Preprocessing(SIDE, SIDE), ("x",), "y")
 
 
 def frames(number: int, seed: int = 0) -> CalibrationFrames:
@@ -35,18 +34,18 @@ def same(a: dict[str, Histogram], b: dict[str, Histogram]) -> bool:
 
 def test_what_was_counted_is_not_counted_again(tmp_path: Path) -> None:
     model, told = network(), list[int]()
-    first = count(model, FEEDING, frames(6), tmp_path, told.append)
+    first = count_histograms(model, FEEDING, frames(6), tmp_path, told.append)
     assert told == [0, 1, 1, 1, 1, 1, 1]
     told.clear()
-    assert same(count(model, FEEDING, frames(6), tmp_path, told.append), first)
+    assert same(count_histograms(model, FEEDING, frames(6), tmp_path, told.append), first)
     assert told == [6]
     for other in (frames(6, seed=1), frames(5)):
         told.clear()
-        assert not same(count(model, FEEDING, other, tmp_path, told.append), first)
+        assert not same(count_histograms(model, FEEDING, other, tmp_path, told.append), first)
         assert told[0] == 0
     changed = network()
     changed.graph.node[0].name = "other"
-    count(changed, FEEDING, frames(6), tmp_path, told.append)
+    count_histograms(changed, FEEDING, frames(6), tmp_path, told.append)
     assert len(list(tmp_path.glob("*.npz"))) == 4
 
 
@@ -62,44 +61,44 @@ def test_half_the_frames_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mo
         if seen == 4:
             raise Killed
 
-    monkeypatch.setattr(ranges_module, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(activation_ranges, "SAVE_EVERY_S", 0.0)
     with pytest.raises(Killed):
-        count(model, FEEDING, frames(9), tmp_path, kill)
+        count_histograms(model, FEEDING, frames(9), tmp_path, kill)
     told = list[int]()
-    resumed = count(model, FEEDING, frames(9), tmp_path, told.append)
+    resumed = count_histograms(model, FEEDING, frames(9), tmp_path, told.append)
     assert told == [3, 1, 1, 1, 1, 1, 1]  # the fourth was not saved yet
-    assert same(resumed, count(model, FEEDING, frames(9)))
+    assert same(resumed, count_histograms(model, FEEDING, frames(9)))
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no archive"])
 def test_a_damaged_file_is_counted_anew(tmp_path: Path, damage: bytes) -> None:
     model = network()
-    expected = count(model, FEEDING, frames(3), tmp_path)
+    expected = count_histograms(model, FEEDING, frames(3), tmp_path)
     (file,) = tmp_path.glob("*.npz")
     file.write_bytes(damage)
-    assert same(count(model, FEEDING, frames(3), tmp_path), expected)
+    assert same(count_histograms(model, FEEDING, frames(3), tmp_path), expected)
 
 
 def test_where_nothing_can_be_kept_it_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    count(network(), FEEDING, frames(3), tmp_path / "file" / "cache")
+    count_histograms(network(), FEEDING, frames(3), tmp_path / "file" / "cache")
     assert capsys.readouterr().err.count("ranges are not cached: cannot write") == 1
 
 
 def test_the_cache_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "KEPT", 2)
+    monkeypatch.setattr(histogram_cache, "MAX_FILES", 2)
     histogram = Histogram()
     histogram.add(np.ones(3, np.float32))
     for number in range(4):
-        store.save(tmp_path / f"{number}.npz", 1, {"x": histogram})
+        histogram_cache.save_histograms(tmp_path / f"{number}.npz", 1, {"x": histogram})
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
 def test_constants_are_no_activations() -> None:
     model = network()
-    names = activations(model)
+    names = activation_names(model)
     assert names[0] == "x"
     assert "second.w" not in names
     assert {"pooled", "y", "second.raw"} <= set(names)
@@ -125,5 +124,5 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
 
 
 def test_what_is_written_of_a_feeding_is_the_same_in_every_process() -> None:
-    told = repr(Feeding(Preprocessing(SIDE, SIDE), ("frame",), "saliency"))
+    told = repr(InputFeeder(Preprocessing(SIDE, SIDE), ("frame",), "saliency"))
     assert " at 0x" not in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.ranges.histogram import BINS, METHODS, SAMPLE, Histogram, Method
+from calibration.ranges.histogram import BINS, MAX_SAMPLE, METHODS, Histogram, Method
 
 
 def counted(*parts: np.ndarray) -> Histogram:
@@ -56,14 +56,14 @@ def test_of_a_large_tensor_every_channel_row_and_column_is_sampled(shape: tuple[
         )
         histogram = counted(values)
         assert (histogram.low, histogram.high) == (0, side - 1)
-        assert SAMPLE // 2 < histogram.counts.sum() <= 2 * SAMPLE
+        assert MAX_SAMPLE // 2 < histogram.counts.sum() <= 2 * MAX_SAMPLE
         expected, _ = np.histogram(values, 2 * BINS, (-histogram.reach, histogram.reach))
         shares, wanted = histogram.counts / histogram.counts.sum(), expected / expected.sum()
         assert np.abs(shares - wanted).max() < 0.05 * wanted.max()
 
 
 def test_zeros_before_the_first_value_weigh_as_much_as_those_after() -> None:
-    zeros = np.zeros(8 * SAMPLE)
+    zeros = np.zeros(8 * MAX_SAMPLE)
     before, after = counted(zeros, zeros + 1), counted(zeros + 1, zeros)
     np.testing.assert_array_equal(before.counts, after.counts)
 

@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from calibration.inputs.graph_inputs import Feeding
+from calibration.inputs.graph_inputs import InputFeeder
 from calibration.inputs.onnx_import import ImageInput
-from calibration.search.latency_benchmark import ROUNDS, Measured, Run, in_turns, surely
-from calibration.search.mixed_precision import GAIN
+from calibration.search.latency_benchmark import (
+    ROUNDS,
+    InferenceCall,
+    MeasuredLatency,
+    confirm_gain,
+    time_alternating,
+)
+from calibration.search.mixed_precision import MIN_GAIN
 from tests.calibration.quantization.test_qdq_placement import residual
 
 
@@ -29,7 +35,7 @@ class Machine:
     def __call__(self) -> float:
         return self.now
 
-    def open(self, which: int, seconds: float) -> Run:
+    def open(self, which: int, seconds: float) -> InferenceCall:
         lucky = seconds * float(np.exp(self._random.normal(0, self._luck)))
 
         def run() -> None:
@@ -39,21 +45,21 @@ class Machine:
 
         return run
 
-    def pair(self, gain: float) -> Callable[[], tuple[Run, Run]]:
+    def pair(self, gain: float) -> Callable[[], tuple[InferenceCall, InferenceCall]]:
         return lambda: (self.open(0, 0.002 * (1 - gain)), self.open(1, 0.002))
 
 
 def test_who_comes_first_is_no_faster() -> None:
     machine = Machine(0, load=0.0, switch=0.5)
-    candidate_ms, float_ms = in_turns(*machine.pair(0.0)(), machine, machine)
+    candidate_ms, float_ms = time_alternating(*machine.pair(0.0)(), machine, machine)
     assert candidate_ms == pytest.approx(float_ms)
-    candidate_ms, float_ms = in_turns(*machine.pair(0.3)(), machine, machine)
+    candidate_ms, float_ms = time_alternating(*machine.pair(0.3)(), machine, machine)
     assert candidate_ms == pytest.approx(0.7 * float_ms)
 
 
 def test_load_that_comes_and_goes_slows_both() -> None:
     machine = Machine(1, load=0.8)
-    candidate_ms, float_ms = in_turns(*machine.pair(0.2)(), machine)
+    candidate_ms, float_ms = time_alternating(*machine.pair(0.2)(), machine)
     assert 1 - candidate_ms / float_ms == pytest.approx(0.2, abs=0.1)
 
 
@@ -61,25 +67,25 @@ def test_load_that_comes_and_goes_slows_both() -> None:
 def test_a_graph_is_never_surely_faster_than_itself(load: float, luck: float) -> None:
     for seed in range(25):
         machine = Machine(seed, load, luck=luck)
-        assert surely(machine.pair(0.0), machine).gain < GAIN
+        assert confirm_gain(machine.pair(0.0), machine).gain < MIN_GAIN
 
 
 def test_a_faster_graph_is_surely_so_and_by_no_more_than_it_is() -> None:
     for seed in range(10):
         machine = Machine(seed, load=0.3, luck=0.02)
-        found = surely(machine.pair(0.25), machine)
-        assert GAIN < found.gain < 0.25 + 0.02
+        found = confirm_gain(machine.pair(0.25), machine)
+        assert MIN_GAIN < found.gain < 0.25 + 0.02
         assert found.gain <= 1 - found.candidate_ms / found.float_ms
 
 
 def test_each_round_has_sessions_of_its_own() -> None:
     machine, opened = Machine(0, 0.1), list[None]()
 
-    def pair() -> tuple[Run, Run]:
+    def pair() -> tuple[InferenceCall, InferenceCall]:
         opened.append(None)
         return machine.pair(0.1)()
 
-    surely(pair, machine)
+    confirm_gain(pair, machine)
     assert len(opened) == ROUNDS
 
 
@@ -104,6 +110,6 @@ def _spin() -> None:
 @pytest.mark.usefixtures("busy")
 def test_a_real_graph_on_busy_cores_is_not_faster_than_itself() -> None:
     model = residual()
-    feeding = Feeding(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+    feeder = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
     window = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
-    assert Measured(model, feeding, window).again(model).gain < GAIN
+    assert MeasuredLatency(model, feeder, window).confirm(model).gain < MIN_GAIN

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.inputs.graph_inputs import Feeding
+from calibration.inputs.graph_inputs import InputFeeder
 from calibration.inputs.onnx_import import ImageInput
-from calibration.ranges.activation_ranges import count
+from calibration.ranges.activation_ranges import count_histograms
 from calibration.ranges.histogram import METHODS
-from calibration.search.accuracy import Budget, Judge, Quality
-from calibration.search.method_selection import BEST, ranges_by, ranked
-from export.graphs.int8 import method_for
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
+from calibration.search.method_selection import BEST, ranges_by_method, rank_methods
+from export.graphs.int8 import select_method
 from tests.calibration.quantization.test_qdq_placement import residual
 
 MODEL = residual()
-FEEDING = Feeding(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+FEEDING = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
 WINDOWS = np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16, 3), np.uint8)
 FRAMES = CalibrationFrames(WINDOWS[:6], WINDOWS[6:], WINDOWS[:1, 0], "noise")
 
 
-class Strict(Judge):
+class Strict(AccuracyEvaluator):
     """Says of the graphs that it judges, in turn, what the test wants."""
 
     said: list[float]
@@ -32,16 +32,16 @@ class Strict(Judge):
 
 @pytest.mark.parametrize(("said", "taken"), [([0.001], 0), ([0.02, 0.001], 1), ([0.02, 0.03, 0.01, 0.04], 2)])
 def test_where_one_breaks_the_budget_the_others_are_tried(said: list[float], taken: int) -> None:
-    by = ranges_by(BEST, count(MODEL, FEEDING, FRAMES))
+    by = ranges_by_method(BEST, count_histograms(MODEL, FEEDING, FRAMES))
     assert list(by) == list(METHODS)
-    order = ranked(by, MODEL, FEEDING, FRAMES.windows)
+    order = rank_methods(by, MODEL, FEEDING, FRAMES.windows)
     judge = Strict(MODEL, FEEDING, FRAMES.held_out)
     judge.said = said
-    assert method_for("onnxruntime", MODEL, by, FRAMES, judge, Budget(cc=0.005)) == order[taken]
+    assert select_method("onnxruntime", MODEL, by, FRAMES, judge, AccuracyBudget(cc=0.005)) == order[taken]
     assert not said
 
 
 def test_a_method_that_was_asked_for_stays() -> None:
-    by = ranges_by("mse", count(MODEL, FEEDING, FRAMES))
+    by = ranges_by_method("mse", count_histograms(MODEL, FEEDING, FRAMES))
     judge = Strict(MODEL, FEEDING, FRAMES.held_out)
-    assert method_for("tensorrt", MODEL, by, FRAMES, judge, Budget(cc=0.005)) == "mse"
+    assert select_method("tensorrt", MODEL, by, FRAMES, judge, AccuracyBudget(cc=0.005)) == "mse"

@@ -14,18 +14,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from edge.inference.saliency_model import SaliencyModel, clip_maps
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import MOST_DB, cc, kld
-from edge.release import manifest as releases
+from edge.release.manifest import DEFAULT_RELEASE, SHIPPED_RELEASES
 from edge.sources.factory import open_source
-from export.compare.compare import Tally, matched_layers
+from export.compare.compare import TensorDifference, match_layers
 from export.release.builder import make_release
 from tests.conftest import Outcome
 from tests.export.conftest import FAST
 from trainer.models.student import Student
 
 Command = Callable[..., Outcome]
-SHIPPED = releases.SHIPPED / releases.DEFAULT
+SHIPPED = SHIPPED_RELEASES / DEFAULT_RELEASE
 
 
 def told(outcome: Outcome) -> dict:  # type: ignore[type-arg]
@@ -38,7 +38,7 @@ def told(outcome: Outcome) -> dict:  # type: ignore[type-arg]
 def test_it_finds_what_the_maps_of_a_run_show(command: Command, folder: Path, precision: str) -> None:
     found = told(command("compare", "skd-64:fp32", f"skd-64:{precision}", "--frames", folder, "--json"))
     frames = np.stack([frame.image for frame in open_source(str(folder))])
-    a, b = (clip_maps(SaliencyModel(None, p), frames) for p in ("fp32", precision))
+    a, b = (compute_clip_maps(SaliencyModel(None, p), frames) for p in ("fp32", precision))
     ccs = [cc(x, y) for x, y in zip(a, b, strict=True)]
     expected = {
         "max_error": np.abs(a - b).max(),
@@ -95,7 +95,7 @@ def test_the_layer_that_diverges_first_is_named(command: Command, folder: Path, 
 def test_layers_are_matched_through_rounding(engine: str) -> None:
     plain = onnx.load(SHIPPED / "stream.fp32.onnx")
     rounded = onnx.load(SHIPPED / f"stream.int8.{engine}.onnx")
-    layers = matched_layers(plain, rounded)
+    layers = match_layers(plain, rounded)
     names = [output for node in plain.graph.node for output in node.output]
     assert [layer.name for layer in layers] == names  # every one, in order
     makers = {output: node.op_type for node in rounded.graph.node for output in node.output}
@@ -222,7 +222,7 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_a_tally_is_of_all_frames() -> None:
-    tally = Tally()
+    tally = TensorDifference()
     for a, b in (([3.0, 4.0], [3.0, 4.0]), ([0.0, 0.0], [0.0, 0.5])):
         tally.add(np.array(a, np.float32), np.array(b, np.float16))
     assert tally.max_error == 0.5
@@ -232,6 +232,6 @@ def test_a_tally_is_of_all_frames() -> None:
 
 
 def test_an_infinite_value_is_no_signal_to_compare() -> None:
-    tally = Tally()
+    tally = TensorDifference()
     tally.add(np.ones((2, 2)), np.array([[1, np.inf], [1, 1]]))
     assert math.isnan(tally.sqnr_db)

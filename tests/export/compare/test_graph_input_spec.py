@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.inputs.onnx_import import open_graph
+from calibration.inputs.onnx_import import import_graph
 from edge.sources.factory import open_source
 from tests.conftest import Outcome
 
@@ -84,7 +84,7 @@ def test_options_feed_as_calibrate_would(folder: Path, tmp_path: Path, command: 
     graph = saved(tmp_path / "net.onnx", "nchw", 3, ("h", "w"))
     words = ["--size", "48x32", "--scale", "1/127.5", "--offset", "-1", "--colour", "bgr"]
     found = told(command("compare", graph, graph, "--frames", folder, *words, "--json"))
-    image = open_graph(graph, size=(48, 32), colour="bgr", scale=[1 / 127.5], offset=[-1.0]).image
+    image = import_graph(graph, size=(48, 32), colour="bgr", scale=[1 / 127.5], offset=[-1.0]).image
     assert found["fed"][0]["colour"] == "bgr"
     assert found["fed"][1]["scale"] == [1 / 127.5]
     prepared = image(next(iter(open_source(str(folder)))).image)

@@ -19,12 +19,12 @@ from onnx import TensorProto, helper
 from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
-from edge.core.locks import only_writer
+from edge.core.locks import writer_lock
 from edge.inference.tensorrt.api import build_plan, load_tensorrt
-from edge.inference.tensorrt.build_target import Target
-from edge.release import manifest as releases
-from export.engines.build import TIMING_CACHE, Engine, build_engines
-from export.engines.build_source import of_release
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.release.manifest import load_release
+from export.engines.build import TIMING_CACHE, EngineStatus, build_engines
+from export.engines.build_source import release_engine_source
 from export.release.builder import make_release
 from tests.conftest import Outcome
 from tests.export.conftest import FAST
@@ -162,16 +162,16 @@ def test_an_engine_that_does_not_fit_is_named_and_rebuilt_on_request(
 
 @needs_rtx
 def test_the_last_build_tells_how_long_the_next_takes(release: Path, tmp_path: Path) -> None:
-    opened, told = of_release(releases.load(release)), []
+    opened, told = release_engine_source(load_release(release)), []
 
-    def on_start(engine: Engine, estimate_s: float | None) -> None:
+    def on_start(engine: EngineStatus, estimate_s: float | None) -> None:
         told.append((engine.graph.name, estimate_s))
 
     done = dict.fromkeys(NAMES, 0.0)
     for out in ("first", "second"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AEROGAZE_CACHE", str(tmp_path / "cache"))
-            for identity, _ in build_engines(opened, Target("rtx"), tmp_path / out, on_start=on_start):
+            for identity, _ in build_engines(opened, BuildTarget("rtx"), tmp_path / out, on_start=on_start):
                 if out == "first":
                     done[identity.graph.removesuffix(".onnx")] = identity.seconds
     assert told[:3] == [(f"{name}.onnx", None) for name in NAMES]
@@ -201,7 +201,7 @@ def test_what_a_builder_learns_is_kept_beside_the_engines(
 
 def test_a_second_build_in_the_folder_is_told_so(release: Path, command: Command) -> None:
     place = release / "engines" / "rtx"
-    with only_writer(place):
+    with writer_lock(place):
         outcome = command("build", release, "--target", "rtx")
     assert outcome.code == 2
     assert "is being written by another aerogaze" in outcome.err
@@ -212,19 +212,19 @@ def test_a_second_build_in_the_folder_is_told_so(release: Path, command: Command
 def test_a_killed_build_locks_nobody_out(tmp_path: Path) -> None:
     place = tmp_path / "engines"
     code = (
-        "import sys, time; from pathlib import Path; from edge.core.locks import only_writer\n"
-        "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from edge.core.locks import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="another aerogaze"), only_writer(place):
+        with pytest.raises(InputError, match="another aerogaze"), writer_lock(place):
             pass
         holder.send_signal(signal.SIGKILL)
     assert (tmp_path / ".engines.lock").exists()
-    with only_writer(place):
+    with writer_lock(place):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +249,7 @@ def test_a_disk_that_is_full_half_way_costs_nothing(built: Path, release: Path) 
         env={**os.environ, "COLUMNS": "80"},
     )
     assert told.returncode == 2, told.stderr
-    assert told.stderr.startswith(f"aerogaze: cannot write {built}: File too large; name a place")
+    assert told.stderr.startswith(f"aerogaze: cannot write {built}: File too large; choose a path")
     assert told.stderr.count("\n") == 1
     assert hashes(built) == spoilt
     assert spoilt.keys() == before.keys()
@@ -268,24 +268,24 @@ def test_a_graph_that_tensorrt_refuses_is_told_in_its_words() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     with pytest.raises(InputError, match=r"TensorRT .* cannot parse the graph"):
-        build_plan(model.SerializeToString(), Target("rtx"))
+        build_plan(model.SerializeToString(), BuildTarget("rtx"))
     with pytest.raises(InputError, match="cannot parse"):
-        build_plan(b"not a graph", Target("rtx"))
+        build_plan(b"not a graph", BuildTarget("rtx"))
 
 
 @pytest.mark.parametrize(
     ("text", "target", "folder"),
     [
-        ("local", Target("tensorrt"), "local"),
-        ("rtx", Target("rtx"), "rtx"),
-        ("rtx:8.6", Target("rtx", ("8.6",)), "rtx-8.6"),
-        ("rtx:8.6,12.0,8.6", Target("rtx", ("8.6", "12.0")), "rtx-8.6-12.0"),
+        ("local", BuildTarget("tensorrt"), "local"),
+        ("rtx", BuildTarget("rtx"), "rtx"),
+        ("rtx:8.6", BuildTarget("rtx", ("8.6",)), "rtx-8.6"),
+        ("rtx:8.6,12.0,8.6", BuildTarget("rtx", ("8.6", "12.0")), "rtx-8.6-12.0"),
     ],
 )
-def test_a_target_is_read(text: str, target: Target, folder: str) -> None:
-    assert Target.parse(text) == target
+def test_a_target_is_read(text: str, target: BuildTarget, folder: str) -> None:
+    assert BuildTarget.parse(text) == target
     assert target.folder == folder
-    assert Target.parse(str(target)) == target
+    assert BuildTarget.parse(str(target)) == target
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge.core.atomic_files import sha256
-from edge.inference.tensorrt.engine_identity import Identity
-from export.graphs import calibrated_folder as calibrated
+from edge.inference.tensorrt.engine_identity import EngineIdentity
+from export.graphs.calibrated_folder import CALIBRATION_FILE
 from tests.calibration.quantization.test_qdq_placement import residual
 from tests.conftest import Outcome
 
@@ -34,7 +34,7 @@ def written(folder: Path, model: onnx.ModelProto) -> Path:
         (folder / name).write_bytes(model.SerializeToString())
     files = {name: {"sha256": sha256(folder / name), "size_bytes": 1} for name in names}
     told = {"schema": 1, "name": "net", "input": {}, "output": "y", "files": files}
-    (folder / calibrated.RESULT).write_text(json.dumps(told))
+    (folder / CALIBRATION_FILE).write_text(json.dumps(told))
     return folder
 
 
@@ -122,8 +122,8 @@ def test_a_missing_file_and_a_lone_graph_are_told(tmp_path: Path, command: Comma
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "free some space, or name another place"),
-        (errno.EACCES, "name a place that can be written"),
+        (errno.ENOSPC, "free some space, or choose another path"),
+        (errno.EACCES, "choose a path that can be written"),
     ],
 )
 def test_a_full_disk_is_told_with_place_and_remedy(
@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_with_place_and_remedy(
     def refuse(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Identity, "write", refuse)
+    monkeypatch.setattr(EngineIdentity, "write", refuse)
     outcome = command("build", place, "--target", "rtx", "--out", tmp_path / "out")
     assert outcome.code == 2
     assert outcome.err == f"aerogaze: cannot write {tmp_path / 'out'}: {os.strerror(number)}; {remedy}\n"
