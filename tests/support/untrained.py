@@ -10,7 +10,7 @@ from torch import nn
 
 from edge.preprocessing.transform import Preprocessing
 from edge.simulation.world import World
-from trainer.models.mobilenet3d import CLIP
+from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.streaming import StreamingNetwork
 from trainer.models.tinyhd import TinyHD
 
@@ -23,7 +23,7 @@ def settled(network: Network, height: int, width: int, contrast: float = 1.0) ->
     `contrast`: the deviation of the raw fused map, whose mean is 0; its sigmoid or exponential comes out.
     """
     prepare, worlds = Preprocessing(width, height), [World(seed, 320, 180) for seed in (1, 2)]
-    clips = [np.stack([prepare(w.frame(i).image)[0] for i in range(CLIP)], axis=1) for w in worlds]
+    clips = [np.stack([prepare(w.frame(i).image)[0] for i in range(CLIP_FRAMES)], axis=1) for w in worlds]
     for module in network.train().modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             module.momentum = 0.95

@@ -21,21 +21,21 @@ from edge.core.frames import Image
 from edge.preprocessing.transform import Preprocessing
 from edge.simulation.world import World
 from trainer.data.gaze_model import gaze_density
-from trainer.data.synthetic_pairs import Made
+from trainer.data.synthetic_pairs import SyntheticStream
 from trainer.datasets import clips
-from trainer.models.mobilenet3d import CLIP
+from trainer.models.mobilenet3d import CLIP_FRAMES
 
-VIEWS = 100
+WINDOWS_PER_CLIP = 100
 """Windows drawn of each clip before one comes again."""
 FPS = 30.0
 """The rate of the data sets, and of what is made for networks without a notion of time."""
-FIRST = 4
+INITIAL_SCENES = 4
 """Flights rendered before the first sample."""
 
 Array = NDArray[Any]
 
 
-class Sample(TypedDict):
+class WindowSample(TypedDict):
     """A window of T frames and where viewers look in its last K.
 
     `clip`: (3, T, H, W), the networks' input; `density`: (K, H, W), each sums to one, or is empty where
@@ -47,7 +47,7 @@ class Sample(TypedDict):
 
 
 @dataclass(frozen=True)
-class Shape:
+class WindowShape:
     """What a stage wants of a window: its `frames`, the last of them with a density, the sides.
 
     `every`: of a data set's frames, how far apart those of a window are.
@@ -56,7 +56,7 @@ class Shape:
 
     height: int
     width: int
-    frames: int = CLIP
+    frames: int = CLIP_FRAMES
     densities: int = 1
     every: int = 1
     preprocessing: Preprocessing | None = None
@@ -66,7 +66,7 @@ class Shape:
     ) -> dict[str, Tensor]:
         """Return the sample of images (h, w, 3), BGR, and densities (h, w)."""
         prepare = self.preprocessing or Preprocessing(self.width, self.height)
-        clip = prepare.window(images)[0]
+        clip = prepare.stack_window(images)[0]
         sample = {"clip": clip}
         if self.densities:
             sample["density"] = np.stack([self._density(density) for density in densities])
@@ -80,8 +80,8 @@ class Shape:
         return (density / total if total > 0 else density).astype(np.float32)
 
 
-class Windows(Dataset[dict[str, Tensor]]):
-    """Windows of a data set's clips, `VIEWS` of each, half of them mirrored.
+class WindowDataset(Dataset[dict[str, Tensor]]):
+    """Windows of a data set's clips, `WINDOWS_PER_CLIP` of each, half of them mirrored.
 
     They lie anywhere in it, or, if it was taught by maps, end with a frame that has a density or a map.
 
@@ -92,11 +92,11 @@ class Windows(Dataset[dict[str, Tensor]]):
         InputError: on access, nothing can be read of any clip.
     """
 
-    def __init__(self, dataset: clips.Dataset, shape: Shape, seed: int) -> None:
+    def __init__(self, dataset: clips.SaliencyDataset, shape: WindowShape, seed: int) -> None:
         self._dataset, self._shape, self._seed = dataset, shape, seed
 
     def __len__(self) -> int:
-        return len(self._dataset.clips) * VIEWS
+        return len(self._dataset.clips) * WINDOWS_PER_CLIP
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         cv2.setNumThreads(1)
@@ -105,17 +105,17 @@ class Windows(Dataset[dict[str, Tensor]]):
         place, mirrored = rng.random(), bool(rng.integers(2))
         for step in range(len(all_clips)):
             clip = all_clips[(index + step) % len(all_clips)]
-            first = min(CLIP, len(clip)) - 1
-            last = clip.nearest(first + int(place * (len(clip) - first)))
+            first = min(CLIP_FRAMES, len(clip)) - 1
+            last = clip.nearest_labelled(first + int(place * (len(clip) - first)))
             sample = self.window(clip, last, mirrored)
             if sample is not None:
                 return sample
         raise InputError(
             f"no frame of {self._dataset.kind} at {self._dataset.root} can be read; the first fault: "
-            f"{next(iter(self._dataset.named_faults()), 'clips without frames')}"
+            f"{next(iter(self._dataset.describe_faults()), 'clips without frames')}"
         )
 
-    def window(self, clip: clips.Clip, last: int, mirrored: bool = False) -> dict[str, Tensor] | None:
+    def window(self, clip: clips.DatasetClip, last: int, mirrored: bool = False) -> dict[str, Tensor] | None:
         """Return the sample that ends with frame `last`; None if none of its frames can be read."""
         shape = self._shape
         wanted = range(last - (shape.frames - 1) * shape.every, last + 1, shape.every)
@@ -134,14 +134,14 @@ class Windows(Dataset[dict[str, Tensor]]):
         return shape.sample(images, densities, mirrored)
 
 
-class Flight(NamedTuple):
+class RenderedClip(NamedTuple):
     """Consecutive frames (N, H, W, 3), uint8 BGR, of a made scene, and their densities (N, H, W)."""
 
     images: Array
     densities: Array
 
 
-class MadeWindows(Made[Flight]):
+class SyntheticWindowStream(SyntheticStream[RenderedClip]):
     """Windows of the made world's flights: an endless stream of samples, half of them mirrored.
 
     `size`: width and height of the frames rendered, if not the shape's.
@@ -149,7 +149,7 @@ class MadeWindows(Made[Flight]):
 
     def __init__(
         self,
-        shape: Shape,
+        shape: WindowShape,
         flight: int,
         buffer: int,
         reuse: int,
@@ -157,33 +157,33 @@ class MadeWindows(Made[Flight]):
         size: tuple[int, int] | None = None,
         fps: float = FPS,
     ) -> None:
-        super().__init__(stream, 1, buffer, reuse, min(FIRST, buffer))
+        super().__init__(stream, 1, buffer, reuse, min(INITIAL_SCENES, buffer))
         self._shape, self._flight, self._fps = shape, flight, fps
         self._size = size or (shape.width, shape.height)
 
-    def _render(self, scene: int, rng: np.random.Generator) -> list[Flight]:
+    def _render(self, scene: int, rng: np.random.Generator) -> list[RenderedClip]:
         del rng
         width, height = self._size
         world = World(scene, width, height, self._fps)
         images = np.stack([world.frame(index).image for index in range(self._flight)])
         if not self._shape.densities:
-            return [Flight(images, np.empty((len(images), 0, 0), np.float16))]
+            return [RenderedClip(images, np.empty((len(images), 0, 0), np.float16))]
         densities = [gaze_density(world, index, width, height) for index in range(self._flight)]
         # Half precision is fine for what lies in 0 to 1, not for a density that sums to one.
-        return [Flight(images, np.stack([d / d.max() for d in densities]).astype(np.float16))]
+        return [RenderedClip(images, np.stack([d / d.max() for d in densities]).astype(np.float16))]
 
-    def _sample(self, item: Flight, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _sample(self, item: RenderedClip, rng: np.random.Generator) -> dict[str, Tensor]:
         shape = self._shape
-        last = int(rng.integers(min(CLIP, shape.frames, len(item.images)) - 1, len(item.images)))
+        last = int(rng.integers(min(CLIP_FRAMES, shape.frames, len(item.images)) - 1, len(item.images)))
         wanted = np.arange(last - shape.frames + 1, last + 1).clip(0)
         densities = item.densities[wanted[len(wanted) - shape.densities :]].astype(np.float32)
         return shape.sample(list(item.images[wanted]), list(densities), bool(rng.integers(2)))
 
 
-class Mixed(Dataset[dict[str, Tensor]]):
+class MixedWindowDataset(Dataset[dict[str, Tensor]]):
     """Labelled windows and as many auxiliary ones, whose density is empty: the teacher alone tells."""
 
-    def __init__(self, labelled: Windows, auxiliary: Windows, seed: int) -> None:
+    def __init__(self, labelled: WindowDataset, auxiliary: WindowDataset, seed: int) -> None:
         self._labelled, self._auxiliary, self._seed = labelled, auxiliary, seed
 
     def __len__(self) -> int:
@@ -196,10 +196,10 @@ class Mixed(Dataset[dict[str, Tensor]]):
         return self._auxiliary[int(drawn)]
 
 
-class MixedStream(IterableDataset[dict[str, Tensor]]):
+class MixedWindowStream(IterableDataset[dict[str, Tensor]]):
     """An endless stream of labelled samples, an auxiliary window after each."""
 
-    def __init__(self, labelled: Made[Flight], auxiliary: Windows, seed: int) -> None:
+    def __init__(self, labelled: SyntheticStream[RenderedClip], auxiliary: WindowDataset, seed: int) -> None:
         self._labelled, self._auxiliary, self._seed = labelled, auxiliary, seed
         self._shared = (0, 1, 0)
 

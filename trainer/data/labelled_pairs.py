@@ -14,18 +14,18 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
-from trainer.data.teacher_maps import Which
-from trainer.datasets.clips import Clip, Maps
-from trainer.datasets.clips import Dataset as Clips
+from trainer.data.teacher_maps import TeacherKind
+from trainer.datasets.clips import DatasetClip, PrecomputedMaps
+from trainer.datasets.clips import SaliencyDataset as Clips
 from trainer.models.student import SkdSettings
 
 Map = NDArray[np.float32]
-GIVE_WAY = 100
+MAX_UNREADABLE_SAMPLES = 100
 """Samples in a row that cannot be read before the training ends."""
 
 
 class LabelledPairs(Dataset[dict[str, Tensor]]):
-    """A sample for each labelled frame, of `trainer.data.synthetic_pairs.Sample`'s fields.
+    """A sample for each labelled frame, of `trainer.data.synthetic_pairs.PairSample`'s fields.
 
     `large`: (width, height) of the teachers' frames, None for none. `soft`: maps by which teacher; a
     sample then has `soft_spatial` and `soft_temporal` (1, R, R) in [0, 1] too, and frames without both
@@ -42,7 +42,7 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         clips: Clips,
         student: SkdSettings,
         large: tuple[int, int] | None = None,
-        soft: Mapping[Which, Maps] | None = None,
+        soft: Mapping[TeacherKind, PrecomputedMaps] | None = None,
         mirror: bool = False,
         fps: float = 30.0,
     ) -> None:
@@ -51,17 +51,17 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         self._student = student.preprocessing()
         self._teacher = Preprocessing(*large) if large else None
         places: list[tuple[int, int]] = []
-        self.no_density = self.no_map = 0
+        self.frames_without_density = self.frames_without_map = 0
         for at, clip in enumerate(clips.clips):
-            labelled = clip.labelled("density")
-            self.no_density += len(clip) - len(labelled)
+            labelled = clip.labelled_frames("density")
+            self.frames_without_density += len(clip) - len(labelled)
             chosen = set(labelled).intersection(*(m.frames(clip.name).tolist() for m in self._soft.values()))
-            self.no_map += len(labelled) - len(chosen)
+            self.frames_without_map += len(labelled) - len(chosen)
             places += [(at, index) for index in sorted(chosen)]
         if not places:
             raise InputError(
-                f"no frame of {clips.kind} at {clips.root} can be trained on: {self.no_density} without "
-                f"density, {self.no_map} without a teacher's map; expected labels as docs/data.md says, or "
+                f"no frame of {clips.kind} at {clips.root} can be trained on: {self.frames_without_density} without "
+                f"density, {self.frames_without_map} without a teacher's map; expected labels as docs/data.md says, or "
                 "maps for them as data.maps, and soft maps named by the clips and frames of this data set"
             )
         self._places = np.array(places, np.int32)
@@ -72,7 +72,7 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         cv2.setNumThreads(1)
         turned, first = divmod(index, len(self._places))
-        for step in range(min(GIVE_WAY, len(self._places))):
+        for step in range(min(MAX_UNREADABLE_SAMPLES, len(self._places))):
             at, frame = map(int, self._places[(first + step) % len(self._places)])
             sample = self._sample(self._clips.clips[at], frame)
             if sample is not None:
@@ -82,17 +82,17 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
                 }
         raise InputError(
             f"{self._clips.kind} at {self._clips.root}: many frames in a row cannot be read, the last is "
-            f"frame {frame} of {self._clips.clips[at].name}: {'; '.join(self._clips.named_faults()[:1])}"
+            f"frame {frame} of {self._clips.clips[at].name}: {'; '.join(self._clips.describe_faults()[:1])}"
         )
 
-    def _sample(self, clip: Clip, index: int) -> dict[str, NDArray[Any]] | None:
+    def _sample(self, clip: DatasetClip, index: int) -> dict[str, NDArray[Any]] | None:
         beside = index + 1 if self._pair == "next" else max(0, index - self._lag)
         found = {f.index: f for f in clip.frames(max(0, min(index, beside)), max(index, beside) + 1)}
         frame = found.get(index)
         if frame is None or frame.density is None or not frame.density.any():
             return None
         image = frame.image
-        other = self._student.beside(found.get(beside, frame).image, image)
+        other = self._student.align(found.get(beside, frame).image, image)
         density = self._fitted(frame.density)
         sample = {
             "frame": self._student(image)[0],
@@ -116,5 +116,7 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         """Return in a line what is trained on and how many frames are left out."""
         clips = self._clips
         split = f", {clips.split}" if clips.split else ""
-        left = [f"{self.no_density} without density"] + [f"{self.no_map} without map"] * bool(self._soft)
+        left = [f"{self.frames_without_density} without density"] + [
+            f"{self.frames_without_map} without map"
+        ] * bool(self._soft)
         return f"{clips.kind} at {clips.root}{split}: {len(self._places)} frames, left out {', '.join(left)}"

@@ -1,6 +1,6 @@
 """A model's saliency maps for many clips, on disk: a folder of shards, each a file of some clips' maps.
 
-The folder holds `labels.json`, which says what the maps are of (`Plan`), and `shard-000000.npz` and on:
+The folder holds `labels.json`, which says what the maps are of (`LabellingPlan`), and `shard-000000.npz` and on:
 NumPy's format, uncompressed, with these arrays for M frames and K maps a frame:
 
 - `index`: JSON as bytes: `clips`, each with `name`, `frames` (how many follow) and `faults`; `seconds`;
@@ -24,20 +24,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 
 Map = NDArray[np.float32]
 SCHEMA = 1
-PLAN = "labels.json"
-SMALL = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
+PLAN_FILE = "labels.json"
+PNG_PARAMETERS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
 """How PNGs are made: a fifth smaller than by default on saliency maps."""
-OPEN = 256
+MAX_OPEN_SHARDS = 256
 """Shards kept open by a reader: one file handle each."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class LabellingPlan:
     """What a folder of maps is: all that two processes, or a start and the next, must agree on.
 
     `model` alone may differ: it is the name that was given. `sha256` is of the model's file,
@@ -73,15 +73,15 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:06d}.npz"
 
 
-def keep_plan(folder: Path, plan: Plan) -> None:
+def write_or_check_plan(folder: Path, plan: LabellingPlan) -> None:
     """Write the plan into the folder, or check that it is the one that was begun there.
 
     Raises:
         InputError: the folder holds maps by another plan, or cannot be written.
     """
-    path = folder / PLAN
+    path = folder / PLAN_FILE
     if not path.is_file():
-        with written_file(path) as pending:
+        with atomic_file(path) as pending:
             pending.write_text(json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=1) + "\n")
         return
     there, here = asdict(read_plan(folder)), asdict(plan)
@@ -96,24 +96,24 @@ def keep_plan(folder: Path, plan: Plan) -> None:
         )
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> LabellingPlan:
     """Return the folder's plan.
 
     Raises:
         InputError: there is none, or not one that this aerogaze reads.
     """
     try:
-        document = json.loads((folder / PLAN).read_text())
+        document = json.loads((folder / PLAN_FILE).read_text())
         if document.pop("schema", None) != SCHEMA:
             raise ValueError(f"not schema {SCHEMA}")
-        return Plan(**{**document, "maps": tuple(document["maps"])})
+        return LabellingPlan(**{**document, "maps": tuple(document["maps"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{folder} is no folder of maps ({error}); expected {PLAN} and shards by aerogaze label"
+            f"{folder} is no folder of maps ({error}); expected {PLAN_FILE} and shards by aerogaze label"
         ) from None
 
 
-class Shard:
+class ShardWriter:
     """A shard in the making: maps are added frame by frame, then it is written whole."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -133,7 +133,7 @@ class Shard:
             resized = np.asarray(cv2.resize(saliency, self._size, interpolation=way), np.float32)
             peak = float(resized.max())
             image = np.rint(resized * (255 / peak)).astype(np.uint8) if peak > 0 else np.zeros_like(resized)
-            self._png += cv2.imencode(".png", image, SMALL)[1].tobytes()
+            self._png += cv2.imencode(".png", image, PNG_PARAMETERS)[1].tobytes()
             peaks.append(peak)
             ends.append(len(self._png))
         self._frames.append(frame)
@@ -148,7 +148,7 @@ class Shard:
     def write(self, path: Path, seconds: float) -> None:
         """Write the file beside its place, then rename it."""
         index = json.dumps({"schema": SCHEMA, "clips": self._clips, "seconds": round(seconds, 3)})
-        with written_file(path) as pending:
+        with atomic_file(path) as pending:
             np.savez(
                 pending,
                 index=np.frombuffer(index.encode(), np.uint8),
@@ -159,7 +159,7 @@ class Shard:
             )
 
 
-class LabelledMaps:
+class ShardedMaps:
     """The maps of a folder of shards, whole or still in the making, at random.
 
     Opening it reads each shard's index; maps are read when they are asked for, in a fraction of a
@@ -177,7 +177,7 @@ class LabelledMaps:
         self.bytes = 0
         self._rows: dict[str, tuple[Path, int, int]] = {}
         for path in sorted(folder.glob("shard-*.npz")):
-            index = _index(path)
+            index = _read_index(path)
             row = 0
             for clip in index["clips"]:
                 self._rows[clip["name"]] = (path, row, row + clip["frames"])
@@ -198,7 +198,7 @@ class LabelledMaps:
         if clip not in self._rows:
             return np.empty(0, np.int32)
         path, start, stop = self._rows[clip]
-        frames: NDArray[np.int32] = _arrays(path)["frame"][start:stop]
+        frames: NDArray[np.int32] = _map_arrays(path)["frame"][start:stop]
         return frames
 
     def map(self, clip: str, frame: int, name: str | None = None) -> Map:
@@ -216,7 +216,7 @@ class LabelledMaps:
                 f"and {' or '.join(names)}: label it, or leave it out"
             )
         path, start, _ = self._rows[clip]
-        arrays, column = _arrays(path), names.index(name or names[0])
+        arrays, column = _map_arrays(path), names.index(name or names[0])
         place = (start + at) * len(names) + column
         ends = arrays["end"].reshape(-1)
         png = arrays["png"][int(ends[place - 1]) if place else 0 : int(ends[place])]
@@ -227,7 +227,7 @@ class LabelledMaps:
         return saliency
 
 
-def _index(path: Path) -> dict[str, Any]:
+def _read_index(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as handle, np.load(handle) as file:
             index: dict[str, Any] = json.loads(file["index"].tobytes())
@@ -236,8 +236,8 @@ def _index(path: Path) -> dict[str, Any]:
     return index
 
 
-@lru_cache(OPEN)
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+@lru_cache(MAX_OPEN_SHARDS)
+def _map_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return a shard's arrays as views of the mapped file: only what is looked at is read."""
     whole = np.memmap(path, np.uint8, "r")
     found: dict[str, NDArray[Any]] = {}

@@ -19,22 +19,22 @@ from edge.preprocessing.transform import Preprocessing
 from edge.simulation.world import World
 from trainer.data.gaze_model import gaze_density
 from trainer.models.student import SkdSettings
-from trainer.recipes.loader import WorldTable
+from trainer.recipes.loader import SkdWorldTable
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
 FPS = NOMINAL_FPS
-EVALUATION = STREAM = 1_000_000_000
-"""Scenes below `EVALUATION` are never trained on; each stream has `STREAM` of its own."""
-FIRST = 32
+FIRST_TRAINING_SCENE = SCENES_PER_STREAM = 1_000_000_000
+"""Scenes below `FIRST_TRAINING_SCENE` are never trained on; each stream has `SCENES_PER_STREAM` of its own."""
+INITIAL_SCENES = 32
 """Scenes rendered before the first sample: a few batches' variety."""
-LENGTH, TWINS_LENGTH = 600, 40
+SCENE_FRAMES, TWIN_SCENE_FRAMES = 600, 40
 """Frames of a scene's flight that pairs are taken from, anywhere; twins part soon."""
-VARIED = 1 / 3
+LAG_VARIATION = 1 / 3
 """Share by which a lag differs from sample to sample: frame rates in the field do."""
 
 
-class Sample(TypedDict):
+class PairSample(TypedDict):
     """A frame, its neighbour in time, and where viewers look in it.
 
     `frame` and `other`: (3, R, R), the student's input; `large_frame` and `large_other`:
@@ -49,12 +49,12 @@ class Sample(TypedDict):
     large_other: Tensor
 
 
-class Made(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
+class SyntheticStream(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
     """An endless stream of samples from scenes of its own.
 
     Rendering is dearer than a training step of a small student: each of a scene's `per_scene` items is
     drawn `reuse` times on average from a buffer of the last ones, mirrored at random. Streams with other
-    numbers and workers share no scene, and none has a scene below `EVALUATION`.
+    numbers and workers share no scene, and none has a scene below `FIRST_TRAINING_SCENE`.
     """
 
     def __init__(self, stream: int, per_scene: int, buffer: int, reuse: int, first: int) -> None:
@@ -74,7 +74,9 @@ class Made(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
         worker, workers = self._part * workers + worker, self._parts * workers
         rng = np.random.default_rng([self._stream, worker, self._start])
         seen = self._start // (self._per_scene * self._reuse)
-        scenes = itertools.count(EVALUATION + self._stream * STREAM + seen + worker, workers)
+        scenes = itertools.count(
+            FIRST_TRAINING_SCENE + self._stream * SCENES_PER_STREAM + seen + worker, workers
+        )
         items: list[Item] = []
         while not items or len(items) < self._buffer // workers:  # first, each a few times in mixed order
             fresh = [item for _ in range(self._first) for item in self._render(next(scenes), rng)]
@@ -99,17 +101,17 @@ class Made(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
 PairItem = tuple[Array, Array, Array]
 
 
-class MadeClips(Made[PairItem]):
-    """Frames with their neighbours: samples have `Sample`'s fields."""
+class SyntheticPairStream(SyntheticStream[PairItem]):
+    """Frames with their neighbours: samples have `PairSample`'s fields."""
 
     def __init__(
         self,
-        world: WorldTable,
+        world: SkdWorldTable,
         student: SkdSettings,
         stream: int,
         teachers: bool,
     ) -> None:
-        super().__init__(stream, world.pairs_per_scene, world.buffer, world.reuse, FIRST)
+        super().__init__(stream, world.pairs_per_scene, world.buffer, world.reuse, INITIAL_SCENES)
         self._world = world
         self._student = student.preprocessing()
         self._teacher = Preprocessing(world.width, world.height)
@@ -122,13 +124,13 @@ class MadeClips(Made[PairItem]):
         twins = bool(table.twins and rng.random() < table.twins)
         world = World(scene, table.width, table.height, FPS, twins=twins)
         pairs = []
-        length = TWINS_LENGTH if twins else LENGTH
+        length = TWIN_SCENE_FRAMES if twins else SCENE_FRAMES
         for then in rng.integers(0, length, table.pairs_per_scene).tolist():
-            gap = max(1, round(self._lag * rng.uniform(1 - VARIED, 1 + VARIED)))
+            gap = max(1, round(self._lag * rng.uniform(1 - LAG_VARIATION, 1 + LAG_VARIATION)))
             before, after = world.frame(then).image, world.frame(then + gap).image
             if self._pair == "previous":
                 density = gaze_density(world, then + gap, size.width, size.height)
-                pairs.append((after, size.beside(before, after), density))
+                pairs.append((after, size.align(before, after), density))
             else:
                 pairs.append((before, after, gaze_density(world, then, size.width, size.height)))
         return pairs

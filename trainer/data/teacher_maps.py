@@ -12,33 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from trainer.data.map_shards import PLAN, LabelledMaps
-from trainer.datasets.clips import Maps, read_image
+from trainer.data.map_shards import PLAN_FILE, ShardedMaps
+from trainer.datasets.clips import PrecomputedMaps, read_image
 
 Map = NDArray[np.float32]
-Which = Literal["spatial", "temporal"]
+TeacherKind = Literal["spatial", "temporal"]
 
 
-def open_maps(folder: Path, which: Which | None = None) -> Maps:
+def open_maps(folder: Path, which: TeacherKind | None = None) -> PrecomputedMaps:
     """Open a teacher's maps: of shards those named so or the only ones, or images. None: the mean of all.
 
     Raises:
         InputError: no folder, or shards with several maps a frame, none of that name.
     """
-    if (folder / PLAN).is_file():
-        maps = LabelledMaps(folder)
+    if (folder / PLAN_FILE).is_file():
+        maps = ShardedMaps(folder)
         names = maps.plan.maps
         if which is not None and which not in names and len(names) > 1:
             raise InputError(f"{folder} has maps {', '.join(names)}; expected one named {which}")
-        return _Shards(maps, [which] if which in names else names)
+        return _ShardMaps(maps, [which] if which in names else names)
     if not folder.is_dir():
         raise InputError(
             f"no folder {folder}; expected maps by aerogaze label, or images <clip>/000000.png and on"
         )
-    return _Images(folder)
+    return _ImageMaps(folder)
 
 
-class _Images:
+class _ImageMaps:
     """Maps as `<clip>/000000.png`, 8 or 16 bit, as `aerogaze run --maps` writes them."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,10 +56,10 @@ class _Images:
         return np.asarray(image / np.iinfo(image.dtype).max, np.float32)
 
 
-class _Shards:
+class _ShardMaps:
     """The mean of some of a folder's maps."""
 
-    def __init__(self, maps: LabelledMaps, names: Sequence[str]) -> None:
+    def __init__(self, maps: ShardedMaps, names: Sequence[str]) -> None:
         self._maps, self._names = maps, names
 
     def frames(self, clip: str) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from trainer.losses.saliency import EPSILON
-from trainer.models.tinyhd import Maps
+from trainer.models.tinyhd import SaliencyMaps
 
 
 def kl(target: Tensor, prediction: Tensor) -> Tensor:
@@ -22,7 +22,9 @@ def kl(target: Tensor, prediction: Tensor) -> Tensor:
     return divergences.mean()
 
 
-def hierarchical(student: Maps, teacher: Maps, truth: Tensor, supervision: float = 0.0) -> Tensor:
+def hierarchical_loss(
+    student: SaliencyMaps, teacher: SaliencyMaps, truth: Tensor, supervision: float = 0.0
+) -> Tensor:
     """Return KL(truth, y) + KL(teacher, y) + the sum of KL over the single maps that both have.
 
     With HD2S as the teacher these are four: its conspicuity maps, shallow to deep, and D1's x0 to x3.
@@ -36,17 +38,17 @@ def hierarchical(student: Maps, teacher: Maps, truth: Tensor, supervision: float
     loss = kl(truth, student.fused) + kl(teacher.fused, student.fused)
     for name, part in student.parts.items():
         if name in teacher.parts:
-            loss = loss + kl(_steps_of(teacher.parts[name], part), part)
+            loss = loss + kl(_match_steps(teacher.parts[name], part), part)
         if supervision and name in ("d2", "d3"):
             loss = loss + supervision * kl(truth, part)
     return loss
 
 
-def from_truth(student: Maps, truth: Tensor, supervision: float = 0.0) -> Tensor:
+def truth_loss(student: SaliencyMaps, truth: Tensor, supervision: float = 0.0) -> Tensor:
     """Return KL(truth, y) + `supervision` times the sum of KL(truth, map) over the single maps."""
     loss = kl(truth, student.fused)
     for part in student.parts.values() if supervision else ():
-        loss = loss + supervision * kl(_steps_of(truth, part), part)
+        loss = loss + supervision * kl(_match_steps(truth, part), part)
     return loss
 
 
@@ -55,5 +57,5 @@ def _density(maps: Tensor) -> Tensor:
     return maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(EPSILON)
 
 
-def _steps_of(target: Tensor, prediction: Tensor) -> Tensor:
+def _match_steps(target: Tensor, prediction: Tensor) -> Tensor:
     return target if target.shape[1] == prediction.shape[1] else target.mean(dim=1, keepdim=True)

@@ -74,7 +74,7 @@ def _correlation(p: Tensor, q: Tensor) -> Tensor:
 
 
 LOSSES = {"mse": mse, "kl_cc": kl_cc, "cc": cc, "nss": nss}
-HEADS: dict[Loss, Head] = {
+HEAD_BY_LOSS: dict[Loss, Head] = {
     "mse": "density",
     "kl_cc": "log_density",
     "cc": "log_density",

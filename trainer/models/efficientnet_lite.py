@@ -42,7 +42,9 @@ class SameConv2d(nn.Conv2d):
         return super().forward(F.pad(x, pads))
 
 
-def _unit(inputs: int, outputs: int, kernel: int, stride: int, groups: int, act: bool) -> list[nn.Module]:
+def _conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int, act: bool
+) -> list[nn.Module]:
     layers: list[nn.Module] = [
         SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
         nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
@@ -56,9 +58,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
         inner = inputs * expansion
-        layers = _unit(inputs, inner, 1, 1, 1, act=True) if expansion > 1 else []
-        layers += _unit(inner, inner, kernel, stride, inner, act=True)
-        layers += _unit(inner, outputs, 1, 1, 1, act=False)
+        layers = _conv_norm(inputs, inner, 1, 1, 1, act=True) if expansion > 1 else []
+        layers += _conv_norm(inner, inner, kernel, stride, inner, act=True)
+        layers += _conv_norm(inner, outputs, 1, 1, 1, act=False)
         self.layers = nn.Sequential(*layers)
         self.skip = stride == 1 and inputs == outputs
 
@@ -73,7 +75,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_unit(3, 32, 3, 2, 1, act=True))
+        self.stem = nn.Sequential(*_conv_norm(3, 32, 3, 2, 1, act=True))
         self.stages = nn.ModuleList()
         channels = 32
         for expansion, kernel, stride, outputs, blocks in STAGES:

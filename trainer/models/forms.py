@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.release.manifest import Form, State
-from trainer.models.mobilenet3d import CLIP
+from edge.release.manifest import Form, StateSpec
+from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 from trainer.models.streaming import STRIDES, WINDOW, StreamingNetwork
 from trainer.models.student import (
@@ -21,13 +21,13 @@ from trainer.models.student import (
     Student,
     TinyHDSettings,
     as_skd,
-    saliency,
+    raw_to_saliency,
 )
 from trainer.models.tinyhd import TinyHD
 
 
 @dataclass(frozen=True)
-class Forms:
+class StudentForms:
     """A student's network in the forms that it can be exported in.
 
     `modules`: "stream" takes a frame (1, 3, H, W) and the states, "pair" a frame and its neighbour; both
@@ -40,7 +40,7 @@ class Forms:
     """
 
     modules: Mapping[Form, nn.Module]
-    states: tuple[State, ...]
+    states: tuple[StateSpec, ...]
     window: int
     preroll: int
     whole: Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ class Forms:
         return ("frame", "other") if form == "pair" or (form == "stream" and self.aligned) else ("frame",)
 
 
-def forms_of(student: Student) -> Forms:
+def forms_of(student: Student) -> StudentForms:
     """Return how a student is run.
 
     Raises:
@@ -78,7 +78,7 @@ class SkdPair(nn.Module):
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the saliency map of `frame`."""
-        return saliency(self.network(frame, other), self.head)
+        return raw_to_saliency(self.network(frame, other), self.head)
 
 
 class SkdStream(nn.Module):
@@ -96,7 +96,7 @@ class SkdStream(nn.Module):
         """Return the saliency map and the trunk's features of `frame`."""
         features = self.network.trunk(frame)
         pair = (before, features) if self.ahead else (features, before)
-        return saliency(self.network.fuse(*pair), self.head), features
+        return raw_to_saliency(self.network.fuse(*pair), self.head), features
 
 
 class StreamingStep(nn.Module):
@@ -124,21 +124,21 @@ class TinyHDClip(nn.Module):
         return maps
 
 
-def _tinyhd(network: TinyHD) -> Forms:
+def _tinyhd(network: TinyHD) -> StudentForms:
     clip = TinyHDClip(network)
 
     def whole(window: Tensor) -> Tensor:
-        before = window[:, :, :1].expand(-1, -1, CLIP - window.shape[2], -1, -1)
+        before = window[:, :, :1].expand(-1, -1, CLIP_FRAMES - window.shape[2], -1, -1)
         maps: Tensor = clip(torch.cat([before, window], dim=2))[:, :1]
         return maps
 
-    return Forms({"clip": clip}, (), CLIP, 0, whole, network.maps)
+    return StudentForms({"clip": clip}, (), CLIP_FRAMES, 0, whole, network.maps)
 
 
-def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
+def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> StudentForms:
     pair = SkdPair(network, settings.head)
     side, ahead = settings.resolution // 4, settings.delay_frames > 0
-    state = State("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s)
+    state = StateSpec("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s)
     lag = state.lag_frames(NOMINAL_FPS)
 
     def whole(window: Tensor) -> Tensor:
@@ -147,8 +147,8 @@ def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
         return maps
 
     if settings.align:  # what is moved onto each frame anew cannot be kept as features
-        return Forms({"stream": pair, "pair": pair}, (), 1 + lag, 0, whole, aligned=True)
-    return Forms(
+        return StudentForms({"stream": pair, "pair": pair}, (), 1 + lag, 0, whole, aligned=True)
+    return StudentForms(
         modules={"stream": SkdStream(network, settings.head, ahead), "pair": pair},
         states=(state,),
         window=1 + lag,
@@ -157,9 +157,9 @@ def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> Forms:
     )
 
 
-def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Forms:
+def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> StudentForms:
     states = tuple(
-        State(
+        StateSpec(
             f"{name}_{age}_before",
             name,
             (1, memory.channels, settings.height // stride, settings.width // stride),
@@ -174,4 +174,4 @@ def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Forms:
         maps: Tensor = network(window).fused[:, -1:]
         return maps
 
-    return Forms({"stream": StreamingStep(network)}, states, WINDOW, 1, whole)
+    return StudentForms({"stream": StreamingStep(network)}, states, WINDOW, 1, whole)

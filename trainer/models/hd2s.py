@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.mobilenet3d import CLIP, Triple, check_clip
-from trainer.models.tinyhd import LEVELS, Maps
+from trainer.models.mobilenet3d import CLIP_FRAMES, Triple, check_clip
+from trainer.models.tinyhd import LEVELS, SaliencyMaps
 
-_MIXED = (  # input channels; 1x1; 1x1 then 3x3x3; the same again; pooled then 1x1
+_INCEPTION_WIDTHS = (  # input channels; 1x1; 1x1 then 3x3x3; the same again; pooled then 1x1
     (192, 64, (96, 128), (16, 32), 32),
     (256, 128, (128, 192), (32, 96), 64),
     (480, 192, (96, 208), (16, 48), 64),
@@ -26,13 +26,13 @@ _MIXED = (  # input channels; 1x1; 1x1 then 3x3x3; the same again; pooled then 1
     (832, 256, (160, 320), (32, 128), 128),
     (832, 384, (192, 384), (48, 128), 128),
 )
-_TAPS = ((192, CLIP // 2), (480, CLIP // 2), (832, CLIP // 4), (1024, CLIP // 8))
+_TAPS = ((192, CLIP_FRAMES // 2), (480, CLIP_FRAMES // 2), (832, CLIP_FRAMES // 4), (1024, CLIP_FRAMES // 8))
 """Channels and time steps of the four tapped features, at strides 4, 8, 16 and 32."""
-_WIDTHS = (96, 192, 512, 1536)
+_DECODER_WIDTHS = (96, 192, 512, 1536)
 """Channels of the decoders once time is gone, shallow to deep."""
 
 
-def _unit(
+def _conv_norm(
     inputs: int,
     outputs: int,
     kernel: Triple = (1, 1, 1),
@@ -46,16 +46,16 @@ def _unit(
     )
 
 
-def _separable(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
+def _separable_conv(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
     """A convolution over space, then one over time."""
     pad = side // 2
     return nn.Sequential(
-        _unit(inputs, outputs, (1, side, side), (1, stride, stride), (0, pad, pad)),
-        _unit(outputs, outputs, (side, 1, 1), (stride, 1, 1), (pad, 0, 0)),
+        _conv_norm(inputs, outputs, (1, side, side), (1, stride, stride), (0, pad, pad)),
+        _conv_norm(outputs, outputs, (side, 1, 1), (stride, 1, 1), (pad, 0, 0)),
     )
 
 
-class _Mixed(nn.Module):
+class _InceptionBlock(nn.Module):
     """Inception's block of four branches, its 3x3 convolutions separable in space and time."""
 
     def __init__(
@@ -64,10 +64,10 @@ class _Mixed(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             [
-                _unit(inputs, one),
-                nn.Sequential(_unit(inputs, three[0]), _separable(*three, 3)),
-                nn.Sequential(_unit(inputs, other[0]), _separable(*other, 3)),
-                nn.Sequential(nn.MaxPool3d(3, 1, 1), _unit(inputs, pooled)),
+                _conv_norm(inputs, one),
+                nn.Sequential(_conv_norm(inputs, three[0]), _separable_conv(*three, 3)),
+                nn.Sequential(_conv_norm(inputs, other[0]), _separable_conv(*other, 3)),
+                nn.Sequential(nn.MaxPool3d(3, 1, 1), _conv_norm(inputs, pooled)),
             ]
         )
 
@@ -76,7 +76,7 @@ class _Mixed(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
-def _space_pool() -> nn.MaxPool3d:
+def _spatial_pool() -> nn.MaxPool3d:
     return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
 
@@ -86,13 +86,16 @@ class S3D(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mixed = [_Mixed(*settings) for settings in _MIXED]
+        mixed = [_InceptionBlock(*settings) for settings in _INCEPTION_WIDTHS]
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(
-                    _separable(3, 64, 7, stride=2), _space_pool(), _unit(64, 64), _separable(64, 192, 3)
+                    _separable_conv(3, 64, 7, stride=2),
+                    _spatial_pool(),
+                    _conv_norm(64, 64),
+                    _separable_conv(64, 192, 3),
                 ),
-                nn.Sequential(_space_pool(), *mixed[:2]),
+                nn.Sequential(_spatial_pool(), *mixed[:2]),
                 nn.Sequential(nn.MaxPool3d(3, 2, 1), *mixed[2:7]),
                 nn.Sequential(nn.MaxPool3d(2, 2), *mixed[7:]),
             ]
@@ -114,18 +117,18 @@ class _ConspicuityDecoder(nn.Sequential):
     """
 
     def __init__(self, inputs: int, times: int, width: int, doublings: int) -> None:
-        layers: list[nn.Module] = [_unit(inputs, width, (times, 1, 1))]
+        layers: list[nn.Module] = [_conv_norm(inputs, width, (times, 1, 1))]
         for _ in range(doublings):
             layers += [
-                _space(width, width // 2),
+                _spatial_conv(width, width // 2),
                 nn.Upsample(scale_factor=(1, 2, 2), mode="trilinear"),
             ]
             width //= 2
-        super().__init__(*layers, _space(width, width // 2), nn.Conv3d(width // 2, 1, 1))
+        super().__init__(*layers, _spatial_conv(width, width // 2), nn.Conv3d(width // 2, 1, 1))
 
 
-def _space(inputs: int, outputs: int) -> nn.Sequential:
-    return _unit(inputs, outputs, (1, 3, 3), padding=(0, 1, 1))
+def _spatial_conv(inputs: int, outputs: int) -> nn.Sequential:
+    return _conv_norm(inputs, outputs, (1, 3, 3), padding=(0, 1, 1))
 
 
 class HD2S(nn.Module):
@@ -143,11 +146,11 @@ class HD2S(nn.Module):
         self.encoder = S3D()
         self.decoders = nn.ModuleList(
             _ConspicuityDecoder(channels, times, width, doublings)
-            for doublings, ((channels, times), width) in enumerate(zip(_TAPS, _WIDTHS, strict=True))
+            for doublings, ((channels, times), width) in enumerate(zip(_TAPS, _DECODER_WIDTHS, strict=True))
         )
         self.fusion = nn.Conv3d(len(LEVELS), 1, 1)
 
-    def forward(self, clip: Tensor) -> Maps:
+    def forward(self, clip: Tensor) -> SaliencyMaps:
         """Return the maps (N, 1, H, W), the single ones by the names of student decoder D1's."""
         check_clip(clip)
         parts = [
@@ -155,4 +158,4 @@ class HD2S(nn.Module):
             for decoder, x in zip(self.decoders, self.encoder(clip), strict=True)
         ]
         fused = self.fusion(torch.cat(parts, dim=1)).sigmoid()
-        return Maps(fused[:, 0], {name: part[:, 0] for name, part in zip(LEVELS, parts, strict=True)})
+        return SaliencyMaps(fused[:, 0], {name: part[:, 0] for name, part in zip(LEVELS, parts, strict=True)})

@@ -19,9 +19,9 @@ from edge.core.errors import InputError
 
 Reduction = Literal[1, 2, 4, 8]
 REDUCTIONS: tuple[Reduction, ...] = (1, 2, 4, 8)
-CLIP = 16
+CLIP_FRAMES = 16
 """Frames of a clip."""
-MULTIPLE = 32
+SIDE_MULTIPLE = 32
 """The sides of a clip are multiples of this."""
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,19 +33,19 @@ Triple = tuple[int, int, int]
 def check_clip(clip: Tensor) -> None:
     """Raise InputError unless the clip is (N, 3, 16, H, W) with sides that are multiples of 32."""
     shape = tuple(clip.shape)
-    if shape[1:3] != (3, CLIP) or len(shape) != 5 or any(side % MULTIPLE for side in shape[3:]):
+    if shape[1:3] != (3, CLIP_FRAMES) or len(shape) != 5 or any(side % SIDE_MULTIPLE for side in shape[3:]):
         raise InputError(
-            f"a clip of shape {shape}; expected (N, 3, {CLIP}, H, W) with sides that are multiples of "
-            f"{MULTIPLE}: take {CLIP} frames and resize them, as to 192 x 256"
+            f"a clip of shape {shape}; expected (N, 3, {CLIP_FRAMES}, H, W) with sides that are multiples of "
+            f"{SIDE_MULTIPLE}: take {CLIP_FRAMES} frames and resize them, as to 192 x 256"
         )
 
 
-def reduced(channels: int, rc: int) -> int:
+def reduced_width(channels: int, rc: int) -> int:
     """Return a width divided by `rc`, rounded up to an even number so that PixelShuffle fits."""
     return 2 * -(-channels // (2 * rc))
 
 
-def unit(
+def conv_norm(
     inputs: int,
     outputs: int,
     kernel: Triple = (1, 1, 1),
@@ -78,9 +78,9 @@ def inverted_residual(
     inner = inputs * expansion
     seen = times if collapse else 3 if times > 1 else 1
     padding = (0 if collapse else seen // 2, 1, 1)
-    layers = unit(inputs, inner) if expansion > 1 else []
-    layers += unit(inner, inner, (seen, 3, 3), stride, padding, groups=inner)
-    return nn.Sequential(*layers, *unit(inner, outputs, act=False))
+    layers = conv_norm(inputs, inner) if expansion > 1 else []
+    layers += conv_norm(inner, inner, (seen, 3, 3), stride, padding, groups=inner)
+    return nn.Sequential(*layers, *conv_norm(inner, outputs, act=False))
 
 
 class ImageNetScaling(nn.Module):
@@ -104,7 +104,7 @@ class ImageNetScaling(nn.Module):
         return scaled
 
 
-class _Residual(nn.Module):
+class _InvertedResidual3d(nn.Module):
     """An inverted residual with its skip, where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, times: int, stride: Triple) -> None:
@@ -140,29 +140,29 @@ class MobileNet3D(nn.Module):
             (6, 320, 1, 1, coarse_times),
         )
         self._coarse_times = coarse_times
-        channels, times = reduced(32, rc), CLIP // 2
+        channels, times = reduced_width(32, rc), CLIP_FRAMES // 2
         self.scaling = ImageNetScaling()
-        self.stem = nn.Sequential(*unit(3, channels, (3, 3, 3), (2, 2, 2), (1, 1, 1)))
+        self.stem = nn.Sequential(*conv_norm(3, channels, (3, 3, 3), (2, 2, 2), (1, 1, 1)))
         scale = nn.Sequential()
         self.scales = nn.ModuleList([scale])
         totals = [0]  # channels tapped at strides 2, 4, 8, 16 and 32
         for expansion, width, blocks, space, steps in stages:
-            outputs = reduced(width, rc)
+            outputs = reduced_width(width, rc)
             if space == 2:
                 scale = nn.Sequential()
                 self.scales.append(scale)
                 totals.append(0)
             for block in range(blocks):
                 stride = (times // steps, space, space) if block == 0 else (1, 1, 1)
-                scale.append(_Residual(channels, outputs, expansion, times, stride))
+                scale.append(_InvertedResidual3d(channels, outputs, expansion, times, stride))
                 totals[-1] += outputs
                 channels, times = outputs, steps
-        scale.append(nn.Sequential(*unit(channels, reduced(1280, rc))))
-        totals[-1] += reduced(1280, rc)
+        scale.append(nn.Sequential(*conv_norm(channels, reduced_width(1280, rc))))
+        totals[-1] += reduced_width(1280, rc)
         two, four, eight, sixteen, deep = totals
         self.channels = (two + four // 4, eight // 4, sixteen // 4, deep // 4)
         """Channels of x0 to x3."""
-        self.times = (CLIP // 2, CLIP // 4, CLIP // 8, coarse_times)
+        self.times = (CLIP_FRAMES // 2, CLIP_FRAMES // 4, CLIP_FRAMES // 8, coarse_times)
         """Time steps of x0 to x3."""
 
     def forward(self, clip: Tensor) -> list[Tensor]:
@@ -176,7 +176,7 @@ class MobileNet3D(nn.Module):
                 outputs.append(x)
             tapped.append(torch.cat(outputs, dim=1))
         two, *coarser = tapped
-        four, *others = [_unfolded(x) for x in coarser]
+        four, *others = [_pixel_shuffle_frames(x) for x in coarser]
         return [torch.cat([two, four], dim=1), *others]
 
     def take(self, full: MobileNet3D) -> None:
@@ -221,7 +221,7 @@ def group_means(weight: Tensor, shape: Sequence[int]) -> Tensor:
     return weight
 
 
-def _unfolded(x: Tensor) -> Tensor:
+def _pixel_shuffle_frames(x: Tensor) -> Tensor:
     """PixelShuffle(2) in each frame: (N, 4C, T, H, W) to (N, C, T, 2H, 2W)."""
     frames = F.pixel_shuffle(x.transpose(1, 2).flatten(0, 1), 2)
     return frames.reshape(x.shape[0], x.shape[2], *frames.shape[1:]).transpose(1, 2)

@@ -19,7 +19,7 @@ RESOLUTIONS = (32, 64, 96, 128, 256)
 FEATURES = 64
 """Channels of the trunk's output; its sides are a quarter of the frame's."""
 STRIDE = 4
-APART, GAIN = 6, 4.0
+DIFFERENCE_CHANNELS, DIFFERENCE_GAIN = 6, 4.0
 """Channels that tell how far frames are apart, and what makes them as large as features are."""
 
 
@@ -66,7 +66,9 @@ class TemporalBranch(nn.Sequential):
     """
 
     def __init__(self, aligned: bool = False) -> None:
-        super().__init__(_convolution(2 * FEATURES + APART * aligned, 64), _convolution(64, 128))
+        super().__init__(
+            _convolution(2 * FEATURES + DIFFERENCE_CHANNELS * aligned, 64), _convolution(64, 128)
+        )
 
 
 class Decoder(nn.Sequential):
@@ -83,14 +85,14 @@ class Decoder(nn.Sequential):
         )
 
 
-def _change(features: Tensor, other: Tensor, apart: Tensor | None) -> Tensor:
-    return torch.cat([features, features - other, *([] if apart is None else [apart])], dim=1)
+def _with_difference(features: Tensor, other: Tensor, difference: Tensor | None) -> Tensor:
+    return torch.cat([features, features - other, *([] if difference is None else [difference])], dim=1)
 
 
-def _apart(frame: Tensor, other: Tensor) -> Tensor:
+def _frame_difference(frame: Tensor, other: Tensor) -> Tensor:
     """Return how far frames (N, 3, H, W) are apart (N, 6, H/4, W/4): mean and largest in each cell."""
-    apart = GAIN * (frame - other).abs()
-    return torch.cat([F.avg_pool2d(apart, STRIDE), F.max_pool2d(apart, STRIDE)], dim=1)
+    difference = DIFFERENCE_GAIN * (frame - other).abs()
+    return torch.cat([F.avg_pool2d(difference, STRIDE), F.max_pool2d(difference, STRIDE)], dim=1)
 
 
 class SpatialStudent(nn.Module):
@@ -120,8 +122,10 @@ class TemporalStudent(nn.Module):
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
-        apart = _apart(frame, other) if self.aligned else None
-        raw: Tensor = self.decoder(self.branch(_change(self.trunk(frame), self.trunk(other), apart)))
+        difference = _frame_difference(frame, other) if self.aligned else None
+        raw: Tensor = self.decoder(
+            self.branch(_with_difference(self.trunk(frame), self.trunk(other), difference))
+        )
         return raw
 
 
@@ -138,16 +142,16 @@ class SpatiotemporalNetwork(nn.Module):
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
-        apart = _apart(frame, other) if self.aligned else None
-        return self.fuse(self.trunk(frame), self.trunk(other), apart)
+        difference = _frame_difference(frame, other) if self.aligned else None
+        return self.fuse(self.trunk(frame), self.trunk(other), difference)
 
-    def fuse(self, features: Tensor, other: Tensor, apart: Tensor | None = None) -> Tensor:
+    def fuse(self, features: Tensor, other: Tensor, difference: Tensor | None = None) -> Tensor:
         """Return the raw map of the frame with trunk `features` (N, 64, h, w).
 
         The trunk's features of one step are those of the neighbour in the step after: carried from
         frame to frame, the trunk runs once a frame and the result is the pair's, exactly.
         """
-        branches = [self.spatial(features), self.temporal(_change(features, other, apart))]
+        branches = [self.spatial(features), self.temporal(_with_difference(features, other, difference))]
         raw: Tensor = self.decoder(torch.cat(branches, dim=1))
         return raw
 
@@ -161,7 +165,7 @@ class SpatiotemporalNetwork(nn.Module):
         self.temporal.load_state_dict(temporal.branch.state_dict())
 
     @torch.no_grad()
-    def start_from(self, network: SpatiotemporalNetwork) -> None:
+    def load_overlapping_weights(self, network: SpatiotemporalNetwork) -> None:
         """Take another network's weights; what it does not see stays as it is here."""
         for ours, theirs in zip(self.state_dict().values(), network.state_dict().values(), strict=True):
             if ours.dim() == 4:

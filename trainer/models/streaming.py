@@ -2,7 +2,7 @@
 2023, arXiv 2301.04619, section 3) on a causal network that takes one frame at a time.
 
 The encoder is the beginning of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights.
-All that looks back is in `Memory`: a convolution over time and space, computed as one in two dimensions
+All that looks back is in `TemporalMemory`: a convolution over time and space, computed as one in two dimensions
 over cached frames. The clip form and the step form share every weight and every other line, so
 streamed maps are the clip's. Widths and the frames looked at are ours (docs/networks.md, docs/adr/0005).
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from edge.core.errors import InputError
 from trainer.models.efficientnet_lite import STAGES, EfficientNetLite0
 from trainer.models.mobilenet3d import group_means
-from trainer.models.tinyhd import LEVELS, Maps
+from trainer.models.tinyhd import LEVELS, SaliencyMaps
 
 Reduction = Literal[1, 2, 4]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -35,25 +35,25 @@ TAPS = 3
 WINDOW = (TAPS - 1) * max(DILATIONS) + 1
 """Frames that a map depends on, its own the last, at `NOMINAL_FPS`."""
 EXPANSION = 2
-_STAGES = (*STAGES[:5], (*STAGES[5][:4], 1))
+_ENCODER_STAGES = (*STAGES[:5], (*STAGES[5][:4], 1))
 """EfficientNet-Lite0's beginning, which ends with the first of the four blocks at 192 channels."""
-_ENDS = (1, 2, 4, 5)
+_TAPPED_STAGES = (1, 2, 4, 5)
 """The last stage at each of `STRIDES`."""
-_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
+_DECODER_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
     1: (24, 48, 64, 96),
     2: (24, 48, 64, 96),
     4: (16, 32, 48, 64),
 }
 """Channels of the decoders at levels x0 to x3."""
-_CACHED: dict[Reduction, tuple[int, int, int]] = {1: (16, 16, 32), 2: (16, 16, 32), 4: (8, 16, 16)}
+_CACHED_CHANNELS: dict[Reduction, tuple[int, int, int]] = {1: (16, 16, 32), 2: (16, 16, 32), 4: (8, 16, 16)}
 """Channels of a cached frame at levels x0 to x2."""
 
-Recall = Callable[["Memory", Tensor], Tensor]
+RecallTaps = Callable[["TemporalMemory", Tensor], Tensor]
 """From a memory and the features that it caches, (N, channels, h, w), to these of all its taps
 (N, 3 channels, h, w), oldest first."""
 
 
-def _unit(
+def _conv_norm(
     inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
 ) -> nn.Sequential:
     layers = nn.Sequential(
@@ -63,7 +63,7 @@ def _unit(
     return layers.append(nn.ReLU6()) if act else layers
 
 
-class _InvertedResidual(nn.Module):
+class _InvertedResidual2d(nn.Module):
     """Expand, depthwise, project; with a skip where asked for."""
 
     def __init__(
@@ -71,10 +71,10 @@ class _InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         inner = inputs * expansion
-        project = _unit(inner, outputs, act=False)
+        project = _conv_norm(inner, outputs, act=False)
         self.layers = nn.Sequential(
-            *([_unit(inputs, inner)] if expansion > 1 else []),
-            _unit(inner, inner, kernel, stride, groups=inner),
+            *([_conv_norm(inputs, inner)] if expansion > 1 else []),
+            _conv_norm(inner, inner, kernel, stride, groups=inner),
             project,
         )
         self.skip = skip
@@ -96,20 +96,20 @@ class Encoder(nn.Module):
     def __init__(self, rc: Reduction) -> None:
         super().__init__()
         channels = 32 // rc
-        self.stem = _unit(3, channels, 3, 2)
+        self.stem = _conv_norm(3, channels, 3, 2)
         self.stages = nn.ModuleList()
         self.channels: list[int] = []
-        for index, (expansion, kernel, stride, width, blocks) in enumerate(_STAGES):
+        for index, (expansion, kernel, stride, width, blocks) in enumerate(_ENCODER_STAGES):
             stage = nn.Sequential()
             for block in range(blocks):
                 stage.append(
-                    _InvertedResidual(
+                    _InvertedResidual2d(
                         channels, width // rc, expansion, kernel, 1 if block else stride, skip=block > 0
                     )
                 )
                 channels = width // rc
             self.stages.append(stage)
-            if index in _ENDS:
+            if index in _TAPPED_STAGES:
                 self.channels.append(channels)
 
     def forward(self, frame: Tensor) -> list[Tensor]:
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         x, features = self.stem(frame), []
         for index, stage in enumerate(self.stages):
             x = stage(x)
-            if index in _ENDS:
+            if index in _TAPPED_STAGES:
                 features.append(x)
         return features
 
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
             tensor.copy_(group_means(value, tensor.shape) if value.dim() else value)
 
 
-class Memory(nn.Module):
+class TemporalMemory(nn.Module):
     """What a level sees of the past: a convolution in time and space, over few cached channels.
 
     Its kernel is 3 frames, `dilation` apart and ending with the newest, by 3 x 3: one convolution in two
@@ -147,32 +147,32 @@ class Memory(nn.Module):
         self.channels = channels
         self.ages = [tap * dilation for tap in range(TAPS - 1, 0, -1)]
         """How many frames before its own it looks at, oldest first."""
-        self.cached = _unit(inputs, channels)
-        self.motion = _unit(TAPS * channels, outputs, 3, act=False)
+        self.cached = _conv_norm(inputs, channels)
+        self.motion = _conv_norm(TAPS * channels, outputs, 3, act=False)
 
-    def forward(self, features: Tensor, recall: Recall) -> Tensor:
+    def forward(self, features: Tensor, recall: RecallTaps) -> Tensor:
         """Return (N, outputs, h, w) of a level's features (N, inputs, h, w)."""
         out: Tensor = self.motion(recall(self, self.cached(features)))
         return out
 
 
-class _Level(nn.Module):
+class _Level2d(nn.Module):
     """An encoder's level to the decoders' width, with what its memory adds."""
 
-    def __init__(self, inputs: int, outputs: int, memory: Memory | None) -> None:
+    def __init__(self, inputs: int, outputs: int, memory: TemporalMemory | None) -> None:
         super().__init__()
-        self.lateral = _unit(inputs, outputs, act=False)
+        self.lateral = _conv_norm(inputs, outputs, act=False)
         self.memory = memory
         self.act = nn.ReLU6()
 
-    def forward(self, features: Tensor, recall: Recall) -> Tensor:
+    def forward(self, features: Tensor, recall: RecallTaps) -> Tensor:
         out: Tensor = self.lateral(features)
         if self.memory is not None:
             out = out + self.memory(features, recall)
         return self.act(out)  # type: ignore[no-any-return]
 
 
-def _resized(x: Tensor, like: Tensor) -> Tensor:
+def _resize_like(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear")
 
 
@@ -181,18 +181,19 @@ def _density(raw: Tensor, frames: Tensor) -> Tensor:
 
     TinyHD's maps are sigmoids. Where a target is a few pixels of thousands, these learn far slower.
     """
-    whole = _resized(raw, frames)
+    whole = _resize_like(raw, frames)
     return (whole - whole.amax(dim=(2, 3), keepdim=True)).exp()
 
 
-class Hierarchical(nn.Module):
+class HierarchicalDecoder2d(nn.Module):
     """D1: a branch of its own for each level, a single map from each."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Sequential(
-                _InvertedResidual(width, width, EXPANSION, skip=True), _InvertedResidual(width, 1, EXPANSION)
+                _InvertedResidual2d(width, width, EXPANSION, skip=True),
+                _InvertedResidual2d(width, 1, EXPANSION),
             )
             for width in widths
         )
@@ -200,48 +201,48 @@ class Hierarchical(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the raw maps (N, 1, h, w) `x0` to `x3`, of the finest level's size."""
         raws = [branch(x) for branch, x in zip(self.branches, levels, strict=True)]
-        return {name: _resized(raw, levels[0]) for name, raw in zip(LEVELS, raws, strict=True)}
+        return {name: _resize_like(raw, levels[0]) for name, raw in zip(LEVELS, raws, strict=True)}
 
 
-class TopDown(nn.Module):
+class TopDownDecoder2d(nn.Module):
     """D2: from the coarsest level down, each finer one added on the way, as in U-Net."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.descents = nn.ModuleList(
-            _InvertedResidual(coarse, fine, EXPANSION) for fine, coarse in pairwise(widths)
+            _InvertedResidual2d(coarse, fine, EXPANSION) for fine, coarse in pairwise(widths)
         )
-        self.head = _InvertedResidual(widths[0], 1, EXPANSION)
+        self.head = _InvertedResidual2d(widths[0], 1, EXPANSION)
 
     def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the raw map `d2` (N, 1, h, w)."""
         *skips, x = levels
         for skip, descent in zip(skips[::-1], list(self.descents)[::-1], strict=True):
-            x = skip + _resized(descent(x), skip)
+            x = skip + _resize_like(descent(x), skip)
         return {"d2": self.head(x)}
 
 
-class _Node(nn.Module):
+class _AggregationNode2d(nn.Module):
     """Two neighbouring levels to one, at the finer."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
-        self.descent = _unit(coarse, fine, act=False)
-        self.block = _InvertedResidual(fine, fine, EXPANSION, skip=True)
+        self.descent = _conv_norm(coarse, fine, act=False)
+        self.block = _InvertedResidual2d(fine, fine, EXPANSION, skip=True)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        out: Tensor = self.block(fine + _resized(self.descent(coarse), fine))
+        out: Tensor = self.block(fine + _resize_like(self.descent(coarse), fine))
         return out
 
 
-class Aggregation(nn.Module):
+class AggregationDecoder2d(nn.Module):
     """D3: neighbours are joined, and the results again, until one is left, as in DLA."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         joined = [pair for left in range(len(widths), 1, -1) for pair in pairwise(widths[:left])]
-        self.nodes = nn.ModuleList(_Node(*pair) for pair in joined)
-        self.head = _InvertedResidual(widths[0], 1, EXPANSION)
+        self.nodes = nn.ModuleList(_AggregationNode2d(*pair) for pair in joined)
+        self.head = _InvertedResidual2d(widths[0], 1, EXPANSION)
 
     def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the raw map `d3` (N, 1, h, w)."""
@@ -266,16 +267,20 @@ class StreamingNetwork(nn.Module):
         if rc not in REDUCTIONS:
             raise InputError(f"no streaming student at rc {rc}; expected {', '.join(map(str, REDUCTIONS))}")
         self.encoder = Encoder(rc)
-        widths = _WIDTHS[rc]
+        widths = _DECODER_WIDTHS[rc]
         self.levels = nn.ModuleList(
-            _Level(
+            _Level2d(
                 inputs,
                 width,
-                Memory(inputs, width, _CACHED[rc][at], DILATIONS[at]) if at < len(DILATIONS) else None,
+                TemporalMemory(inputs, width, _CACHED_CHANNELS[rc][at], DILATIONS[at])
+                if at < len(DILATIONS)
+                else None,
             )
             for at, (inputs, width) in enumerate(zip(self.encoder.channels, widths, strict=True))
         )
-        self.decoders = nn.ModuleList([Hierarchical(widths), TopDown(widths), Aggregation(widths)])
+        self.decoders = nn.ModuleList(
+            [HierarchicalDecoder2d(widths), TopDownDecoder2d(widths), AggregationDecoder2d(widths)]
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # by inputs: a depthwise filter has nine
                 nn.init.kaiming_normal_(module.weight, mode="fan_in")
@@ -283,11 +288,11 @@ class StreamingNetwork(nn.Module):
         nn.init.constant_(self.fusion.weight, 1 / (len(LEVELS) + 2))
 
     @property
-    def memories(self) -> list[Memory]:
+    def memories(self) -> list[TemporalMemory]:
         """Return the memories, finest first, in the order of the step form's pasts."""
-        return [module for module in self.levels.modules() if isinstance(module, Memory)]
+        return [module for module in self.levels.modules() if isinstance(module, TemporalMemory)]
 
-    def forward(self, clip: Tensor) -> Maps:
+    def forward(self, clip: Tensor) -> SaliencyMaps:
         """Return the maps of a clip (N, 3, T, H, W), T steps each: `fused`, and `x0` to `x3`, `d2`, `d3`."""
         shape = tuple(clip.shape)
         if len(shape) != 5 or shape[1] != 3 or any(side % STRIDES[-1] or not side for side in shape[3:]):
@@ -300,15 +305,15 @@ class StreamingNetwork(nn.Module):
         def by_clip(x: Tensor) -> Tensor:
             return x.reshape(count, steps, *x.shape[1:])
 
-        def recall(memory: Memory, cached: Tensor) -> Tensor:
+        def recall(memory: TemporalMemory, cached: Tensor) -> Tensor:
             frames, now = by_clip(cached), torch.arange(steps, device=cached.device)
             taps = [frames[:, (now - age).clamp(min=0)] for age in (*memory.ages, 0)]
             return torch.cat(taps, dim=2).flatten(0, 1)
 
         frames = clip.transpose(1, 2).flatten(0, 1)
-        fused, parts = self._raws(frames, recall)
+        fused, parts = self._raw_maps(frames, recall)
         whole = {name: by_clip(_density(part, frames)[:, 0]) for name, part in parts.items()}
-        return Maps(by_clip(_density(fused, frames)[:, 0]), whole)
+        return SaliencyMaps(by_clip(_density(fused, frames)[:, 0]), whole)
 
     def step(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
         """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and what each memory caches of it.
@@ -317,14 +322,14 @@ class StreamingNetwork(nn.Module):
         """
         past, given = iter(pasts), []
 
-        def recall(memory: Memory, cached: Tensor) -> Tensor:
+        def recall(memory: TemporalMemory, cached: Tensor) -> Tensor:
             given.append(cached)
             return torch.cat([*(next(past) for _ in memory.ages), cached], dim=1)
 
-        fused, _ = self._raws(frame, recall)
+        fused, _ = self._raw_maps(frame, recall)
         return _density(fused, frame), *given
 
-    def _raws(self, frames: Tensor, recall: Recall) -> tuple[Tensor, dict[str, Tensor]]:
+    def _raw_maps(self, frames: Tensor, recall: RecallTaps) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the fused raw maps (N, 1, h, w), and the single ones, all at stride 4."""
         features = self.encoder(frames)
         levels = [level(x, recall) for level, x in zip(self.levels, features, strict=True)]

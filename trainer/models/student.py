@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Alignment, Preprocessing
-from edge.release.manifest import LONGEST_LAG_S
+from edge.release.manifest import MAX_LAG_S
 from trainer.models import streaming
-from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
+from trainer.models.mobilenet3d import CLIP_FRAMES, SIDE_MULTIPLE, Reduction
 from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
 from trainer.models.tinyhd import DECODERS, MAPS, TinyHD, Variant
 
@@ -29,12 +29,12 @@ Head = Literal["density", "log_density"]
 Pair = Literal["next", "previous"]
 
 
-class Settings(Protocol):
+class StudentSettings(Protocol):
     """What a student is: a dataclass of plain values, enough to build its network again."""
 
     @property
     def kind(self) -> str:
-        """Return its key in `KINDS`."""
+        """Return its key in `SETTINGS_BY_KIND`."""
 
     @property
     def delay_frames(self) -> int:
@@ -78,10 +78,10 @@ class SkdSettings:
                 f"no student paired with {self.pair!r} whose map is a {self.head!r}; expected one of "
                 f"{', '.join(get_args(Pair))} and one of {', '.join(get_args(Head))}"
             )
-        if not 0 <= self.lag_s <= (LONGEST_LAG_S if self.pair == "previous" else 0):
+        if not 0 <= self.lag_s <= (MAX_LAG_S if self.pair == "previous" else 0):
             raise InputError(
                 f"a student paired with the {self.pair} frame cannot lag by {self.lag_s} s; "
-                f'expected 0, or up to {LONGEST_LAG_S} with "previous"'
+                f'expected 0, or up to {MAX_LAG_S} with "previous"'
             )
         if self.align and not self.lag_s:
             raise InputError("a student that aligns the previous frame needs a lag: give lag_s, as 0.4")
@@ -114,10 +114,10 @@ class TinyHDSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoders", tuple(self.decoders))  # a file has them as a list
-        if self.height % MULTIPLE or self.width % MULTIPLE or min(self.height, self.width) <= 0:
+        if self.height % SIDE_MULTIPLE or self.width % SIDE_MULTIPLE or min(self.height, self.width) <= 0:
             raise InputError(
                 f"no TinyHD student for frames of {self.height} x {self.width}; expected multiples of "
-                f"{MULTIPLE}, as 192 x 256"
+                f"{SIDE_MULTIPLE}, as 192 x 256"
             )
 
     def preprocessing(self) -> Preprocessing:
@@ -127,7 +127,7 @@ class TinyHDSettings:
     @property
     def delay_frames(self) -> int:
         """Return 15 for M, whose clip's first frame waits for the last; 0 for S."""
-        return CLIP - 1 if MAPS[self.variant] > 1 else 0
+        return CLIP_FRAMES - 1 if MAPS[self.variant] > 1 else 0
 
     def build(self) -> TinyHD:
         """Return its network, untrained.
@@ -169,7 +169,7 @@ class StreamingSettings:
         return streaming.StreamingNetwork(self.rc)
 
 
-KINDS: dict[str, Callable[..., Settings]] = {
+SETTINGS_BY_KIND: dict[str, Callable[..., StudentSettings]] = {
     "skd": SkdSettings,
     "tinyhd": TinyHDSettings,
     "stream": StreamingSettings,
@@ -177,7 +177,7 @@ KINDS: dict[str, Callable[..., Settings]] = {
 """Settings by kind of student, from the values that a student's file keeps."""
 
 
-def saliency(raw: Tensor, head: Head) -> Tensor:
+def raw_to_saliency(raw: Tensor, head: Head) -> Tensor:
     """Return the saliency map (N, 1, H, W), non-negative, of a raw map; a density up to a factor."""
     if head == "density":
         return raw.relu()
@@ -189,7 +189,7 @@ class Student:
     """A trained network with its settings and how it was trained."""
 
     name: str
-    settings: Settings
+    settings: StudentSettings
     network: nn.Module
     trained: Mapping[str, Any]
 
@@ -202,7 +202,7 @@ class Student:
             "trained": json.dumps(self.trained),
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        with written_file(path) as pending:
+        with atomic_file(path) as pending:
             save_file(tensors, pending, metadata)
 
 
@@ -238,7 +238,7 @@ def load_student(name: str | Path) -> Student:
         raise InputError(f"{path}: weight {broken} is not finite; train the student again")
     try:
         values = json.loads(metadata["student"])
-        settings = KINDS[values["kind"]](**values)
+        settings = SETTINGS_BY_KIND[values["kind"]](**values)
         network = settings.build()
         network.load_state_dict(tensors)
         called, trained = metadata["name"], json.loads(metadata["trained"])

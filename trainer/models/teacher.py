@@ -10,26 +10,26 @@ from torch import Tensor, nn
 
 from trainer.models.efficientnet_lite import TAPS, EfficientNetLite0
 
-WIDTH = 48
+DECODER_WIDTH = 48
 """Channels of the decoder."""
 
 
-class _Decoder(nn.Module):
+class _PyramidDecoder(nn.Module):
     """Features at strides 2 to 32, coarsest first with skips, to a raw map at stride 2."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(c, DECODER_WIDTH, 1) for c in channels)
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False),
-                nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
-                nn.BatchNorm2d(WIDTH),
+                nn.Conv2d(DECODER_WIDTH, DECODER_WIDTH, 3, padding=1, groups=DECODER_WIDTH, bias=False),
+                nn.Conv2d(DECODER_WIDTH, DECODER_WIDTH, 1, bias=False),
+                nn.BatchNorm2d(DECODER_WIDTH),
                 nn.ReLU(),
             )
             for _ in channels
         )
-        self.head = nn.Conv2d(WIDTH, 1, 3, padding=1)
+        self.head = nn.Conv2d(DECODER_WIDTH, 1, 3, padding=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (N, 1, H/2, W/2)."""
@@ -47,7 +47,7 @@ class SpatialTeacher(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = EfficientNetLite0()
-        self.decoder = _Decoder(list(TAPS.values()))
+        self.decoder = _PyramidDecoder(list(TAPS.values()))
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map of `frame`; `other` is not looked at."""
@@ -62,7 +62,7 @@ class TemporalTeacher(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = EfficientNetLite0()
-        self.decoder = _Decoder([2 * c for c in TAPS.values()])
+        self.decoder = _PyramidDecoder([2 * c for c in TAPS.values()])
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map of `frame`, given its neighbour in time."""

@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 from edge.core.errors import InputError
 from trainer.models.mobilenet3d import (
-    CLIP,
+    CLIP_FRAMES,
     REDUCTIONS,
     MobileNet3D,
     Reduction,
     Triple,
     check_clip,
+    conv_norm,
     inverted_residual,
-    unit,
 )
 
 Variant = Literal["S", "M"]
-MAPS: dict[Variant, int] = {"S": 1, "M": CLIP}
+MAPS: dict[Variant, int] = {"S": 1, "M": CLIP_FRAMES}
 """Maps a clip."""
 LEVELS = ("x0", "x1", "x2", "x3")
 """The encoder's levels, finest first, and the names of the maps made from one alone."""
 EXPANSION = 2
-_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
+_DECODER_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
     1: (18, 60, 96, 256),
     2: (20, 48, 80, 160),
     4: (12, 48, 64, 80),
@@ -43,7 +43,7 @@ _WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
 """Channels of the decoders at levels x0 to x3."""
 
 
-class Maps(NamedTuple):
+class SaliencyMaps(NamedTuple):
     """Saliency maps in 0 to 1, (N, steps, H, W); the last is that of the clip's last frame.
 
     `parts`: the single maps that `fused` is made of, by name: `x0` to `x3` (decoder D1, or a teacher's
@@ -55,28 +55,28 @@ class Maps(NamedTuple):
     parts: dict[str, Tensor]
 
 
-class _Level(NamedTuple):
+class _Level3d(NamedTuple):
     channels: int
     width: int
     times: int
 
 
-def _lateral(level: _Level) -> nn.Sequential:
-    return nn.Sequential(*unit(level.channels, level.width))
+def _lateral(level: _Level3d) -> nn.Sequential:
+    return nn.Sequential(*conv_norm(level.channels, level.width))
 
 
-def _descent(coarse: _Level, fine: _Level) -> nn.Sequential:
+def _descent(coarse: _Level3d, fine: _Level3d) -> nn.Sequential:
     return inverted_residual(coarse.width, fine.width, EXPANSION, coarse.times)
 
 
-def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="trilinear")
 
 
 class _Head(nn.Module):
     """Features of level x0 to a raw map a clip, or to one a frame, at the clip's size."""
 
-    def __init__(self, level: _Level, maps: int) -> None:
+    def __init__(self, level: _Level3d, maps: int) -> None:
         super().__init__()
         self._many = maps > 1
         times = maps if self._many else level.times
@@ -84,15 +84,15 @@ class _Head(nn.Module):
 
     def forward(self, x: Tensor, size: Triple) -> Tensor:
         if self._many:
-            raw: Tensor = self.block(_resized(x, size))
+            raw: Tensor = self.block(_resize(x, size))
             return raw
-        return _resized(self.block(x), size)
+        return _resize(self.block(x), size)
 
 
-class Hierarchical(nn.Module):
+class HierarchicalDecoder3d(nn.Module):
     """D1: a branch of its own for each level, a single map from each, as in HD2S."""
 
-    def __init__(self, levels: Sequence[_Level], maps: int) -> None:
+    def __init__(self, levels: Sequence[_Level3d], maps: int) -> None:
         super().__init__()
         del maps
         self.branches = nn.ModuleList(
@@ -107,15 +107,15 @@ class Hierarchical(nn.Module):
     def forward(self, features: Sequence[Tensor], size: Triple) -> dict[str, Tensor]:
         """Return the raw maps (N, 1, 1, H, W) `x0` to `x3`; `size` is (steps, H, W)."""
         return {
-            name: _resized(branch(x), (1, *size[1:]))
+            name: _resize(branch(x), (1, *size[1:]))
             for name, branch, x in zip(LEVELS, self.branches, features, strict=True)
         }
 
 
-class TopDown(nn.Module):
+class TopDownDecoder3d(nn.Module):
     """D2: from the coarsest level down, each finer one added on the way, as in U-Net."""
 
-    def __init__(self, levels: Sequence[_Level], maps: int) -> None:
+    def __init__(self, levels: Sequence[_Level3d], maps: int) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(map(_lateral, levels))
         self.descents = nn.ModuleList(map(_descent, levels[1:], levels[:-1]))
@@ -125,31 +125,31 @@ class TopDown(nn.Module):
         """Return the raw map `d2` (N, 1, steps, H, W); `size` is (steps, H, W)."""
         *skips, x = [lateral(f) for lateral, f in zip(self.laterals, features, strict=True)]
         for skip, descent in zip(skips[::-1], list(self.descents)[::-1], strict=True):
-            x = skip + _resized(descent(x), skip.shape[2:])
+            x = skip + _resize(descent(x), skip.shape[2:])
         return {"d2": self.head(x, size)}
 
 
-class _Node(nn.Module):
+class _AggregationNode3d(nn.Module):
     """Two neighbouring levels to one, at the finer."""
 
-    def __init__(self, fine: _Level, coarse: _Level) -> None:
+    def __init__(self, fine: _Level3d, coarse: _Level3d) -> None:
         super().__init__()
         self.descent = _descent(coarse, fine)
         self.block = inverted_residual(fine.width, fine.width, EXPANSION, fine.times)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        out: Tensor = self.block(fine + _resized(self.descent(coarse), fine.shape[2:]))
+        out: Tensor = self.block(fine + _resize(self.descent(coarse), fine.shape[2:]))
         return out
 
 
-class Aggregation(nn.Module):
+class AggregationDecoder3d(nn.Module):
     """D3: neighbours are joined, and the results again, until one is left, as in DLA."""
 
-    def __init__(self, levels: Sequence[_Level], maps: int) -> None:
+    def __init__(self, levels: Sequence[_Level3d], maps: int) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(map(_lateral, levels))
         joined = [pair for left in range(len(levels), 1, -1) for pair in pairwise(levels[:left])]
-        self.nodes = nn.ModuleList(_Node(*pair) for pair in joined)
+        self.nodes = nn.ModuleList(_AggregationNode3d(*pair) for pair in joined)
         self.head = _Head(levels[0], maps)
 
     def forward(self, features: Sequence[Tensor], size: Triple) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ class Aggregation(nn.Module):
         return {"d3": self.head(row[0], size)}
 
 
-DECODERS = {"D1": Hierarchical, "D2": TopDown, "D3": Aggregation}
+DECODERS = {"D1": HierarchicalDecoder3d, "D2": TopDownDecoder3d, "D3": AggregationDecoder3d}
 
 
 class TinyHD(nn.Module):
@@ -187,12 +187,12 @@ class TinyHD(nn.Module):
             )
         self.maps = MAPS[variant]
         self.encoder = MobileNet3D(rc, coarse_times=2 if variant == "S" else 1)
-        levels = list(map(_Level, self.encoder.channels, _WIDTHS[rc], self.encoder.times))
+        levels = list(map(_Level3d, self.encoder.channels, _DECODER_WIDTHS[rc], self.encoder.times))
         self.decoders = nn.ModuleDict({name: DECODERS[name](levels, self.maps) for name in sorted(decoders)})
         singles = sum(len(LEVELS) if name == "D1" else 1 for name in decoders)
         self.fusion = nn.Conv3d(singles, 1, 1)
 
-    def forward(self, clip: Tensor) -> Maps:
+    def forward(self, clip: Tensor) -> SaliencyMaps:
         """Return the fused maps (N, steps, H, W) and the single ones."""
         check_clip(clip)
         features = self.encoder(clip)
@@ -202,4 +202,4 @@ class TinyHD(nn.Module):
             parts |= {name: raw.sigmoid() for name, raw in raws.items()}
         alike = [part.expand(-1, -1, self.maps, -1, -1) for part in parts.values()]
         fused = self.fusion(torch.cat(alike, dim=1)).sigmoid()
-        return Maps(fused[:, 0], {name: part[:, 0] for name, part in parts.items()})
+        return SaliencyMaps(fused[:, 0], {name: part[:, 0] for name, part in parts.items()})

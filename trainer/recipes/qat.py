@@ -22,7 +22,7 @@ class QatTable(Table):
     """Of weights and places: set when the training begins."""
 
 
-class FramesTable(Table):
+class QatDataTable(Table):
     """Where frames come from: the made world, or a data set in its layout (docs/data.md), labelled or not."""
 
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
@@ -30,7 +30,7 @@ class FramesTable(Table):
     split: Literal["train", "val", "test"] | None = None
 
 
-class FlightTable(Table):
+class QatWorldTable(Table):
     """The made world's flights."""
 
     width: Side = 256
@@ -47,8 +47,8 @@ class QatRecipe(Recipe):
     """One stage: the student through fake quantisation, taught by itself in fp32."""
 
     student: QatTable
-    data: FramesTable = FramesTable()
-    world: FlightTable = FlightTable()
+    data: QatDataTable = QatDataTable()
+    world: QatWorldTable = QatWorldTable()
     tuning: StageTable
 
     @property
@@ -57,7 +57,7 @@ class QatRecipe(Recipe):
         return {"tuning": self.tuning}
 
     @model_validator(mode="after")
-    def _fits(self) -> QatRecipe:
+    def _check_consistency(self) -> QatRecipe:
         world = self.data.kind == "world"
         if world and (self.data.root or self.data.split):
             raise ValueError("data.root and data.split are a data set's: set data.kind, as videos")

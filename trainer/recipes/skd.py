@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from edge.release.manifest import LONGEST_LAG_S
-from trainer.losses.saliency import HEADS, Loss
+from edge.release.manifest import MAX_LAG_S
+from trainer.losses.saliency import HEAD_BY_LOSS, Loss
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Pair, SkdSettings
 from trainer.recipes.tables import Recipe, Share, Side, StageTable, Table
@@ -20,13 +20,13 @@ class SkdTable(Table):
     kind: Literal["skd"] = "skd"
     resolution: int
     pair: Pair
-    lag_s: Annotated[float, Field(ge=0, le=LONGEST_LAG_S)] = 0.0
+    lag_s: Annotated[float, Field(ge=0, le=MAX_LAG_S)] = 0.0
     """How far back "previous" reaches; training varies it by a third."""
     align: bool = False
     """Move the previous frame onto the new one first: only what moves by itself differs then."""
 
 
-class WorldTable(Table):
+class SkdWorldTable(Table):
     """The made world that clips are drawn from."""
 
     width: Side = 256
@@ -40,7 +40,7 @@ class WorldTable(Table):
     """Share of scenes with identical twins of which one moves."""
 
 
-class DataTable(Table):
+class SkdDataTable(Table):
     """A data set on disk that replaces the made world: its labelled frames."""
 
     kind: str
@@ -104,8 +104,8 @@ class SkdRecipe(Recipe):
 
     loss: Loss
     student: SkdTable
-    world: WorldTable = WorldTable()
-    data: DataTable | None = None
+    world: SkdWorldTable = SkdWorldTable()
+    data: SkdDataTable | None = None
     teachers: TeachersTable
     students: StudentsTable
     network: NetworkTable
@@ -116,7 +116,7 @@ class SkdRecipe(Recipe):
         return {"teachers": self.teachers, "students": self.students, "network": self.network}
 
     @model_validator(mode="after")
-    def _fits(self) -> SkdRecipe:
+    def _check_consistency(self) -> SkdRecipe:
         soft = self.students.steps > 0 and self.students.mu > 0
         if self.student.resolution not in RESOLUTIONS:
             raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
@@ -125,7 +125,7 @@ class SkdRecipe(Recipe):
         if self.student.align and not self.student.lag_s:
             raise ValueError("student.align needs student.lag_s, as 0.4")
         maps = self.students.maps is not None
-        if self.data and self.world != WorldTable():
+        if self.data and self.world != SkdWorldTable():
             raise ValueError("data and world are both set: leave out one, clips come from one place")
         if maps and not self.data:
             raise ValueError("students.maps needs data: the made world's clips have no maps on disk")
@@ -151,7 +151,7 @@ class SkdRecipe(Recipe):
         return self
 
     @property
-    def large(self) -> tuple[int, int]:
+    def teacher_size(self) -> tuple[int, int]:
         """Return the teachers' frames' width and height."""
         source = self.data or self.world
         return source.width, source.height
@@ -159,4 +159,6 @@ class SkdRecipe(Recipe):
     def settings(self) -> SkdSettings:
         """Return the student's settings."""
         student = self.student
-        return SkdSettings(student.resolution, student.pair, HEADS[self.loss], student.lag_s, student.align)
+        return SkdSettings(
+            student.resolution, student.pair, HEAD_BY_LOSS[self.loss], student.lag_s, student.align
+        )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Steps = Annotated[int, Field(ge=0)]
-Batch = Annotated[int, Field(ge=2)]
+BatchSize = Annotated[int, Field(ge=2)]
 Side = Annotated[int, Field(ge=64, le=4096)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -24,7 +24,7 @@ class StageTable(Table):
     """One training stage. `steps` = 0 leaves it out."""
 
     steps: Steps
-    batch: Batch
+    batch: BatchSize
     rate: Rate = 1e-3
     schedule: Literal["constant", "cosine", "steps"] = "constant"
     """Adam at a constant rate; AdamW down a cosine; SGD in steps, as TinyHD's authors do."""

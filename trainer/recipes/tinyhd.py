@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainer.models import streaming
-from trainer.models.mobilenet3d import CLIP, MULTIPLE, Reduction
+from trainer.models.mobilenet3d import CLIP_FRAMES, SIDE_MULTIPLE, Reduction
 from trainer.models.student import StreamingSettings, TinyHDSettings
 from trainer.models.tinyhd import MAPS, Variant
 from trainer.recipes.tables import Recipe, StageTable, Table
 
-ClipSide = Annotated[int, Field(ge=MULTIPLE, le=4096, multiple_of=MULTIPLE)]
+ClipSide = Annotated[int, Field(ge=SIDE_MULTIPLE, le=4096, multiple_of=SIDE_MULTIPLE)]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -53,14 +53,14 @@ class StreamTable(Table):
     @property
     def maps(self) -> int:
         """Return how many maps the student gives of a clip."""
-        return CLIP
+        return CLIP_FRAMES
 
     def settings(self, rc: Reduction) -> StreamingSettings:
         """Return the settings of the student, or of its assistant, of that rc."""
         return StreamingSettings(self.height, self.width, rc)  # type: ignore[arg-type]  # checked there
 
 
-class DataTable(Table):
+class ClipDataTable(Table):
     """Where clips come from: the made world, or a data set in its layout (docs/data.md)."""
 
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
@@ -72,7 +72,7 @@ class DataTable(Table):
     """A tree of video: as many of its clips as labelled ones, for the teacher's terms alone."""
 
 
-class FlightTable(Table):
+class ClipWorldTable(Table):
     """The made world's flights, at the student's size."""
 
     frames: Annotated[int, Field(ge=1)] = 48
@@ -109,8 +109,8 @@ class TinyHDRecipe(Recipe):
     """How a student is trained by TinyHD's method: teacher, assistants of larger width if any, student."""
 
     student: Annotated[TinyHDTable | StreamTable, Field(discriminator="kind")]
-    data: DataTable = DataTable()
-    world: FlightTable = FlightTable()
+    data: ClipDataTable = ClipDataTable()
+    world: ClipWorldTable = ClipWorldTable()
     teacher: TeacherTable | None = None
     """None: the first network learns from the truth alone."""
     assistants: AssistantsTable | None = None
@@ -127,7 +127,7 @@ class TinyHDRecipe(Recipe):
         }
 
     @model_validator(mode="after")
-    def _fits(self) -> TinyHDRecipe:
+    def _check_consistency(self) -> TinyHDRecipe:
         student, data, world = self.student, self.data, self.data.kind == "world"
         chain = [*(self.assistants.rc if self.assistants else ()), student.rc]
         decoders = student.decoders if isinstance(student, TinyHDTable) else ("all",)
@@ -156,6 +156,6 @@ class TinyHDRecipe(Recipe):
             raise ValueError(f"assistants.rc must rise, and stay below the student's rc {student.rc}")
         if not self.distillation.steps:
             raise ValueError("distillation.steps is 0: there would be nothing to keep")
-        if world and self.world.frames < CLIP:
-            raise ValueError(f"world.frames must be {CLIP} or more, the frames of a clip")
+        if world and self.world.frames < CLIP_FRAMES:
+            raise ValueError(f"world.frames must be {CLIP_FRAMES} or more, the frames of a clip")
         return self

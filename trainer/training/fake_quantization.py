@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from edge.core.errors import InputError
-from edge.inference.interface.recurrent_state import Carried
+from edge.inference.interface.recurrent_state import RecurrentState
 from edge.release.manifest import Form
-from edge.release.quantization import Places, Quantisation
-from trainer.models.folded import folded
+from edge.release.quantization import QdqPlacement, QuantizationRecord
+from trainer.models.batch_norm_folding import fold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-CONVOLUTIONS = {"conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d", "convolution"}
+WEIGHTED_OPERATORS = {"conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d", "convolution"}
 """Operators of torch whose second argument is a weight."""
 
 
-def fake_quantised(
-    student: Student, form: Form, batch: int, told: Quantisation, engine: str
+def fake_quantize(
+    student: Student, form: Form, batch: int, told: QuantizationRecord, engine: str
 ) -> fx.GraphModule:
     """Return a form of a student's network, batch norms folded, rounded at each of the engine's places.
 
@@ -41,15 +41,15 @@ def fake_quantised(
     pt2e, prepare, quantizer = _torchao()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = folded(forms_of(student).modules[form])
+        module = fold_batch_norm(forms_of(student).modules[form])
         graph: Any = torch.export.export(module, _arguments(student, form, batch)).module()
-        prepared: fx.GraphModule = prepare(graph, _annotating(pt2e, quantizer, told, told.places[engine]))
+        prepared: fx.GraphModule = prepare(graph, _make_quantizer(pt2e, quantizer, told, told.places[engine]))
     pt2e.allow_exported_model_train_eval(prepared)
     return prepared
 
 
 @contextmanager
-def exact(network: fx.GraphModule) -> Iterator[None]:
+def rounding_disabled(network: fx.GraphModule) -> Iterator[None]:
     """Let a fake-quantised network compute without rounding."""
     rounding: list[Any] = [module for module in network.modules() if hasattr(module, "enable_fake_quant")]
     for module in rounding:
@@ -61,7 +61,7 @@ def exact(network: fx.GraphModule) -> Iterator[None]:
             module.enable_fake_quant(True)
 
 
-def streamed(module: nn.Module, student: Student, form: Form, window: Tensor) -> Tensor:
+def run_form(module: nn.Module, student: Student, form: Form, window: Tensor) -> Tensor:
     """Return the maps (N, 1 or more, H, W) of windows (N, 3, T, H, W), as they come on board.
 
     `module`: the form, as it is or fake-quantised. A stream is stepped through the window.
@@ -79,10 +79,10 @@ def streamed(module: nn.Module, student: Student, form: Form, window: Tensor) ->
         state.input: torch.full((len(window), *state.shape[1:]), state.start, device=window.device)
         for state in forms.states
     }
-    carried = Carried(forms.states, starts)
+    carried = RecurrentState(forms.states, starts)
     for frame in frames:
         saliency, *given = module(frame, *carried.feed().values())
-        carried.keep(dict(zip(carried.outputs, given, strict=True)))
+        carried.update(dict(zip(carried.outputs, given, strict=True)))
     last: Tensor = saliency
     return last
 
@@ -95,13 +95,13 @@ def _arguments(student: Student, form: Form, batch: int) -> tuple[Tensor, ...]:
     return (*frames, *(torch.full((batch, *state.shape[1:]), state.start) for state in states))
 
 
-def _annotating(pt2e: Any, quantizer: Any, told: Quantisation, places: Places) -> Any:
+def _make_quantizer(pt2e: Any, quantizer: Any, told: QuantizationRecord, places: QdqPlacement) -> Any:
     """Return a `Quantizer` of torchao that marks our places."""
 
     class Placed(quantizer.Quantizer):  # type: ignore[misc]
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             """Mark what gives each tensor, and what takes each weight."""
-            tensors, takers = _named(model, told), _takers(model)
+            tensors, takers = _nodes_by_tensor(model, told), _weight_consumers(model)
             missing = [name for name in places.activations if name not in tensors]
             missing += [name for name in places.weights if name not in takers]
             if missing:
@@ -146,7 +146,7 @@ def _annotating(pt2e: Any, quantizer: Any, told: Quantisation, places: Places) -
     return Placed()
 
 
-def _named(model: fx.GraphModule, told: Quantisation) -> dict[str, fx.Node]:
+def _nodes_by_tensor(model: fx.GraphModule, told: QuantizationRecord) -> dict[str, fx.Node]:
     """Return the nodes of a graph by its tensors' names in ONNX, where inputs and outputs are named anew."""
     nodes = {node.name: node for node in model.graph.nodes if node.op == "call_function"}
     inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
@@ -159,12 +159,16 @@ def _named(model: fx.GraphModule, told: Quantisation) -> dict[str, fx.Node]:
     }
 
 
-def _takers(model: fx.GraphModule) -> dict[str, list[fx.Node]]:
+def _weight_consumers(model: fx.GraphModule) -> dict[str, list[fx.Node]]:
     """Return the convolutions that take each weight."""
     found: dict[str, list[fx.Node]] = {}
     for node in model.graph.nodes:
         packet = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
-        if packet in CONVOLUTIONS and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
+        if (
+            packet in WEIGHTED_OPERATORS
+            and isinstance(node.args[1], fx.Node)
+            and node.args[1].op == "get_attr"
+        ):
             found.setdefault(str(node.args[1].target), []).append(node)
     return found
 

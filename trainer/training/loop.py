@@ -26,27 +26,27 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
-from edge.hardware.host import this_machine
+from edge.hardware.host import detect_machine
 from trainer.recipes.loader import Recipe, StageTable
-from trainer.training.stage import Stage
-from trainer.training.sync_batch_norm import SharedBatchNorm
+from trainer.training.stage import TrainingStage
+from trainer.training.sync_batch_norm import BatchNormSync
 
 Samples = Dataset[dict[str, Tensor]]
-WARM_UP = 20
+LOSS_WINDOW = 20
 """Steps whose mean loss is what a training must not rise above twice."""
 
 
-class Endless(Protocol):
+class EndlessSamples(Protocol):
     """Samples as a stream: told once which share of it is whose, and where it was left."""
 
     def share(self, part: int, parts: int, start: int) -> None:
-        """Give part `part` of `parts` (processes), as if `start` samples of it had been given before."""
+        """Give part `part` of `parts` (process_group), as if `start` samples of it had been given before."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a training is: told after each step. `wait`: share of the stage's time spent on data."""
 
     stage: str
@@ -57,7 +57,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A training's place and audience.
 
     `folder`: for checkpoints every `interval` steps and logs; found there, the training goes on. A kill
@@ -66,10 +66,10 @@ class Run:
 
     folder: Path | None = None
     interval: int = 200
-    on_step: Callable[[Progress], None] = lambda progress: None
+    on_step: Callable[[TrainingProgress], None] = lambda progress: None
 
 
-def open_run(run: Run, recipe: Recipe) -> None:
+def open_run(run: TrainingRun, recipe: Recipe) -> None:
     """Keep the recipe in the run's folder, or check that it is the one that was begun there.
 
     Raises:
@@ -87,14 +87,14 @@ def open_run(run: Run, recipe: Recipe) -> None:
             raise InputError(
                 f"{run.folder} holds the training of another recipe: name another folder, or remove it"
             )
-    elif processes().rank == 0:
+    elif process_group().rank == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
-        with written_file(kept) as pending:
+        with atomic_file(kept) as pending:
             pending.write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """How many processes train together, and which this is: from torchrun's or SLURM's environment."""
 
     rank: int
@@ -102,7 +102,7 @@ class Processes:
     local_world: int
 
 
-def processes() -> Processes:
+def process_group() -> ProcessGroup:
     """Read the environment: one process if neither torchrun nor srun started it.
 
     Raises:
@@ -110,7 +110,7 @@ def processes() -> Processes:
     """
     found = os.environ
     if "TORCHELASTIC_RUN_ID" in found:
-        return Processes(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_WORLD_SIZE"]))
+        return ProcessGroup(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_WORLD_SIZE"]))
     if "SLURM_PROCID" in found and found.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         world = int(found["SLURM_NTASKS"])
         here, over = divmod(world, int(found.get("SLURM_NNODES", "1")))
@@ -119,12 +119,17 @@ def processes() -> Processes:
                 f"srun started {world} tasks on {found['SLURM_NNODES']} nodes: give each node as many"
             )
         found.setdefault("SLURM_NTASKS_PER_NODE", str(here))  # Lightning refuses to work it out
-        return Processes(int(found["SLURM_PROCID"]), world, here)
-    return Processes(0, 1, 1)
+        return ProcessGroup(int(found["SLURM_PROCID"]), world, here)
+    return ProcessGroup(0, 1, 1)
 
 
 def fit(
-    name: str, stage: Stage, samples: Samples, recipe: Recipe, table: StageTable, run: Run | None = None
+    name: str,
+    stage: TrainingStage,
+    samples: Samples,
+    recipe: Recipe,
+    table: StageTable,
+    run: TrainingRun | None = None,
 ) -> None:
     """Train the stage for its steps, or go on where the run's folder has it; leave it in evaluation mode.
 
@@ -134,8 +139,8 @@ def fit(
         InputError: the batch cannot be shared out evenly, the loss is not finite or has risen to twice
             what it was at first (where that was below 0: by as much, or by 1), or a weight is not finite.
     """
-    run = run or Run()
-    team = processes()
+    run = run or TrainingRun()
+    team = process_group()
     if table.batch % team.world:
         raise InputError(
             f"{name}: a batch of {table.batch} cannot be shared out to {team.world} processes; set a multiple"
@@ -146,9 +151,9 @@ def fit(
         stage.load_state_dict(torch.load(done, weights_only=True))
         stage.eval()
         return
-    step = _step_of(last) if last is not None and last.is_file() else 0
-    torch.set_num_threads(max(1, this_machine().cores // team.local_world - recipe.workers))
-    watch = _Watch(name, table.steps, run.on_step)
+    step = _read_step(last) if last is not None and last.is_file() else 0
+    torch.set_num_threads(max(1, detect_machine().cores // team.local_world - recipe.workers))
+    watch = _LossMonitor(name, table.steps, run.on_step)
     callbacks: list[Callback] = [watch]
     if table.average:
         callbacks.append(EMAWeightAveraging(decay=table.average))
@@ -162,15 +167,15 @@ def fit(
                 enable_version_counter=False,
             )
         )
-    mixed = recipe.mixed and (stage.mixes_on_cpu or torch.cuda.is_available())
-    with _quiet():
+    mixed = recipe.mixed and (stage.allows_bfloat16_on_cpu or torch.cuda.is_available())
+    with _silence_lightning():
         trainer = L.Trainer(
             max_steps=table.steps,
             max_epochs=-1,
             devices=team.local_world if team.world > 1 else 1,
             num_nodes=team.world // team.local_world,
             strategy="ddp" if team.world > 1 else "auto",
-            plugins=SharedBatchNorm() if team.world > 1 else None,
+            plugins=BatchNormSync() if team.world > 1 else None,
             use_distributed_sampler=False,  # ours also knows where a run was left
             callbacks=callbacks,
             logger=_loggers(place, step) if place else False,
@@ -191,14 +196,14 @@ def fit(
     ):
         raise InputError(f"{name}: {broken} is not finite after {table.steps} steps; lower the stage's rate")
     if done is not None and team.rank == 0:
-        with written_file(done) as pending:
+        with atomic_file(done) as pending:
             torch.save(stage.state_dict(), pending)
 
 
-class _Shuffled(Sampler[int]):
+class _ResumableSampler(Sampler[int]):
     """Samples in a mixed order without end, epoch by epoch; each process takes its share of it."""
 
-    def __init__(self, samples: Any, seed: int, team: Processes, start: int) -> None:
+    def __init__(self, samples: Any, seed: int, team: ProcessGroup, start: int) -> None:
         self._length, self._seed, self._team, self._start = len(samples), seed, team, start
 
     def __iter__(self) -> Iterator[int]:
@@ -216,7 +221,7 @@ class _Shuffled(Sampler[int]):
 
 
 def _loader(
-    samples: Samples, recipe: Recipe, table: StageTable, team: Processes, step: int
+    samples: Samples, recipe: Recipe, table: StageTable, team: ProcessGroup, step: int
 ) -> DataLoader[dict[str, Tensor]]:
     endless = isinstance(samples, IterableDataset)
     if endless:
@@ -224,16 +229,16 @@ def _loader(
     return DataLoader(
         samples,
         batch_size=table.batch // team.world,
-        sampler=None if endless else _Shuffled(samples, recipe.seed, team, step * table.batch),
+        sampler=None if endless else _ResumableSampler(samples, recipe.seed, team, step * table.batch),
         num_workers=recipe.workers,
-        multiprocessing_context=_fresh_processes() if recipe.workers else None,
+        multiprocessing_context=_worker_context() if recipe.workers else None,
         persistent_workers=recipe.workers > 0,
         worker_init_fn=_ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _step_of(checkpoint: Path) -> int:
+def _read_step(checkpoint: Path) -> int:
     try:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
     except Exception as error:  # torch.load's errors share no base
@@ -251,16 +256,21 @@ def _loggers(place: Path, step: int) -> list[Logger]:
     ]
 
 
-class _Watch(Callback):
+class _LossMonitor(Callback):
     """Tells each step, and ends a training that is interrupted or whose loss goes wrong early."""
 
-    def __init__(self, stage: str, steps: int, on_step: Callable[[Progress], None]) -> None:
+    def __init__(self, stage: str, steps: int, on_step: Callable[[TrainingProgress], None]) -> None:
         self._stage, self._steps, self._on_step = stage, steps, on_step
         self.interrupted = threading.Event()
         self._first: list[float] = []
         self._smooth = 0.0
         self._waited = 0.0
         self._begun = self._ended = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """Return the key of this state in checkpoints: the first name of the class, which files hold."""
+        return "_Watch"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run that is gone on with must know: how its loss began, and how it stands."""
@@ -286,12 +296,12 @@ class _Watch(Callback):
         wait = self._waited / max(self._ended - self._begun, 1e-9)
         if not math.isfinite(loss):
             raise InputError(f"{self._stage}: the loss became {loss} at step {step}; lower the stage's rate")
-        if len(self._first) < WARM_UP:
+        if len(self._first) < LOSS_WINDOW:
             self._first.append(loss)
             self._smooth = sum(self._first) / len(self._first)
         else:
-            self._smooth += (loss - self._smooth) / WARM_UP
-            started = sum(self._first) / WARM_UP
+            self._smooth += (loss - self._smooth) / LOSS_WINDOW
+            started = sum(self._first) / LOSS_WINDOW
             below = min(self._first) < 0  # as NSS is
             if self._smooth > (started + max(1.0, abs(started)) if below else 2 * started):
                 raise InputError(
@@ -299,7 +309,7 @@ class _Watch(Callback):
                     f"{started:.3g} it began with; lower the stage's rate"
                 )
         pl_module.log_dict({"loss": loss, "wait": wait})
-        self._on_step(Progress(self._stage, step, self._steps, loss, wait))
+        self._on_step(TrainingProgress(self._stage, step, self._steps, loss, wait))
         self._end_if_interrupted()
 
     def _end_if_interrupted(self) -> None:
@@ -307,7 +317,7 @@ class _Watch(Callback):
             raise KeyboardInterrupt
 
 
-def _fresh_processes() -> BaseContext:
+def _worker_context() -> BaseContext:
     """Return how workers start: not as copies of this process.
 
     A copy of OpenCV whose threads were left behind waits for them for ever. The server that workers
@@ -357,7 +367,7 @@ def _interruptible(asked: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_lightning() -> Iterator[None]:
     """Lightning's notices off while a stage runs: what matters is told by the command."""
     for logger in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from edge.core.errors import InputError
 from trainer.data.labelled_pairs import LabelledPairs
-from trainer.data.synthetic_pairs import MadeClips
-from trainer.data.teacher_maps import Which, open_maps
+from trainer.data.synthetic_pairs import SyntheticPairStream
+from trainer.data.teacher_maps import TeacherKind, open_maps
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import LOSSES, hard_label
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
-from trainer.models.student import SkdSettings, Student, as_skd, load_student, saliency
+from trainer.models.student import SkdSettings, Student, as_skd, load_student, raw_to_saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.recipes.loader import SkdRecipe
-from trainer.training.loop import Run, fit, open_run
-from trainer.training.stage import Batch, Stage
+from trainer.training.loop import TrainingRun, fit, open_run
+from trainer.training.stage import Batch, TrainingStage
 
 
-class TeacherTraining(Stage):
+class TeacherTraining(TrainingStage):
     """Both teachers on the hard label, from frames larger than the students'."""
 
     def __init__(self, recipe: SkdRecipe) -> None:
@@ -51,10 +51,10 @@ class TeacherTraining(Stage):
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
         """Return the teachers' saliency maps (N, 1, R, R): the soft labels."""
-        return [saliency(raw, self._head).clamp(max=1) for raw in self.raw(batch)]
+        return [raw_to_saliency(raw, self._head).clamp(max=1) for raw in self.raw(batch)]
 
 
-class StudentDistillation(Stage):
+class StudentDistillation(TrainingStage):
     """Stage 1: each student learns from its own teacher's map and from the fixation density.
 
     The students share the trunk from the start: stage 2's network has one trunk only, and so takes
@@ -93,7 +93,7 @@ class StudentDistillation(Stage):
         """Return the students' saliency maps (N, 1, R, R): soft labels of stage 2."""
         pair = batch["frame"], batch["other"]
         raws = self.spatial(*pair), self.temporal(*pair)
-        return [saliency(raw.float(), self._head).clamp(max=1) for raw in raws]
+        return [raw_to_saliency(raw.float(), self._head).clamp(max=1) for raw in raws]
 
 
 def _check_start(recipe: SkdRecipe, start: SkdSettings) -> None:
@@ -109,7 +109,7 @@ def _check_start(recipe: SkdRecipe, start: SkdSettings) -> None:
         )
 
 
-class JointTransfer(Stage):
+class JointTransfer(TrainingStage):
     """Stage 2: the spatiotemporal network, from the students' weights, on the hard label.
 
     With `soft` above 0 it also learns from both students' maps, half each: the abstract's "distilled
@@ -129,7 +129,7 @@ class JointTransfer(Stage):
         self._soft = recipe.network.soft
         if recipe.network.start:
             _, network = as_skd(load_student(recipe.network.start))
-            self.network.start_from(network)
+            self.network.load_overlapping_weights(network)
         # In lists: not this module's own.
         self._students: list[StudentDistillation] = []
         self._teachers: list[TeacherTraining] = []
@@ -163,7 +163,7 @@ class JointTransfer(Stage):
         return total
 
 
-def distil(recipe: SkdRecipe, run: Run | None = None) -> Student:
+def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
     """Train a student as the recipe says and return it in evaluation mode.
 
     Raises:
@@ -194,7 +194,11 @@ _STAGES = ("teachers", "students", "network")
 
 
 def _fit(
-    name: str, stage: Stage, samples: dict[str, MadeClips | LabelledPairs], recipe: SkdRecipe, run: Run | None
+    name: str,
+    stage: TrainingStage,
+    samples: dict[str, SyntheticPairStream | LabelledPairs],
+    recipe: SkdRecipe,
+    run: TrainingRun | None,
 ) -> str:
     """Train the stage; return what its samples were."""
     fit(name, stage, samples[name], recipe, recipe.stages[name], run)
@@ -202,7 +206,7 @@ def _fit(
     return mine.summary() if isinstance(mine, LabelledPairs) else "made world"
 
 
-def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
+def _samples(name: str, recipe: SkdRecipe) -> SyntheticPairStream | LabelledPairs:
     """Return a stage's samples: of the data set, or of scenes of its own in the made world."""
     maps = recipe.students.maps
     taught = recipe.network.soft > 0 and recipe.network.taught_by == "teachers"
@@ -213,16 +217,16 @@ def _samples(name: str, recipe: SkdRecipe) -> MadeClips | LabelledPairs:
     )
     if recipe.data is None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-        return MadeClips(recipe.world, recipe.settings(), stream, large)
+        return SyntheticPairStream(recipe.world, recipe.settings(), stream, large)
     data = recipe.data
-    folders: dict[Which, Path] = {}
+    folders: dict[TeacherKind, Path] = {}
     if name == "students" and maps is not None:
         folders = {"spatial": maps.spatial, "temporal": maps.temporal}
     dataset = open_dataset(data.kind, data.root, data.split)
     return LabelledPairs(
-        dataset.taught(open_maps(data.maps)) if data.maps else dataset,
+        dataset.with_maps(open_maps(data.maps)) if data.maps else dataset,
         recipe.settings(),
-        recipe.large if large else None,
+        recipe.teacher_size if large else None,
         {which: open_maps(folder, which) for which, folder in folders.items()},
         data.mirror,
         data.fps,

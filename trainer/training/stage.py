@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from trainer.recipes.loader import StageTable
 
 Batch = dict[str, Tensor]
-MOMENTUM, DECAY, STEPS_AT = 0.9, 5e-4, (0.5, 0.75, 0.9)
+MOMENTUM, WEIGHT_DECAY, RATE_DROPS_AT = 0.9, 5e-4, (0.5, 0.75, 0.9)
 """Of TinyHD's SGD: the rate falls to a tenth at these shares of a stage's steps."""
 
 
-class Stage(L.LightningModule):
+class TrainingStage(L.LightningModule):
     """What a stage of any recipe has: see `fit` for how it is run."""
 
     layout = torch.channels_last
     """How its weights lie in memory."""
-    mixes_on_cpu = True
+    allows_bfloat16_on_cpu = True
     """Whether a recipe's `mixed` holds on processors, too."""
 
     def __init__(self, table: StageTable) -> None:
@@ -65,8 +65,10 @@ class Stage(L.LightningModule):
             bias = name.endswith("bias")
             rate = self._table.rate * (0.5 if "encoder" in name.split(".") else 1) * (2 if bias else 1)
             if parameter.requires_grad:
-                groups.append({"params": [parameter], "lr": rate, "weight_decay": 0.0 if bias else DECAY})
+                groups.append(
+                    {"params": [parameter], "lr": rate, "weight_decay": 0.0 if bias else WEIGHT_DECAY}
+                )
         optimizer = torch.optim.SGD(groups, self._table.rate, momentum=MOMENTUM)
-        milestones = [round(self._table.steps * share) for share in STEPS_AT]
+        milestones = [round(self._table.steps * share) for share in RATE_DROPS_AT]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -15,7 +15,7 @@ from torch.distributed import all_reduce, get_world_size
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SharedBatchNorm(LayerSync):
+class BatchNormSync(LayerSync):
     """Makes a model's batch norms use the statistics of all processes while it trains.
 
     Each process must hold an equal share of the batch. State and parameters stay as they are.
@@ -24,33 +24,33 @@ class SharedBatchNorm(LayerSync):
     def apply(self, model: nn.Module) -> nn.Module:
         """Return the model, its batch norms shared."""
         for module in model.modules():
-            if type(module) in _SHARED:
-                module.__class__ = _SHARED[type(module)]
+            if type(module) in _SYNCED_CLASSES:
+                module.__class__ = _SYNCED_CLASSES[type(module)]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Return the model, its batch norms as they were."""
-        own = {shared: plain for plain, shared in _SHARED.items()}
+        own = {shared: plain for plain, shared in _SYNCED_CLASSES.items()}
         for module in model.modules():
             if type(module) in own:
                 module.__class__ = own[type(module)]
         return model
 
 
-class _Shared(_BatchNorm):
+class _SyncedBatchNorm(_BatchNorm):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
             return super().forward(values)
         over = [0, *range(2, values.dim())]
         whole = values.float()
-        mean = _mean_of_all(whole.mean(over, keepdim=True))
-        variance = _mean_of_all((whole - mean).square().mean(over, keepdim=True))
-        self._remember(mean, variance, values.numel() // values.shape[1] * get_world_size())
+        mean = _all_reduce_mean(whole.mean(over, keepdim=True))
+        variance = _all_reduce_mean((whole - mean).square().mean(over, keepdim=True))
+        self._update_running_statistics(mean, variance, values.numel() // values.shape[1] * get_world_size())
         scaled = (whole - mean) * (variance + self.eps).rsqrt()
         return (scaled * self.weight.view_as(mean) + self.bias.view_as(mean)).to(values.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         share, state = self.momentum, self.state_dict()
         assert share is not None
         state["num_batches_tracked"].add_(1)
@@ -58,23 +58,23 @@ class _Shared(_BatchNorm):
         state["running_var"].lerp_(variance.flatten() * count / (count - 1), share)
 
 
-class _Shared2d(_Shared, nn.BatchNorm2d):
+class _SyncedBatchNorm2d(_SyncedBatchNorm, nn.BatchNorm2d):
     pass
 
 
-class _Shared3d(_Shared, nn.BatchNorm3d):
+class _SyncedBatchNorm3d(_SyncedBatchNorm, nn.BatchNorm3d):
     pass
 
 
-_SHARED: dict[type, type] = {nn.BatchNorm2d: _Shared2d, nn.BatchNorm3d: _Shared3d}
+_SYNCED_CLASSES: dict[type, type] = {nn.BatchNorm2d: _SyncedBatchNorm2d, nn.BatchNorm3d: _SyncedBatchNorm3d}
 
 
-def _mean_of_all(value: Tensor) -> Tensor:
-    mean: Tensor = _MeanOfAll.apply(value)  # type: ignore[no-untyped-call]
+def _all_reduce_mean(value: Tensor) -> Tensor:
+    mean: Tensor = _AllReduceMean.apply(value)  # type: ignore[no-untyped-call]
     return mean
 
 
-class _MeanOfAll(torch.autograd.Function):
+class _AllReduceMean(torch.autograd.Function):
     """The mean over processes, which each process's loss depends on, and so on each process's values."""
 
     @staticmethod

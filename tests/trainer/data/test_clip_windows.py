@@ -17,12 +17,18 @@ from edge.simulation.world import World
 from tests.support import dataset_trees as trees
 from trainer.data import clip_windows as windows
 from trainer.data import synthetic_pairs as made
-from trainer.data.clip_windows import MadeWindows, Mixed, MixedStream, Shape, Windows
+from trainer.data.clip_windows import (
+    MixedWindowDataset,
+    MixedWindowStream,
+    SyntheticWindowStream,
+    WindowDataset,
+    WindowShape,
+)
 from trainer.data.gaze_model import gaze_density
 from trainer.datasets.factory import open_dataset
 
 FRAMES = 40
-SHAPE = Shape(32, 64, frames=31, densities=16)
+SHAPE = WindowShape(32, 64, frames=31, densities=16)
 
 
 def brightness(index: int) -> int:
@@ -43,13 +49,13 @@ def tree(root: Path, clips: int = 1, frames: int = FRAMES) -> Path:
     return root
 
 
-def opened(root: Path, shape: Shape = SHAPE) -> Windows:
-    return Windows(open_dataset("ucf-sports", root, "train"), shape, 0)
+def opened(root: Path, shape: WindowShape = SHAPE) -> WindowDataset:
+    return WindowDataset(open_dataset("ucf-sports", root, "train"), shape, 0)
 
 
-def window(root: Path, last: int, mirrored: bool = False, shape: Shape = SHAPE) -> dict[str, Tensor]:
+def window(root: Path, last: int, mirrored: bool = False, shape: WindowShape = SHAPE) -> dict[str, Tensor]:
     dataset = open_dataset("ucf-sports", root)
-    sample = Windows(dataset, shape, 0).window(dataset.clips[0], last, mirrored)
+    sample = WindowDataset(dataset, shape, 0).window(dataset.clips[0], last, mirrored)
     assert sample is not None
     return sample
 
@@ -82,7 +88,7 @@ def test_a_window_has_its_frames_and_their_densities(tmp_path: Path) -> None:
 
 def test_before_the_first_frame_there_is_only_that(tmp_path: Path) -> None:
     assert shown(window(tree(tmp_path), 20)) == [0] * 10 + list(range(21))
-    short = window(tree(tmp_path / "short", frames=5), 4, shape=Shape(32, 64, densities=16))
+    short = window(tree(tmp_path / "short", frames=5), 4, shape=WindowShape(32, 64, densities=16))
     assert shown(short) == [0] * 11 + list(range(5))
     assert len({tuple(d.flatten().tolist()) for d in short["density"]}) == 5
 
@@ -95,8 +101,8 @@ def test_a_mirrored_window_has_mirrored_densities(tmp_path: Path) -> None:
 
 
 def test_windows_lie_anywhere_and_half_of_them_are_mirrored(tmp_path: Path) -> None:
-    samples = opened(tree(tmp_path, clips=2), Shape(32, 64))
-    assert len(samples) == 2 * windows.VIEWS
+    samples = opened(tree(tmp_path, clips=2), WindowShape(32, 64))
+    assert len(samples) == 2 * windows.WINDOWS_PER_CLIP
     lasts, mirrored = set(), 0
     for index in range(60):
         clip = samples[index]["clip"]
@@ -108,7 +114,7 @@ def test_windows_lie_anywhere_and_half_of_them_are_mirrored(tmp_path: Path) -> N
     assert (min(lasts), max(lasts)) == (15, 39)
     assert len(lasts) > 15
     assert 20 < mirrored < 40
-    torch.testing.assert_close(samples[7], opened(tmp_path, Shape(32, 64))[7])
+    torch.testing.assert_close(samples[7], opened(tmp_path, WindowShape(32, 64))[7])
 
 
 def test_what_is_missing_or_broken_is_not_fatal(tmp_path: Path) -> None:
@@ -130,14 +136,16 @@ def test_what_is_missing_or_broken_is_not_fatal(tmp_path: Path) -> None:
 
 
 def test_made_windows_have_their_frames_and_densities(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(made.EVALUATION + 3 * made.STREAM, 64, 32, windows.FPS)
+    world = World(made.FIRST_TRAINING_SCENE + 3 * made.SCENES_PER_STREAM, 64, 32, windows.FPS)
     images = torch.stack(
         [torch.from_numpy(Preprocessing(64, 32)(world.frame(index).image)[0]) for index in range(18)], dim=1
     )
     truth = torch.stack([torch.from_numpy(gaze_density(world, index, 64, 32)) for index in range(18)])
     monkeypatch.setattr(windows, "FIRST", 1)
     lasts, turns = set(), set()
-    for sample in itertools.islice(MadeWindows(Shape(32, 64, 18, 2), 18, 1, 24, stream=3), 24):
+    for sample in itertools.islice(
+        SyntheticWindowStream(WindowShape(32, 64, 18, 2), 18, 1, 24, stream=3), 24
+    ):
         found = [
             (last, turned)
             for last, turned in itertools.product((15, 16, 17), (False, True))
@@ -155,13 +163,16 @@ def test_made_windows_have_their_frames_and_densities(monkeypatch: pytest.Monkey
 
 def test_auxiliary_windows_are_as_many_and_have_no_truth(tmp_path: Path) -> None:
     trees.film(tmp_path / "videos" / "a.avi", 20)
-    videos = Windows(open_dataset("videos", tmp_path / "videos"), Shape(32, 64), 0)
-    mixed = Mixed(opened(tree(tmp_path), Shape(32, 64)), videos, 0)
+    videos = WindowDataset(open_dataset("videos", tmp_path / "videos"), WindowShape(32, 64), 0)
+    mixed = MixedWindowDataset(opened(tree(tmp_path), WindowShape(32, 64)), videos, 0)
     assert [bool(mixed[index]["density"].any()) for index in range(6)] == [True, False] * 3
-    assert len(mixed) == 2 * windows.VIEWS
+    assert len(mixed) == 2 * windows.WINDOWS_PER_CLIP
     assert len({round(float(mixed[index]["clip"].sum())) for index in range(1, 12, 2)}) > 1
-    stream = MixedStream(MadeWindows(Shape(32, 64), 16, 1, 4, stream=0), videos, 0)
+    stream = MixedWindowStream(SyntheticWindowStream(WindowShape(32, 64), 16, 1, 4, stream=0), videos, 0)
     assert [bool(s["density"].any()) for s in itertools.islice(stream, 6)] == [True, False] * 3
-    first, later = MixedStream(MadeWindows(Shape(32, 64), 16, 1, 4, 0), videos, 0), stream
+    first, later = (
+        MixedWindowStream(SyntheticWindowStream(WindowShape(32, 64), 16, 1, 4, 0), videos, 0),
+        stream,
+    )
     later.share(0, 1, 100)
     assert not torch.equal(next(iter(first))["clip"], next(iter(later))["clip"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.simulation.world import Target, World
+from edge.simulation.world import VisibleTarget, World
 from trainer.data.gaze_model import gaze_density
 
 
@@ -14,17 +14,17 @@ class Still:
 
     width, height, fps = 256, 144, 10.0
 
-    def __init__(self, *targets: Target) -> None:
+    def __init__(self, *targets: VisibleTarget) -> None:
         self._targets = targets
 
-    def targets(self, index: int) -> tuple[Target, ...]:
+    def targets(self, index: int) -> tuple[VisibleTarget, ...]:
         """Always the same."""
         return self._targets
 
 
-def thing(ident: int, x: float, moving: bool, contrast: float = 0.5) -> Target:
+def thing(ident: int, x: float, moving: bool, contrast: float = 0.5) -> VisibleTarget:
     """A car-sized target in the middle row."""
-    return Target(ident, "car", (x, 68.0, 12.0, 8.0), 2.0 if moving else 0.0, moving, contrast, 1.0)
+    return VisibleTarget(ident, "car", (x, 68.0, 12.0, 8.0), 2.0 if moving else 0.0, moving, contrast, 1.0)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -72,7 +72,7 @@ def test_peak_lies_on_a_target() -> None:
     hits = []
     for seed in range(30):
         world = World(seed, 256, 144)
-        movers = [t for t in world.targets(10) if t.moving and t.visible > 0.8]
+        movers = [t for t in world.targets(10) if t.moving and t.visible_fraction > 0.8]
         if movers:
             y, x = np.unravel_index(gaze_density(world, 10, 256, 144).argmax(), (144, 256))
             hits.append(

@@ -17,16 +17,16 @@ from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
 from tests.trainer.training.test_loop import torchrun
 from trainer.data.labelled_pairs import LabelledPairs
-from trainer.data.map_shards import LabelledMaps
-from trainer.data.teacher_maps import Which, open_maps
+from trainer.data.map_shards import ShardedMaps
+from trainer.data.teacher_maps import TeacherKind, open_maps
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import hard_label, kl_cc
 from trainer.models.student import Pair, SkdSettings, load_student
 from trainer.recipes.loader import SkdRecipe, StageTable, load_recipe
 from trainer.training import skd
-from trainer.training.loop import Run, fit
+from trainer.training.loop import TrainingRun, fit
 from trainer.training.run import train
-from trainer.training.stage import Batch, Stage
+from trainer.training.stage import Batch, TrainingStage
 
 QUICK = {
     "data.kind": "avs1k", "data.split": "train", "data.width": "96", "data.height": "64", "workers": "0",
@@ -148,11 +148,11 @@ def test_soft_labels_are_the_images_of_the_frame(tmp_path: Path) -> None:
             image = np.zeros((16, 24), bits)
             image[index] = np.iinfo(bits).max if which == "spatial" else np.iinfo(bits).max // 2
             cv2.imwrite(str(path), image)
-    kinds: tuple[Which, Which] = ("spatial", "temporal")
+    kinds: tuple[TeacherKind, TeacherKind] = ("spatial", "temporal")
     soft = {which: open_maps(tmp_path / which, which) for which in kinds}
     found = LabelledPairs(dataset, SkdSettings(32, "previous", "density"), soft=soft)
     assert len(found) == 3
-    assert (found.no_density, found.no_map) == (0, 7)
+    assert (found.frames_without_density, found.frames_without_map) == (0, 7)
     for place, index in enumerate((0, 1, 3)):
         sample = found[place]
         assert level(sample["frame"]) == index
@@ -169,7 +169,7 @@ def test_soft_labels_of_shards_train_as_the_teachers_themselves_do(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     root, run = avs1k(tmp_path / "data"), tmp_path / "run"
-    train(recipe(root), Run(run))
+    train(recipe(root), TrainingRun(run))
     for stride, frames in (("1", 10), ("2", 6)):
         out = tmp_path / f"maps-{stride}"
         outcome = command(
@@ -188,7 +188,7 @@ def test_soft_labels_of_shards_train_as_the_teachers_themselves_do(
     expected = torch.zeros(())
     for student, kind in ((students.spatial, "spatial"), (students.temporal, "temporal")):
         raw = student(batch["frame"], batch["other"])
-        maps = LabelledMaps(tmp_path / "maps-1")
+        maps = ShardedMaps(tmp_path / "maps-1")
         soft = torch.stack([torch.from_numpy(maps.map("Car_00001", i, kind))[None] for i in range(4)])
         expected = expected + 0.75 * kl_cc(raw, soft) + 0.25 * kl_cc(raw, batch["density"])
     torch.testing.assert_close(students.loss(batch), expected, atol=1e-4, rtol=1e-4)
@@ -222,13 +222,13 @@ def test_it_learns(tmp_path: Path, loss: str) -> None:
         avs1k(tmp_path), loss=loss, teachers__steps="0", students__steps="0", network__steps="60",
         network__batch="10", network__rate="1e-2", network__average="0.0", data__mirror="false",
     )  # fmt: skip
-    student = train(plan, Run(on_step=lambda progress: losses.append(progress.loss)))
+    student = train(plan, TrainingRun(on_step=lambda progress: losses.append(progress.loss)))
     first, last = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
     assert last < (first - 1 if loss == "nss" else 0.6 * first)
     assert student.trained["data"] == f"avs1k at {tmp_path}, train: 10 frames, left out 0 without density"
 
 
-class Pixels(Stage):
+class Pixels(TrainingStage):
     """A map through batch norm: two processes must find what one finds."""
 
     def __init__(self, table: StageTable) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from trainer.data.map_shards import LabelledMaps, Plan, Shard, keep_plan, shard_path
+from trainer.data.map_shards import LabellingPlan, ShardedMaps, ShardWriter, shard_path, write_or_check_plan
 
-PLAN = Plan("m", "0", None, "videos", None, 3, "0", ("spatial", "temporal"), 16, 12, 1, None, 2, 30.0)
+PLAN = LabellingPlan(
+    "m", "0", None, "videos", None, 3, "0", ("spatial", "temporal"), 16, 12, 1, None, 2, 30.0
+)
 
 
 def ramp(peak: float, seed: int) -> np.ndarray:
@@ -24,8 +26,8 @@ def ramp(peak: float, seed: int) -> np.ndarray:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three clips in two shards: frames 0 and 5, none, frame 2."""
-    keep_plan(tmp_path, PLAN)
-    first, second = Shard(16, 12), Shard(16, 12)
+    write_or_check_plan(tmp_path, PLAN)
+    first, second = ShardWriter(16, 12), ShardWriter(16, 12)
     first.add(0, [ramp(1, 0), ramp(7, 1)])
     first.add(5, [ramp(1e-4, 2), np.zeros((12, 16), np.float32)])
     first.end_clip("a/b.mp4", [])
@@ -38,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_maps_are_read_back_to_half_a_step_of_their_peak(folder: Path) -> None:
-    maps = LabelledMaps(folder)
+    maps = ShardedMaps(folder)
     assert maps.clips == {"a/b.mp4": 2, "broken.mp4": 0, "c.mp4": 1}
     assert maps.frames("a/b.mp4").tolist() == [0, 5]
     assert maps.frames("broken.mp4").tolist() == maps.frames("nobody").tolist() == []
@@ -71,15 +73,15 @@ def test_plain_numpy_reads_a_shard(folder: Path) -> None:
 
 
 def test_maps_are_resized_as_images_are(tmp_path: Path) -> None:
-    keep_plan(tmp_path, PLAN)
-    shard = Shard(16, 12)
+    write_or_check_plan(tmp_path, PLAN)
+    shard = ShardWriter(16, 12)
     large = np.zeros((24, 32), np.float32)
     large[:2, :2] = 8  # one pixel of the small map
     large[2:4, 2] = 4  # half of another
     shard.add(0, [large, np.full((3, 4), 2, np.float32)])
     shard.end_clip("a", [])
     shard.write(shard_path(tmp_path, 0), 0)
-    maps = LabelledMaps(tmp_path)
+    maps = ShardedMaps(tmp_path)
     small = maps.map("a", 0)
     assert (small.shape, small[0, 0]) == ((12, 16), 8)
     assert small[1, 1] == pytest.approx(2, abs=8 / 255)
@@ -87,7 +89,7 @@ def test_maps_are_resized_as_images_are(tmp_path: Path) -> None:
 
 
 def test_a_reader_may_be_handed_to_other_processes(folder: Path) -> None:
-    maps = LabelledMaps(folder)
+    maps = ShardedMaps(folder)
     here = maps.map("c.mp4", 2)
     again = pickle.loads(pickle.dumps(maps))
     np.testing.assert_array_equal(again.map("c.mp4", 2), here)
@@ -98,24 +100,24 @@ def test_a_reader_may_be_handed_to_other_processes(folder: Path) -> None:
 )
 def test_a_map_that_is_not_there_is_named(folder: Path, clip: str, frame: int, name: str | None) -> None:
     with pytest.raises(InputError, match=rf"no map .* of {clip}, frame {frame}; expected"):
-        LabelledMaps(folder).map(clip, frame, name)
+        ShardedMaps(folder).map(clip, frame, name)
 
 
 def test_a_plan_is_kept_and_another_refused(folder: Path) -> None:
-    keep_plan(folder, replace(PLAN, model="./m"))
+    write_or_check_plan(folder, replace(PLAN, model="./m"))
     with pytest.raises(
         InputError, match=r"holds other maps \(sha256 0 there, 1 here; width 16 there, 32 here\)"
     ):
-        keep_plan(folder, replace(PLAN, model="n", sha256="1", width=32))
+        write_or_check_plan(folder, replace(PLAN, model="n", sha256="1", width=32))
     (folder / "labels.json").write_text('{"schema": 9}')
     with pytest.raises(InputError, match=r"is no folder of maps .*not schema 1"):
-        keep_plan(folder, PLAN)
+        write_or_check_plan(folder, PLAN)
 
 
 def test_damage_is_named(folder: Path) -> None:
     path = shard_path(folder, 1)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"shard-000001.npz is damaged .*remove it and label again"):
-        LabelledMaps(folder)
+        ShardedMaps(folder)
     with pytest.raises(InputError, match="is no folder of maps"):
-        LabelledMaps(folder / "none")
+        ShardedMaps(folder / "none")

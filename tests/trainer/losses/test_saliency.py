@@ -8,7 +8,7 @@ import torch
 
 from edge.metrics import saliency as metrics
 from trainer.losses.saliency import cc, hard_label, kl_cc, mse, nss
-from trainer.models.student import saliency
+from trainer.models.student import raw_to_saliency
 
 
 def test_hard_labels_peak_at_one() -> None:
@@ -66,8 +66,8 @@ def test_an_empty_target_is_no_nan() -> None:
 
 def test_heads_give_densities() -> None:
     raw = torch.randn(2, 1, 8, 8)
-    assert (saliency(raw, "density") >= 0).all()
+    assert (raw_to_saliency(raw, "density") >= 0).all()
     torch.testing.assert_close(
         torch.softmax(raw.flatten(1), 1),
-        (m := saliency(raw, "log_density").flatten(1)) / m.sum(1, keepdim=True),
+        (m := raw_to_saliency(raw, "log_density").flatten(1)) / m.sum(1, keepdim=True),
     )

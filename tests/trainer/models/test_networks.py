@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.conftest import Outcome
-from trainer.models.describe import multiply_accumulates
+from trainer.models.complexity import multiply_accumulates
 from trainer.models.efficientnet_lite import TAPS, EfficientNetLite0
 from trainer.models.skd import (
     RESOLUTIONS,

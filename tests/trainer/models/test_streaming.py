@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from edge.core.errors import InputError
-from edge.inference.interface.recurrent_state import NOMINAL_FPS, Carried
-from edge.release.manifest import State
+from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
+from edge.release.manifest import StateSpec
 from trainer.datasets.clips import LabelledFrame
 from trainer.inference.predictors import StudentPredictor
-from trainer.models.describe import multiply_accumulates
+from trainer.models.complexity import multiply_accumulates
 from trainer.models.efficientnet_lite import EfficientNetLite0
 from trainer.models.forms import forms_of
 from trainer.models.mobilenet3d import group_means
@@ -41,18 +41,18 @@ def settled(rc: Reduction, seed: int = 0) -> StreamingNetwork:
     return network.eval()
 
 
-def starts(rc: Reduction, height: int, width: int) -> tuple[State, ...]:
+def starts(rc: Reduction, height: int, width: int) -> tuple[StateSpec, ...]:
     settings = StreamingSettings(height, width, rc)
     return forms_of(Student("s", settings, settings.build(), {})).states
 
 
-def streamed(network: StreamingNetwork, clip: Tensor, states: tuple[State, ...]) -> Tensor:
+def streamed(network: StreamingNetwork, clip: Tensor, states: tuple[StateSpec, ...]) -> Tensor:
     """Return the maps (N, T, H, W) of a clip, frame by frame."""
-    carried = Carried(states, {s.input: torch.zeros(clip.shape[0], *s.shape[1:]) for s in states})
+    carried = RecurrentState(states, {s.input: torch.zeros(clip.shape[0], *s.shape[1:]) for s in states})
     maps = []
     for frame in [clip[:, :, 0], *clip.unbind(2)]:  # the preroll, then the clip
         saliency, *given = network.step(frame, *carried.feed().values())
-        carried.keep(dict(zip(carried.outputs, given, strict=True)))
+        carried.update(dict(zip(carried.outputs, given, strict=True)))
         maps.append(saliency)
     return torch.cat(maps[1:], dim=1)
 
@@ -89,10 +89,10 @@ def test_a_map_depends_on_its_own_frame_and_eight_before() -> None:
 def test_a_state_that_is_not_fed_back_changes_the_map() -> None:
     network, clip, states = settled(4), torch.rand(1, 3, WINDOW, 96, 128), starts(4, 96, 128)
     with torch.inference_mode():
-        carried = Carried(states, {s.input: torch.zeros(s.shape) for s in states})
+        carried = RecurrentState(states, {s.input: torch.zeros(s.shape) for s in states})
         for frame in clip.unbind(2)[:-1]:
             _, *given = network.step(frame, *carried.feed().values())
-            carried.keep(dict(zip(carried.outputs, given, strict=True)))
+            carried.update(dict(zip(carried.outputs, given, strict=True)))
         pasts = list(carried.feed().values())
         expected = network.step(clip[:, :, -1], *pasts)[0]
         for index in range(len(states)):
@@ -168,7 +168,7 @@ def test_predicted_maps_are_the_clips_from_the_first_frame_on(tmp_path: Path) ->
     student.save(place)
     images = np.random.default_rng(0).integers(0, 255, (WINDOW + 1, 96, 128, 3), dtype=np.uint8)
     frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(images)]
-    maps = [saliency for _, saliency in StudentPredictor(str(place), NOMINAL_FPS).maps("a", frames)]
-    clip = torch.from_numpy(student.settings.preprocessing().window(list(images)))
+    maps = [saliency for _, saliency in StudentPredictor(str(place), NOMINAL_FPS).predict("a", frames)]
+    clip = torch.from_numpy(student.settings.preprocessing().stack_window(list(images)))
     with torch.inference_mode():
         np.testing.assert_allclose(maps, network(clip).fused[0].numpy(), atol=1e-5)

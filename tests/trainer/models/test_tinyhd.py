@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from edge.core.errors import InputError
-from trainer.losses.hierarchical import hierarchical, kl
-from trainer.models.describe import multiply_accumulates
+from trainer.losses.hierarchical import hierarchical_loss, kl
+from trainer.models.complexity import multiply_accumulates
 from trainer.models.hd2s import HD2S
 from trainer.models.mobilenet3d import (
     REDUCTIONS,
     ImageNetScaling,
     MobileNet3D,
     Reduction,
-    _unfolded,
+    _pixel_shuffle_frames,
     group_means,
 )
 from trainer.models.student import parameter_count
-from trainer.models.tinyhd import DECODERS, LEVELS, MAPS, Maps, TinyHD, Variant
+from trainer.models.tinyhd import DECODERS, LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
 
 # Parameters in millions and GMAC a clip of 16 frames at 192 x 256: computed on the authors' networks.
 PUBLISHED: dict[tuple[Variant, Reduction], tuple[float, float]] = {
@@ -85,7 +85,7 @@ def test_the_encoder_turns_the_houses_scaling_into_imagenets() -> None:
 def test_a_frame_is_unfolded_as_torch_does() -> None:
     x = torch.rand(2, 8, 3, 4, 5)
     for t in range(3):
-        assert torch.equal(_unfolded(x)[:, :, t], nn.PixelShuffle(2)(x[:, :, t]))
+        assert torch.equal(_pixel_shuffle_frames(x)[:, :, t], nn.PixelShuffle(2)(x[:, :, t]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (96, 128)])
@@ -228,19 +228,19 @@ def test_kl_of_empty_maps_is_finite() -> None:
     assert torch.isfinite(nothing.grad).all()
 
 
-def _maps(names: list[str], steps: int, single: int) -> Maps:
+def _maps(names: list[str], steps: int, single: int) -> SaliencyMaps:
     """Random maps that are leaves: each has a gradient of its own only if the loss names it."""
 
     def some(n: int) -> Tensor:
         return torch.rand(2, n, 8, 8, requires_grad=True)
 
-    return Maps(some(steps), {name: some(single if name in LEVELS else steps) for name in names})
+    return SaliencyMaps(some(steps), {name: some(single if name in LEVELS else steps) for name in names})
 
 
 ALL = [*LEVELS, "d2", "d3"]
 
 
-def _trained(student: Maps, loss: Tensor) -> set[str]:
+def _trained(student: SaliencyMaps, loss: Tensor) -> set[str]:
     loss.backward()  # type: ignore[no-untyped-call]
     return {name for name, part in student.parts.items() if part.grad is not None}
 
@@ -249,22 +249,22 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     student, teacher, truth = _maps(ALL, 1, 1), _maps([*LEVELS], 1, 1), torch.rand(2, 1, 8, 8)
     expected = kl(truth, student.fused) + kl(teacher.fused, student.fused)
     expected = expected + sum(kl(teacher.parts[name], student.parts[name]) for name in LEVELS)
-    torch.testing.assert_close(hierarchical(student, teacher, truth), expected)
+    torch.testing.assert_close(hierarchical_loss(student, teacher, truth), expected)
     expected = expected + 0.5 * (kl(truth, student.parts["d2"]) + kl(truth, student.parts["d3"]))
-    torch.testing.assert_close(hierarchical(student, teacher, truth, supervision=0.5), expected)
+    torch.testing.assert_close(hierarchical_loss(student, teacher, truth, supervision=0.5), expected)
 
 
 @pytest.mark.parametrize("steps", MAPS.values())
 def test_which_maps_have_a_term_of_their_own(steps: int) -> None:
     teacher, truth = _maps([*LEVELS], steps, steps), torch.rand(2, steps, 8, 8)
     student = _maps(ALL, steps, 1)
-    assert _trained(student, hierarchical(student, teacher, truth)) == set(LEVELS)
+    assert _trained(student, hierarchical_loss(student, teacher, truth)) == set(LEVELS)
     assert teacher.fused.grad is None
-    assert _trained(student, hierarchical(student, teacher, truth, 0.5)) == set(ALL)
+    assert _trained(student, hierarchical_loss(student, teacher, truth, 0.5)) == set(ALL)
     student, assistant = _maps(ALL, steps, 1), _maps(ALL, steps, 1)
-    assert _trained(student, hierarchical(student, assistant, truth)) == set(ALL)
+    assert _trained(student, hierarchical_loss(student, assistant, truth)) == set(ALL)
     student = _maps(["d2"], steps, 1)
-    assert _trained(student, hierarchical(student, teacher, truth)) == set()
+    assert _trained(student, hierarchical_loss(student, teacher, truth)) == set()
 
 
 def test_for_d1_the_teachers_maps_are_averaged_over_time() -> None:
@@ -272,14 +272,16 @@ def test_for_d1_the_teachers_maps_are_averaged_over_time() -> None:
     nothing = torch.zeros(2, 16, 8, 8)
     expected = kl(teacher.fused, student.fused)
     expected = expected + kl(teacher.parts["x2"].mean(1, keepdim=True), student.parts["x2"])
-    torch.testing.assert_close(hierarchical(student, teacher, nothing), expected)
+    torch.testing.assert_close(hierarchical_loss(student, teacher, nothing), expected)
 
 
 def test_a_clip_without_label_learns_from_the_teacher_alone() -> None:
     student, teacher = _maps(ALL, 1, 1), _maps([*LEVELS], 1, 1)
     truth = torch.rand(2, 1, 8, 8)
     truth[1] = 0
-    both = hierarchical(student, teacher, truth, 0.5) - hierarchical(student, teacher, truth * 0, 0.5)
+    both = hierarchical_loss(student, teacher, truth, 0.5) - hierarchical_loss(
+        student, teacher, truth * 0, 0.5
+    )
     maps = student.fused, student.parts["d2"], student.parts["d3"]
     labelled = [weight * kl(truth[:1], m[:1]) for weight, m in zip((1, 0.5, 0.5), maps, strict=True)]
     torch.testing.assert_close(both, sum(labelled) / 2)
@@ -288,9 +290,11 @@ def test_a_clip_without_label_learns_from_the_teacher_alone() -> None:
 @pytest.mark.parametrize("variant", MAPS)
 def test_the_loss_reaches_every_parameter(variant: Variant) -> None:
     network, steps = TinyHD(variant, 8), MAPS[variant]
-    teacher = Maps(torch.rand(2, steps, 32, 64), {name: torch.rand(2, steps, 32, 64) for name in LEVELS})
+    teacher = SaliencyMaps(
+        torch.rand(2, steps, 32, 64), {name: torch.rand(2, steps, 32, 64) for name in LEVELS}
+    )
     student = network(torch.randn(2, 3, 16, 32, 64))
-    hierarchical(student, teacher, torch.rand(2, steps, 32, 64)).backward()  # type: ignore[no-untyped-call]
+    hierarchical_loss(student, teacher, torch.rand(2, steps, 32, 64)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

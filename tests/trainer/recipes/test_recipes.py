@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import InputError
-from trainer.recipes.loader import FOLDER, QatRecipe, SkdRecipe, TinyHDRecipe, load_recipe
+from trainer.recipes.loader import SHIPPED_RECIPES, QatRecipe, SkdRecipe, TinyHDRecipe, load_recipe
 from trainer.recipes.tinyhd import StreamTable, TinyHDTable
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SHIPPED_RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_sound(path: Path) -> None:
     names = {"student.weights": '"skd-64"', "student.release": '"skd-64"'} if path.stem == "qat" else {}
     recipe = load_recipe(path.stem, names)
@@ -101,7 +101,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         load_recipe("skd-7")
     path = tmp_path / "r.toml"
     path.write_text("name = ")
-    with pytest.raises(InputError, match="is no TOML"):
+    with pytest.raises(InputError, match="is not valid TOML"):
         load_recipe(path)
     path.write_text('name = "x"')
     with pytest.raises(InputError, match="seed: Field required"):

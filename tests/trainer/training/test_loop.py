@@ -23,9 +23,9 @@ from tests.conftest import Outcome
 from tests.trainer.training.test_skd import QUICK, quick
 from trainer.models.student import load_student
 from trainer.recipes.loader import SkdRecipe, StageTable
-from trainer.training.loop import Processes, Progress, Run, fit, processes
+from trainer.training.loop import ProcessGroup, TrainingProgress, TrainingRun, fit, process_group
 from trainer.training.run import train
-from trainer.training.stage import Batch, Stage
+from trainer.training.stage import Batch, TrainingStage
 
 
 class Points(Dataset[dict[str, Tensor]]):
@@ -39,7 +39,7 @@ class Points(Dataset[dict[str, Tensor]]):
         return {"x": x, "y": x @ torch.tensor([3.0, -2.0])}
 
 
-class Line(Stage):
+class Line(TrainingStage):
     """A linear network without batch statistics: two processes must find what one finds."""
 
     def __init__(self, table: StageTable) -> None:
@@ -76,42 +76,42 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("killed_at", [1, 7, 10, 29])
 def test_a_killed_run_goes_on_and_ends_where_the_whole_one_does(tmp_path: Path, killed_at: int) -> None:
-    def killer(progress: Progress) -> None:
+    def killer(progress: TrainingProgress) -> None:
         if progress.step == killed_at:
             raise KilledError
 
     whole = Line(TABLE)
     fit("line", whole, Points(), recipe(), TABLE)
     with pytest.raises(KilledError):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path, 5, killer))
+        fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, killer))
     steps: list[int] = []
     resumed = Line(TABLE)
-    fit("line", resumed, Points(), recipe(), TABLE, Run(tmp_path, 5, lambda p: steps.append(p.step)))
+    fit("line", resumed, Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, lambda p: steps.append(p.step)))
     assert steps == list(range((killed_at - 1) // 5 * 5 + 1, 31)) or steps[0] == killed_at + 1
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[key], value)
     again = Line(TABLE)
-    fit("line", again, Points(), recipe(), TABLE, Run(tmp_path, 5, killer))  # done: nothing runs
+    fit("line", again, Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, killer))  # done: nothing runs
     torch.testing.assert_close(again.layer.weight, whole.layer.weight)
 
 
 def test_a_stage_that_was_finished_is_not_trained_again(tmp_path: Path) -> None:
     stages: list[str] = []
-    first = train(quick(), Run(tmp_path, on_step=lambda p: stages.append(p.stage)))
+    first = train(quick(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
     assert stages.count("network") == 3
-    second = train(quick(), Run(tmp_path, on_step=lambda p: stages.append(p.stage)))
+    second = train(quick(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
     assert stages.count("network") == 3
     for key, value in first.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[key], value)
     with pytest.raises(InputError, match="training of another recipe"):
-        train(quick(seed="5"), Run(tmp_path))
+        train(quick(seed="5"), TrainingRun(tmp_path))
 
 
 def test_a_checkpoint_that_is_spoilt_is_named(tmp_path: Path) -> None:
     (tmp_path / "line").mkdir()
     (tmp_path / "line" / "last.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match="remove it, and the stage starts again"):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path))
+        fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path))
 
 
 class Rising(Line):
@@ -144,20 +144,20 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
             return self.layer.bias.square().mean()
 
     with pytest.raises(InputError, match=r"line: layer.weight is not finite after 30 steps"):
-        fit("line", Broken(TABLE), Points(), recipe(), TABLE, Run(tmp_path))
+        fit("line", Broken(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path))
     assert not (tmp_path / "line" / "done.pt").exists()
 
 
 def test_a_run_that_goes_on_knows_how_its_loss_began(tmp_path: Path) -> None:
-    def killer(progress: Progress) -> None:
+    def killer(progress: TrainingProgress) -> None:
         if progress.step == 45:
             raise KilledError
 
     table = StageTable(steps=100, batch=8)
     with pytest.raises(KilledError):
-        fit("line", Rising(table), Points(), recipe(), table, Run(tmp_path, 5, killer))
+        fit("line", Rising(table), Points(), recipe(), table, TrainingRun(tmp_path, 5, killer))
     with pytest.raises(InputError, match=RISE):
-        fit("line", Rising(table), Points(), recipe(), table, Run(tmp_path, 5))
+        fit("line", Rising(table), Points(), recipe(), table, TrainingRun(tmp_path, 5))
 
 
 def test_a_run_killed_outright_goes_on_by_the_same_command(
@@ -205,14 +205,14 @@ def test_ctrl_c_ends_it_with_one_line(tmp_path: Path, when: str) -> None:
 def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(tmp_path: Path) -> None:
     told = []
 
-    def careless(progress: Progress) -> None:
+    def careless(progress: TrainingProgress) -> None:
         told.append(progress.step)
         with contextlib.suppress(BaseException):
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE, Run(tmp_path, 5, careless))
+        fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, careless))
     assert told == [1]
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -223,7 +223,7 @@ def test_an_interrupt_after_the_last_step_ends_it_too(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        fit("line", Late(TABLE), Points(), recipe(), TABLE, Run(tmp_path, 5))
+        fit("line", Late(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path, 5))
     assert not (tmp_path / "line" / "done.pt").exists()
 
 
@@ -286,32 +286,32 @@ def test_a_batch_that_cannot_be_shared_is_named(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Processes(0, 1, 1)),
+        ({}, ProcessGroup(0, 1, 1)),
         (
             {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
-            Processes(3, 4, 2),
+            ProcessGroup(3, 4, 2),
         ),
         (
             {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"},
-            Processes(5, 8, 4),
+            ProcessGroup(5, 8, 4),
         ),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"}, Processes(0, 1, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"}, ProcessGroup(0, 1, 1)),
     ],
 )
 def test_the_team_is_read_from_what_started_it(
-    environment: dict[str, str], expected: Processes, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], expected: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", {**os.environ, **environment})
-    assert processes() == expected
+    assert process_group() == expected
 
 
 def test_lightning_is_told_how_many_tasks_a_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
     srun = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "aerogaze"}
     monkeypatch.setattr(os, "environ", dict(srun))
-    processes()
+    process_group()
     assert os.environ["SLURM_NTASKS_PER_NODE"] == "2"
     monkeypatch.setattr(os, "environ", srun | {"SLURM_NTASKS": "3"})
     with pytest.raises(InputError, match="srun started 3 tasks on 2 nodes: give each node as many"):
-        processes()
+        process_group()

@@ -16,29 +16,28 @@ from torch import nn
 
 from calibration.inputs.calibration_frames import CalibrationFrames, read_frames
 from calibration.inputs.graph_inputs import open_session
-from calibration.quantization.qdq import places, quantise
+from calibration.quantization.qdq import quantization_places, quantize
 from calibration.quantization.qdq_placement import TENSORRT
 from calibration.ranges.activation_ranges import collect_ranges
 from edge.core.errors import InputError
 from edge.metrics.saliency import cc
-from edge.release import quantization as quantisation
-from edge.release.manifest import load
-from edge.release.quantization import QUANTISATION, TRAINED, Quantisation
+from edge.release.manifest import load_release
+from edge.release.quantization import QUANTIZATION_FILE, TRAINED_KEY, QuantizationRecord, load_quantization
 from edge.simulation.world import World
 from edge.sources.factory import open_source
-from export.graphs.onnx_export import to_onnx
+from export.graphs.onnx_export import export_onnx
 from export.release.builder import make_release
-from export.release.parity import feeding_of
+from export.release.parity import student_feeding
 from export.release.recalibrate import calibrate_release
 from tests.conftest import Outcome
 from tests.export.conftest import FAST
 from tests.trainer.models.test_streaming import settled
-from trainer.models.folded import folded, unfold
+from trainer.models.batch_norm_folding import fold_batch_norm, unfold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.student import SkdSettings, StreamingSettings, Student, load_student
 from trainer.recipes.loader import QatRecipe, load_recipe
-from trainer.training.fake_quantization import fake_quantised, streamed
-from trainer.training.loop import Run
+from trainer.training.fake_quantization import fake_quantize, run_form
+from trainer.training.loop import TrainingRun
 from trainer.training.run import train
 
 QUICK = {"workers": "0", "tuning.steps": "3", "tuning.batch": "4", "tuning.rate": "1e-4"}
@@ -100,7 +99,7 @@ def test_int8_comes_closer_and_keeps_its_places_and_ranges(
     missed: tuple[Path, Path], videos: Path, tmp_path: Path
 ) -> None:
     student, place = missed
-    before = load(place).calibrated
+    before = load_release(place).calibrated
     assert before is not None
     assert before["int8"]["stream"][1]["tried"][0]["budget_spent"] > 1
     tuned = train(quick(student, place, {"tuning.steps": "60", "tuning.batch": "8", **of(videos)}))
@@ -112,9 +111,9 @@ def test_int8_comes_closer_and_keeps_its_places_and_ranges(
     engines = [before["int8"]["stream"][1], made.calibrated["int8"]["stream"][1]]
     missed_by, comes_to = (one["tried"][0]["kld"] for one in engines)
     assert comes_to < 0.95 * missed_by
-    told, now = (quantisation.load(p / QUANTISATION)["stream"] for p in (place, tmp_path / "r"))
+    told, now = (load_quantization(p / QUANTIZATION_FILE)["stream"] for p in (place, tmp_path / "r"))
     assert now.places["tensorrt"] == told.places["tensorrt"]
-    again = calibrate_release(load(tmp_path / "r"), frames, tmp_path / "again", SHORT, "10.3.0")
+    again = calibrate_release(load_release(tmp_path / "r"), frames, tmp_path / "again", SHORT, "10.3.0")
     assert again["stream"].quantisation.places["tensorrt"] == told.places["tensorrt"]
 
 
@@ -124,14 +123,14 @@ def test_what_is_trained_through_is_what_the_graph_computes(kind: str, videos: P
     student = spoilt()
     if kind == "streaming":
         student = Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
-    model, feeding = to_onnx(student, "stream", 1), feeding_of(student, "stream")
+    model, feeder = export_onnx(student, "stream", 1), student_feeding(student, "stream")
     window = next(iter(footage(student, videos).windows))
-    feed = feeding(open_session(model), window)
+    feed = feeder(open_session(model), window)
     ranges = collect_ranges(model, [feed], "minmax")
     inputs, outputs = (tuple(v.name for v in values) for values in (model.graph.input, model.graph.output))
-    told = Quantisation(inputs, outputs, {"tensorrt": places(model, ranges, TENSORRT)})
-    fake = fake_quantised(student, "stream", 1, told, "tensorrt")
-    session = open_session(quantise(model, ranges, TENSORRT), plain=True)
+    told = QuantizationRecord(inputs, outputs, {"tensorrt": quantization_places(model, ranges, TENSORRT)})
+    fake = fake_quantize(student, "stream", 1, told, "tensorrt")
+    session = open_session(quantize(model, ranges, TENSORRT), disable_qdq_fusion=True)
     kept = [told.outputs[0], told.outputs[1]]
     wanted = [one.run(kept, feed) for one in (session, open_session(model))]
     with torch.no_grad():
@@ -142,10 +141,10 @@ def test_what_is_trained_through_is_what_the_graph_computes(kind: str, videos: P
             assert np.mean(np.abs(got - expected) > 1e-5) < 0.01
         assert np.abs(got - expected).mean() < 0.6 * np.abs(expected - plain).mean() < off
     with torch.no_grad():  # and stepped through a window
-        shown = torch.from_numpy(student.settings.preprocessing().window(list(window)))
-        stepped = streamed(fake, student, "stream", shown)[0, 0].numpy()
+        shown = torch.from_numpy(student.settings.preprocessing().stack_window(list(window)))
+        stepped = run_form(fake, student, "stream", shown)[0, 0].numpy()
     # A streaming student's map is a density: an exponential of what is off by halves of a step.
-    assert cc(stepped, feeding.result(session, window)) > (0.999 if kind == "skd" else 0.99)
+    assert cc(stepped, feeder.run(session, window)) > (0.999 if kind == "skd" else 0.99)
 
 
 @pytest.mark.parametrize("kind", ["skd", "streaming"])
@@ -154,9 +153,9 @@ def test_unfolded_is_the_folded_network(kind: str) -> None:
     if kind == "streaming":
         student = Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
     module = copy.deepcopy(forms_of(student).modules["stream"])
-    values = {name: value * 1.01 for name, value in folded(module).state_dict().items()}
-    unfold(module, values)
-    for name, value in folded(module).state_dict().items():
+    values = {name: value * 1.01 for name, value in fold_batch_norm(module).state_dict().items()}
+    unfold_batch_norm(module, values)
+    for name, value in fold_batch_norm(module).state_dict().items():
         torch.testing.assert_close(value, values[name], atol=1e-6, rtol=1e-5)
 
 
@@ -173,12 +172,12 @@ def test_a_killed_run_goes_on(missed: tuple[Path, Path], videos: Path, tmp_path:
 
     recipe = quick(*missed, {"tuning.steps": "4", **of(videos)})
     with pytest.raises(Killed):
-        train(recipe, Run(tmp_path / "run", 2, watch))
-    tuned = train(recipe, Run(tmp_path / "run", 2, watch))
+        train(recipe, TrainingRun(tmp_path / "run", 2, watch))
+    tuned = train(recipe, TrainingRun(tmp_path / "run", 2, watch))
     assert steps == [1, 2, 3, 3, 4]
-    assert tuned.trained[TRAINED]["form"] == "stream"
+    assert tuned.trained[TRAINED_KEY]["form"] == "stream"
     with pytest.raises(InputError, match="holds the training of another recipe"):
-        train(quick(*missed, {"tuning.steps": "5"}), Run(tmp_path / "run"))
+        train(quick(*missed, {"tuning.steps": "5"}), TrainingRun(tmp_path / "run"))
 
 
 def test_the_command_tunes_a_student(

@@ -13,16 +13,16 @@ import torch
 
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
-from edge.simulation.world import Frame, World
+from edge.simulation.world import World, WorldFrame
 from tests.conftest import Outcome
 from trainer.data import synthetic_pairs as made
 from trainer.data.gaze_model import gaze_density
-from trainer.data.synthetic_pairs import MadeClips
+from trainer.data.synthetic_pairs import SyntheticPairStream
 from trainer.losses.saliency import hard_label, kl_cc
-from trainer.models.student import Pair, SkdSettings, as_skd, load_student, saliency
+from trainer.models.student import Pair, SkdSettings, as_skd, load_student, raw_to_saliency
 from trainer.recipes.loader import SkdRecipe, load_recipe
 from trainer.training import skd
-from trainer.training.loop import Run
+from trainer.training.loop import TrainingRun
 from trainer.training.run import train
 
 QUICK = {
@@ -43,7 +43,7 @@ def quick(name: str = "demo", **changes: str) -> SkdRecipe:
 
 def test_samples_are_prepared_pairs_with_a_density() -> None:
     recipe = quick()
-    samples = itertools.islice(MadeClips(recipe.world, SKD, 0, teachers=True), 6)
+    samples = itertools.islice(SyntheticPairStream(recipe.world, SKD, 0, teachers=True), 6)
     for sample in samples:
         assert sample["frame"].shape == sample["other"].shape == (3, 32, 32)
         assert sample["large_frame"].shape == (3, 64, 96)
@@ -58,12 +58,12 @@ def test_a_frame_has_its_own_density_and_the_right_neighbour(
 ) -> None:
     monkeypatch.setattr(made, "LENGTH", 4)  # so that the frame can be found again
     monkeypatch.setattr(made, "FIRST", 1)
-    world, prepare = World(made.EVALUATION, 96, 64, made.FPS), Preprocessing(32, 32)
+    world, prepare = World(made.FIRST_TRAINING_SCENE, 96, 64, made.FPS), Preprocessing(32, 32)
     images = [torch.from_numpy(prepare(world.frame(index).image)[0]) for index in range(5)]
     densities = [torch.from_numpy(gaze_density(world, index, 32, 32))[None] for index in range(5)]
     sides = set()
     for sample in itertools.islice(
-        MadeClips(quick().world, SkdSettings(32, pair, "density"), 0, teachers=False), 12
+        SyntheticPairStream(quick().world, SkdSettings(32, pair, "density"), 0, teachers=False), 12
     ):
         for mirrored in (False, True):
             turned = [image.flip(-1) if mirrored else image for image in images]
@@ -87,13 +87,13 @@ def test_a_lag_reaches_back_by_as_much_a_third_more_or_less(monkeypatch: pytest.
     asked: list[int] = []
 
     class Told(World):
-        def frame(self, index: int) -> Frame:
+        def frame(self, index: int) -> WorldFrame:
             asked.append(index)
             return super().frame(index)
 
     monkeypatch.setattr(made, "World", Told)
     student = SkdSettings(32, "previous", "density", lag_s=0.3)
-    for _ in itertools.islice(MadeClips(quick().world, student, 0, teachers=False), 6):
+    for _ in itertools.islice(SyntheticPairStream(quick().world, student, 0, teachers=False), 6):
         pass
     gaps = {after - before for before, after in zip(asked[::2], asked[1::2], strict=True)}
     assert gaps == {2, 3, 4}
@@ -105,7 +105,7 @@ def test_a_neighbour_that_is_aligned_differs_by_what_moves_itself(monkeypatch: p
     gaps = {}
     for align in (False, True):
         student = SkdSettings(64, "previous", "density", 0.3, align)
-        drawn = list(itertools.islice(MadeClips(world, student, 0, teachers=False), 24))
+        drawn = list(itertools.islice(SyntheticPairStream(world, student, 0, teachers=False), 24))
         gaps[align] = float(np.mean([(s["frame"] - s["other"]).abs().mean() for s in drawn]))
     assert gaps[True] < 0.5 * gaps[False]
 
@@ -121,16 +121,16 @@ def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(
 
     monkeypatch.setattr(made, "World", told)
     for stream in range(4):
-        for _ in itertools.islice(MadeClips(quick().world, SKD, stream, teachers=False), 3):
+        for _ in itertools.islice(SyntheticPairStream(quick().world, SKD, stream, teachers=False), 3):
             pass
     assert len(set(seen)) == len(seen)
-    assert min(seen) >= made.EVALUATION
+    assert min(seen) >= made.FIRST_TRAINING_SCENE
 
 
 def test_every_early_pair_is_drawn_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made, "FIRST", 3)
     world = quick(world__reuse="4", world__pairs_per_scene="2").world
-    samples = itertools.islice(MadeClips(world, SKD, 0, teachers=False), 3 * 2 * 4)
+    samples = itertools.islice(SyntheticPairStream(world, SKD, 0, teachers=False), 3 * 2 * 4)
     drawn = Counter(round(float(sample["frame"].sum()), 1) for sample in samples)
     assert sorted(drawn.values()) == [4] * 6  # mirroring keeps the sum
 
@@ -163,7 +163,7 @@ def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
     teachers = skd.TeacherTraining(recipe).eval()
     students = skd.StudentDistillation(recipe, teachers).eval()
     batch = torch.utils.data.default_collate(
-        list(itertools.islice(MadeClips(recipe.world, SKD, 0, teachers=True), 4))
+        list(itertools.islice(SyntheticPairStream(recipe.world, SKD, 0, teachers=True), 4))
     )
     expected = torch.zeros(())
     for student, teacher in (
@@ -173,7 +173,7 @@ def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
         raw = student(batch["frame"], batch["other"])
         large = teacher(batch["large_frame"], batch["large_other"])
         large = torch.nn.functional.interpolate(large, size=(32, 32), mode="bilinear", antialias=True)
-        soft = saliency(large, "log_density")
+        soft = raw_to_saliency(large, "log_density")
         expected = expected + 0.75 * kl_cc(raw, soft) + 0.25 * kl_cc(raw, batch["density"])
     torch.testing.assert_close(students.loss(batch), expected, atol=1e-4, rtol=1e-4)
     assert not any(name.startswith("_teachers") for name, _ in students.named_parameters())
@@ -183,7 +183,7 @@ def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
 def test_a_cosine_of_few_steps_runs(steps: str) -> None:
     recipe = quick(teachers__steps="0", students__steps="0", network__steps=steps, network__batch="2")
     rates: list[float] = []
-    skd.distil(recipe, Run(on_step=lambda progress: rates.append(progress.loss)))
+    skd.distil(recipe, TrainingRun(on_step=lambda progress: rates.append(progress.loss)))
     assert len(rates) == int(steps)
 
 
@@ -199,14 +199,16 @@ def test_a_few_scenes_can_be_learnt() -> None:
         teachers__steps="0", students__steps="0", network__steps="60", network__batch="8",
         network__rate="1e-2", world__buffer="8", world__pairs_per_scene="8", world__reuse="1000",
     )  # fmt: skip
-    skd.distil(recipe, Run(on_step=lambda progress: losses.append(progress.loss)))
+    skd.distil(recipe, TrainingRun(on_step=lambda progress: losses.append(progress.loss)))
     assert len(losses) == 60
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
 
 
 def test_the_papers_recipe_runs(tmp_path: Path) -> None:
     stages: list[str] = []
-    student = train(quick("paper-32"), Run(tmp_path, on_step=lambda progress: stages.append(progress.stage)))
+    student = train(
+        quick("paper-32"), TrainingRun(tmp_path, on_step=lambda progress: stages.append(progress.stage))
+    )
     assert [stage for stage, _ in itertools.groupby(stages)] == ["teachers", "students", "network"]
     assert as_skd(student)[0].head == "density"
     assert (tmp_path / "network" / "metrics.csv").exists()
@@ -275,7 +277,7 @@ def test_the_network_may_learn_from_the_teachers_mean_map() -> None:
     teachers = skd.TeacherTraining(recipe)
     joint = skd.JointTransfer(recipe, None, teachers).eval()
     samples = skd._samples("network", recipe)
-    assert isinstance(samples, MadeClips)
+    assert isinstance(samples, SyntheticPairStream)
     batch = {name: value[None] for name, value in next(iter(samples)).items()}
     raw = joint.network(batch["frame"], batch["other"])
     soft = torch.stack(teachers.eval().maps(batch)).mean(dim=0)

@@ -20,20 +20,20 @@ from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
 from tests.trainer.data.test_clip_windows import tree
 from trainer.data import clip_windows as windows
-from trainer.data.clip_windows import MadeWindows, Mixed, Shape, Windows
+from trainer.data.clip_windows import MixedWindowDataset, SyntheticWindowStream, WindowDataset, WindowShape
 from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import kl
 from trainer.models.hd2s import HD2S
 from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import as_tinyhd, load_student
-from trainer.models.tinyhd import LEVELS, MAPS, Maps, TinyHD, Variant
+from trainer.models.tinyhd import LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
 from trainer.recipes.loader import StageTable, TinyHDRecipe, load_recipe
 from trainer.recipes.tinyhd import DistilledTable, TeacherTable
 from trainer.training import tinyhd
-from trainer.training.loop import Progress, Run, fit
+from trainer.training.loop import TrainingProgress, TrainingRun, fit
 from trainer.training.run import train
-from trainer.training.stage import Stage
-from trainer.training.tinyhd import StudentDistillation, TeacherTraining, teaching
+from trainer.training.stage import TrainingStage
+from trainer.training.tinyhd import StudentDistillation, TeacherTraining, run_teacher
 
 SIDES = {"student.height": "32", "student.width": "32", "workers": "0", "mixed": "false"}
 FEW = {
@@ -67,18 +67,18 @@ class LastFrame(nn.Module):
         super().__init__()
         self.runs = 0
 
-    def forward(self, clip: Tensor) -> Maps:
+    def forward(self, clip: Tensor) -> SaliencyMaps:
         assert clip.shape[2] == 16
         self.runs += 1
-        return Maps(clip[:, 0, -1:], {"x0": clip[:, 1, -1:]})
+        return SaliencyMaps(clip[:, 0, -1:], {"x0": clip[:, 1, -1:]})
 
 
 class Bright(nn.Module):
     """A teacher that looks at what is bright in a clip's frames: one map a clip."""
 
-    def forward(self, clip: Tensor) -> Maps:
+    def forward(self, clip: Tensor) -> SaliencyMaps:
         fused = (clip[:, 0, -1:] + 1) / 2 + 0.01
-        return Maps(fused, {"x0": fused})
+        return SaliencyMaps(fused, {"x0": fused})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs compute 3-D convolutions in bfloat16 rightly")
@@ -96,17 +96,17 @@ def test_clips_are_not_trained_on_in_bfloat16_without_a_gpu(monkeypatch: pytest.
 
 def test_a_teacher_of_one_map_is_run_on_windows_that_end_at_each_frame() -> None:
     teacher, clip = LastFrame(), torch.rand(2, 3, 31, 4, 4)
-    maps = teaching(teacher, clip, 16)
+    maps = run_teacher(teacher, clip, 16)
     assert torch.equal(maps.fused, clip[:, 0, 15:])
     assert torch.equal(maps.parts["x0"], clip[:, 1, 15:])
     assert teacher.runs == 16
-    assert torch.equal(teaching(teacher, clip, 1).fused, clip[:, 0, -1:])
+    assert torch.equal(run_teacher(teacher, clip, 1).fused, clip[:, 0, -1:])
     assert teacher.runs == 17
 
 
 def test_a_teacher_of_as_many_maps_is_run_once_on_the_students_frames() -> None:
     assistant, clip = TinyHD("M", 8).eval(), torch.rand(1, 3, 31, 32, 32)
-    maps = teaching(assistant, clip, 16)
+    maps = run_teacher(assistant, clip, 16)
     torch.testing.assert_close(maps.fused, assistant(clip[:, :, 15:]).fused)
     assert not maps.fused.requires_grad
 
@@ -132,10 +132,10 @@ def test_an_assistant_gives_targets_to_all_six_maps() -> None:
 
 def test_auxiliary_clips_learn_from_the_teacher_alone(tmp_path: Path) -> None:
     trees.film(tmp_path / "videos" / "a.avi", 20)
-    shape = Shape(32, 32)
-    videos = Windows(open_dataset("videos", tmp_path / "videos"), shape, 0)
-    labelled = Windows(open_dataset("ucf-sports", tree(tmp_path)), shape, 0)
-    mixed = Mixed(labelled, videos, 0)
+    shape = WindowShape(32, 32)
+    videos = WindowDataset(open_dataset("videos", tmp_path / "videos"), shape, 0)
+    labelled = WindowDataset(open_dataset("ucf-sports", tree(tmp_path)), shape, 0)
+    mixed = MixedWindowDataset(labelled, videos, 0)
     student, teacher = TinyHD("S", 8), Bright()
     stage = StudentDistillation(DistilledTable(steps=1, batch=2, supervision=0.5), student, teacher).eval()
     for index, has_truth in ((0, True), (1, False)):
@@ -150,13 +150,13 @@ def test_auxiliary_clips_learn_from_the_teacher_alone(tmp_path: Path) -> None:
 def samples(root: Path, frames: int = 16, densities: int = 1) -> list[dict[str, Tensor]]:
     """Return a window of each of two clips that look at places of their own."""
     dataset = open_dataset("ucf-sports", tree(root, clips=2, frames=18))
-    found = Windows(dataset, Shape(32, 32, frames, densities), 0)
+    found = WindowDataset(dataset, WindowShape(32, 32, frames, densities), 0)
     return [found[index] for index in range(2)]
 
 
-def losses(stage: Stage, given: list[dict[str, Tensor]], table: StageTable) -> list[float]:
+def losses(stage: TrainingStage, given: list[dict[str, Tensor]], table: StageTable) -> list[float]:
     told: list[float] = []
-    fit("a", stage, given, quick("tinyhd-s-rc1"), table, Run(on_step=lambda p: told.append(p.loss)))  # type: ignore[arg-type]
+    fit("a", stage, given, quick("tinyhd-s-rc1"), table, TrainingRun(on_step=lambda p: told.append(p.loss)))  # type: ignore[arg-type]
     return told
 
 
@@ -209,28 +209,28 @@ def test_a_killed_recipe_goes_on_where_it_was(tmp_path: Path) -> None:
         data__auxiliary=f'"{tmp_path / "videos"}"',
     )  # fmt: skip
 
-    def killer(progress: Progress) -> None:
+    def killer(progress: TrainingProgress) -> None:
         if (progress.stage, progress.step) == ("assistant-rc4", 2):
             raise KilledError
 
     whole = train(recipe)
     with pytest.raises(KilledError):
-        train(recipe, Run(tmp_path / "run", 1, killer))
+        train(recipe, TrainingRun(tmp_path / "run", 1, killer))
     told: list[tuple[str, int]] = []
-    resumed = train(recipe, Run(tmp_path / "run", 1, lambda p: told.append((p.stage, p.step))))
+    resumed = train(recipe, TrainingRun(tmp_path / "run", 1, lambda p: told.append((p.stage, p.step))))
     assert told == [("assistant-rc4", 2), ("student", 1), ("student", 2)]
     assert whole.network.state_dict().keys() == resumed.network.state_dict().keys()
     for name, value in whole.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], value, msg=name)
     assert resumed.trained["data"] == "ucf-sports and auxiliary videos"
     with pytest.raises(InputError, match="training of another recipe"):
-        train(recipe.model_copy(update={"seed": 5}), Run(tmp_path / "run"))
+        train(recipe.model_copy(update={"seed": 5}), TrainingRun(tmp_path / "run"))
 
 
 def test_each_student_is_taught_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     chain: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...]]] = []
 
-    def spy(name: str, stage: Stage, given: MadeWindows, *rest: object) -> None:
+    def spy(name: str, stage: TrainingStage, given: SyntheticWindowStream, *rest: object) -> None:
         sample = next(iter(given))
         taught = [f"{type(n).__name__} {id(n)}" for n in getattr(stage, "_teacher", [])]
         network = stage.network
@@ -369,15 +369,15 @@ def test_the_streaming_student_that_ships_is_trained_alone_on_a_streams_frames(
     monkeypatch.setattr(windows, "World", Told)
     few = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
     recipe = load_recipe("stream", {**few, "distillation.steps": "2", "world.buffer": "2"})
-    train(recipe, Run(on_step=lambda p: stages.append(p.stage)))
+    train(recipe, TrainingRun(on_step=lambda p: stages.append(p.stage)))
     assert stages == ["student", "student"]
     assert set(rates) == {NOMINAL_FPS}
 
 
 def test_a_streams_windows_of_a_data_set_take_frames_at_its_own_rate(tmp_path: Path) -> None:
     dataset = open_dataset("ucf-sports", tree(tmp_path, clips=1, frames=18))
-    all_of_it = Windows(dataset, Shape(32, 32, 18, 18), 0).window(dataset.clips[0], 17)
-    third = Windows(dataset, Shape(32, 32, 4, 2, every=3), 0).window(dataset.clips[0], 17)
+    all_of_it = WindowDataset(dataset, WindowShape(32, 32, 18, 18), 0).window(dataset.clips[0], 17)
+    third = WindowDataset(dataset, WindowShape(32, 32, 4, 2, every=3), 0).window(dataset.clips[0], 17)
     assert all_of_it is not None
     assert third is not None
     assert torch.equal(third["clip"], all_of_it["clip"][:, [8, 11, 14, 17]])

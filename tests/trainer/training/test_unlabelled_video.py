@@ -15,16 +15,16 @@ from edge.metrics.saliency import cc
 from edge.simulation.world import World
 from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
-from trainer.data.clip_windows import Shape, Windows
+from trainer.data.clip_windows import WindowDataset, WindowShape
 from trainer.data.labelled_pairs import LabelledPairs
-from trainer.data.map_shards import LabelledMaps
+from trainer.data.map_shards import ShardedMaps
 from trainer.data.teacher_maps import open_maps
 from trainer.datasets.factory import open_dataset
 from trainer.inference.predictors import open_predictor
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import SkdSettings, Student, load_student
 from trainer.recipes.loader import load_recipe
-from trainer.training.loop import Run, open_run
+from trainer.training.loop import TrainingRun, open_run
 from trainer.training.run import train
 
 Command = Callable[..., Outcome]
@@ -47,21 +47,21 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def maps(flights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their maps by a shipped student, of every second frame."""
-    from edge.cli.main import _exit_code
+    from edge.cli.main import run_cli
 
     out = tmp_path_factory.mktemp("maps") / "maps"
     words = ["label", "skd-64", "--dataset", "videos", "--root", flights, "--out", out, "--stride", "2"]
-    assert _exit_code(list(map(str, words))) == 0
+    assert run_cli(list(map(str, words))) == 0
     return out
 
 
 def test_a_frame_without_density_has_its_map(flights: Path, maps: Path) -> None:
     bare = open_dataset("videos", flights)
-    taught = bare.taught(open_maps(maps))
-    labels = LabelledMaps(maps)
+    taught = bare.with_maps(open_maps(maps))
+    labels = ShardedMaps(maps)
     for clip in taught.clips:
-        assert clip.labelled("density") == list(range(0, FRAMES, 2))
-        assert clip.truths == {"density"}
+        assert clip.labelled_frames("density") == list(range(0, FRAMES, 2))
+        assert clip.label_kinds == {"density"}
         for frame in clip.frames():
             if frame.index % 2:
                 assert frame.density is None
@@ -70,7 +70,7 @@ def test_a_frame_without_density_has_its_map(flights: Path, maps: Path) -> None:
             assert frame.density.shape == (96, 128)
             expected = cv2.resize(labels.map(clip.name, frame.index), (128, 96))
             np.testing.assert_allclose(frame.density, expected, atol=1e-6)
-    assert bare.clips[0].labelled("density") == []
+    assert bare.clips[0].labelled_frames("density") == []
 
 
 def test_a_density_goes_before_a_map(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_density_goes_before_a_map(tmp_path: Path) -> None:
     dataset = open_dataset("dhf1k", root)
     ground = next(root.rglob("maps"))
     (ground / "0003.png").unlink()
-    taught = dataset.taught(open_maps(drawn(tmp_path / "maps", dataset.clips[0].name, range(4))))
+    taught = dataset.with_maps(open_maps(drawn(tmp_path / "maps", dataset.clips[0].name, range(4))))
     pairs = list(zip(dataset.clips[0].frames(), taught.clips[0].frames(), strict=True))
     for own, given in pairs:
         assert given.density is not None
@@ -88,8 +88,8 @@ def test_a_density_goes_before_a_map(tmp_path: Path) -> None:
         else:
             assert own.density is not None
             assert np.array_equal(own.density, given.density)
-    assert dataset.missing() == {"density": {dataset.clips[0].name: 1}}
-    assert "density" not in taught.missing()
+    assert dataset.missing_labels() == {"density": {dataset.clips[0].name: 1}}
+    assert "density" not in taught.missing_labels()
 
 
 def drawn(folder: Path, clip: str, frames: Iterable[int]) -> Path:
@@ -105,52 +105,52 @@ def test_maps_of_a_longer_cut_and_clips_without_any_are_left_out(tmp_path: Path)
     for name in ("a", "b"):
         trees.film(tmp_path / "films" / f"{name}.avi", 6)
     bare = open_dataset("videos", tmp_path / "films")
-    assert bare.clips[0].labelled("density") == []
-    taught = bare.taught(open_maps(drawn(tmp_path / "maps", "a.avi", (4, 5, 6, 400))))
+    assert bare.clips[0].labelled_frames("density") == []
+    taught = bare.with_maps(open_maps(drawn(tmp_path / "maps", "a.avi", (4, 5, 6, 400))))
     assert [clip.name for clip in taught.clips] == ["a.avi"]
-    assert taught.clips[0].labelled("density") == [4, 5]
+    assert taught.clips[0].labelled_frames("density") == [4, 5]
     pairs = LabelledPairs(taught, SkdSettings(32, "previous", "density"))
-    assert (len(pairs), pairs.no_density) == (2, 4)
+    assert (len(pairs), pairs.frames_without_density) == (2, 4)
 
 
 def test_a_damaged_map_is_recorded_and_its_neighbours_are_trained_on(tmp_path: Path) -> None:
     trees.film(tmp_path / "films" / "a.avi", 6)
     maps = drawn(tmp_path / "maps", "a.avi", range(6))
     (maps / "a.avi" / "000002.png").write_bytes(b"no picture")
-    taught = open_dataset("videos", tmp_path / "films").taught(open_maps(maps))
+    taught = open_dataset("videos", tmp_path / "films").with_maps(open_maps(maps))
     pairs = LabelledPairs(taught, SkdSettings(32, "previous", "density"))
     shown = [float((pairs[index]["frame"].mean() + 1) * 127.5) for index in (1, 2, 3)]
     assert shown == pytest.approx([15, 35, 35], abs=3), "frame 3 stands in for frame 2"
-    assert [fault for fault in taught.named_faults() if "000002.png cannot be read" in fault]
+    assert [fault for fault in taught.describe_faults() if "000002.png cannot be read" in fault]
 
 
 def test_windows_end_where_there_is_a_map(tmp_path: Path) -> None:
     trees.film(tmp_path / "films" / "a.avi", 40)
     bare = open_dataset("videos", tmp_path / "films")
-    taught = bare.taught(open_maps(drawn(tmp_path / "maps", "a.avi", (20, 35))))
-    shape = Shape(32, 32, 4, 1)
-    assert {taught.clips[0].nearest(index) for index in range(40)} == {20, 35}
-    assert taught.clips[0].nearest(27) == 20
-    assert bare.clips[0].nearest(27) == 27
-    assert all(Windows(taught, shape, 0)[index]["density"].any() for index in range(10))
+    taught = bare.with_maps(open_maps(drawn(tmp_path / "maps", "a.avi", (20, 35))))
+    shape = WindowShape(32, 32, 4, 1)
+    assert {taught.clips[0].nearest_labelled(index) for index in range(40)} == {20, 35}
+    assert taught.clips[0].nearest_labelled(27) == 20
+    assert bare.clips[0].nearest_labelled(27) == 27
+    assert all(WindowDataset(taught, shape, 0)[index]["density"].any() for index in range(10))
 
 
 def test_a_run_begun_before_a_recipe_could_say_so_much_goes_on(tmp_path: Path) -> None:
     recipe = load_recipe("stream-96")
-    open_run(Run(tmp_path / "run"), recipe)
+    open_run(TrainingRun(tmp_path / "run"), recipe)
     kept = tmp_path / "run" / "recipe.json"
     document = json.loads(kept.read_text())
     assert document["data"].pop("maps") is None
     kept.write_text(json.dumps(document))
-    open_run(Run(tmp_path / "run"), recipe)
+    open_run(TrainingRun(tmp_path / "run"), recipe)
     for spoilt in ({**document, "seed": 2}, {"name": "stream-96"}):
         kept.write_text(json.dumps(spoilt))
         with pytest.raises(InputError, match="holds the training of another recipe"):
-            open_run(Run(tmp_path / "run"), recipe)
+            open_run(TrainingRun(tmp_path / "run"), recipe)
 
 
 def test_two_teachers_maps_are_averaged(tmp_path: Path) -> None:
-    from trainer.data.teacher_maps import _Shards
+    from trainer.data.teacher_maps import _ShardMaps
 
     class Two:
         def frames(self, clip: str) -> np.ndarray:
@@ -159,7 +159,7 @@ def test_two_teachers_maps_are_averaged(tmp_path: Path) -> None:
         def map(self, clip: str, frame: int, name: str) -> np.ndarray:
             return np.full((2, 2), {"spatial": 0.25, "temporal": 1.75}[name], np.float32)
 
-    found = _Shards(Two(), ["spatial", "temporal"]).map("a", 0)  # type: ignore[arg-type]
+    found = _ShardMaps(Two(), ["spatial", "temporal"]).map("a", 0)  # type: ignore[arg-type]
     np.testing.assert_allclose(found, (0.25 + 1) / 2)
 
 
@@ -176,7 +176,7 @@ def test_skd_learns_the_maps_of_unlabelled_video(
     outcome = command("train", "skd-64", "--out", out, *sets)
     assert outcome.code == 0, outcome.err
     assert f"{FRAMES} frames, left out {FRAMES} without density" in outcome.out
-    labels, likeness = LabelledMaps(maps), {}
+    labels, likeness = ShardedMaps(maps), {}
     untrained = tmp_path / "u.safetensors"
     settings = load_student(out).settings
     assert isinstance(settings, SkdSettings)
@@ -184,7 +184,7 @@ def test_skd_learns_the_maps_of_unlabelled_video(
     for model in (out, untrained):
         found = []
         for clip in open_dataset("videos", flights).clips:
-            for frame, saliency in open_predictor(str(model)).maps(clip.name, clip.frames()):
+            for frame, saliency in open_predictor(str(model)).predict(clip.name, clip.frames()):
                 if frame.index % 2 == 0:
                     wanted = labels.map(clip.name, frame.index)
                     found.append(cc(cv2.resize(saliency, wanted.shape[::-1]), wanted))
@@ -204,11 +204,11 @@ def test_clip_networks_and_their_teacher_learn_the_maps(flights: Path, maps: Pat
             "distillation.steps": "2", "distillation.batch": "2",
         },
     )  # fmt: skip
-    student = train(recipe, Run(on_step=lambda progress: losses.append(progress.loss)))
+    student = train(recipe, TrainingRun(on_step=lambda progress: losses.append(progress.loss)))
     assert student.trained["data"] == "videos with maps"
     assert np.isfinite(losses).all()
-    taught = open_dataset("videos", flights).taught(open_maps(maps))
-    window = Windows(taught, Shape(96, 128, 16, 3), 0).window(taught.clips[0], 20)
+    taught = open_dataset("videos", flights).with_maps(open_maps(maps))
+    window = WindowDataset(taught, WindowShape(96, 128, 16, 3), 0).window(taught.clips[0], 20)
     assert window is not None
     assert window["density"].sum(dim=(1, 2)).tolist() == pytest.approx([1, 0, 1])
 
@@ -244,7 +244,7 @@ def test_videos_without_maps_need_a_teacher_that_is_trained(flights: Path) -> No
 
 
 def test_pairs_have_a_sample_for_each_map(flights: Path, maps: Path) -> None:
-    taught = open_dataset("videos", flights).taught(open_maps(maps))
+    taught = open_dataset("videos", flights).with_maps(open_maps(maps))
     found = LabelledPairs(taught, SkdSettings(64, "previous", "log_density"))
     assert len(found) == FRAMES
     assert found[3]["density"].sum().item() == pytest.approx(1, abs=1e-5)

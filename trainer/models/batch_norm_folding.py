@@ -11,10 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 
-Norm = nn.BatchNorm2d | nn.BatchNorm3d
+BatchNorm = nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def folded(module: nn.Module) -> nn.Module:
+def fold_batch_norm(module: nn.Module) -> nn.Module:
     """Return a copy whose batch norms and differences of features are folded into the convolutions."""
     module = copy.deepcopy(module).eval()
     for block in [m for m in module.modules() if isinstance(m, nn.Sequential)]:
@@ -29,11 +29,11 @@ def folded(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         for name, network in parent.named_children():
             if isinstance(network, SpatiotemporalNetwork):
-                setattr(parent, name, _ChangeFolded(network))
+                setattr(parent, name, _DifferenceFolded(network))
     return module
 
 
-class _ChangeFolded(SpatiotemporalNetwork):
+class _DifferenceFolded(SpatiotemporalNetwork):
     """SKD's network with the difference of features in a convolution: A f + B (f - g) = (A + B) f - B g."""
 
     def __init__(self, network: SpatiotemporalNetwork) -> None:
@@ -46,16 +46,16 @@ class _ChangeFolded(SpatiotemporalNetwork):
         first.weight.data[:, :FEATURES] += first.weight.data[:, FEATURES : 2 * FEATURES]
         first.weight.data[:, FEATURES : 2 * FEATURES].neg_()
 
-    def fuse(self, features: Tensor, other: Tensor, apart: Tensor | None = None) -> Tensor:
+    def fuse(self, features: Tensor, other: Tensor, difference: Tensor | None = None) -> Tensor:
         """Return the raw map."""
-        seen = [features, other, *([] if apart is None else [apart])]
+        seen = [features, other, *([] if difference is None else [difference])]
         temporal = self.temporal(torch.cat(seen, dim=1))
         raw: Tensor = self.decoder(torch.cat([self.spatial(features), temporal], dim=1))
         return raw
 
 
 @torch.no_grad()
-def unfold(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+def unfold_batch_norm(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Give a module the values of its folded form, by name: what it computes is then the same.
 
     Batch norms keep what they say of the training data, their shift and scale; convolutions and running
@@ -83,11 +83,11 @@ def unfold(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(value)
 
 
-def _norms(module: nn.Module) -> Iterator[tuple[Norm, str]]:
+def _norms(module: nn.Module) -> Iterator[tuple[BatchNorm, str]]:
     """Yield each batch norm, and the name of the convolution before it."""
     for name, block in module.named_modules():
         if not isinstance(block, nn.Sequential):
             continue
         for index, norm in enumerate(block):
-            if isinstance(norm, Norm):
+            if isinstance(norm, BatchNorm):
                 yield norm, f"{name}.{index - 1}".lstrip(".")
