@@ -130,6 +130,12 @@ class SaliencyModel:
         """Free the engine."""
         self._runner.close()
 
+    def __enter__(self) -> SaliencyModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _check_golden(self, graph: Graph) -> None:
         frames, expected = self.release.load_golden()
         maps = compute_clip_maps(self, frames)
