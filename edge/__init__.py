@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# ONNX Runtime reads this when it is imported. Without it, version 1.31 stores an id of the machine and contacts
-# Microsoft's host.
+# ONNX Runtime reads this when it is imported. Without it, version 1.31 stores an id of the machine and
+# contacts Microsoft's host.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@
         for result in edge.run_model(model, "flight.mp4"):
             print(result.frame.index, result.saliency.shape, result.regions[:1])
 
-`edge` re-exports the names in `__all__` and imports them only when they are used. Every other name in `edge` is
-private and may change.
+`edge` re-exports the names in `__all__` and imports them only when they are used. Every other name in `edge`
+is private and may change.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def run_model(
         fps: Frame rate in frames per second; None takes the source's own, and 10 for images.
 
     Yields:
-        One result per frame: the saliency map (height, width), its regions with the most salient one first, and the
-        latency from the frame to its map in milliseconds.
+        One result per frame: the saliency map (height, width), its regions with the most salient one first, and
+        the latency from the frame to its map in milliseconds.
 
     Raises:
         InputError: The source cannot be opened or read.

@@ -57,6 +57,6 @@ def test_delayed_student_gives_one_result_per_frame(flight: np.ndarray) -> None:
 def test_missing_source_is_refused_in_one_line() -> None:
     with (
         edge.open_model("skd-64", threads=1) as model,
-        pytest.raises(edge.InputError, match="no source 'no_such_file.mp4'"),
+        pytest.raises(edge.InputError, match=r"no source 'no_such_file\.mp4'"),
     ):
         next(edge.run_model(model, "no_such_file.mp4"))
