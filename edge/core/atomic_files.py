@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost or half-written: beside the target first, then one rename."""
+"""Atomic output files and folders: written next to the target, then renamed over it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge.core.errors import InputError
 
 
 def sha256(path: Path) -> str:
-    """Return the file's SHA-256 as 64 hex digits."""
+    """Return the SHA-256 digest of a file as 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -25,21 +25,25 @@ def sha256(path: Path) -> str:
 
 
 class PendingFile:
-    """A file written beside its place: `path` to write to, then `commit` or `discard`.
+    """A temporary file in the folder of its target, ended by `commit()` or `discard()`.
 
-    A link is followed: what it names is written.
+    If the target is a symbolic link, the file that the link points to is written.
+
+    Attributes:
+        path: The temporary file to write to.
+        target: The final path, with links resolved.
 
     Raises:
-        InputError: the folder cannot be made or written, or the place is a folder or device.
+        InputError: The folder cannot be created or written, or the target is a folder or device.
     """
 
     def __init__(self, target: Path) -> None:
-        self.target = target = _resolved(target)
+        self.target = target = _resolve(target)
         if target.exists() and not target.is_file():
             raise InputError(f"cannot write {target}: it is a folder or device; expected the name of a file")
-        with writing(target):
-            self._parents = _made(target.parent)
-            # The suffix stays last: encoders choose their format by it.
+        with translate_write_errors(target):
+            self._created_folders = _create_folders(target.parent)
+            # The suffix must stay last: encoders choose their format by it.
             handle, name = tempfile.mkstemp(
                 prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
             )
@@ -47,49 +51,57 @@ class PendingFile:
         self.path = Path(name)
 
     def commit(self) -> None:
-        """Put the file in its place, over an older one."""
-        with writing(self.target):
-            self.path.chmod(0o666 & ~_umask())  # here, for some writers make the file anew
+        """Move the file to its target and replace an older file there."""
+        with translate_write_errors(self.target):
+            # Not earlier: some writers delete the file and create it again with other permissions.
+            self.path.chmod(0o666 & ~_umask())
             self.path.replace(self.target)
 
     def discard(self) -> None:
-        """Remove what was written and the folders made for it; an older file in the place stays."""
+        """Remove the file and the folders created for it; an older file at the target stays."""
         self.path.unlink(missing_ok=True)
-        _remove_empty(self._parents)
+        _remove_empty(self._created_folders)
 
 
 class PendingFolder:
-    """A folder written beside its place: `path` to fill, then `commit` or `discard`.
+    """A temporary folder next to its target, ended by `commit()` or `discard()`.
 
-    An older folder is replaced only if `ours` says of each of its entries that we made it: a wrong
-    name costs nobody their files. A link is followed.
+    An older folder is replaced only if aerogaze wrote everything in it, so that a mistyped name never deletes
+    the user's files. Symbolic links are followed.
+
+    Args:
+        target: The final path.
+        is_ours: Tells whether aerogaze wrote an entry of an older folder.
+
+    Attributes:
+        path: The temporary folder to fill.
+        target: The final path, with links resolved.
 
     Raises:
-        InputError: the place is a file or a mount point, holds somebody else's files, or cannot be
-            written.
+        InputError: The target is a file or a mount point, contains files of the user, or cannot be written.
     """
 
-    def __init__(self, target: Path, ours: Callable[[Path], bool]) -> None:
-        self.target = target = _resolved(target)
-        self._ours = ours
+    def __init__(self, target: Path, is_ours: Callable[[Path], bool]) -> None:
+        self.target = target = _resolve(target)
+        self._is_ours = is_ours
         if target.exists() and not target.is_dir():
-            raise InputError(f"cannot write the folder {target}: it is a file; name another place")
+            raise InputError(f"cannot write the folder {target}: it is a file; choose another path")
         if target.is_mount():
-            raise InputError(f"cannot replace {target}: it is a mount point; name a folder inside it")
-        self._check()
-        with writing(target):
-            self._parents = _made(target.parent)
+            raise InputError(f"cannot replace {target}: it is a mount point; choose a folder inside it")
+        self._check_older_folder()
+        with translate_write_errors(target):
+            self._created_folders = _create_folders(target.parent)
             self.path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             self.path.chmod(0o777 & ~_umask())
 
     def commit(self) -> None:
-        """Put the folder in its place; the older one goes only after the new one stands.
+        """Move the folder to its target, then delete the older folder.
 
         Raises:
-            InputError: somebody else's file came meanwhile, or the folder cannot be put there.
+            InputError: A file of the user appeared in the target meanwhile, or the move failed.
         """
-        self._check()
-        with writing(self.target):
+        self._check_older_folder()
+        with translate_write_errors(self.target):
             if not self.target.exists():
                 self.path.replace(self.target)
                 return
@@ -103,45 +115,45 @@ class PendingFolder:
             shutil.rmtree(older)
 
     def discard(self) -> None:
-        """Remove what was written and the folders made for it; an older folder in the place stays."""
+        """Remove the folder and the parents created for it; an older folder at the target stays."""
         shutil.rmtree(self.path, ignore_errors=True)
-        _remove_empty(self._parents)
+        _remove_empty(self._created_folders)
 
-    def _check(self) -> None:
+    def _check_older_folder(self) -> None:
         entries = self.target.iterdir() if self.target.is_dir() else ()
-        strange = next((entry for entry in entries if not self._ours(entry)), None)
-        if strange is not None:
+        foreign = next((entry for entry in entries if not self._is_ours(entry)), None)
+        if foreign is not None:
             raise InputError(
-                f"{self.target} holds {strange.name}, which was not written by aerogaze; "
-                "expected a new or empty folder: name another one"
+                f"{self.target} holds {foreign.name}, which was not written by aerogaze; "
+                "expected a new or empty folder: choose another path"
             )
 
 
-def _made(folder: Path) -> list[Path]:
-    """Make a folder with its parents; return those that were not there, deepest first."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+def _create_folders(folder: Path) -> list[Path]:
+    """Create a folder and its parents; return those that did not exist, deepest first."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # somebody put something there meanwhile
+    with contextlib.suppress(OSError):  # another process may have put files there
         for folder in folders:
             folder.rmdir()
 
 
-def written_file(target: Path) -> AbstractContextManager[Path]:
-    """Give a path to write to; it becomes `target` if the block ends well, else it is removed."""
-    return _committed(PendingFile(target))
+def atomic_file(target: Path) -> AbstractContextManager[Path]:
+    """Yield a temporary path that becomes `target` if the block succeeds and is removed if it fails."""
+    return _commit_on_success(PendingFile(target))
 
 
-def written_folder(target: Path, ours: Callable[[Path], bool]) -> AbstractContextManager[Path]:
-    """Give a folder to fill; it becomes `target` if the block ends well, else it is removed."""
-    return _committed(PendingFolder(target, ours))
+def atomic_folder(target: Path, is_ours: Callable[[Path], bool]) -> AbstractContextManager[Path]:
+    """Yield a temporary folder that becomes `target` if the block succeeds and is removed if it fails."""
+    return _commit_on_success(PendingFolder(target, is_ours))
 
 
 @contextmanager
-def _committed(pending: PendingFile | PendingFolder) -> Iterator[Path]:
+def _commit_on_success(pending: PendingFile | PendingFolder) -> Iterator[Path]:
     try:
         yield pending.path
         pending.commit()
@@ -151,25 +163,25 @@ def _committed(pending: PendingFile | PendingFolder) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn what the system says against writing into one line.
+def translate_write_errors(target: Path) -> Iterator[None]:
+    """Raise errors of the file system as `InputError` with a remedy.
 
     Raises:
-        InputError: instead of OSError.
+        InputError: Instead of OSError.
     """
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space, or name another place" if full else "name a place that can be written"
+        remedy = "free some space, or choose another path" if full else "choose a path that can be written"
         raise InputError(f"cannot write {target}: {error.strerror}; {remedy}") from error
 
 
-def checked_name(name: str) -> str:
-    """Return a file's name if libraries can be given it.
+def check_file_name(name: str) -> str:
+    """Return a file name that other libraries can open.
 
     Raises:
-        InputError: its bytes are not UTF-8; OpenCV would crash on it.
+        InputError: The name is not UTF-8; OpenCV would crash on it.
     """
     try:
         name.encode()
@@ -178,9 +190,9 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _resolved(target: Path) -> Path:
-    checked_name(str(target))
-    with writing(target):
+def _resolve(target: Path) -> Path:
+    check_file_name(str(target))
+    with translate_write_errors(target):
         return target.resolve()
 
 
@@ -191,7 +203,7 @@ def _umask() -> int:
 
 
 def cache_folder() -> Path:
-    """Return where what can be made again is kept: $AEROGAZE_CACHE, else aerogaze in XDG's cache folder."""
-    named = os.environ.get("AEROGAZE_CACHE")
+    """Return the cache folder: $AEROGAZE_CACHE, or `aerogaze` in the XDG cache folder."""
+    configured = os.environ.get("AEROGAZE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "aerogaze"
+    return Path(configured) if configured else Path(base) / "aerogaze"

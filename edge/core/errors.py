@@ -1,4 +1,7 @@
-"""What the command turns into one line and an exit code. Everything else is a bug and shows its trace."""
+"""Exceptions that the commands report as one line and an exit code.
+
+Any other exception is a bug and shows its traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,23 @@ import threading
 
 
 class InputError(Exception):
-    """Wrong use or bad input: exit code 2. Says what was wrong, what was expected, what to do."""
+    """Wrong usage or invalid input; exit code 2.
+
+    The message says the problem, what was expected, and the remedy.
+    """
 
 
 class HangError(InputError):
-    """A driver did not answer in time; `thread` was left behind in it."""
+    """A driver did not answer in time.
 
-    def __init__(self, told: str, thread: threading.Thread) -> None:
-        super().__init__(told)
+    Attributes:
+        thread: The thread that still waits for the driver.
+    """
+
+    def __init__(self, message: str, thread: threading.Thread) -> None:
+        super().__init__(message)
         self.thread = thread
 
 
 class CheckError(Exception):
-    """A check or gate that was asked for did not hold: exit code 1. Says which, and by how much."""
+    """A requested check failed; exit code 1. The message says which check, and by how much."""

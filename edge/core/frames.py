@@ -1,4 +1,4 @@
-"""Frames and where they come from."""
+"""Frames, the interface of frame sources, and array types."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from edge.core.errors import InputError
 
 Image = NDArray[np.uint8]
 Tensor = NDArray[np.float32]
-Input = NDArray[np.float32] | NDArray[np.uint8]
-"""What a graph takes of a frame: prepared, or raw where it prepares by itself."""
+GraphInput = NDArray[np.float32] | NDArray[np.uint8]
+"""Input tensor of a graph: preprocessed (float32), or a raw frame (uint8) if the graph preprocesses it."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: `image` (H, W, 3), uint8 BGR.
+    """One frame of a source.
 
-    `capture_s`: seconds on the source's clock, media time for files, monotonic time for cameras. `scale`:
-    how many times smaller than the source's picture `image` is, each way, where the source could give it so.
+    Attributes:
+        index: Number of the frame in the source, from 0.
+        capture_s: Time of capture in seconds on the source's clock: media time for files, monotonic time for
+            cameras.
+        image: (H, W, 3), uint8, BGR.
+        scale: Factor by which the source has already reduced each side of `image`.
     """
 
     index: int
@@ -33,41 +37,50 @@ class Frame:
 
     @property
     def width(self) -> int:
-        """Return the width of the source's picture."""
+        """Return the width of the frame before reduction, in pixels."""
         return int(self.image.shape[1]) * self.scale
 
     @property
     def height(self) -> int:
-        """Return the height of the source's picture."""
+        """Return the height of the frame before reduction, in pixels."""
         return int(self.image.shape[0]) * self.scale
 
 
 class Source(Protocol):
-    """Frames in order. Opening one checks that it has frames and tells their size."""
+    """Sequence of frames from a file, a camera or a stream.
+
+    Opening a source checks that it has frames and determines their size.
+    """
 
     name: str
     width: int
     height: int
     fps: float
     length: int | None
-    """Frames announced; None where nobody knows. Fewer may be readable."""
+    """Announced number of frames, None if unknown. Fewer may be readable."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames, once."""
+        """Yield the frames in order. A source can be iterated once."""
 
     def close(self) -> None:
-        """Let go of the file or device."""
+        """Close the file or device."""
 
 
-def parse_size(text: str, named: str, least: int = 1, most: int = 99_999) -> tuple[int, int]:
-    """Return the width and height in pixels that WIDTHxHEIGHT says. `named`: what says it, as `--size`.
+def parse_size(text: str, option: str, min_side: int = 1, max_side: int = 99_999) -> tuple[int, int]:
+    """Return width and height in pixels of a text such as 128x64.
+
+    Args:
+        text: WIDTHxHEIGHT.
+        option: Name of the option for error messages, such as `--size`.
+        min_side: Smallest accepted side, in pixels.
+        max_side: Largest accepted side, in pixels.
 
     Raises:
-        InputError: it is none, or a side is not from `least` to `most`.
+        InputError: The text has another form, or a side is out of range.
     """
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    sides = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not least <= min(sides) <= max(sides) <= most:
-        bounds = f" with sides of {least} to {most}" if (least, most) != (1, 99_999) else ""
-        raise InputError(f"{named} {text!r} is not understood; expected WIDTHxHEIGHT{bounds}, as 128x64")
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    sides = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not min_side <= min(sides) <= max(sides) <= max_side:
+        bounds = f" with sides of {min_side} to {max_side}" if (min_side, max_side) != (1, 99_999) else ""
+        raise InputError(f"{option} {text!r} is not valid; expected WIDTHxHEIGHT{bounds}, such as 128x64")
     return sides

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that ends with its process, however that ends."""
+"""Locks between processes; the kernel releases them when their process ends."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge.core.atomic_files import writing
+from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
 
 
 @contextmanager
-def only_writer(target: Path) -> Iterator[None]:
-    """Hold the right to write `target`, by a lock file beside it, which is gone afterwards.
+def writer_lock(target: Path) -> Iterator[None]:
+    """Hold an exclusive lock for writing `target`, by a lock file next to it that is removed afterwards.
 
-    The kernel keeps the lock, not the file: a file left by a kill locks nobody out.
+    The lock is on the open file, so a lock file that a killed process left behind blocks nothing.
 
     Raises:
-        InputError: another process holds it, or there is no writing there.
+        InputError: Another process holds the lock, or the folder cannot be written.
     """
     path = target.parent / f".{target.name}.lock"
-    with writing(target):
+    with translate_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(path)
+        handle = _acquire(path)
     if handle is None:
-        raise InputError(f"{target} is being written by another aerogaze; wait for it, or name another place")
+        raise InputError(
+            f"{target} is being written by another aerogaze; wait for it, or choose another path"
+        )
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while the lock is held, so that nobody holds a file that is gone
+        # Remove the file while it is locked: otherwise another process could lock a file without a name.
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 
-def _locked(path: Path) -> int | None:
+def _acquire(path: Path) -> int | None:
+    """Return the descriptor of the locked file, or None if another process holds it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -47,23 +51,23 @@ def _locked(path: Path) -> int | None:
             return None
         except FileNotFoundError:
             pass
-        os.close(handle)  # the last holder removed it between our two calls: make it anew
+        os.close(handle)  # the previous holder removed the file between open and flock: try again
 
 
 @contextmanager
-def only_user(device: str) -> Iterator[None]:
-    """Hold the right to read a device, machine-wide, by a name in the kernel's abstract socket space.
+def device_lock(device: str) -> Iterator[None]:
+    """Hold an exclusive, machine-wide lock for reading a device.
 
-    No file is left, whoever may write where, and the kernel takes the name back when the process ends.
+    The lock is a name in the kernel's abstract socket space. It needs no file and no write permission.
 
     Raises:
-        InputError: another run holds it.
+        InputError: Another run holds the lock.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
         try:
-            held.bind(f"\0aerogaze/{device}")
+            lock.bind(f"\0aerogaze/{device}")
         except OSError:
             raise InputError(
-                f"{device} is read by another aerogaze run; expected one run a camera: end that one first"
+                f"{device} is read by another aerogaze run; expected one run per camera: end that one first"
             ) from None
         yield

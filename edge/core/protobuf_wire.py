@@ -1,42 +1,43 @@
-"""The wire format of protobuf, as far as ONNX files need it: a drone has no onnx package."""
+"""Minimal reader of the protobuf wire format, since the runtime does not depend on the onnx package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-_FIXED = {1: 8, 5: 4}
-"""Bytes of protobuf's fixed wire types; 0 is a varint, 2 has a length before it."""
+_FIXED_SIZES = {1: 8, 5: 4}
+"""Bytes of the fixed-size wire types. Type 0 is a varint; type 2 has a length prefix."""
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def iter_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield number and value of each field of a protobuf message.
 
     Raises:
-        ValueError, IndexError: it is none.
+        ValueError, IndexError: The bytes are no protobuf message.
     """
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(message, at)
+    offset = 0
+    while offset < len(message):
+        key, offset = _read_varint(message, offset)
+        wire_type = key & 7
+        if wire_type == 0:
+            value, offset = _read_varint(message, offset)
             yield key >> 3, value
             continue
-        if kind == 2:
-            length, at = _varint(message, at)
+        if wire_type == 2:
+            length, offset = _read_varint(message, offset)
         else:
-            length = _FIXED.get(kind, -1)
-        if length < 0 or at + length > len(message):
+            length = _FIXED_SIZES.get(wire_type, -1)
+        if length < 0 or offset + length > len(message):
             raise ValueError("not a protobuf message")
-        yield key >> 3, message[at : at + length]
-        at += length
+        yield key >> 3, message[offset : offset + length]
+        offset += length
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _read_varint(message: memoryview, offset: int) -> tuple[int, int]:
+    """Return the value at an offset and the offset behind it."""
     value = shift = 0
     while True:
-        byte = message[at]
+        byte = message[offset]
         value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 128:
-            return value, at
+            return value, offset

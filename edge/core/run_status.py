@@ -1,4 +1,4 @@
-"""What a running pipeline knows of itself: written by the pipeline, read by whoever shows it."""
+"""Status of a running pipeline: written by the pipeline, read by the sinks that publish it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-RECENT = 300
-"""Results whose latency and time are kept."""
-QUIET_S = 5.0
-"""How long all must be well before an episode is over: what comes and goes is one."""
+RECENT_RESULTS = 300
+"""Number of latest results whose latency and time are kept."""
+RECOVERY_S = 5.0
+"""Seconds without a new fault after which a fault counts as over; intermittent faults count as one."""
 
 LOG = logging.getLogger("aerogaze")
 State = Literal["starting", "running", "stalled", "stopped"]
 
 
 @dataclass(frozen=True)
-class About:
-    """What runs: a release's name, its precision, the engine's description, and the source's name."""
+class RunInfo:
+    """Description of what runs.
+
+    Attributes:
+        release: Name of the release.
+        precision: Precision of its graph.
+        engine: Description of the inference engine.
+        source: Name of the source of frames.
+    """
 
     release: str
     precision: str
@@ -30,15 +37,23 @@ class About:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A pipeline at one moment; times in seconds and milliseconds, counts since the start.
+class StatusSnapshot:
+    """State of a pipeline at one moment; counts are since the start.
 
-    `faults`: episodes by kind, as "source" or "sink:http"; `open_faults`: those that are not over, by kind.
-    `latencies_ms`: of the last `RECENT` results, oldest first; `fps` over the same. `held`: results that
-    repeat the last good map, since the engine gave none.
+    Attributes:
+        run_info: What runs.
+        state: State of the pipeline.
+        uptime_s: Seconds since the start.
+        frames: Number of results.
+        dropped: Number of captured frames that were not run.
+        fps: Results per second over the last `RECENT_RESULTS` results.
+        latencies_ms: Latencies of the last `RECENT_RESULTS` results in milliseconds, oldest first.
+        faults: Number of fault episodes by kind, such as "source" or "sink:http".
+        open_faults: Latest message of each fault that is not over, by kind.
+        held: Number of results that repeat the last valid map because the engine gave none.
     """
 
-    about: About
+    run_info: RunInfo
     state: State
     uptime_s: float
     frames: int
@@ -51,42 +66,48 @@ class Snapshot:
 
 
 class Status:
-    """Counts frames, drops and faults; safe to use from any thread.
+    """Thread-safe counts of frames, drops and faults.
 
-    A fault is logged once an episode, which is over when all was well for `quiet_s`.
+    A fault starts an episode, which is logged once. The episode ends after `recovery_s` seconds without a
+    fault of that kind.
+
+    Args:
+        run_info: What runs.
+        clock: Monotonic clock, in seconds.
+        recovery_s: Seconds without a fault after which an episode ends.
     """
 
     def __init__(
-        self, about: About, clock: Callable[[], float] = time.monotonic, quiet_s: float = QUIET_S
+        self, run_info: RunInfo, clock: Callable[[], float] = time.monotonic, recovery_s: float = RECOVERY_S
     ) -> None:
-        self._about, self._clock, self._lock = about, clock, threading.Lock()
-        self._quiet_s = quiet_s
+        self._run_info, self._clock, self._lock = run_info, clock, threading.Lock()
+        self._recovery_s = recovery_s
         self._started = clock()
         self._state: State = "starting"
         self._frames = self._dropped = self._held = 0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_RESULTS)
         self._faults: Counter[str] = Counter()
-        self._open: dict[str, str] = {}
-        self._well_s: dict[str, float] = {}
+        self._open_faults: dict[str, str] = {}
+        self._well_since: dict[str, float] = {}
 
-    def runs_on(self, precision: str, engine: str) -> None:
-        """Say what runs now: an engine that is opened again may be another one."""
+    def set_engine(self, precision: str, engine: str) -> None:
+        """Update the precision and the engine, which can change when the engine is opened again."""
         with self._lock:
-            self._about = replace(self._about, precision=precision, engine=engine)
+            self._run_info = replace(self._run_info, precision=precision, engine=engine)
 
-    def result(self, latency_ms: float) -> None:
+    def count_result(self, latency_ms: float) -> None:
         """Count a result."""
         with self._lock:
             self._frames += 1
             self._recent.append((self._clock(), latency_ms))
 
-    def drop(self, frames: int = 1) -> None:
-        """Count frames that were captured and never run."""
+    def count_dropped(self, frames: int = 1) -> None:
+        """Count frames that were captured and not run."""
         with self._lock:
             self._dropped += frames
 
-    def hold(self) -> None:
-        """Count a result that repeats the last good map."""
+    def count_held(self) -> None:
+        """Count a result that repeats the last valid map."""
         with self._lock:
             self._held += 1
 
@@ -95,47 +116,50 @@ class Status:
         """The pipeline's state."""
         return self._state
 
-    def enter(self, state: State) -> None:
+    def set_state(self, state: State) -> None:
         """Change the pipeline's state."""
         with self._lock:
             self._state = state
 
-    def fault(self, kind: str, message: str) -> None:
-        """Open an episode of `kind`; while it is open, more of the same is neither logged nor counted."""
+    def report_fault(self, kind: str, message: str) -> None:
+        """Start an episode of `kind`; during an episode, further faults are neither logged nor counted."""
         with self._lock:
-            new = kind not in self._open
-            self._open[kind] = message
-            self._faults[kind] += new
-            self._well_s.pop(kind, None)
-        if new:
+            is_new = kind not in self._open_faults
+            self._open_faults[kind] = message
+            self._faults[kind] += is_new
+            self._well_since.pop(kind, None)
+        if is_new:
             LOG.warning("%s: %s", kind, message)
 
-    def recovered(self, kind: str) -> None:
-        """Say that all is well with `kind`, as often as it is: so an open episode comes to its end."""
+    def report_recovery(self, kind: str) -> None:
+        """Report that `kind` works; an episode ends if it has worked for `recovery_s` seconds.
+
+        Call this on every success, also when no episode is open.
+        """
         with self._lock:
-            if kind not in self._open:
+            if kind not in self._open_faults:
                 return
             now = self._clock()
-            over = now - self._well_s.setdefault(kind, now) >= self._quiet_s
-            if over:
-                del self._open[kind], self._well_s[kind]
-        if over:
+            is_over = now - self._well_since.setdefault(kind, now) >= self._recovery_s
+            if is_over:
+                del self._open_faults[kind], self._well_since[kind]
+        if is_over:
             LOG.info("%s: recovered", kind)
 
-    def snapshot(self) -> Snapshot:
-        """Return how things stand."""
+    def snapshot(self) -> StatusSnapshot:
+        """Return the current counts and faults."""
         with self._lock:
-            times = [at for at, _ in self._recent]
+            times = [time_s for time_s, _ in self._recent]
             span = times[-1] - times[0] if len(times) > 1 else 0.0
-            return Snapshot(
-                self._about,
-                self._state,
-                self._clock() - self._started,
-                self._frames,
-                self._dropped,
-                (len(times) - 1) / span if span > 0 else 0.0,
-                tuple(latency for _, latency in self._recent),
-                dict(self._faults),
-                dict(self._open),
-                self._held,
+            return StatusSnapshot(
+                run_info=self._run_info,
+                state=self._state,
+                uptime_s=self._clock() - self._started,
+                frames=self._frames,
+                dropped=self._dropped,
+                fps=(len(times) - 1) / span if span > 0 else 0.0,
+                latencies_ms=tuple(latency for _, latency in self._recent),
+                faults=dict(self._faults),
+                open_faults=dict(self._open_faults),
+                held=self._held,
             )

@@ -1,4 +1,4 @@
-"""TOML files, by Python's reader under one name on every Python."""
+"""TOML reader; `tomllib` is the same module on every supported version of Python."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ __all__ = ["read_toml", "tomllib"]
 
 
 def read_toml(path: Path, expected: str) -> dict[str, Any]:
-    """Read a TOML file. `expected`: what should be in it, for whoever named another.
+    """Return the content of a TOML file.
+
+    Args:
+        path: The file.
+        expected: What the file should contain, for error messages.
 
     Raises:
-        InputError: it cannot be read, or is no TOML; where it goes wrong is said.
+        InputError: The file cannot be read, or is not valid TOML.
     """
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; expected {expected}") from None
-    except ValueError as error:  # TOML's own, and bytes that are no text
-        raise InputError(f"{path} is no TOML: {error}; expected {expected}") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise InputError(f"{path} is not valid TOML: {error}; expected {expected}") from None
     return document

@@ -1,1 +1,1 @@
-"""Facts and meters of the machine: board, GPU, sensors, energy."""
+"""Facts about the machine and its meters: board, GPU, sensors, energy."""

@@ -1,12 +1,13 @@
-"""Energy meters: joules, from whatever counts them on this machine.
+"""Energy meters, in joules.
 
 [ina3221] Linux, Documentation/hwmon/ina3221.rst: hwmon*/in<n>_label, in<n>_input (mV), curr<n>_input (mA).
-          The rail of the whole module is VDD_IN on Orin Nano and NX; AGX Orin has none, its rails are added
-          (Jetson Linux Developer Guide, "Jetson Orin ... Power Monitors"). It tells power: we integrate it.
-[rapl]    Linux, Documentation/power/powercap/powercap.rst: intel-rapl:<n>/energy_uj, which starts again at
-          max_energy_range_uj; AMD processors use the same names. Since 2020 root alone may read it.
+          VDD_IN supplies the whole module on Orin Nano and NX. AGX Orin has no such rail, so its rails are
+          added (Jetson Linux Developer Guide, "Jetson Orin ... Power Monitors"). The monitor reports power,
+          which is integrated here.
+[rapl]    Linux, Documentation/power/powercap/powercap.rst: intel-rapl:<n>/energy_uj, a counter that wraps
+          at max_energy_range_uj; AMD processors use the same names. Since 2020 only root may read it.
 [nvml]    `edge.hardware.nvml`: energy since the driver was loaded.
-None of this was seen on a real board yet.
+Nothing here has been verified on a real board yet.
 """
 
 from __future__ import annotations
@@ -20,68 +21,75 @@ from typing import Protocol
 
 from edge.hardware.nvml import Nvml
 
-WHOLE = "VDD_IN"
-"""The rail that carries all of a board, where there is one; else all rails are added."""
+MODULE_RAIL = "VDD_IN"
+"""Rail that supplies the whole module. Where it is absent, all rails are added."""
 SAMPLE_S = 0.05
+"""Interval between power samples, in seconds."""
 
 
-class Meter(Protocol):
-    """Counts energy between `start` and `stop`."""
+class EnergyMeter(Protocol):
+    """Meter of the energy between `start()` and `stop()`."""
 
     description: str
-    """What it counts the energy of, for reports."""
+    """What is measured, for reports."""
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start measuring."""
 
     def stop(self) -> float:
-        """Return the joules since `start`.
+        """Return the joules since `start()`.
 
         Raises:
-            OSError: the meter has fallen silent.
+            OSError: The meter does not answer.
         """
 
 
-class Ina3221:
-    """A Jetson's power monitor: power sampled every 50 ms by a thread, integrated."""
+class Ina3221Meter:
+    """Power monitor of a Jetson, sampled every 50 ms by a thread and integrated.
+
+    Args:
+        rails: Files with the voltage in mV and the current in mA, by rail.
+    """
 
     def __init__(self, rails: dict[str, tuple[Path, Path]]) -> None:
         self._rails = rails
         self.description = f"INA3221, {' + '.join(rails)}, sampled every {SAMPLE_S * 1e3:.0f} ms"
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread()
         self._samples: list[tuple[float, float]] = []
 
     def start(self) -> None:
-        """Begin to sample."""
-        self._over = threading.Event()
+        """Start sampling."""
+        self._stopped = threading.Event()
         self._samples = [self._sample()]
-        self._thread = threading.Thread(target=self._go_on, name="power", daemon=True)
+        self._thread = threading.Thread(target=self._sample_until_stopped, name="power", daemon=True)
         self._thread.start()
 
     def stop(self) -> float:
-        """Return the joules since `start`, by the trapezoidal rule."""
-        self._over.set()
+        """Return the joules since `start()`, by the trapezoidal rule."""
+        self._stopped.set()
         self._thread.join()
         self._samples.append(self._sample())
         pairs = zip(self._samples, self._samples[1:], strict=False)
         return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairs)
 
-    def _go_on(self) -> None:
-        with suppress(OSError, ValueError):  # stop asks once more, and tells
-            while not self._over.wait(SAMPLE_S):
+    def _sample_until_stopped(self) -> None:
+        # An error ends the thread silently: stop() samples once more and raises it.
+        with suppress(OSError, ValueError):
+            while not self._stopped.wait(SAMPLE_S):
                 self._samples.append(self._sample())
 
     def _sample(self) -> tuple[float, float]:
+        """Return the time in seconds and the power in watts."""
         watts = sum(
-            float(volts.read_text()) * float(amperes.read_text()) * 1e-6
-            for volts, amperes in self._rails.values()
+            float(millivolts.read_text()) * float(milliamperes.read_text()) * 1e-6
+            for millivolts, milliamperes in self._rails.values()
         )
         return time.monotonic(), watts
 
 
-class Rapl:
-    """An x86 processor's own counters, all packages."""
+class RaplMeter:
+    """Energy counters of an x86 processor, added over its packages."""
 
     def __init__(self, packages: list[Path]) -> None:
         self._packages = packages
@@ -90,23 +98,23 @@ class Rapl:
         self.description = f"RAPL, {' + '.join(names)}: the processor alone"
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start measuring."""
         self._before = self._read()
 
     def stop(self) -> float:
-        """Return the joules since `start`; a counter that started again meanwhile is told by its range."""
-        micro = 0
+        """Return the joules since `start()`; a counter that wrapped once is corrected by its range."""
+        microjoules = 0
         for package, before, after in zip(self._packages, self._before, self._read(), strict=True):
-            again = int((package / "max_energy_range_uj").read_text()) if after < before else 0
-            micro += after - before + again
-        return micro / 1e6
+            wrapped = int((package / "max_energy_range_uj").read_text()) if after < before else 0
+            microjoules += after - before + wrapped
+        return microjoules / 1e6
 
     def _read(self) -> list[int]:
         return [int((package / "energy_uj").read_text()) for package in self._packages]
 
 
-class GpuEnergy:
-    """A desk GPU's own counter."""
+class NvmlMeter:
+    """Energy counter of a desktop GPU."""
 
     description = "NVML: the GPU alone"
 
@@ -114,49 +122,54 @@ class GpuEnergy:
         self._nvml, self._before = nvml, 0.0
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start measuring."""
         self._before = self._read()
 
     def stop(self) -> float:
-        """Return the joules since `start`."""
+        """Return the joules since `start()`."""
         return self._read() - self._before
 
     def _read(self) -> float:
-        joules = self._nvml.joules()
-        if joules is None:
-            raise OSError("NVML does not tell this GPU's energy")
-        return joules
+        energy_j = self._nvml.total_energy_j()
+        if energy_j is None:
+            raise OSError("NVML does not report the energy of this GPU")
+        return energy_j
 
 
-def find_meter(root: Path = Path("/"), nvml: Nvml | None = None) -> Meter | str:
-    """Return the meter of the machine at `root`, or why there is none.
+def find_energy_meter(root: Path = Path("/"), nvml: Nvml | None = None) -> EnergyMeter | str:
+    """Return the energy meter of a machine, or the reason why there is none.
 
-    On a Jetson that of the board; with a desk GPU the GPU's, for that is what infers; else the processor's.
+    On a Jetson this is the board's monitor. With a desktop GPU it is the GPU's counter, since inference runs
+    there. Otherwise it is the processor's counter.
+
+    Args:
+        root: Root of the machine's file system.
+        nvml: Driver of the GPU.
     """
     try:
-        rails = _rails(root / "sys/class/hwmon")
+        rails = _find_rails(root / "sys/class/hwmon")
     except OSError as error:
         return f"INA3221 cannot be read ({error.filename}: {error.strerror}): run as root"
     if rails:
-        return Ina3221(rails)
-    if nvml is not None and nvml.joules() is not None:
-        return GpuEnergy(nvml)
+        return Ina3221Meter(rails)
+    if nvml is not None and nvml.total_energy_j() is not None:
+        return NvmlMeter(nvml)
     packages = sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]*"))
     packages = [package for package in packages if re.fullmatch(r"intel-rapl:\d+", package.name)]
     if not packages:
-        return "no power monitor: neither INA3221 nor RAPL in /sys, nor NVML's counter"
+        return "no power monitor: neither INA3221 nor RAPL in /sys, nor a counter of NVML"
     try:
-        meter = Rapl(packages)
+        meter = RaplMeter(packages)
         meter.start()
     except PermissionError:
-        return "RAPL may be read by root alone: run as root, or chmod a+r /sys/class/powercap/*/energy_uj"
+        return "only root may read RAPL: run as root, or chmod a+r /sys/class/powercap/*/energy_uj"
     except (OSError, ValueError) as error:
         return f"RAPL cannot be read ({error})"
     return meter
 
 
-def _rails(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Return the rails that carry all of a board, each with its files of volts and amperes."""
+def _find_rails(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the rails that together supply the whole board, with their files of voltage and current."""
     rails: dict[str, tuple[Path, Path]] = {}
     for monitor in sorted(folder.glob("hwmon*")):
         try:
@@ -167,7 +180,7 @@ def _rails(folder: Path) -> dict[str, tuple[Path, Path]]:
         labels = {path: path.read_text().strip() for path in sorted(monitor.glob("in[123]_label"))}
         for path, label in labels.items():
             number = path.name[2]
-            volts, amperes = monitor / f"in{number}_input", monitor / f"curr{number}_input"
-            if label != "NC" and volts.exists() and amperes.exists():
-                rails[label] = volts, amperes
-    return {WHOLE: rails[WHOLE]} if WHOLE in rails else rails
+            voltage, current = monitor / f"in{number}_input", monitor / f"curr{number}_input"
+            if label != "NC" and voltage.exists() and current.exists():
+                rails[label] = voltage, current
+    return {MODULE_RAIL: rails[MODULE_RAIL]} if MODULE_RAIL in rails else rails

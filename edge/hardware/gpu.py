@@ -1,24 +1,24 @@
-"""Which GPU this is: what an engine was built on, and whether it fits."""
+"""Name and compute capability of the GPU, which decide whether an engine fits."""
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
 
-_MAJOR, _MINOR = 75, 76
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU; `compute_capability` as "8.7"."""
+    """Name and compute capability, such as "8.7", of the first GPU."""
 
     name: str
     compute_capability: str
 
 
-def this_gpu() -> Gpu | None:
-    """Return the GPU that CUDA's driver names first; None where there is no driver or no GPU."""
+def detect_gpu() -> Gpu | None:
+    """Return the first GPU of the CUDA driver, or None without a driver or a GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -28,9 +28,9 @@ def this_gpu() -> Gpu | None:
         return None
     if cuda.cuDeviceGetName(name, len(name), device):
         return None
-    capability = []
-    for attribute in (_MAJOR, _MINOR):
+    parts = []
+    for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR):
         if cuda.cuDeviceGetAttribute(ctypes.byref(part), attribute, device):
             return None
-        capability.append(str(part.value))
-    return Gpu(name.value.decode(errors="replace"), ".".join(capability))
+        parts.append(str(part.value))
+    return Gpu(name.value.decode(errors="replace"), ".".join(parts))

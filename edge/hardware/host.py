@@ -1,4 +1,4 @@
-"""What machine this is: recorded beside every measurement."""
+"""Processor and operating system of this machine, recorded with every measurement."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Machine:
-    """CPU, its instruction flags as the kernel names them, cores this process may use, system."""
+class HostMachine:
+    """A machine.
+
+    Attributes:
+        cpu: Name of the processor.
+        architecture: Such as x86_64 or aarch64.
+        flags: Instruction set extensions, as the kernel names them.
+        cores: Number of cores that this process may use.
+        system: Operating system.
+    """
 
     cpu: str
     architecture: str
@@ -19,12 +27,12 @@ class Machine:
     cores: int
     system: str
 
-    def native(self, precision: str) -> bool:
-        """Say whether the CPU computes in `precision` itself; otherwise it is emulated.
+    def computes_natively(self, precision: str) -> bool:
+        """Return whether the CPU has instructions for a precision; otherwise it is emulated.
 
-        int8 needs dot products (AVX-VNNI, AVX512-VNNI, Arm's SDOT): without them x86 kernels are
-        slower and may saturate. fp16 needs Arm's half-precision arithmetic, the only one that
-        ONNX Runtime's CPU kernels use.
+        int8 needs dot products (AVX-VNNI, AVX512-VNNI, SDOT of Arm): without them x86 kernels are slower and
+        can saturate. fp16 needs the half-precision arithmetic of Arm, the only one that the CPU kernels of
+        ONNX Runtime use.
         """
         if precision == "int8":
             return bool(self.flags & {"avx_vnni", "avx512_vnni", "asimddp"})
@@ -34,8 +42,8 @@ class Machine:
 
 
 @cache
-def this_machine() -> Machine:
-    """Return the machine at hand, read from /proc/cpuinfo and `platform`."""
+def detect_machine() -> HostMachine:
+    """Return this machine, from /proc/cpuinfo and `platform`."""
     info: dict[str, str] = {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -43,7 +51,7 @@ def this_machine() -> Machine:
             key, _, value = line.partition(":")
             info.setdefault(key.strip().lower(), value.strip())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(
+    return HostMachine(
         cpu=info.get("model name") or platform.processor() or platform.machine(),
         architecture=platform.machine(),
         flags=frozenset((info.get("flags") or info.get("features") or "").split()),

@@ -1,7 +1,7 @@
-"""What NVIDIA's driver says of a desk GPU: temperature, clocks, throttling, energy.
+"""Temperature, clocks, throttling and energy of a desktop GPU, from NVIDIA's management library.
 
-Names, units and bits are those of nvml.h ("NVML API Reference Guide"). The library comes with the driver;
-there is none on Jetson boards, which have files instead (`edge.hardware.sensors`). Not yet run on a GPU.
+Names, units and bits are those of nvml.h ("NVML API Reference Guide"). The library is part of the driver.
+Jetson boards do not have it; they have files instead (`edge.hardware.sensors`). Not verified on a GPU yet.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ from typing import Any
 _TEMPERATURE_GPU = 0
 _CLOCKS = {"gpu": 0, "gpu memory": 2}
 """NVML_CLOCK_GRAPHICS and NVML_CLOCK_MEM."""
-_REASONS = {
+_THROTTLE_REASONS = {
     "gpu power cap": 0x4,
     "gpu hardware slowdown": 0x8,
     "gpu too hot (driver)": 0x20,
     "gpu too hot (hardware)": 0x40,
     "gpu power brake": 0x80,
 }
-"""nvmlClocksEventReason*: those that take speed away that was asked for."""
+"""nvmlClocksEventReason*: the reasons that reduce the requested speed."""
 
 
 class Nvml:
-    """The first GPU. `library`: a stand-in for libnvidia-ml.so.1."""
+    """NVML handle of the first GPU.
+
+    Args:
+        library: libnvidia-ml.so.1, or a test double of it.
+    """
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -31,39 +35,42 @@ class Nvml:
 
     @classmethod
     def open(cls, library: Any = None) -> Nvml | None:
-        """Return it; None where there is no driver or no GPU."""
+        """Return a handle of the first GPU, or None without a driver or a GPU."""
         try:
-            found = cls(library or ctypes.CDLL("libnvidia-ml.so.1"))
+            nvml = cls(library or ctypes.CDLL("libnvidia-ml.so.1"))
         except OSError:
             return None
-        if found._library.nvmlInit_v2():
+        if nvml._library.nvmlInit_v2():
             return None
-        if found._library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(found._device)):
+        if nvml._library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(nvml._device)):
             return None
-        return found
+        return nvml
 
-    def sense(self) -> dict[str, dict[str, float]]:
-        """Return temperatures ("c"), clocks ("mhz") and what throttles ("throttle"), by name."""
-        degrees = self._ask("nvmlDeviceGetTemperature", ctypes.c_uint(), _TEMPERATURE_GPU)
+    def read_sensors(self) -> dict[str, dict[str, float]]:
+        """Return temperatures ("c"), clocks ("mhz") and throttle states ("throttle"), each by name."""
+        degrees = self._query("nvmlDeviceGetTemperature", ctypes.c_uint(), _TEMPERATURE_GPU)
         clocks = {
-            name: self._ask("nvmlDeviceGetClockInfo", ctypes.c_uint(), which)
-            for name, which in _CLOCKS.items()
+            name: self._query("nvmlDeviceGetClockInfo", ctypes.c_uint(), clock)
+            for name, clock in _CLOCKS.items()
         }
-        reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong())
+        reasons = self._query("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong())
         return {
             "c": {} if degrees is None else {"gpu": degrees},
-            "mhz": {name: clock for name, clock in clocks.items() if clock is not None},
+            "mhz": {name: mhz for name, mhz in clocks.items() if mhz is not None},
             "throttle": {
-                name: float(bool(int(reasons) & bit)) for name, bit in _REASONS.items() if reasons is not None
+                name: float(bool(int(reasons) & bit))
+                for name, bit in _THROTTLE_REASONS.items()
+                if reasons is not None
             },
         }
 
-    def joules(self) -> float | None:
-        """Return the energy taken since the driver was loaded; None where the GPU does not count it."""
-        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong())
+    def total_energy_j(self) -> float | None:
+        """Return the joules used since the driver was loaded, or None if the GPU does not count them."""
+        millijoules = self._query("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong())
         return None if millijoules is None else millijoules / 1e3
 
-    def _ask(self, function: str, answer: Any, *arguments: int) -> float | None:
-        if getattr(self._library, function)(self._device, *arguments, ctypes.byref(answer)):
+    def _query(self, function: str, result: Any, *arguments: int) -> float | None:
+        """Call a function that stores its result through a pointer; return None if it fails."""
+        if getattr(self._library, function)(self._device, *arguments, ctypes.byref(result)):
             return None
-        return float(answer.value)
+        return float(result.value)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge.simulation.camera import Array, Sway
+from edge.simulation.camera import Array, SineNoise
 from edge.simulation.mesh import Colour, Mesh, Point, box
 
 VEHICLES = ("car", "van", "truck", "bus")
@@ -27,7 +27,7 @@ LENGTHS_M = {
     "object": 1.5,
     "tower": 25.0,
 }
-CRUISE_M_S = {
+CRUISE_SPEEDS_M_S = {
     "car": 11.0,
     "van": 10.0,
     "truck": 9.0,
@@ -43,47 +43,47 @@ CRUISE_M_S = {
 }
 
 
-class Way(Protocol):
+class Trajectory(Protocol):
     """Where a thing is at any time."""
 
-    def at(self, time_s: float) -> tuple[float, float, float]:
+    def pose_at(self, time_s: float) -> tuple[float, float, float]:
         """x, y in metres and heading in radians, clockwise from north."""
         ...
 
 
 @dataclass(frozen=True)
-class Stand:
+class StaticPose:
     """Stays where it is."""
 
     x: float
     y: float
     heading: float
 
-    def at(self, time_s: float) -> tuple[float, float, float]:
+    def pose_at(self, time_s: float) -> tuple[float, float, float]:
         """Always the same."""
         return self.x, self.y, self.heading
 
 
 @dataclass(frozen=True)
-class Roam:
+class WanderTrajectory:
     """A straight cruise with a smooth wander about it; without cruise, a closed wandering."""
 
     x: float
     y: float
     cruise: tuple[float, float]  # metres a second
-    wander: tuple[Sway, Sway]  # metres
+    wander: tuple[SineNoise, SineNoise]  # metres
 
-    def place(self, time_s: float) -> tuple[float, float]:
+    def position_at(self, time_s: float) -> tuple[float, float]:
         """x, y in metres."""
         return (
-            self.x + self.cruise[0] * time_s + self.wander[0].at(time_s),
-            self.y + self.cruise[1] * time_s + self.wander[1].at(time_s),
+            self.x + self.cruise[0] * time_s + self.wander[0].value_at(time_s),
+            self.y + self.cruise[1] * time_s + self.wander[1].value_at(time_s),
         )
 
-    def at(self, time_s: float) -> tuple[float, float, float]:
+    def pose_at(self, time_s: float) -> tuple[float, float, float]:
         """Place, heading along the motion."""
-        x, y = self.place(time_s)
-        ahead = self.place(time_s + 0.05)
+        x, y = self.position_at(time_s)
+        ahead = self.position_at(time_s + 0.05)
         return x, y, math.atan2(ahead[0] - x, ahead[1] - y)
 
 
@@ -93,21 +93,21 @@ class Road:
 
     along_x: bool
     offset_m: float
-    bend_m: float
-    bends: int
+    bend_amplitude_m: float
+    bend_count: int
     phase: float
     world_m: float
     width_m: float
 
     def point(self, s: float | Array, aside: float) -> tuple[float | Array, float | Array]:
         """x, y in metres at `s` metres along and `aside` metres to the right (along y)."""
-        bend = self.bend_m * np.sin(2 * math.pi * self.bends * s / self.world_m + self.phase)
+        bend = self.bend_amplitude_m * np.sin(2 * math.pi * self.bend_count * s / self.world_m + self.phase)
         across = self.offset_m + bend + aside
         return (s, across) if self.along_x else (across, s)
 
 
 @dataclass(frozen=True)
-class Drive:
+class RoadTrajectory:
     """Along a road at a steady speed; negative speed drives the other way."""
 
     road: Road
@@ -115,7 +115,7 @@ class Drive:
     aside_m: float
     speed: float  # metres a second
 
-    def at(self, time_s: float) -> tuple[float, float, float]:
+    def pose_at(self, time_s: float) -> tuple[float, float, float]:
         """Place on the lane, heading along it."""
         s = self.start_m + self.speed * time_s
         x, y = self.road.point(s, self.aside_m)
@@ -125,60 +125,60 @@ class Drive:
 
 
 @dataclass(frozen=True)
-class Towed:
+class TowedTrajectory:
     """Where another was some time ago, to one side."""
 
-    ahead: Way
-    late_s: float
+    ahead: Trajectory
+    delay_s: float
     aside_m: float
 
-    def at(self, time_s: float) -> tuple[float, float, float]:
+    def pose_at(self, time_s: float) -> tuple[float, float, float]:
         """Place and heading."""
-        x, y, heading = self.ahead.at(time_s - self.late_s)
+        x, y, heading = self.ahead.pose_at(time_s - self.delay_s)
         return (x + self.aside_m * math.cos(heading), y - self.aside_m * math.sin(heading), heading)
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What a thing looks like; two things of the same look cannot be told apart."""
 
     kind: str
     size: float  # 1: usual
     colours: tuple[Colour, Colour, Colour]
-    form: int  # picks among the forms of a kind
+    variant: int  # picks among the forms of a kind
 
 
 @dataclass(frozen=True)
 class Actor:
     """A look on its way."""
 
-    ident: int
-    look: Look
-    way: Way
+    target_id: int
+    appearance: Appearance
+    trajectory: Trajectory
     phase: float  # of its gait, radians
-    stride: float  # radians of gait a second; 0 for what stands
+    gait_rate: float  # radians of gait a second; 0 for what stands
 
     @property
-    def moving(self) -> bool:
+    def is_moving(self) -> bool:
         """Whether it ever leaves its place."""
-        return not isinstance(self.way, Stand)
+        return not isinstance(self.trajectory, StaticPose)
 
     def mesh(self, time_s: float) -> Mesh:
         """Its shape about its own foot at a time."""
-        return shape(self.look, self.phase + self.stride * time_s)
+        return build_mesh(self.appearance, self.phase + self.gait_rate * time_s)
 
 
-def draw_look(rng: np.random.Generator, kind: str) -> Look:
+def sample_appearance(rng: np.random.Generator, kind: str) -> Appearance:
     """A random look of a kind."""
-    return Look(
+    return Appearance(
         kind,
         float(rng.uniform(0.85, 1.2)),
-        (paint_colour(rng, kind), any_colour(rng), any_colour(rng)),
+        (sample_paint_colour(rng, kind), sample_colour(rng), sample_colour(rng)),
         int(rng.integers(12)),
     )
 
 
-def any_colour(rng: np.random.Generator) -> Colour:
+def sample_colour(rng: np.random.Generator) -> Colour:
     """Dark, bright, dull or strong, BGR."""
     level = rng.uniform(15, 245)
     tint = rng.normal(0, 1, 3) * (12 if rng.random() < 0.55 else 75)
@@ -186,31 +186,31 @@ def any_colour(rng: np.random.Generator) -> Colour:
     return float(b), float(g), float(r)
 
 
-def paint_colour(rng: np.random.Generator, kind: str) -> Colour:
+def sample_paint_colour(rng: np.random.Generator, kind: str) -> Colour:
     """Car paint is mostly white, grey or black; the rest is anything."""
     if kind in ("boat", "tower") or (kind in VEHICLES and rng.random() < 0.65):
         level = float(rng.choice([25, 45, 110, 165, 205, 232, 245]))
         b, g, r = np.clip(level + rng.normal(0, 5, 3), 4, 252)
         return float(b), float(g), float(r)
-    return any_colour(rng)
+    return sample_colour(rng)
 
 
-def shape(look: Look, phase: float) -> Mesh:
+def build_mesh(appearance: Appearance, phase: float) -> Mesh:
     """The mesh of a look at a phase of its gait."""
-    kind = look.kind
+    kind = appearance.kind
     if kind in VEHICLES:
-        mesh = vehicle(look)
+        mesh = build_vehicle(appearance)
     elif kind == "boat":
-        mesh = boat(look)
+        mesh = build_boat(appearance)
     elif kind in ("object", "tower"):
-        mesh = odd_thing(look) if kind == "object" else tower(look)
+        mesh = build_object(appearance) if kind == "object" else build_tower(appearance)
     else:
-        mesh = Mesh.build(rods=LIVING[kind](look, phase))
-    k = look.size
+        mesh = Mesh.build(rods=LIVING_BUILDERS[kind](appearance, phase))
+    k = appearance.size
     return Mesh(mesh.faces * k, mesh.face_colours, mesh.rods * k, mesh.radii * k, mesh.rod_colours)
 
 
-def darker(colour: Colour, factor: float) -> Colour:
+def scale_colour(colour: Colour, factor: float) -> Colour:
     """The same colour, scaled."""
     return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
@@ -221,50 +221,52 @@ SKINS: tuple[Colour, ...] = ((140, 170, 215), (90, 125, 180), (55, 80, 125), (35
 HAIR: tuple[Colour, ...] = ((25, 25, 30), (30, 45, 70), (70, 110, 150), (190, 190, 190))
 
 
-def vehicle(look: Look) -> Mesh:
+def build_vehicle(appearance: Appearance) -> Mesh:
     """Car, van, truck or bus: boxes on dark wheels."""
-    paint, second = look.colours[0], look.colours[1]
-    length = LENGTHS_M[look.kind]
-    wide = 1.85 if look.kind in ("car", "van") else 2.5
+    paint, second = appearance.colours[0], appearance.colours[1]
+    length = LENGTHS_M[appearance.kind]
+    wide = 1.85 if appearance.kind in ("car", "van") else 2.5
     faces = box((wide * 0.96, length * 0.94, 0.5), TYRE)
-    if look.kind == "car":
+    if appearance.kind == "car":
         faces += box((wide, length, 0.55), paint, at=(0, 0, 0.4), taper=(0.95, 0.97))
-        back = -0.3 if look.form % 3 else -0.05
-        cabin = length * (0.5 if look.form % 3 else 0.62)
-        roof = second if look.form == 5 else paint
+        back = -0.3 if appearance.variant % 3 else -0.05
+        cabin = length * (0.5 if appearance.variant % 3 else 0.62)
+        roof = second if appearance.variant == 5 else paint
         faces += box((wide * 0.9, cabin, 0.55), GLASS, roof, at=(0, back, 0.95), taper=(0.82, 0.62))
-    elif look.kind == "van":
+    elif appearance.kind == "van":
         faces += box((wide, length, 0.6), paint, at=(0, 0, 0.4))
         faces += box(
             (wide * 0.97, length * 0.94, 0.9),
-            darker(paint, 0.8),
+            scale_colour(paint, 0.8),
             paint,
             at=(0, -0.1, 1.0),
             taper=(0.9, 0.85),
         )
         faces += box((wide * 0.8, 0.5, 0.55), GLASS, at=(0, length * 0.40, 1.0), taper=(0.9, 0.2))
-    elif look.kind == "truck":
-        cab = second if look.form % 2 else paint
-        faces += box((wide, length * 0.66, 2.4), darker(paint, 0.85), paint, at=(0, -length * 0.17, 0.6))
+    elif appearance.kind == "truck":
+        cab = second if appearance.variant % 2 else paint
+        faces += box(
+            (wide, length * 0.66, 2.4), scale_colour(paint, 0.85), paint, at=(0, -length * 0.17, 0.6)
+        )
         faces += box((wide * 0.95, length * 0.24, 1.7), cab, at=(0, length * 0.36, 0.5))
         faces += box((wide * 0.8, 0.3, 0.7), GLASS, at=(0, length * 0.47, 1.3))
     else:
         faces += box((wide, length, 1.0), paint, at=(0, 0, 0.4))
         faces += box((wide * 0.99, length * 0.99, 0.8), GLASS, at=(0, 0, 1.4))
-        faces += box((wide, length, 0.3), paint, second if look.form % 2 else paint, at=(0, 0, 2.2))
-        faces += box((wide * 0.5, length * 0.2, 0.25), darker(paint, 0.7), at=(0, -2, 2.5))
+        faces += box((wide, length, 0.3), paint, second if appearance.variant % 2 else paint, at=(0, 0, 2.2))
+        faces += box((wide * 0.5, length * 0.2, 0.25), scale_colour(paint, 0.7), at=(0, -2, 2.5))
     lamps: list[tuple[Point, Point, float, Colour]] = []
-    if look.kind in ("car", "van"):
+    if appearance.kind in ("car", "van"):
         for side in (-0.7, 0.7):
             lamps.append(((side, length / 2, 0.7), (side, length / 2, 0.7), 0.11, (225, 240, 245)))
             lamps.append(((side, -length / 2, 0.8), (side, -length / 2, 0.8), 0.11, (40, 30, 190)))
     return Mesh.build(faces, lamps)
 
 
-def boat(look: Look) -> Mesh:
+def build_boat(appearance: Appearance) -> Mesh:
     """Hull with a pointed bow, a deck, perhaps a cabin or roof, and people aboard."""
-    hull, deck, extra = look.colours
-    slim = 0.32 if look.form % 4 else 0.16
+    hull, deck, extra = appearance.colours
+    slim = 0.32 if appearance.variant % 4 else 0.16
     length, half = LENGTHS_M["boat"], LENGTHS_M["boat"] * slim / 2
     outline = np.array(
         [
@@ -280,33 +282,33 @@ def boat(look: Look) -> Mesh:
     faces = [(np.array([low[i], low[(i + 1) % 5], high[(i + 1) % 5], high[i]]), hull) for i in range(5)]
     faces.append((high, hull))
     inner = np.column_stack([outline * [0.75, 0.85], np.full(5, 0.92)])
-    faces.append((inner, darker(deck, 0.8)))
-    if look.form % 4 == 1:
+    faces.append((inner, scale_colour(deck, 0.8)))
+    if appearance.variant % 4 == 1:
         faces += box((half * 1.2, length * 0.3, 1.1), GLASS, hull, at=(0, -0.3, 0.95))
-    elif look.form % 4 == 2:
+    elif appearance.variant % 4 == 2:
         faces += box((half * 1.4, length * 0.32, 0.15), extra, at=(0, -0.6, 2.4))
     rods: list[tuple[Point, Point, float, Colour]] = []
-    for i in range(1 + look.form % 3):
+    for i in range(1 + appearance.variant % 3):
         y = -length * 0.25 + 1.3 * i
         rods.append(((0.3 * (-1) ** i, y, 0.9), (0.3 * (-1) ** i, y, 1.6), 0.22, extra))
         rods.append(((0.3 * (-1) ** i, y, 1.85), (0.3 * (-1) ** i, y, 1.85), 0.14, SKINS[i % 4]))
-    if look.form == 7:
+    if appearance.variant == 7:
         faces.append((np.array([[0, -2.5, 1.4], [0.05, 1.2, 1.4], [0.02, 1.2, 8.5]]), deck))
         faces.append((np.array([[0.02, 1.2, 8.5], [0.05, 1.2, 1.4], [0, -2.5, 1.4]]), deck))
     return Mesh.build(faces, rods)
 
 
-def odd_thing(look: Look) -> Mesh:
+def build_object(appearance: Appearance) -> Mesh:
     """A single thing that does not belong: ball, crate, tent, sign, umbrella, barrel."""
-    a, b, c = look.colours
-    form = look.form % 6
-    if form == 0:
+    a, b, c = appearance.colours
+    variant = appearance.variant % 6
+    if variant == 0:
         return Mesh.build(rods=[((0, 0, 0.5), (0, 0, 0.5), 0.55, a)])
-    if form == 1:
+    if variant == 1:
         return Mesh.build(box((1.5, 1.2, 1.0), a, b))
-    if form == 2:
+    if variant == 2:
         return Mesh.build(box((2.2, 2.2, 1.5), a, a, taper=(0.02, 0.02)))
-    if form == 3:
+    if variant == 3:
         return Mesh.build(
             rods=[
                 ((0, 0, 0), (0, 0, 2.2), 0.06, (150, 150, 150)),
@@ -314,7 +316,7 @@ def odd_thing(look: Look) -> Mesh:
                 ((0, 0, 2.4), (0, 0, 2.4), 0.33, b),
             ]
         )
-    if form == 4:
+    if variant == 4:
         return Mesh.build(
             box((2.6, 2.6, 0.6), a, b, at=(0, 0, 1.9), taper=(0.1, 0.1)),
             [((0, 0, 0), (0, 0, 1.9), 0.05, c)],
@@ -322,13 +324,13 @@ def odd_thing(look: Look) -> Mesh:
     return Mesh.build(rods=[((0, 0, 0.3), (0, 0, 1.0), 0.4, a), ((0, 0, 1.1), (0, 0, 1.1), 0.2, b)])
 
 
-def tower(look: Look) -> Mesh:
+def build_tower(appearance: Appearance) -> Mesh:
     """A lonely tall building: lighthouse, mast or tower block."""
-    a, b, _ = look.colours
-    high = 25.0 + 4.0 * (look.form % 5)
-    wide = 6.0 + 1.5 * (look.form % 4)
-    narrow = (1.0, 0.8, 0.55)[look.form % 3]
-    faces = box((wide * 1.6, wide * 1.6, high * 0.12), darker(a, 0.8))
+    a, b, _ = appearance.colours
+    high = 25.0 + 4.0 * (appearance.variant % 5)
+    wide = 6.0 + 1.5 * (appearance.variant % 4)
+    narrow = (1.0, 0.8, 0.55)[appearance.variant % 3]
+    faces = box((wide * 1.6, wide * 1.6, high * 0.12), scale_colour(a, 0.8))
     faces += box((wide, wide, high * 0.7), a, at=(0, 0, high * 0.12), taper=(narrow, narrow))
     faces += box((wide * narrow * 1.2, wide * narrow * 1.2, high * 0.06), b, at=(0, 0, high * 0.82))
     faces += box(
@@ -344,12 +346,12 @@ def tower(look: Look) -> Mesh:
 Rods = list[tuple[Point, Point, float, Colour]]
 
 
-def person(look: Look, phase: float) -> Rods:
+def build_person(appearance: Appearance, phase: float) -> Rods:
     """Upright, walking along +y: legs and arms swing with the phase."""
-    shirt, trousers, bag = look.colours
-    skin, hair = SKINS[look.form % 4], HAIR[look.form // 3 % 4]
+    shirt, trousers, bag = appearance.colours
+    skin, hair = SKINS[appearance.variant % 4], HAIR[appearance.variant // 3 % 4]
     swing = 0.38 * math.sin(phase)
-    if look.form in (4, 9):  # a robe: hardly any legs to see
+    if appearance.variant in (4, 9):  # a robe: hardly any legs to see
         return [
             ((0, 0.3 * swing, 0.12), (0, 0, 1.25), 0.26, shirt),
             ((0, 0, 1.57), (0, 0, 1.6), 0.13, hair),
@@ -357,21 +359,21 @@ def person(look: Look, phase: float) -> Rods:
     rods: Rods = [
         ((0.1, swing, 0.08), (0.09, 0, 0.88), 0.1, trousers),
         ((-0.1, -swing, 0.08), (-0.09, 0, 0.88), 0.1, trousers),
-        ((0.27, -0.75 * swing, 0.9), (0.22, 0, 1.38), 0.07, skin if look.form % 2 else shirt),
-        ((-0.27, 0.75 * swing, 0.9), (-0.22, 0, 1.38), 0.07, skin if look.form % 2 else shirt),
+        ((0.27, -0.75 * swing, 0.9), (0.22, 0, 1.38), 0.07, skin if appearance.variant % 2 else shirt),
+        ((-0.27, 0.75 * swing, 0.9), (-0.22, 0, 1.38), 0.07, skin if appearance.variant % 2 else shirt),
         ((0, 0, 0.95), (0, 0, 1.32), 0.2, shirt),
     ]
-    if look.form % 5 == 1:
+    if appearance.variant % 5 == 1:
         rods.append(((0, -0.22, 1.05), (0, -0.22, 1.3), 0.17, bag))
     rods.append(((0, 0.02, 1.6), (0, 0.02, 1.6), 0.125, skin))
     rods.append(((0, -0.02, 1.66), (0, -0.02, 1.66), 0.12, hair))
     return rods
 
 
-def cyclist(look: Look, phase: float) -> Rods:
+def build_cyclist(appearance: Appearance, phase: float) -> Rods:
     """A rider on two wheels, along +y."""
-    shirt, trousers, frame = look.colours
-    skin = SKINS[look.form % 4]
+    shirt, trousers, frame = appearance.colours
+    skin = SKINS[appearance.variant % 4]
     rods: Rods = []
     for centre in (-0.52, 0.52):
         rim = [
@@ -390,33 +392,33 @@ def cyclist(look: Look, phase: float) -> Rods:
         ((0, -0.2, 0.98), (0, 0.08, 1.35), 0.2, shirt),
         ((0.2, 0.38, 1.02), (0.17, 0.1, 1.38), 0.06, skin),
         ((-0.2, 0.38, 1.02), (-0.17, 0.1, 1.38), 0.06, skin),
-        ((0, 0.2, 1.62), (0, 0.2, 1.62), 0.13, HAIR[look.form // 3 % 4]),
+        ((0, 0.2, 1.62), (0, 0.2, 1.62), 0.13, HAIR[appearance.variant // 3 % 4]),
     ]
     return rods
 
 
-def animal(look: Look, phase: float) -> Rods:
+def build_animal(appearance: Appearance, phase: float) -> Rods:
     """A four-legged walker along +y."""
-    coat, patch, _ = look.colours
+    coat, patch, _ = appearance.colours
     swing = 0.25 * math.sin(phase)
     rods: Rods = []
     for side in (-0.18, 0.18):
-        for y, way in ((-0.5, 1), (0.5, -1)):
-            step = swing * way * math.copysign(1, side)
-            rods.append(((side, y + step, 0.05), (side, y, 0.7), 0.08, darker(coat, 0.7)))
+        for y, direction in ((-0.5, 1), (0.5, -1)):
+            step = swing * direction * math.copysign(1, side)
+            rods.append(((side, y + step, 0.05), (side, y, 0.7), 0.08, scale_colour(coat, 0.7)))
     rods += [
         ((0, -0.55, 0.85), (0, 0.5, 0.9), 0.3, coat),
-        ((0, -0.1, 1.0), (0, 0.15, 1.0), 0.24, patch if look.form % 2 else coat),
+        ((0, -0.1, 1.0), (0, 0.15, 1.0), 0.24, patch if appearance.variant % 2 else coat),
         ((0, 0.55, 1.0), (0, 0.85, 1.25), 0.13, coat),
-        ((0, 0.85, 1.28), (0, 1.05, 1.2), 0.13, darker(coat, 0.8)),
+        ((0, 0.85, 1.28), (0, 1.05, 1.2), 0.13, scale_colour(coat, 0.8)),
     ]
     return rods
 
 
-def surfer(look: Look, phase: float) -> Rods:
+def build_surfer(appearance: Appearance, phase: float) -> Rods:
     """Crouched on a board along +y, one arm out."""
-    suit, shorts, board = look.colours
-    skin = SKINS[look.form % 4]
+    suit, shorts, board = appearance.colours
+    skin = SKINS[appearance.variant % 4]
     bob = 0.05 * math.sin(phase)
     return [
         ((0, -0.9, 0.08), (0, 0.9, 0.1), 0.22, board),
@@ -425,34 +427,34 @@ def surfer(look: Look, phase: float) -> Rods:
         ((0, -0.05, 0.75 + bob), (0.05, 0.15, 1.2 + bob), 0.2, suit),
         ((0, 0.15, 1.15 + bob), (0.3, 0.6, 1.0 + bob), 0.07, skin),
         ((0, 0.1, 1.15 + bob), (-0.4, -0.3, 1.05 + bob), 0.07, skin),
-        ((0.06, 0.22, 1.45 + bob), (0.06, 0.22, 1.45 + bob), 0.13, HAIR[look.form // 3 % 4]),
+        ((0.06, 0.22, 1.45 + bob), (0.06, 0.22, 1.45 + bob), 0.13, HAIR[appearance.variant // 3 % 4]),
     ]
 
 
-def swimmer(look: Look, phase: float) -> Rods:
+def build_swimmer(appearance: Appearance, phase: float) -> Rods:
     """Head, shoulders and sometimes a board, in the water."""
-    suit, _, board = look.colours
+    suit, _, board = appearance.colours
     rods: Rods = []
-    if look.form % 2:
+    if appearance.variant % 2:
         rods.append(((0, -0.8, 0.04), (0, 0.8, 0.06), 0.2, board))
     lift = 0.04 * math.sin(phase)
     rods += [
-        ((0, -0.3, 0.1), (0, 0.1, 0.45 + lift), 0.2, darker(suit, 0.6)),
-        ((0, 0.15, 0.72 + lift), (0, 0.15, 0.72 + lift), 0.13, HAIR[look.form // 3 % 4]),
+        ((0, -0.3, 0.1), (0, 0.1, 0.45 + lift), 0.2, scale_colour(suit, 0.6)),
+        ((0, 0.15, 0.72 + lift), (0, 0.15, 0.72 + lift), 0.13, HAIR[appearance.variant // 3 % 4]),
     ]
     return rods
 
 
-LIVING = {
-    "person": person,
-    "cyclist": cyclist,
-    "animal": animal,
-    "surfer": surfer,
-    "swimmer": swimmer,
+LIVING_BUILDERS = {
+    "person": build_person,
+    "cyclist": build_cyclist,
+    "animal": build_animal,
+    "surfer": build_surfer,
+    "swimmer": build_swimmer,
 }
 
 
-def gait(kind: str, speed: float) -> float:
+def typical_gait_rate(kind: str, speed: float) -> float:
     """Radians of gait a second at a speed in metres a second."""
     per_metre = {"person": 4.3, "cyclist": 1.3, "animal": 3.5, "surfer": 0.6, "swimmer": 2.5}
     return per_metre.get(kind, 0.0) * speed

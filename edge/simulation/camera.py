@@ -20,7 +20,7 @@ NEAR_M = 0.2
 
 
 @dataclass(frozen=True)
-class Camera:
+class SceneCamera:
     """A pinhole camera, looking down by `pitch` radians from its `position`."""
 
     position: Array  # (3,) metres
@@ -31,7 +31,7 @@ class Camera:
     centre: tuple[float, float]  # pixels
 
     @staticmethod
-    def look(
+    def from_angles(
         position: Array,
         yaw: float,
         pitch: float,
@@ -39,7 +39,7 @@ class Camera:
         focal: float,
         width: int,
         height: int,
-    ) -> Camera:
+    ) -> SceneCamera:
         """A camera at `position` with angles in radians and `focal` in pixels."""
         cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
         forward = np.array([cp * sy, cp * cy, -sp])
@@ -47,9 +47,9 @@ class Camera:
         down = np.cross(forward, right)
         cr, sr = math.cos(roll), math.sin(roll)
         rotation = np.stack([cr * right + sr * down, cr * down - sr * right, forward])
-        return Camera(position, rotation, pitch, yaw, focal, (width / 2, height / 2))
+        return SceneCamera(position, rotation, pitch, yaw, focal, (width / 2, height / 2))
 
-    def scaled(self, factor: float) -> Camera:
+    def scaled(self, factor: float) -> SceneCamera:
         """The same view on a picture `factor` times as large."""
         x, y = self.centre
         return replace(self, focal=self.focal * factor, centre=(x * factor, y * factor))
@@ -81,7 +81,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Sway:
+class SineNoise:
     """A smooth, endless wander: a sum of sines with unrelated periods."""
 
     amplitudes: Array  # (n,)
@@ -89,49 +89,49 @@ class Sway:
     phases: Array  # (n,) radians
 
     @staticmethod
-    def draw(rng: np.random.Generator, amplitude: float, period_s: float, terms: int = 3) -> Sway:
+    def sample(rng: np.random.Generator, amplitude: float, period_s: float, terms: int = 3) -> SineNoise:
         """Terms of about `amplitude` in all, with periods near `period_s`."""
-        return Sway(
+        return SineNoise(
             amplitude * rng.uniform(0.3, 1.0, terms) / terms,
             2 * math.pi / period_s * rng.uniform(0.5, 1.7, terms),
             rng.uniform(0, 2 * math.pi, terms),
         )
 
-    def at(self, time_s: float) -> float:
+    def value_at(self, time_s: float) -> float:
         """Value at a time."""
         return float(np.sum(self.amplitudes * np.sin(self.rates * time_s + self.phases)))
 
 
 @dataclass(frozen=True)
-class Flight:
+class CameraFlight:
     """How the camera moves: what it looks at, from where, and how steadily."""
 
     focus: Callable[[float], Array]  # seconds -> ground point (2,) in metres
-    range_m: float
+    distance_m: float
     pitch: float
     yaw: float
     turn: float  # radians a second
     focal: float  # frame widths
-    wander: tuple[Sway, Sway]  # of the looked-at point, in frame widths
-    swing: Sway  # of yaw, radians
-    nod: Sway  # of pitch, radians
-    lean: Sway  # of roll, radians
-    zoom: Sway  # of the logarithm of the range
-    shake: tuple[Sway, Sway]  # quick, in frame widths
+    wander: tuple[SineNoise, SineNoise]  # of the looked-at point, in frame widths
+    swing: SineNoise  # of yaw, radians
+    nod: SineNoise  # of pitch, radians
+    lean: SineNoise  # of roll, radians
+    zoom: SineNoise  # of the logarithm of the range
+    shake: tuple[SineNoise, SineNoise]  # quick, in frame widths
 
-    def camera(self, time_s: float, width: int, height: int) -> Camera:
+    def camera(self, time_s: float, width: int, height: int) -> SceneCamera:
         """The camera at a time, for a picture of width x height pixels."""
         focal = self.focal * width
-        shake_x, shake_y = (s.at(time_s) / self.focal for s in self.shake)
-        yaw = self.yaw + self.turn * time_s + self.swing.at(time_s)
-        pitch = min(max(self.pitch + self.nod.at(time_s), 0.16), 1.53)
-        reach = self.range_m * math.exp(self.zoom.at(time_s))
-        aside, ahead = (w.at(time_s) * reach / self.focal for w in self.wander)
+        shake_x, shake_y = (s.value_at(time_s) / self.focal for s in self.shake)
+        yaw = self.yaw + self.turn * time_s + self.swing.value_at(time_s)
+        pitch = min(max(self.pitch + self.nod.value_at(time_s), 0.16), 1.53)
+        reach = self.distance_m * math.exp(self.zoom.value_at(time_s))
+        aside, ahead = (w.value_at(time_s) * reach / self.focal for w in self.wander)
         ahead /= max(math.sin(pitch), 0.3)
         sy, cy = math.sin(yaw), math.cos(yaw)
         spot = self.focus(time_s) + np.array([aside * cy + ahead * sy, -aside * sy + ahead * cy])
         back = reach * math.cos(pitch)
         position = np.array([spot[0] - back * sy, spot[1] - back * cy, reach * math.sin(pitch)])
-        return Camera.look(
-            position, yaw + shake_x, pitch + shake_y, self.lean.at(time_s), focal, width, height
+        return SceneCamera.from_angles(
+            position, yaw + shake_x, pitch + shake_y, self.lean.value_at(time_s), focal, width, height
         )

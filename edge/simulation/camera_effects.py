@@ -14,12 +14,12 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Optics:
+class CameraEffects:
     """A camera's habits; blur in frame widths, exposure in seconds."""
 
     gain: tuple[float, float, float]  # BGR
     gamma: float
-    colourful: float  # 0: grey, 1: as it is
+    saturation: float  # 0: grey, 1: as it is
     vignette: float  # darkening of the corners, 0..1
     blur: float
     sharpen: float
@@ -28,10 +28,10 @@ class Optics:
     quality: int  # JPEG; 100: none
 
 
-def draw_optics(rng: Rng) -> Optics:
+def sample_effects(rng: Rng) -> CameraEffects:
     """Random habits, mostly good."""
     gain = math.exp(rng.normal(0, 0.13)) * np.exp(rng.normal(0, 0.045, 3))
-    return Optics(
+    return CameraEffects(
         (float(gain[0]), float(gain[1]), float(gain[2])),
         math.exp(rng.normal(0, 0.16)),
         0.0 if rng.random() < 0.03 else float(rng.uniform(0.5, 1.25)),
@@ -44,39 +44,41 @@ def draw_optics(rng: Rng) -> Optics:
     )
 
 
-def develop(image: Image, optics: Optics, drift: tuple[float, float], rng: Rng) -> Image:
+def apply_effects(image: Image, effects: CameraEffects, drift: tuple[float, float], rng: Rng) -> Image:
     """Footage of a clean picture (H, W, 3); `drift` is the picture's motion in pixels a second."""
     height, width = image.shape[:2]
-    step_x, step_y = drift[0] * optics.exposure_s, drift[1] * optics.exposure_s
+    step_x, step_y = drift[0] * effects.exposure_s, drift[1] * effects.exposure_s
     length = math.hypot(step_x, step_y)
     if length > 0.7:
-        image = smear(image, step_x, step_y, min(length, 0.04 * width))
-    if optics.blur:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), optics.blur * width), np.uint8)
-    if optics.sharpen:
+        image = apply_motion_blur(image, step_x, step_y, min(length, 0.04 * width))
+    if effects.blur:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), effects.blur * width), np.uint8)
+    if effects.sharpen:
         soft = cv2.GaussianBlur(image, (0, 0), max(0.004 * width, 0.8))
-        image = np.asarray(cv2.addWeighted(image, 1 + optics.sharpen, soft, -optics.sharpen, 0), np.uint8)
-    if optics.colourful != 1.0:
+        image = np.asarray(cv2.addWeighted(image, 1 + effects.sharpen, soft, -effects.sharpen, 0), np.uint8)
+    if effects.saturation != 1.0:
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-        image = np.asarray(cv2.addWeighted(image, optics.colourful, grey, 1 - optics.colourful, 0), np.uint8)
+        image = np.asarray(
+            cv2.addWeighted(image, effects.saturation, grey, 1 - effects.saturation, 0), np.uint8
+        )
     levels = np.arange(256)[:, None] / 255
-    table = 255 * np.clip(levels * optics.gain, 0, 1) ** optics.gamma
+    table = 255 * np.clip(levels * effects.gain, 0, 1) ** effects.gamma
     image = np.asarray(cv2.LUT(image, table.astype(np.uint8).reshape(256, 1, 3)), np.uint8)
-    if optics.vignette:
+    if effects.vignette:
         x = np.linspace(-1, 1, width, dtype=np.float32) ** 2
         y = np.linspace(-1, 1, height, dtype=np.float32) ** 2
-        fall = (255 * (1 - optics.vignette * (x[None] + y[:, None]) / 2)).astype(np.uint8)
+        fall = (255 * (1 - effects.vignette * (x[None] + y[:, None]) / 2)).astype(np.uint8)
         image = np.asarray(cv2.multiply(image, cv2.merge([fall] * 3), scale=1 / 255), np.uint8)
-    if optics.noise:
-        grain = rng.standard_normal((height, width), np.float32) * optics.noise
+    if effects.noise:
+        grain = rng.standard_normal((height, width), np.float32) * effects.noise
         image = np.asarray(cv2.add(image, cv2.merge([grain] * 3), dtype=cv2.CV_8U), np.uint8)
-    if optics.quality < 100:
-        _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, optics.quality])
+    if effects.quality < 100:
+        _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, effects.quality])
         image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
     return image
 
 
-def smear(image: Image, step_x: float, step_y: float, length: float) -> Image:
+def apply_motion_blur(image: Image, step_x: float, step_y: float, length: float) -> Image:
     """Motion blur along a direction, `length` pixels long."""
     size = 2 * math.ceil(length / 2) + 1
     kernel = np.zeros((size, size), np.float32)

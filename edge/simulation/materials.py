@@ -39,8 +39,8 @@ MATERIALS: dict[str, tuple[Colour, ...]] = {
     "brown water": ((75, 100, 120), (100, 130, 150), (135, 160, 175)),
     "blue water": ((120, 80, 20), (155, 110, 40), (190, 150, 80)),
 }
-WATERS = tuple(name for name in MATERIALS if name.endswith("water"))
-SOFT = (
+WATER_MATERIALS = tuple(name for name in MATERIALS if name.endswith("water"))
+SOFT_MATERIALS = (
     "grass",
     "lawn",
     "dry grass",
@@ -54,7 +54,7 @@ SOFT = (
     "rock",
     "forest",
 )
-HARD = ("asphalt", "concrete", "pink paving", "brick", "gravel")
+HARD_MATERIALS = ("asphalt", "concrete", "pink paving", "brick", "gravel")
 
 
 @functools.lru_cache(maxsize=1)
@@ -84,7 +84,7 @@ def noise_bank() -> tuple[Image, ...]:
     return tuple(bank)
 
 
-def noise(rng: Rng, level: int, size: int) -> Image:
+def sample_noise(rng: Rng, level: int, size: int) -> Image:
     """One square of the bank at random place and turn, (size, size); 128 is its middle."""
     tile = noise_bank()[level]
     top, left = rng.integers(0, BANK_SIZE, 2)
@@ -98,7 +98,7 @@ def noise(rng: Rng, level: int, size: int) -> Image:
     return np.asarray(cv2.resize(tile, (size, size), interpolation=way), np.uint8)
 
 
-def ramp(rng: Rng, material: str) -> Image:
+def sample_colour_table(rng: Rng, material: str) -> Image:
     """A jittered colour table (256, 1, 3) of a material."""
     stops = np.array(MATERIALS[material], dtype=float)
     gain = rng.uniform(0.8, 1.1) * (1 + rng.normal(0, 0.04, 3))
@@ -112,29 +112,29 @@ def ramp(rng: Rng, material: str) -> Image:
     return np.asarray(np.clip(table, 0, 255), np.uint8).reshape(256, 1, 3)
 
 
-def coat(rng: Rng, material: str, size: int, level: int) -> Image:
+def fill_material(rng: Rng, material: str, size: int, level: int) -> Image:
     """A square (size, size, 3) covered with one material."""
-    tone = noise(rng, level, size)
-    return np.asarray(cv2.applyColorMap(tone, ramp(rng, material)), np.uint8)
+    tone = sample_noise(rng, level, size)
+    return np.asarray(cv2.applyColorMap(tone, sample_colour_table(rng, material)), np.uint8)
 
 
-def roughen(rng: Rng, image: Image, level: int, strength: float) -> None:
+def modulate_brightness(rng: Rng, image: Image, level: int, strength: float) -> None:
     """Lighter and darker by one kind of noise, in place."""
     table = np.clip(128 + (np.arange(256) - 128) * strength, 0, 255).astype(np.uint8)
-    tone = cv2.LUT(noise(rng, level, image.shape[0]), table)
+    tone = cv2.LUT(sample_noise(rng, level, image.shape[0]), table)
     cv2.multiply(image, cv2.merge([tone, tone, tone]), dst=image, scale=1 / 128)
 
 
-def patch(rng: Rng, image: Image, other: Image, level: int, soft: bool) -> Image:
+def blend_patches(rng: Rng, image: Image, other: Image, level: int, soft: bool) -> Image:
     """Cover the part of the image where a broad noise is high."""
-    tone = noise(rng, level, image.shape[0])
+    tone = sample_noise(rng, level, image.shape[0])
     edge = rng.uniform(110, 190)
     sharp = rng.uniform(1.0, 5.0) if soft else 40.0
     table = np.clip((np.arange(256) - edge) * sharp + 128, 0, 255).astype(np.uint8)
-    return mix(image, other, np.asarray(cv2.LUT(tone, table), np.uint8))
+    return blend(image, other, np.asarray(cv2.LUT(tone, table), np.uint8))
 
 
-def mix(image: Image, other: Image, mask: npt.NDArray[np.uint8]) -> Image:
+def blend(image: Image, other: Image, mask: npt.NDArray[np.uint8]) -> Image:
     """`other` where the mask (H, W) is 255, `image` where it is 0."""
     weight = cv2.merge([mask, mask, mask])
     over = cv2.multiply(other, weight, scale=1 / 255)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge.simulation.camera import NEAR_M, Camera
+from edge.simulation.camera import NEAR_M, SceneCamera
 
 Array = npt.NDArray[np.float64]
 Colour = tuple[float, float, float]
 Point = tuple[float, float, float]
 
 FACE_CORNERS = 6
-SHIFT = 4  # binary digits of a pixel's fraction when drawing
+FIXED_POINT_BITS = 4  # binary digits of a pixel's fraction when drawing
 ROD_CORNERS = 10
 
 
@@ -65,12 +65,12 @@ class Mesh:
             self.rod_colours,
         )
 
-    def moved(self, x: float, y: float) -> Mesh:
+    def translated(self, x: float, y: float) -> Mesh:
         """Shifted along the ground."""
         shift = np.array([x, y, 0.0])
         return Mesh(self.faces + shift, self.face_colours, self.rods + shift, self.radii, self.rod_colours)
 
-    def span(self) -> Array:
+    def bounds(self) -> Array:
         """Lowest and highest corner (2, 3)."""
         points = np.concatenate([self.faces.reshape(-1, 3), self.rods.reshape(-1, 3)])
         return np.stack([points.min(0), points.max(0)])
@@ -85,7 +85,7 @@ class Mesh:
         return np.asarray((colours * weights[:, None]).sum(0) / weights.sum())
 
 
-def join(meshes: Sequence[Mesh]) -> Mesh:
+def join_meshes(meshes: Sequence[Mesh]) -> Mesh:
     """All of them as one, in order (faces first)."""
     return Mesh(
         np.concatenate([m.faces for m in meshes]),
@@ -113,7 +113,7 @@ def box(
 
 
 @dataclass(frozen=True)
-class Painted:
+class ProjectedPolygons:
     """Polygons ready to draw, nearest last within a thing."""
 
     polygons: list[npt.NDArray[np.int32]]  # (n, 2) pixels, fixed point
@@ -121,37 +121,40 @@ class Painted:
     owner: npt.NDArray[np.int64]  # (P,) index of the thing
 
 
-def rod_outlines(camera: Camera, rods: Array, radii: Array) -> tuple[Array, Array]:
+def rod_outlines(camera: SceneCamera, rods: Array, radii: Array) -> tuple[Array, Array]:
     """Outlines (R, 10, 2) in pixels of rods (R, 2, 3), and the depths (R,) of their nearer ends."""
     ends, depth = camera.project(rods)
     radius = radii[:, None] * camera.focal / np.maximum(depth, NEAR_M)
     way = ends[:, 1] - ends[:, 0]
     angle = np.arctan2(way[:, 1], way[:, 0])
-    return round_outline(ends, angle, radius), depth.min(-1)
+    return flat_rod_outlines(ends, angle, radius), depth.min(-1)
 
 
-def paint(
-    camera: Camera,
+def project_polygons(
+    camera: SceneCamera,
     mesh: Mesh,
     face_owner: npt.NDArray[np.int64],
     rod_owner: npt.NDArray[np.int64],
     sun: Array,
     ambient: float,
-) -> Painted:
+) -> ProjectedPolygons:
     """Polygons of what faces the camera, lit by a `sun` direction (3,) towards the light."""
     corners, depth = camera.project(mesh.faces)
     edge_a = corners[:, 1] - corners[:, 0]
     edge_b = corners[:, 2] - corners[:, 0]
     towards = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0] < 0
-    keep = towards & (depth.min(-1) > NEAR_M) & seen(camera, corners)
+    keep = towards & (depth.min(-1) > NEAR_M) & is_in_view(camera, corners)
     normal = np.cross(mesh.faces[:, 1] - mesh.faces[:, 0], mesh.faces[:, 2] - mesh.faces[:, 0])
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9
     light = ambient + (1 - ambient) * np.maximum(normal @ sun, 0) / max(sun[2], 0.35)
     outlines, rod_depth = rod_outlines(camera, mesh.rods, mesh.radii)
-    keep_rod = (rod_depth > NEAR_M) & seen(camera, outlines)
+    keep_rod = (rod_depth > NEAR_M) & is_in_view(camera, outlines)
     rod_light = 0.5 + 0.5 * ambient
-    return Painted(
-        [*fixed(thinner(corners[keep])), *fixed(thinner(outlines[keep_rod]))],
+    return ProjectedPolygons(
+        [
+            *to_fixed_point(shrink_outlines(corners[keep])),
+            *to_fixed_point(shrink_outlines(outlines[keep_rod])),
+        ],
         np.concatenate(
             [
                 (mesh.face_colours * np.minimum(light, 1.25)[:, None])[keep],
@@ -162,7 +165,7 @@ def paint(
     )
 
 
-def thinner(outlines: Array) -> Array:
+def shrink_outlines(outlines: Array) -> Array:
     """Outlines (N, n, 2) drawn in a little, by what smooth edges add when they are filled."""
     middle = outlines.mean(1, keepdims=True)
     away = outlines - middle
@@ -170,12 +173,12 @@ def thinner(outlines: Array) -> Array:
     return np.asarray(middle + away * (1 - 0.35 / reach)[..., None])
 
 
-def fixed(outlines: Array) -> npt.NDArray[np.int32]:
+def to_fixed_point(outlines: Array) -> npt.NDArray[np.int32]:
     """Pixels to the fixed point numbers that OpenCV draws with; (0, 0) is a pixel's corner."""
-    return np.asarray(np.round((np.clip(outlines, -2e4, 2e4) - 0.5) * 2**SHIFT), np.int32)
+    return np.asarray(np.round((np.clip(outlines, -2e4, 2e4) - 0.5) * 2**FIXED_POINT_BITS), np.int32)
 
 
-def seen(camera: Camera, outlines: Array) -> npt.NDArray[np.bool_]:
+def is_in_view(camera: SceneCamera, outlines: Array) -> npt.NDArray[np.bool_]:
     """Which outlines (N, n, 2) touch the picture and are more than specks."""
     low, high = outlines.min(1), outlines.max(1)
     edge = 2 * np.array(camera.centre)
@@ -183,19 +186,19 @@ def seen(camera: Camera, outlines: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(inside & ((high - low).max(-1) > 0.5) & ((high - low).max(-1) < 6 * edge.max()))
 
 
-def cast_shadow(mesh: Mesh, sun: Array) -> tuple[Array, Array]:
+def project_shadows(mesh: Mesh, sun: Array) -> tuple[Array, Array]:
     """Shadows on the ground in metres: of the faces (F, 6, 2) and of the rods (R, 10, 2)."""
     slide = -sun[:2] / max(sun[2], 0.2)
     faces = mesh.faces[..., :2] + mesh.faces[..., 2:] * slide
     ends = mesh.rods[..., :2] + mesh.rods[..., 2:] * slide
     way = ends[:, 1] - ends[:, 0]
-    outlines = round_outline(
+    outlines = flat_rod_outlines(
         ends, np.arctan2(way[:, 1], way[:, 0]), np.repeat(mesh.radii[:, None], 2, axis=1)
     )
     return faces, outlines
 
 
-def round_outline(ends: Array, angle: Array, radius: Array) -> Array:
+def flat_rod_outlines(ends: Array, angle: Array, radius: Array) -> Array:
     """Outlines (R, 10, 2) of flat rods with ends (R, 2, 2), angles (R,) and radii (R, 2)."""
     half = np.linspace(math.pi / 2, 3 * math.pi / 2, ROD_CORNERS // 2)
     first, second = angle[:, None] + half, angle[:, None] + half + math.pi

@@ -8,69 +8,76 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge.simulation.actor_placement import FLOATING_KINDS
 from edge.simulation.actors import Actor
-from edge.simulation.camera import Array, Camera
-from edge.simulation.casting import AFLOAT
-from edge.simulation.materials import mix
-from edge.simulation.mesh import SHIFT, Mesh, cast_shadow, fixed, join, paint
+from edge.simulation.camera import Array, SceneCamera
+from edge.simulation.materials import blend
+from edge.simulation.mesh import (
+    FIXED_POINT_BITS,
+    Mesh,
+    join_meshes,
+    project_polygons,
+    project_shadows,
+    to_fixed_point,
+)
 from edge.simulation.scene_builder import Scene
 from edge.simulation.terrain import Ground
 
 Image = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 
-FAR_ROW = 1e-3  # a ray less steep than this meets no ground worth painting
-FRONT_M = 0.5  # what is nearer to the camera is not drawn
-PUFF_EVERY_S = 0.1
-PUFFS = 60
-PUFF_STRIDE = 4  # the track is looked up at every fourth puff
+MIN_SLOPE = 1e-3  # a ray less steep than this meets no ground worth painting
+MIN_DEPTH_M = 0.5  # what is nearer to the camera is not drawn
+PUFF_INTERVAL_S = 0.1
+PUFF_COUNT = 60
+KNOT_STRIDE = 4  # the track is looked up at every fourth puff
 
 
-def render(scene: Scene, camera: Camera, time_s: float, width: int, height: int) -> Image:
+def render(scene: Scene, camera: SceneCamera, time_s: float, width: int, height: int) -> Image:
     """The clean picture (height, width, 3) BGR of a scene."""
     image = warp_ground(scene.ground, camera, width, height)
     small = camera.scaled(0.5)
     if scene.ground.water is not None:
-        ripple(image, scene.ground.water, scene, small, time_s)
-    image = haze(image, scene, small)
+        draw_waves(image, scene.ground.water, scene, small, time_s)
+    image = draw_haze(image, scene, small)
     draw_foam(image, scene, camera, time_s)
     draw_shadows(image, scene, camera, time_s)
-    draw_things(image, scene, camera, time_s)
+    draw_objects(image, scene, camera, time_s)
     return image
 
 
-def window(scene: Scene, camera: Camera) -> Array:
+def view_centre(scene: Scene, camera: SceneCamera) -> Array:
     """The ground point (2,) whose surroundings are drawn: things come from the copy nearest it."""
     ahead = min(1.2 * camera.position[2] / math.tan(camera.pitch), 0.4 * scene.ground.world_m)
     return np.asarray(camera.position[:2] + ahead * np.array([math.sin(camera.yaw), math.cos(camera.yaw)]))
 
 
-def nearest_copy(scene: Scene, camera: Camera, feet: Array) -> Array:
+def nearest_copy(scene: Scene, camera: SceneCamera, scenery_positions: Array) -> Array:
     """Shift (N, 2) in metres that brings each foot (N, 2) nearest to the window."""
     world_m = scene.ground.world_m
-    return np.asarray(world_m * np.round((window(scene, camera) - feet) / world_m))
+    return np.asarray(world_m * np.round((view_centre(scene, camera) - scenery_positions) / world_m))
 
 
-def stood(scene: Scene, camera: Camera, actor: Actor, time_s: float) -> Mesh:
+def placed_mesh(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> Mesh:
     """An actor's mesh where it stands at a time."""
-    x, y, heading = actor.way.at(time_s)
+    x, y, heading = actor.trajectory.pose_at(time_s)
     shift = nearest_copy(scene, camera, np.array([[x, y]]))[0]
     return actor.mesh(time_s).placed(x + shift[0], y + shift[1], heading)
 
 
-def warp_ground(ground: Ground, camera: Camera, width: int, height: int) -> Image:
+def warp_ground(ground: Ground, camera: SceneCamera, width: int, height: int) -> Image:
     """The ground seen by the camera; every row is taken from the copy of fitting fineness."""
     image = np.zeros((height, width, 3), np.uint8)
     base = ground.levels[0].shape[0]
     metre_px = base / ground.world_m
     slope = (np.arange(height) + 0.5 - camera.centre[1]) / camera.focal
     drop = -(slope * camera.rotation[1, 2] + camera.rotation[2, 2])
-    reach = camera.position[2] / np.maximum(drop, FAR_ROW)
-    texels = reach / camera.focal * metre_px * np.sqrt(np.hypot(slope, 1) / np.maximum(drop, FAR_ROW))
+    reach = camera.position[2] / np.maximum(drop, MIN_SLOPE)
+    texels = reach / camera.focal * metre_px * np.sqrt(np.hypot(slope, 1) / np.maximum(drop, MIN_SLOPE))
     level = np.clip(np.floor(np.log2(texels) + 0.3), 0, len(ground.levels) - 3).astype(int)
-    start = int(np.argmax(drop > FAR_ROW)) if drop.max() > FAR_ROW else height
+    start = int(np.argmax(drop > MIN_SLOPE)) if drop.max() > MIN_SLOPE else height
     start = max(start - int(0.2 * height), 0) if start else 0
-    matrix = tiled(ground.world_m, camera)
+    matrix = tile_homography(ground.world_m, camera)
     while start < height:
         stop = start + 1
         while stop < height and level[stop] == level[start]:
@@ -90,7 +97,7 @@ def warp_ground(ground: Ground, camera: Camera, width: int, height: int) -> Imag
     return image
 
 
-def tiled(tile_m: float, camera: Camera, drift: tuple[float, float] = (0.0, 0.0)) -> Array:
+def tile_homography(tile_m: float, camera: SceneCamera, drift: tuple[float, float] = (0.0, 0.0)) -> Array:
     """Ground-to-pixel homography with the origin moved by whole tiles to lie near the camera."""
     offset = np.array(drift) + tile_m * np.floor((camera.position[:2] - drift) / tile_m)
     move = np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
@@ -98,7 +105,7 @@ def tiled(tile_m: float, camera: Camera, drift: tuple[float, float] = (0.0, 0.0)
 
 
 def warp_tile(
-    tile: Image, tile_m: float, camera: Camera, size: tuple[int, int], drift: tuple[float, float]
+    tile: Image, tile_m: float, camera: SceneCamera, size: tuple[int, int], drift: tuple[float, float]
 ) -> Image:
     """A repeated square of `tile_m` metres, moved by `drift` metres, seen by the camera."""
     scale = tile_m / tile.shape[0]
@@ -106,7 +113,7 @@ def warp_tile(
     return np.asarray(
         cv2.warpPerspective(
             tile,
-            tiled(tile_m, camera, drift) @ to_metres,
+            tile_homography(tile_m, camera, drift) @ to_metres,
             size,
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_WRAP,
@@ -115,52 +122,52 @@ def warp_tile(
     )
 
 
-def ripple(image: Image, water: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+def draw_waves(image: Image, water: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
     """Waves and glint on the water; `camera` sees half of the image's size."""
     ground = scene.ground
     height, width = image.shape[0] // 2, image.shape[1] // 2
     size = (width, height)
-    pace = 0.06 * ground.swell_m
+    pace = 0.06 * ground.wave_tile_m
     wave = np.zeros((height, width), np.float32)
-    for way, tile_m in (((0.9, 0.35), ground.swell_m), ((-0.45, 0.7), 0.6 * ground.swell_m)):
+    for way, tile_m in (((0.9, 0.35), ground.wave_tile_m), ((-0.45, 0.7), 0.6 * ground.wave_tile_m)):
         drift = (way[0] * pace * time_s, way[1] * pace * time_s)
         wave += warp_tile(ground.waves, tile_m, camera, size, drift).astype(np.float32) - 128
     below = np.maximum(camera.horizon(width, height), 0.004)
-    fade = np.minimum(1.5 * ground.swell_m * below * camera.focal / camera.position[2] / 512, 1.0)
-    wet = warp_tile(water, ground.world_m, camera, size, (0, 0)).astype(np.float32) / 255
-    wave *= fade * wet
+    fade = np.minimum(1.5 * ground.wave_tile_m * below * camera.focal / camera.position[2] / 512, 1.0)
+    is_water = warp_tile(water, ground.world_m, camera, size, (0, 0)).astype(np.float32) / 255
+    wave *= fade * is_water
     light = 0.16 * wave
     if scene.glare:
         turn = math.atan2(scene.sun[0], scene.sun[1]) - camera.yaw
         x = camera.centre[0] + camera.focal * math.tan(max(min(math.remainder(turn, 2 * math.pi), 1.2), -1.2))
         across = (np.arange(width) - x) / (0.16 * width)
         patch = np.exp(-(across**2))[None, :] * np.exp(-(((below - 0.35) / 0.3) ** 2))
-        light += scene.glare * patch * (45 * wet + 5.0 * np.maximum(wave - 18 * fade, 0))
+        light += scene.glare * patch * (45 * is_water + 5.0 * np.maximum(wave - 18 * fade, 0))
     full = cv2.resize(light.astype(np.float32), (image.shape[1], image.shape[0]))
     cv2.add(image, cv2.merge([full] * 3), dst=image, dtype=cv2.CV_8U)
 
 
-def haze(image: Image, scene: Scene, camera: Camera) -> Image:
+def draw_haze(image: Image, scene: Scene, camera: SceneCamera) -> Image:
     """Air in front of the ground, sky and skyline above it; `camera` sees half the size."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     below = camera.horizon(width, height)
     low = float(below.min())
-    far = camera.position[2] / max(low, FAR_ROW)
+    far = camera.position[2] / max(low, MIN_SLOPE)
     if low > 0 and far < 0.03 * scene.haze_m:
         return image
-    clear = cv2.exp(-camera.position[2] / scene.haze_m / np.maximum(below, FAR_ROW))
+    clear = cv2.exp(-camera.position[2] / scene.haze_m / np.maximum(below, MIN_SLOPE))
     clear[below <= 0] = 0
     up = np.clip(-2.2 * below, 0, 1)[..., None]
     sky = (scene.sky[1] + (scene.sky[0] - scene.sky[1]) * up).astype(np.uint8)
     full = (image.shape[1], image.shape[0])
     veil = cv2.resize((255 * (1 - clear)).astype(np.uint8), full)
-    image = mix(image, np.asarray(cv2.resize(sky, full), np.uint8), np.asarray(veil, np.uint8))
+    image = blend(image, np.asarray(cv2.resize(sky, full), np.uint8), np.asarray(veil, np.uint8))
     if low < 0:
-        skyline(image, scene, camera.scaled(2.0))
+        draw_skyline(image, scene, camera.scaled(2.0))
     return image
 
 
-def skyline(image: Image, scene: Scene, camera: Camera) -> None:
+def draw_skyline(image: Image, scene: Scene, camera: SceneCamera) -> None:
     """Hills or roofs along the horizon."""
     width = image.shape[1]
     x = np.linspace(0, width, 60)
@@ -172,13 +179,21 @@ def skyline(image: Image, scene: Scene, camera: Camera) -> None:
     outline = np.concatenate(
         [np.column_stack([x, y - tops * width]), np.column_stack([x, y + 0.004 * width])[::-1]]
     )
-    cv2.fillPoly(image, [fixed(outline)], (0.82 * scene.sky[1]).tolist(), cv2.LINE_AA, SHIFT)
+    cv2.fillPoly(
+        image, [to_fixed_point(outline)], (0.82 * scene.sky[1]).tolist(), cv2.LINE_AA, FIXED_POINT_BITS
+    )
 
 
-def draw_foam(image: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+def draw_foam(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
     """Wakes behind what drives on water, and breaking waves."""
-    puffs = [wake(scene, camera, a, time_s) for a in scene.actors if a.moving and a.look.kind in AFLOAT[:2]]
-    puffs += [breakers(scene, camera, c.start, c.along, c.roll, c.thick_m, time_s) for c in scene.crests]
+    puffs = [
+        wake_puffs(scene, camera, a, time_s)
+        for a in scene.actors
+        if a.is_moving and a.appearance.kind in FLOATING_KINDS[:2]
+    ]
+    puffs += [
+        breaker_puffs(scene, camera, c.start, c.along, c.roll, c.thickness_m, time_s) for c in scene.crests
+    ]
     if not puffs:
         return
     puff = np.concatenate(puffs)
@@ -187,62 +202,62 @@ def draw_foam(image: Image, scene: Scene, camera: Camera, time_s: float) -> None
     centres = np.column_stack([puff[:, :2], np.zeros(len(puff))])
     outlines, depth = camera.project(centres[:, None] + ring * puff[:, 2, None, None])
     mask = np.zeros(image.shape[:2], np.uint8)
-    near = depth.min(-1) > FRONT_M
-    for polygon, strength in zip(fixed(outlines[near]), puff[near, 3].tolist(), strict=True):
-        cv2.fillConvexPoly(mask, polygon, strength, cv2.LINE_8, SHIFT)
+    near = depth.min(-1) > MIN_DEPTH_M
+    for polygon, strength in zip(to_fixed_point(outlines[near]), puff[near, 3].tolist(), strict=True):
+        cv2.fillConvexPoly(mask, polygon, strength, cv2.LINE_8, FIXED_POINT_BITS)
     soft = cv2.GaussianBlur(mask, (0, 0), 0.004 * image.shape[1])
     small = camera.scaled(0.5)
     grain = warp_tile(
         scene.ground.waves,
-        0.35 * scene.ground.swell_m,
+        0.35 * scene.ground.wave_tile_m,
         small,
         (image.shape[1] // 2, image.shape[0] // 2),
-        (0.02 * scene.ground.swell_m * time_s, 0.0),
+        (0.02 * scene.ground.wave_tile_m * time_s, 0.0),
     )
     table = np.clip((np.arange(256) - 60.0) * 2.6, 60, 255).astype(np.uint8)
     bubbles = cv2.resize(cv2.LUT(grain, table), (image.shape[1], image.shape[0]))
     alpha = np.asarray(cv2.multiply(soft, bubbles, scale=1 / 255), np.uint8)
-    image[:] = mix(image, np.full_like(image, 244), alpha)
+    image[:] = blend(image, np.full_like(image, 244), alpha)
 
 
-def scatter(number: Array, salt: float) -> Array:
+def hash_noise(number: Array, salt: float) -> Array:
     """Fixed, disorderly values in -1..1 for whole numbers."""
     return np.asarray(2 * np.modf(np.abs(np.sin(number * 12.9898 + salt) * 43758.5453))[0] - 1)
 
 
-def wake(scene: Scene, camera: Camera, actor: Actor, time_s: float) -> Array:
+def wake_puffs(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> Array:
     """Puffs (n, 4): x, y, radius in metres and strength 0..255, oldest first."""
-    number = np.floor(time_s / PUFF_EVERY_S) - np.arange(PUFFS)[::-1]
-    born = number * PUFF_EVERY_S
+    number = np.floor(time_s / PUFF_INTERVAL_S) - np.arange(PUFF_COUNT)[::-1]
+    born = number * PUFF_INTERVAL_S
     age = np.maximum(time_s - born, 0.0)
-    knots = PUFF_STRIDE * (number[0] // PUFF_STRIDE + np.arange(PUFFS // PUFF_STRIDE + 2.0))
-    known = np.array([actor.way.at(float(t)) for t in knots * PUFF_EVERY_S])
+    knots = KNOT_STRIDE * (number[0] // KNOT_STRIDE + np.arange(PUFF_COUNT // KNOT_STRIDE + 2.0))
+    known = np.array([actor.trajectory.pose_at(float(t)) for t in knots * PUFF_INTERVAL_S])
     known[:, 2] = np.unwrap(known[:, 2])
     track = np.column_stack([np.interp(number, knots, column) for column in known.T])
-    now = np.array([actor.way.at(time_s)[:2]])
-    size = 1.0 if actor.look.kind == "boat" else 0.4
+    now = np.array([actor.trajectory.pose_at(time_s)[:2]])
+    size = 1.0 if actor.appearance.kind == "boat" else 0.4
     forward = np.column_stack([np.sin(track[:, 2]), np.cos(track[:, 2])])
     side = np.column_stack([forward[:, 1], -forward[:, 0]])
     track[:, :2] += nearest_copy(scene, camera, now) - 2.2 * size * forward
-    life = np.minimum(1.6 * (1 - age / (PUFFS * PUFF_EVERY_S)), 1.0)
-    gap = float(np.hypot(*(track[-1, :2] - track[0, :2]))) / PUFFS
+    life = np.minimum(1.6 * (1 - age / (PUFF_COUNT * PUFF_INTERVAL_S)), 1.0)
+    gap = float(np.hypot(*(track[-1, :2] - track[0, :2]))) / PUFF_COUNT
     spread = size * (0.7 + 1.1 * age)
     puffs = []
-    for arm in (-1.0, 0.0, 1.0) if actor.look.form % 3 else (-1.0, -0.6):
-        aside = arm * spread + 0.25 * size * scatter(number, arm)
-        radius = 0.9 * gap + size * (0.3 + 0.4 * age) * (1 + 0.4 * scatter(number, 5 + arm))
-        strength = 255 * life * (0.75 + 0.25 * scatter(number, 9 + arm))
+    for arm in (-1.0, 0.0, 1.0) if actor.appearance.variant % 3 else (-1.0, -0.6):
+        aside = arm * spread + 0.25 * size * hash_noise(number, arm)
+        radius = 0.9 * gap + size * (0.3 + 0.4 * age) * (1 + 0.4 * hash_noise(number, 5 + arm))
+        strength = 255 * life * (0.75 + 0.25 * hash_noise(number, 9 + arm))
         puffs.append(np.column_stack([track[:, :2] + side * aside[:, None], radius, strength]))
     return np.concatenate(puffs)
 
 
-def breakers(
+def breaker_puffs(
     scene: Scene,
-    camera: Camera,
+    camera: SceneCamera,
     start: Array,
     along: Array,
     roll: Array,
-    thick_m: float,
+    thickness_m: float,
     time_s: float,
 ) -> Array:
     """Puffs (n, 4) of a rolling crest; it comes anew after some way."""
@@ -253,67 +268,69 @@ def breakers(
     drift = period * phase * roll + start
     bend = 0.12 * np.sin(5 * share + 2 * phase)[:, None] * np.array([along[1], -along[0]])
     place = drift + share[:, None] * along + bend
-    place += thick_m * np.column_stack([scatter(number, 1), scatter(number, 2)])
+    place += thickness_m * np.column_stack([hash_noise(number, 1), hash_noise(number, 2)])
     place += nearest_copy(scene, camera, np.array([start]))
     pulse = np.sin(math.pi * phase) * np.sin(math.pi * np.clip(share * 1.2 - 0.1, 0, 1))
     return np.column_stack(
-        [place, thick_m * (0.8 + 0.5 * scatter(number, 3)), 255 * np.clip(2 * pulse, 0, 1)]
+        [place, thickness_m * (0.8 + 0.5 * hash_noise(number, 3)), 255 * np.clip(2 * pulse, 0, 1)]
     )
 
 
-def draw_shadows(image: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+def draw_shadows(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
     """The actors' shadows (those of the scenery lie on the ground's texture)."""
     if not scene.shadow:
         return
     mask = np.full(image.shape[:2], 255, np.uint8)
     for actor in scene.actors:
-        strength = 0.4 if actor.look.kind in AFLOAT else 1.0
-        for outlines in cast_shadow(stood(scene, camera, actor, time_s), scene.sun):
+        strength = 0.4 if actor.appearance.kind in FLOATING_KINDS else 1.0
+        for outlines in project_shadows(placed_mesh(scene, camera, actor, time_s), scene.sun):
             flat = np.concatenate([outlines, np.zeros_like(outlines[..., :1])], axis=-1)
             points, depth = camera.project(flat)
-            for polygon in fixed(points[depth.min(-1) > FRONT_M]):
-                cv2.fillConvexPoly(mask, polygon, 255 * (1 - strength * scene.shadow), cv2.LINE_AA, SHIFT)
+            for polygon in to_fixed_point(points[depth.min(-1) > MIN_DEPTH_M]):
+                cv2.fillConvexPoly(
+                    mask, polygon, 255 * (1 - strength * scene.shadow), cv2.LINE_AA, FIXED_POINT_BITS
+                )
     image[:] = cv2.multiply(image, cv2.merge([mask] * 3), scale=1 / 255)
 
 
-def visible_scenery(scene: Scene, camera: Camera) -> list[tuple[float, Mesh]]:
+def visible_scenery(scene: Scene, camera: SceneCamera) -> list[tuple[float, Mesh]]:
     """(distance, mesh) of the scenery in the picture, from the copies all around."""
-    if not len(scene.feet):
+    if not len(scene.scenery_positions):
         return []
     world_m = scene.ground.world_m
     reach = range(-1, 2) if camera.pitch < 0.75 else range(1)
     found = []
-    home = nearest_copy(scene, camera, scene.feet)
+    home = nearest_copy(scene, camera, scene.scenery_positions)
     for i in reach:
         for j in reach:
             shift = home + world_m * np.array([i, j])
-            middle = np.column_stack([scene.feet + shift, scene.bulk[:, 1] / 2])
+            middle = np.column_stack([scene.scenery_positions + shift, scene.scenery_sizes[:, 1] / 2])
             pixels, depth = camera.project(middle)
-            radius = camera.focal * scene.bulk.max(1) / np.maximum(depth, FRONT_M)
+            radius = camera.focal * scene.scenery_sizes.max(1) / np.maximum(depth, MIN_DEPTH_M)
             inside = np.all(
                 (pixels > -radius[:, None]) & (pixels < 2 * np.array(camera.centre) + radius[:, None]),
                 axis=1,
             )
-            shown = np.flatnonzero(inside & (depth > FRONT_M) & (radius > 1.0))
-            found += [(float(depth[k]), scene.scenery[k].moved(*shift[k])) for k in shown]
+            shown = np.flatnonzero(inside & (depth > MIN_DEPTH_M) & (radius > 1.0))
+            found += [(float(depth[k]), scene.scenery[k].translated(*shift[k])) for k in shown]
     return found
 
 
-def draw_things(image: Image, scene: Scene, camera: Camera, time_s: float) -> None:
+def draw_objects(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
     """Scenery and actors, the farthest first."""
     things = visible_scenery(scene, camera)
     for actor in scene.actors:
-        mesh = stood(scene, camera, actor, time_s)
-        depth = float(camera.project(mesh.span().mean(0))[1])
-        if depth > FRONT_M:
+        mesh = placed_mesh(scene, camera, actor, time_s)
+        depth = float(camera.project(mesh.bounds().mean(0))[1])
+        if depth > MIN_DEPTH_M:
             things.append((depth, mesh))
     if not things:
         return
     things.sort(key=lambda thing: -thing[0])
     order = np.arange(len(things))
-    painted = paint(
+    painted = project_polygons(
         camera,
-        join([mesh for _, mesh in things]),
+        join_meshes([mesh for _, mesh in things]),
         np.repeat(order, [len(m.faces) for _, m in things]),
         np.repeat(order, [len(m.rods) for _, m in things]),
         scene.sun,
@@ -322,4 +339,4 @@ def draw_things(image: Image, scene: Scene, camera: Camera, time_s: float) -> No
     clear = np.exp(-np.array([depth for depth, _ in things]) / scene.haze_m)[painted.owner][:, None]
     colours = np.clip(painted.colours * clear + scene.sky[1] * (1 - clear), 0, 255).tolist()
     for i in np.argsort(painted.owner, kind="stable"):
-        cv2.fillConvexPoly(image, painted.polygons[i], colours[i], cv2.LINE_AA, SHIFT)
+        cv2.fillConvexPoly(image, painted.polygons[i], colours[i], cv2.LINE_AA, FIXED_POINT_BITS)

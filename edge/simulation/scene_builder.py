@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge.simulation.actor_placement import ACTOR_KINDS, choose, sample_actors, sample_twins
 from edge.simulation.actors import LENGTHS_M, Actor, Road
-from edge.simulation.camera import Array, Flight, Sway
-from edge.simulation.camera_effects import Optics, draw_optics
-from edge.simulation.casting import CASTS, cast_actors, cast_twins, pick
-from edge.simulation.materials import HARD, SOFT, WATERS, Rng
-from edge.simulation.mesh import Mesh, cast_shadow, join
-from edge.simulation.scenery import MAKERS
-from edge.simulation.terrain import CITY_BLOCKS, Ground, Shore, build_ground, draw_shore
+from edge.simulation.camera import Array, CameraFlight, SineNoise
+from edge.simulation.camera_effects import CameraEffects, sample_effects
+from edge.simulation.materials import HARD_MATERIALS, SOFT_MATERIALS, WATER_MATERIALS, Rng
+from edge.simulation.mesh import Mesh, join_meshes, project_shadows
+from edge.simulation.scenery import SCENERY_BUILDERS
+from edge.simulation.terrain import CITY_BLOCKS, Ground, Shore, build_ground, sample_shore
 
-LOTS = {
+SITE_WEIGHTS = {
     "street": 0.24,
     "highway": 0.08,
     "meadow": 0.15,
@@ -29,7 +29,7 @@ LOTS = {
     "sea": 0.12,
     "coast": 0.08,
 }
-SCENERY: dict[str, tuple[str, ...]] = {
+SCENERY_KINDS: dict[str, tuple[str, ...]] = {
     "street": (
         "tree",
         "palm",
@@ -62,7 +62,7 @@ class Crest:
     start: Array  # (2,) metres
     along: Array  # (2,) metres, from one end to the other
     roll: Array  # (2,) metres a second
-    thick_m: float
+    thickness_m: float
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Scene:
 
     ground: Ground
     scenery: tuple[Mesh, ...]  # at their places
-    feet: Array  # (N, 2) of the scenery
-    bulk: Array  # (N, 2): radius and height of the scenery
-    spans: Array  # (N, 2, 3): lowest and highest corner of the scenery
+    scenery_positions: Array  # (N, 2) of the scenery
+    scenery_sizes: Array  # (N, 2): radius and height of the scenery
+    scenery_bounds: Array  # (N, 2, 3): lowest and highest corner of the scenery
     actors: tuple[Actor, ...]
-    flight: Flight
+    flight: CameraFlight
     sun: Array  # (3,) towards the light
     ambient: float
     shadow: float  # 0..1
@@ -84,7 +84,7 @@ class Scene:
     sky: Array  # (2, 3) BGR: zenith, horizon
     haze_m: float
     hills: Array  # (n,) heights of the skyline, in frame widths
-    optics: Optics
+    effects: CameraEffects
 
 
 def build_scene(seed: int, texture_size: int, twins: bool = False) -> Scene:
@@ -94,28 +94,42 @@ def build_scene(seed: int, texture_size: int, twins: bool = False) -> Scene:
     on water has a wake.
     """
     layout, paint, cast, props, flight_rng, light = (np.random.default_rng([seed, part]) for part in range(6))
-    lot = str(layout.choice(list(LOTS), p=np.array(list(LOTS.values())) / sum(LOTS.values())))
-    if twins and lot in ("sea", "coast"):
-        lot = "meadow"
-    hero = pick(layout, tuple(kind for kind in CASTS[lot] if not (twins and kind == "tower")))
+    site = str(
+        layout.choice(
+            list(SITE_WEIGHTS), p=np.array(list(SITE_WEIGHTS.values())) / sum(SITE_WEIGHTS.values())
+        )
+    )
+    if twins and site in ("sea", "coast"):
+        site = "meadow"
+    main_kind = choose(layout, tuple(kind for kind in ACTOR_KINDS[site] if not (twins and kind == "tower")))
     fraction = math.exp(layout.normal(math.log(0.055), 0.6))
-    fraction = min(max(fraction, 0.008), 0.24 if hero not in ("tower", "bus") else 0.12)
+    fraction = min(max(fraction, 0.008), 0.24 if main_kind not in ("tower", "bus") else 0.12)
     pitch = float(layout.triangular(0.16, 0.55, 1.5))
-    view_m = LENGTHS_M[hero] / fraction
+    view_m = LENGTHS_M[main_kind] / fraction
     world_m = max(3.6 * view_m, 24.0)
-    roads = lay_out(layout, lot, world_m)
-    shore = draw_shore(paint, world_m) if lot == "coast" else None
-    base = pick(layout, WATERS if lot == "sea" else HARD if lot in ("plaza", "carpark", "court") else SOFT)
+    roads = sample_roads(layout, site, world_m)
+    shore = sample_shore(paint, world_m) if site == "coast" else None
+    base = choose(
+        layout,
+        WATER_MATERIALS
+        if site == "sea"
+        else HARD_MATERIALS
+        if site in ("plaza", "carpark", "court")
+        else SOFT_MATERIALS,
+    )
     if twins:
-        actors = cast_twins(cast, hero, roads, world_m, view_m)
+        actors = sample_twins(cast, main_kind, roads, world_m, view_m)
         flight = replace(
-            draw_flight(flight_rng, actors, world_m, view_m, pitch), focus=follow_one(flight_rng, actors)
+            sample_flight(flight_rng, actors, world_m, view_m, pitch),
+            focus=sample_twin_focus(flight_rng, actors),
         )
     else:
-        actors = cast_actors(cast, lot, hero, roads, world_m, view_m)
-        flight = draw_flight(flight_rng, actors, world_m, view_m, pitch)
-    height_m = flight.range_m * math.sin(pitch)
-    scenery, feet, bulk = furnish(props, lot, roads, shore, world_m, view_m, height_m)
+        actors = sample_actors(cast, site, main_kind, roads, world_m, view_m)
+        flight = sample_flight(flight_rng, actors, world_m, view_m, pitch)
+    height_m = flight.distance_m * math.sin(pitch)
+    scenery, scenery_positions, scenery_sizes = place_scenery(
+        props, site, roads, shore, world_m, view_m, height_m
+    )
     azimuth, elevation = light.uniform(0, 2 * math.pi), light.uniform(0.35, 1.3)
     sun = np.array(
         [
@@ -127,11 +141,11 @@ def build_scene(seed: int, texture_size: int, twins: bool = False) -> Scene:
     shadow = float(
         light.choice([0.0, light.uniform(0.15, 0.35), light.uniform(0.35, 0.7)], p=[0.2, 0.3, 0.5])
     )
-    shaded = bool(shadow and scenery and lot != "sea")
-    shades = cast_shadow(join(scenery), sun) if shaded else ()
+    shaded = bool(shadow and scenery and site != "sea")
+    shades = project_shadows(join_meshes(scenery), sun) if shaded else ()
     ground = build_ground(
         paint,
-        lot,
+        site,
         base,
         world_m,
         roads,
@@ -147,24 +161,24 @@ def build_scene(seed: int, texture_size: int, twins: bool = False) -> Scene:
     return Scene(
         ground,
         scenery,
-        feet,
-        bulk,
-        np.array([mesh.span() for mesh in scenery]).reshape(-1, 2, 3),
+        scenery_positions,
+        scenery_sizes,
+        np.array([mesh.bounds() for mesh in scenery]).reshape(-1, 2, 3),
         actors,
         flight,
         sun,
         float(1 - 0.75 * shadow),
         shadow,
-        draw_crests(layout, lot, world_m, view_m),
-        float(light.uniform(0.3, 1.0)) if lot in ("sea", "coast") and light.random() < 0.5 else 0.0,
+        sample_crests(layout, site, world_m, view_m),
+        float(light.uniform(0.3, 1.0)) if site in ("sea", "coast") and light.random() < 0.5 else 0.0,
         np.stack([np.minimum(zenith, 250), horizon]),
         view_m * hazy,
         0.05 * light.uniform(0, 1) ** 2 * light.uniform(0.2, 1, 90),
-        draw_optics(light),
+        sample_effects(light),
     )
 
 
-def lay_out(rng: Rng, lot: str, world_m: float) -> tuple[Road, ...]:
+def sample_roads(rng: Rng, site: str, world_m: float) -> tuple[Road, ...]:
     """The roads of a lot; the first goes through the middle of the world."""
     chance = {
         "street": 1.0,
@@ -175,17 +189,17 @@ def lay_out(rng: Rng, lot: str, world_m: float) -> tuple[Road, ...]:
         "fields": 0.8,
         "court": 0.2,
         "plaza": 0.1,
-    }.get(lot, 0.0)
+    }.get(site, 0.0)
     roads: list[Road] = []
     if rng.random() < chance:
-        count = 1 + int(rng.integers(0, 3)) if lot not in ("meadow", "court", "plaza") else 1
-        wide = rng.uniform(10, 26) if lot == "highway" else rng.uniform(5, 12)
+        count = 1 + int(rng.integers(0, 3)) if site not in ("meadow", "court", "plaza") else 1
+        wide = rng.uniform(10, 26) if site == "highway" else rng.uniform(5, 12)
         along = bool(rng.random() < 0.5)
         for k in range(count):
-            crossing = k > 0 and lot != "highway" and rng.random() < 0.6
-            straight = lot == "city" or rng.random() < 0.4
+            crossing = k > 0 and site != "highway" and rng.random() < 0.6
+            straight = site == "city" or rng.random() < 0.4
             bend = 0.0 if straight else world_m * rng.uniform(0.01, 0.05)
-            apart = 1 / CITY_BLOCKS if lot == "city" else 0.31
+            apart = 1 / CITY_BLOCKS if site == "city" else 0.31
             roads.append(
                 Road(
                     along != crossing,
@@ -200,23 +214,25 @@ def lay_out(rng: Rng, lot: str, world_m: float) -> tuple[Road, ...]:
     return tuple(roads)
 
 
-def draw_flight(rng: Rng, actors: tuple[Actor, ...], world_m: float, view_m: float, pitch: float) -> Flight:
+def sample_flight(
+    rng: Rng, actors: tuple[Actor, ...], world_m: float, view_m: float, pitch: float
+) -> CameraFlight:
     """Follow an actor, hover over a place or travel on."""
     focal = math.exp(rng.normal(math.log(0.85), 0.25))
-    movers = [a for a in actors if a.moving]
+    movers = [a for a in actors if a.is_moving]
     style = rng.random()
     if movers and style < 0.62:
-        lead = movers[0].way
+        lead = movers[0].trajectory
         lag = float(rng.uniform(0.2, 1.2))
 
         def focus(time_s: float) -> Array:
             """Loosely where the lead is."""
-            places = [lead.at(time_s - lag * k)[:2] for k in (0.0, 0.5, 1.0)]
+            places = [lead.pose_at(time_s - lag * k)[:2] for k in (0.0, 0.5, 1.0)]
             return np.asarray(np.mean(places, axis=0), np.float64)
     else:
         start = np.array([world_m / 2, world_m / 2])
         if style < 0.92:
-            start = np.array(actors[int(rng.integers(len(actors)))].way.at(0.0)[:2])
+            start = np.array(actors[int(rng.integers(len(actors)))].trajectory.pose_at(0.0)[:2])
         travel = rng.normal(0, 0.12, 2) * view_m * (rng.random() < 0.35)
 
         def focus(time_s: float) -> Array:
@@ -225,38 +241,38 @@ def draw_flight(rng: Rng, actors: tuple[Actor, ...], world_m: float, view_m: flo
 
     calm = math.exp(rng.normal(0, 0.7))
     shaky = 0.0015 * calm if rng.random() < 0.7 else 0.005
-    return Flight(
+    return CameraFlight(
         focus,
         view_m * focal,
         pitch,
         float(rng.uniform(0, 2 * math.pi)),
         float(rng.normal(0, 0.12)) * (rng.random() < 0.35),
         focal,
-        (Sway.draw(rng, 0.3 * rng.random() + 0.05, 12), Sway.draw(rng, 0.15, 14)),
-        Sway.draw(rng, 0.12 * calm, 9),
-        Sway.draw(rng, 0.04 * calm, 11),
-        Sway.draw(rng, 0.05 * calm, 8),
-        Sway.draw(rng, 0.35 * rng.random(), 15),
-        (Sway.draw(rng, shaky, 0.5), Sway.draw(rng, shaky, 0.4)),
+        (SineNoise.sample(rng, 0.3 * rng.random() + 0.05, 12), SineNoise.sample(rng, 0.15, 14)),
+        SineNoise.sample(rng, 0.12 * calm, 9),
+        SineNoise.sample(rng, 0.04 * calm, 11),
+        SineNoise.sample(rng, 0.05 * calm, 8),
+        SineNoise.sample(rng, 0.35 * rng.random(), 15),
+        (SineNoise.sample(rng, shaky, 0.5), SineNoise.sample(rng, shaky, 0.4)),
     )
 
 
-def follow_one(rng: Rng, actors: tuple[Actor, ...]) -> Callable[[float], Array]:
+def sample_twin_focus(rng: Rng, actors: tuple[Actor, ...]) -> Callable[[float], Array]:
     """Look between all actors; with even odds, follow one of them, whether it moves or not."""
-    one = actors[int(rng.integers(len(actors)))].way if rng.random() < 0.5 else None
-    here = np.mean([actor.way.at(0.0)[:2] for actor in actors], axis=0)
+    one = actors[int(rng.integers(len(actors)))].trajectory if rng.random() < 0.5 else None
+    here = np.mean([actor.trajectory.pose_at(0.0)[:2] for actor in actors], axis=0)
 
     def focus(time_s: float) -> Array:
         """Where the one has gone, as seen from between all."""
-        gone = np.subtract(one.at(time_s)[:2], one.at(0.0)[:2]) if one else 0.0
+        gone = np.subtract(one.pose_at(time_s)[:2], one.pose_at(0.0)[:2]) if one else 0.0
         return np.asarray(here + gone, np.float64)
 
     return focus
 
 
-def furnish(
+def place_scenery(
     rng: Rng,
-    lot: str,
+    site: str,
     roads: tuple[Road, ...],
     shore: Shore | None,
     world_m: float,
@@ -264,24 +280,24 @@ def furnish(
     height_m: float,
 ) -> tuple[tuple[Mesh, ...], Array, Array]:
     """Scenery about the world: meshes in place, feet (N, 2), radius and height (N, 2)."""
-    names = SCENERY[lot]
+    names = SCENERY_KINDS[site]
     count = int(rng.choice([0, 8, 25, 50, 90], p=[0.1, 0.2, 0.3, 0.25, 0.15]))
-    kinds = [pick(rng, names) for _ in range(int(rng.integers(1, 5)))]
+    kinds = [choose(rng, names) for _ in range(int(rng.integers(1, 5)))]
     meshes: list[Mesh] = []
-    feet: list[tuple[float, float]] = []
+    scenery_positions: list[tuple[float, float]] = []
     radii: list[float] = []
     middle = world_m / 2
     row = rng.random() < 0.5
     for _ in range(count):
-        kind = pick(rng, tuple(kinds))
-        mesh = MAKERS[kind](rng)
-        low, high = mesh.span()
+        kind = choose(rng, tuple(kinds))
+        mesh = SCENERY_BUILDERS[kind](rng)
+        low, high = mesh.bounds()
         if high[2] > 0.55 * height_m:
             continue
         radius = float(np.hypot(*np.maximum(-low[:2], high[:2])))
         heading = (
             float(rng.choice([0, math.pi / 2]) + rng.normal(0, 0.05))
-            if roads or lot == "city" or kind == "parked"
+            if roads or site == "city" or kind == "parked"
             else float(rng.uniform(0, 2 * math.pi))
         )
         if roads and row:
@@ -290,33 +306,33 @@ def furnish(
             aside = side * (road.width_m / 2 + radius + rng.uniform(0.3, 2))
             s = round(float(rng.uniform(0, 1)) * 20) / 20 * world_m
             x, y = (float(v) for v in road.point(s, aside))
-        elif kind == "parked" and lot == "carpark":
+        elif kind == "parked" and site == "carpark":
             x, y = (
                 2.7 * (int(rng.uniform(0, world_m) / 2.7) + 0.5),
                 18.0 * int(rng.uniform(0, world_m) / 18) + rng.choice([-2.6, 2.6]),
             )
             heading = float(rng.choice([0, math.pi]))
-        elif lot == "city":
+        elif site == "city":
             cell = world_m / (3 * CITY_BLOCKS)
             x, y = cell * (rng.integers(3 * CITY_BLOCKS, size=2) + rng.uniform(-0.2, 0.2, 2))
         else:
             near = rng.random() < 0.4
             x, y = rng.normal(middle, 0.5 * view_m, 2) if near else rng.uniform(0, world_m, 2)
-        if any(blocked(road, x, y, radius) for road in roads) and kind != "debris":
+        if any(is_on_road(road, x, y, radius) for road in roads) and kind != "debris":
             continue
-        if shore is not None and kind not in ("rock", "jetty") and shore.wet(x, y):
+        if shore is not None and kind not in ("rock", "jetty") and shore.is_water(x, y):
             continue
-        gap = np.hypot(*(np.array(feet).reshape(-1, 2) - [x, y]).T) - np.array(radii)
+        gap = np.hypot(*(np.array(scenery_positions).reshape(-1, 2) - [x, y]).T) - np.array(radii)
         if radius > 0.3 * view_m or (len(gap) and gap.min() < 0.8 * radius):
             continue
         radii.append(radius)
         meshes.append(mesh.placed(float(x), float(y), heading))
-        feet.append((float(x), float(y)))
-    bulk = [(float(np.ptp(m.span()[:, :2], axis=0).max() / 2), m.span()[1, 2]) for m in meshes]
-    return tuple(meshes), np.array(feet).reshape(-1, 2), np.array(bulk).reshape(-1, 2)
+        scenery_positions.append((float(x), float(y)))
+    scenery_sizes = [(float(np.ptp(m.bounds()[:, :2], axis=0).max() / 2), m.bounds()[1, 2]) for m in meshes]
+    return tuple(meshes), np.array(scenery_positions).reshape(-1, 2), np.array(scenery_sizes).reshape(-1, 2)
 
 
-def blocked(road: Road, x: float, y: float, radius: float) -> bool:
+def is_on_road(road: Road, x: float, y: float, radius: float) -> bool:
     """Whether something of a radius would stand on the road."""
     s, across = (x, y) if road.along_x else (y, x)
     middle = float(road.point(s, 0.0)[1 if road.along_x else 0])
@@ -324,9 +340,9 @@ def blocked(road: Road, x: float, y: float, radius: float) -> bool:
     return bool(abs(gap) < road.width_m / 2 + radius * 0.8)
 
 
-def draw_crests(rng: Rng, lot: str, world_m: float, view_m: float) -> tuple[Crest, ...]:
+def sample_crests(rng: Rng, site: str, world_m: float, view_m: float) -> tuple[Crest, ...]:
     """Breaking waves on some seas."""
-    if lot not in ("sea", "coast") or rng.random() < 0.55:
+    if site not in ("sea", "coast") or rng.random() < 0.55:
         return ()
     crests = []
     angle = rng.uniform(0, 2 * math.pi)
@@ -345,6 +361,6 @@ def draw_crests(rng: Rng, lot: str, world_m: float, view_m: float) -> tuple[Cres
     return tuple(crests)
 
 
-def without(scene: Scene, ident: int) -> Scene:
+def without_actor(scene: Scene, target_id: int) -> Scene:
     """The same scene less one actor."""
-    return replace(scene, actors=tuple(a for a in scene.actors if a.ident != ident))
+    return replace(scene, actors=tuple(a for a in scene.actors if a.target_id != target_id))

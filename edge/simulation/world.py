@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.simulation.actors import Actor
-from edge.simulation.camera import Array, Camera
-from edge.simulation.camera_effects import develop
+from edge.simulation.camera import Array, SceneCamera
+from edge.simulation.camera_effects import apply_effects
 from edge.simulation.mesh import Mesh, rod_outlines
-from edge.simulation.renderer import FRONT_M, nearest_copy, render, stood
-from edge.simulation.scene_builder import Scene, build_scene, without
+from edge.simulation.renderer import MIN_DEPTH_M, nearest_copy, placed_mesh, render
+from edge.simulation.scene_builder import Scene, build_scene, without_actor
 
-DETAIL_WIDTH = 640  # up to this width frames are drawn at twice their size
+MAX_SUPERSAMPLED_WIDTH = 640  # up to this width frames are drawn at twice their size
 
 
 @dataclass(frozen=True)
-class Target:
+class VisibleTarget:
     """Something that may draw the eye, on one frame.
 
     `box` is x, y, w, h in pixels from the top left, without the shadow, cut at the frame's edge.
@@ -31,21 +31,21 @@ class Target:
     something nearer, roughly, 0..1.
     """
 
-    ident: int
+    target_id: int
     kind: str
     box: tuple[float, float, float, float]
     speed: float
-    moving: bool
+    is_moving: bool
     contrast: float
-    visible: float
+    visible_fraction: float
 
 
 @dataclass(frozen=True)
-class Frame:
+class WorldFrame:
     """A picture (H, W, 3) uint8 BGR and what is in it."""
 
     image: npt.NDArray[np.uint8]
-    targets: tuple[Target, ...]
+    targets: tuple[VisibleTarget, ...]
 
 
 class World:
@@ -68,16 +68,16 @@ class World:
         fine = 1024 if width <= 400 else 2048
         self._scene = build_scene(seed, fine, twins)
 
-    def without(self, ident: int) -> World:
+    def without_target(self, target_id: int) -> World:
         """The same clip less one target."""
         other = copy.copy(self)
-        other._scene = without(self._scene, ident)
+        other._scene = without_actor(self._scene, target_id)
         return other
 
-    def frame(self, index: int) -> Frame:
+    def frame(self, index: int) -> WorldFrame:
         """The picture and the truth at an index, in any order."""
         time_s = index / self.fps
-        detail = 2 if self.width <= DETAIL_WIDTH else 1
+        detail = 2 if self.width <= MAX_SUPERSAMPLED_WIDTH else 1
         camera = self._camera(time_s)
         image = render(self._scene, camera.scaled(detail), time_s, self.width * detail, self.height * detail)
         if detail > 1:
@@ -85,16 +85,16 @@ class World:
                 cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8
             )
         rng = np.random.default_rng([self.seed, 99, index % 2**63])
-        image = develop(image, self._scene.optics, self._drift(time_s), rng)
-        return Frame(image, self.targets(index))
+        image = apply_effects(image, self._scene.effects, self._drift(time_s), rng)
+        return WorldFrame(image, self.targets(index))
 
-    def targets(self, index: int) -> tuple[Target, ...]:
+    def targets(self, index: int) -> tuple[VisibleTarget, ...]:
         """The truth alone: quick, for nothing is drawn. Negative indices lie before the start."""
         time_s = index / self.fps
         camera = self._camera(time_s)
-        return look_round(self._scene, camera, time_s)
+        return visible_targets(self._scene, camera, time_s)
 
-    def _camera(self, time_s: float) -> Camera:
+    def _camera(self, time_s: float) -> SceneCamera:
         return self._scene.flight.camera(time_s, self.width, self.height)
 
     def _drift(self, time_s: float) -> tuple[float, float]:
@@ -106,7 +106,7 @@ class World:
         return float(step[0]), float(step[1])
 
 
-def extent(camera: Camera, mesh: Mesh) -> Array:
+def pixel_bounds(camera: SceneCamera, mesh: Mesh) -> Array:
     """Corners (2, 2) in pixels of the upright box round a mesh."""
     corners = camera.project(mesh.faces.reshape(-1, 3))[0]
     outlines = rod_outlines(camera, mesh.rods, mesh.radii)[0].reshape(-1, 2)
@@ -114,12 +114,12 @@ def extent(camera: Camera, mesh: Mesh) -> Array:
     return np.stack([points.min(0), points.max(0)])
 
 
-def look_round(scene: Scene, camera: Camera, time_s: float) -> tuple[Target, ...]:
+def visible_targets(scene: Scene, camera: SceneCamera, time_s: float) -> tuple[VisibleTarget, ...]:
     """How the actors appear; those outside the frame are left out."""
-    meshes = [stood(scene, camera, actor, time_s) for actor in scene.actors]
-    depths = np.array([float(camera.project(mesh.span().mean(0))[1]) for mesh in meshes])
-    boxes = np.array([extent(camera, mesh) for mesh in meshes]).reshape(-1, 2, 2)
-    low, high, far = cover_boxes(scene, camera)
+    meshes = [placed_mesh(scene, camera, actor, time_s) for actor in scene.actors]
+    depths = np.array([float(camera.project(mesh.bounds().mean(0))[1]) for mesh in meshes])
+    boxes = np.array([pixel_bounds(camera, mesh) for mesh in meshes]).reshape(-1, 2, 2)
+    low, high, far = scenery_boxes(scene, camera)
     low, high = np.concatenate([low, boxes[:, 0]]), np.concatenate([high, boxes[:, 1]])
     far = np.concatenate([far, depths])
     edge = 2 * np.array(camera.centre)
@@ -128,51 +128,53 @@ def look_round(scene: Scene, camera: Camera, time_s: float) -> tuple[Target, ...
         inside = np.clip(whole, 0, edge)
         w, h = inside[1] - inside[0]
         area = float(np.prod(np.maximum(whole[1] - whole[0], 1e-3)))
-        if depth < FRONT_M or w <= 0 or h <= 0 or area > 4 * float(np.prod(edge)):
+        if depth < MIN_DEPTH_M or w <= 0 or h <= 0 or area > 4 * float(np.prod(edge)):
             continue
         common = np.maximum(np.minimum(high, inside[1]) - np.maximum(low, inside[0]), 0).prod(1)
-        cover = np.where((far > FRONT_M) & (far < depth), common, 0).max() / (w * h)
+        cover = np.where((far > MIN_DEPTH_M) & (far < depth), common, 0).max() / (w * h)
         shown = float(w * h) / area * (1 - float(cover))
         found.append(
-            Target(
-                actor.ident,
-                actor.look.kind,
+            VisibleTarget(
+                actor.target_id,
+                actor.appearance.kind,
                 (float(inside[0, 0]), float(inside[0, 1]), float(w), float(h)),
-                own_speed(scene, camera, actor, time_s) / math.sqrt(area),
-                actor.moving,
-                contrast(scene, mesh, float(depth)),
+                apparent_speed(scene, camera, actor, time_s) / math.sqrt(area),
+                actor.is_moving,
+                ground_contrast(scene, mesh, float(depth)),
                 min(max(shown, 0.0), 1.0),
             )
         )
     return tuple(found)
 
 
-def own_speed(scene: Scene, camera: Camera, actor: Actor, time_s: float) -> float:
+def apparent_speed(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> float:
     """Pixels a second over the ground, the camera held still."""
-    if not actor.moving:
+    if not actor.is_moving:
         return 0.0
     step = 0.05
-    places = np.array([actor.way.at(time_s - step)[:2], actor.way.at(time_s + step)[:2]])
+    places = np.array(
+        [actor.trajectory.pose_at(time_s - step)[:2], actor.trajectory.pose_at(time_s + step)[:2]]
+    )
     places += nearest_copy(scene, camera, places[:1])
     pixels = camera.project(np.column_stack([places, np.zeros(2)]))[0]
     return float(np.linalg.norm(pixels[1] - pixels[0]) / (2 * step))
 
 
-def contrast(scene: Scene, mesh: Mesh, depth: float) -> float:
+def ground_contrast(scene: Scene, mesh: Mesh, depth: float) -> float:
     """Difference of colour from the ground round it, through the haze, 0..1."""
-    x, y, _ = mesh.span().mean(0)
+    x, y, _ = mesh.bounds().mean(0)
     light = 0.5 + 0.5 * scene.ambient
     gap = np.abs(mesh.mean_colour() * light - scene.ground.colour_at(float(x), float(y))).mean()
     return float(min(gap / 110.0, 1.0) * math.exp(-depth / scene.haze_m))
 
 
-def cover_boxes(scene: Scene, camera: Camera) -> tuple[Array, Array, Array]:
+def scenery_boxes(scene: Scene, camera: SceneCamera) -> tuple[Array, Array, Array]:
     """Boxes round the scenery: low and high corners (N, 2) in pixels, depths (N,) in metres."""
-    shift = np.zeros((len(scene.feet), 1, 3))
-    shift[:, 0, :2] = nearest_copy(scene, camera, scene.feet)
-    spans = scene.spans + shift
+    shift = np.zeros((len(scene.scenery_positions), 1, 3))
+    shift[:, 0, :2] = nearest_copy(scene, camera, scene.scenery_positions)
+    scenery_bounds = scene.scenery_bounds + shift
     picks = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-    corners = np.stack([spans[:, picks[:, axis], axis] for axis in range(3)], axis=-1)
+    corners = np.stack([scenery_bounds[:, picks[:, axis], axis] for axis in range(3)], axis=-1)
     pixels = camera.project(corners.reshape(-1, 3))[0].reshape(-1, 8, 2)
-    far = camera.project(spans.mean(1))[1]
+    far = camera.project(scenery_bounds.mean(1))[1]
     return pixels.min(1), pixels.max(1), far

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, Split, folders, wrong_root
-from trainer.datasets.image_sequences import Stills
+from trainer.datasets.clips import DatasetClip, Faults, Split, folders, layout_error
+from trainer.datasets.image_sequences import ImageFolderSequence
 
 SPLITS: dict[str, Split] = {"trainSet": "train", "validSet": "val", "testSet": "test"}
 
 
-def read(root: Path, faults: Faults) -> list[Clip]:
+def read(root: Path, faults: Faults) -> list[DatasetClip]:
     """Return the clips of `{trainSet,validSet,testSet}/Frame/<clip>/`, densities in `Ground`.
 
     The plain download has no fixations; `Fixation/<clip>/`, beside `Ground`, is read where it is.
@@ -19,10 +19,10 @@ def read(root: Path, faults: Faults) -> list[Clip]:
         InputError: none of the three holds a clip.
     """
     clips = [
-        Clip(
+        DatasetClip(
             folder.name,
             split,
-            Stills(folder, faults),
+            ImageFolderSequence(folder, faults),
             faults,
             density=root / place / "Ground" / folder.name,
             fixations=root / place / "Fixation" / folder.name,
@@ -31,5 +31,5 @@ def read(root: Path, faults: Faults) -> list[Clip]:
         for folder in folders(root / place / "Frame")
     ]
     if not clips:
-        raise wrong_root("AVS1K", root, "{trainSet,validSet,testSet}/Frame/<clip>/*.png")
+        raise layout_error("AVS1K", root, "{trainSet,validSet,testSet}/Frame/<clip>/*.png")
     return clips

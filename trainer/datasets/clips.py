@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.frames import Image
 from edge.sources.image_folder import SUFFIXES as IMAGE_SUFFIXES
-from edge.sources.image_folder import numbered
-from trainer.datasets.matlab_maps import matrices, read_matrix
+from edge.sources.image_folder import natural_sort_key
+from trainer.datasets.matlab_maps import list_mat_files, read_mat_file
 
 Density = NDArray[np.float32]
 Fixations = NDArray[np.int64]
 Box = tuple[float, float, float, float]
-Truth = Literal["density", "fixations", "box"]
+LabelKind = Literal["density", "fixations", "box"]
 Split = Literal["train", "val", "test"]
 Faults = dict[Path, str]
 """Files that could not be used, and why: filled while frames are read."""
@@ -43,7 +43,7 @@ class LabelledFrame:
     box: Box | None
 
 
-class Pictures(Protocol):
+class ImageSequence(Protocol):
     """A clip's images, wherever they lie."""
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Pictures(Protocol):
         """Yield index and image (H, W, 3), BGR; what cannot be read is left out and recorded."""
 
 
-class Maps(Protocol):
+class PrecomputedMaps(Protocol):
     """A model's maps of some clips, made before."""
 
     def frames(self, clip: str) -> NDArray[np.int32]:
@@ -66,11 +66,11 @@ class Maps(Protocol):
         """Return a map (h, w) in [0, 1]."""
 
 
-class Clip:
+class DatasetClip:
     """A named run of frames with its labels.
 
     `density`, `fixations`: the folders where the layout keeps them, there or not; None where the
-    layout knows none. `matrices`: where fixations are .mat files, read for frames without an image of
+    layout knows none. `list_mat_files`: where fixations are .mat files, read for frames without an image of
     them. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
     """
 
@@ -78,11 +78,11 @@ class Clip:
         self,
         name: str,
         split: Split | None,
-        pictures: Pictures,
+        pictures: ImageSequence,
         faults: Faults,
         density: Path | None = None,
         fixations: Path | None = None,
-        matrices: Path | None = None,
+        list_mat_files: Path | None = None,
         blobs: bool = False,
         boxes: NDArray[np.float64] | None = None,
     ) -> None:
@@ -91,12 +91,12 @@ class Clip:
         self._pictures = pictures
         self._faults = faults
         self._folders = {"density": density, "fixations": fixations}
-        self._matrices = matrices
+        self._matrices = list_mat_files
         self._blobs = blobs
         self._boxes = boxes
-        self._maps: Maps | None = None
+        self._maps: PrecomputedMaps | None = None
 
-    def taught(self, maps: Maps) -> Clip:
+    def with_maps(self, maps: PrecomputedMaps) -> DatasetClip:
         """Return the clip with maps for the densities of frames that have none."""
         clip = copy(self)
         clip.__dict__.pop("_mapped", None)
@@ -136,12 +136,12 @@ class Clip:
             return None
         return np.asarray(cv2.resize(mapped, (image.shape[1], image.shape[0])), np.float32)
 
-    def nearest(self, index: int) -> int:
+    def nearest_labelled(self, index: int) -> int:
         """Return, of a clip that was taught, the nearest frame with a density or a map; else the index."""
-        known = self.labelled("density") if self._maps else []
+        known = self.labelled_frames("density") if self._maps else []
         return min(known, key=lambda at: abs(at - index), default=index)
 
-    def fixation_shares(self, index: int) -> NDArray[np.float64]:
+    def relative_fixations(self, index: int) -> NDArray[np.float64]:
         """Return the frame's fixations (N, 2), row and column as shares of height and width, imageless."""
         label = self._label("fixations", index, None)
         if label is None:
@@ -149,13 +149,13 @@ class Clip:
         return (_points(label, self._blobs) + 0.5) / label.shape
 
     @property
-    def truths(self) -> frozenset[Truth]:
+    def label_kinds(self) -> frozenset[LabelKind]:
         """What some of the frames have labels of."""
-        found: set[Truth] = {truth for truth, files in self._labels.items() if files}
+        found: set[LabelKind] = {truth for truth, files in self._labels.items() if files}
         found |= {"density"} if len(self._mapped) else set()
         return frozenset(found | {"box"} if self._boxes is not None else found)
 
-    def labelled(self, truth: Truth) -> list[int]:
+    def labelled_frames(self, truth: LabelKind) -> list[int]:
         """Return the indices of the frames that have a density or fixations, no file of them opened."""
         files = self._labels.get(truth) or {}
         found = (
@@ -163,12 +163,12 @@ class Clip:
         )
         return sorted(found.union(self._mapped.tolist() if truth == "density" else ()))
 
-    def missing(self) -> dict[Truth, int]:
+    def missing_labels(self) -> dict[LabelKind, int]:
         """Return how many frames lack each truth that the layout has a place for, where any does."""
-        counts: dict[Truth, int] = {}
+        counts: dict[LabelKind, int] = {}
         for truth, folder in self._labels.items():
             if folder is not None:
-                counts[truth] = len(self) - len(self.labelled(truth))
+                counts[truth] = len(self) - len(self.labelled_frames(truth))
         if self._boxes is not None:
             counts["box"] = sum(self._box(index) is None for index in range(len(self)))
         return {truth: count for truth, count in counts.items() if count}
@@ -180,18 +180,18 @@ class Clip:
         return found[found < len(self)] if len(found) else found
 
     @cached_property
-    def _labels(self) -> dict[Truth, dict[str, Path] | None]:
+    def _labels(self) -> dict[LabelKind, dict[str, Path] | None]:
         density, fixations = (None if f is None else images(f) for f in self._folders.values())
         if fixations is not None and self._matrices is not None:
-            fixations = matrices(self._matrices) | fixations
+            fixations = list_mat_files(self._matrices) | fixations
         return {"density": density, "fixations": fixations}
 
-    def _label(self, truth: Truth, index: int, size: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
+    def _label(self, truth: LabelKind, index: int, size: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
         path = (self._labels[truth] or {}).get(self._pictures.key(index))
         if path is None:
             return None
         try:
-            label = read_matrix(path) if path.suffix == ".mat" else read_image(path, cv2.IMREAD_GRAYSCALE)
+            label = read_mat_file(path) if path.suffix == ".mat" else read_image(path, cv2.IMREAD_GRAYSCALE)
         except ValueError as error:
             self._faults[path] = str(error)
             return None
@@ -210,16 +210,16 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class SaliencyDataset:
     """The clips under a root. `faults` grows while they are read."""
 
     kind: str
     root: Path
     split: str | None
-    clips: Sequence[Clip]
+    clips: Sequence[DatasetClip]
     faults: Faults
 
-    def taught(self, maps: Maps) -> Dataset:
+    def with_maps(self, maps: PrecomputedMaps) -> SaliencyDataset:
         """Return the data set with maps for densities where there are none, less the clips without either.
 
         Raises:
@@ -231,19 +231,19 @@ class Dataset:
                 f"none of the maps is of a clip of {self.kind} at {self.root}; expected maps of clips named "
                 f"as {self.clips[0].name}: aerogaze label --dataset {self.kind} --root {self.root}"
             )
-        kept = [clip for clip in self.clips if clip.name in mapped or "density" in clip.truths]
-        return replace(self, clips=[clip.taught(maps) for clip in kept])
+        kept = [clip for clip in self.clips if clip.name in mapped or "density" in clip.label_kinds]
+        return replace(self, clips=[clip.with_maps(maps) for clip in kept])
 
-    def missing(self) -> dict[Truth, Mapping[str, int]]:
+    def missing_labels(self) -> dict[LabelKind, Mapping[str, int]]:
         """Return, for each truth that frames lack, how many in which clips."""
-        found: dict[Truth, dict[str, int]] = {}
+        found: dict[LabelKind, dict[str, int]] = {}
         for clip in self.clips:
-            for truth, count in clip.missing().items():
+            for truth, count in clip.missing_labels().items():
                 counts = found.setdefault(truth, {})
                 counts[clip.name] = counts.get(clip.name, 0) + count
         return dict(found)
 
-    def named_faults(self) -> list[str]:
+    def describe_faults(self) -> list[str]:
         """Return the files that could not be used so far, from the root, each with its reason."""
         return [
             f"{path.relative_to(self.root) if path.is_relative_to(self.root) else path}: {why}"
@@ -254,14 +254,16 @@ class Dataset:
         """Return a few lines for a person: what is there, what is missing, what could not be read."""
         frames = sum(map(len, self.clips))
         lines = [
-            f"{self.kind} at {self.root}: {counted(len(self.clips), 'clip')}, {counted(frames, 'frame')}"
+            f"{self.kind} at {self.root}: {pluralize(len(self.clips), 'clip')}, {pluralize(frames, 'frame')}"
         ]
-        for truth, counts in self.missing().items():
+        for truth, counts in self.missing_labels().items():
             lacking = sum(counts.values())
-            clips = f"{counted(len(counts), 'clip')}: {few(list(counts))}"
-            lines.append(f"no {truth} for {counted(lacking, 'frame')} of {clips}")
+            clips = f"{pluralize(len(counts), 'clip')}: {abbreviate(list(counts))}"
+            lines.append(f"no {truth} for {pluralize(lacking, 'frame')} of {clips}")
         if self.faults:
-            lines.append(f"{counted(len(self.faults), 'file')} at fault: {few(self.named_faults())}")
+            lines.append(
+                f"{pluralize(len(self.faults), 'file')} at fault: {abbreviate(self.describe_faults())}"
+            )
         return "\n".join(lines)
 
 
@@ -270,14 +272,14 @@ def images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-    return {path.stem: path for path in sorted(found, key=numbered)}
+    return {path.stem: path for path in sorted(found, key=natural_sort_key)}
 
 
 def folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, in numbered order; none where there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."), key=numbered)
+    return sorted((p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."), key=natural_sort_key)
 
 
 def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
@@ -292,19 +294,19 @@ def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
         return None
 
 
-def wrong_root(kind: str, root: Path, expected: str) -> InputError:
+def layout_error(kind: str, root: Path, expected: str) -> InputError:
     """Return the error of a root that does not have the layout."""
     return InputError(
         f"{root} is not laid out as {kind}: expected {root}/{expected}; name the folder that holds it"
     )
 
 
-def counted(number: int, word: str) -> str:
+def pluralize(number: int, word: str) -> str:
     """Return "1 frame", "2 frames"."""
     return f"{number} {word}{'s' * (number != 1)}"
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
+def abbreviate(names: Sequence[str], most: int = 3) -> str:
     """Return the first names, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -8,9 +8,9 @@ from pathlib import Path
 from edge.core.errors import InputError
 from trainer.datasets import avs1k, dhf1k, hollywood2, ucf_sports, videos
 from trainer.datasets import tracked_boxes as boxes
-from trainer.datasets.clips import Clip, Dataset, Faults
+from trainer.datasets.clips import DatasetClip, Faults, SaliencyDataset
 
-READERS: dict[str, Callable[[Path, Faults], list[Clip]]] = {
+READERS: dict[str, Callable[[Path, Faults], list[DatasetClip]]] = {
     "avs1k": avs1k.read,
     "dhf1k": dhf1k.read,
     "ucf-sports": ucf_sports.read,
@@ -20,7 +20,7 @@ READERS: dict[str, Callable[[Path, Faults], list[Clip]]] = {
 }
 
 
-def open_dataset(kind: str, root: Path, split: str | None = None) -> Dataset:
+def open_dataset(kind: str, root: Path, split: str | None = None) -> SaliencyDataset:
     """Return the clips of a data set, of one split ("train", "val", "test") or all.
 
     Raises:
@@ -37,4 +37,4 @@ def open_dataset(kind: str, root: Path, split: str | None = None) -> Dataset:
         have = f"it has {', '.join(splits)}" if splits else f"{kind} knows no splits: leave it out"
         raise InputError(f"{kind} at {root} has no split {split!r}; {have}")
     chosen = [clip for clip in clips if split in (None, clip.split)]
-    return Dataset(kind, root, split, chosen, faults)
+    return SaliencyDataset(kind, root, split, chosen, faults)

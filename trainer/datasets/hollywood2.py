@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.datasets import ucf_sports
-from trainer.datasets.clips import Clip, Faults
+from trainer.datasets.clips import DatasetClip, Faults
 
 
-def read(root: Path, faults: Faults) -> list[Clip]:
+def read(root: Path, faults: Faults) -> list[DatasetClip]:
     """Return the clips of `{training,testing}/<clip>/images/`, labels in `maps` and `fixation`.
 
     Raises:

@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 
 from edge.core.frames import Image
-from trainer.datasets.clips import Faults, counted, few, images, read_image
+from trainer.datasets.clips import Faults, abbreviate, images, pluralize, read_image
 
 PATIENCE = 1000
 """Reads in a row that fail before a film counts as ended: past its end they take 50 ms together."""
 
 
-class Stills:
+class ImageFolderSequence:
     """The images of one folder, in numbered order; their labels have the same stems."""
 
     def __init__(self, folder: Path, faults: Faults) -> None:
@@ -52,7 +52,7 @@ class Stills:
                 yield index, image
 
 
-class Film:
+class VideoSequence:
     """A video file; its labels are numbered from 0001."""
 
     def __init__(self, path: Path, faults: Faults) -> None:
@@ -111,7 +111,7 @@ class Film:
         gaps = [str(index) for index in sorted(self._lost) if index < end]
         reasons = []
         if gaps:
-            reasons.append(f"{counted(len(gaps), 'frame')} cannot be decoded: {few(gaps)}")
+            reasons.append(f"{pluralize(len(gaps), 'frame')} cannot be decoded: {abbreviate(gaps)}")
         if end < len(self):
             reasons.append(f"ends at frame {end} of the {len(self)} it announces")
         if reasons:

@@ -12,12 +12,12 @@ from edge.core.errors import InputError
 KEY = "I"
 
 
-def matrices(folder: Path) -> dict[str, Path]:
+def list_mat_files(folder: Path) -> dict[str, Path]:
     """Return the folder's .mat files by stem; none where there is no folder."""
     return {path.stem: path for path in folder.glob("*.mat") if path.name[0] != "."}
 
 
-def read_matrix(path: Path) -> NDArray[np.uint8]:
+def read_mat_file(path: Path) -> NDArray[np.uint8]:
     """Return the matrix `I` of a .mat file up to version 7, (H, W): 255 where it is not zero.
 
     Raises:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from trainer.datasets.clips import Clip, Faults, folders, wrong_root
-from trainer.datasets.image_sequences import Stills
+from trainer.datasets.clips import DatasetClip, Faults, folders, layout_error
+from trainer.datasets.image_sequences import ImageFolderSequence
 
 
-def read(root: Path, faults: Faults) -> list[Clip]:
+def read(root: Path, faults: Faults) -> list[DatasetClip]:
     """Return the clips of `<clip>/frames/`, a line `x,y,w,h` a frame in `<clip>/boxes.txt`.
 
     Coordinates are in pixels from the top left; `nan` where the target is unseen.
@@ -26,16 +26,16 @@ def read(root: Path, faults: Faults) -> list[Clip]:
         if (folder / "boxes.txt").is_file() and (folder / "frames").is_dir()
     ]
     if not clips:
-        raise wrong_root("frames and boxes", root, "<clip>/frames/*.jpg and <clip>/boxes.txt")
+        raise layout_error("frames and boxes", root, "<clip>/frames/*.jpg and <clip>/boxes.txt")
     return clips
 
 
-def _clip(folder: Path, faults: Faults) -> Clip:
-    frames, path = Stills(folder / "frames", faults), folder / "boxes.txt"
+def _clip(folder: Path, faults: Faults) -> DatasetClip:
+    frames, path = ImageFolderSequence(folder / "frames", faults), folder / "boxes.txt"
     boxes = _boxes(path)
     if len(boxes) != len(frames):
         faults[path] = f"{len(boxes)} lines for {len(frames)} frames"
-    return Clip(folder.name, None, frames, faults, boxes=boxes)
+    return DatasetClip(folder.name, None, frames, faults, boxes=boxes)
 
 
 def _boxes(path: Path) -> NDArray[np.float64]:

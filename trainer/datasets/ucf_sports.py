@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, Split, folders, wrong_root
-from trainer.datasets.image_sequences import Stills
+from trainer.datasets.clips import DatasetClip, Faults, Split, folders, layout_error
+from trainer.datasets.image_sequences import ImageFolderSequence
 
 SPLITS: dict[str, Split] = {"training": "train", "testing": "test"}
 
 
-def read(root: Path, faults: Faults, kind: str = "UCF-Sports") -> list[Clip]:
+def read(root: Path, faults: Faults, kind: str = "UCF-Sports") -> list[DatasetClip]:
     """Return the clips of `{training,testing}/<clip>/images/`, labels in `maps` and `fixation`.
 
     Raises:
         InputError: neither folder holds a clip.
     """
     clips = [
-        Clip(
+        DatasetClip(
             folder.name,
             split,
-            Stills(folder / "images", faults),
+            ImageFolderSequence(folder / "images", faults),
             faults,
             density=folder / "maps",
             fixations=folder / "fixation",
@@ -31,5 +31,5 @@ def read(root: Path, faults: Faults, kind: str = "UCF-Sports") -> list[Clip]:
         if (folder / "images").is_dir()
     ]
     if not clips:
-        raise wrong_root(kind, root, "{training,testing}/<clip>/images/*.png")
+        raise layout_error(kind, root, "{training,testing}/<clip>/images/*.png")
     return clips

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import Clip, Faults, wrong_root
-from trainer.datasets.image_sequences import Film
+from trainer.datasets.clips import DatasetClip, Faults, layout_error
+from trainer.datasets.image_sequences import VideoSequence
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
-def read(root: Path, faults: Faults) -> list[Clip]:
+def read(root: Path, faults: Faults) -> list[DatasetClip]:
     """Return a clip for each video below the root, named by its path from there; none is opened yet.
 
     Raises:
@@ -20,5 +20,7 @@ def read(root: Path, faults: Faults) -> list[Clip]:
         p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
     )
     if not paths:
-        raise wrong_root("a tree of video", root, f"**/*{{{','.join(sorted(SUFFIXES))}}}")
-    return [Clip(str(path.relative_to(root)), None, Film(path, faults), faults) for path in paths]
+        raise layout_error("a tree of video", root, f"**/*{{{','.join(sorted(SUFFIXES))}}}")
+    return [
+        DatasetClip(str(path.relative_to(root)), None, VideoSequence(path, faults), faults) for path in paths
+    ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.core.atomic_files import PendingFile, PendingFolder, cache_folder, written_file, written_folder
+from edge.core.atomic_files import PendingFile, PendingFolder, atomic_file, atomic_folder, cache_folder
 from edge.core.errors import InputError
 
 
@@ -14,11 +14,11 @@ def _png(entry: Path) -> bool:
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.txt"
-    with written_file(target) as path:
+    with atomic_file(target) as path:
         path.write_text("new")
         assert not target.exists()
     assert target.read_text() == "new"
-    with pytest.raises(InputError), written_file(target) as path:
+    with pytest.raises(InputError), atomic_file(target) as path:
         path.rename(tmp_path / "stolen")
     (tmp_path / "stolen").unlink()
     assert target.read_text() == "new"
@@ -28,7 +28,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "maps"
     for names in (["1.png", "2.png"], ["3.png"]):
-        with written_folder(target, _png) as path:
+        with atomic_folder(target, _png) as path:
             for name in names:
                 (path / name).touch()
     assert [entry.name for entry in target.iterdir()] == ["3.png"]
@@ -37,7 +37,7 @@ def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").touch()
-    with pytest.raises(InputError, match=r"holds thesis\.docx"), written_folder(tmp_path, _png):
+    with pytest.raises(InputError, match=r"holds thesis\.docx"), atomic_folder(tmp_path, _png):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.docx"]
 
@@ -45,18 +45,18 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["file/below", "/proc/here"])
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"), written_file(tmp_path / place):
+    with pytest.raises(InputError, match="cannot write"), atomic_file(tmp_path / place):
         pass
-    with pytest.raises(InputError, match="cannot write"), written_folder(tmp_path / place, _png):
+    with pytest.raises(InputError, match="cannot write"), atomic_folder(tmp_path / place, _png):
         pass
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with written_folder(tmp_path / "link", _png) as path:
+    with atomic_folder(tmp_path / "link", _png) as path:
         (path / "1.png").touch()
-    with written_file(tmp_path / "link" / "a.txt") as path:
+    with atomic_file(tmp_path / "link" / "a.txt") as path:
         path.write_text("x")
     assert (tmp_path / "link").is_symlink()
     assert sorted(entry.name for entry in (tmp_path / "real").iterdir()) == ["1.png", "a.txt"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.hardware.board import MODULES, find_module, read_facts
-from jetson.bundle.manifest import parse_compatible
+from edge.hardware.board import JETSON_MODULES, find_jetson_module, read_board_facts
+from jetson.bundle.manifest import parse_compatibility
 from tests.conftest import Outcome
 
 NVPMODEL = """< PARAM TYPE=FILE NAME=CPU_ONLINE >
@@ -34,7 +34,7 @@ def orin(tmp_path: Path) -> Path:
 
 
 def test_a_board_says_what_it_is(orin: Path) -> None:
-    facts = read_facts(orin)
+    facts = read_board_facts(orin)
     assert (facts.board, facts.compute_capability) == ("orin-nano", "8.7")
     assert (facts.l4t, facts.jetpack, facts.tensorrt) == ("36.4.3", "6.2", "10.3.0.30")
     assert (facts.power_mode, facts.power_modes) == ("2", {"0": "15W", "2": "MAXN_SUPER"})
@@ -44,22 +44,22 @@ def test_the_package_of_jetpack_says_more_than_the_table(orin: Path) -> None:
     status = orin / "var/lib/dpkg/status"
     package = "Package: nvidia-jetpack\nStatus: install ok\nVersion: 6.9+b77\n\n"
     status.write_text(package + status.read_text())
-    facts = read_facts(orin)
-    assert (facts.jetpack, facts.software, facts.power_mode_name) == ("6.9", "6.9", "MAXN_SUPER")
+    facts = read_board_facts(orin)
+    assert (facts.jetpack, facts.jetpack_or_l4t, facts.power_mode_name) == ("6.9", "6.9", "MAXN_SUPER")
 
 
 def test_an_l4t_without_a_jetpack_is_named_itself(orin: Path) -> None:
     (orin / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 9.9, GCID: 1\n")
-    facts = read_facts(orin)
-    assert (facts.jetpack, facts.software) == (None, "L4T 36.9.9")
+    facts = read_board_facts(orin)
+    assert (facts.jetpack, facts.jetpack_or_l4t) == (None, "L4T 36.9.9")
 
 
 @pytest.mark.parametrize("revision", ["2", "2.0"])
 def test_an_l4t_is_found_however_many_noughts_it_ends_with(orin: Path, revision: str) -> None:
     (orin / "etc/nv_tegra_release").write_text(f"# R38 (release), REVISION: {revision}, GCID: 1\n")
-    assert read_facts(orin).jetpack == "7.0"
+    assert read_board_facts(orin).jetpack == "7.0"
     (orin / "etc/nv_tegra_release").write_text("# R38 (release), REVISION: 20, GCID: 1\n")
-    assert read_facts(orin).jetpack is None
+    assert read_board_facts(orin).jetpack is None
 
 
 def test_status_tells_what_board_this_is(command: Callable[..., Outcome], orin: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_status_tells_what_board_this_is(command: Callable[..., Outcome], orin: 
 
 
 def test_what_is_no_jetson_says_nothing(tmp_path: Path) -> None:
-    facts = read_facts(tmp_path)
+    facts = read_board_facts(tmp_path)
     assert {getattr(facts, name) for name in ("model", "board", "l4t", "jetpack", "tensorrt")} == {None}
 
 
@@ -96,13 +96,15 @@ def test_what_is_no_jetson_says_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_modules_are_told_by_the_device_tree(model: str, board: str | None) -> None:
-    module = find_module(model)
+    module = find_jetson_module(model)
     assert (module.board if module else None) == board
 
 
 def test_each_board_of_the_table_can_be_named_in_a_bundle() -> None:
-    words = ",".join(module.board for module in MODULES)
-    assert parse_compatible((f"boards={words}",)).boards == tuple(sorted(module.board for module in MODULES))
+    words = ",".join(module.board for module in JETSON_MODULES)
+    assert parse_compatibility((f"boards={words}",)).boards == tuple(
+        sorted(module.board for module in JETSON_MODULES)
+    )
 
 
 def test_a_power_mode_is_set_only_when_asked(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edge.hardware.energy_meters import GpuEnergy, Ina3221, Rapl, find_meter
+from edge.hardware.energy_meters import Ina3221Meter, NvmlMeter, RaplMeter, find_energy_meter
 from edge.hardware.nvml import Nvml
-from edge.hardware.sensors import Sensors, throttled
+from edge.hardware.sensors import Sensors, throttle_causes
 
 ORIN = {  # Jetson Linux Developer Guide: thermal zones, cooling devices, devfreq, hwmon of an Orin NX
     "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
@@ -63,8 +63,8 @@ def test_a_jetson_is_read(tmp_path: Path) -> None:
     assert reading.temperatures_c == {"cpu-thermal": 51.25, "tj-thermal": 52.0}
     assert reading.clocks_mhz == {"cpu 0": 1510.4, "gpu 17000000.gpu": pytest.approx(918)}
     assert sensors.governors == {"cpu 0": "schedutil", "gpu 17000000.gpu": "nvhost_podgov"}
-    assert sensors.silent == {}
-    assert throttled([reading]) == []  # a fan takes no speed away; old events are old
+    assert sensors.unreadable == {}
+    assert throttle_causes([reading]) == []  # a fan takes no speed away; old events are old
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_throttling_between_two_readings_is_seen(
     sensors = Sensors(tree(tmp_path, files))
     before = sensors.read()
     (tmp_path / name).write_text(text)
-    assert throttled([before, sensors.read()]) == [cause]
+    assert throttle_causes([before, sensors.read()]) == [cause]
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     sensors = Sensors(tmp_path)
-    assert sorted(sensors.silent) == ["clocks", "temperatures", "throttling"]
-    assert "a container, a virtual machine, or no permission" in sensors.silent["clocks"]
+    assert sorted(sensors.unreadable) == ["clocks", "temperatures", "throttling"]
+    assert "a container, a virtual machine, or no permission" in sensors.unreadable["clocks"]
     assert sensors.read().temperatures_c == {}
 
 
@@ -98,8 +98,8 @@ def test_a_sensor_that_falls_silent_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_jetsons_power_is_that_of_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = find_meter(tree(tmp_path, ORIN))
-    assert isinstance(meter, Ina3221)
+    meter = find_energy_meter(tree(tmp_path, ORIN))
+    assert isinstance(meter, Ina3221Meter)
     assert "VDD_IN" in meter.description
     clock = iter([10.0, *[10.1] * 1000])
     monkeypatch.setattr("edge.hardware.energy_meters.time.monotonic", lambda: next(clock, 12.0))
@@ -109,14 +109,14 @@ def test_a_jetsons_power_is_that_of_all_of_it(tmp_path: Path, monkeypatch: pytes
 
 def test_rails_are_added_where_none_carries_all(tmp_path: Path) -> None:
     files = {**ORIN, "sys/class/hwmon/hwmon1/in1_label": "VDD_GPU_SOC"}
-    meter = find_meter(tree(tmp_path, files))
-    assert isinstance(meter, Ina3221)
+    meter = find_energy_meter(tree(tmp_path, files))
+    assert isinstance(meter, Ina3221Meter)
     assert "VDD_GPU_SOC + VDD_CPU_GPU_CV" in meter.description
 
 
 def test_rapl_counts_packages_once_and_over_its_range(tmp_path: Path) -> None:
-    meter = find_meter(tree(tmp_path, DESK))
-    assert isinstance(meter, Rapl)
+    meter = find_energy_meter(tree(tmp_path, DESK))
+    assert isinstance(meter, RaplMeter)
     meter.start()
     (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("2000000")
     assert meter.stop() == pytest.approx(3.0)
@@ -124,7 +124,7 @@ def test_rapl_counts_packages_once_and_over_its_range(tmp_path: Path) -> None:
 
 
 def test_no_meter_and_no_permission_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no power monitor" in str(find_meter(tmp_path))
+    assert "no power monitor" in str(find_energy_meter(tmp_path))
     place = tree(tmp_path, DESK) / "sys/class/powercap/intel-rapl:0/energy_uj"
     read = Path.read_text
 
@@ -134,7 +134,7 @@ def test_no_meter_and_no_permission_are_said(tmp_path: Path, monkeypatch: pytest
         return read(self, *words, **more)
 
     monkeypatch.setattr(Path, "read_text", refused)
-    assert "root alone" in str(find_meter(tmp_path))
+    assert "only root may read RAPL" in str(find_energy_meter(tmp_path))
 
 
 def test_a_jetsons_monitor_that_root_alone_may_read_is_named(
@@ -149,7 +149,7 @@ def test_a_jetsons_monitor_that_root_alone_may_read_is_named(
         return read(self, *words, **more)
 
     monkeypatch.setattr(Path, "read_text", refused)
-    assert "in1_label: Permission denied): run as root" in str(find_meter(tmp_path))
+    assert "in1_label: Permission denied): run as root" in str(find_energy_meter(tmp_path))
 
 
 class Driver:
@@ -185,12 +185,12 @@ def test_a_desk_gpu_is_read_through_nvml(tmp_path: Path) -> None:
     nvml = Nvml.open(driver)
     sensors = Sensors(tmp_path, nvml)
     reading = sensors.read()
-    assert "no readable clock in cpufreq" in sensors.silent["clocks"]
-    assert sensors.silent["clocks"].endswith("; the GPU's are read")
+    assert "no readable clock in cpufreq" in sensors.unreadable["clocks"]
+    assert sensors.unreadable["clocks"].endswith("; the GPU's are read")
     assert (reading.temperatures_c, reading.clocks_mhz) == ({"gpu": 61}, {"gpu": 1980})
-    assert throttled([reading]) == ["gpu too hot (hardware)"]
-    meter = find_meter(tmp_path, nvml)
-    assert isinstance(meter, GpuEnergy)
+    assert throttle_causes([reading]) == ["gpu too hot (hardware)"]
+    meter = find_energy_meter(tmp_path, nvml)
+    assert isinstance(meter, NvmlMeter)
     meter.start()
     driver.millijoules += 1500
     assert meter.stop() == pytest.approx(1.5)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edge.simulation.camera_effects import Optics
-from edge.simulation.world import Target, World
+from edge.simulation.camera_effects import CameraEffects
+from edge.simulation.world import VisibleTarget, World
 
 SMALL = (256, 144)
-CLEAR = Optics((1.0, 1.0, 1.0), 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 100)
+CLEAR = CameraEffects((1.0, 1.0, 1.0), 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 100)
 
 
 def grey(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -61,9 +61,9 @@ def test_frames_and_targets_have_the_promised_form() -> None:
                 assert min(w, h) > 0
                 assert x + w <= 256.001
                 assert y + h <= 144.001
-                assert 0 <= target.visible <= 1
+                assert 0 <= target.visible_fraction <= 1
                 assert 0 <= target.contrast <= 1
-                assert target.moving or target.speed == 0
+                assert target.is_moving or target.speed == 0
 
 
 @pytest.mark.parametrize("seed", [2, 4, 11])
@@ -79,11 +79,11 @@ def test_scene_does_not_depend_on_resolution(seed: int) -> None:
     assert np.corrcoef(left.ravel(), right.ravel())[0, 1] > 0.9
 
 
-def sizeable(target: Target) -> bool:
+def sizeable(target: VisibleTarget) -> bool:
     """Plainly visible and whole."""
     x, y, w, h = target.box
     return (
-        target.visible > 0.95
+        target.visible_fraction > 0.95
         and min(w, h) > 4
         and target.contrast > 0.15
         and x > 3
@@ -99,10 +99,12 @@ def test_boxes_hold_what_is_drawn() -> None:
     checked = unseen = 0
     for seed in range(60):
         world = World(seed, *SMALL)
-        world._scene = replace(world._scene, optics=CLEAR, shadow=0.0)
+        world._scene = replace(world._scene, effects=CLEAR, shadow=0.0)
         for target in filter(sizeable, world.targets(4)):
             x, y, w, h = target.box
-            change = np.abs(grey(world.frame(4).image) - grey(world.without(target.ident).frame(4).image))
+            change = np.abs(
+                grey(world.frame(4).image) - grey(world.without_target(target.target_id).frame(4).image)
+            )
             change[change < 6] = 0
             if np.count_nonzero(change > 12) < 4:
                 unseen += 1
@@ -120,11 +122,11 @@ def test_twins_look_alike_and_only_some_move() -> None:
     pairs = 0
     for seed in range(60):
         actors = World(seed, *SMALL)._scene.actors
-        movers = [a for a in actors if a.moving]
-        twins = [a for a in actors if not a.moving and any(a.look == m.look for m in movers)]
+        movers = [a for a in actors if a.is_moving]
+        twins = [a for a in actors if not a.is_moving and any(a.appearance == m.appearance for m in movers)]
         pairs += bool(twins)
         for twin in twins:
-            mover = next(m for m in movers if m.look == twin.look)
+            mover = next(m for m in movers if m.appearance == twin.appearance)
             assert np.array_equal(twin.mesh(0.0).mean_colour(), twin.mesh(9.0).mean_colour())
             assert np.allclose(twin.mesh(0.0).mean_colour(), mover.mesh(0.0).mean_colour(), atol=12)
     assert pairs > 15
@@ -136,17 +138,17 @@ def test_a_moving_camera_moves_nothing_else() -> None:
     for seed in range(24):
         world = World(seed, *SMALL)
         for actor in world._scene.actors:
-            world = world.without(actor.ident) if actor.moving else world
+            world = world.without_target(actor.target_id) if actor.is_moving else world
         now, later = world.targets(0), world.targets(15)
-        assert not any(t.moving or t.speed for t in (*now, *later))
-        places = {t.ident: t.box[:2] for t in now}
-        shifted += any(t.ident in places and abs(t.box[0] - places[t.ident][0]) > 2 for t in later)
+        assert not any(t.is_moving or t.speed for t in (*now, *later))
+        places = {t.target_id: t.box[:2] for t in now}
+        shifted += any(t.target_id in places and abs(t.box[0] - places[t.target_id][0]) > 2 for t in later)
     assert shifted >= 3
 
 
 def test_movers_move() -> None:
     """A target's speed is what its box does against the ground."""
-    speeds = [t.speed for seed in range(30) for t in World(seed, *SMALL).targets(0) if t.moving]
+    speeds = [t.speed for seed in range(30) for t in World(seed, *SMALL).targets(0) if t.is_moving]
     assert len(speeds) > 15
     assert np.median(speeds) > 0.3
 

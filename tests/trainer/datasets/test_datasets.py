@@ -13,14 +13,14 @@ from scipy.io import savemat
 
 from edge.core.errors import InputError
 from tests.support import dataset_trees as trees
-from trainer.datasets.clips import Clip
+from trainer.datasets.clips import DatasetClip
 from trainer.datasets.factory import READERS, open_dataset
-from trainer.datasets.matlab_maps import read_matrix
+from trainer.datasets.matlab_maps import read_mat_file
 
 SHAPE = (trees.HEIGHT, trees.WIDTH)
 
 
-def _indices(clip: Clip, start: int = 0, stop: int | None = None) -> list[int]:
+def _indices(clip: DatasetClip, start: int = 0, stop: int | None = None) -> list[int]:
     """Return the frames' indices, having checked that each image is the one of that index."""
     frames = list(clip.frames(start, stop))
     assert all(abs(int(f.image.mean()) - 10 * f.index - 5) <= 2 for f in frames)
@@ -65,7 +65,7 @@ def test_avs1k_takes_fixations_where_they_are(avs1k: Path) -> None:
     assert frames[0].fixations is None
     assert frames[1].fixations is not None
     assert frames[1].fixations.tolist() == [[4, 5], [4, 6]]
-    assert dataset.missing() == {"fixations": {"Car_00003": 11}}
+    assert dataset.missing_labels() == {"fixations": {"Car_00003": 11}}
 
 
 def test_dhf1k_splits_by_number(tmp_path: Path) -> None:
@@ -88,8 +88,10 @@ def test_dhf1k_splits_by_number(tmp_path: Path) -> None:
     assert frame.fixations.tolist() == [[8, 25], [9, 25]]
     assert frame.density is not None
     assert frame.density.shape == SHAPE
-    assert first.fixation_shares(3) == pytest.approx(np.array([[8.5 / 48, 25.5 / 64], [9.5 / 48, 25.5 / 64]]))
-    assert dataset.missing() == {"density": {"701": 4}, "fixations": {"701": 4}}
+    assert first.relative_fixations(3) == pytest.approx(
+        np.array([[8.5 / 48, 25.5 / 64], [9.5 / 48, 25.5 / 64]])
+    )
+    assert dataset.missing_labels() == {"density": {"701": 4}, "fixations": {"701": 4}}
 
 
 def test_dhf1k_as_images(tmp_path: Path) -> None:
@@ -114,9 +116,9 @@ def test_dhf1k_fixations_as_matrices(tmp_path: Path) -> None:
     (clip,) = dataset.clips
     found = [None if f.fixations is None else f.fixations.tolist() for f in clip.frames()]
     assert found == [[[8, 10], [9, 10]], *([[20, 30], [21, 40 + index]] for index in range(1, 5))]
-    assert clip.labelled("fixations") == list(range(5))
-    assert clip.fixation_shares(1).shape == (2, 2)
-    assert (dataset.missing(), dataset.faults) == ({}, {})
+    assert clip.labelled_frames("fixations") == list(range(5))
+    assert clip.relative_fixations(1).shape == (2, 2)
+    assert (dataset.missing_labels(), dataset.faults) == ({}, {})
 
 
 def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -137,13 +139,13 @@ def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         "0003.mat": "has no matrix of numbers named I",
         "0004.mat": "2x2, but its frame is 64x48",
     }
-    assert dataset.missing() == {"fixations": {"001": 1}}
+    assert dataset.missing_labels() == {"fixations": {"001": 1}}
 
 
 def test_matrices_without_scipy_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match=r"0001\.mat needs scipy, .*: pip install 'aerogaze\[train\]'"):
-        read_matrix(tmp_path / "0001.mat")
+        read_mat_file(tmp_path / "0001.mat")
 
 
 @pytest.mark.parametrize("kind", ["ucf-sports", "hollywood2"])
@@ -177,7 +179,7 @@ def test_videos_need_no_labels(tmp_path: Path) -> None:
     assert _indices(dataset.clips[1]) == [0, 1, 2]
     frame = next(dataset.clips[1].frames())
     assert (frame.density, frame.fixations, frame.box) == (None, None, None)
-    assert dataset.missing() == {}
+    assert dataset.missing_labels() == {}
 
 
 def test_boxes(tmp_path: Path) -> None:
@@ -185,8 +187,8 @@ def test_boxes(tmp_path: Path) -> None:
     (tmp_path / "car2" / "boxes.txt").write_text("1,2,3,4\nnan,nan,nan,nan\n1.5,2,3,4\n")
     dataset = open_dataset("boxes", tmp_path)
     assert [frame.box for frame in dataset.clips[1].frames()] == [(1, 2, 3, 4), None, (1.5, 2, 3, 4), None]
-    assert dataset.missing() == {"box": {"car2": 2}}
-    assert "car2/boxes.txt: 3 lines for 4 frames" in dataset.named_faults()
+    assert dataset.missing_labels() == {"box": {"car2": 2}}
+    assert "car2/boxes.txt: 3 lines for 4 frames" in dataset.describe_faults()
 
 
 def test_boxes_that_are_no_numbers_are_named(tmp_path: Path) -> None:
@@ -240,7 +242,9 @@ def test_corrupt_images_are_left_out_and_named(avs1k: Path) -> None:
     assert next(dataset.clips[0].frames()).density is None
     assert len(dataset.faults) == 3
     assert "3 files at fault: " in dataset.summary()
-    assert "testSet/Frame/Car_00003/Car_00003_00002.png: not readable as an image" in dataset.named_faults()
+    assert (
+        "testSet/Frame/Car_00003/Car_00003_00002.png: not readable as an image" in dataset.describe_faults()
+    )
 
 
 def test_a_label_of_another_size_is_not_used(tmp_path: Path) -> None:
@@ -340,7 +344,7 @@ def test_real_ucf_sports(real: Path) -> None:
         assert 5 <= len(frame.fixations) <= 40
         at = frame.density[frame.fixations[:, 0], frame.fixations[:, 1]]
         assert at.mean() > 5 * frame.density.mean()
-    assert (dataset.missing(), dataset.faults) == ({}, {})
+    assert (dataset.missing_labels(), dataset.faults) == ({}, {})
 
 
 def test_real_dhf1k(real: Path) -> None:
@@ -351,7 +355,7 @@ def test_real_dhf1k(real: Path) -> None:
     sought = next(clip.frames(133, 134))
     assert (sought.index, sought.image.shape) == (133, (360, 640, 3))
     assert np.array_equal(sought.image, straight[133].image)
-    assert dataset.missing() == {"density": {"068": 540}, "fixations": {"068": 540}}
+    assert dataset.missing_labels() == {"density": {"068": 540}, "fixations": {"068": 540}}
 
 
 def test_real_boxes(real: Path) -> None:
@@ -362,7 +366,7 @@ def test_real_boxes(real: Path) -> None:
         assert frame.image.shape == (720, 1280, 3)
         assert frame.box is not None
         assert all(math.isfinite(value) for value in frame.box)
-    assert (dataset.missing(), dataset.faults) == ({}, {})
+    assert (dataset.missing_labels(), dataset.faults) == ({}, {})
 
 
 def test_real_videos(real: Path) -> None:
