@@ -16,21 +16,21 @@ from rich.progress import TextColumn
 from rich.table import Table
 from torch import Tensor, nn
 
-from edge.cli.console import progress_bar
+from edge.cli.console import ERR_CONSOLE, progress_bar
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
-from trainer.models.describe import multiply_accumulates
-from trainer.models.mobilenet3d import CLIP
+from trainer.models.complexity import multiply_accumulates
+from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
-from trainer.models.student import parameter_count
+from trainer.models.student import Student, parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.recipes.loader import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe, load_recipe
 from trainer.training import tinyhd
-from trainer.training.loop import Progress, Run, processes
+from trainer.training.loop import TrainingProgress, TrainingRun, process_group
 from trainer.training.run import train as train_student
 
 MIN_DATA_WAIT = 0.3
-"""Share of a stage's time spent on data that is worth a word."""
+"""Share of a stage's time spent waiting for data from which on it is reported."""
 
 
 @click.command(epilog="Example: aerogaze train skd-64 --set network.steps=200 --out student.safetensors")
@@ -38,13 +38,13 @@ MIN_DATA_WAIT = 0.3
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The student: a .safetensors file.",
+    help="Write the student to this .safetensors file.",
 )
 @click.option(
     "--run",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A folder for checkpoints and logs; a training that is found there goes on.",
+    help="Folder for checkpoints and logs. A run that is found there is resumed.",
 )
 @click.option(
     "--interval",
@@ -58,15 +58,15 @@ MIN_DATA_WAIT = 0.3
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change the recipe, as network.steps=200.",
+    help="Change a value of the recipe, as network.steps=200. Can be repeated.",
 )
 @click.option(
     "--qat",
     "release",
     metavar="RELEASE",
-    help="Tune a student, named instead of a recipe, to int8 as its RELEASE rounds it.",
+    help="Fine-tune a student for the int8 rounding of its RELEASE. RECIPE names the student.",
 )
-@click.option("--describe", is_flag=True, help="Print what the recipe's networks cost, and train nothing.")
+@click.option("--describe", is_flag=True, help="Print the size and cost of the networks; do not train.")
 def train(
     recipe: str,
     out: Path | None,
@@ -76,71 +76,86 @@ def train(
     release: str | None,
     describe: bool,
 ) -> None:
-    """Distil a student as RECIPE says: a .toml file or a shipped recipe's name.
+    """Distil a student from RECIPE: a .toml file, or the name of a shipped recipe.
 
-    With --qat, RECIPE is a student: quantisation-aware distillation from its own fp32 maps.
+    With --qat, RECIPE is a student, which is fine-tuned on its own fp32 maps (quantization-aware training).
 
     Started by torchrun or srun, all processes train together.
     """
-    pairs = [change.partition("=") for change in changes]
-    if bad := next((key for key, equals, _ in pairs if not equals), None):
-        raise InputError(f"--set {bad}: expected KEY=VALUE, as network.steps=200")
-    told = {key: value for key, _, value in pairs}
-    if release is not None:
-        told |= {"student.weights": json.dumps(recipe), "student.release": json.dumps(release)}
-    plan = load_recipe("qat" if release is not None else recipe, told)
+    loaded = _load_recipe(recipe, changes, release)
     if describe:
-        _describe(plan)
+        _describe(loaded)
         return
     if out is None:
         raise click.UsageError("missing --out: expected a name for the student, as student.safetensors")
     if out.suffix != ".safetensors":
         raise InputError(f"cannot write {out}: expected a name ending in .safetensors")
-    PendingFile(out).discard()  # a place that cannot be written is told now, not after the training
+    PendingFile(out).discard()  # fails now, not after the training, if the file cannot be written
     started = time.perf_counter()
-    waits: dict[str, float] = {}
-    console = Console(stderr=True)
-    leader = processes().rank == 0
-    loss_column = TextColumn("loss {task.fields[loss]:.3f}")
-    with progress_bar("train", columns=[loss_column], shown=leader, transient=False) as bar:
-        tasks = {
-            stage: bar.add_task(
-                f"{stage:{max(map(len, plan.stages))}}", total=table.steps, loss=float("nan"), visible=False
-            )
-            for stage, table in plan.stages.items()
-        }
-
-        def on_step(progress: Progress) -> None:
-            task = tasks[progress.stage]
-            bar.update(task, completed=progress.step, loss=progress.loss, visible=True)
-            waits[progress.stage] = progress.wait
-
-        student = train_student(plan, Run(folder, interval, on_step))
-    if not leader:
+    is_leader = process_group().rank == 0
+    student, wait_shares = _run_training(loaded, folder, interval, is_leader)
+    if not is_leader:
         return
     replace(student, trained={**student.trained, "commit": _commit()}).save(out)
     print(
         f"{student.name}: {parameter_count(student.network):,} parameters, "
         f"trained in {time.perf_counter() - started:.0f} s; wrote {out}"
     )
-    if isinstance(plan, QatRecipe):
-        tuned = student.trained["qat"]
+    if isinstance(loaded, QatRecipe):
+        qat = student.trained["qat"]
         print(
-            f"KLD of int8 maps to fp32's, on windows not trained on ({tuned['data']}): "
-            f"{tuned['kld_before']:.2e} before, {tuned['kld_after']:.2e} after"
+            f"KLD of int8 maps to fp32's, on windows not trained on ({qat['data']}): "
+            f"{qat['kld_before']:.2e} before, {qat['kld_after']:.2e} after"
         )
         print(f"next: aerogaze export {out} --frames SOURCE --out RELEASE")
     else:
         print(f"trained on {student.trained['data']}")
-    for stage, share in waits.items():
+    for stage, share in wait_shares.items():
         if share > MIN_DATA_WAIT:
-            console.print(
-                f"{stage}: {share:.0%} of the time went to waiting for data; "
-                f"set workers above {plan.workers} if cores are idle"
+            ERR_CONSOLE.print(
+                f"{stage}: {share:.0%} of the time was spent waiting for data; "
+                f"set workers above {loaded.workers} if cores are idle"
             )
 
 
-class _Described(NamedTuple):
+def _load_recipe(name: str, changes: tuple[str, ...], release: str | None) -> Recipe:
+    pairs = [change.partition("=") for change in changes]
+    if malformed := next((key for key, equals, _ in pairs if not equals), None):
+        raise InputError(f"--set {malformed}: expected KEY=VALUE, as network.steps=200")
+    values = {key: value for key, _, value in pairs}
+    if release is None:
+        return load_recipe(name, values)
+    values |= {"student.weights": json.dumps(name), "student.release": json.dumps(release)}
+    return load_recipe("qat", values)
+
+
+def _run_training(
+    recipe: Recipe, folder: Path | None, interval: int, is_leader: bool
+) -> tuple[Student, dict[str, float]]:
+    """Train under a progress bar.
+
+    Returns:
+        The student, and each stage's share of time spent waiting for data.
+    """
+    wait_shares: dict[str, float] = {}
+    loss_column = TextColumn("loss {task.fields[loss]:.3f}")
+    with progress_bar("train", columns=[loss_column], shown=is_leader, transient=False) as bar:
+        width = max(map(len, recipe.stages))
+        tasks = {
+            stage: bar.add_task(f"{stage:{width}}", total=table.steps, loss=float("nan"), visible=False)
+            for stage, table in recipe.stages.items()
+        }
+
+        def on_step(progress: TrainingProgress) -> None:
+            task = tasks[progress.stage]
+            bar.update(task, completed=progress.step, loss=progress.loss, visible=True)
+            wait_shares[progress.stage] = progress.wait
+
+        student = train_student(recipe, TrainingRun(folder, interval, on_step))
+    return student, wait_shares
+
+
+class _NetworkRow(NamedTuple):
     stage: str
     name: str
     network: nn.Module
@@ -149,61 +164,65 @@ class _Described(NamedTuple):
 
 
 def _describe(recipe: Recipe) -> None:
-    """Print size and work of each network of the recipe; nothing is computed but shapes."""
+    """Print size and cost of each network of a recipe. Only shapes are computed."""
     if isinstance(recipe, QatRecipe):
-        raise InputError("--describe tells of a recipe's networks, and --qat tunes one that is there")
+        raise InputError(
+            "--describe does not fit --qat, which fine-tunes an existing network; expected a recipe: "
+            "leave --qat or --describe out"
+        )
     table = Table(title=recipe.name, title_justify="left")
     for heading in ("stage", "network", "input", "parameters", "GMAC", "maps"):
         table.add_column(heading, justify="left" if heading in ("stage", "network") else "right")
     with torch.device("meta"):
-        networks = _tinyhd(recipe) if isinstance(recipe, TinyHDRecipe) else _skd(recipe)
-        for stage, name, network, inputs, maps in networks:
-            work = multiply_accumulates(network, *inputs) / 1e9
+        rows = _tinyhd_networks(recipe) if isinstance(recipe, TinyHDRecipe) else _skd_networks(recipe)
+        for stage, name, network, inputs, maps in rows:
+            gmac = multiply_accumulates(network, *inputs) / 1e9
             size = " x ".join(map(str, inputs[0].shape[2:]))
-            table.add_row(stage, name, size, f"{parameter_count(network):,}", f"{work:.3f}", str(maps))
+            table.add_row(stage, name, size, f"{parameter_count(network):,}", f"{gmac:.3f}", str(maps))
     Console().print(table)
-    what = "a clip" if isinstance(recipe, TinyHDRecipe) else "a frame with its neighbour"
-    print(f"GMAC: 10^9 multiply-accumulates for {what}, of which a network makes so many maps")
+    unit = "clip" if isinstance(recipe, TinyHDRecipe) else "frame with its neighbour"
+    print(f"GMAC: 10^9 multiply-accumulates per {unit}; maps: number of maps that these compute")
 
 
-def _skd(recipe: Recipe) -> list[_Described]:
+def _skd_networks(recipe: Recipe) -> list[_NetworkRow]:
     assert isinstance(recipe, SkdRecipe), recipe
-    large = (torch.empty(1, 3, *recipe.large[::-1]),) * 2
+    large = (torch.empty(1, 3, *recipe.teacher_size[::-1]),) * 2
     small = (torch.empty(1, 3, recipe.student.resolution, recipe.student.resolution),) * 2
-    networks: list[_Described] = []
+    rows: list[_NetworkRow] = []
     if recipe.teachers.steps:
-        networks += [
-            _Described("teachers", "spatial", SpatialTeacher(), large),
-            _Described("teachers", "temporal", TemporalTeacher(), large),
+        rows += [
+            _NetworkRow("teachers", "spatial", SpatialTeacher(), large),
+            _NetworkRow("teachers", "temporal", TemporalTeacher(), large),
         ]
     if recipe.students.steps:
         trunk = Trunk()
-        networks += [
-            _Described("students", "spatial", SpatialStudent(trunk), small),
-            _Described("students", "temporal", TemporalStudent(trunk, recipe.student.align), small),
+        rows += [
+            _NetworkRow("students", "spatial", SpatialStudent(trunk), small),
+            _NetworkRow("students", "temporal", TemporalStudent(trunk, recipe.student.align), small),
         ]
     network = SpatiotemporalNetwork(recipe.student.align)
-    return [*networks, _Described("network", "spatiotemporal", network, small)]
+    return [*rows, _NetworkRow("network", "spatiotemporal", network, small)]
 
 
-def _tinyhd(recipe: TinyHDRecipe) -> list[_Described]:
-    clip = (torch.empty(1, 3, CLIP, recipe.student.height, recipe.student.width),)
+def _tinyhd_networks(recipe: TinyHDRecipe) -> list[_NetworkRow]:
+    clip = (torch.empty(1, 3, CLIP_FRAMES, recipe.student.height, recipe.student.width),)
     return [
-        _Described(stage, type(network).__name__, network, clip, maps)
-        for stage, network, maps in tinyhd.networks(recipe)
+        _NetworkRow(stage, type(network).__name__, network, clip, maps)
+        for stage, network, maps in tinyhd.list_networks(recipe)
     ]
 
 
 def _commit() -> str | None:
-    """Return the commit of the code at work, if it runs from a checkout."""
+    """Return the commit of this code if it runs from a checkout, else None."""
     try:
+        # An installed package can lie inside another project's checkout; only a tracked file counts.
         subprocess.run(
             ["git", "ls-files", "--error-unmatch", Path(__file__).name],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,
             check=True,
         )
-        asked = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -212,4 +231,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return asked.stdout.strip()
+    return described.stdout.strip()

@@ -1,4 +1,7 @@
-"""Does motion count? Held-out made clips of identical twins of which one moves."""
+"""Test of motion sensitivity: held-out simulated clips of identical twins, of which exactly one moves.
+
+Appearance alone cannot tell the twins apart, so a predictor that ranks the moving twin first uses motion.
+"""
 
 from __future__ import annotations
 
@@ -14,124 +17,148 @@ from numpy.typing import NDArray
 
 from edge.core.frames import Image
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.simulation.world import Target, World
+from edge.simulation.world import VisibleTarget, World
 from trainer.datasets.clips import LabelledFrame
 from trainer.inference.predictors import Map, Predictor
 
 Value = TypeVar("Value")
 CLIPS, WIDTH, HEIGHT, FRAMES = 200, 256, 144, 17
 FIRST_SEED = 700_000
-"""Scenes from here on: below `trainer.data.synthetic_pairs.EVALUATION`, so never trained on."""
-MIN_SPEED, MIN_VISIBLE = 0.3, 0.7
-"""A mover counts from this many of its own sizes a second on; a twin if this share of it is visible."""
+"""Seed of the first scene. Training never uses these scenes: they lie below
+`trainer.data.synthetic_pairs.FIRST_TRAINING_SCENE`."""
+MIN_SPEED = 0.3
+"""Least speed of a mover, in its own sizes per second."""
+MIN_VISIBLE = 0.7
+"""Least visible share of a twin."""
 LAST_MAPS = round(NOMINAL_FPS)
-"""The last maps of a clip, that twins are ranked over."""
+"""Maps at the end of a clip over which twins are ranked: one second."""
 BOX_MARGIN = 1
-"""Pixels about a box that are its too."""
+"""Pixels around a box that count as part of it."""
 
 
 @dataclass(frozen=True)
 class TwinClip:
-    """Frames (H, W, 3), BGR, and in the last of them who moves, and who looks the same and stands.
+    """Clip of one moving and one or more standing twins that look the same.
 
-    `targets`: who is in each frame, by `ident`.
+    Attributes:
+        frames: Frames (H, W, 3), BGR.
+        mover: The moving twin, in the last frame.
+        standing: The standing twins, in the last frame.
+        targets: All targets of each frame, by `ident`.
     """
 
     name: str
     frames: list[Image]
-    mover: Target
-    standing: list[Target]
-    targets: list[dict[int, Target]]
+    mover: VisibleTarget
+    standing: list[VisibleTarget]
+    targets: list[dict[int, VisibleTarget]]
 
 
 @dataclass(frozen=True)
 class TwinScores:
-    """Shares of clips; `off` is how much of a map lies off all twins, when only the camera moves."""
+    """Scores of a predictor: shares of clips, except `off` and `off_frozen`."""
 
     clips: int
     moving: float
-    """The mover has the highest peaks, on average over the last second."""
+    """The mover has the highest peak, on average over the last second."""
     frozen: float
-    """The same, shown the last frame all the time: what looks alone can tell."""
+    """The same with every frame replaced by the last one: what appearance alone can tell."""
     moving_once: float
     """The mover has the highest peak in the last map alone."""
     frozen_once: float
     chance: float
     off: float
+    """Share of the map's sum that lies off all twins in a clip where only the camera moves."""
     off_frozen: float
 
 
 def twin_clips() -> Iterator[tuple[TwinClip, World]]:
-    """Yield clips without end, with their worlds."""
+    """Yield an endless sequence of clips with their worlds."""
     for seed in count(FIRST_SEED):
         world = World(seed, WIDTH, HEIGHT, NOMINAL_FPS, twins=True)
-        there = [t for t in world.targets(FRAMES - 1) if t.visible > MIN_VISIBLE]
-        movers = [t for t in there if t.moving and t.speed > MIN_SPEED]
-        standing = [t for t in there if not t.moving]
+        visible = [target for target in world.targets(FRAMES - 1) if target.visible_fraction > MIN_VISIBLE]
+        movers = [target for target in visible if target.is_moving and target.speed > MIN_SPEED]
+        standing = [target for target in visible if not target.is_moving]
         if movers and standing:
             frames = [world.frame(index).image for index in range(FRAMES)]
-            targets = [{t.ident: t for t in world.targets(index)} for index in range(FRAMES)]
+            targets = [
+                {target.target_id: target for target in world.targets(index)} for index in range(FRAMES)
+            ]
             yield TwinClip(str(seed), frames, movers[0], standing, targets), world
 
 
 def twin_scores(
     predictor: Predictor, clips: int = CLIPS, on_clip: Callable[[], object] = lambda: None
 ) -> TwinScores:
-    """Return how often a predictor ranks the twin that moves first.
+    """Score a predictor on clips of twins.
+
+    Args:
+        predictor: Source of the maps.
+        clips: Number of clips.
+        on_clip: Called after each clip.
 
     Raises:
-        InputError: as the predictor does.
+        InputError: As the predictor does.
     """
-    found: list[tuple[float, ...]] = []
+    rows: list[tuple[float, ...]] = []
     for clip, world in islice(twin_clips(), clips):
-        views = (clip.frames, clip.targets), (_held(clip.frames), _held(clip.targets))
-        peaks = [_peaks(_last_maps(predictor, frames), clip, targets) for frames, targets in views]
-        first = [_mover_first(some) for some in peaks] + [_mover_first(some[-1:]) for some in peaks]
-        alone = world.without(clip.mover.ident)
-        bare = [alone.frame(index).image for index in range(FRAMES)]
-        off = [_off(_last_maps(predictor, seen)[-1], clip.standing) for seen in (bare, _held(bare))]
-        found.append((*first, 1 / (1 + len(clip.standing)), *off))
+        views = (clip.frames, clip.targets), (_freeze(clip.frames), _freeze(clip.targets))
+        peaks = [_twin_peaks(_last_maps(predictor, frames), clip, targets) for frames, targets in views]
+        ranked_first = [_is_mover_first(all_maps) for all_maps in peaks]
+        ranked_first += [_is_mover_first(all_maps[-1:]) for all_maps in peaks]
+        world_without_mover = world.without_target(clip.mover.target_id)
+        standing_only = [world_without_mover.frame(index).image for index in range(FRAMES)]
+        off = [
+            _share_off_targets(_last_maps(predictor, frames)[-1], clip.standing)
+            for frames in (standing_only, _freeze(standing_only))
+        ]
+        rows.append((*ranked_first, 1 / (1 + len(clip.standing)), *off))
         on_clip()
-    return TwinScores(len(found), *(float(mean) for mean in np.mean(found, axis=0)))
+    return TwinScores(len(rows), *(float(mean) for mean in np.mean(rows, axis=0)))
 
 
-def _held(values: list[Value]) -> list[Value]:
+def _freeze(values: list[Value]) -> list[Value]:
     return [values[-1]] * len(values)
 
 
 def _last_maps(predictor: Predictor, frames: list[Image]) -> list[Map]:
-    """Return the last second's maps, stretched to the frame."""
+    """Return the maps of the last second, resized to the frame."""
     labelled = (LabelledFrame(index, image, None, None, None) for index, image in enumerate(frames))
-    last = deque((saliency.copy() for _, saliency in predictor.maps("", labelled)), maxlen=LAST_MAPS)
+    last = deque((saliency.copy() for _, saliency in predictor.predict("", labelled)), maxlen=LAST_MAPS)
     return [
         np.asarray(cv2.resize(m, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32) for m in last
     ]
 
 
-def _peaks(maps: list[Map], clip: TwinClip, targets: list[dict[int, Target]]) -> NDArray[np.float64]:
-    """Return each map's peak at each twin, the mover first: (maps, twins); NaN where a twin is not in."""
-    idents = [target.ident for target in (clip.mover, *clip.standing)]
+def _twin_peaks(
+    maps: list[Map], clip: TwinClip, targets: list[dict[int, VisibleTarget]]
+) -> NDArray[np.float64]:
+    """Return each map's peak at each twin (maps, twins), the mover first; NaN where a twin is out of view."""
+    idents = [target.target_id for target in (clip.mover, *clip.standing)]
     return np.array(
         [
-            [_inside(saliency, there[ident]).max(initial=0) if ident in there else np.nan for ident in idents]
-            for saliency, there in zip(maps, targets[-len(maps) :], strict=True)
+            [
+                _crop(saliency, in_view[ident]).max(initial=0) if ident in in_view else np.nan
+                for ident in idents
+            ]
+            for saliency, in_view in zip(maps, targets[-len(maps) :], strict=True)
         ]
     )
 
 
-def _mover_first(peaks: NDArray[np.float64]) -> float:
-    mover, *others = np.nanmean(peaks, axis=0)  # all are in the last
-    return float(mover > max(others))
+def _is_mover_first(peaks: NDArray[np.float64]) -> bool:
+    mover, *others = np.nanmean(peaks, axis=0)  # never all NaN: every twin is in view in the last frame
+    return bool(mover > max(others))
 
 
-def _off(saliency: Map, targets: list[Target]) -> float:
-    kept = saliency.copy()
+def _share_off_targets(saliency: Map, targets: list[VisibleTarget]) -> float:
+    remaining = saliency.copy()
     for target in targets:
-        _inside(kept, target, grown=WIDTH // 20)[:] = 0
-    return float(kept.sum(dtype=np.float64) / max(saliency.sum(dtype=np.float64), 1e-12))
+        _crop(remaining, target, margin=WIDTH // 20)[:] = 0
+    return float(remaining.sum(dtype=np.float64) / max(saliency.sum(dtype=np.float64), 1e-12))
 
 
-def _inside(saliency: Map, target: Target, grown: int = BOX_MARGIN) -> Map:
+def _crop(saliency: Map, target: VisibleTarget, margin: int = BOX_MARGIN) -> Map:
     x, y, w, h = target.box
-    rows = slice(max(0, int(y) - grown), int(np.ceil(y + h)) + grown)
-    return saliency[rows, max(0, int(x) - grown) : int(np.ceil(x + w)) + grown]
+    rows = slice(max(0, int(y) - margin), int(np.ceil(y + h)) + margin)
+    return saliency[rows, max(0, int(x) - margin) : int(np.ceil(x + w)) + margin]

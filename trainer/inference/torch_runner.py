@@ -1,6 +1,6 @@
-"""A student run by PyTorch: what its release is measured against, and for GPUs without TensorRT.
+"""Runner of a student in PyTorch: baseline for measurements, and engine for GPUs without TensorRT.
 
-`aerogaze profile --torch` finds this module by its name, for edge imports no torch.
+`edge` imports no torch, so `aerogaze profile --torch` loads this module by name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from edge.core.errors import InputError
-from edge.core.frames import Input, Tensor
-from edge.hardware.host import this_machine
+from edge.core.frames import GraphInput, Tensor
+from edge.hardware.host import detect_machine
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.runner import GpuTiming
 from edge.profiler.measurement.candidate import Candidate
@@ -27,87 +27,110 @@ from trainer.models.forms import forms_of
 from trainer.models.student import Student, load_student
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_NATIVE = {"fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}, "bf16": {"avx512_bf16", "amx_bf16", "bf16"}}
-"""Processor flags, any of which computes in the precision itself."""
+_NATIVE_FLAGS = {"fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}, "bf16": {"avx512_bf16", "amx_bf16", "bf16"}}
+"""Processor flags by precision: with any of them the processor computes in that precision natively."""
+
+
+@dataclass(frozen=True)
+class TorchGraph:
+    """Network of a student with the names and shapes of its inputs and outputs.
+
+    Attributes:
+        inputs: Names of the frames, in the order of the network's arguments.
+        shape: Shape of each frame, with its batch.
+        output: Name of the saliency map.
+        states: Recurrent states; the network takes them after the frames and returns them after the map.
+    """
+
+    network: nn.Module
+    inputs: Sequence[str]
+    shape: tuple[int, ...]
+    output: str
+    states: Sequence[StateSpec]
 
 
 class TorchRunner:
-    """A `Runner` of a student's network in `dtype`, on the GPU if there is one, there in a CUDA graph.
+    """Implementation of `Runner` in PyTorch. On a GPU, the network runs in a CUDA graph.
 
-    `inputs` are the frames' names, in the network's order; `shape` is that of one of them with its batch.
-    `timed`, on a GPU: `timing` says after each frame what took how long there. Not yet run on a GPU.
+    Not yet run on a GPU.
+
+    Attributes:
+        description: PyTorch's version and the processor.
+        timing: Times of the last frame on the GPU; None on a CPU, or if they were not asked for.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        inputs: Sequence[str],
-        shape: tuple[int, ...],
-        output: str,
-        states: Sequence[StateSpec],
-        dtype: torch.dtype,
-        threads: int | None = None,
-        timed: bool = False,
+        self, graph: TorchGraph, dtype: torch.dtype, threads: int | None = None, timed: bool = False
     ) -> None:
+        """Move the network to the device; on a GPU, capture it.
+
+        Args:
+            graph: The network. It is changed.
+            dtype: Type to compute in.
+            threads: CPU threads; None takes all cores.
+            timed: Measure `timing` after each frame. Only on a GPU.
+        """
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        threads = threads or this_machine().cores
+        threads = threads or detect_machine().cores
         torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as TensorRT's is here
-        self._network = network.to(self._device, dtype).eval()
-        self._inputs, self._output = tuple(inputs), output
-        starts = {s.input: torch.full(s.shape, s.start, dtype=dtype, device=self._device) for s in states}
-        self._carried = RecurrentState(states, starts)
-        given = [torch.zeros(shape, dtype=dtype, device=self._device) for _ in inputs]
-        self._static = [*given, *(start.clone() for start in starts.values())]
+        torch.backends.cudnn.allow_tf32 = False  # TensorRT runs without TF32 here; compare like with like
+        self._network = graph.network.to(self._device, dtype).eval()
+        self._inputs, self._output = tuple(graph.inputs), graph.output
+        starts = {
+            s.input: torch.full(s.shape, s.start, dtype=dtype, device=self._device) for s in graph.states
+        }
+        self._state = RecurrentState(graph.states, starts)
+        frames = [torch.zeros(graph.shape, dtype=dtype, device=self._device) for _ in graph.inputs]
+        self._static = [*frames, *(start.clone() for start in starts.values())]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results: tuple[torch.Tensor, ...] = ()
         event = partial(torch.cuda.Event, enable_timing=True)
-        self._marks = [event() for _ in range(4)] if timed else []
+        self._events = [event() for _ in range(4)] if timed else []
         self.timing: GpuTiming | None = None
-        where = f"CPU, {threads} thread{'s' * (threads > 1)}"
+        processor = f"CPU, {threads} thread{'s' * (threads > 1)}"
         if self._device.type == "cuda":
             self._capture()
-            where = f"{torch.cuda.get_device_name()}, CUDA graph"
-        self.description = f"torch {torch.__version__}, {where}"
+            processor = f"{torch.cuda.get_device_name()}, CUDA graph"
+        self.description = f"torch {torch.__version__}, {processor}"
 
-    def infer(self, feed: Mapping[str, Input]) -> dict[str, Tensor]:
-        """Return the outputs by name; states are carried to the next calls."""
-        given_at = time.perf_counter()
+    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
+        """Return the outputs by name; states are kept for the next call."""
+        started = time.perf_counter()
         with torch.inference_mode():
             frames = [torch.from_numpy(np.ascontiguousarray(feed[name])) for name in self._inputs]
-            given = [*frames, *self._carried.feed().values()]
-            results = self._replay(given) if self._graph else self._run(given)
-            names = (self._output, *self._carried.outputs)
-            enqueue_ms = (time.perf_counter() - given_at) * 1e3
-            self._carried.keep(dict(zip(names, results, strict=True)))
+            arguments = [*frames, *self._state.feed().values()]
+            results = self._replay(arguments) if self._graph else self._run(arguments)
+            names = (self._output, *self._state.outputs)
+            enqueue_ms = (time.perf_counter() - started) * 1e3
+            self._state.update(dict(zip(names, results, strict=True)))
             saliency: Tensor = results[0].float().cpu().numpy()
-            self._mark(3)
-        if self._marks:
-            self._marks[3].synchronize()
-            times = (a.elapsed_time(b) for a, b in pairwise(self._marks))
+            self._record(3)
+        if self._events:
+            self._events[3].synchronize()
+            times = (a.elapsed_time(b) for a, b in pairwise(self._events))
             self.timing = GpuTiming(enqueue_ms, *times)
         return {self._output: saliency}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Put every state back to its start value, for frames that come at `fps` a second."""
-        self._carried.reset(fps)
+        """Set every state to its start value, for frames that come at `fps` frames per second."""
+        self._state.reset(fps)
 
     def close(self) -> None:
         """Free the network."""
         del self._network, self._graph, self._static, self._results
 
-    def _mark(self, place: int) -> None:
-        """Let CUDA note when it comes here: copied in, computed, copied out."""
-        if self._marks:
-            self._marks[place].record()
+    def _record(self, event: int) -> None:
+        """Record a CUDA event: 0 started, 1 copied in, 2 computed, 3 copied out."""
+        if self._events:
+            self._events[event].record()
 
-    def _run(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _run(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         dtype = self._static[0].dtype
-        results = self._network(*(tensor.to(self._device, dtype) for tensor in given))
+        results = self._network(*(tensor.to(self._device, dtype) for tensor in arguments))
         return results if isinstance(results, tuple) else (results,)
 
     def _capture(self) -> None:
-        """Record the network once; `torch.cuda.graph` wants a run on another stream before."""
+        """Capture the network. `torch.cuda.graph` requires a warm-up run on another stream first."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.inference_mode(), torch.cuda.stream(stream):
             self._run(self._static)
@@ -116,15 +139,16 @@ class TorchRunner:
         with torch.inference_mode(), torch.cuda.graph(self._graph):
             self._results = self._run(self._static)
 
-    def _replay(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        self._mark(0)
-        for static, tensor in zip(self._static, given, strict=True):
+    def _replay(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        self._record(0)
+        for static, tensor in zip(self._static, arguments, strict=True):
             static.copy_(tensor)
         assert self._graph is not None
-        self._mark(1)
+        self._record(1)
         self._graph.replay()
-        self._mark(2)
+        self._record(2)
         saliency, *states = self._results
+        # The next replay overwrites the results, but the states may be fed several frames later.
         return (saliency, *(state.clone() for state in states))
 
 
@@ -136,59 +160,85 @@ def torch_candidates(
     threads: int | None,
     batches: Iterable[int],
 ) -> tuple[list[Candidate], list[str]]:
-    """Return a student's contenders in PyTorch, to be measured beside its release, and what is left out, why.
+    """Return the candidates of a student in PyTorch, to be measured together with its release.
+
+    Args:
+        name: The student.
+        release: The release that the student is compared with.
+        precisions: Keys of `DTYPES`.
+        form: Form of the network.
+        threads: CPU threads; None takes all cores.
+        batches: Batch sizes.
+
+    Returns:
+        The candidates, and for each one left out the reason.
 
     Raises:
-        InputError: there is no such student or precision, or it is not the release's.
+        InputError: There is no such student or precision, or the student is not the release's.
     """
-    if odd := next((one for one in precisions if one not in DTYPES), None):
-        raise InputError(f"unknown precision {odd!r} for --torch; expected one of {', '.join(DTYPES)}")
+    if unknown := next((precision for precision in precisions if precision not in DTYPES), None):
+        raise InputError(f"unknown precision {unknown!r} for --torch; expected one of {', '.join(DTYPES)}")
     student = load_student(name)
     forms = forms_of(student)
     if form not in forms.modules:
-        has = ", ".join(forms.modules)
-        raise InputError(f"student {student.name} has no {form} form; it has {has}: choose --form")
+        available = ", ".join(forms.modules)
+        raise InputError(f"student {student.name} has no {form} form; it has {available}: choose --form")
     if release.raw_frame is not None or student.settings.preprocessing() != release.preprocessing:
         raise InputError(
-            f"student {student.name} takes other frames than release {release.name}; name the release's own "
-            "student with --student, and no release that prepares frames by itself"
+            f"student {student.name} takes other frames than release {release.name}; expected the release's "
+            "own student, and a release that takes prepared frames: name both with --student and RELEASE"
         )
-    found, left_out = [], []
+    candidates, left_out = [], []
     for batch in batches:
         if form == "stream" and batch != 1:
             left_out.append(
-                f"torch at batch {batch}: a stream carries one flight's past; measure --form pair"
+                f"torch at batch {batch}: a stream keeps the state of one flight; measure --form pair"
             )
         else:
-            found += [_contender(student, release, one, form, threads, batch) for one in precisions]
-    return found, left_out
+            candidates += [
+                _candidate(student, release, precision, form, threads, batch) for precision in precisions
+            ]
+    return candidates, left_out
 
 
-def _contender(
+def _candidate(
     student: Student, release: Release, precision: str, form: Form, threads: int | None, batch: int
 ) -> Candidate:
     dtype = DTYPES[precision]
     sides = release.input_shape(batch, form)[1:]
     shape = (batch, *(int(side or 1) for side in sides))
 
-    def opened(timed: bool = False) -> TorchRunner:
-        fresh = forms_of(replace(student, network=deepcopy(student.network)))  # its type is changed
-        states = fresh.states if form == "stream" else ()
-        network, names = fresh.modules[form], release.inputs_of(form)
+    def open_runner(timed: bool = False) -> TorchRunner:
+        copied = forms_of(replace(student, network=deepcopy(student.network)))  # the runner changes its type
+        graph = TorchGraph(
+            copied.modules[form],
+            release.input_names(form),
+            shape,
+            release.output,
+            copied.states if form == "stream" else (),
+        )
         try:
-            return TorchRunner(network, names, shape, release.output, states, dtype, threads, timed)
+            return TorchRunner(graph, dtype, threads, timed)
         except torch.cuda.OutOfMemoryError:
-            told = f"torch {precision} at batch {batch}: the GPU's memory is full; measure a smaller --batch"
-            raise InputError(told) from None
+            raise InputError(
+                f"torch {precision} at batch {batch}: the GPU's memory is full; measure a smaller --batch"
+            ) from None
 
-    gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available()
     if precision == "fp32":
-        native = True
-    elif gpu:
-        native = precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+        is_native = True
+    elif on_gpu:
+        is_native = precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = bool(this_machine().flags & _NATIVE[precision])
+        is_native = bool(detect_machine().flags & _NATIVE_FLAGS[precision])
     values = sum(parameter.numel() for parameter in student.network.parameters())
-    size = values * torch.tensor([], dtype=dtype).element_size()
-    timed = (lambda: opened(timed=True)) if gpu else None
-    return Candidate(f"torch {precision}", form, batch, opened, size, not native, timed, static=gpu)
+    return Candidate(
+        precision=f"torch {precision}",
+        form=form,
+        batch=batch,
+        open=open_runner,
+        size_bytes=values * dtype.itemsize,
+        emulated=not is_native,
+        open_timed=(lambda: open_runner(timed=True)) if on_gpu else None,
+        static=on_gpu,
+    )

@@ -1,4 +1,4 @@
-"""Evaluation: averages, interval, what is skipped, and the command on small trees and real samples."""
+"""Tests of the scores: averages, interval, skipped metrics, and the command on small and real data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
 from trainer.datasets.clips import LabelledFrame
 from trainer.datasets.factory import open_dataset
-from trainer.evaluation.contact_sheet import CELL, contact_sheet
+from trainer.evaluation.contact_sheet import CELL_WIDTH, contact_sheet
 from trainer.evaluation.scores import METRICS, Metric, _baseline, _ig, confidence_interval, evaluate
 from trainer.inference.predictors import Map, ReleasePredictor, StudentPredictor, open_predictor
 from trainer.models.skd import SpatiotemporalNetwork
@@ -27,15 +27,15 @@ from trainer.models.tinyhd import Variant
 Command = Callable[..., Outcome]
 
 
-class Told:
-    """Maps that are the truth itself, but on the clips and frames that are said to be wrong."""
+class TruthPredictor:
+    """Predictor whose maps are the truth, and its inverse on the (clip, frame) pairs in `wrong`."""
 
-    description = "told"
+    description = "truth"
 
     def __init__(self, wrong: set[tuple[str, int]] | None = None) -> None:
         self._wrong = wrong or set()
 
-    def maps(
+    def predict(
         self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
     ) -> Iterator[tuple[LabelledFrame, Map]]:
         for frame in frames:
@@ -46,54 +46,54 @@ class Told:
 def test_frames_are_averaged_to_videos_and_videos_to_the_mean(tmp_path: Path) -> None:
     trees.dhf1k(tmp_path, [1, 2])
     (tmp_path / "annotation" / "0002" / "maps" / "0001.png").unlink()
-    found = evaluate(open_dataset("dhf1k", tmp_path), Told({("001", 0), ("002", 3)}))
-    first, second = (video.scores["cc"] for video in found.videos)
+    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 0), ("002", 3)}))
+    first, second = (video.scores["cc"] for video in evaluation.videos)
     assert first == pytest.approx((3 - 1) / 4)
     assert second == pytest.approx((2 - 1) / 3)
-    score = found.scores["cc"]
+    score = evaluation.scores["cc"]
     assert score.mean == pytest.approx((first + second) / 2)
     assert (score.videos, score.frames) == (2, 7)
     assert score.low is not None
     assert score.high is not None
     assert score.low <= score.mean <= score.high
-    assert found.skipped == {m.name: "no box" for m in METRICS if m.needs == "box"}
+    assert evaluation.skipped == {m.name: "no box" for m in METRICS if m.needs == "box"}
 
 
-def test_best_and_worst_are_the_extremes(tmp_path: Path) -> None:
+def test_best_and_worst_frames_are_the_extremes(tmp_path: Path) -> None:
     trees.dhf1k(tmp_path, [1, 2])
-    found = evaluate(open_dataset("dhf1k", tmp_path), Told({("001", 1)}))
-    assert found.ranked_by == "cc"
-    assert [(s.clip, s.frame.index) for s in found.worst[:1]] == [("001", 1)]
-    assert found.worst[0].score == pytest.approx(-1)
-    assert {s.clip for s in found.best} == {"001", "002"}
-    sheet = contact_sheet(found)
-    assert sheet.shape[1] > 3 * CELL
-    assert sheet.shape[0] > 4 * CELL * trees.HEIGHT / trees.WIDTH
-    truth, prediction = sheet[:, -2 * CELL : -CELL], sheet[:, -CELL:]
+    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 1)}))
+    assert evaluation.ranked_by == "cc"
+    assert [(s.clip, s.frame.index) for s in evaluation.worst[:1]] == [("001", 1)]
+    assert evaluation.worst[0].score == pytest.approx(-1)
+    assert {s.clip for s in evaluation.best} == {"001", "002"}
+    sheet = contact_sheet(evaluation)
+    assert sheet.shape[1] > 3 * CELL_WIDTH
+    assert sheet.shape[0] > 4 * CELL_WIDTH * trees.HEIGHT / trees.WIDTH
+    truth, prediction = sheet[:, -2 * CELL_WIDTH : -CELL_WIDTH], sheet[:, -CELL_WIDTH:]
     assert truth.min(axis=2).max() == 255, "fixations are white rings"
     assert prediction.min(axis=2).max() < 160, "nothing is drawn over the heat, whose blue is weak"
 
 
-def test_a_missing_truth_is_skipped_with_its_reason(tmp_path: Path) -> None:
+def test_metric_without_truth_is_skipped_with_a_reason(tmp_path: Path) -> None:
     trees.dhf1k(tmp_path, [1])
-    found = evaluate(open_dataset("dhf1k", tmp_path), Told())
-    assert found.skipped["sauc"] == found.skipped["ig"] == "no fixations of other videos"
-    assert found.scores["cc"].low is None
+    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor())
+    assert evaluation.skipped["sauc"] == evaluation.skipped["ig"] == "no fixations of other videos"
+    assert evaluation.scores["cc"].low is None
     for path in (tmp_path / "annotation" / "0001" / "fixation").iterdir():
         trees.fixations(path, [])
-    found = evaluate(open_dataset("dhf1k", tmp_path), Told())
-    assert found.skipped["nss"] == "not defined on any frame"
-    assert "nss" not in found.videos[0].scores
+    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor())
+    assert evaluation.skipped["nss"] == "not defined on any frame"
+    assert "nss" not in evaluation.videos[0].scores
 
 
-def test_an_empty_density_never_counts(tmp_path: Path) -> None:
+def test_frame_with_empty_density_does_not_count(tmp_path: Path) -> None:
     trees.dhf1k(tmp_path, [1])
     blank = np.zeros((trees.HEIGHT, trees.WIDTH), np.uint8)
     cv2.imwrite(str(tmp_path / "annotation" / "0001" / "maps" / "0002.png"), blank)
-    assert evaluate(open_dataset("dhf1k", tmp_path), Told()).scores["kld"].frames == 3
+    assert evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor()).scores["kld"].frames == 3
 
 
-def test_shuffled_negatives_are_other_videos_fixations(
+def test_negatives_of_sauc_are_fixations_of_other_videos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees.dhf1k(tmp_path, [1, 2, 3])
@@ -105,38 +105,38 @@ def test_shuffled_negatives_are_other_videos_fixations(
 
     spied = Metric("sauc", "sAUC", "fixations", spy, others="fixations")
     monkeypatch.setattr("trainer.evaluation.scores.METRICS", (spied,))
-    evaluate(open_dataset("dhf1k", tmp_path), Told(), max_frames=1)
+    evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor(), max_frames=1)
     assert rows == [{17, 18, 26, 27}, {8, 9, 26, 27}, {8, 9, 17, 18}]
 
 
 @pytest.mark.parametrize("convention", ["pysaliency", "matlab"])
-def test_information_gain_is_over_the_other_videos_fixations(
+def test_baseline_of_information_gain_is_fixations_of_other_videos(
     tmp_path: Path, convention: Literal["pysaliency", "matlab"]
 ) -> None:
-    """A map that is the baseline itself gains nothing; the uniform one loses what the baseline knows."""
+    """A map equal to the baseline gains nothing; the truth gains a lot, its inverse little."""
     dataset = open_dataset("dhf1k", trees.dhf1k(tmp_path, [1, 2, 3]))
     size = (trees.WIDTH, trees.HEIGHT)
 
-    class Same(Told):
-        def maps(
+    class BaselinePredictor(TruthPredictor):
+        def predict(
             self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
         ) -> Iterator[tuple[LabelledFrame, Map]]:
-            shares = [c.fixation_shares(i) for c in dataset.clips if c.name != clip for i in range(len(c))]
+            shares = [c.relative_fixations(i) for c in dataset.clips if c.name != clip for i in range(len(c))]
             baseline = cv2.resize(_baseline(np.concatenate(shares)), size, interpolation=cv2.INTER_LINEAR)
             for frame in frames:
                 yield frame, np.asarray(5 * baseline, np.float32)
 
-    same = evaluate(dataset, Same(), convention=convention).scores["ig"]
+    same = evaluate(dataset, BaselinePredictor(), convention=convention).scores["ig"]
     assert same.mean == pytest.approx(0, abs=1e-4)
     assert same.frames == 12
     if convention == "pysaliency":
-        told = evaluate(dataset, Told())
-        assert told.scores["ig"].mean > 3  # the truth itself, in bits
-        wrong = evaluate(dataset, Told({(c.name, i) for c in dataset.clips for i in range(4)}))
+        truth = evaluate(dataset, TruthPredictor())
+        assert truth.scores["ig"].mean > 3  # the truth itself, in bits
+        wrong = evaluate(dataset, TruthPredictor({(c.name, i) for c in dataset.clips for i in range(4)}))
         assert wrong.scores["ig"].mean < 1
 
 
-def test_information_gain_by_hand() -> None:
+def test_information_gain_equals_the_value_computed_by_hand() -> None:
     saliency, baseline = np.array([[3.0, 1.0]]), np.array([[0.0, 2.0]])
     fixations = np.array([[0, 0], [0, 1]])
     s, b = np.array([0.7475, 0.2525]) - [0, 0], np.array([0.005, 0.995])
@@ -146,13 +146,13 @@ def test_information_gain_by_hand() -> None:
     assert gain == pytest.approx(np.log2(1 / 2.2204e-16), abs=1e-6)
 
 
-def test_the_convention_is_that_of_the_metrics(tmp_path: Path) -> None:
-    """Two fixations on a map of two levels, by hand in each convention."""
+def test_convention_is_passed_to_the_metrics(tmp_path: Path) -> None:
+    """Two fixations on a map of two levels; expected values computed by hand in each convention."""
     trees.dhf1k(tmp_path, [1], frames=1)
     dataset = open_dataset("dhf1k", tmp_path)
 
-    class Half(Told):
-        def maps(
+    class HalfPredictor(TruthPredictor):
+        def predict(
             self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
         ) -> Iterator[tuple[LabelledFrame, Map]]:
             for frame in frames:
@@ -161,12 +161,12 @@ def test_the_convention_is_that_of_the_metrics(tmp_path: Path) -> None:
                 yield frame, saliency
 
     pixels = trees.HEIGHT * trees.WIDTH
-    exact = evaluate(dataset, Half()).scores
-    matlab = evaluate(dataset, Half(), convention="matlab").scores
+    exact = evaluate(dataset, HalfPredictor()).scores
+    matlab = evaluate(dataset, HalfPredictor(), convention="matlab").scores
     assert exact["nss"].mean == pytest.approx(1)
     assert matlab["nss"].mean == pytest.approx(np.sqrt((pixels - 1) / pixels))
     assert exact["auc_judd"].mean == pytest.approx(0.75)
-    assert matlab["auc_judd"].mean != exact["auc_judd"].mean  # ties by jitter
+    assert matlab["auc_judd"].mean != exact["auc_judd"].mean  # Matlab breaks ties by jitter
     density = next(dataset.clips[0].frames()).density
     assert density is not None
     for scores, low in ((exact, 1.0), (matlab, 0.0)):
@@ -174,12 +174,14 @@ def test_the_convention_is_that_of_the_metrics(tmp_path: Path) -> None:
         halves[: trees.HEIGHT // 2] = low + 2
         both = np.minimum(halves / halves.sum(), density / density.sum())
         assert scores["sim"].mean == pytest.approx(both.sum(), abs=1e-5)
-    assert evaluate(dataset, Half(), convention="matlab").document(dataset, None)["protocol"][
+    assert evaluate(dataset, HalfPredictor(), convention="matlab").to_dict(dataset, None)["protocol"][
         "convention"
     ] == ("matlab")
 
 
-def test_matlabs_negatives_are_from_ten_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_in_matlab_convention_are_from_ten_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trees.dhf1k(tmp_path, [1, 2, 3], frames=8)
     counts: dict[str, set[int]] = {"matlab": set(), "pysaliency": set()}
 
@@ -190,46 +192,48 @@ def test_matlabs_negatives_are_from_ten_frames(tmp_path: Path, monkeypatch: pyte
     spied = Metric("sauc", "sAUC", "fixations", spy, others="fixations")
     monkeypatch.setattr("trainer.evaluation.scores.METRICS", (spied,))
     for convention in ("matlab", "pysaliency"):
-        evaluate(open_dataset("dhf1k", tmp_path), Told(), max_frames=1, convention=convention)
+        evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor(), max_frames=1, convention=convention)
     assert counts == {"matlab": {2 * 10}, "pysaliency": {2 * 16}}
 
 
-def test_the_interval_is_that_of_the_mean() -> None:
+def test_confidence_interval_is_that_of_the_mean() -> None:
     values = np.random.default_rng(3).normal(5, 2, 400).tolist()
-    found = confidence_interval(values)
-    assert found is not None
-    low, high = found
+    interval = confidence_interval(values)
+    assert interval is not None
+    low, high = interval
     assert low < np.mean(values) < high
     assert high - low == pytest.approx(2 * 1.96 * 2 / 20, rel=0.15)
     assert confidence_interval(values) == (low, high)
     assert confidence_interval([1.0]) is None
 
 
-def test_nothing_to_score_is_told(tmp_path: Path) -> None:
+def test_data_set_without_labels_is_rejected(tmp_path: Path) -> None:
     trees.film(tmp_path / "a.avi", 2)
     with pytest.raises(InputError, match=r"no frame of videos at .* has a density, a fixation or a box"):
-        evaluate(open_dataset("videos", tmp_path), Told())
+        evaluate(open_dataset("videos", tmp_path), TruthPredictor())
 
 
 @pytest.mark.parametrize("pair", ["previous", "next"])
-def test_a_student_gives_each_frame_its_map(pair: Pair, tmp_path: Path) -> None:
-    torch.manual_seed(0)  # untrained maps are nearly flat
+def test_student_predictor_yields_one_map_per_frame(pair: Pair, tmp_path: Path) -> None:
+    torch.manual_seed(0)  # fixed, because maps of untrained networks are nearly flat
     settings = SkdSettings(32, pair, "log_density")
     student = Student("small", settings, SpatiotemporalNetwork().eval(), {})
     student.save(tmp_path / "small.safetensors")
     trees.dhf1k(tmp_path, [1], frames=3)
     (clip,) = open_dataset("dhf1k", tmp_path).clips
     predictor = StudentPredictor(str(tmp_path / "small.safetensors"))
-    told = list(predictor.maps(clip.name, clip.frames()))
-    assert [frame.index for frame, _ in told] == [0, 1, 2]
-    assert all(saliency.shape == (32, 32) for _, saliency in told)
-    alone = list(predictor.maps(clip.name, clip.frames(0, 1)))
-    same = np.allclose(alone[0][1], told[0][1], rtol=0, atol=5e-7)  # batches of one and three: not to the bit
+    labelled_maps = list(predictor.predict(clip.name, clip.frames()))
+    assert [frame.index for frame, _ in labelled_maps] == [0, 1, 2]
+    assert all(saliency.shape == (32, 32) for _, saliency in labelled_maps)
+    alone = list(predictor.predict(clip.name, clip.frames(0, 1)))
+    same = np.allclose(
+        alone[0][1], labelled_maps[0][1], rtol=0, atol=5e-7
+    )  # batches of 1 and 3 round differently
     assert same == (pair == "previous")
-    assert list(predictor.maps(clip.name, iter(()))) == []
+    assert list(predictor.predict(clip.name, iter(()))) == []
 
 
-def test_a_student_that_looks_back_by_seconds_is_given_that_frame(tmp_path: Path) -> None:
+def test_student_with_lag_in_seconds_gets_the_frame_of_that_age(tmp_path: Path) -> None:
     network = load_student("skd-64").network
     Student("near", SkdSettings(64, "previous", "log_density"), network, {}).save(
         tmp_path / "near.safetensors"
@@ -240,23 +244,15 @@ def test_a_student_that_looks_back_by_seconds_is_given_that_frame(tmp_path: Path
     trees.dhf1k(tmp_path, [1], frames=8)
     (clip,) = open_dataset("dhf1k", tmp_path).clips
     frames = list(clip.frames())
-    far = [m for _, m in StudentPredictor(str(tmp_path / "far.safetensors"), fps=10).maps("a", frames)]
+    far = [m for _, m in StudentPredictor(str(tmp_path / "far.safetensors"), fps=10).predict("a", frames)]
     near = StudentPredictor(str(tmp_path / "near.safetensors"), fps=10)
     for index, saliency in enumerate(far):
         pair = frames[max(0, index - 2)], frames[index]
-        np.testing.assert_array_equal(list(near.maps("a", pair))[1][1], saliency)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+        np.testing.assert_array_equal(list(near.predict("a", pair))[1][1], saliency)
 
 
 @pytest.mark.parametrize(("variant", "length"), [("S", 18), ("M", 20), ("M", 5)])
-def test_a_clips_student_gives_each_frame_its_map(
+def test_tinyhd_student_predictor_yields_one_map_per_frame(
     variant: Variant, length: int, tmp_path: Path, one_thread: None
 ) -> None:
     settings = TinyHDSettings(variant, 8, height=32, width=32)
@@ -267,8 +263,8 @@ def test_a_clips_student_gives_each_frame_its_map(
     images = rng.integers(0, 256, (length, 32, 32, 3), np.uint8)
     frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(images)]
     predictor = StudentPredictor(str(tmp_path / "clips.safetensors"))
-    told = list(predictor.maps("a", iter(frames)))
-    assert [frame.index for frame, _ in told] == list(range(length))
+    labelled_maps = list(predictor.predict("a", iter(frames)))
+    assert [frame.index for frame, _ in labelled_maps] == list(range(length))
     prepare = settings.preprocessing()
     # S: a clip ends at each frame. M: blocks 0 to 15, ..., and the last one ends at the last frame.
     lasts = [i if variant == "S" else min(i // 16 * 16 + 15, length - 1) for i in range(length)]
@@ -279,43 +275,43 @@ def test_a_clips_student_gives_each_frame_its_map(
     with torch.inference_mode():
         fused = network(torch.from_numpy(np.stack(list(clips.values())))).fused
     expected = dict(zip(clips, fused.numpy(), strict=True))
-    for index, (last, (_, saliency)) in enumerate(zip(lasts, told, strict=True)):
+    for index, (last, (_, saliency)) in enumerate(zip(lasts, labelled_maps, strict=True)):
         np.testing.assert_allclose(saliency, expected[last][index - last - 1], atol=1e-5)
-    assert list(predictor.maps("a", iter(()))) == []
+    assert list(predictor.predict("a", iter(()))) == []
 
 
-def test_release_and_student_of_a_name_agree(real: Path) -> None:
+def test_release_and_student_of_the_same_name_agree(real: Path) -> None:
     (clip,) = open_dataset("ucf-sports", real / "ucf-sports").clips
     release = open_predictor("skd-64", "fp32")
     assert isinstance(release, ReleasePredictor)
     assert release.description.startswith("release skd-64 fp32, onnxruntime")
-    release._model.blur = 0.0  # as it draws them
+    release._model.blur = 0.0  # the student does not blur
     student = StudentPredictor("skd-64")
-    pairs = zip(release.maps("a", clip.frames(0, 4)), student.maps("a", clip.frames(0, 4)), strict=True)
+    pairs = zip(release.predict("a", clip.frames(0, 4)), student.predict("a", clip.frames(0, 4)), strict=True)
     for (_, a), (_, b) in pairs:
         assert np.abs(a - b).max() < 1e-4
 
 
-def test_maps_that_run_wrote_are_read_back(command: Command, tmp_path: Path) -> None:
+def test_maps_written_by_run_score_as_the_release(command: Command, tmp_path: Path) -> None:
     root = trees.boxes(tmp_path / "data", ["car1", "car2"])
     for name in ("car1", "car2"):
         assert command("run", root / name / "frames", "--maps", tmp_path / "maps" / name).code == 0
-    told = {}
-    for what in (tmp_path / "maps", "skd-64"):
+    documents = {}
+    for maps in (tmp_path / "maps", "skd-64"):
         path = tmp_path / "scores.json"
-        outcome = command("evaluate", what, "--dataset", "boxes", "--root", root, "--json", path)
+        outcome = command("evaluate", maps, "--dataset", "boxes", "--root", root, "--json", path)
         assert outcome.code == 0, outcome.err
-        told[what] = json.loads(path.read_text())
-    assert told["skd-64"]["maps"].startswith("release skd-64 ")
-    ours, theirs = (document["metrics"]["box_auc"]["mean"] for document in told.values())
+        documents[maps] = json.loads(path.read_text())
+    assert documents["skd-64"]["maps"].startswith("release skd-64 ")
+    ours, theirs = (document["metrics"]["box_auc"]["mean"] for document in documents.values())
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
-def test_the_command_tells_and_writes(command: Command, tmp_path: Path) -> None:
+def test_command_prints_and_writes_scores(command: Command, tmp_path: Path) -> None:
     root = trees.dhf1k(tmp_path / "data", [1, 601, 602])
     (root / "annotation" / "0602" / "maps" / "0001.png").write_bytes(b"no map")
-    places = ["--json", tmp_path / "o" / "s.json", "--picture", tmp_path / "o" / "p.png"]
-    outcome = command("evaluate", "skd-64", "--dataset", "dhf1k", "--root", root, "--split", "val", *places)
+    outputs = ["--json", tmp_path / "o" / "s.json", "--picture", tmp_path / "o" / "p.png"]
+    outcome = command("evaluate", "skd-64", "--dataset", "dhf1k", "--root", root, "--split", "val", *outputs)
     assert outcome.code == 0, outcome.err
     assert max(map(len, outcome.out.splitlines()[:12])) <= 80
     assert "release skd-64" in outcome.out
@@ -341,7 +337,7 @@ BAD = [
     (["skd-64", "--dataset", "boxes", "--root", "{data}", "--split", "val"], "has no split 'val'"),
     (["skd-64", "--dataset", "boxes", "--root", "{data}", "--picture", "{out}/p.txt"], "ending in .png"),
     (["skd-64", "--dataset", "boxes", "--root", "{data}", "--precision", "int4"], "unknown precision"),
-    (["{data}", "--dataset", "boxes", "--root", "{data}", "--precision", "fp32"], "is no release; only a"),
+    (["{data}", "--dataset", "boxes", "--root", "{data}", "--precision", "fp32"], "is not a release; only a"),
     (
         ["{data}", "--dataset", "boxes", "--root", "{data}", "--json", "{out}/s.json"],
         "car1/000000.png is missing; expected a map for each frame of car1",
@@ -351,7 +347,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
-def test_bad_input_is_one_clear_line(
+def test_bad_input_exits_with_2_and_one_line(
     command: Command, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     trees.boxes(tmp_path / "data", ["car1"], frames=1)
@@ -364,8 +360,8 @@ def test_bad_input_is_one_clear_line(
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 
 
-def test_on_real_samples(command: Command, real: Path, tmp_path: Path) -> None:
-    for kind, root, needs in (
+def test_command_scores_real_samples(command: Command, real: Path, tmp_path: Path) -> None:
+    for kind, root, truths in (
         ("ucf-sports", "ucf-sports", {"fixations", "density"}),
         ("boxes", "uav", {"box"}),
     ):
@@ -376,7 +372,7 @@ def test_on_real_samples(command: Command, real: Path, tmp_path: Path) -> None:
         )  # fmt: skip
         assert outcome.code == 0, outcome.err
         document = json.loads(path.read_text())
-        wanted = {m.name for m in METRICS if m.needs in needs}
-        assert set(document["metrics"]) == wanted - ({"sauc", "ig"} if kind == "ucf-sports" else set())
+        expected = {m.name for m in METRICS if m.needs in truths}
+        assert set(document["metrics"]) == expected - ({"sauc", "ig"} if kind == "ucf-sports" else set())
     assert document["metrics"]["box_auc"]["mean"] > 0.9
     assert "not eye data" in outcome.out
