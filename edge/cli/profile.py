@@ -1,11 +1,11 @@
-"""`aerogaze profile`."""
+"""The command `aerogaze profile`."""
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,246 +13,277 @@ from rich.markup import escape
 
 from edge.cli.console import progress_bar
 from edge.cli.options import engine_option
-from edge.core.atomic_files import PendingFile, written_file
+from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import CheckError, InputError
 from edge.core.frames import parse_size
 from edge.inference.engine_selection import EngineChoice
+from edge.profiler.extensions import load_candidate_source
 from edge.profiler.measurement.accuracy import FixationTruth
-from edge.profiler.measurement.candidate import Candidate, find_candidates
+from edge.profiler.measurement.candidate import find_candidates
 from edge.profiler.measurement.document import Document
-from edge.profiler.report import budget as budgets
-from edge.profiler.report import documents, history
-from edge.profiler.report.compare import other_conditions, said, verdicts
-from edge.profiler.report.table import PAPER, rendered
-from edge.profiler.session import ProfileSettings
-from edge.profiler.session import profile as measure
+from edge.profiler.report.budget import find_violations, read_budget
+from edge.profiler.report.compare import compare_documents, differing_conditions, format_comparison
+from edge.profiler.report.documents import read_document, write_document
+from edge.profiler.report.history import load_history, save_to_history
+from edge.profiler.report.table import PAPER_PROTOCOL, render_tables
+from edge.profiler.session import ProfileSettings, profile_release
 from edge.release.manifest import FORMS, Form, Release, load_release
 
 PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
-LEAST_RUNS, WARM_UP = 300, 50
-MEASURED_S = 1.0
-"""Of the slowest contender, unless runs are asked for: medians over .1 s differ by 10 %, one to the next."""
-TORCH = "trainer.inference.torch_runner"
-"""Asked for by name, when it is asked for: edge runs without torch."""
+DEFAULT_RUNS, DEFAULT_WARM_UP = 300, 50
+MIN_TIME_S = 1.0
+"""Time of the slowest candidate unless --runs is given: medians over 0.1 s vary by 10 %."""
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Values of the command's argument and options, as click parsed them."""
+
+    release: str | None
+    precision: str | None
+    engine: EngineChoice
+    form: Form | None
+    batch: str
+    protocol: str
+    torch: str | None
+    student: str | None
+    threads: int | None
+    runs: int | None
+    warm_up: int | None
+    frame: str
+    energy: float
+    truth: Path | None
+    layers: bool
+    budget: Path | None
+    json: Path | None
+    html: Path | None
+    history: bool
+    compare: tuple[Path, Path] | None
+
+    @property
+    def is_paper_protocol(self) -> bool:
+        """Return whether the paper's protocol was chosen."""
+        return self.protocol == PAPER_PROTOCOL
+
+    @property
+    def output_paths(self) -> list[Path]:
+        """Return the files that the command writes."""
+        return [path for path in (self.json, self.html) if path is not None]
+
+
 @click.command(epilog="Example: aerogaze profile skd-64 --precision fp32,int8 --json latency.json")
 @click.argument("release", required=False)
-@click.option("--precision", help="Comma-separated: fp32,fp16,int8 (default: all that the release has).")
+@click.option(
+    "--precision", help="Precisions, separated by commas: fp32,fp16,int8 (default: all of the release)."
+)
 @engine_option
 @click.option(
     "--form",
     type=click.Choice(FORMS),
-    help="Frame by frame with states, frame pairs, or clips (default: stream, if the release has it).",
+    help="Form of the graphs: stream (frame by frame with states), pair or clip (default: stream, if the "
+    "release has it).",
 )
-@click.option("--batch", default="1", show_default=True, help="Comma-separated; pairs take any, streams 1.")
+@click.option(
+    "--batch",
+    default="1",
+    show_default=True,
+    help="Batch sizes, separated by commas; only pairs take more than 1.",
+)
 @click.option(
     "--protocol",
-    type=click.Choice(["aerogaze", PAPER]),
+    type=click.Choice(["aerogaze", PAPER_PROTOCOL]),
     default="aerogaze",
     show_default=True,
-    help="skd: the paper's, pairs at batch 256, forward only.",
+    help="skd: as in the paper, pairs at batch 256, forward pass only.",
 )
-@click.option("--torch", "torch", help="Beside it, the student in PyTorch: fp32,fp16,bf16.")
-@click.option("--student", help="The student for --torch (default: the one of the release's name).")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine (default: one a core).")
+@click.option("--torch", help="Measure the student in PyTorch, too, in these precisions: fp32,fp16,bf16.")
+@click.option("--student", help="Student for --torch (default: the one with the release's name).")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine (default: one per core).")
 @click.option(
     "--runs",
     type=click.IntRange(min=20),
-    help="Measured runs of each precision (default: 300 at least, and 1 s of the slowest; protocol skd: 40).",
+    help="Measured runs of each precision (default: 300, or more until the slowest took 1 s; protocol "
+    "skd: 40).",
 )
 @click.option(
     "--warm-up",
     type=click.IntRange(min=0),
-    help="Runs before, not measured: at least (default: 50; protocol skd: 4), until the drift stops.",
+    help="Minimum of runs before the measurement, which starts when the latency is steady (default: 50; "
+    "protocol skd: 4).",
 )
 @click.option(
     "--frame",
-    "frame_size",
     default="1280x720",
     show_default=True,
-    help="Frames that preprocessing is timed with.",
+    help="Size of the frames that preprocessing is timed with.",
 )
 @click.option(
     "--energy",
-    "energy_s",
     type=click.FloatRange(min=0),
     default=3.0,
     show_default=True,
-    help="Seconds of each precision, and idle, for joules; 0: none.",
+    help="Seconds to measure the energy of each precision, and of the idle machine; 0 for none.",
 )
-@click.option("--truth", type=FILE, help="An npz of frames and fixations, for NSS.")
-@click.option("--layers", is_flag=True, help="Time each layer, too; --html does.")
-@click.option("--budget", type=FILE, help="A TOML file of bounds; exit 1 if one is broken.")
-@click.option("--json", "json_path", type=PATH, help="Write the measurement with its conditions.")
-@click.option("--html", "html_path", type=PATH, help="Write a report: one page, nothing beside it.")
+@click.option("--truth", type=FILE, help="An npz file of frames and fixations, for NSS.")
+@click.option("--layers", is_flag=True, help="Time each layer; --html does so, too.")
+@click.option("--budget", type=FILE, help="A TOML file of bounds; exit code 1 if the release breaks one.")
+@click.option("--json", type=PATH, help="Write the measurement and its conditions as JSON.")
+@click.option("--html", type=PATH, help="Write a report as one HTML page.")
 @click.option(
     "--history/--no-history",
-    "keeps",
     default=True,
     show_default=True,
-    help="Keep it, and hold it to the last of this board.",
+    help="Save the result and compare it with this board's previous one.",
 )
 @click.option(
-    "--compare", "pair", type=FILE, nargs=2, help="Measure nothing: hold two --json files together."
+    "--compare",
+    type=FILE,
+    nargs=2,
+    help="Compare two files written by --json, without a measurement.",
 )
-def profile(
-    release: str | None,
-    precision: str | None,
-    engine: EngineChoice,
-    form: Form | None,
-    batch: str,
-    protocol: str,
-    torch: str | None,
-    student: str | None,
-    threads: int | None,
-    runs: int | None,
-    warm_up: int | None,
-    frame_size: str,
-    energy_s: float,
-    truth: Path | None,
-    layers: bool,
-    budget: Path | None,
-    json_path: Path | None,
-    html_path: Path | None,
-    keeps: bool,
-    pair: tuple[Path, Path] | None,
-) -> None:
-    """Measure the latency of RELEASE per precision, with what would explain it.
+def profile(**values: Any) -> None:
+    """Measure the latency of RELEASE per precision, and what can explain it.
 
-    Engines are called alone, on the release's golden frames, in turns.
+    The engines are called alone, in turns, on the golden frames of the release.
     """
-    if pair and (html_path or budget):
-        raise InputError("--compare measures nothing: leave --html and --budget out")
-    if pair:
-        _compare(*pair, json_path)
+    options = ProfileOptions(**values)
+    if options.compare:
+        if options.html or options.budget:
+            raise InputError("--compare measures nothing: leave --html and --budget out")
+        _compare_files(*options.compare, options.json)
         return
-    bounds = budgets.read(budget) if budget else None
-    given = FixationTruth(truth) if truth else None
-    for path in filter(None, (json_path, html_path)):
-        PendingFile(path).discard()  # what cannot be written is told now, not after the measuring
-    opened = load_release(release)
-    batches = _numbers(batch)
-    frame = parse_size(frame_size, "--frame")
-    least_s = MEASURED_S if runs is None and protocol != PAPER else 0.0
-    runs, warm_up = _runs(protocol, runs, warm_up)
-    if protocol == PAPER:
-        form, batches = "pair", [PAPER_BATCH]
-    form = form or (opened.forms() or FORMS)[0]
-    found, left_out = find_candidates(
-        opened, _precisions(opened, form, engine, precision), form, engine, threads, batches
-    )
-    if torch:
-        beside, unlike = _torch(opened, student, torch.split(","), form, threads, batches)
-        found, left_out = found + beside, left_out + unlike
-    settings = ProfileSettings(
-        runs, least_s, warm_up, threads, frame, energy_s, layers or html_path is not None, protocol
-    )
-    with progress_bar("profile", "runs/s") as progress:
-        task = progress.add_task(escape(opened.name), total=None)
-
-        def on_turn(runs: int, of: int) -> None:
-            progress.update(task, advance=runs, total=of)
-
-        document = measure(opened, found, settings, left_out, given, on_turn)
-    _tell(document, json_path, html_path, keeps)
+    budget = read_budget(options.budget) if options.budget else None
+    document = _measure(options)
+    _report(document, options)
     if document["interrupted"]:
         raise click.Abort
-    if bounds and (broken := list(budgets.broken(bounds, document))):
-        raise CheckError(f"budget {budget}: {'; '.join(broken)}")
+    if budget and (violations := list(find_violations(budget, document))):
+        raise CheckError(f"budget {options.budget}: {'; '.join(violations)}")
 
 
-def _tell(document: Document, json_path: Path | None, html_path: Path | None, keeps: bool) -> None:
-    if json_path:
-        documents.write(document, json_path)
-    Console(soft_wrap=False).print(rendered(document))
-    past = history.earlier(document) if keeps else []
-    if past:
-        print(f"against the last of this board, {past[-1]['created']}:")
-        _print_verdicts(past[-1], document)
-    if keeps and not document["interrupted"]:
-        history.keep(document)
-    if html_path:
-        from edge.profiler.report.html import page
+def _measure(options: ProfileOptions) -> Document:
+    truth = FixationTruth(options.truth) if options.truth else None
+    for path in options.output_paths:
+        PendingFile(path).discard()  # fails now, and not after the measurement, if it cannot be written
+    release = load_release(options.release)
+    form, batches = _form_and_batches(options, release)
+    settings = _settings(options)
+    candidates, left_out = find_candidates(
+        release, _precisions(options, release, form), form, options.engine, options.threads, batches
+    )
+    if options.torch:
+        torch_candidates, torch_left_out = load_candidate_source("torch")(
+            options.student or release.name,
+            release,
+            _split(options.torch),
+            form,
+            options.threads,
+            batches,
+        )
+        candidates, left_out = candidates + torch_candidates, left_out + torch_left_out
+    with progress_bar("profile", "runs/s") as progress:
+        task = progress.add_task(escape(release.name), total=None)
 
-        with written_file(html_path) as path:
-            path.write_text(page(document, past), encoding="utf-8")
-    for path in filter(None, (json_path, html_path)):
+        def on_turn(calls: int, total: int) -> None:
+            progress.update(task, advance=calls, total=total)
+
+        return profile_release(release, candidates, settings, left_out, truth, on_turn)
+
+
+def _report(document: Document, options: ProfileOptions) -> None:
+    """Print the tables, write the files, and keep the history."""
+    if options.json:
+        write_document(document, options.json)
+    Console(soft_wrap=False).print(render_tables(document))
+    history = load_history(document) if options.history else []
+    if history:
+        print(f"compared with this board's previous profile, {history[-1]['created']}:")
+        _print_comparison(history[-1], document)
+    if options.history and not document["interrupted"]:
+        save_to_history(document)
+    if options.html:
+        from edge.profiler.report.html import render_page
+
+        with atomic_file(options.html) as path:
+            path.write_text(render_page(document, history), encoding="utf-8")
+    for path in options.output_paths:
         print(f"wrote {path}")
 
 
-def _compare(a: Path, b: Path, json_path: Path | None) -> None:
-    first, second = documents.read(a), documents.read(b)
-    found = verdicts(first, second)
-    _print_verdicts(first, second)
+def _compare_files(a: Path, b: Path, json_path: Path | None) -> None:
+    """Compare two documents, print the result, and write it as JSON if a path is given."""
+    first, second = read_document(a), read_document(b)
+    comparisons = compare_documents(first, second)
+    _print_comparison(first, second)
     if json_path:
-        other = list(other_conditions(first, second))
-        with written_file(json_path) as path:
-            path.write_text(
-                json.dumps({"schema": 1, "verdicts": found, "conditions": other}, indent=1) + "\n"
-            )
+        conditions = list(differing_conditions(first, second))
+        result = {"schema": 1, "verdicts": comparisons, "conditions": conditions}
+        with atomic_file(json_path) as path:
+            path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {json_path}")
 
 
-def _print_verdicts(a: Document, b: Document) -> None:
-    for verdict in verdicts(a, b):
-        print(f"  {verdict['name']}: {said(verdict)}")
-    for line in other_conditions(a, b):
+def _print_comparison(a: Document, b: Document) -> None:
+    for comparison in compare_documents(a, b):
+        print(f"  {comparison['name']}: {format_comparison(comparison)}")
+    for line in differing_conditions(a, b):
         print(f"  differs: {line}")
 
 
-def _precisions(release: Release, form: Form, engine: EngineChoice, named: str | None) -> list[str]:
-    if named:
-        return list(dict.fromkeys(p.strip() for p in named.split(",")))
-    found: list[str] = [*release.precisions(form, "tensorrt" if engine == "tensorrt" else "onnxruntime")]
-    if not found:
+def _form_and_batches(options: ProfileOptions, release: Release) -> tuple[Form, list[int]]:
+    batches = _parse_batches(options.batch)
+    if options.is_paper_protocol:
+        return "pair", [PAPER_BATCH]
+    return options.form or (release.forms() or FORMS)[0], batches
+
+
+def _precisions(options: ProfileOptions, release: Release, form: Form) -> list[str]:
+    if options.precision:
+        return list(dict.fromkeys(_split(options.precision)))
+    precisions = release.precisions(form, "tensorrt" if options.engine == "tensorrt" else "onnxruntime")
+    if not precisions:
         raise InputError(
             f"release {release.name} has no graph in {form} form: export one (aerogaze export {release.name} "
             f"--form {form}), or measure another --form"
         )
-    return found
+    return list(precisions)
 
 
-def _torch(
-    release: Release,
-    student: str | None,
-    precisions: Sequence[str],
-    form: Form,
-    threads: int | None,
-    batches: Sequence[int],
-) -> tuple[list[Candidate], list[str]]:
-    try:
-        module = importlib.import_module(TORCH)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("torch", "safetensors"):
-            raise
+def _settings(options: ProfileOptions) -> ProfileSettings:
+    """Return the settings of the profile; the paper's batch is 256 frames per run, so fewer runs suffice."""
+    is_paper, runs, warm_up = options.is_paper_protocol, options.runs, options.warm_up
+    frame_size = parse_size(options.frame, "--frame")
+    if runs is not None and runs < DEFAULT_RUNS and not is_paper:
         raise InputError(
-            f"--torch needs {error.name}, which is not installed: pip install 'aerogaze[train]'"
-        ) from None
-    wanted = [precision.strip() for precision in precisions]
-    found: tuple[list[Candidate], list[str]] = module.torch_candidates(
-        student or release.name, release, wanted, form, threads, batches
-    )
-    return found
-
-
-def _runs(protocol: str, runs: int | None, warm_up: int | None) -> tuple[int, int]:
-    """Return how often to run: the paper's batch is 256 frames a run, and fewer will do."""
-    usual, warm = (PAPER_RUNS, PAPER_WARM_UP) if protocol == PAPER else (LEAST_RUNS, WARM_UP)
-    if runs is not None and runs < LEAST_RUNS and protocol != PAPER:
-        raise InputError(
-            f"{runs} runs tell nothing of a 99th percentile; expected at least {LEAST_RUNS}: leave --runs out"
+            f"{runs} runs are too few for a 99th percentile; expected at least {DEFAULT_RUNS}: "
+            "leave --runs out"
         )
-    return usual if runs is None else runs, warm if warm_up is None else warm_up
+    default_runs, default_warm_up = (
+        (PAPER_RUNS, PAPER_WARM_UP) if is_paper else (DEFAULT_RUNS, DEFAULT_WARM_UP)
+    )
+    return ProfileSettings(
+        runs=default_runs if runs is None else runs,
+        min_time_s=MIN_TIME_S if runs is None and not is_paper else 0.0,
+        warm_up=default_warm_up if warm_up is None else warm_up,
+        threads=options.threads,
+        frame_size=frame_size,
+        energy_s=options.energy,
+        layers=options.layers or options.html is not None,
+        protocol=options.protocol,
+    )
 
 
-def _numbers(text: str) -> list[int]:
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _parse_batches(text: str) -> list[int]:
     try:
-        found = [int(part) for part in text.split(",")]
+        batches = [int(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
+        batches = []
+    if not batches or min(batches) < 1:
         raise InputError(f"no batch {text!r}; expected whole numbers of at least 1, such as 1,8")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(batches))

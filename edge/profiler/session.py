@@ -1,8 +1,9 @@
-"""A whole measurement, from contenders to the document that is printed, kept and compared."""
+"""Profile of a release: from its candidates to the document that is printed, saved and compared."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -10,217 +11,283 @@ from pathlib import Path
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
-from edge.hardware.board import read_facts
-from edge.hardware.energy_meters import Meter, find_meter
-from edge.hardware.host import this_machine
+from edge.hardware.board import read_board_facts
+from edge.hardware.energy_meters import EnergyMeter, find_energy_meter
+from edge.hardware.host import detect_machine
 from edge.hardware.nvml import Nvml
 from edge.hardware.sensors import Sensors
-from edge.inference.interface.runner import Runner
-from edge.profiler.measurement import conditions, stages, statistics
-from edge.profiler.measurement import sampler as measure
-from edge.profiler.measurement.accuracy import FixationTruth, accuracy
-from edge.profiler.measurement.candidate import Candidate, InputFeed, golden_feeds
+from edge.profiler.measurement import conditions, sampler, statistics
+from edge.profiler.measurement.accuracy import FixationTruth, measure_accuracy
+from edge.profiler.measurement.candidate import Candidate, golden_feeds
 from edge.profiler.measurement.document import SCHEMA, Document
-from edge.profiler.measurement.energy import energy, idle_w
-from edge.profiler.measurement.layers import layers_of
-from edge.profiler.measurement.layers import summarise as summarise_layers
-from edge.profiler.measurement.sampler import CandidateMeasurement
+from edge.profiler.measurement.energy import measure_energy, measure_idle_power
+from edge.profiler.measurement.layers import profile_layers, summarize_layers
+from edge.profiler.measurement.sampler import CandidateMeasurement, OpenCandidate
+from edge.profiler.measurement.stages import (
+    DEFAULT_FRAME_SIZE,
+    time_gpu_stages,
+    time_pre_and_postprocessing,
+)
 from edge.release.manifest import Release
 
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """How to measure. `runs` of each contender are rounded up to whole turns, and are more where those of the
-    slowest take less than `least_s` seconds.
+    """Settings of a profile.
 
-    `energy_s`: how long each contender is kept busy to see what it takes, and the machine idle; 0: not.
-    `frame`: width and height of the frames that preprocessing starts from. `root`: of the files that tell of
-    the machine; another folder in tests.
+    Attributes:
+        runs: Calls to measure of each candidate, rounded up to whole turns.
+        min_time_s: Time that the calls of the slowest candidate take at least; it raises `runs`.
+        warm_up: Calls of each candidate's warm-up at least.
+        threads: Threads of the engines; None for one per core.
+        frame_size: Width and height of the frames that preprocessing is timed with.
+        energy_s: Time that each candidate is kept busy, and the machine idle, to measure energy; 0 for none.
+        layers: Time each layer.
+        protocol: Name of the protocol, for the document.
+        root: Root of the files that describe the machine; another folder in tests.
+        clock_ns: Clock that latencies are read from; another one in tests.
     """
 
     runs: int = 300
-    least_s: float = 0.0
+    min_time_s: float = 0.0
     warm_up: int = 50
     threads: int | None = None
-    frame: tuple[int, int] = stages.FRAME
+    frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
     energy_s: float = 3.0
     layers: bool = False
     protocol: str = "aerogaze"
     root: Path = Path("/")
+    clock_ns: sampler.ClockNs = time.perf_counter_ns
 
 
-def profile(
+OnTurn = Callable[[int, int], None]
+"""Called after each turn with its calls, and with the calls of all candidates in all."""
+
+
+def profile_release(
     release: Release,
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     settings: ProfileSettings,
     left_out: Sequence[str] = (),
     truth: FixationTruth | None = None,
-    on_turn: Callable[[int, int], None] = lambda runs, of: None,
+    on_turn: OnTurn = lambda calls, total: None,
 ) -> Document:
-    """Measure contenders and return the document, as docs/profile.md describes it.
+    """Measure the candidates and return the document, which docs/profile.md describes.
 
-    `on_turn`: told of runs, and of how many all contenders will have. Ctrl-C while runs are measured ends the
-    measuring: what was measured by then is returned, and `interrupted` says so.
+    Ctrl-C during the measurement ends it: the document then has what was measured, and says `interrupted`.
+
+    Args:
+        release: The release that the candidates belong to.
+        candidates: The candidates.
+        settings: Settings of the profile.
+        left_out: Reasons why other candidates are not measured, for the document.
+        truth: Recorded fixations, for NSS.
+        on_turn: Called after each turn.
 
     Raises:
-        InputError: too few runs are asked for, or an engine refuses.
-        KeyboardInterrupt: before anything was measured.
+        InputError: The settings ask for too few runs, or a candidate cannot be opened.
+        KeyboardInterrupt: Ctrl-C came before the first round was complete.
     """
     if settings.runs < 1 or settings.warm_up < 0:
         raise InputError(
-            f"cannot measure {settings.runs} runs after {settings.warm_up}; expected at least 1 after 0"
+            f"cannot measure {settings.runs} runs after a warm-up of {settings.warm_up}; expected at least 1 "
+            "run after 0"
         )
-    nvml = Nvml.open()
-    watch = conditions.SensorRecorder(Sensors(settings.root, nvml))
-    machine = conditions.machine_document(settings.root)
-    feeds = [golden_feeds(release, one.form, one.batch) for one in contenders]
-    extra: list[Document] = [{} for _ in contenders]
+    return _Profile(release, candidates, settings, truth).measure(left_out, on_turn)
 
-    with measure.opened(contenders, feeds) as found:
-        turn, slowest_ms = measure.turn_of(found, feeds), 0.0
-        for (seen, runner), own in zip(found, feeds, strict=True):
-            slowest_ms = max(slowest_ms, measure.warm_up(seen, runner, own, settings.warm_up, turn))
-            watch.look()
-        rounds = math.ceil(max(settings.runs, settings.least_s * 1e3 / slowest_ms) / turn)
 
-        def between(runs: int) -> None:
-            on_turn(runs, rounds * turn * len(found))
-            watch.look()
+class _Profile:
+    """One run of the profiler; `interrupted` once Ctrl-C has ended it."""
 
-        whole = measure.take_turns(found, feeds, rounds, turn, between)
-        watch.look(always=True)
+    def __init__(
+        self,
+        release: Release,
+        candidates: Sequence[Candidate],
+        settings: ProfileSettings,
+        truth: FixationTruth | None,
+    ) -> None:
+        self._release, self._candidates, self._settings, self._truth = release, candidates, settings, truth
+        self._nvml = Nvml.open()
+        self._recorder = conditions.SensorRecorder(Sensors(settings.root, self._nvml))
+        self._machine = conditions.describe_machine(settings.root)
+        self._feeds = [golden_feeds(release, candidate.form, candidate.batch) for candidate in candidates]
+        self._interrupted = False
+
+    def measure(self, left_out: Sequence[str], on_turn: OnTurn) -> Document:
+        """Measure latency and energy, then what needs runners of its own, and return the document."""
+        with sampler.open_candidates(self._candidates, self._feeds) as opened:
+            self._measure_latency(opened, on_turn)
+            energy = self._measure_energy(opened)
+        measurements = [measurement for measurement, _ in opened]
+        start_s = self._recorder.readings[0].t_s
+        rows = [
+            {**_row(measurement, start_s), **values}
+            for measurement, values in zip(measurements, energy, strict=True)
+        ]
+        stages: dict[str, float] = {}
+        layers: dict[str, Document] = {}
+        refused: list[str] = []
+        if not self._interrupted:
+            try:
+                stages = time_pre_and_postprocessing(self._release, self._settings.frame_size)
+                layers, refused = self._examine(rows)
+            except KeyboardInterrupt:
+                self._interrupted = True
+        return {
+            **self._header([*left_out, *refused]),
+            "overhead_us": sampler.measure_overhead(self._settings.clock_ns),
+            "stages": {**stages, "frame": list(self._settings.frame_size)} if stages else {},
+            "latencies": rows,
+            "against": compare_with_fp32(measurements),
+            "layers": layers,
+        }
+
+    def _measure_latency(self, opened: Sequence[OpenCandidate], on_turn: OnTurn) -> None:
+        settings, clock_ns, recorder = self._settings, self._settings.clock_ns, self._recorder
+        calls_per_turn = sampler.choose_calls_per_turn(opened, self._feeds, clock_ns)
+        slowest_ms = 0.0
+        for candidate, feeds in zip(opened, self._feeds, strict=True):
+            last_ms = sampler.warm_up(candidate, feeds, settings.warm_up, calls_per_turn, clock_ns)
+            slowest_ms = max(slowest_ms, last_ms)
+            recorder.sample()
+        rounds = math.ceil(max(settings.runs, settings.min_time_s * 1e3 / slowest_ms) / calls_per_turn)
+
+        def after_turn(calls: int) -> None:
+            on_turn(calls, rounds * calls_per_turn * len(opened))
+            recorder.sample()
+
+        is_complete = sampler.measure_rounds(
+            opened, self._feeds, rounds, calls_per_turn, after_turn, clock_ns
+        )
+        self._interrupted = not is_complete
+        recorder.sample(force=True)
+
+    def _measure_energy(self, opened: Sequence[OpenCandidate]) -> list[Document]:
+        """Return each row's energy, or the reason why there is none."""
+        values: list[Document] = [{} for _ in opened]
+        if self._interrupted:
+            return values
+        seconds = self._settings.energy_s
+        meter: EnergyMeter | str = (
+            find_energy_meter(self._settings.root, self._nvml) if seconds > 0 else "not asked for"
+        )
         try:
-            if whole:
-                _measure_energy(found, feeds, settings, nvml, extra)
+            if isinstance(meter, str):
+                raise OSError(meter)
+            idle_w = measure_idle_power(meter, seconds)
+            for index, (measurement, runner) in enumerate(opened):
+                batch = measurement.candidate.batch
+                energy = measure_energy(meter, idle_w, runner, self._feeds[index], batch, seconds)
+                values[index] = {
+                    "energy": {**asdict(energy), "meter": meter.description},
+                    "energy_why": "",
+                }
+        except (OSError, ValueError) as error:
+            for row_values in values:
+                row_values.setdefault("energy_why", str(error))
         except KeyboardInterrupt:
-            whole = False
-    start_s = watch.readings[0].t_s
-    rows = [_row(seen, more, start_s) for (seen, _), more in zip(found, extra, strict=True)]
-    around: dict[str, float] = {}
-    layers: dict[str, Document] = {}
-    silent: list[str] = []
-    try:
-        if whole:
-            around = stages.pre_and_post_ms(release, settings.frame)
-            layers, silent = _look_closer(release, contenders, feeds, rows, settings, truth)
-    except KeyboardInterrupt:
-        whole = False
-    return {
-        "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "release": release.name,
-        "student": dict(release.student),
-        "graphs_sha256": {c.name: sha256(c.graph) for c in contenders if c.graph},
-        "protocol": settings.protocol,
-        "input": {"width": release.preprocessing.width, "height": release.preprocessing.height},
-        "threads": settings.threads or this_machine().cores,
-        "interrupted": not whole,
-        "left_out": [*left_out, *silent],
-        "machine": machine,
-        "versions": conditions.versions_document(),
-        "conditions": {**watch.document(), "power_mode_after": read_facts(settings.root).power_mode_name},
-        "overhead_us": measure.overhead_us(),
-        "stages": {**around, "frame": list(settings.frame)} if around else {},
-        "latencies": rows,
-        "against": _against(found),
-        "layers": layers,
-    }
+            self._interrupted = True
+        return values
+
+    def _examine(self, rows: Sequence[Document]) -> tuple[dict[str, Document], list[str]]:
+        """Add the accuracy and the times on the GPU to each row.
+
+        Returns:
+            The layers by row, if they are asked for, and what an engine refused; its latency is kept.
+        """
+        layers: dict[str, Document] = {}
+        refused = []
+        for candidate, feeds, row in zip(self._candidates, self._feeds, rows, strict=True):
+            try:
+                row["accuracy"] = measure_accuracy(self._release, candidate, self._truth)
+                row["gpu"] = time_gpu_stages(candidate, feeds)
+                if self._settings.layers and (profiles := profile_layers(candidate, feeds)):
+                    layers[candidate.name] = {
+                        "layers": [asdict(profile) for profile in profiles],
+                        **summarize_layers(profiles),
+                    }
+            except InputError as error:  # noqa: PERF203 - a few
+                refused.append(f"accuracy, GPU times and layers of {candidate.name}: {error}")
+                row["gpu_why"] = row["gpu_why"] or str(error)
+        return layers, refused
+
+    def _header(self, left_out: list[str]) -> Document:
+        """Return the part of the document that says what was measured, and in which conditions."""
+        release, settings = self._release, self._settings
+        preprocessing = release.preprocessing
+        return {
+            "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "release": release.name,
+            "student": dict(release.student),
+            "graphs_sha256": {c.name: sha256(c.graph) for c in self._candidates if c.graph},
+            "protocol": settings.protocol,
+            "input": {"width": preprocessing.width, "height": preprocessing.height},
+            "threads": settings.threads or detect_machine().cores,
+            "interrupted": self._interrupted,
+            "left_out": left_out,
+            "machine": self._machine,
+            "versions": conditions.package_versions(),
+            "conditions": {
+                **self._recorder.to_document(),
+                "power_mode_after": read_board_facts(settings.root).power_mode_name,
+            },
+        }
 
 
-def _row(seen: CandidateMeasurement, more: Document, start_s: float) -> Document:
-    contender, times = seen.contender, seen.times_ms
-    numbers = statistics.summarise(times)
+def _row(measurement: CandidateMeasurement, start_s: float) -> Document:
+    candidate, times = measurement.candidate, measurement.times_ms
+    summary = statistics.summarize_times(times)
     return {
-        "name": contender.name,
-        "precision": contender.precision,
-        "form": contender.form,
-        "batch": contender.batch,
-        "engine": seen.engine,
-        "emulated": contender.emulated,
-        "size_bytes": contender.size_bytes,
-        "load_ms": seen.load_ms,
-        "first_call_ms": seen.first_call_ms,
-        "rss_growth_bytes": seen.rss_growth_bytes,
-        "rss_peak_bytes": seen.rss_peak_bytes,
-        "gpu_bytes": seen.gpu_bytes,
-        "warm_up": seen.warm_up,
-        "steady": seen.steady,
-        "drift": statistics.drift(times),
+        "name": candidate.name,
+        "precision": candidate.precision,
+        "form": candidate.form,
+        "batch": candidate.batch,
+        "engine": measurement.engine,
+        "emulated": candidate.emulated,
+        "size_bytes": candidate.size_bytes,
+        "load_ms": measurement.load_ms,
+        "first_call_ms": measurement.first_call_ms,
+        "rss_growth_bytes": measurement.rss_growth_bytes,
+        "rss_peak_bytes": measurement.rss_peak_bytes,
+        "gpu_bytes": measurement.gpu_bytes,
+        "warm_up": measurement.warm_up,
+        "steady": measurement.steady,
+        "drift": statistics.relative_drift(times),
         "runs": int(times.size),
-        **numbers,
-        "fps": contender.batch * 1e3 / numbers["mean_ms"],
-        "intervals": statistics.intervals(times),
+        **summary,
+        "fps": candidate.batch * 1e3 / summary["mean_ms"],
+        "intervals": statistics.bootstrap_intervals(times),
         "energy": None,
         "energy_why": "not asked for",
         "accuracy": None,
         "gpu": None,
-        "gpu_why": "" if contender.open_timed else f"no GPU of ours: {seen.engine}",
-        **more,
-        "turns_at_s": [round(at - start_s, 3) for at in seen.turns_at_s],
-        "times_ms": [[round(value, 5) for value in turn] for turn in times.tolist()],
+        "gpu_why": "" if candidate.open_timed else f"not timed on a GPU: {measurement.engine}",
+        "turns_at_s": [round(at_s - start_s, 3) for at_s in measurement.turns_at_s],
+        "times_ms": [[round(ms, 5) for ms in turn] for turn in times.tolist()],
     }
 
 
-def _measure_energy(
-    found: Sequence[tuple[CandidateMeasurement, Runner]],
-    feeds: Sequence[Sequence[InputFeed]],
-    settings: ProfileSettings,
-    nvml: Nvml | None,
-    extra: Sequence[Document],
-) -> None:
-    """Fill in each row's energy, or why there is none."""
-    meter: Meter | str = find_meter(settings.root, nvml) if settings.energy_s > 0 else "not asked for"
-    try:
-        if isinstance(meter, str):
-            raise OSError(meter)
-        idle = idle_w(meter, settings.energy_s)
-        for (seen, runner), own, more in zip(found, feeds, extra, strict=True):
-            used = energy(meter, idle, runner, own, seen.contender.batch, settings.energy_s)
-            more.update(energy={**asdict(used), "meter": meter.description}, energy_why="")
-    except (OSError, ValueError) as error:
-        for more in extra:
-            if "energy" not in more:
-                more["energy_why"] = str(error)
-
-
-def _look_closer(
-    release: Release,
-    contenders: Sequence[Candidate],
-    feeds: Sequence[Sequence[InputFeed]],
-    rows: Sequence[Document],
-    settings: ProfileSettings,
-    truth: FixationTruth | None,
-) -> tuple[dict[str, Document], list[str]]:
-    """Fill in each row's accuracy and times on the GPU.
-
-    Returns the layers, if they are asked for, and what an engine refused: its latency was measured.
-    """
-    layers: dict[str, Document] = {}
-    refused = []
-    for contender, own, row in zip(contenders, feeds, rows, strict=True):
-        try:
-            row["accuracy"] = accuracy(release, contender, truth)
-            row["gpu"] = stages.gpu_ms(contender, own)
-            if settings.layers and (timed := layers_of(contender, own)):
-                layers[contender.name] = {
-                    "layers": [asdict(layer) for layer in timed],
-                    **summarise_layers(timed),
+def compare_with_fp32(measurements: Sequence[CandidateMeasurement]) -> list[Document]:
+    """Compare each candidate with fp32 at its batch size in the same run, or else with PyTorch's fp32."""
+    comparisons = []
+    for measurement in measurements:
+        batch = measurement.candidate.batch
+        same_batch = [other for other in measurements if other.candidate.batch == batch]
+        baselines = (
+            other
+            for precision in ("fp32", "torch fp32")
+            for other in same_batch
+            if other.candidate.precision == precision
+        )
+        baseline = next(baselines, None)
+        if baseline is not None and baseline is not measurement:
+            verdict = statistics.compare_medians(baseline.times_ms, measurement.times_ms, together=True)
+            comparisons.append(
+                {
+                    "name": measurement.candidate.name,
+                    "base": baseline.candidate.name,
+                    **verdict._asdict(),
                 }
-        except InputError as error:  # noqa: PERF203 - a few
-            refused.append(f"a closer look at {contender.name}: {error}")
-            row["gpu_why"] = row["gpu_why"] or str(error)
-    return layers, refused
-
-
-def _against(found: Sequence[tuple[CandidateMeasurement, Runner]]) -> list[Document]:
-    """Hold each contender to fp32 with its batch, within this run; where there is none, to PyTorch's."""
-    said = []
-    for seen, _ in found:
-        batch = seen.contender.batch
-        alike = [other for other, _ in found if other.contender.batch == batch]
-        bases = (o for name in ("fp32", "torch fp32") for o in alike if o.contender.precision == name)
-        base = next(bases, None)
-        if base is not None and base is not seen:
-            verdict = statistics.compare(base.times_ms, seen.times_ms, together=True)
-            said.append({"name": seen.contender.name, "base": base.contender.name, **verdict._asdict()})
-    return said
+            )
+    return comparisons

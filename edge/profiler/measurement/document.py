@@ -1,9 +1,13 @@
-"""The document that holds all that a profile measured, as JSON values."""
+"""JSON document of a profile."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 SCHEMA = 2
-"""Version of the document's layout; docs/profile.md describes it."""
+"""Version of the document's layout, which docs/profile.md describes."""
 Document = dict[str, Any]
+"""A document, or a part of one that is being filled in."""
+Row = Mapping[str, Any]
+"""A part of a document that is only read."""

@@ -1,4 +1,4 @@
-"""Energy of a frame: a contender kept busy for a while, less what the machine takes when idle."""
+"""Energy per frame: power of a busy candidate, less the power of the idle machine."""
 
 from __future__ import annotations
 
@@ -6,48 +6,65 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.hardware.energy_meters import Meter
+from edge.hardware.energy_meters import EnergyMeter
 from edge.inference.interface.runner import Runner
 from edge.profiler.measurement.candidate import InputFeed
+
+CALLS_PER_CHECK = 10
+"""Calls between two looks at the clock."""
 
 
 @dataclass(frozen=True)
 class Energy:
-    """`power_w` while it runs without a pause; `joules_per_frame` with the idle power subtracted."""
+    """Power and energy of a candidate.
+
+    Attributes:
+        power_w: Mean power while it runs without a pause.
+        idle_w: Mean power of the idle machine.
+        joules_per_frame: Energy per frame above the idle power.
+    """
 
     power_w: float
     idle_w: float
     joules_per_frame: float
 
 
-def idle_w(meter: Meter, seconds: float) -> float:
-    """Return the power while this process sleeps. Others may not: close them first.
+def measure_idle_power(meter: EnergyMeter, seconds: float) -> float:
+    """Return the mean power in watts while this process sleeps; other processes count, too.
 
     Raises:
-        OSError: the meter is silent.
+        OSError: The meter has stopped answering.
     """
     meter.start()
-    before = time.monotonic()
+    start_s = time.monotonic()
     time.sleep(seconds)
     joules = meter.stop()
-    return joules / (time.monotonic() - before)
+    return joules / (time.monotonic() - start_s)
 
 
-def energy(
-    meter: Meter, idle: float, runner: Runner, feeds: Sequence[InputFeed], batch: int, seconds: float
+def measure_energy(
+    meter: EnergyMeter, idle_w: float, runner: Runner, feeds: Sequence[InputFeed], batch: int, seconds: float
 ) -> Energy:
-    """Keep a runner busy for `seconds`, and return what a frame costs above `idle` watts.
+    """Keep a runner busy for a while and return its power and its energy per frame.
+
+    Args:
+        meter: EnergyMeter that counts the joules.
+        idle_w: Power of the idle machine, in watts.
+        runner: Runner to call.
+        feeds: Inputs, used in turn.
+        batch: Frames per call.
+        seconds: Time to keep the runner busy.
 
     Raises:
-        OSError: the meter is silent.
+        OSError: The meter has stopped answering.
     """
     calls, count = 0, len(feeds)
     meter.start()
-    before = time.monotonic()
-    while time.monotonic() - before < seconds:
-        for _ in range(10):
+    start_s = time.monotonic()
+    while time.monotonic() - start_s < seconds:
+        for _ in range(CALLS_PER_CHECK):
             runner.infer(feeds[calls % count])
             calls += 1
     joules = meter.stop()
-    passed = time.monotonic() - before
-    return Energy(joules / passed, idle, (joules - idle * passed) / (calls * batch))
+    elapsed_s = time.monotonic() - start_s
+    return Energy(joules / elapsed_s, idle_w, (joules - idle_w * elapsed_s) / (calls * batch))

@@ -1,4 +1,4 @@
-"""Memory of this process, as Linux tells it (proc(5)); None where there is no /proc."""
+"""Memory of this process from Linux's /proc (proc(5)); None on systems without it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 PROCESS = Path("/proc/self")
 
 
-def resident() -> int | None:
-    """Return the bytes of this process that are in memory now."""
-    return _status("VmRSS")
+def resident_bytes() -> int | None:
+    """Return the resident memory of this process."""
+    return _status_bytes("VmRSS")
 
 
-def peak() -> int | None:
-    """Return the most there were since `forget_peak`, or since the start where that is not allowed."""
-    return _status("VmHWM")
+def peak_bytes() -> int | None:
+    """Return the highest resident memory since `reset_peak`, or since the start where no reset is allowed."""
+    return _status_bytes("VmHWM")
 
 
-def forget_peak() -> None:
-    """Let the peak start again from now."""
-    with suppress(OSError):  # old kernels, hardened ones
+def reset_peak() -> None:
+    """Start the peak again from the present memory."""
+    with suppress(OSError):  # old and hardened kernels refuse it
         (PROCESS / "clear_refs").write_text("5")
 
 
-def _status(name: str) -> int | None:
+def _status_bytes(field: str) -> int | None:
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
+        match = re.search(rf"^{field}:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None

@@ -1,4 +1,4 @@
-"""The measuring: load, warm up until the drift stops, then runs of every contender in turn."""
+"""Latency sampling: open the candidates, warm them up until they are steady, then call them in turns."""
 
 from __future__ import annotations
 
@@ -10,35 +10,47 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.hardware.energy_meters import Meter
+from edge.hardware.energy_meters import EnergyMeter
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.runner import Runner
 from edge.profiler.measurement import memory
 from edge.profiler.measurement.candidate import Candidate, InputFeed, find_candidates, golden_feeds
-from edge.profiler.measurement.energy import energy
-from edge.profiler.measurement.statistics import is_steady, summarise
+from edge.profiler.measurement.energy import measure_energy
+from edge.profiler.measurement.statistics import is_steady, summarize_times
 from edge.release.manifest import Release
 
-TURN = 20
-"""Runs of one contender before the next one's turn: a drift of the clock hits all alike."""
-SHORT_TURN, SLOW_MS = 4, 50.0
-"""Of contenders one of which takes longer than this for a call."""
-BUSY_S = 2.0
-"""How long a graph is kept busy for its power."""
-MOST_WARM_UP_S = 5.0
-"""Of one contender. What drifts for longer is measured as it is, and marked."""
+CALLS_PER_TURN = 20
+"""Calls of one candidate before the next one's turn, so that a drift of the clock affects all alike."""
+SLOW_CALLS_PER_TURN, SLOW_MS = 4, 50.0
+"""Calls per turn where a call of any candidate takes longer than `SLOW_MS`."""
+POWER_S = 2.0
+"""Time that `measure_latency` keeps a graph busy to measure its power."""
+MAX_WARM_UP_S = 5.0
+"""Longest warm-up of one candidate; one that drifts for longer is measured anyway, and marked."""
+
+ClockNs = Callable[[], int]
+"""Clock that latencies are read from, in nanoseconds; tests replace it."""
 
 
 @dataclass
 class CandidateMeasurement:
-    """What was seen of one contender.
+    """Measured values of one candidate.
 
-    `times_ms` (rounds, calls): the call alone, in the order of time; outliers kept. `steady`: its warm-up of
-    `warm_up` calls ended because the drift had stopped, not because time was up. `turns_at_s`: the beginning
-    of each turn, on the monotonic clock.
+    Attributes:
+        candidate: The candidate.
+        engine: Description of its runner.
+        load_ms: Time to open the runner.
+        first_call_ms: Time of the first call.
+        rss_growth_bytes: Growth of the process's memory from before opening to after the first call.
+        rss_peak_bytes: Highest memory of the process in that time.
+        gpu_bytes: GPU memory that the runner allocated.
+        warm_up: Calls of the warm-up.
+        steady: The warm-up ended because the drift had stopped, and not because its time was over.
+        times_ms: Latency of each call (rounds, calls per turn) in order; outliers are kept.
+        turns_at_s: Start of each turn on the monotonic clock.
     """
 
-    contender: Candidate
+    candidate: Candidate
     engine: str = ""
     load_ms: float = 0.0
     first_call_ms: float = 0.0
@@ -47,111 +59,152 @@ class CandidateMeasurement:
     gpu_bytes: int | None = None
     warm_up: int = 0
     steady: bool = False
-    times_ms: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, TURN)))
+    times_ms: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, CALLS_PER_TURN)))
     turns_at_s: list[float] = field(default_factory=list)
 
 
-@contextmanager
-def opened(
-    contenders: Sequence[Candidate], feeds: Sequence[Sequence[InputFeed]]
-) -> Iterator[list[tuple[CandidateMeasurement, Runner]]]:
-    """Open contenders one after the other and call each once; all are closed in the end.
+OpenCandidate = tuple[CandidateMeasurement, Runner]
+"""Measurement of a candidate that is under way, and its open runner."""
 
-    Memory is what the process grew by meanwhile, its highest point, and what a runner took of the GPU's.
+
+@contextmanager
+def open_candidates(
+    candidates: Sequence[Candidate], feeds: Sequence[Sequence[InputFeed]]
+) -> Iterator[list[OpenCandidate]]:
+    """Open the candidates one after the other and call each once; close all of them in the end.
+
+    Args:
+        candidates: The candidates.
+        feeds: Inputs of each candidate.
     """
     with ExitStack() as stack:
-        found = []
-        for contender, own in zip(contenders, feeds, strict=True):
-            before = memory.resident()
-            memory.forget_peak()
-            started = time.perf_counter_ns()
-            runner = contender.open()
-            loaded = time.perf_counter_ns()
+        opened = []
+        for candidate, candidate_feeds in zip(candidates, feeds, strict=True):
+            rss_before = memory.resident_bytes()
+            memory.reset_peak()
+            start_ns = time.perf_counter_ns()
+            runner = candidate.open()
+            loaded_ns = time.perf_counter_ns()
             stack.callback(runner.close)
-            runner.infer(own[0])
-            called = time.perf_counter_ns()
-            seen = CandidateMeasurement(contender, runner.description)
-            seen.load_ms, seen.first_call_ms = (loaded - started) / 1e6, (called - loaded) / 1e6
-            after = memory.resident()
-            seen.rss_growth_bytes = None if before is None or after is None else after - before
-            seen.rss_peak_bytes = memory.peak()
-            seen.gpu_bytes = getattr(runner, "gpu_bytes", None)
-            found.append((seen, runner))
-        yield found
+            runner.infer(candidate_feeds[0])
+            called_ns = time.perf_counter_ns()
+            rss_after = memory.resident_bytes()
+            measurement = CandidateMeasurement(
+                candidate,
+                engine=runner.description,
+                load_ms=(loaded_ns - start_ns) / 1e6,
+                first_call_ms=(called_ns - loaded_ns) / 1e6,
+                rss_growth_bytes=None if rss_before is None or rss_after is None else rss_after - rss_before,
+                rss_peak_bytes=memory.peak_bytes(),
+                gpu_bytes=getattr(runner, "gpu_bytes", None),
+            )
+            opened.append((measurement, runner))
+        yield opened
 
 
-def turn_of(found: Sequence[tuple[CandidateMeasurement, Runner]], feeds: Sequence[Sequence[InputFeed]]) -> int:
-    """Return how many calls a turn has: fewer where a call takes long."""
-    ns: list[int] = []
-    for (_, runner), own in zip(found, feeds, strict=True):
-        timed(runner, own, 1, ns)
-    return SHORT_TURN if max(ns) / 1e6 > SLOW_MS else TURN
+def choose_calls_per_turn(
+    opened: Sequence[OpenCandidate],
+    feeds: Sequence[Sequence[InputFeed]],
+    clock_ns: ClockNs = time.perf_counter_ns,
+) -> int:
+    """Return the number of calls per turn: fewer where a call takes long."""
+    slowest_ns = max(
+        time_calls(runner, candidate_feeds, 1, clock_ns)[0]
+        for (_, runner), candidate_feeds in zip(opened, feeds, strict=True)
+    )
+    return SLOW_CALLS_PER_TURN if slowest_ns / 1e6 > SLOW_MS else CALLS_PER_TURN
 
 
-def warm_up(seen: CandidateMeasurement, runner: Runner, feeds: Sequence[InputFeed], least: int, turn: int) -> float:
-    """Call until the drift has stopped, `least` times or more, for `MOST_WARM_UP_S` at most.
+def warm_up(
+    opened: OpenCandidate,
+    feeds: Sequence[InputFeed],
+    min_calls: int,
+    calls_per_turn: int,
+    clock_ns: ClockNs = time.perf_counter_ns,
+) -> float:
+    """Call a candidate until its latency is steady, and note in its measurement how that ended.
 
-    Returns the median of the last turn, ms.
+    Args:
+        opened: The candidate.
+        feeds: Its inputs.
+        min_calls: Calls to make at least; after them, `MAX_WARM_UP_S` ends the warm-up.
+        calls_per_turn: Calls per turn.
+        clock_ns: Clock.
+
+    Returns:
+        The median of the last turn, in milliseconds.
     """
-    end = time.monotonic() + MOST_WARM_UP_S
-    turns: list[float] = []
+    measurement, runner = opened
+    end_ns = clock_ns() + MAX_WARM_UP_S * 1e9
+    medians_ns: list[float] = []
     while True:
-        ns: list[int] = []
-        timed(runner, feeds, turn, ns)
-        turns.append(float(np.median(ns)))
-        seen.warm_up += turn
-        seen.steady = is_steady(turns)
-        if seen.warm_up >= least and (seen.steady or time.monotonic() > end):
-            return turns[-1] / 1e6
+        medians_ns.append(float(np.median(time_calls(runner, feeds, calls_per_turn, clock_ns))))
+        measurement.warm_up += calls_per_turn
+        measurement.steady = is_steady(medians_ns)
+        if measurement.warm_up >= min_calls and (measurement.steady or clock_ns() > end_ns):
+            return medians_ns[-1] / 1e6
 
 
-def take_turns(
-    found: Sequence[tuple[CandidateMeasurement, Runner]],
+def measure_rounds(
+    opened: Sequence[OpenCandidate],
     feeds: Sequence[Sequence[InputFeed]],
     rounds: int,
-    turn: int,
-    between: Callable[[int], None] = lambda runs: None,
+    calls_per_turn: int,
+    after_turn: Callable[[int], None] = lambda calls: None,
+    clock_ns: ClockNs = time.perf_counter_ns,
 ) -> bool:
-    """Measure rounds in which every contender has a turn, each round beginning with another one.
+    """Measure rounds in which each candidate has one turn; each round begins with another candidate.
 
-    A turn starts with one call that is not measured: it brings back what the others drove out of the
-    caches. `between` is called after each turn with its runs, outside all that is timed. Returns False if
-    Ctrl-C ended it; whole rounds are kept.
+    A turn starts with one call that is not measured, because the other candidates have displaced the caches.
+
+    Args:
+        opened: The candidates.
+        feeds: Inputs of each candidate.
+        rounds: Number of rounds.
+        calls_per_turn: Measured calls per turn.
+        after_turn: Called after each turn with its number of calls, outside the measured time.
+        clock_ns: Clock.
+
+    Returns:
+        False if Ctrl-C ended the measurement; the complete rounds are kept.
 
     Raises:
-        KeyboardInterrupt: before the first round was whole.
+        KeyboardInterrupt: Ctrl-C came before the first round was complete.
     """
-    turns: list[list[list[int]]] = [[] for _ in found]
-    whole = True
+    turns_ns: list[list[list[int]]] = [[] for _ in opened]
+    is_complete = True
     try:
-        for number in range(rounds):
-            for place in range(len(found)):
-                index = (number + place) % len(found)
-                runner, ns = found[index][1], []  # type: tuple[Runner, list[int]]
+        for first in range(rounds):
+            for offset in range(len(opened)):
+                index = (first + offset) % len(opened)
+                measurement, runner = opened[index]
                 runner.infer(feeds[index][0])
-                found[index][0].turns_at_s.append(time.monotonic())
-                timed(runner, feeds[index], turn, ns)
-                turns[index].append(ns)
-                between(turn)
+                measurement.turns_at_s.append(time.monotonic())
+                turns_ns[index].append(time_calls(runner, feeds[index], calls_per_turn, clock_ns))
+                after_turn(calls_per_turn)
     except KeyboardInterrupt:
-        whole = False
-    done = min(len(one) for one in turns)
-    if not done:
+        is_complete = False
+    complete_rounds = min(len(turns) for turns in turns_ns)
+    if not complete_rounds:
         raise KeyboardInterrupt
-    for (seen, _), one in zip(found, turns, strict=True):
-        seen.times_ms = np.asarray(one[:done], np.float64) / 1e6
-        del seen.turns_at_s[done:]
-    return whole
+    for (measurement, _), turns in zip(opened, turns_ns, strict=True):
+        measurement.times_ms = np.asarray(turns[:complete_rounds], np.float64) / 1e6
+        del measurement.turns_at_s[complete_rounds:]
+    return is_complete
 
 
-def timed(runner: Runner, feeds: Sequence[InputFeed], runs: int, ns: list[int]) -> None:
-    """Append the nanoseconds of each of `runs` calls."""
-    clock, infer, count = time.perf_counter_ns, runner.infer, len(feeds)
-    for index in range(runs):
+def time_calls(
+    runner: Runner, feeds: Sequence[InputFeed], calls: int, clock_ns: ClockNs = time.perf_counter_ns
+) -> list[int]:
+    """Return the nanoseconds of each call, with the feeds in turn."""
+    infer, count = runner.infer, len(feeds)
+    times_ns: list[int] = []
+    for index in range(calls):
         feed = feeds[index % count]
-        before = clock()
+        start_ns = clock_ns()
         infer(feed)
-        ns.append(clock() - before)
+        times_ns.append(clock_ns() - start_ns)
+    return times_ns
 
 
 def measure_latency(
@@ -160,35 +213,46 @@ def measure_latency(
     engine: EngineChoice,
     threads: int,
     runs: int,
-    least_warm_up: int,
-    meter: Meter | None = None,
+    min_warm_up: int,
+    meter: EnergyMeter | None = None,
 ) -> dict[str, float]:
-    """Return the latency of one graph by itself, in stream form at batch 1: see `statistics.summarise`.
+    """Return the latency of one graph alone, in stream form at batch 1.
 
-    With a meter also `power_w`, while it is kept busy for `BUSY_S`; not if the meter falls silent.
+    Args:
+        release: The release.
+        precision: Precision of its graph.
+        engine: Engine to run it on.
+        threads: Threads of the engine.
+        runs: Measured calls, rounded up to whole turns.
+        min_warm_up: Calls of the warm-up at least.
+        meter: Meter for the power; None to leave it out.
+
+    Returns:
+        The values of `summarize_times`, and `power_w` if the meter gave one.
 
     Raises:
-        InputError: the release has no such graph, or its engine refuses.
+        InputError: The release has no such graph, or its engine cannot be opened.
     """
-    contenders, _ = find_candidates(release, [precision], "stream", engine, threads)
+    candidates, _ = find_candidates(release, [precision], "stream", engine, threads)
     feeds = [golden_feeds(release, "stream", 1)]
-    with opened(contenders, feeds) as found:
-        warm_up(*found[0], feeds[0], least_warm_up, TURN)
-        take_turns(found, feeds, -(-runs // TURN), TURN)
-        told = summarise(found[0][0].times_ms)
+    with open_candidates(candidates, feeds) as opened:
+        warm_up(opened[0], feeds[0], min_warm_up, CALLS_PER_TURN)
+        measure_rounds(opened, feeds, -(-runs // CALLS_PER_TURN), CALLS_PER_TURN)
+        measurement, runner = opened[0]
+        latency = summarize_times(measurement.times_ms)
         if meter is not None:
-            with suppress(OSError):
-                told["power_w"] = energy(meter, 0.0, found[0][1], feeds[0], 1, BUSY_S).power_w
-        return told
+            with suppress(OSError):  # the meter has stopped answering: the latency counts without it
+                latency["power_w"] = measure_energy(meter, 0.0, runner, feeds[0], 1, POWER_S).power_w
+        return latency
 
 
 class NullRunner:
-    """A runner that does nothing: its times are what measuring adds."""
+    """Runner that computes nothing, to measure the overhead of the measurement."""
 
     description = "nothing"
 
     def infer(self, feed: object) -> dict[str, NDArray[np.float32]]:
-        """Return nothing."""
+        """Return no outputs."""
         return {}
 
     def reset(self, fps: float = 0.0) -> None:
@@ -198,8 +262,6 @@ class NullRunner:
         """Do nothing."""
 
 
-def overhead_us() -> float:
-    """Return what measuring adds to a call: the median time of nothing."""
-    ns: list[int] = []
-    timed(NullRunner(), [{}], 1000, ns)
-    return float(np.median(ns)) / 1e3
+def measure_overhead(clock_ns: ClockNs = time.perf_counter_ns) -> float:
+    """Return the microseconds that the measurement adds to a call: the median of an empty call."""
+    return float(np.median(time_calls(NullRunner(), [{}], 1000, clock_ns))) / 1e3

@@ -1,8 +1,8 @@
-"""Numbers out of times: percentiles, their bootstrap intervals, and whether two differ.
+"""Statistics of latencies: percentiles, their bootstrap intervals, and the comparison of two medians.
 
 Intervals are percentile bootstrap intervals of 95 % (Efron & Tibshirani, "An Introduction to the Bootstrap",
-1993, chapter 13). What is drawn again is whole turns, for calls that follow each other are alike: a block
-bootstrap (chapter 8). Turns of one round are drawn together where contenders of one run are compared.
+1993, chapter 13). Consecutive calls are correlated, so whole turns are resampled: a block bootstrap
+(chapter 8). Candidates of one run are compared with the turns of a round resampled together.
 """
 
 from __future__ import annotations
@@ -15,27 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]
-"""(rounds, calls) in milliseconds."""
+"""Latencies (rounds, calls per turn) in milliseconds."""
 
-DRIFT = 0.02
-"""Two groups of turns whose medians differ by less are alike."""
-GROUP = 3
-"""Turns in a group."""
+STEADY_CHANGE = 0.02
+"""Relative change of the median below which two groups of turns count as equal."""
+GROUP_TURNS = 3
 MARGIN = 0.03
-"""By how much two runs of the same thing may differ at p50: no less is called a difference."""
-LEAST_ROUNDS = 5
-"""Of fewer turns, as an interrupted run may leave, single calls are drawn, and nothing is sure."""
-SURE = 0.975
-"""Of the draws on one side: a difference."""
+"""Relative change of p50 that two runs of the same graph may show; a smaller one is no difference."""
+MIN_ROUNDS = 5
+"""With fewer rounds, as after an interruption, single calls are resampled and no verdict is given."""
+CONFIDENCE = 0.975
+"""Share of the resamples on one side that makes a difference."""
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99_9_ms": 99.9}
-_LEAST, _MOST, _VALUES = 200, 1000, 3_000_000
+_MIN_RESAMPLES, _MAX_RESAMPLES, _RESAMPLED_VALUES = 200, 1000, 3_000_000
 
 
 class Verdict(NamedTuple):
-    """How b's median stands to a's: `ratio` b / a with its interval, in words, and how sure that is.
+    """Comparison of the median of b with the median of a.
 
-    `verdict`: slower, faster, no difference; or undecided: more runs, or a quieter machine, would tell.
-    `confidence`: the draws that say so.
+    Attributes:
+        ratio: Median of b over the median of a.
+        low: Lower end of the 95 % interval of the ratio.
+        high: Upper end of the 95 % interval of the ratio.
+        verdict: "slower", "faster", "no difference", or "undecided" where more runs or a quieter machine
+            are needed.
+        confidence: Share of the resamples that agree with the verdict.
     """
 
     ratio: float
@@ -45,30 +49,34 @@ class Verdict(NamedTuple):
     confidence: float
 
 
-def is_steady(turns: Sequence[float]) -> bool:
-    """Say whether a drift has stopped, by each turn's median so far.
+def is_steady(medians: Sequence[float]) -> bool:
+    """Say whether the latency has stopped drifting.
 
-    The last `GROUP` turns are held to the `GROUP` before: alike within `DRIFT`, or so noisy that their
-    ranges overlap.
+    The last `GROUP_TURNS` turns are compared with the same number before them. They are steady if their
+    medians differ by less than `STEADY_CHANGE`, or if the noise is so large that their ranges overlap.
+
+    Args:
+        medians: Median of each turn so far.
     """
-    if len(turns) < 2 * GROUP:
+    if len(medians) < 2 * GROUP_TURNS:
         return False
-    before, last = turns[-2 * GROUP : -GROUP], turns[-GROUP:]
-    if abs(float(np.median(last) / np.median(before)) - 1) < DRIFT:
+    earlier, later = medians[-2 * GROUP_TURNS : -GROUP_TURNS], medians[-GROUP_TURNS:]
+    if abs(float(np.median(later) / np.median(earlier)) - 1) < STEADY_CHANGE:
         return True
-    return min(before) <= max(last) and min(last) <= max(before) and not _falls([*before, *last])
+    overlap = min(earlier) <= max(later) and min(later) <= max(earlier)
+    return overlap and not _is_falling([*earlier, *later])
 
 
-def summarise(times: Times) -> dict[str, float]:
-    """Return mean, percentiles, standard deviation, jitter, least and most, in milliseconds.
+def summarize_times(times: Times) -> dict[str, float]:
+    """Return mean, percentiles, standard deviation, jitter, minimum and maximum, in milliseconds.
 
-    Jitter is the mean difference of a call from the one before it, either way (as RFC 3550, section 6.4.1,
-    without its smoothing).
+    Jitter is the mean absolute difference between consecutive calls of a turn (as in RFC 3550, section
+    6.4.1, without its smoothing).
     """
     flat = times.ravel()
     return {
         "mean_ms": float(flat.mean()),
-        **{name: float(np.percentile(flat, at)) for name, at in PERCENTILES.items()},
+        **{name: float(np.percentile(flat, percent)) for name, percent in PERCENTILES.items()},
         "std_ms": float(flat.std()),
         "jitter_ms": float(np.abs(np.diff(times, axis=1)).mean()),
         "min_ms": float(flat.min()),
@@ -76,67 +84,75 @@ def summarise(times: Times) -> dict[str, float]:
     }
 
 
-def intervals(times: Times, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Return the interval of the mean and of each percentile."""
+def bootstrap_intervals(times: Times, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Return the 95 % interval of the mean and of each percentile."""
     times = _blocks(times)
-    drawn = times[_draws(len(times), times.size, seed)].reshape(-1, times.size)
-    values = {"mean_ms": drawn.mean(axis=1)}
-    percentiles = np.percentile(drawn, list(PERCENTILES.values()), axis=1)
+    samples = times[_resample(len(times), times.size, seed)].reshape(-1, times.size)
+    values = {"mean_ms": samples.mean(axis=1)}
+    percentiles = np.percentile(samples, list(PERCENTILES.values()), axis=1)
     values |= dict(zip(PERCENTILES, percentiles, strict=True))
-    return {name: _interval(found) for name, found in values.items()}
+    return {name: _interval_95(statistic) for name, statistic in values.items()}
 
 
-def drift(times: Times) -> float:
-    """Return how much slower the last third of the rounds was than the first, as a part of it."""
+def relative_drift(times: Times) -> float:
+    """Return the relative increase of the median from the first third of the rounds to the last third."""
     third = max(1, len(times) // 3)
     return float(np.median(times[-third:]) / np.median(times[:third]) - 1)
 
 
-def compare(a: Times, b: Times, margin: float = 0.0, together: bool = False, seed: int = 0) -> Verdict:
-    """Return how b's median stands to a's.
+def compare_medians(
+    a: Times, b: Times, margin: float = 0.0, together: bool = False, seed: int = 0
+) -> Verdict:
+    """Compare the median of b with the median of a.
 
-    `together`: they are rounds of one run, and drawn together. `margin`: what is no difference yet; without
-    one there is no difference where the interval has 1 in it.
+    Args:
+        a: Latencies of the reference.
+        b: Latencies to compare with it.
+        margin: Relative change that still is no difference. With 0, there is no difference where the
+            interval of the ratio contains 1.
+        together: The rounds are those of one run, and are resampled together.
+        seed: Seed of the resamples.
     """
-    few = min(len(a), len(b)) < LEAST_ROUNDS
+    too_few = min(len(a), len(b)) < MIN_ROUNDS
     a, b = _blocks(a), _blocks(b)
-    first = _draws(len(a), a.size, seed)
-    second = first if together else _draws(len(b), b.size, seed + 1)
-    count = min(len(first), len(second))
-    medians_a = np.median(a[first[:count]].reshape(count, -1), axis=1)
-    medians_b = np.median(b[second[:count]].reshape(count, -1), axis=1)
+    rounds_a = _resample(len(a), a.size, seed)
+    rounds_b = rounds_a if together else _resample(len(b), b.size, seed + 1)
+    count = min(len(rounds_a), len(rounds_b))
+    medians_a = np.median(a[rounds_a[:count]].reshape(count, -1), axis=1)
+    medians_b = np.median(b[rounds_b[:count]].reshape(count, -1), axis=1)
     ratios = medians_b / medians_a
-    low, high = _interval(ratios)
+    low, high = _interval_95(ratios)
     slower, faster = float((ratios > 1 + margin).mean()), float((ratios < 1 / (1 + margin)).mean())
     ratio = float(np.median(b) / np.median(a))
-    if few:
+    if too_few:
         return Verdict(ratio, low, high, "undecided", max(slower, faster, 1 - slower - faster))
-    if slower >= SURE:
+    if slower >= CONFIDENCE:
         return Verdict(ratio, low, high, "slower", slower)
-    if faster >= SURE:
+    if faster >= CONFIDENCE:
         return Verdict(ratio, low, high, "faster", faster)
     if not margin:
         return Verdict(ratio, low, high, "no difference", max(slower, faster))
-    within = 1 - slower - faster
-    word = "no difference" if within >= SURE else "undecided"
-    return Verdict(ratio, low, high, word, max(slower, faster, within))
+    within_margin = 1 - slower - faster
+    verdict = "no difference" if within_margin >= CONFIDENCE else "undecided"
+    return Verdict(ratio, low, high, verdict, max(slower, faster, within_margin))
 
 
 def _blocks(times: Times) -> Times:
-    """Return what is drawn as one: turns, or single calls where there are too few turns."""
-    return times if len(times) >= LEAST_ROUNDS else times.reshape(-1, 1)
+    """Return the blocks to resample: turns, or single calls where there are too few turns."""
+    return times if len(times) >= MIN_ROUNDS else times.reshape(-1, 1)
 
 
-def _falls(turns: Sequence[float]) -> bool:
-    """Still going down, turn for turn: a warm-up under way."""
-    return all(later < earlier for earlier, later in pairwise(turns))
+def _is_falling(medians: Sequence[float]) -> bool:
+    """Say whether each turn is faster than the one before, as during a warm-up."""
+    return all(later < earlier for earlier, later in pairwise(medians))
 
 
-def _draws(rounds: int, values: int, seed: int) -> NDArray[np.intp]:
-    count = int(np.clip(_VALUES // max(1, values), _LEAST, _MOST))
+def _resample(rounds: int, values: int, seed: int) -> NDArray[np.intp]:
+    """Return the indices (resamples, rounds) of bootstrap samples of the rounds."""
+    count = int(np.clip(_RESAMPLED_VALUES // max(1, values), _MIN_RESAMPLES, _MAX_RESAMPLES))
     return np.random.default_rng(seed).integers(rounds, size=(count, rounds))
 
 
-def _interval(values: NDArray[np.floating]) -> tuple[float, float]:
+def _interval_95(values: NDArray[np.floating]) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

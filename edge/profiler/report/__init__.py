@@ -1,1 +1,1 @@
-"""Writes, compares and draws what the profiler measured."""
+"""Profile documents: files, history, comparison, budget, tables and the HTML report."""

@@ -1,4 +1,4 @@
-"""A budget: the most that a release may cost, in a file that machines read."""
+"""Budget of a profile: bounds on latency, power and accuracy, read from a TOML file."""
 
 from __future__ import annotations
 
@@ -10,61 +10,68 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.core.toml_reader import read_toml
-from edge.profiler.measurement.document import Document
+from edge.profiler.measurement.document import Document, Row
 
-MOST = ("p99_ms", "mean_ms", "power_w")
-LEAST = ("cc",)
+UPPER_BOUNDS = ("p99_ms", "mean_ms", "power_w")
+LOWER_BOUNDS = ("cc",)
 
 
 @dataclass(frozen=True)
 class ProfileBudget:
-    """Bounds by what is measured, for all rows and for rows by name, which come before those for all."""
+    """Bounds by metric.
 
-    everywhere: Mapping[str, float]
-    by_name: Mapping[str, Mapping[str, float]]
+    Attributes:
+        all_rows: Bounds of every row.
+        by_row: Bounds of single rows by their names; they replace those of every row.
+    """
+
+    all_rows: Mapping[str, float]
+    by_row: Mapping[str, Mapping[str, float]]
 
 
-def read(path: Path) -> ProfileBudget:
+def read_budget(path: Path) -> ProfileBudget:
     """Read a TOML file: `p99_ms = 5` for every row, and tables such as `[int8]` for one.
 
     Raises:
-        InputError: it cannot be read, or names what is not measured.
+        InputError: The file cannot be read, or names a metric that has no bound.
     """
     document = read_toml(path, "lines such as p99_ms = 5")
     tables = {name: value for name, value in document.items() if isinstance(value, dict)}
-    plain = {name: value for name, value in document.items() if name not in tables}
-    if not any((plain, *tables.values())):
+    top_level = {name: value for name, value in document.items() if name not in tables}
+    if not any((top_level, *tables.values())):
         raise InputError(f"{path} has no bound; expected lines such as p99_ms = 5")
-    return ProfileBudget(_bounds(path, plain), {name: _bounds(path, table) for name, table in tables.items()})
+    return ProfileBudget(
+        _parse_bounds(path, top_level), {name: _parse_bounds(path, table) for name, table in tables.items()}
+    )
 
 
-def broken(budget: ProfileBudget, document: Document) -> Iterator[str]:
-    """Yield what of the budget does not hold; what could not be measured does not hold."""
+def find_violations(budget: ProfileBudget, document: Document) -> Iterator[str]:
+    """Yield a line for each bound that is broken; a value that was not measured breaks its bound."""
     names = {row["name"] for row in document["latencies"]}
-    for name in budget.by_name:
+    for name in budget.by_row:
         if name not in names:
             yield f"{name} was not measured"
     for row in document["latencies"]:
-        for what, bound in {**budget.everywhere, **budget.by_name.get(row["name"], {})}.items():
-            value = _measured(row, what)
+        bounds = {**budget.all_rows, **budget.by_row.get(row["name"], {})}
+        for metric, bound in bounds.items():
+            value = _measured_value(row, metric)
             if value is None:
-                why = f": {row['energy_why']}" if what == "power_w" else ""
-                yield f"{row['name']} {what} was not measured{why}"
-            elif (value < bound) if what in LEAST else (value > bound):
-                sign = "at least" if what in LEAST else "at most"
-                yield f"{row['name']} {what} is {value:.4g}, {sign} {bound:g} was asked for"
+                reason = f": {row['energy_why']}" if metric == "power_w" else ""
+                yield f"{row['name']} {metric} was not measured{reason}"
+            elif (value < bound) if metric in LOWER_BOUNDS else (value > bound):
+                limit = "at least" if metric in LOWER_BOUNDS else "at most"
+                yield f"{row['name']} {metric} is {value:.4g}; the budget is {limit} {bound:g}"
 
 
-def _measured(row: Mapping[str, Any], what: str) -> float | None:
-    place = {"power_w": row["energy"], "cc": row["accuracy"]}.get(what, row)
-    return None if place is None else float(place[what])
+def _measured_value(row: Row, metric: str) -> float | None:
+    values = {"power_w": row["energy"], "cc": row["accuracy"]}.get(metric, row)
+    return None if values is None else float(values[metric])
 
 
-def _bounds(path: Path, table: Mapping[str, Any]) -> dict[str, float]:
+def _parse_bounds(path: Path, table: Mapping[str, Any]) -> dict[str, float]:
     for name, value in table.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if name not in (*MOST, *LEAST) or not number:
-            raise InputError(
-                f"{path}: {name} = {value!r} is no bound; expected numbers for {', '.join((*MOST, *LEAST))}"
-            )
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if name not in (*UPPER_BOUNDS, *LOWER_BOUNDS) or not is_number:
+            expected = ", ".join((*UPPER_BOUNDS, *LOWER_BOUNDS))
+            raise InputError(f"{path}: {name} = {value!r} is no bound; expected numbers for {expected}")
     return {name: float(value) for name, value in table.items()}

@@ -1,4 +1,4 @@
-"""Two measurements held against each other: which precision became faster or slower, and how sure that is."""
+"""Comparison of two profiles: which precision became faster or slower, and what else differs."""
 
 from __future__ import annotations
 
@@ -8,37 +8,44 @@ from typing import Any
 from edge.core.errors import InputError
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
-from edge.profiler.measurement.statistics import MARGIN, compare
-from edge.profiler.report.documents import times_of
+from edge.profiler.measurement.statistics import MARGIN, compare_medians
+from edge.profiler.report.documents import row_times
 
 
-def verdicts(a: Document, b: Document) -> list[dict[str, Any]]:
-    """Return the verdict on each row that both have, by name and form.
+def compare_documents(a: Document, b: Document) -> list[dict[str, Any]]:
+    """Return the verdict on each row that both profiles have, by name and form.
 
-    Less than `MARGIN` is no difference: two runs of one release on one machine differ by as much.
+    A change of less than `MARGIN` is no difference: two runs of one release on one machine differ by as much.
 
     Raises:
-        InputError: they have none in common.
+        InputError: The profiles have no row in common.
     """
-    before = {(row["name"], row["form"]): row for row in a["latencies"]}
-    found = []
-    for row in b["latencies"]:
-        old = before.get((row["name"], row["form"]))
-        if old is not None:
-            verdict = compare(times_of(old), times_of(row), MARGIN)
-            numbers = {"a_p50_ms": old["p50_ms"], "b_p50_ms": row["p50_ms"]}
-            found.append({"name": row["name"], "form": row["form"], **numbers, **verdict._asdict()})
-    if not found:
+    rows_a = {(row["name"], row["form"]): row for row in a["latencies"]}
+    comparisons = []
+    for row_b in b["latencies"]:
+        row_a = rows_a.get((row_b["name"], row_b["form"]))
+        if row_a is not None:
+            verdict = compare_medians(row_times(row_a), row_times(row_b), MARGIN)
+            comparisons.append(
+                {
+                    "name": row_b["name"],
+                    "form": row_b["form"],
+                    "a_p50_ms": row_a["p50_ms"],
+                    "b_p50_ms": row_b["p50_ms"],
+                    **verdict._asdict(),
+                }
+            )
+    if not comparisons:
         raise InputError(
-            f"nothing to compare: the first has {_rows(a)}, the second {_rows(b)}; expected the same "
-            "precision, form and batch in both"
+            f"nothing to compare: the first has {_list_rows(a)}, the second {_list_rows(b)}; expected "
+            "the same precision, form and batch in both"
         )
-    return found
+    return comparisons
 
 
-def other_conditions(a: Document, b: Document) -> Iterator[str]:
-    """Yield what differed beside the times: it may explain them."""
-    for name, one, two in (
+def differing_conditions(a: Document, b: Document) -> Iterator[str]:
+    """Yield a line for each condition that differs and so may explain a change of the latency."""
+    for name, value_a, value_b in (
         ("release", a["release"], b["release"]),
         ("machine", machine_name(a["machine"]), machine_name(b["machine"])),
         ("system", a["machine"]["system"], b["machine"]["system"]),
@@ -48,49 +55,56 @@ def other_conditions(a: Document, b: Document) -> Iterator[str]:
         ("governors", a["conditions"]["governors"], b["conditions"]["governors"]),
         ("protocol", a["protocol"], b["protocol"]),
     ):
-        if one != two:
-            yield f"{name}: {one} and {two}"
-    before = {(row["name"], row["form"]): row for row in a["latencies"]}
-    for row in b["latencies"]:
-        old = before.get((row["name"], row["form"]))
-        if old is not None and old["engine"] != row["engine"]:
-            yield f"{row['name']}: on {old['engine']} and {row['engine']}"
-        for word, one in (("first", old), ("second", row)):
-            if old is not None and one is not None and not one["steady"]:
-                yield f"{row['name']}: the {word} was not steady"
-    yield from _other_clocks(a, b)
-    hashes = a.get("graphs_sha256", {}), b.get("graphs_sha256", {})
-    for name in sorted(hashes[0].keys() & hashes[1].keys()):
-        if hashes[0][name] != hashes[1][name]:
+        if value_a != value_b:
+            yield f"{name}: {value_a} and {value_b}"
+    yield from _differing_rows(a, b)
+    yield from _differing_clocks(a, b)
+    graphs_a, graphs_b = a.get("graphs_sha256", {}), b.get("graphs_sha256", {})
+    for name in sorted(graphs_a.keys() & graphs_b.keys()):
+        if graphs_a[name] != graphs_b[name]:
             yield f"{name}: another graph"
     for name in sorted({*a["versions"], *b["versions"]}):
-        one, two = a["versions"].get(name, "none"), b["versions"].get(name, "none")
-        if one != two:
-            yield f"{name}: {one} and {two}"
-    for word, document in (("first", a), ("second", b)):
+        version_a, version_b = a["versions"].get(name, "none"), b["versions"].get(name, "none")
+        if version_a != version_b:
+            yield f"{name}: {version_a} and {version_b}"
+    for ordinal, document in (("first", a), ("second", b)):
         if document["conditions"]["throttled"]:
-            yield f"the {word} was throttled: {', '.join(document['conditions']['throttled'])}"
+            yield f"the {ordinal} was throttled: {', '.join(document['conditions']['throttled'])}"
         load, cores = document["conditions"]["load_average_before"], document["machine"]["cores"]
         if load > cores / 2:
-            yield f"the {word} was measured on a busy machine: load {load:.1f} on {cores} cores"
+            yield f"the {ordinal} was measured on a busy machine: load {load:.1f} on {cores} cores"
 
 
-def _other_clocks(a: Document, b: Document) -> Iterator[str]:
-    """Yield clocks that both could read, at the start of each, and that differ by more than `MARGIN`."""
-    one, two = (document["conditions"]["timeline"][:1] for document in (a, b))
-    for first, second in zip(one, two, strict=False):
-        for name in sorted(first["clocks_mhz"].keys() & second["clocks_mhz"].keys()):
-            low, high = sorted((first["clocks_mhz"][name], second["clocks_mhz"][name]))
-            if high > low * (1 + MARGIN):
-                yield f"{name}: {first['clocks_mhz'][name]:.0f} and {second['clocks_mhz'][name]:.0f} MHz"
+def _differing_rows(a: Document, b: Document) -> Iterator[str]:
+    """Yield the rows on another engine, and those that were not steady."""
+    rows_a = {(row["name"], row["form"]): row for row in a["latencies"]}
+    for row_b in b["latencies"]:
+        row_a = rows_a.get((row_b["name"], row_b["form"]))
+        if row_a is None:
+            continue
+        if row_a["engine"] != row_b["engine"]:
+            yield f"{row_b['name']}: on {row_a['engine']} and {row_b['engine']}"
+        for ordinal, row in (("first", row_a), ("second", row_b)):
+            if not row["steady"]:
+                yield f"{row_b['name']}: the {ordinal} was not steady"
 
 
-def said(verdict: dict[str, Any]) -> str:
-    """Return a verdict in a line."""
-    change = f"{verdict['b_p50_ms']:.3f} ms after {verdict['a_p50_ms']:.3f}"
-    ratio = f"{verdict['ratio']:.3f}x [{verdict['low']:.3f}, {verdict['high']:.3f}]"
-    return f"{verdict['verdict']}, {verdict['confidence']:.1%} sure: {change}, {ratio}"
+def _differing_clocks(a: Document, b: Document) -> Iterator[str]:
+    """Yield the clocks that both could read at their start and that differ by more than `MARGIN`."""
+    starts_a, starts_b = (document["conditions"]["timeline"][:1] for document in (a, b))
+    for start_a, start_b in zip(starts_a, starts_b, strict=False):
+        for name in sorted(start_a["clocks_mhz"].keys() & start_b["clocks_mhz"].keys()):
+            clock_a, clock_b = start_a["clocks_mhz"][name], start_b["clocks_mhz"][name]
+            if max(clock_a, clock_b) > min(clock_a, clock_b) * (1 + MARGIN):
+                yield f"{name}: {clock_a:.0f} and {clock_b:.0f} MHz"
 
 
-def _rows(document: Document) -> str:
+def format_comparison(comparison: dict[str, Any]) -> str:
+    """Return a comparison as one line."""
+    change = f"{comparison['b_p50_ms']:.3f} ms after {comparison['a_p50_ms']:.3f}"
+    ratio = f"{comparison['ratio']:.3f}x [{comparison['low']:.3f}, {comparison['high']:.3f}]"
+    return f"{comparison['verdict']}, {comparison['confidence']:.1%} sure: {change}, {ratio}"
+
+
+def _list_rows(document: Document) -> str:
     return ", ".join(f"{row['name']} {row['form']}" for row in document["latencies"]) or "nothing"

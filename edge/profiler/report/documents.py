@@ -1,4 +1,4 @@
-"""Measurements on disk: written whole, read with care."""
+"""Profile documents as JSON files, written atomically and checked when read."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
-from edge.profiler.measurement.document import SCHEMA, Document
+from edge.profiler.measurement.document import SCHEMA, Document, Row
 from edge.profiler.measurement.statistics import Times
 
-NEEDED = ("created", "release", "machine", "versions", "threads", "conditions", "latencies", "protocol")
+REQUIRED_KEYS = (
+    "created",
+    "release",
+    "machine",
+    "versions",
+    "threads",
+    "conditions",
+    "latencies",
+    "protocol",
+)
 
 
-def write(document: Document, path: Path) -> None:
-    """Write a measurement as JSON."""
-    with written_file(path) as place:
-        place.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+def write_document(document: Document, path: Path) -> None:
+    """Write a document as JSON."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def read(path: Path) -> Document:
-    """Return a measurement.
+def read_document(path: Path) -> Document:
+    """Read a document.
 
     Raises:
-        InputError: it is no measurement that this version reads; what it is.
+        InputError: The file is no document of this schema, or an incomplete one.
     """
     try:
         document: Any = json.loads(path.read_text())
@@ -41,18 +50,18 @@ def read(path: Path) -> Document:
             "measure again"
         )
     try:
-        if missing := next((name for name in NEEDED if name not in document), None):
+        if missing := next((name for name in REQUIRED_KEYS if name not in document), None):
             raise KeyError(missing)
         for row in document["latencies"]:
             str(row["name"]), float(row["p50_ms"])
-            if times_of(row).ndim != 2 or not times_of(row).size:
+            if row_times(row).ndim != 2 or not row_times(row).size:
                 raise ValueError("times_ms is no table")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no whole measurement ({error}): measure again") from None
-    found: Document = document
-    return found
+        raise InputError(f"{path} is an incomplete measurement ({error}): measure again") from None
+    checked: Document = document
+    return checked
 
 
-def times_of(row: Document) -> Times:
-    """Return a row's times (rounds, calls) in milliseconds."""
+def row_times(row: Row) -> Times:
+    """Return the latencies of a row (rounds, calls per turn) in milliseconds."""
     return np.asarray(row["times_ms"], np.float64)

@@ -1,4 +1,4 @@
-"""Measurements kept on the machine, a folder for each board, so that a regression shows."""
+"""History of profiles in the cache, with a folder per board, so that a regression shows."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from edge.core.atomic_files import cache_folder
 from edge.core.errors import InputError
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
-from edge.profiler.report import documents
+from edge.profiler.report.documents import read_document, write_document
 
-KEPT = 100
-"""Measurements of a board; the oldest go."""
+MAX_SAVED = 100
+"""Documents per board; the oldest are removed."""
 
 
-def folder_of(document: Document) -> Path:
-    """Return where measurements of a board are kept."""
+def board_folder(document: Document) -> Path:
+    """Return the folder with the documents of the board, in its power mode."""
     name = f"{machine_name(document['machine'])} {document['machine']['power_mode'] or ''}"
-    words = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
-    return cache_folder() / "profiles" / f"{words[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+    return cache_folder() / "profiles" / f"{slug[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def keep(document: Document) -> Path:
-    """Keep a measurement, and return its file.
+def save_to_history(document: Document) -> Path:
+    """Save a document and return its path.
 
     Raises:
-        InputError: the cache cannot be written.
+        InputError: The cache cannot be written.
     """
-    folder = folder_of(document)
+    folder = board_folder(document)
     stamp = re.sub(r"\D", "", document["created"])[:14]
     digest = hashlib.sha256(repr(document["latencies"]).encode()).hexdigest()[:8]
     path = folder / f"{stamp}-{digest}.json"
-    documents.write(document, path)
-    for old in sorted(folder.glob("*.json"))[:-KEPT]:
+    write_document(document, path)
+    for old in sorted(folder.glob("*.json"))[:-MAX_SAVED]:
         old.unlink(missing_ok=True)
     return path
 
 
-def earlier(document: Document) -> list[Document]:
-    """Return the board's measurements of the same release, settings and rows, the oldest first."""
-    found = []
-    for path in sorted(folder_of(document).glob("*.json")):
+def load_history(document: Document) -> list[Document]:
+    """Return the board's earlier documents of the same release, settings and rows, the oldest first."""
+    history = []
+    for path in sorted(board_folder(document).glob("*.json")):
         try:
-            one = documents.read(path)
-        except InputError:  # of another version, or half gone: not ours to complain about
+            earlier = read_document(path)
+        except InputError:  # of another version, or damaged: it must not stop a new measurement
             continue
-        if _key(one) & _key(document) and one["created"] <= document["created"]:
-            found.append(one)
-    return found
+        if _row_keys(earlier) & _row_keys(document) and earlier["created"] <= document["created"]:
+            history.append(earlier)
+    return history
 
 
-def _key(document: Document) -> set[tuple[object, ...]]:
-    same = document["release"], document["threads"], document["protocol"]
-    return {(*same, row["name"], row["form"], row["engine"].split()[0]) for row in document["latencies"]}
+def _row_keys(document: Document) -> set[tuple[object, ...]]:
+    common = document["release"], document["threads"], document["protocol"]
+    return {(*common, row["name"], row["form"], row["engine"].split()[0]) for row in document["latencies"]}

@@ -3,38 +3,43 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.profiler.measurement.sampler import overhead_us
-from edge.profiler.measurement.statistics import MARGIN, compare, drift, intervals, is_steady, summarise
-from edge.profiler.report.html import pareto_front
+from edge.profiler.measurement.statistics import (
+    MARGIN,
+    bootstrap_intervals,
+    compare_medians,
+    is_steady,
+    relative_drift,
+    summarize_times,
+)
 
 
-def times(median: float, seed: int, rounds: int = 15) -> np.ndarray:
-    """Calls with a skewed tail, as latencies are."""
+def random_times(median: float, seed: int, rounds: int = 15) -> np.ndarray:
+    """Return times (rounds, 20) with a skewed tail, as latencies have."""
     return median * (1 + np.random.default_rng(seed).gamma(1.0, 0.02, (rounds, 20)))
 
 
-def test_the_numbers_are_numpys_and_outliers_count() -> None:
-    seen = times(1.0, 0)
-    seen[3, 4] = 100.0
-    found = summarise(seen)
-    assert found["mean_ms"] == pytest.approx(seen.mean())
-    assert found["p99_9_ms"] == pytest.approx(np.percentile(seen, 99.9))
-    assert found["max_ms"] == 100.0
-    assert found["p50_ms"] < found["p90_ms"] < found["p99_ms"] < found["p99_9_ms"]
-    assert summarise(np.array([[1.0, 3.0, 1.0]]))["jitter_ms"] == 2.0
+def test_summary_equals_numpy_and_keeps_outliers() -> None:
+    times = random_times(1.0, 0)
+    times[3, 4] = 100.0
+    summary = summarize_times(times)
+    assert summary["mean_ms"] == pytest.approx(times.mean())
+    assert summary["p99_9_ms"] == pytest.approx(np.percentile(times, 99.9))
+    assert summary["max_ms"] == 100.0
+    assert summary["p50_ms"] < summary["p90_ms"] < summary["p99_ms"] < summary["p99_9_ms"]
+    assert summarize_times(np.array([[1.0, 3.0, 1.0]]))["jitter_ms"] == 2.0
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
-    truth = 1 + 0.02 * np.log(2)  # the median of what `times` draws
-    held = 0
+def test_interval_contains_the_true_median_as_often_as_it_claims() -> None:
+    true_median = 1 + 0.02 * np.log(2)  # of the distribution that `random_times` draws from
+    hits = 0
     for seed in range(1000, 1060):
-        low, high = intervals(times(1.0, seed))["p50_ms"]
-        held += low <= truth <= high
-    assert held >= 51  # 95 % of 60 is 57; 50 or fewer happen once in 10,000 times
+        low, high = bootstrap_intervals(random_times(1.0, seed))["p50_ms"]
+        hits += low <= true_median <= high
+    assert hits >= 51  # 95 % of 60 is 57; 50 or fewer have a probability of 1 in 10,000
 
 
 @pytest.mark.parametrize(
-    ("change", "margin", "verdict"),
+    ("factor", "margin", "expected"),
     [
         (1.2, MARGIN, "slower"),
         (0.8, MARGIN, "faster"),
@@ -45,24 +50,24 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
         (1.02, 0.0, "slower"),
     ],
 )
-def test_a_verdict_needs_more_than_luck(change: float, margin: float, verdict: str) -> None:
-    found = compare(times(1.0, 1), times(change, 2), margin)
-    assert found.verdict == verdict
-    assert found.low < found.ratio < found.high
-    assert 0.5 < found.confidence <= 1
+def test_verdict_depends_on_the_change_and_the_margin(factor: float, margin: float, expected: str) -> None:
+    verdict = compare_medians(random_times(1.0, 1), random_times(factor, 2), margin)
+    assert verdict.verdict == expected
+    assert verdict.low < verdict.ratio < verdict.high
+    assert 0.5 < verdict.confidence <= 1
 
 
-def test_of_a_turn_or_two_nothing_is_sure() -> None:
+def test_verdict_is_undecided_with_one_round() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.normal(1, 0.05, (1, 20)), rng.normal(1.15, 0.05, (1, 20))
-    found = compare(one, other, MARGIN)
-    assert found.verdict == "undecided"
-    assert found.low < found.ratio < found.high
-    low, high = intervals(one)["p50_ms"]
-    assert low < float(np.median(one)) < high
+    first, second = rng.normal(1, 0.05, (1, 20)), rng.normal(1.15, 0.05, (1, 20))
+    verdict = compare_medians(first, second, MARGIN)
+    assert verdict.verdict == "undecided"
+    assert verdict.low < verdict.ratio < verdict.high
+    low, high = bootstrap_intervals(first)["p50_ms"]
+    assert low < float(np.median(first)) < high
 
 
-def test_a_warm_up_ends_when_the_drift_does() -> None:
+def test_latency_is_steady_when_the_drift_has_stopped() -> None:
     falling = [4.0, 3.0, 2.5, 2.0, 1.6, 1.3]
     assert not is_steady(falling)
     assert not is_steady([1.0] * 5)
@@ -70,14 +75,6 @@ def test_a_warm_up_ends_when_the_drift_does() -> None:
     assert is_steady([1.0, 3.0, 1.2, 2.8, 1.1, 2.0])  # noise, not drift
 
 
-def test_a_drift_that_goes_on_is_told() -> None:
-    assert drift(times(1.0, 0) * np.linspace(1, 1.5, 15)[:, None]) == pytest.approx(1 / 3, abs=0.03)
-
-
-def test_measuring_adds_less_than_two_microseconds() -> None:
-    assert min(overhead_us() for _ in range(5)) < 2
-
-
-def test_the_front_has_what_nothing_beats() -> None:
-    points = [(2.0, 0.9), (1.0, 0.8), (3.0, 0.85), (2.0, 0.95), (4.0, 0.99)]
-    assert pareto_front(points) == [(1.0, 0.8), (2.0, 0.95), (4.0, 0.99)]
+def test_drift_is_the_change_between_the_first_and_the_last_third() -> None:
+    times = random_times(1.0, 0) * np.linspace(1, 1.5, 15)[:, None]
+    assert relative_drift(times) == pytest.approx(1 / 3, abs=0.03)
