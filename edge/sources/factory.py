@@ -1,4 +1,4 @@
-"""Sources, a file per kind; each is imported when it is asked for."""
+"""Opening of sources by their names; the module of each kind is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -6,95 +6,103 @@ import os
 import re
 from pathlib import Path
 
-from edge.core.atomic_files import checked_name
+from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
 from edge.core.frames import Source
 
 SYNTHETIC = "synthetic:"
 CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
-FIRST = {"v4l2src": "device=/dev/video0", "nvarguscamerasrc": "sensor-id=0"}
-"""What GStreamer's cameras take where no other is named."""
+DEFAULT_CAMERAS = {"v4l2src": "device=/dev/video0", "nvarguscamerasrc": "sensor-id=0"}
+"""Cameras that GStreamer's elements open if their settings name none."""
 
 
 def is_camera(name: str) -> bool:
-    """Say whether a name is of a source that gives frames when it wants to."""
+    """Say whether a name is of a live source, which gives frames at its own pace."""
     return name.startswith(CAMERAS)
 
 
 def open_source(
-    name: str, wanted: tuple[int, int] | None = None, live: bool | None = None, fps: float | None = None
+    name: str, min_size: tuple[int, int] | None = None, live: bool | None = None, fps: float | None = None
 ) -> Source:
-    """Open a video file, a folder of images, `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera.
+    """Open a source of frames.
 
-    Cameras are `/dev/videoN`, `/dev/v4l/by-id/...` or `v4l2:N`, `csi:N`, `gst:PIPELINE` and `rtsp://...`.
-    `wanted`: width and height that are enough; who can give smaller frames cheaply then does, and says so by
-    `Frame.scale`. `live`: in real time, newest first (None: as is a camera's way, and not a file's). `fps`:
-    its frame rate, if it is not what it says.
+    Args:
+        name: A video file, a folder of images, `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera:
+            `/dev/videoN`, `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`.
+        min_size: Width and height that suffice. A source that can give smaller frames cheaply does so, and
+            says it in `Frame.scale`.
+        live: Frames come in real time, and the newest counts. None: True for cameras, False for files.
+        fps: Frame rate, if it is not what the source says.
 
     Raises:
-        InputError: missing, empty, or not readable as what it is.
+        InputError: The source is missing, empty, or not readable as its kind.
     """
-    name, camera = _device(name), is_camera(name)
-    source = _open_camera(name, wanted, live is not False) if camera else _open_file(name, wanted)
+    name = _resolve_device(name)
+    if is_camera(name):
+        camera = _open_camera(name, min_size, live is not False)
+        camera.fps = fps or camera.fps
+        return camera
+    source = _open_file(name, min_size)
     source.fps = fps or source.fps
-    if live and not camera:
-        from edge.sources.realtime_playback import PacedSource
+    if not live:
+        return source
+    from edge.sources.realtime_playback import PacedSource
 
-        return PacedSource(source, fps)
-    return source
+    return PacedSource(source, fps)
 
 
 def exclusive_devices(name: str) -> list[str]:
-    """Return the devices that only one run at a time can read, of a source's name."""
-    name = _device(name)
+    """Return the devices of a source that only one process at a time can read."""
+    name = _resolve_device(name)
     if not name.startswith(("/dev/video", "v4l2:", "csi:", "gst:")):
         return []
-    if not name.startswith("gst:"):  # without its mode
+    if not name.startswith("gst:"):  # remove the mode
         name = re.sub(r"^v4l2:(\d+)", r"/dev/video\1", name)
         name = re.sub(r"^(/dev/video\d+).*", r"\1", name)
-    for element, setting in FIRST.items():  # of which none was named
-        name = re.sub(rf"\b{element}\b(?![^!]*\b{setting.partition('=')[0]}=)", f"{element} {setting}", name)
-    found = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
+    for element, setting in DEFAULT_CAMERAS.items():
+        key = setting.partition("=")[0]
+        name = re.sub(rf"\b{element}\b(?![^!]*\b{key}=)", f"{element} {setting}", name)
+    devices = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
     sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)
-    return found + [f"csi:{first or second}" for first, second in sensors]
+    return devices + [f"csi:{csi or sensor_id}" for csi, sensor_id in sensors]
 
 
-def _device(name: str) -> str:
-    """Return what a camera is called here, of a name that it keeps: /dev/v4l/by-id/..., with its mode."""
-    found = re.fullmatch(r"(/dev/v4l/.+?)(:\d+x\d+(?:@\d+)?)?", name)
-    return f"{os.path.realpath(found[1])}{found[2] or ''}" if found else name
+def _resolve_device(name: str) -> str:
+    """Return the name with a link such as /dev/v4l/by-id/... replaced by its device; the mode is kept."""
+    match = re.fullmatch(r"(/dev/v4l/.+?)(:\d+x\d+(?:@\d+)?)?", name)
+    return f"{os.path.realpath(match[1])}{match[2] or ''}" if match else name
 
 
-def _open_camera(name: str, wanted: tuple[int, int] | None, live: bool) -> Source:
+def _open_camera(name: str, min_size: tuple[int, int] | None, live: bool) -> Source:
     if name.startswith("gst:"):
         from edge.sources.gstreamer import open_gst
 
-        return open_gst(name, every=not live)
+        return open_gst(name, every_frame=not live)
     if not live:
-        raise InputError(f"{name} gives only what it sees now; --every-frame is for files and gst:")
+        raise InputError(f"{name} gives only its current frames; --every-frame is for files and gst:")
     if name.startswith("csi:"):
         from edge.sources.gstreamer import open_csi
 
-        return open_csi(name, wanted)
+        return open_csi(name, min_size)
     if name.startswith("rtsp"):
         from edge.sources.rtsp import open_rtsp
 
         return open_rtsp(name)
     from edge.sources.v4l2 import open_v4l2
 
-    return open_v4l2(name, wanted)
+    return open_v4l2(name, min_size)
 
 
-def _open_file(name: str, wanted: tuple[int, int] | None) -> Source:
+def _open_file(name: str, min_size: tuple[int, int] | None) -> Source:
     if name.startswith(SYNTHETIC):
         from edge.sources.synthetic import SyntheticSource
 
         return SyntheticSource.parse(name)
-    path = Path(checked_name(name))
+    path = Path(check_file_name(name))
     if path.is_dir():
         from edge.sources.image_folder import FolderSource
 
-        return FolderSource(path, wanted)
+        return FolderSource(path, min_size)
     if path.is_file():
         from edge.sources.video_file import VideoSource
 

@@ -1,4 +1,4 @@
-"""GStreamer pipelines: `gst:PIPELINE`, and `csi:N[:WIDTHxHEIGHT[@FPS]]`, a Jetson's camera."""
+"""GStreamer pipelines: `gst:PIPELINE`, and `csi:N[:WIDTHxHEIGHT[@FPS]]` for the camera of a Jetson."""
 
 from __future__ import annotations
 
@@ -17,71 +17,80 @@ from edge.sources.opencv_capture import (
 )
 from edge.sources.rtsp import hide_passwords
 
-NEWEST = "appsink drop=true max-buffers=1 sync=false"
-"""The end of a live pipeline: one frame waits, an older one goes."""
-EVERY = "appsink drop=false max-buffers=4 sync=false"
-OPEN_S = 10.0
-"""How long a pipeline has for its first frame: OpenCV waits for ever for one that was not understood."""
-CSI_MODE = "1280x720@30"
+NEWEST_FRAME_SINK = "appsink drop=true max-buffers=1 sync=false"
+"""End of a live pipeline: one frame waits, and a newer one replaces it."""
+EVERY_FRAME_SINK = "appsink drop=false max-buffers=4 sync=false"
+OPEN_TIMEOUT_S = 10.0
+"""Time limit for the first frame; OpenCV would wait for ever for a pipeline that does not start."""
+DEFAULT_CSI_MODE = "1280x720@30"
 
 
-def open_gst(name: str, every: bool = False) -> CaptureSource:
-    """Open `gst:PIPELINE`, in gst-launch's words; without an appsink, one for BGR frames is put to its end.
+def open_gst(name: str, every_frame: bool = False) -> CaptureSource:
+    """Open `gst:PIPELINE`.
 
-    `every`: each frame counts, as of a file; else only the newest.
+    Args:
+        name: The pipeline in the syntax of gst-launch; without an appsink, one for BGR frames is appended.
+        every_frame: Each frame counts, as of a file; else only the newest does.
 
     Raises:
-        InputError: this OpenCV has no GStreamer, or the pipeline gives no frame.
+        InputError: This OpenCV has no GStreamer, or the pipeline gives no frame.
     """
     pipeline = name.removeprefix("gst:").strip()
     if not re.search(r"\bappsink\b", pipeline):
-        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {EVERY if every else NEWEST}"
-    shown = hide_passwords(name)
-    missing = (
-        f"{shown} gives no frame; expected a GStreamer pipeline of video, which gst-launch-1.0 starts: try "
-        "it there with `! autovideosink`, it says why"
+        sink = EVERY_FRAME_SINK if every_frame else NEWEST_FRAME_SINK
+        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {sink}"
+    shown_name = hide_passwords(name)
+    failure = (
+        f"{shown_name} gives no frame; expected a GStreamer pipeline of video, which gst-launch-1.0 starts: "
+        "run it there with `! autovideosink` to see the reason"
     )
-    return _opened(shown, pipeline, missing, every=every)
+    return _open(shown_name, pipeline, failure, every_frame=every_frame)
 
 
-def open_csi(name: str, wanted: tuple[int, int] | None = None) -> CaptureSource:
-    """Open `csi:N[:WIDTHxHEIGHT[@FPS]]` by NVIDIA's Argus; the hardware scales to what is wanted.
+def open_csi(name: str, min_size: tuple[int, int] | None = None) -> CaptureSource:
+    """Open `csi:N[:WIDTHxHEIGHT[@FPS]]` by NVIDIA's Argus.
+
+    Args:
+        name: The camera's number and its mode.
+        min_size: Width and height that suffice; the hardware scales the frames down as far as they allow.
 
     Raises:
-        InputError: the name is not of the form, or the camera gives no frame.
+        InputError: The name has another form, or the camera gives no frame.
     """
-    _, number, *rest = name.split(":", 2)
-    width, height, fps = parse_mode(rest[0] if rest else CSI_MODE, name)
-    scale = choose_scale(width, height, wanted)
+    _, number, *modes = name.split(":", 2)
+    width, height, fps = parse_mode(modes[0] if modes else DEFAULT_CSI_MODE, name)
+    scale = choose_scale(width, height, min_size)
     if not number.isdigit():
-        raise InputError(f"no camera {name!r}; expected csi:N[:WIDTHxHEIGHT[@FPS]], as csi:0:{CSI_MODE}")
-    missing = (
-        f"{name} gives no frame; expected a camera on CSI that nothing else uses: is nvargus-daemon running, "
-        "and has the sensor this mode?"
+        raise InputError(
+            f"no camera {name!r}; expected csi:N[:WIDTHxHEIGHT[@FPS]], such as csi:0:{DEFAULT_CSI_MODE}"
+        )
+    failure = (
+        f"{name} gives no frame; expected a CSI camera that no other process uses: check that nvargus-daemon "
+        "runs and that the sensor has this mode"
     )
-    return _opened(name, csi_pipeline(int(number), width, height, fps, scale), missing, scale)
+    return _open(name, csi_pipeline(int(number), width, height, fps, scale), failure, scale)
 
 
 def csi_pipeline(number: int, width: int, height: int, fps: int | None, scale: int) -> str:
-    """Return the pipeline of a Jetson's camera, `scale` times smaller than its mode."""
+    """Return the pipeline of a Jetson's camera, whose frames are `scale` times smaller than its mode."""
     rate = f",framerate={fps}/1" if fps else ""
     return (
         f"nvarguscamerasrc sensor-id={number} ! "
         f"video/x-raw(memory:NVMM),width={width},height={height}{rate} ! "
-        "nvvidconv interpolation-method=5-Tap ! "  # its default takes the nearest pixel
+        "nvvidconv interpolation-method=5-Tap ! "  # the default is nearest neighbour
         f"video/x-raw,width={width // scale},height={height // scale},format=BGRx ! "
-        f"videoconvert ! video/x-raw,format=BGR ! {NEWEST}"
+        f"videoconvert ! video/x-raw,format=BGR ! {NEWEST_FRAME_SINK}"
     )
 
 
-def _opened(name: str, pipeline: str, missing: str, scale: int = 1, every: bool = False) -> CaptureSource:
+def _open(name: str, pipeline: str, failure: str, scale: int = 1, every_frame: bool = False) -> CaptureSource:
     if not has_backend("GStreamer"):
         raise InputError(
             f"{name.split(':')[0]}: needs an OpenCV with GStreamer; this one, {cv2.__version__}, was built "
-            "without (PyPI's are): use the system's python3-opencv, as docs/live.md says"
+            "without it, as those of PyPI are: use the system's python3-opencv, as docs/live.md says"
         )
     return open_with_timeout(
-        OPEN_S,
-        lambda: CaptureSource(name, open_capture(pipeline, cv2.CAP_GSTREAMER), missing, scale, every),
-        missing,
+        OPEN_TIMEOUT_S,
+        lambda: CaptureSource(name, open_capture(pipeline, cv2.CAP_GSTREAMER), failure, scale, every_frame),
+        failure,
     )

@@ -1,4 +1,4 @@
-"""A folder of images as a clip, in the order a person would number them."""
+"""A folder of images as a clip, in natural order of their names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from edge.core.frames import Frame, Image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FPS = 10.0
-"""Frames a second of a folder: images carry no time, so their media time is index / FPS."""
+"""Frame rate of a folder: images have no time stamps, so the media time is index / FPS."""
+JPEG_MAGIC = b"\xff\xd8"
 
-_REDUCED = {
+_REDUCED_FLAGS = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
@@ -24,17 +25,21 @@ _REDUCED = {
 
 
 class FolderSource:
-    """All images of one folder, which must be of one size.
+    """All images of one folder, which must have one size.
 
-    `wanted`: width and height that are enough. JPEG is then decoded at the least of 1/2, 1/4, 1/8 that has
-    them and divides the size: by libjpeg's smaller inverse transform, which is near the mean of the pixels.
+    JPEGs are decoded at the smallest of 1/2, 1/4 and 1/8 that still has `min_size` and divides the size. The
+    smaller inverse transform of libjpeg does that, and comes close to the mean of the pixels.
+
+    Args:
+        folder: The folder.
+        min_size: Width and height that suffice; None for the full size.
 
     Raises:
-        InputError: no image, or the first one cannot be read; while reading: an image that cannot
-            be read or is of another size, each named.
+        InputError: There is no image, or the first one cannot be read; or, while reading, an image cannot
+            be read or has another size.
     """
 
-    def __init__(self, folder: Path, wanted: tuple[int, int] | None = None) -> None:
+    def __init__(self, folder: Path, min_size: tuple[int, int] | None = None) -> None:
         self._paths = sorted(
             (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")),
             key=natural_sort_key,
@@ -42,15 +47,15 @@ class FolderSource:
         if not self._paths:
             raise InputError(f"{folder} has no images; expected {', '.join(sorted(SUFFIXES))}")
         self.name = str(folder)
-        self.height, self.width = _read(self._paths[0])[0].shape[:2]
-        self._scale = choose_scale(self.width, self.height, wanted)
+        self.height, self.width = _read_image(self._paths[0])[0].shape[:2]
+        self._scale = choose_scale(self.width, self.height, min_size)
         self.fps = FPS
         self.length: int | None = len(self._paths)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the images."""
         for index, path in enumerate(self._paths):
-            frame = Frame(index, index / self.fps, *_read(path, self._scale))
+            frame = Frame(index, index / self.fps, *_read_image(path, self._scale))
             if (frame.width, frame.height) != (self.width, self.height):
                 raise InputError(
                     f"{path} is {frame.width}x{frame.height}, the first image is "
@@ -59,30 +64,30 @@ class FolderSource:
             yield frame
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""
 
 
-def choose_scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
-    """Return by how much a picture may be shrunk: the most of 8, 4, 2 that divides it and leaves `wanted`."""
-    if wanted is None:
+def choose_scale(width: int, height: int, min_size: tuple[int, int] | None) -> int:
+    """Return the largest of 8, 4, 2, 1 that divides a picture's size and leaves at least `min_size`."""
+    if min_size is None:
         return 1
-    fits = (
+    scales = (
         scale
-        for scale in sorted(_REDUCED, reverse=True)
+        for scale in sorted(_REDUCED_FLAGS, reverse=True)
         if width % scale == height % scale == 0
-        and width // scale >= wanted[0]
-        and height // scale >= wanted[1]
+        and width // scale >= min_size[0]
+        and height // scale >= min_size[1]
     )
-    return next(fits, 1)
+    return next(scales, 1)
 
 
-def _read(path: Path, scale: int = 1) -> tuple[Image, int]:
-    """Return an image and the scale it has: only JPEG is decoded smaller."""
+def _read_image(path: Path, scale: int = 1) -> tuple[Image, int]:
+    """Return an image and its scale; only JPEGs can be decoded smaller."""
     data = np.fromfile(path, np.uint8)
-    scale = scale if data[:2].tobytes() == b"\xff\xd8" else 1
+    scale = scale if data[:2].tobytes() == JPEG_MAGIC else 1
     try:
-        image = cv2.imdecode(data, _REDUCED.get(scale, cv2.IMREAD_COLOR)) if data.size else None
-    except cv2.error:  # as for a header that claims a billion pixels
+        image = cv2.imdecode(data, _REDUCED_FLAGS.get(scale, cv2.IMREAD_COLOR)) if data.size else None
+    except cv2.error:  # such as a header that claims a billion pixels
         image = None
     if image is None:
         raise InputError(f"{path} cannot be read as an image: replace or remove it")
@@ -90,7 +95,7 @@ def _read(path: Path, scale: int = 1) -> tuple[Image, int]:
 
 
 def natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
-    """Return the key that sorts names as a person would number them: 2.png before 10.png."""
+    """Return a sort key that puts 2.png before 10.png."""
     return [
         (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)
     ]

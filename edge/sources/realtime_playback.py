@@ -1,38 +1,51 @@
-"""A file in real time: its frames come when a camera would give them."""
+"""Playback of a source in real time: each frame comes when a camera would give it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from edge.core.frames import Frame, Source
 
 
 class PacedSource:
-    """Another source's frames at their media time, each stamped with the monotonic time it was due.
+    """Frames of another source at their media time, stamped with the monotonic time when they were due.
 
-    `fps`: so many a second instead, evenly. A frame that is decoded too late is stamped when it is ready.
-    Every frame is given: what cannot be run in time is dropped, and counted, where newest frames win.
+    Each frame is given. A frame that is decoded too late is stamped when it is ready; a pipeline that keeps
+    only the newest frames drops and counts what it cannot process in time.
+
+    Args:
+        source: The source.
+        fps: Frame rate instead of the source's time stamps; None for its time stamps.
+        now: Monotonic clock in seconds; another one in tests.
+        wait: Waits for seconds and returns True if the source was closed meanwhile; another one in tests.
     """
 
-    def __init__(self, source: Source, fps: float | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        fps: float | None = None,
+        now: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
         self.name, self.width, self.height = source.name, source.width, source.height
         self.fps, self.length = source.fps, source.length
-        self._source, self._even_fps, self._closed = source, fps, threading.Event()
+        self._source, self._fps, self._closed = source, fps, threading.Event()
+        self._now, self._wait = now, wait or self._closed.wait
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield each frame when it is due; end early once closed."""
-        start: float | None = None
+        start_s: float | None = None
         for frame in self._source:
-            ready = time.monotonic()
-            at = frame.index / self._even_fps if self._even_fps else frame.capture_s
-            start = ready - at if start is None else start
-            due = start + at
-            if due > ready and self._closed.wait(due - ready):
+            ready_s = self._now()
+            media_s = frame.index / self._fps if self._fps else frame.capture_s
+            start_s = ready_s - media_s if start_s is None else start_s
+            due_s = start_s + media_s
+            if due_s > ready_s and self._wait(due_s - ready_s):
                 return
-            yield replace(frame, capture_s=max(due, ready))
+            yield replace(frame, capture_s=max(due_s, ready_s))
 
     def close(self) -> None:
         """Close the source."""

@@ -1,4 +1,4 @@
-"""A camera on the network: `rtsp://HOST/PATH`, by OpenCV's FFmpeg."""
+"""RTSP streams of network cameras, `rtsp://HOST/PATH`, by OpenCV's FFmpeg."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from edge.sources.opencv_capture import CaptureSource, open_capture
 
 TIMEOUT_MS = 1500
 OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-"""The only way there is to FFmpeg's options."""
-OPTIONS = "rtsp_flags;prefer_tcp|fflags;nobuffer|flags;low_delay"
-"""FFmpeg's: no frame waits in a buffer or for a decoder's threads."""
+"""Environment variable: OpenCV has no other way to set FFmpeg's options."""
+LOW_LATENCY_OPTIONS = "rtsp_flags;prefer_tcp|fflags;nobuffer|flags;low_delay"
+"""FFmpeg's options, with which no frame waits in a buffer or for the decoder's threads."""
 
 
 def open_rtsp(url: str) -> CaptureSource:
     """Connect to a stream.
 
     Raises:
-        InputError: no such address, nobody answers there, or no video comes; a password is not said.
+        InputError: The URL is invalid, no server answers, or no video comes; the message hides passwords.
     """
     name = hide_passwords(url)
     try:
@@ -33,19 +33,19 @@ def open_rtsp(url: str) -> CaptureSource:
         raise InputError(
             f"{name} is no address ({error}); expected rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH"
         ) from None
-    missing = f"{name} gives no video; expected an RTSP server that streams there: ask it with ffplay or VLC"
-    with _options():
+    failure = f"{name} gives no video; expected an RTSP server that streams there: try it with ffplay or VLC"
+    with _low_latency():
         capture = open_capture(url, cv2.CAP_FFMPEG, TIMEOUT_MS)
-    return CaptureSource(name, capture, missing)
+    return CaptureSource(name, capture, failure)
 
 
 @contextmanager
-def _options() -> Iterator[None]:
-    """Set FFmpeg's options, unless the user has; only here, since of a file they would lose frames."""
+def _low_latency() -> Iterator[None]:
+    """Set FFmpeg's options unless the user has; only during opening, because files would lose frames."""
     if OPTIONS_VARIABLE in os.environ:
         yield
         return
-    os.environ[OPTIONS_VARIABLE] = OPTIONS
+    os.environ[OPTIONS_VARIABLE] = LOW_LATENCY_OPTIONS
     try:
         yield
     finally:
@@ -53,6 +53,7 @@ def _options() -> Iterator[None]:
 
 
 def hide_passwords(text: str) -> str:
-    """Return a URL, or what has some in it, as it may be shown: rather too much hidden than too little."""
-    text = re.sub(r"(\w+://[^\s:/?@]*):\S+@", r"\1:***@", text)  # to the last @: a password may have any sign
+    """Return a text with the passwords of its URLs and settings hidden; in doubt, more is hidden."""
+    # Up to the last @, because a password may contain any character.
+    text = re.sub(r"(\w+://[^\s:/?@]*):\S+@", r"\1:***@", text)
     return re.sub(r"(?i)(pass(?:word|wd)?|pwd?|user-pw)=[^&\s]+", r"\1=***", text)

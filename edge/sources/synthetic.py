@@ -1,4 +1,4 @@
-"""The procedural world as a source: `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`."""
+"""The simulated world as a source: `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from edge.core.frames import Frame
 from edge.simulation.world import World
 
 PATTERN = re.compile(r"synthetic:(\d+)(?::(\d+)x(\d+)(?::(\d+))?)?")
+MIN_SIDE, MAX_SIDE = 64, 4096
 
 
 class SyntheticSource:
-    """A flight over a made world, at 10 frames a second."""
+    """A flight over a simulated world, at 10 frames per second."""
 
     def __init__(self, seed: int, width: int = 640, height: int = 360, frames: int = 100) -> None:
         self.name = f"synthetic:{seed}:{width}x{height}:{frames}"
@@ -23,10 +24,11 @@ class SyntheticSource:
 
     @classmethod
     def parse(cls, name: str) -> SyntheticSource:
-        """Open the source that `name` says.
+        """Open the source with this name.
 
         Raises:
-            InputError: the name is not of the form, or a side is under 64 or over 4096 pixels.
+            InputError: The name has another form, a side is not from 64 to 4096 pixels, or there are no
+                frames.
         """
         match = PATTERN.fullmatch(name)
         if match is None:
@@ -34,18 +36,18 @@ class SyntheticSource:
                 f"{name!r} is no synthetic source; expected synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]"
             )
         seed, width, height, frames = (
-            int(said or default) for said, default in zip(match.groups(), (0, 640, 360, 100), strict=True)
+            int(value or default) for value, default in zip(match.groups(), (0, 640, 360, 100), strict=True)
         )
-        if not all(64 <= side <= 4096 for side in (width, height)):
-            raise InputError(f"{name!r}: sides must be between 64 and 4096 pixels")
+        if not all(MIN_SIDE <= side <= MAX_SIDE for side in (width, height)):
+            raise InputError(f"{name!r}: sides must be between {MIN_SIDE} and {MAX_SIDE} pixels")
         if frames == 0:
             raise InputError(f"{name!r} has no frames; expected at least one")
         return cls(seed, width, height, frames)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the flight's frames."""
+        """Yield the frames of the flight."""
         for index in range(self.length or 0):
             yield Frame(index, index / self.fps, self._world.frame(index).image)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""

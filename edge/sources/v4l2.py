@@ -1,4 +1,4 @@
-"""A camera of the kernel's: `/dev/videoN[:WIDTHxHEIGHT[@FPS]]` or `v4l2:N[:...]`."""
+"""Cameras of the Linux kernel: `/dev/videoN[:WIDTHxHEIGHT[@FPS]]` or `v4l2:N[:...]`."""
 
 from __future__ import annotations
 
@@ -20,83 +20,113 @@ from edge.sources.opencv_capture import (
 )
 
 NAME = re.compile(r"(?:v4l2:|/dev/video)(\d+)(?::(.+))?")
-KEPT = "/dev/v4l/"
-"""Links to cameras by names that stay; `edge.sources` has followed those that are there."""
-SIZES = [(320, 180), (320, 240), (424, 240), (640, 360), (640, 400), (640, 480), (800, 600), (848, 480)]
-SIZES += [(960, 540), (1024, 768), (1280, 720), (1280, 800), (1280, 960), (1920, 1080)]
-"""Modes asked for: the driver says by what it sets whether the camera has one."""
-PACKED = cv2.VideoWriter.fourcc(*"MJPG")
-"""Over USB, full-size frames come fast as JPEG only."""
+LINKS_FOLDER = "/dev/v4l/"
+"""Links to cameras by persistent names; `edge.sources.factory` has replaced those that exist."""
+COMMON_SIZES = [
+    (320, 180),
+    (320, 240),
+    (424, 240),
+    (640, 360),
+    (640, 400),
+    (640, 480),
+    (800, 600),
+    (848, 480),
+]
+COMMON_SIZES += [(960, 540), (1024, 768), (1280, 720), (1280, 800), (1280, 960), (1920, 1080)]
+"""Sizes to try: OpenCV cannot list the modes of a camera, but the driver sets only those that it has."""
+MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
+"""Over USB, many cameras reach large sizes and high rates only with JPEG frames."""
+FPS_TOLERANCE = 0.05
+"""Relative difference between the rate asked for and the rate set, such as 30 and 29.97."""
 
 
-class Settable(Capture, Protocol):
+class SettableCapture(Capture, Protocol):
     """A capture whose mode can be set."""
 
     def set(self, property: int, value: float, /) -> bool:  # noqa: A002
-        """Ask for a property; return whether there is such."""
+        """Set a property and return whether the capture has it."""
 
 
-def open_v4l2(name: str, wanted: tuple[int, int] | None = None) -> CaptureSource:
-    """Open a camera in the mode named, else in its own, or in a smaller one of that aspect that is enough.
+def open_v4l2(name: str, min_size: tuple[int, int] | None = None) -> CaptureSource:
+    """Open a camera.
+
+    Args:
+        name: The camera, with a mode if one is asked for.
+        min_size: Width and height that suffice. Without a mode in the name, the smallest one with the aspect
+            ratio of the camera's default mode is set.
 
     Raises:
-        InputError: no such camera, it may not be read or is in use, or it has no such mode.
+        InputError: There is no such camera, it must not be read or is in use, or it lacks the mode.
     """
-    found = NAME.fullmatch(name)
-    if found is None and name.startswith(KEPT):
-        here = ", ".join(sorted(map(str, Path(KEPT).glob("by-id/*")))) or "none"
-        raise InputError(f"no camera {name}; cameras by such names here: {here}")
-    if found is None:
+    match = NAME.fullmatch(name)
+    if match is None and name.startswith(LINKS_FOLDER):
+        links = ", ".join(sorted(map(str, Path(LINKS_FOLDER).glob("by-id/*")))) or "none"
+        raise InputError(f"no camera {name}; cameras with such names here: {links}")
+    if match is None:
         raise InputError(
-            f"no camera {name!r}; expected /dev/videoN or v4l2:N, with :WIDTHxHEIGHT[@FPS] if asked"
+            f"no camera {name!r}; expected /dev/videoN or v4l2:N, and :WIDTHxHEIGHT[@FPS] for a mode"
         )
-    device = Path(f"/dev/video{found[1]}")
-    asked = parse_mode(found[2], name) if found[2] else None
+    device = Path(f"/dev/video{match[1]}")
+    mode = parse_mode(match[2], name) if match[2] else None
     if not device.exists():
-        others = ", ".join(sorted(map(str, device.parent.glob("video*")))) or "none"
-        raise InputError(f"no camera {device}; cameras here: {others}")
+        cameras = ", ".join(sorted(map(str, device.parent.glob("video*")))) or "none"
+        raise InputError(f"no camera {device}; cameras here: {cameras}")
     if not os.access(device, os.R_OK | os.W_OK):
-        raise InputError(f"{device} may not be used by this user; expected a member of the group video")
+        raise InputError(f"this user may not open {device}; expected a member of the group video")
     if not has_backend("v4l/v4l2"):
         raise InputError(
             f"{name} needs an OpenCV with V4L2: use the system's python3-opencv, as docs/live.md says"
         )
-    capture = open_capture(int(found[1]), cv2.CAP_V4L2)
+    capture = open_capture(int(match[1]), cv2.CAP_V4L2)
     if capture.isOpened():
-        choose(capture, name, asked, wanted)
-    return CaptureSource(name, capture, f"{device} gives no frame; is it in use, or no camera that captures?")
+        select_mode(capture, name, mode, min_size)
+    failure = (
+        f"{device} gives no frame; expected a camera that captures and that no other process uses: close the "
+        "other process, or name another device"
+    )
+    return CaptureSource(name, capture, failure)
 
 
-def choose(
-    capture: Settable,
+def select_mode(
+    capture: SettableCapture,
     name: str,
-    asked: tuple[int, int, int | None] | None,
-    wanted: tuple[int, int] | None,
+    mode: tuple[int, int, int | None] | None,
+    min_size: tuple[int, int] | None,
 ) -> None:
-    """Set the camera's mode: what is asked for; else the smallest of its aspect that has `wanted`.
+    """Set the mode of a camera.
+
+    Args:
+        capture: The open camera.
+        name: Name of the source, for the error.
+        mode: Width, height and rate to set; None for a smaller mode with the default aspect ratio.
+        min_size: Width and height that suffice; None to keep the default mode.
 
     Raises:
-        InputError: the camera sets another mode than the one asked for.
+        InputError: The camera lacks the mode.
     """
-    if asked is not None:
-        given = _set(capture, *asked)
-        if not _fits(given, asked):
-            capture.set(cv2.CAP_PROP_FOURCC, PACKED)
-            given = _set(capture, *asked)
-        if not _fits(given, asked):
+    if mode is not None:
+        actual = _set_mode(capture, *mode)
+        if not _is_mode(actual, mode):
+            capture.set(cv2.CAP_PROP_FOURCC, MJPEG)
+            actual = _set_mode(capture, *mode)
+        if not _is_mode(actual, mode):
             capture.release()
-            raise InputError(f"{name} has no mode {_said(*asked)}; it offers {_said(*given)} for it")
+            raise InputError(
+                f"{name} has no mode {_format_mode(*mode)}; it offers {_format_mode(*actual)} instead"
+            )
         return
-    own = _size(capture)
-    for width, height in smaller_sizes(SIZES, wanted, own) if wanted else ():
-        if _set(capture, width, height)[:2] == (width, height):
+    default = _size(capture)
+    for width, height in smaller_sizes(COMMON_SIZES, min_size, default) if min_size else ():
+        if _set_mode(capture, width, height)[:2] == (width, height):
             return
-    if _size(capture) != own:
-        _set(capture, *own)
+    if _size(capture) != default:
+        _set_mode(capture, *default)
 
 
-def _set(capture: Settable, width: int, height: int, fps: int | None = None) -> tuple[int, int, float]:
-    """Ask for a mode; return width, height and frames a second that the driver set."""
+def _set_mode(
+    capture: SettableCapture, width: int, height: int, fps: int | None = None
+) -> tuple[int, int, float]:
+    """Ask for a mode and return the width, height and frame rate that the driver set."""
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
     if fps:
@@ -104,15 +134,16 @@ def _set(capture: Settable, width: int, height: int, fps: int | None = None) -> 
     return *_size(capture), capture.get(cv2.CAP_PROP_FPS)
 
 
-def _said(width: int, height: int, fps: float | None) -> str:
+def _format_mode(width: int, height: int, fps: float | None) -> str:
     return f"{width}x{height}" + (f"@{fps:g}" if fps and fps > 0 else "")
 
 
-def _fits(given: tuple[int, int, float], asked: tuple[int, int, int | None]) -> bool:
-    """Whether a mode is the one asked for: 29.97 is 30, and a driver that tells no rate is believed."""
-    fps = asked[2]
-    return given[:2] == asked[:2] and (fps is None or not given[2] > 0 or abs(given[2] - fps) <= 0.05 * fps)
+def _is_mode(actual: tuple[int, int, float], mode: tuple[int, int, int | None]) -> bool:
+    """Say whether the camera has set a mode; a driver that reports no rate is trusted."""
+    (*size, rate), (*expected_size, fps) = actual, mode
+    has_rate = fps is None or not rate > 0 or abs(rate - fps) <= FPS_TOLERANCE * fps
+    return size == expected_size and has_rate
 
 
-def _size(capture: Settable) -> tuple[int, int]:
+def _size(capture: SettableCapture) -> tuple[int, int]:
     return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))

@@ -21,8 +21,8 @@ DEBIAN = "/usr/bin/python3"
 CHECK = """
 import sys, ensurepip, cv2
 assert (3, 10) <= sys.version_info < (3, 14), "it is Python " + sys.version.split()[0]
-from edge.sources.opencv_capture import has
-assert has("GStreamer"), "its OpenCV has no GStreamer"
+from edge.sources.opencv_capture import has_backend
+assert has_backend("GStreamer"), "its OpenCV has no GStreamer"
 """
 PACKAGES = ("onnxruntime<1.24", "click", "rich", "markdown-it-py", "mdurl", "pygments", "tomli")
 BALL = "gst:videotestsrc pattern=ball is-live=true ! video/x-raw,width=320,height=180,framerate=30/1"

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.sources.factory import open_source
+from edge.sources.realtime_playback import PacedSource
+from tests.conftest import Outcome
+from tests.support.clocks import ManualClock
+
+
+def pace(name: str, fps: float | None = None) -> tuple[PacedSource, ManualClock]:
+    """Return a file in real time, on a clock that moves only while the source waits."""
+    clock = ManualClock()
+
+    def wait(seconds: float) -> bool:
+        clock.advance(seconds)
+        return False
+
+    return PacedSource(open_source(name, fps=fps), fps, clock, wait), clock
+
+
+def test_each_frame_comes_when_it_is_due() -> None:
+    source, clock = pace("synthetic:3:64x64:6")
+    start_s = clock()
+    frames = list(source)
+    assert clock() - start_s == pytest.approx(0.5)
+    np.testing.assert_allclose(np.diff([frame.capture_s for frame in frames]), 0.1)
+    for frame, original in zip(frames, open_source("synthetic:3:64x64:6"), strict=True):
+        np.testing.assert_array_equal(frame.image, original.image)
+    source.close()
+
+
+def test_late_frame_is_stamped_when_it_is_ready() -> None:
+    source, clock = pace("synthetic:3:64x64:4")
+    stamps = []
+    for frame in source:
+        stamps.append(frame.capture_s)
+        clock.advance(0.25 if frame.index == 0 else 0.0)
+    np.testing.assert_allclose(np.asarray(stamps) - stamps[0], [0, 0.25, 0.25, 0.3])
+
+
+def test_given_rate_paces_a_folder(tmp_path: Path) -> None:
+    for index in range(13):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((64, 64, 3), np.uint8))
+    source, _ = pace(str(tmp_path), fps=40)
+    stamps = [frame.capture_s for frame in source]
+    assert source.fps == 40
+    assert stamps[-1] - stamps[0] == pytest.approx(0.3)  # at a folder's own 10 frames per second: 1.2 s
+
+
+def test_given_rate_paces_a_video(video: Path) -> None:
+    source, _ = pace(str(video), fps=100)
+    stamps = [frame.capture_s for frame in source]
+    source.close()
+    np.testing.assert_allclose(np.diff(stamps), 0.01)
+
+
+def test_closed_source_ends_early() -> None:
+    source = PacedSource(open_source("synthetic:3:64x64:6"))
+    source.close()
+    assert len(list(source)) == 1  # the first frame is due at once, and the second is waited for
+
+
+def test_real_time_run_writes_the_same_maps_as_a_run_over_the_file(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    summaries = {}
+    for flag in ("--realtime", "--every-frame"):
+        words = ("synthetic:3:320x180:6", flag, "--maps", str(tmp_path / flag), "--json")
+        outcome = command("run", *words)
+        assert outcome.code == 0
+        summaries[flag] = json.loads(outcome.out)
+    live = summaries["--realtime"]
+    assert live["frames"] + live["dropped"] == summaries["--every-frame"]["frames"] == 6
+    live_maps = sorted((tmp_path / "--realtime").iterdir())
+    assert len(live_maps) == live["frames"] > 0
+    for path in live_maps:
+        assert path.read_bytes() == (tmp_path / "--every-frame" / path.name).read_bytes()
