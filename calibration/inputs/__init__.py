@@ -1,1 +1,1 @@
-"""Calibration frames and the graphs that they are fed to."""
+"""Reads calibration frames and feeds them to graphs."""

@@ -1,6 +1,7 @@
-"""Calibration frames: short windows of consecutive frames, chosen from footage for their variety.
+"""Calibration frames: short windows of consecutive frames, selected from footage for diversity.
 
-Footage is read once, however long it is. What may be chosen waits in a temporary file, not in memory.
+Footage is read once and may be of any length. Windows that may be selected wait in a temporary file, not in
+memory.
 """
 
 from __future__ import annotations
@@ -17,45 +18,56 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.inputs.frame_diversity import DiverseSample, describe_window, median_spread, select_farthest
+from calibration.inputs.frame_diversity import (
+    Descriptor,
+    DiverseSample,
+    describe_window,
+    median_spread,
+    select_farthest,
+)
 from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
 from edge.core.frames import Source
 from edge.preprocessing.transform import Preprocessing
 
 MIN_WINDOWS_TO_SPLIT = 8
-"""Windows of a source below which none of its own are held out."""
+"""A source with fewer windows is not split into calibration windows and held-out windows."""
 SOURCES_PER_HELD_OUT = 4
-"""Of so many sources that are too short to be parted, one is held out whole."""
+"""If all sources are too short to be split, one of this number is held out as a whole."""
 MAX_WINDOWS = 500
-"""Windows kept: NVIDIA's advice for calibration."""
+"""Default limit for the windows kept: NVIDIA's recommendation for calibration."""
 GOLDEN_FRAMES = 8
-"""Consecutive frames kept from the start, for the golden set."""
+"""Consecutive first frames that are kept for the golden set."""
 MIN_SCENE_SPREAD = 0.5
-"""Spread of descriptors below which footage is said to be of one scene: eight sequences of UAV123 and
-DTB70 have .02 to .43 each, two of them together .63, all .98."""
+"""Spread of descriptors below which footage seems to show one scene only.
+
+Each of eight sequences of UAV123 and DTB70 has 0.02 to 0.43, two of them together 0.63, all of them 0.98.
+"""
 MIN_DEVIATION = 1.0
-"""Grey levels: a window of frames that all deviate less shows nothing."""
+"""Standard deviation, in grey levels, below which a frame shows nothing."""
 
 
 class Windows(Protocol):
-    """Windows (N, length, height, width, 3), uint8 BGR: an array, or what reads them one by one."""
+    """Windows (N, length, height, width, 3), uint8 BGR: an array, or an object that reads them one by one."""
 
     def __len__(self) -> int:
         """Return N."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield each, (length, height, width, 3)."""
+        """Yield each window (length, height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """Footage at the student's size, uint8 BGR, and where from.
+    """Footage at the student's size, uint8 BGR, and its origin.
 
-    Windows are (N, length, height, width, 3), each of consecutive frames: `windows` to find ranges on,
-    `held_out` to judge them on, from other parts of the footage (the same windows where a source has
-    fewer than `MIN_WINDOWS_TO_SPLIT`, or is too short for both). `golden`: (n, height, width, 3), the footage's first
-    frames. `warnings`: what is odd about the footage, a sentence each.
+    Attributes:
+        windows: Windows of consecutive frames to find ranges on, (N, length, height, width, 3).
+        held_out: Windows to evaluate the ranges on, from other parts of the footage. They are the same
+            windows if a single source is too short to be split.
+        golden: The first frames of the footage, (n, height, width, 3).
+        source: Names of the sources.
+        warnings: Problems of the footage, one sentence each.
     """
 
     windows: Windows
@@ -66,20 +78,16 @@ class CalibrationFrames:
 
     @property
     def sha256(self) -> str:
-        """The hash of the bytes of `windows`: what the ranges were made from."""
-        return _hash(self.windows)
+        """The hash of the bytes of `windows`, from which the ranges are made."""
+        digest = hashlib.sha256()
+        for window in self.windows:
+            digest.update(np.ascontiguousarray(window).tobytes())
+        return digest.hexdigest()
 
     @property
     def is_disjoint(self) -> bool:
-        """Whether no frame that ranges were found on is among those that they are judged on."""
+        """True if no frame is in both `windows` and `held_out`."""
         return not _frame_hashes(self.windows) & _frame_hashes(self.held_out)
-
-
-def _hash(windows: Windows) -> str:
-    digest = hashlib.sha256()
-    for window in windows:
-        digest.update(np.ascontiguousarray(window).tobytes())
-    return digest.hexdigest()
 
 
 def _frame_hashes(windows: Windows) -> set[bytes]:
@@ -87,22 +95,23 @@ def _frame_hashes(windows: Windows) -> set[bytes]:
 
 
 class _WindowFile:
-    """Windows of one shape in a temporary file that vanishes with the process."""
+    """Windows of one shape in a temporary file that is deleted with the process."""
 
     def __init__(self) -> None:
         with translate_write_errors(Path(tempfile.gettempdir())):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed with its owner
         weakref.finalize(self, self._file.close)
-        self._free: list[int] = []
+        self._free_slots: list[int] = []
         self._slots = 0
         self._shape: tuple[int, ...] = ()
 
     def put(self, window: NDArray[np.uint8]) -> int:
+        """Write a window and return its slot."""
         self._shape = window.shape
-        if not self._free:
-            self._free.append(self._slots)
+        if not self._free_slots:
+            self._free_slots.append(self._slots)
             self._slots += 1
-        slot = self._free.pop()
+        slot = self._free_slots.pop()
         with translate_write_errors(Path(tempfile.gettempdir())):
             self._file.seek(slot * window.size)
             self._file.write(np.ascontiguousarray(window).data)
@@ -110,183 +119,237 @@ class _WindowFile:
         return slot
 
     def get(self, slot: int) -> NDArray[np.uint8]:
+        """Return the window in a slot."""
         size = int(np.prod(self._shape))
         self._file.seek(slot * size)
         return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
 
-    def drop(self, slots: Sequence[int]) -> None:
-        self._free += slots
+    def free(self, slots: Sequence[int]) -> None:
+        """Make slots available for other windows."""
+        self._free_slots += slots
 
 
 class StoredWindows:
-    """Windows read one by one from where they wait."""
+    """Windows that are read one by one from a temporary file."""
 
-    def __init__(self, store: _WindowFile, slots: Sequence[int]) -> None:
-        self._store, self._slots = store, tuple(slots)
+    def __init__(self, file: _WindowFile, slots: Sequence[int]) -> None:
+        self._file, self._slots = file, tuple(slots)
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return (self._store.get(slot) for slot in self._slots)
+        return (self._file.get(slot) for slot in self._slots)
 
 
 @dataclass(frozen=True)
 class SourceScan:
-    """What a source gave: (number, slot) of varied windows with their descriptors, and of even ones."""
+    """Windows kept from one source. A kept window is (number, slot).
 
-    varied: list[tuple[int, int]]
+    Attributes:
+        diverse: Windows selected for diversity, in order.
+        descriptors: Their descriptors (N, D).
+        last_quarter: Windows spread evenly over the last quarter.
+        first_frames: The first frames of the source.
+        total: Number of windows read.
+        blank: Number of windows that show nothing; they are not kept.
+    """
+
+    diverse: list[tuple[int, int]]
     descriptors: NDArray[np.float32]
-    held: list[tuple[int, int]]
-    first: list[NDArray[np.uint8]]
-    windows: int
-    flat: int
+    last_quarter: list[tuple[int, int]]
+    first_frames: list[NDArray[np.uint8]]
+    total: int
+    blank: int
+
+
+@dataclass(frozen=True)
+class HoldoutSplit:
+    """Windows split into candidates for calibration and held-out windows.
+
+    Attributes:
+        candidates: Slots of the candidates.
+        descriptors: Their descriptors.
+        first_of_source: Index of the first candidate of each source.
+        held_out: Slots of the held-out windows.
+    """
+
+    candidates: list[int]
+    descriptors: list[Descriptor]
+    first_of_source: list[int]
+    held_out: list[int]
 
 
 def read_frames(
-    sources: Sequence[Source], preprocessing: Preprocessing, length: int, most: int = MAX_WINDOWS
+    sources: Sequence[Source], preprocessing: Preprocessing, length: int, max_windows: int = MAX_WINDOWS
 ) -> CalibrationFrames:
-    """Read up to `most` windows of `length` frames: those that are most unlike one another.
+    """Read footage and keep the windows that differ most from one another.
 
-    A quarter of them is held out: taken evenly from the last quarter of each source, as footage is.
-    Those to find ranges on come from before it, so that no frame is in both; where all sources are too short
-    for that, every fourth is held out whole. Windows that show nothing are left out.
+    A quarter of the windows is held out, see `split_holdout`. Windows that show nothing are left out.
+
+    Args:
+        sources: The footage.
+        preprocessing: Resizes frames to the size of the student.
+        length: Frames of a window.
+        max_windows: Limit for all windows.
 
     Raises:
-        InputError: no sources; one is shorter than a window; nothing is to be seen in any.
+        InputError: If there are no sources, one is shorter than a window, or none shows anything.
     """
     if not sources:
         raise InputError("no calibration frames; expected real footage: give --frames SOURCE")
-    share = max(1, most // len(sources))
-    store = _WindowFile()
-    candidates: list[int] = []
-    descriptors: list[NDArray[np.float32]] = []
-    starts: list[int] = []
-    held_out: list[int] = []
-    golden: list[NDArray[np.uint8]] = []
-    flat = seen = 0
-    footage: list[SourceScan] = []
-    for source in sources:
-        found = _scan_source(source, preprocessing, length, share, store)
-        seen, flat = seen + found.windows, flat + found.flat
-        golden = golden or found.first
-        if found.varied:
-            footage.append(found)
-    before = [_indices_before_held_out(found, length, share) for found in footage]
-    short = [index for index, kept in enumerate(before) if not kept]
-    only_short = len(short) == len(footage)
-    aside = (short[SOURCES_PER_HELD_OUT - 1 :: SOURCES_PER_HELD_OUT] or short[1:][-1:]) if only_short else []
-    for index, found in enumerate(footage):
-        if index not in aside:
-            kept = before[index] or range(len(found.varied))
-            starts.append(len(candidates))
-            candidates += [found.varied[at][1] for at in kept]
-            descriptors += [found.descriptors[at] for at in kept]
-        if before[index]:
-            held_out += [slot for _, slot in found.held]
-        elif index in aside or (only_short and not aside):
-            held_out += [found.varied[at][1] for at in _even(len(found.varied), share)]
+    per_source = max(1, max_windows // len(sources))
+    file = _WindowFile()
+    scans = [_scan_source(source, preprocessing, length, per_source, file) for source in sources]
+    split = split_holdout([scan for scan in scans if scan.diverse], length, per_source)
     names = ", ".join(source.name for source in sources)
-    if not candidates:
+    if not split.candidates:
         raise InputError(
             f"{names} shows nothing (every frame is of one colour), so ranges made from it would be "
             "wrong; expected real footage: give other frames"
         )
-    looks = np.stack(descriptors)
-    chosen = select_farthest(looks, starts, max(len(starts), most - (most // 4 if most >= 4 else 0)))
-    warnings = []
-    if flat:
-        warnings.append(f"{flat} of {seen} windows show nothing and were left out")
-    if median_spread(looks[chosen]) < MIN_SCENE_SPREAD:
-        warnings.append("the frames look as if of one scene: give footage of more places and times of day")
+    descriptors = np.stack(split.descriptors)
+    max_calibration = max_windows - (max_windows // 4 if max_windows >= 4 else 0)
+    selected = select_farthest(
+        descriptors, split.first_of_source, max(len(split.first_of_source), max_calibration)
+    )
     return CalibrationFrames(
-        StoredWindows(store, [candidates[index] for index in chosen]),
-        StoredWindows(store, held_out),
-        np.stack(golden),
+        StoredWindows(file, [split.candidates[index] for index in selected]),
+        StoredWindows(file, split.held_out),
+        np.stack(next(scan.first_frames for scan in scans if scan.first_frames)),
         names,
-        tuple(warnings),
+        tuple(_footage_warnings(scans, descriptors[selected])),
     )
 
 
-def _indices_before_held_out(found: SourceScan, length: int, share: int) -> list[int]:
-    """Return which varied windows end before those that are held out; none if they are too few."""
-    begin = found.held[0][0] if found.held else 0
-    kept = [index for index, (number, _) in enumerate(found.varied) if number + length <= begin]
-    return (
-        kept
-        if found.windows >= MIN_WINDOWS_TO_SPLIT and len(kept) >= min(MIN_WINDOWS_TO_SPLIT // 2, share)
-        else []
+def _footage_warnings(scans: Sequence[SourceScan], descriptors: NDArray[np.float32]) -> Iterator[str]:
+    blank, total = sum(scan.blank for scan in scans), sum(scan.total for scan in scans)
+    if blank:
+        yield f"{blank} of {total} windows show nothing and were left out"
+    if median_spread(descriptors) < MIN_SCENE_SPREAD:
+        yield "the frames seem to show one scene only: give footage of more places and times of day"
+
+
+def split_holdout(scans: Sequence[SourceScan], length: int, per_source: int) -> HoldoutSplit:
+    """Split the windows of all sources, so that no frame is on both sides if possible.
+
+    - In a source that is long enough, the windows of the last quarter are held out. Candidates end before
+      the first of them.
+    - If all sources are too short for that, every fourth one is held out as a whole; of two or three, the
+      last one.
+    - A single short source serves for both.
+    - Short sources beside long ones are for calibration only.
+
+    Args:
+        scans: Windows of each source; each has at least one diverse window.
+        length: Frames of a window.
+        per_source: Limit for the windows of a source.
+    """
+    before_holdout = [_indices_before_holdout(scan, length, per_source) for scan in scans]
+    short = [index for index, indices in enumerate(before_holdout) if not indices]
+    all_short = len(short) == len(scans)
+    whole_holdouts = (
+        (short[SOURCES_PER_HELD_OUT - 1 :: SOURCES_PER_HELD_OUT] or short[1:][-1:]) if all_short else []
     )
+    split = HoldoutSplit([], [], [], [])
+    for index, scan in enumerate(scans):
+        if index not in whole_holdouts:
+            kept = before_holdout[index] or range(len(scan.diverse))
+            split.first_of_source.append(len(split.candidates))
+            split.candidates.extend(scan.diverse[at][1] for at in kept)
+            split.descriptors.extend(scan.descriptors[at] for at in kept)
+        if before_holdout[index]:
+            split.held_out.extend(slot for _, slot in scan.last_quarter)
+        elif index in whole_holdouts or (all_short and not whole_holdouts):
+            indices = _evenly_spaced(len(scan.diverse), per_source)
+            split.held_out.extend(scan.diverse[at][1] for at in indices)
+    return split
+
+
+def _indices_before_holdout(scan: SourceScan, length: int, per_source: int) -> list[int]:
+    """Return the indices of diverse windows that end before the last quarter; none if they are too few."""
+    holdout_start = scan.last_quarter[0][0] if scan.last_quarter else 0
+    indices = [index for index, (number, _) in enumerate(scan.diverse) if number + length <= holdout_start]
+    is_enough = scan.total >= MIN_WINDOWS_TO_SPLIT and len(indices) >= min(
+        MIN_WINDOWS_TO_SPLIT // 2, per_source
+    )
+    return indices if is_enough else []
 
 
 def _scan_source(
-    source: Source, preprocessing: Preprocessing, length: int, share: int, store: _WindowFile
+    source: Source, preprocessing: Preprocessing, length: int, per_source: int, file: _WindowFile
 ) -> SourceScan:
-    """Read a source to its end, keeping windows in the store.
+    """Read a source to its end and keep windows in the file.
 
     Raises:
-        InputError: it is shorter than a window.
+        InputError: If the source is shorter than a window.
     """
     recent: deque[NDArray[np.uint8]] = deque(maxlen=length)
-    first: list[NDArray[np.uint8]] = []
-    varied, even = DiverseSample(2 * share), _LastQuarter(max(1, share // 4))
-    windows = flat = 0
+    first_frames: list[NDArray[np.uint8]] = []
+    diverse, last_quarter = DiverseSample(2 * per_source), _LastQuarter(max(1, per_source // 4))
+    total = blank = 0
     for frame in source:
         recent.append(preprocessing.resize(frame.image))
-        if len(first) < GOLDEN_FRAMES:
-            first.append(recent[-1])
+        if len(first_frames) < GOLDEN_FRAMES:
+            first_frames.append(recent[-1])
         if len(recent) < length:
             continue
         window = np.stack(recent)
-        number, windows = windows, windows + 1
+        number, total = total, total + 1
         if float(window.std(axis=(1, 2)).max()) < MIN_DEVIATION:
-            flat += 1
+            blank += 1
             continue
         descriptor = describe_window(window)
-        if varied.wants(descriptor):
-            gone = varied.add(descriptor, (number, store.put(window)))
-            store.drop([slot for _, slot in gone])
-        if even.wants(number):
-            gone = even.add((number, store.put(window)))
-            store.drop([slot for _, slot in gone])
-    if not windows:
+        if diverse.wants(descriptor):
+            dropped = diverse.add(descriptor, (number, file.put(window)))
+            file.free([slot for _, slot in dropped])
+        if last_quarter.wants(number):
+            dropped = last_quarter.add((number, file.put(window)))
+            file.free([slot for _, slot in dropped])
+    if not total:
         raise InputError(
-            f"{source.name} has fewer than {length} frames; expected footage of a flight: give more"
+            f"{source.name} has fewer than {length} frames; expected footage of a flight: give a longer one"
         )
-    return SourceScan(varied.items, varied.descriptors, even.items(windows), first, windows, flat)
+    return SourceScan(
+        diverse.items, diverse.descriptors, last_quarter.items(total), first_frames, total, blank
+    )
 
 
 class _LastQuarter:
-    """Items spread evenly over the last quarter of a sequence, whose length nobody knows before."""
+    """Items spread evenly over the last quarter of a sequence of unknown length."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._stride = most, 1
+    def __init__(self, max_items: int) -> None:
+        self._max_items, self._stride = max_items, 1
         self._kept: list[tuple[int, int]] = []
 
     def wants(self, number: int) -> bool:
+        """Say whether the item with this number would be kept."""
         return number % self._stride == 0
 
     def add(self, item: tuple[int, int]) -> list[tuple[int, int]]:
-        """Keep an item; return those that are not needed any longer."""
-        before = [*self._kept, item]
-        self._kept = [kept for kept in before if kept[0] >= 0.75 * item[0]]
-        if len(self._kept) > 2 * self._most:
+        """Keep an item, and return the items that are no longer needed."""
+        items = [*self._kept, item]
+        self._kept = [kept for kept in items if kept[0] >= 0.75 * item[0]]
+        if len(self._kept) > 2 * self._max_items:
             self._stride *= 2
             self._kept = [kept for kept in self._kept if self.wants(kept[0])]
-        return [kept for kept in before if kept not in self._kept]
+        return [kept for kept in items if kept not in self._kept]
 
     def items(self, total: int) -> list[tuple[int, int]]:
-        """Return up to `most` of the last quarter of `total`."""
+        """Return the items in the last quarter of `total`, at most the limit."""
         last = [kept for kept in self._kept if kept[0] >= total - total // 4]
-        return [last[index] for index in _even(len(last), self._most)]
+        return [last[index] for index in _evenly_spaced(len(last), self._max_items)]
 
 
-def sample_evenly(windows: Windows, most: int) -> list[NDArray[np.uint8]]:
-    """Return up to `most` of the windows, spread evenly."""
-    wanted = set(_even(len(windows), most))
-    return [window for index, window in enumerate(windows) if index in wanted]
+def sample_evenly(windows: Windows, max_windows: int) -> list[NDArray[np.uint8]]:
+    """Return evenly spaced windows, at most `max_windows`."""
+    indices = set(_evenly_spaced(len(windows), max_windows))
+    return [window for index, window in enumerate(windows) if index in indices]
 
 
-def _even(count: int, most: int) -> list[int]:
-    """Return up to `most` indices spread over `count`."""
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist() if count else []
+def _evenly_spaced(count: int, max_indices: int) -> list[int]:
+    """Return evenly spaced indices of a sequence of `count` items, at most `max_indices`."""
+    if not count:
+        return []
+    indices: list[int] = np.linspace(0, count - 1, min(max_indices, count)).round().astype(int).tolist()
+    return indices

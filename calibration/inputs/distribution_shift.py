@@ -1,8 +1,8 @@
-"""Whether frames look like what a network was trained on, by what its batch norms remember of that.
+"""Detection of frames that differ from a network's training data, by its batch-norm statistics.
 
-Batch norm leaves each channel with the mean and deviation that it learnt (its shift and scale), over the
-training data. On other data the means move. (The same statistics stand in for training data in Nagel et
-al., "Data-free quantization", ICCV 2019, and Cai et al., "ZeroQ", CVPR 2020.)
+Batch norm gives each channel the mean and deviation that it learnt (its shift and scale) over the training
+data. On other data the means move. (Nagel et al., "Data-free quantization", ICCV 2019, and Cai et al.,
+"ZeroQ", CVPR 2020, use the same statistics in place of training data.)
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from calibration.inputs.graph_inputs import InputFeeder, open_session
 from edge.core.errors import InputError
 
 STATISTICS_FILE = "statistics.npz"
-"""In a release: `mean/TENSOR` and `std/TENSOR`, a number a channel."""
+"""File in a release with the arrays `mean/TENSOR` and `std/TENSOR`, one value per channel."""
 MAX_WINDOWS = 64
-"""Windows."""
+"""Number of windows that are compared."""
 MAX_SHIFT = 0.4
-"""Mean shift, in deviations, from which frames are called unlike. With skd-64: 20 made scenes .08, eight
-real sequences .13 to .35 each and .07 together; the same darkened to an eighth .45, their edges .56, pages
-of text .67, noise 2.5."""
+"""Mean shift, in standard deviations, from which frames count as different from the training data.
+
+With skd-64: 20 synthetic scenes 0.08; eight real sequences 0.13 to 0.35 each and 0.07 together; the same ones
+darkened to an eighth 0.45, their edges 0.56, pages of text 0.67, noise 2.5.
+"""
 ChannelStatistics = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Mean and deviation of each channel of a tensor, over the training data."""
+"""Mean and standard deviation of each channel of a tensor over the training data, by tensor name."""
 
 
 def statistics_from_batch_norms(model: onnx.ModelProto) -> ChannelStatistics:
-    """Return what a graph's BatchNormalization nodes say of what they make; none if they were folded."""
+    """Return the statistics of the outputs of a graph's BatchNormalization nodes; none if they are folded."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
         node.output[0]: (
@@ -48,34 +50,41 @@ def statistics_from_batch_norms(model: onnx.ModelProto) -> ChannelStatistics:
 def measure_shift(
     model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, statistics: ChannelStatistics
 ) -> float | None:
-    """Return by how many deviations the means of channels moved, on average; None if nothing is known.
+    """Return the mean shift of channel means in standard deviations; None without statistics.
 
-    Compared are means over all frames looked at, so a few odd frames among many do not show.
+    The means are taken over all frames that are compared, so that a few unusual frames have little effect.
+
+    Args:
+        model: The fp32 graph.
+        feeder: Maps a window to the inputs of the graph.
+        windows: The frames; at most `MAX_WINDOWS` of them are compared.
+        statistics: Statistics over the training data.
     """
-    made = {output for node in model.graph.node for output in node.output}
-    known = [name for name in statistics if name in made]
-    if not known:
+    outputs = {output for node in model.graph.node for output in node.output}
+    tensors = [name for name in statistics if name in outputs]
+    if not tensors:
         return None
-    session, inside = open_session(model), open_session(model, outputs=known)
-    sums = [np.zeros_like(statistics[name][0], np.float64) for name in known]
-    chosen = sample_evenly(windows, MAX_WINDOWS)
-    for window in chosen:
-        for total, value in zip(sums, inside.run(known, feeder(session, window)), strict=True):
+    session, tapped_session = open_session(model), open_session(model, outputs=tensors)
+    sums = [np.zeros_like(statistics[name][0], np.float64) for name in tensors]
+    sample = sample_evenly(windows, MAX_WINDOWS)
+    for window in sample:
+        values = tapped_session.run(tensors, feeder(session, window))
+        for total, value in zip(sums, values, strict=True):
             total += value.mean(axis=(0, *range(2, value.ndim)))
-    moved = []
-    for name, total in zip(known, sums, strict=True):
+    shifts = []
+    for name, total in zip(tensors, sums, strict=True):
         mean, deviation = statistics[name]
-        alive = deviation > 1e-3 * deviation.max()
-        moved.append((np.abs(total / len(chosen) - mean)[alive] / deviation[alive]).mean())
-    return float(np.mean(moved))
+        active = deviation > 1e-3 * deviation.max()
+        shifts.append((np.abs(total / len(sample) - mean)[active] / deviation[active]).mean())
+    return float(np.mean(shifts))
 
 
-def shift_warning(moved: float | None) -> str | None:
-    """Return a sentence if frames moved the means too far."""
-    if moved is None or moved < MAX_SHIFT:
+def shift_warning(shift: float | None) -> str | None:
+    """Return a warning if the frames differ too much from the training data, else None."""
+    if shift is None or shift < MAX_SHIFT:
         return None
     return (
-        f"the frames look unlike the training data (activations moved by {moved:.2f} deviations, expected "
+        f"the frames look unlike the training data (activations moved by {shift:.2f} deviations, expected "
         f"less than {MAX_SHIFT}): the maps themselves may be wrong on them, in any precision"
     )
 
@@ -88,10 +97,10 @@ def save_statistics(statistics: ChannelStatistics, path: Path) -> None:
 
 
 def load_statistics(path: Path) -> ChannelStatistics:
-    """Read statistics; none where there is no file.
+    """Read statistics; return none if there is no file.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: If the file cannot be read.
     """
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""How a graph is fed from windows of frames, whatever it is: a student's stream or pair, or a user's."""
+"""Graph inputs from windows of frames, for a student's stream or pair form and for imported graphs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ from edge.release.manifest import StateSpec
 Window = NDArray[np.uint8]
 """Consecutive frames (length, height, width, 3), BGR, at the graph's size."""
 FeedDict = dict[str, NDArray[Any]]
+"""Value of each input of a graph, by name."""
 
 
 @dataclass(frozen=True)
 class InputFeeder:
-    """Which of a window's frames go into which inputs of a graph.
+    """Maps the frames of a window to the inputs of a graph.
 
-    One input takes the last frame; before it the states, if any, are carried over the frames before it.
-    Two take the last frame and the window's first, in this order, or the other way round if `ahead`.
-    `prepare`: a frame (height, width, 3) to what an input takes; `beside`: an earlier frame to what is
-    shown beside a later one.
+    A graph with one input gets the last frame; its states, if any, are carried over the frames before it. A
+    graph with two inputs gets the last frame and the first frame of the window, in this order.
+
+    Attributes:
+        prepare: Converts a frame (height, width, 3) to the value of an input.
+        inputs: Names of the inputs, one or two.
+        output: Name of the output with the map.
+        states: Recurrent states of the graph.
+        looks_ahead: Pass two inputs in the other order: the map is that of the first frame.
+        align_past: Aligns an earlier frame with a later one; arguments are (earlier, later).
     """
 
     prepare: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -38,31 +45,47 @@ class InputFeeder:
     states: tuple[StateSpec, ...] = ()
     looks_ahead: bool = False
     align_past: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = field(
-        default=lambda past, now: past,
-        repr=False,  # what is written of a feeding names a cache; `prepare` tells of an alignment
+        default=lambda past, now: past, repr=False
     )
 
+    @property
+    def cache_identity(self) -> str:
+        """Text that identifies this feeder in the keys of stored histograms.
+
+        It names classes and fields as they were called when the first caches were written.
+        `align_past` is not part of it: `prepare` identifies an alignment.
+        """
+        states = ", ".join(
+            f"State(input={s.input!r}, output={s.output!r}, shape={s.shape!r}, start={s.start!r}, "
+            f"lag_s={s.lag_s!r})"
+            for s in self.states
+        )
+        states = f"({states},)" if len(self.states) == 1 else f"({states})"
+        return (
+            f"Feeding(prepare={self.prepare!r}, inputs={self.inputs!r}, output={self.output!r}, "
+            f"states={states}, ahead={self.looks_ahead!r})"
+        )
+
     def __call__(self, session: ort.InferenceSession, window: Window) -> FeedDict:
-        """Return the inputs for a window's judged frame; `session` carries the states to it."""
+        """Return the inputs for the judged frame of a window, after the session computed its states."""
         if len(self.inputs) == 2:
-            before, last = self.prepare(self.align_past(window[0], window[-1])), self.prepare(window[-1])
-            return dict(zip(self.inputs, (before, last) if self.looks_ahead else (last, before), strict=True))
+            first, last = self.prepare(self.align_past(window[0], window[-1])), self.prepare(window[-1])
+            return dict(zip(self.inputs, (first, last) if self.looks_ahead else (last, first), strict=True))
         (name,) = self.inputs
-        half = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
-        kinds = {s.input: np.float16 if s.input in half else np.float32 for s in self.states}
-        starts = {s.input: np.full(s.shape, s.start, kinds[s.input]) for s in self.states}
-        carried: RecurrentState[NDArray[Any]] = RecurrentState(self.states, starts)
+        fp16_inputs = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
+        dtypes = {s.input: np.float16 if s.input in fp16_inputs else np.float32 for s in self.states}
+        initial = {s.input: np.full(s.shape, s.start, dtypes[s.input]) for s in self.states}
+        state: RecurrentState[NDArray[Any]] = RecurrentState(self.states, initial)
         for frame in window[:-1] if self.states else ():
-            given = session.run(carried.outputs, {name: self.prepare(frame), **carried.feed()})
-            carried.update(dict(zip(carried.outputs, given, strict=True)))
-        return {name: self.prepare(window[-1]), **carried.feed()}
+            values = session.run(state.outputs, {name: self.prepare(frame), **state.feed()})
+            state.update(dict(zip(state.outputs, values, strict=True)))
+        return {name: self.prepare(window[-1]), **state.feed()}
 
     def run(self, session: ort.InferenceSession, window: Window) -> NDArray[np.float32]:
-        """Return the graph's output for a window's judged frame, as (H, W); what has no such shape, as
-        (1, values).
-        """
-        made = session.run([self.output], self(session, window))[0]
-        squeezed = np.asarray(made[0, 0] if made.ndim == 4 and made.shape[:2] == (1, 1) else made, np.float32)
+        """Return the output for the judged frame of a window as (H, W), or (1, values) if it is not a map."""
+        value = session.run([self.output], self(session, window))[0]
+        is_map = value.ndim == 4 and value.shape[:2] == (1, 1)
+        squeezed = np.asarray(value[0, 0] if is_map else value, np.float32)
         return squeezed if squeezed.ndim == 2 else squeezed.reshape(1, -1)
 
 
@@ -71,20 +94,25 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open a graph with ONNX Runtime on the CPU.
 
-    float16 is rounded as it is written (`calibration.quantization.fp16_emulation`), where ONNX Runtime
+    float16 tensors are rounded to float16 (`calibration.quantization.fp16_emulation`); ONNX Runtime alone
     would compute in float32.
-    `disable_qdq_fusion`: run Q/DQ as they are written, too.
-    `outputs`: tensors inside that it gives, too.
+
+    Args:
+        model: The graph.
+        threads: Threads for one operator; 0 for all cores.
+        disable_qdq_fusion: Run Q/DQ nodes as separate operators instead of fusing them into integer kernels.
+        outputs: Names of inner tensors to return in addition to the outputs of the graph.
 
     Raises:
-        InputError: ONNX Runtime refuses the graph.
+        InputError: If ONNX Runtime refuses the graph.
     """
     model = emulate_fp16(model)
     if outputs:
-        told, model = model, onnx.ModelProto()
-        model.CopyFrom(told)
-        have = {output.name for output in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in have)
+        original, model = model, onnx.ModelProto()
+        model.CopyFrom(original)
+        existing = {output.name for output in model.graph.output}
+        added = [name for name in outputs if name not in existing]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -94,9 +122,9 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
+    except Exception as error:  # the exceptions of onnxruntime share no base class
         reason = str(error).strip().splitlines()[-1]
         raise InputError(
             f"ONNX Runtime {ort.__version__} cannot run the graph ({reason}); "
-            "expected one that it runs: export it with standard operators"
+            "expected a graph that it supports: export it with standard operators"
         ) from None

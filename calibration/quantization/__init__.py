@@ -1,1 +1,1 @@
-"""Puts Q/DQ nodes into graphs, writes DLA caches and emulates fp16."""
+"""Inserts Q/DQ nodes into graphs, writes DLA calibration caches and emulates float16."""

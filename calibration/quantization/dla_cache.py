@@ -1,8 +1,8 @@
-"""TensorRT's calibration cache: scales as text, for DLA on TensorRT 10.x, which knows no Q/DQ.
+"""TensorRT calibration cache: scales as text, for the DLA on TensorRT 10.x, which does not support Q/DQ.
 
-The first line is `TRT-<version>-EntropyCalibration2`; then a line a tensor, `name: hex`, the hex being the
-scale (largest magnitude / 127) as big-endian IEEE 754 single precision. TensorRT reads such a file only
-if the version is its own (10.3.0 is 100300, as its NV_TENSORRT_VERSION).
+The first line is `TRT-<version>-EntropyCalibration2`. Each further line is `name: hex`, one per tensor. The
+hexadecimal digits are the scale (largest magnitude / 127) as a big-endian IEEE 754 single-precision number.
+TensorRT reads such a file only if the version is its own (NV_TENSORRT_VERSION: 100300 for 10.3.0).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from edge.core.errors import InputError
 from edge.release.quantization import TensorRanges
 
 DEFAULT_TENSORRT_VERSION = "10.3.0"
-"""JetPack 6's, the last for many boards with a DLA."""
+"""Version in JetPack 6, the last JetPack for many boards with a DLA."""
 _MIN_SCALE = 2.0**-126
 
 
 def format_cache(ranges: TensorRanges, version: str = DEFAULT_TENSORRT_VERSION) -> str:
-    """Return the calibration cache of these ranges, in their order.
+    """Return the text of the calibration cache of these ranges, in their order.
 
     Raises:
-        InputError: the version is none of TensorRT 10, the only one that reads Q/DQ and such a cache.
+        InputError: If the version is not a TensorRT 10, the only one that reads both Q/DQ and such a cache.
     """
-    found = re.fullmatch(r"(10)\.(\d{1,2})\.(\d{1,2})", version)
-    if found is None:
+    match = re.fullmatch(r"(10)\.(\d{1,2})\.(\d{1,2})", version)
+    if match is None:
         raise InputError(
-            f"TensorRT version {version!r} reads no calibration cache that we write; "
-            f"expected that of the board, 10.x.y such as {DEFAULT_TENSORRT_VERSION}"
+            f"TensorRT version {version!r} does not read this calibration cache; "
+            f"expected the version on the board, 10.x.y such as {DEFAULT_TENSORRT_VERSION}"
         )
-    major, minor, patch = map(int, found.groups())
+    major, minor, patch = map(int, match.groups())
     lines = [f"TRT-{major * 10000 + minor * 100 + patch}-EntropyCalibration2"]
     for name, (low, high) in ranges.items():
         scale = max(abs(low), abs(high)) / 127
@@ -39,21 +39,22 @@ def format_cache(ranges: TensorRanges, version: str = DEFAULT_TENSORRT_VERSION) 
 
 
 def parse_scales(text: str) -> dict[str, float]:
-    """Return the scale of each tensor in a calibration cache.
+    """Return the scale of each tensor in the text of a calibration cache.
 
     Raises:
-        InputError: it is none.
+        InputError: If the text is not a calibration cache.
     """
     header, *lines = text.splitlines() or [""]
-    found = {}
+    scales = {}
     try:
         if not re.fullmatch(r"TRT-\d+-EntropyCalibration2", header):
             raise ValueError(header)
         for line in lines:
             name, _, digits = line.rpartition(": ")
-            (found[name],) = struct.unpack(">f", bytes.fromhex(digits))
+            (scales[name],) = struct.unpack(">f", bytes.fromhex(digits))
     except (ValueError, struct.error):
         raise InputError(
-            "this is no TensorRT calibration cache; expected TRT-...-EntropyCalibration2"
+            "the text is not a TensorRT calibration cache; expected TRT-...-EntropyCalibration2: write it "
+            "again with aerogaze calibrate"
         ) from None
-    return found
+    return scales

@@ -1,16 +1,19 @@
-"""Where Q/DQ goes, for each engine, and which convolutions are worth it.
+"""Placement of Q/DQ nodes for each engine, and the choice of convolutions that are worth quantizing.
 
-Both flavours come from the same ranges. For TensorRT (its developer guide, "Explicit
-quantization"): signed and symmetric, weights per output channel, bias left float, one scale around
-Concat and pooling, and at a residual Add the branch that is not the convolution quantised, so that
-convolution and Add become one kernel. For ONNX Runtime's CPU kernels: unsigned activations, so that a
-ReLU is absorbed into the convolution before it; int32 bias; and the outputs of convolutions quantised
-too, since its integer convolution has no float output; so are both sides and the sum of a residual Add.
+Both schemes use the same ranges.
+
+TensorRT (its developer guide, "Explicit quantization"): signed and symmetric activations, weights with one
+scale per output channel, float bias, one scale around Concat and pooling. At a residual Add, the branch that
+is not the convolution is quantized, so that convolution and Add become one kernel.
+
+ONNX Runtime's CPU kernels: unsigned activations, so that a ReLU is absorbed into the convolution before it;
+int32 bias. Outputs of convolutions are quantized too, because the integer convolution has no float output.
+So are both inputs and the output of a residual Add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,31 +21,37 @@ import onnx
 from onnx import NodeProto
 
 MIN_CHANNELS = 16
-"""Convolutions with fewer input or output channels are left alone: int8 gains nothing there."""
-WEIGHTED_OPERATORS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-"""Operators that have weights, mostly."""
+"""Convolutions with fewer input or output channels stay in float: int8 gains nothing there."""
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+WEIGHTED_OPERATORS = {*CONVOLUTIONS, "Gemm", "MatMul"}
+"""Operators that usually have weights."""
 PASS_THROUGH = {"Concat", "MaxPool"}
-"""Operators that hand values through."""
+"""Operators whose outputs are values of their inputs."""
+Consumers = dict[str, list[NodeProto]]
 
 
 @dataclass(frozen=True)
 class QdqScheme:
-    """How activations are quantised for an engine."""
+    """Rules of an engine for Q/DQ nodes.
+
+    Attributes:
+        activation_dtype: Integer type of activations. int8 is symmetric about 0, uint8 has a zero point.
+        convolutions: Convolution operators that the engine computes in integers.
+        shared_scale_operators: Pass-through operators that need one scale for their inputs and outputs.
+        integer_only: Integer convolutions of the engine have integer outputs and biases only. Outputs,
+            biases and the inputs of pass-through operators are quantized too. (TensorRT itself moves a Q
+            behind Concat or pooling to the inputs.)
+    """
 
     activation_dtype: type[np.int8] | type[np.uint8]
-    """Of activations: int8 is symmetric about 0; uint8 has a zero point."""
     convolutions: frozenset[str]
-    """Kinds of convolution that the engine computes in integers."""
     shared_scale_operators: frozenset[str]
-    """Operators that hand values through and want one scale for inputs and output."""
     integer_only: bool
-    """The engine's integer convolutions have integer outputs and biases only: quantise these, and
-    what is handed through, too. (TensorRT moves a Q behind Concat or pooling to their inputs itself.)"""
 
 
 TENSORRT = QdqScheme(
     activation_dtype=np.int8,
-    convolutions=frozenset({"Conv", "ConvTranspose"}),
+    convolutions=frozenset(CONVOLUTIONS),
     shared_scale_operators=frozenset(PASS_THROUGH),
     integer_only=False,
 )
@@ -55,21 +64,25 @@ CPU = QdqScheme(
 
 
 def quantizable_layers(model: onnx.ModelProto, scheme: QdqScheme) -> list[str]:
-    """Return the names of the convolutions that int8 may serve, in the order of the graph.
+    """Return the names of the convolutions that are worth quantizing, in graph order.
 
-    Not: heads, those of few channels, or of weights that are no constants. Nodes must have names of
-    their own.
+    Heads, convolutions with few channels and convolutions whose weights are not constants are excluded.
+    Node names must be unique.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     heads = _heads(model.graph)
-    return [n.name for n in model.graph.node if n.name not in heads and _worth(n, weights, scheme)]
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name not in heads and _is_worth_quantizing(node, weights, scheme)
+    ]
 
 
 def _heads(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the nodes behind which nothing with weights comes."""
+    """Return the names of the last nodes with weights on each path to an output."""
     before_weights: set[str] = set()
     heads = set()
-    for node in reversed(graph.node):  # in topological order, as ONNX demands
+    for node in reversed(graph.node):  # ONNX requires topological order
         weighted = node.op_type in WEIGHTED_OPERATORS
         if weighted or before_weights & set(node.output):
             if weighted and not before_weights & set(node.output):
@@ -78,7 +91,7 @@ def _heads(graph: onnx.GraphProto) -> set[str]:
     return heads
 
 
-def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], scheme: QdqScheme) -> bool:
+def _is_worth_quantizing(node: NodeProto, weights: dict[str, onnx.TensorProto], scheme: QdqScheme) -> bool:
     if node.op_type not in scheme.convolutions or node.input[1] not in weights:
         return False
     if len(node.input) > 2 and node.input[2] and node.input[2] not in weights:
@@ -88,7 +101,7 @@ def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], scheme: QdqSch
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
     if node.op_type == "ConvTranspose":
         outputs *= group
-        if group > 1:  # its weights' axis 1 holds the channels of one group only: no scale per channel
+        if group > 1:  # axis 1 of its weights holds the channels of one group only: no scale per channel
             return False
     else:
         inputs *= group
@@ -98,64 +111,91 @@ def _worth(node: NodeProto, weights: dict[str, onnx.TensorProto], scheme: QdqSch
 def scale_groups(
     nodes: Iterable[NodeProto], chosen: Iterable[NodeProto], scheme: QdqScheme
 ) -> dict[str, frozenset[str]]:
-    """Return every tensor to quantise with the tensors that share its scale, itself included."""
+    """Return every tensor to quantize, with the tensors that share its scale, itself included.
+
+    Args:
+        nodes: All nodes of the graph.
+        chosen: The convolutions to quantize.
+        scheme: The Q/DQ scheme of the engine.
+    """
     nodes, chosen = list(nodes), list(chosen)
-    producer = {output: node for node in nodes for output in node.output}
-    consumers: dict[str, list[NodeProto]] = {}
-    for node in nodes:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    group: dict[str, frozenset[str]] = {}
-    placed: set[str] = set()
+    grouping = _ScaleGrouping(nodes, scheme)
+    for node in chosen:
+        grouping.add(node.input[0], quantized=True)
+        if scheme.integer_only:
+            grouping.add(grouping.behind_activation(node.output[0]), quantized=True)
+        for add in fusible_residual_adds(node, grouping.producers, grouping.consumers, chosen):
+            if scheme.integer_only:
+                for name in (*add.input, grouping.behind_activation(add.output[0])):
+                    grouping.add(name, quantized=True)
+            else:
+                grouping.add(next(name for name in add.input if name != node.output[0]), quantized=True)
+    return grouping.quantized_groups()
 
-    def add(tensor: str, place: bool) -> None:
-        if tensor in placed or (tensor in group and not place):
+
+class _ScaleGrouping:
+    """Collects the tensors to quantize, and joins those that must share a scale."""
+
+    def __init__(self, nodes: Sequence[NodeProto], scheme: QdqScheme) -> None:
+        self.producers = {output: node for node in nodes for output in node.output}
+        self.consumers: Consumers = {}
+        for node in nodes:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+        self._scheme = scheme
+        self._groups: dict[str, frozenset[str]] = {}
+        self._quantized: set[str] = set()
+
+    def add(self, tensor: str, quantized: bool) -> None:
+        """Add a tensor and, recursively, the inputs of the pass-through operator that produces it."""
+        if tensor in self._quantized or (tensor in self._groups and not quantized):
             return
-        group.setdefault(tensor, frozenset({tensor}))
-        placed.update({tensor} if place else ())
-        node = producer.get(tensor)
-        for name in node.input if node is not None and node.op_type in PASS_THROUGH else ():
-            add(name, place and scheme.integer_only)
-            if node is not None and node.op_type in scheme.shared_scale_operators:
-                joined = group[tensor] | group[name]
-                group.update(dict.fromkeys(joined, joined))
+        self._groups.setdefault(tensor, frozenset({tensor}))
+        self._quantized.update({tensor} if quantized else ())
+        node = self.producers.get(tensor)
+        if node is None or node.op_type not in PASS_THROUGH:
+            return
+        for name in node.input:
+            self.add(name, quantized and self._scheme.integer_only)
+            if node.op_type in self._scheme.shared_scale_operators:
+                joined = self._groups[tensor] | self._groups[name]
+                self._groups.update(dict.fromkeys(joined, joined))
 
-    def activated(tensor: str) -> str:
-        """Return the tensor behind the ReLU or Clip that is the only one to take it, if any."""
-        after = consumers.get(tensor, [])
+    def behind_activation(self, tensor: str) -> str:
+        """Return the output of the ReLU or Clip that is the tensor's only consumer, or the tensor itself."""
+        after = self.consumers.get(tensor, [])
         alone = len(after) == 1 and after[0].op_type in {"Relu", "Clip"} and after[0].input[0] == tensor
         return after[0].output[0] if alone else tensor
 
-    for node in chosen:
-        add(node.input[0], place=True)
-        if scheme.integer_only:
-            add(activated(node.output[0]), place=True)
-        for sum_ in fusible_residual_adds(node, producer, consumers, chosen):
-            if scheme.integer_only:
-                for name in (*sum_.input, activated(sum_.output[0])):
-                    add(name, place=True)
-            else:
-                add(next(name for name in sum_.input if name != node.output[0]), place=True)
-    return {tensor: group[tensor] for tensor in sorted(placed)}
+    def quantized_groups(self) -> dict[str, frozenset[str]]:
+        """Return the group of each tensor to quantize, sorted by name."""
+        return {tensor: self._groups[tensor] for tensor in sorted(self._quantized)}
 
 
 def fusible_residual_adds(
     node: NodeProto,
-    producer: dict[str, NodeProto],
-    consumers: dict[str, list[NodeProto]],
+    producers: dict[str, NodeProto],
+    consumers: Consumers,
     chosen: list[NodeProto],
 ) -> list[NodeProto]:
-    """Return the Add, if any, that fuses into a convolution: the one that takes what it gives, and
-    another activation. Where both sides are such convolutions, it fuses into the later one.
+    """Return the Add that fuses into a convolution, or an empty list.
+
+    The Add is the only consumer of the convolution's output; its other input is another activation. If both
+    inputs come from such convolutions, it fuses into the later one.
+
+    Args:
+        node: The convolution.
+        producers: Producer of each tensor.
+        consumers: Consumers of each tensor.
+        chosen: The convolutions to quantize, in graph order.
     """
     after = consumers.get(node.output[0], [])
     if len(after) != 1 or after[0].op_type != "Add" or len(set(after[0].input)) != 2:
         return []
     other = next(name for name in after[0].input if name != node.output[0])
-    made = producer.get(other)
-    if made is None:  # a constant, or an input of the graph
+    producer = producers.get(other)
+    if producer is None:  # a constant, or an input of the graph
         return []
-    order = [one.name for one in chosen]
-    if made.name in order and len(consumers[other]) == 1 and order.index(made.name) > order.index(node.name):
-        return []
-    return [after[0]]
+    order = [convolution.name for convolution in chosen]
+    is_later = producer.name in order and order.index(producer.name) > order.index(node.name)
+    return [] if is_later and len(consumers[other]) == 1 else [after[0]]

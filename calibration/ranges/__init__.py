@@ -1,1 +1,1 @@
-"""Activation ranges from histograms."""
+"""Finds the ranges of activations from histograms of their values."""

@@ -1,4 +1,7 @@
-"""Histograms on disk, by content: what was counted once, or half of it, is not counted again."""
+"""Cache of histograms on disk, named by the hash of what they depend on.
+
+Histograms that are complete or partly complete are not counted again.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 
 MAX_FILES = 64
-"""Files at most; the longest unused go."""
+"""Limit for the files in the cache; the least recently written ones are deleted."""
 _SCHEMA = 2
 
 
 def cache_key(*parts: bytes | str) -> str:
-    """Return the hash of what histograms are made from."""
+    """Return the hash of everything that the histograms depend on."""
     digest = hashlib.sha256(f"{_SCHEMA} {BINS}".encode())
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -28,12 +31,12 @@ def cache_key(*parts: bytes | str) -> str:
 
 
 def load_histograms(path: Path) -> tuple[int, dict[str, Histogram]]:
-    """Return how many feeds were counted, and their histograms; 0 and none where there is no sound file."""
+    """Return the number of feeds counted and their histograms; (0, {}) if there is no valid file."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names, counts, spans = file["names"].tolist(), file["counts"], file["spans"]
-            fed = int(file["fed"])
-        if counts.shape != (len(names), 2 * BINS) or spans.shape != (len(names), 3) or fed < 1:
+            counted = int(file["fed"])
+        if counts.shape != (len(names), 2 * BINS) or spans.shape != (len(names), 3) or counted < 1:
             return 0, {}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return 0, {}
@@ -42,14 +45,14 @@ def load_histograms(path: Path) -> tuple[int, dict[str, Histogram]]:
         histogram = histograms[name] = Histogram()
         histogram.counts, histogram.reach = row.astype(np.int64), reach
         histogram.low, histogram.high = low, high
-    return fed, histograms
+    return counted, histograms
 
 
-def save_histograms(path: Path, fed: int, histograms: Mapping[str, Histogram]) -> None:
-    """Keep the histograms of so many feeds.
+def save_histograms(path: Path, counted: int, histograms: Mapping[str, Histogram]) -> None:
+    """Save the histograms of a number of feeds, and delete the oldest files beyond `MAX_FILES`.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: If the file cannot be written.
     """
     values = histograms.values()
     with atomic_file(path) as pending:
@@ -59,7 +62,7 @@ def save_histograms(path: Path, fed: int, histograms: Mapping[str, Histogram]) -
                 names=np.array(list(histograms)),
                 counts=np.stack([h.counts for h in values]),
                 spans=np.array([(h.reach, h.low, h.high) for h in values]),
-                fed=fed,
+                fed=counted,
             )
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; set AEROGAZE_CACHE elsewhere") from None

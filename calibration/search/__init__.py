@@ -1,1 +1,1 @@
-"""Chooses which layers run in int8: accuracy, latency and the search between them."""
+"""Chooses the layers that run in int8, by accuracy and latency."""

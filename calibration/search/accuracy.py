@@ -1,4 +1,4 @@
-"""How far a changed graph's maps are from the fp32 graph's, on frames that no range was made from."""
+"""Accuracy of a changed graph: its saliency maps against those of the fp32 graph, on held-out frames."""
 
 from __future__ import annotations
 
@@ -21,16 +21,25 @@ from edge.metrics.saliency import cc, kld, sqnr_db
 
 SaliencyMap = NDArray[np.float32]
 MAX_SUBSET_MMACS = 12_800
-"""Multiply-accumulates of convolutions, in units of 1e6, of a quick look: 16 windows of skd-128."""
+"""Cost limit of an evaluation on a subset, in 1e6 multiply-accumulates of convolutions.
+
+It corresponds to 16 windows of skd-128.
+"""
 MIN_SUBSET_WINDOWS = 8
-"""Windows of a quick look, whatever they cost."""
+"""Number of windows of a subset that are evaluated whatever they cost."""
 MAX_PARALLEL_WINDOWS = 8
-"""Windows judged at a time: each takes the memory of a run."""
+"""Number of windows that run at the same time. Each one needs the memory of a run."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """SQNR in dB over all values of all frames; CC and KLD, means over frames."""
+    """Similarity of maps with the expected maps.
+
+    Attributes:
+        sqnr_db: Signal-to-quantization-noise ratio in dB, over all values of all frames.
+        cc: Linear correlation coefficient, mean over frames.
+        kld: Kullback-Leibler divergence, mean over frames.
+    """
 
     sqnr_db: float
     cc: float
@@ -39,38 +48,43 @@ class Quality:
 
 @dataclass(frozen=True)
 class AccuracyBudget:
-    """The most that may be lost: 1 - CC, and KLD; means over frames. None: not asked for."""
+    """Limits for the accuracy loss of an int8 graph; a limit that is None does not apply.
+
+    Attributes:
+        cc: Greatest value of 1 - CC, mean over frames.
+        kld: Greatest KLD, mean over frames.
+    """
 
     cc: float | None = None
     kld: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> AccuracyBudget:
-        """Read `cc=0.005`, `kld=0.005`, or both with a comma between.
+        """Parse `cc=0.005`, `kld=0.005`, or both separated by a comma.
 
         Raises:
-            InputError: it is neither.
+            InputError: If the text has another form or a limit is not between 0 and 1.
         """
-        found: dict[str, float] = {}
+        limits: dict[str, float] = {}
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
             try:
                 number = float(value)
             except ValueError:
                 number = -1.0
-            if name not in ("cc", "kld") or name in found or not 0 < number < 1:
+            if name not in ("cc", "kld") or name in limits or not 0 < number < 1:
                 raise InputError(
                     f"budget {text!r} is not understood at {part.strip()!r}; "
-                    "expected what may be lost, between 0 and 1: cc=0.005, kld=0.005, or both with a comma"
+                    "expected the greatest loss, between 0 and 1: cc=0.005, kld=0.005, or both with a comma"
                 )
-            found[name] = number
-        return cls(**found)
+            limits[name] = number
+        return cls(**limits)
 
     def fraction_used(self, quality: Quality) -> float:
-        """Return what share of the budget is used up: more than 1 breaks it."""
-        shares = [(1 - quality.cc) / self.cc if self.cc else 0.0]
-        shares.append(quality.kld / self.kld if self.kld else 0.0)
-        return math.inf if any(map(math.isnan, shares)) else max(shares)
+        """Return the fraction of the budget that a quality uses up; more than 1 exceeds the budget."""
+        fractions = [(1 - quality.cc) / self.cc if self.cc else 0.0]
+        fractions.append(quality.kld / self.kld if self.kld else 0.0)
+        return math.inf if any(map(math.isnan, fractions)) else max(fractions)
 
     def __str__(self) -> str:
         parts = [f"1 - CC at most {self.cc:g}"] if self.cc else []
@@ -78,57 +92,75 @@ class AccuracyBudget:
 
 
 class AccuracyEvaluator:
-    """Holds a graph's own maps, and compares those of its changed forms with them."""
+    """Compares the maps of changed graphs with those of the original graph, on fixed windows.
+
+    Args:
+        model: The original graph, whose maps are the expected ones.
+        feeder: Maps a window to the inputs of the graphs.
+        windows: The windows to run the graphs on.
+
+    Raises:
+        InputError: If a map of the original graph has values that are not finite.
+    """
 
     def __init__(self, model: onnx.ModelProto, feeder: InputFeeder, windows: Windows) -> None:
         self.feeder, self.windows = feeder, windows
         self.expected = self.compute_maps(model)
         if not all(np.isfinite(saliency).all() for saliency in self.expected):
             raise InputError(
-                f"output {feeder.output} is not finite on the frames held out; expected numbers: the "
+                f"output {feeder.output} is not finite on the held-out frames; expected finite numbers: the "
                 "network is broken, train or export it again"
             )
 
     @classmethod
     def on_subset(
-        cls, model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, most: int
+        cls, model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, max_windows: int
     ) -> AccuracyEvaluator:
-        """Return a judge by `most` of the windows, or by fewer where they cost more than `MAX_SUBSET_MMACS`."""
+        """Return an evaluator on an evenly spaced subset of the windows.
+
+        The subset has at most `max_windows` windows, and fewer if they would cost more than
+        `MAX_SUBSET_MMACS`.
+        """
         frames = len(next(iter(windows))) if feeder.states else 1
         cost = frames * sum(convolution_mmacs(model).values())
-        count = min(most, max(MIN_SUBSET_WINDOWS, int(MAX_SUBSET_MMACS / max(cost, 1))))
+        count = min(max_windows, max(MIN_SUBSET_WINDOWS, int(MAX_SUBSET_MMACS / max(cost, 1))))
         return cls(model, feeder, np.stack(sample_evenly(windows, count)))
 
     def compute_maps(self, model: onnx.ModelProto, disable_qdq_fusion: bool = False) -> list[SaliencyMap]:
-        """Return a graph's map of each window, as many windows at a time as there are cores.
+        """Return the map of each window. Windows run in parallel, one per core.
 
-        States are carried in the graph's own precision.
+        States are carried in the precision of the graph.
         """
         session, windows = open_session(model, 1, disable_qdq_fusion), iter(self.windows)
         cores = min(MAX_PARALLEL_WINDOWS, detect_machine().cores)
-        made: list[SaliencyMap] = []
+        maps: list[SaliencyMap] = []
         with ThreadPoolExecutor(cores) as pool:
-            while some := list(islice(windows, cores)):
-                made += pool.map(lambda window: self.feeder.run(session, window), some)
-        return made
+            while batch := list(islice(windows, cores)):
+                maps += pool.map(lambda window: self.feeder.run(session, window), batch)
+        return maps
 
     def __call__(self, model: onnx.ModelProto, disable_qdq_fusion: bool = False) -> Quality:
-        """Compare a graph. `disable_qdq_fusion`: run its operators as they are written."""
+        """Return the quality of a graph's maps.
+
+        Args:
+            model: The changed graph.
+            disable_qdq_fusion: Run Q/DQ nodes as separate operators, see `open_session`.
+        """
         return compare_maps(self.compute_maps(model, disable_qdq_fusion), self.expected)
 
 
 def compare_maps(maps: Sequence[SaliencyMap], expected: Sequence[SaliencyMap]) -> Quality:
-    """Compare maps with those expected."""
+    """Return the quality of maps measured against the expected maps."""
     pairs = list(zip(maps, expected, strict=True))
     signal = sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)
     noise = sum(float(((a.astype(np.float64) - b) ** 2).sum()) for a, b in pairs)
     return Quality(
         sqnr_db(signal, noise),
-        float(np.mean([_likeness(a, b) for a, b in pairs])),
+        float(np.mean([_correlation(a, b) for a, b in pairs])),
         float(np.mean([kld(a, b) for a, b in pairs])),
     )
 
 
-def _likeness(got: SaliencyMap, expected: SaliencyMap) -> float:
-    """Return the correlation; that of two equal maps is 1 even where nothing varies."""
-    return 1.0 if np.array_equal(got, expected) else cc(got, expected)
+def _correlation(actual: SaliencyMap, expected: SaliencyMap) -> float:
+    # CC is undefined for constant maps; two equal maps count as fully correlated.
+    return 1.0 if np.array_equal(actual, expected) else cc(actual, expected)

@@ -1,4 +1,4 @@
-"""Which node of a graph does not bear float16: it overflows, or its values vary by less than a step."""
+"""Finds the node of a float16 graph that overflows or loses the most precision."""
 
 from __future__ import annotations
 
@@ -20,59 +20,70 @@ def describe_weakest_node(
     windows: Iterable[Window],
     disable_qdq_fusion: bool = False,
 ) -> str:
-    """Say which node of a graph in float16 overflows first on the windows, or else which loses the most
-    by being rounded: noise over variance of what it gives.
+    """Return a sentence about the weakest node of a float16 graph.
+
+    The weakest node is the first one that overflows on the windows. If none does, it is the node whose
+    output loses most by rounding: rounding noise divided by the variance of the output.
+
+    Args:
+        model: The float16 graph.
+        feeder: Maps a window to the inputs of the graph.
+        windows: The windows to run the graph on.
+        disable_qdq_fusion: Run Q/DQ nodes as separate operators, see `open_session`.
 
     Raises:
-        InputError: ONNX Runtime refuses the graph.
+        InputError: If ONNX Runtime refuses the graph.
     """
-    made = _made(model)
-    if not made:
+    producers = _fp16_producers(model)
+    if not producers:
         return "no node is in float16"
-    names = [f"{name}{UNROUNDED_SUFFIX}" for name in made]
+    names = [f"{name}{UNROUNDED_SUFFIX}" for name in producers]
     session = open_session(model, disable_qdq_fusion=disable_qdq_fusion, outputs=names)
-    beyond: dict[str, float] = {}
-    lost = dict.fromkeys(made, 0.0)
+    overflow_peaks: dict[str, float] = {}
+    noise_ratios = dict.fromkeys(producers, 0.0)
     for window in windows:
         values = session.run(names, feeder(session, window))
-        for name, value in zip(made, values, strict=True):
+        for name, value in zip(producers, values, strict=True):
             peak = float(np.abs(value).max(initial=0.0))
-            if not peak <= FP16_MAX:
-                beyond[name] = max(peak, beyond.get(name, 0.0))
-            elif (spread := float(value.var(dtype=np.float64))) > 0:
+            if not peak <= FP16_MAX:  # also true for NaN
+                overflow_peaks[name] = max(peak, overflow_peaks.get(name, 0.0))
+            elif (variance := float(value.var(dtype=np.float64))) > 0:
                 noise = float(((value - value.astype(np.float16)) ** 2).mean(dtype=np.float64))
-                lost[name] = max(lost[name], noise / spread)
-    first = next((name for name in made if name in beyond), None)
+                noise_ratios[name] = max(noise_ratios[name], noise / variance)
+    first = next((name for name in producers if name in overflow_peaks), None)
     if first is not None:
-        return _overflow(made[first], beyond[first])
-    most = max(lost, key=lambda name: lost[name], default=None)
-    if most is None:
-        return "no node is in float16"
-    share = math.sqrt(lost[most])
-    return f"{_named(made[most])} loses most: rounding it is {share:.2g} of its standard deviation"
+        return _format_overflow(producers[first], overflow_peaks[first])
+    weakest = max(noise_ratios, key=lambda name: noise_ratios[name])
+    ratio = math.sqrt(noise_ratios[weakest])
+    return (
+        f"{_format_node(producers[weakest])} loses most: rounding it is {ratio:.2g} of its standard deviation"
+    )
 
 
 def describe_overflow(model: onnx.ModelProto, extremes: TensorRanges) -> str | None:
-    """Say which node of a graph in float16 is the first to overflow, if any, by what each tensor reached
-    in float32.
+    """Return a sentence about the first node of a float16 graph that overflows; None if none does.
+
+    Args:
+        model: The float16 graph.
+        extremes: Lowest and highest value of each tensor, measured in float32.
     """
-    for name, node in _made(model).items():
+    for name, node in _fp16_producers(model).items():
         peak = max(map(abs, extremes.get(name, (0.0, 0.0))))
         if peak > FP16_MAX:
-            return _overflow(node, peak)
+            return _format_overflow(node, peak)
     return None
 
 
-def _made(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Return the float16 tensors that nodes make, in order, each with its node."""
+def _fp16_producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Return the float16 outputs of nodes in graph order, each with the node that produces it."""
     halves = fp16_tensors(model)
     return {name: node for node in model.graph.node for name in node.output if name in halves}
 
 
-def _overflow(node: onnx.NodeProto, peak: float) -> str:
-    reached = f"reaches {peak:.3g}" if np.isfinite(peak) else "gives no numbers"
-    return f"{_named(node)} {reached}, and float16 ends at {FP16_MAX:.0f}"
+def _format_overflow(node: onnx.NodeProto, peak: float) -> str:
+    reached = f"reaches {peak:.3g}" if np.isfinite(peak) else "gives values that are not finite"
+    return f"{_format_node(node)} {reached}, and the maximum of float16 is {FP16_MAX:.0f}"
 
 
-def _named(node: onnx.NodeProto) -> str:
+def _format_node(node: onnx.NodeProto) -> str:
     return f"node {node.name or node.output[0]} ({node.op_type})"

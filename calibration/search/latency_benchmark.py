@@ -1,10 +1,11 @@
-"""Latency on ONNX Runtime's CPU engine, measured so that neither a busy machine nor luck makes a graph fast.
+"""Latency of graphs on ONNX Runtime's CPU engine, measured robustly against load and chance.
 
-Candidate and float graph run in fours: one, other, other, one, and the next time the other way round. What
-is kept of a four is the ratio of their times, in which the machine's load and who came first cancel; of
-many fours, the median. What ships is held to the least of `ROUNDS` such medians, each of sessions opened
-anew: a graph that is no faster wins all of them once in 2 ** `ROUNDS` times (a sign test), whatever the
-noise.
+The candidate and the float graph run in blocks of four: float, candidate, candidate, float, and in the next
+block the other way round. Each block yields the ratio of both times, in which the load of the machine and
+effects of the order cancel out. The result is the median ratio over many blocks.
+
+A graph that ships must also win every one of `ROUNDS` such measurements, each with newly opened sessions.
+A graph that is no faster wins all of them once in 2 ** `ROUNDS` times (sign test), whatever the noise.
 """
 
 from __future__ import annotations
@@ -23,16 +24,26 @@ from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
 from edge.hardware.host import detect_machine
 
 WARMUP_RUNS = 2
-"""Runs of each graph before any is timed."""
+"""Runs of each graph before the measurement."""
 MIN_BLOCKS, MAX_BLOCKS = 5, 100
 MIN_PROCESS_TIME_S = 0.25
-"""After this long of the process's own time, which others cannot take, `MIN_BLOCKS` will do."""
+"""A measurement may end after `MIN_BLOCKS` blocks when it has used this much CPU time of the process.
+
+CPU time does not depend on other processes, so a busy machine does not shorten the measurement.
+"""
 ROUNDS = 8
+"""Independent measurements that confirm a gain."""
 InferenceCall = Callable[[], object]
 
 
 class ConfirmedLatency(NamedTuple):
-    """The candidate's latency and the float graph's, ms; what it wins at least, as a share of the latter."""
+    """Latency of a candidate, confirmed by several independent measurements.
+
+    Attributes:
+        candidate_ms: Latency of the candidate.
+        float_ms: Latency of the float graph.
+        gain: Lower bound of the time saved, as a fraction of `float_ms`.
+    """
 
     candidate_ms: float
     float_ms: float
@@ -40,25 +51,32 @@ class ConfirmedLatency(NamedTuple):
 
 
 class LatencyTimer(Protocol):
-    """What knows the latency of an engine's graphs."""
+    """Determines the latency of graphs on one engine."""
 
     @property
     def kind(self) -> str:
         """Return "measured" or "modelled"."""
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-        """Return the candidate's latency and the float graph's, ms."""
+        """Return the latency of the candidate and of the float graph, ms."""
 
     def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
-        """Return the same, by what was measured for it alone, with a lower bound of what is won."""
+        """Time one candidate again, independently of earlier measurements."""
 
     def conditions(self) -> dict[str, object]:
-        """Return on what, to stand beside what it says."""
+        """Return the conditions of the measurement, to be stored with its results."""
 
 
 @dataclass(frozen=True)
 class MeasuredLatency:
-    """Latency of graphs as a share of the float graph's, by runs in turns on this machine."""
+    """Times graphs on this machine, alternating with the float graph.
+
+    Attributes:
+        model: The float graph.
+        feeder: Maps the window to the inputs of both graphs.
+        window: The window to run the graphs on.
+        threads: Threads of each inference session.
+    """
 
     model: onnx.ModelProto
     feeder: InputFeeder
@@ -68,20 +86,20 @@ class MeasuredLatency:
     kind = "measured"
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-        """Return the candidate's latency and the float graph's, ms: medians, as `time_alternating`."""
-        return time_alternating(self._run(candidate), self._run(self.model))
+        """Return the latency of the candidate and of the float graph, ms; see `time_alternating`."""
+        return time_alternating(self._open(candidate), self._open(self.model))
 
     def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
-        """Return the same of sessions opened anew, as `confirm_gain`."""
-        return confirm_gain(lambda: (self._run(candidate), self._run(self.model)))
+        """Time one candidate again with newly opened sessions; see `confirm_gain`."""
+        return confirm_gain(lambda: (self._open(candidate), self._open(self.model)))
 
-    def _run(self, model: onnx.ModelProto) -> InferenceCall:
+    def _open(self, model: onnx.ModelProto) -> InferenceCall:
         session = open_session(model, self.threads)
         feed = self.feeder(session, self.window)
         return lambda: session.run(None, feed)
 
     def conditions(self) -> dict[str, object]:
-        """Return the machine."""
+        """Return CPU, threads and version of ONNX Runtime."""
         return {"cpu": detect_machine().cpu, "threads": self.threads, "onnxruntime": ort.__version__}
 
 
@@ -89,37 +107,48 @@ def time_alternating(
     candidate: InferenceCall,
     reference: InferenceCall,
     clock: Callable[[], float] = time.perf_counter,
-    own: Callable[[], float] = time.process_time,
+    process_clock: Callable[[], float] = time.process_time,
 ) -> tuple[float, float]:
-    """Return the latency of two, ms: the reference's median, and as much of it as the median ratio says.
+    """Time two calls in alternating blocks.
 
-    `clock`: seconds; `own`: those that the process was given.
+    Args:
+        candidate: The call to be compared.
+        reference: The call that it is compared with.
+        clock: Wall clock, seconds.
+        process_clock: CPU time of the process, seconds.
+
+    Returns:
+        The median ratio times the reference's median latency, and that median latency, in ms.
     """
     for run in (candidate, reference) * WARMUP_RUNS:
         run()
-    ratios, references = list[float](), list[float]()
-    end = own() + MIN_PROCESS_TIME_S
-    for at in range(MAX_BLOCKS):
-        if at >= MIN_BLOCKS and own() > end:
+    ratios, reference_times = list[float](), list[float]()
+    end = process_clock() + MIN_PROCESS_TIME_S
+    for block in range(MAX_BLOCKS):
+        if block >= MIN_BLOCKS and process_clock() > end:
             break
-        taken = [0.0, 0.0]
-        for which in (0, 1, 1, 0) if at % 2 else (1, 0, 0, 1):
-            before = clock()
-            (candidate, reference)[which]()
-            taken[which] += clock() - before
-        ratios.append(taken[0] / taken[1])
-        references.append(500 * taken[1])
-    float_ms = statistics.median(references)
-    return statistics.median(ratios) * float_ms, float_ms
+        elapsed = [0.0, 0.0]
+        for index in (0, 1, 1, 0) if block % 2 else (1, 0, 0, 1):
+            start = clock()
+            (candidate, reference)[index]()
+            elapsed[index] += clock() - start
+        ratios.append(elapsed[0] / elapsed[1])
+        reference_times.append(500 * elapsed[1])  # two runs, in ms
+    reference_ms = statistics.median(reference_times)
+    return statistics.median(ratios) * reference_ms, reference_ms
 
 
 def confirm_gain(
-    opened: Callable[[], tuple[InferenceCall, InferenceCall]], clock: Callable[[], float] = time.perf_counter
+    open_pair: Callable[[], tuple[InferenceCall, InferenceCall]],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> ConfirmedLatency:
-    """Return the latency of two, ms, over `ROUNDS` rounds, and the gain of the round that is least for the
-    candidate. `opened`: makes both anew, the candidate first.
+    """Time two calls in `ROUNDS` independent rounds; the gain is that of the worst round.
+
+    Args:
+        open_pair: Opens new sessions and returns the calls of candidate and reference.
+        clock: Wall clock, seconds.
     """
-    found = [time_alternating(*make(), clock) for make in repeat(opened, ROUNDS)]
-    ratios = [candidate_ms / float_ms for candidate_ms, float_ms in found]
-    float_ms = statistics.median(float_ms for _, float_ms in found)
+    rounds = [time_alternating(*open_new(), clock) for open_new in repeat(open_pair, ROUNDS)]
+    ratios = [candidate_ms / float_ms for candidate_ms, float_ms in rounds]
+    float_ms = statistics.median(float_ms for _, float_ms in rounds)
     return ConfirmedLatency(statistics.median(ratios) * float_ms, float_ms, 1 - max(ratios))

@@ -1,12 +1,18 @@
-"""Latency by a stated model, for an engine that cannot run here: TensorRT without its GPU.
+"""Latency by a stated model, for an engine that cannot run on this machine: TensorRT without its GPU.
 
-A graph's latency is the sum over its kernels of the longer of two times, arithmetic and memory traffic,
-and of a fixed cost to launch each (the roofline of Williams et al., CACM 2009). What TensorRT fuses is
-counted once: ReLU, Clip and a residual Add into the convolution before them; other operators that go
-element by element into one another; a Q into the one before it, or (through pooling and Concat) into the
-convolution that makes its input if that computes in integers; a DQ into the convolution that takes it.
-Every other Q or DQ is a kernel of its own, which reads and writes its tensor: what a change of precision
-costs.
+The latency of a graph is the sum over its kernels. Each kernel takes the longer of two times, arithmetic
+and memory traffic, plus a fixed launch cost (roofline model: Williams et al., CACM 2009).
+
+Operators that TensorRT fuses are counted once:
+
+- ReLU, Clip and a residual Add belong to the convolution before them.
+- Adjacent pointwise operators form one kernel.
+- A Q belongs to the pointwise operator before it, or (through pooling and Concat) to the convolution that
+  produces its input, if that convolution computes in integers.
+- A DQ belongs to the convolution that reads it.
+
+Every other Q or DQ is a kernel of its own that reads and writes its tensor. This is the cost of a change of
+precision.
 """
 
 from __future__ import annotations
@@ -17,12 +23,12 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from calibration.quantization.qdq_placement import PASS_THROUGH, fusible_residual_adds
+from calibration.quantization.qdq_placement import CONVOLUTIONS, PASS_THROUGH, fusible_residual_adds
 from calibration.search.latency_benchmark import ConfirmedLatency
 from edge.core.errors import InputError
 
 FUSED_OPERATORS = {"Relu", "Clip", "Add", "BatchNormalization", "LeakyRelu"}
-"""Element by element behind a convolution: no kernel of their own."""
+"""Pointwise operators that are fused into the convolution before them."""
 POINTWISE_OPERATORS = FUSED_OPERATORS | {
     "Sigmoid",
     "Mul",
@@ -36,14 +42,26 @@ POINTWISE_OPERATORS = FUSED_OPERATORS | {
     "Erf",
     "Pow",
 }
-"""Element by element: neighbours among these are one kernel."""
+"""Pointwise operators; adjacent ones form one kernel."""
 FREE_OPERATORS = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Constant", "Shape"}
-"""No work on a GPU."""
+"""Operators without work on a GPU."""
+Shapes = dict[str, list[int]]
+Producers = dict[str, NodeProto]
+Consumers = dict[str, list[NodeProto]]
 
 
 @dataclass(frozen=True)
 class BoardSpec:
-    """What a board computes and moves, at best, and the share of it that kernels reach."""
+    """Peak performance of a board, and the fraction of it that kernels reach.
+
+    Attributes:
+        name: Name of the board.
+        fp16_tmacs: Peak rate in float16, 1e12 multiply-accumulates per second.
+        int8_tmacs: Peak rate in int8, 1e12 multiply-accumulates per second.
+        memory_gb_s: Peak memory bandwidth, 1e9 bytes per second.
+        launch_us: Launch cost of each kernel, microseconds.
+        efficiency: Fraction of the peak values that kernels reach.
+    """
 
     name: str
     fp16_tmacs: float
@@ -54,13 +72,20 @@ class BoardSpec:
 
 
 ORIN_NX = BoardSpec("Orin NX 16 GB", 7.5, 15.0, 102.4, 3.0, 0.5)
-"""8 multiprocessors at 918 MHz, 1024 fp16 and 2048 int8 multiply-accumulates a cycle each, dense; LPDDR5.
-Launch and efficiency are assumed."""
+"""8 multiprocessors at 918 MHz, each with 1024 fp16 and 2048 int8 multiply-accumulates per cycle; LPDDR5.
+
+Launch cost and efficiency are assumptions.
+"""
 
 
 @dataclass(frozen=True)
 class ModelledLatency:
-    """Latency on a board by the model of this module. `model`: the float graph, which runs in fp16."""
+    """Latency on a board by the model of this module.
+
+    Attributes:
+        model: The float graph, which runs in fp16.
+        board: The board.
+    """
 
     model: onnx.ModelProto
     board: BoardSpec = ORIN_NX
@@ -68,156 +93,157 @@ class ModelledLatency:
     kind = "modelled"
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-        """Return the candidate's latency and the fp16 graph's, ms. Q/DQ tell what is int8."""
+        """Return the latency of the candidate and of the fp16 graph, ms. Q/DQ nodes mark the int8 layers."""
         return modelled_latency_ms(candidate, self.board), modelled_latency_ms(self.model, self.board)
 
     def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
-        """Return the same, with what is won: a model has no noise."""
+        """Return the same latency with its gain; a model has no noise."""
         candidate_ms, float_ms = self(candidate)
         return ConfirmedLatency(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
 
     def conditions(self) -> dict[str, object]:
-        """Return the model's numbers, to stand beside what it says."""
+        """Return the numbers of the model, to be stored with its results."""
         return {"model": "roofline, fused as TensorRT does; batch 1", **asdict(self.board)}
 
 
 def modelled_latency_ms(model: onnx.ModelProto, board: BoardSpec = ORIN_NX) -> float:
-    """Return the modelled latency of a graph at batch 1.
+    """Return the modelled latency of a graph at batch 1, ms.
 
     Raises:
-        InputError: a shape cannot be inferred.
+        InputError: If a shape cannot be inferred.
     """
-    sizes = _sizes(model)
+    shapes = _activation_shapes(model)
     graph = model.graph
     weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    made_by = {output: node for node in graph.node for output in node.output}
-    consumers: dict[str, list[NodeProto]] = {}
+    producers = {output: node for node in graph.node for output in node.output}
+    consumers: Consumers = {}
     for node in graph.node:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
-    fused = _fused(graph, made_by, consumers)
+    fused = _fused_nodes(graph, producers, consumers)
     seconds = 0.0
     for node in graph.node:
         if node.name in fused or node.op_type in FREE_OPERATORS or (node.input and node.input[0] in weights):
-            continue  # weights are made ready when the engine is built
-        integer = _integer(node, made_by)
-        moved = sum(_bytes(name, sizes, made_by, integer) for name in node.input if name in sizes)
-        moved += sum(_written(name, sizes, consumers) for name in node.output if name in sizes)
-        macs = _macs(node, sizes, weights, made_by)
+            continue  # weights are prepared when the engine is built
+        integer = _is_integer_convolution(node, producers)
+        moved_bytes = sum(
+            _read_bytes(name, shapes, producers, integer) for name in node.input if name in shapes
+        )
+        moved_bytes += sum(_written_bytes(name, shapes, consumers) for name in node.output if name in shapes)
+        macs = _count_macs(node, shapes, weights, producers)
         rate = board.int8_tmacs if integer else board.fp16_tmacs
         seconds += board.launch_us * 1e-6 + max(
-            macs / (rate * 1e12 * board.efficiency), moved / (board.memory_gb_s * 1e9 * board.efficiency)
+            macs / (rate * 1e12 * board.efficiency),
+            moved_bytes / (board.memory_gb_s * 1e9 * board.efficiency),
         )
     return 1e3 * seconds
 
 
-def _fused(
-    graph: onnx.GraphProto, made_by: dict[str, NodeProto], consumers: dict[str, list[NodeProto]]
-) -> set[str]:
-    """Return the names of the nodes that are no kernels of their own."""
-    convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    sums = {
-        s.name for node in convolutions for s in fusible_residual_adds(node, made_by, consumers, convolutions)
+def _fused_nodes(graph: onnx.GraphProto, producers: Producers, consumers: Consumers) -> set[str]:
+    """Return the names of the nodes that are part of another node's kernel."""
+    convolutions = [node for node in graph.node if node.op_type in CONVOLUTIONS]
+    residual_adds = {
+        add.name
+        for node in convolutions
+        for add in fusible_residual_adds(node, producers, consumers, convolutions)
     }
     fused: set[str] = set()
     for node in graph.node:
         if not node.input:
             continue
-        before = made_by.get(node.input[0])
+        before = producers.get(node.input[0])
         if node.op_type == "DequantizeLinear":
             after = [c for name in node.output for c in consumers.get(name, [])]
-            if after and all(c.op_type in ("Conv", "ConvTranspose") or c.name in sums for c in after):
+            if after and all(c.op_type in CONVOLUTIONS or c.name in residual_adds for c in after):
                 fused.add(node.name)
         elif node.op_type == "QuantizeLinear":
             while before is not None and (before.op_type in PASS_THROUGH or before.name in fused):
-                before = made_by.get(_through(before, made_by, fused)) if before.input else None
-            if before is not None and (before.op_type in POINTWISE_OPERATORS or _integer(before, made_by)):
+                before = producers.get(_main_input(before, producers, fused)) if before.input else None
+            if before is not None and (
+                before.op_type in POINTWISE_OPERATORS or _is_integer_convolution(before, producers)
+            ):
                 fused.add(node.name)
-        elif node.op_type in FUSED_OPERATORS - {"Add"} or node.name in sums:
-            inputs = [made_by[name] for name in node.input if name in made_by]
-            if any(b.op_type in ("Conv", "ConvTranspose") or b.name in fused for b in inputs):
+        elif node.op_type in FUSED_OPERATORS - {"Add"} or node.name in residual_adds:
+            inputs = [producers[name] for name in node.input if name in producers]
+            if any(b.op_type in CONVOLUTIONS or b.name in fused for b in inputs):
                 fused.add(node.name)
         elif node.op_type in POINTWISE_OPERATORS and any(
-            made_by[name].op_type in POINTWISE_OPERATORS for name in node.input if name in made_by
+            producers[name].op_type in POINTWISE_OPERATORS for name in node.input if name in producers
         ):
             fused.add(node.name)
     return fused
 
 
-def _through(node: NodeProto, made_by: dict[str, NodeProto], fused: set[str]) -> str:
-    """Return the input by which a fused node hangs on its convolution."""
-    names = [name for name in node.input if name in made_by]
-    direct = [n for n in names if made_by[n].op_type in ("Conv", "ConvTranspose") or made_by[n].name in fused]
-    return str(next((n for n in direct if made_by[n].op_type != "DequantizeLinear"), (names or [""])[0]))
+def _main_input(node: NodeProto, producers: Producers, fused: set[str]) -> str:
+    """Return the input that connects a fused node to its convolution."""
+    names = [name for name in node.input if name in producers]
+    direct = [n for n in names if producers[n].op_type in CONVOLUTIONS or producers[n].name in fused]
+    return str(next((n for n in direct if producers[n].op_type != "DequantizeLinear"), (names or [""])[0]))
 
 
-def _integer(node: NodeProto, made_by: dict[str, NodeProto]) -> bool:
-    """Say whether a convolution computes in integers: data and weights come from DQ."""
-    made = [made_by.get(name) for name in node.input[:2]]
-    return node.op_type in ("Conv", "ConvTranspose") and all(
-        m is not None and m.op_type == "DequantizeLinear" for m in made
+def _is_integer_convolution(node: NodeProto, producers: Producers) -> bool:
+    """Say whether a convolution computes in integers: its data and its weights come from DQ nodes."""
+    sources = [producers.get(name) for name in node.input[:2]]
+    return node.op_type in CONVOLUTIONS and all(
+        source is not None and source.op_type == "DequantizeLinear" for source in sources
     )
 
 
 def convolution_mmacs(model: onnx.ModelProto) -> dict[str, float]:
-    """Return the multiply-accumulates of each convolution, by its name, in units of 1e6, at least 1e-3."""
-    sizes = _sizes(model)
+    """Return the multiply-accumulates of each convolution by name, in units of 1e6, at least 1e-3."""
+    shapes = _activation_shapes(model)
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     return {
-        node.name: max(_macs(node, sizes, weights, {}) / 1e6, 1e-3)
+        node.name: max(_count_macs(node, shapes, weights, {}) / 1e6, 1e-3)
         for node in model.graph.node
-        if node.op_type in ("Conv", "ConvTranspose")
+        if node.op_type in CONVOLUTIONS
     }
 
 
-def _macs(
-    node: NodeProto,
-    sizes: dict[str, list[int]],
-    weights: dict[str, list[int]],
-    made_by: dict[str, NodeProto],
-) -> float:
-    """Return the multiply-accumulates: each weight meets each position, of the output, or of the input
-    where it is transposed.
+def _count_macs(node: NodeProto, shapes: Shapes, weights: Shapes, producers: Producers) -> float:
+    """Return the multiply-accumulates of a node.
+
+    Each weight is applied at each position of the output, or of the input of a transposed convolution.
     """
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.input) < 2:
+    if node.op_type not in (*CONVOLUTIONS, "Gemm", "MatMul") or len(node.input) < 2:
         return 0.0
     name = node.input[1]
-    source = made_by.get(name)
-    dims = weights.get(source.input[0] if source is not None else name, sizes.get(name, []))
-    data = sizes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0], [])
+    source = producers.get(name)
+    dims = weights.get(source.input[0] if source is not None else name, shapes.get(name, []))
+    data = shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0], [])
     if node.op_type in ("Gemm", "MatMul"):
         return float(np.prod(data) * (dims[0] if dims else 1))
     return float(np.prod(dims) * np.prod(data[2:]) * data[0])
 
 
-def _bytes(name: str, sizes: dict[str, list[int]], made_by: dict[str, NodeProto], integer: bool) -> float:
-    source = made_by.get(name)
+def _read_bytes(name: str, shapes: Shapes, producers: Producers, integer: bool) -> float:
+    source = producers.get(name)
     from_dq = source is not None and source.op_type == "DequantizeLinear"
-    quantised = source is not None and source.op_type == "QuantizeLinear"
-    return float(np.prod(sizes[name])) * (1 if quantised or (from_dq and integer) else 2)
+    from_q = source is not None and source.op_type == "QuantizeLinear"
+    return float(np.prod(shapes[name])) * (1 if from_q or (from_dq and integer) else 2)
 
 
-def _written(name: str, sizes: dict[str, list[int]], consumers: dict[str, list[NodeProto]]) -> float:
+def _written_bytes(name: str, shapes: Shapes, consumers: Consumers) -> float:
     after = consumers.get(name, [])
     while len(after) == 1 and after[0].op_type in FUSED_OPERATORS:
         after = consumers.get(after[0].output[0], [])
-    integers = bool(after) and all(c.op_type in ("QuantizeLinear", "DequantizeLinear") for c in after)
-    return float(np.prod(sizes[name])) * (1 if integers else 2)
+    as_int8 = bool(after) and all(c.op_type in ("QuantizeLinear", "DequantizeLinear") for c in after)
+    return float(np.prod(shapes[name])) * (1 if as_int8 else 2)
 
 
-def _sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Return every activation's shape; a dynamic batch is 1."""
+def _activation_shapes(model: onnx.ModelProto) -> Shapes:
+    """Return the shape of every activation; a dynamic batch counts as 1."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    known = {t.name for t in inferred.initializer}
-    sizes = {}
+    constants = {t.name for t in inferred.initializer}
+    shapes = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        if value.name in known:
+        if value.name in constants:
             continue
         dims = value.type.tensor_type.shape.dim
-        sizes[value.name] = [d.dim_value or 1 for d in dims]
-    missing = next((o for n in inferred.node for o in n.output if o and o not in sizes), None)
+        shapes[value.name] = [d.dim_value or 1 for d in dims]
+    missing = next((o for n in inferred.node for o in n.output if o and o not in shapes), None)
     if missing is not None:
         raise InputError(
-            f"the shape of {missing} cannot be inferred; expected a graph of fixed size: name --size"
+            f"the shape of {missing} cannot be inferred; expected a graph of fixed size: set --size"
         )
-    return sizes
+    return shapes

@@ -1,4 +1,4 @@
-"""Which method's ranges serve a graph best, where nobody says."""
+"""Selection of the calibration method whose ranges suit a graph best."""
 
 from __future__ import annotations
 
@@ -19,39 +19,50 @@ MethodChoice = Literal["best", "entropy", "percentile", "mse", "minmax"]
 BEST: MethodChoice = "best"
 METHOD_CHOICES: tuple[MethodChoice, ...] = (BEST, *METHODS)
 MAX_WINDOWS = 32
-"""Windows at most, of those that ranges are made from: those held out judge the result."""
+"""Limit for the calibration windows that methods are ranked on. Held-out windows judge the result."""
 
 
-def ranges_by_method(method: MethodChoice, counted: Mapping[str, Histogram]) -> dict[Method, TensorRanges]:
-    """Return the ranges by a method; by "best", those by each."""
+def ranges_by_method(choice: MethodChoice, histograms: Mapping[str, Histogram]) -> dict[Method, TensorRanges]:
+    """Return the ranges found by the chosen method; for "best", the ranges found by each method."""
     return {
-        one: {name: histogram.range(one) for name, histogram in counted.items()}
-        for one in METHODS
-        if method in (BEST, one)
+        method: {name: histogram.range(method) for name, histogram in histograms.items()}
+        for method in METHODS
+        if choice in (BEST, method)
     }
 
 
 def rank_methods(
-    by: Mapping[Method, TensorRanges],
+    ranges: Mapping[Method, TensorRanges],
     model: onnx.ModelProto,
     feeder: InputFeeder,
     windows: Windows,
     scheme: QdqScheme = CPU,
     disable_qdq_fusion: bool = False,
 ) -> list[Method]:
-    """Return the methods, that first whose int8 graph for an engine loses least on the calibration window on
-    which it loses most (1 - CC + KLD). `disable_qdq_fusion`: as of `AccuracyEvaluator`.
+    """Return the methods ordered by the loss of their int8 graphs on the calibration windows, best first.
 
-    The worst window and not the mean, for clipping gains a little on most frames and ruins the rare one
-    with high values, which in a saliency map are the point. One window says little of a budget, which is of
-    means: where the first breaks it, the others are to be tried.
+    The loss of a graph is 1 - CC + KLD on its worst window. The mean would favour clipping, which gains a
+    little on most frames and ruins the rare ones with high values, and high values matter in a saliency
+    map. One window says little about a budget, which limits means: if the first method exceeds the budget,
+    try the next one.
+
+    Args:
+        ranges: The ranges of each method.
+        model: The fp32 graph.
+        feeder: Maps a window to the inputs of the graph.
+        windows: The calibration windows.
+        scheme: The Q/DQ scheme of the engine.
+        disable_qdq_fusion: Run Q/DQ nodes as separate operators, see `open_session`.
     """
-    if len(by) == 1:
-        return list(by)
-    judge = AccuracyEvaluator.on_subset(model, feeder, windows, MAX_WINDOWS)
-    lost: dict[Method, float] = {}
-    for one, ranges in by.items():
-        maps = judge.compute_maps(quantize(model, ranges, scheme), disable_qdq_fusion)
-        each = [compare_maps([got], [wanted]) for got, wanted in zip(maps, judge.expected, strict=True)]
-        lost[one] = max(1 - found.cc + found.kld for found in each)
-    return sorted(lost, key=lambda one: lost[one])
+    if len(ranges) == 1:
+        return list(ranges)
+    evaluator = AccuracyEvaluator.on_subset(model, feeder, windows, MAX_WINDOWS)
+    losses: dict[Method, float] = {}
+    for method, method_ranges in ranges.items():
+        maps = evaluator.compute_maps(quantize(model, method_ranges, scheme), disable_qdq_fusion)
+        qualities = [
+            compare_maps([actual], [expected])
+            for actual, expected in zip(maps, evaluator.expected, strict=True)
+        ]
+        losses[method] = max(1 - quality.cc + quality.kld for quality in qualities)
+    return sorted(losses, key=lambda method: losses[method])

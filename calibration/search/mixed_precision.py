@@ -1,15 +1,18 @@
-"""Which layers are worth int8: the fastest assignment within the accuracy budget.
+"""Search for the fastest set of int8 layers within an accuracy budget.
 
-An assignment is the set of layers in int8; the others stay in the graph's float type. Up to
-`MAX_EXHAUSTIVE_LAYERS` layers every assignment is tried. Beyond, layers are ranked: by what each loses alone, by the
-work it does, and by the one for the other. In each of these orders as many as keep the budget are put in.
-From there on a linear model of all that was found says what to try next
-(`calibration/search/surrogate_model.py`), until
-`PATIENCE` tries were in vain. Whatever is found is judged and timed whole, as it would ship. What ships is
-then timed again by itself, for the luckiest of many timings is not the fastest.
+An assignment is the set of layers in int8; the others stay in the graph's float type.
 
-A search is bounded by the graphs that it may try, not by time, so that it ends alike on a busy machine.
-Where they do not suffice to rank each layer, runs of neighbours are ranked and moved as one.
+- Up to `MAX_EXHAUSTIVE_LAYERS` layers, every assignment is tried.
+- With more layers, layers are ranked three times: by the loss that each causes alone, by its work, and by
+  the ratio of both. In each order, as many layers are put in int8 as the budget allows. After that a
+  surrogate model of all measurements (`calibration/search/surrogate_model.py`) proposes assignments, until
+  `PATIENCE` proposals in a row brought no improvement.
+
+Each assignment is evaluated and timed as a whole graph, as it would ship. The graph that ships is timed
+again on its own, because the luckiest of many timings does not belong to the fastest graph.
+
+The number of graphs limits a search, not the time, so that the result is the same on a busy machine. If the
+limit does not suffice to rank every layer, runs of neighbouring layers are ranked and switched as one unit.
 """
 
 from __future__ import annotations
@@ -24,242 +27,291 @@ from calibration.search.latency_benchmark import ConfirmedLatency
 from calibration.search.surrogate_model import Assignment, propose, union
 
 MAX_EXHAUSTIVE_LAYERS = 6
-"""Layers up to which all assignments are tried: 63."""
+"""Number of layers up to which all assignments are tried: 63 of them."""
 FINALISTS = 3
-"""How many of the fastest may be timed again by themselves, until one wins for sure."""
+"""Number of fastest assignments that may be timed again until one has a confirmed gain."""
 MIN_GAIN = 0.02
-"""What int8 must win over the float graph's latency to be worth shipping."""
+"""Fraction of the float graph's latency that int8 must save to be worth shipping."""
 PATIENCE = 80
-"""Guesses in vain, one after the other, that end a search."""
-SLACK = 1.5
-"""Losses of layers hardly add up to less than this part of their sum: what is beyond is not tried."""
+"""Number of proposals in a row without improvement that ends a search."""
+LOSS_SLACK = 1.5
+"""Losses of layers add up to hardly less than their sum divided by this; larger sums are not tried."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An assignment as it was found; one that breaks the budget is not timed."""
+    """A measured assignment.
+
+    Attributes:
+        layers: The layers in int8.
+        quality: Quality of the graph's maps.
+        budget_used: Fraction of the budget used; more than 1 exceeds the budget.
+        latency_ms: Latency of the graph; None if it was not timed because it exceeds the budget.
+        float_ms: Latency of the float graph, timed together with this graph; None if it was not timed.
+        min_gain: Gain that is required to ship.
+        confirmed_gain: Lower bound of the gain, timed again on its own; None if it was not timed again.
+    """
 
     layers: Assignment
     quality: Quality
-    spent: float
-    """Share of the budget: more than 1 breaks it."""
+    budget_used: float
     latency_ms: float | None
     float_ms: float | None
     min_gain: float = MIN_GAIN
-    """What it must win."""
     confirmed_gain: float | None = None
-    """What it wins at min_gain, timed again by itself; None: it was not."""
 
     @property
     def gain(self) -> float:
-        """Return what is won over the float graph's latency, as a share of it; -inf if not timed."""
+        """The time saved as a fraction of the float graph's latency; -inf if the graph was not timed."""
         if self.latency_ms is None or self.float_ms is None:
             return float("-inf")
         return 1 - self.latency_ms / self.float_ms
 
     @property
     def fits(self) -> bool:
-        """Whether it may ship: within the budget, and faster by `min_gain` at least, as far as is known."""
-        surely = self.gain if self.confirmed_gain is None else min(self.gain, self.confirmed_gain)
-        return self.spent <= 1 and surely >= self.min_gain
+        """True if the graph may ship as far as known: within the budget and faster by `min_gain`."""
+        gain = self.gain if self.confirmed_gain is None else min(self.gain, self.confirmed_gain)
+        return self.budget_used <= 1 and gain >= self.min_gain
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What ships: `best`, or nothing in int8, and why, in a sentence; all that was tried."""
+    """Result of a search.
+
+    Attributes:
+        best: The assignment that ships; None if no int8 graph does.
+        reason: The reason for this result, one sentence.
+        trials: All measured assignments in order.
+    """
 
     best: Trial | None
     reason: str
     trials: tuple[Trial, ...]
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """Functions that measure the graph of an assignment.
+
+    Attributes:
+        quality: Returns the quality of the graph's maps.
+        latency: Returns the latency of the graph and of the float graph, ms.
+        confirm: Times the graph again on its own; None if `latency` is exact.
+    """
+
+    quality: Callable[[Assignment], Quality]
+    latency: Callable[[Assignment], tuple[float, float]]
+    confirm: Callable[[Assignment], ConfirmedLatency] | None = None
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Goal and limits of a search.
+
+    Attributes:
+        budget: Limits for the accuracy loss.
+        thorough: Search even if all layers in int8 fit.
+        max_trials: Limit for the evaluated graphs; None for `default_trials`.
+        min_gain: Gain that is required to ship.
+        max_exhaustive_layers: Number of layers up to which all assignments are tried.
+    """
+
+    budget: AccuracyBudget
+    thorough: bool = True
+    max_trials: int | None = None
+    min_gain: float = MIN_GAIN
+    max_exhaustive_layers: int = MAX_EXHAUSTIVE_LAYERS
+
+
 def default_trials(layers: int) -> int:
-    """Return how many graphs a search of so many layers may try that nobody bounds."""
+    """Return the limit for the evaluated graphs of a search over this number of layers."""
     return 200 + 4 * layers
 
 
 def find_fastest_assignment(
     layers: Sequence[str],
-    judge: Callable[[Assignment], Quality],
-    time: Callable[[Assignment], tuple[float, float]],
-    budget: AccuracyBudget,
-    work: Mapping[str, float],
-    thorough: bool = True,
-    exhaustive: int = MAX_EXHAUSTIVE_LAYERS,
-    on_tried: Callable[[int], None] = lambda count: None,
-    tries: int | None = None,
-    min_gain: float = MIN_GAIN,
-    again: Callable[[Assignment], ConfirmedLatency] | None = None,
+    layer_work: Mapping[str, float],
+    measurements: Measurements,
+    settings: SearchSettings,
+    on_trial: Callable[[int], None] = lambda count: None,
 ) -> SearchResult:
-    """Return the fastest assignment that fits.
+    """Return the fastest assignment that keeps the budget and gains enough.
 
-    `layers`: in the graph's order. `judge` and `time` measure one: its quality; its latency and the float
-    graph's, ms. `work`: of each layer, in any unit: what int8 may save grows with it. Unless `thorough`,
-    all layers in int8 will do if they fit. `tries`: how many graphs may be judged; None: `default_trials`. `min_gain`:
-    what int8 must win. `again`: times what would ship once more, by itself; None: `time` is exact.
+    Args:
+        layers: Names of the layers, in graph order.
+        layer_work: Work of each layer in any unit. The time that int8 may save grows with it.
+        measurements: Measures the graph of an assignment.
+        settings: Goal and limits of the search.
+        on_trial: Called with 1 after each evaluated graph.
     """
     if not layers:
-        return SearchResult(None, "no layer can be quantised", ())
-    tries = default_trials(len(layers)) if tries is None else tries
-    search = _AssignmentSearch(judge, time, budget, work, on_tried, tries, min_gain, again)
-    everything = frozenset(layers)
-    if search.tried(everything).fits and not thorough and search.proven(everything).fits:
-        return SearchResult(search.tried(everything), "all layers fit the budget", search.all())
-    complete = len(layers) <= exhaustive and 2 ** len(layers) - 1 <= tries
-    if complete:
+        return SearchResult(None, "no layer can be quantized", ())
+    search = _AssignmentSearch(layers, layer_work, measurements, settings, on_trial)
+    all_layers = frozenset(layers)
+    if search.measure(all_layers).fits and not settings.thorough and search.confirm(all_layers).fits:
+        return SearchResult(search.measure(all_layers), "all layers fit the budget", search.trials())
+    is_exhaustive = (
+        len(layers) <= settings.max_exhaustive_layers and 2 ** len(layers) - 1 <= search.max_trials
+    )
+    if is_exhaustive:
         for size in range(1, len(layers)):
-            for chosen in combinations(layers, size):
-                search.tried(frozenset(chosen))
+            for subset in combinations(layers, size):
+                search.measure(frozenset(subset))
     else:
-        search.explore(layers)
+        search.explore()
     best = search.best()
-    return SearchResult(best, _reason(search, everything, best, budget, complete), search.all())
+    return SearchResult(best, _reason(search, best, is_exhaustive), search.trials())
 
 
 class _AssignmentSearch:
+    """Measures assignments once each, and explores them within the limit of trials."""
+
     def __init__(
         self,
-        judge: Callable[[Assignment], Quality],
-        time: Callable[[Assignment], tuple[float, float]],
-        budget: AccuracyBudget,
-        work: Mapping[str, float],
-        on_tried: Callable[[int], None],
-        tries: int,
-        min_gain: float,
-        again: Callable[[Assignment], ConfirmedLatency] | None,
+        layers: Sequence[str],
+        layer_work: Mapping[str, float],
+        measurements: Measurements,
+        settings: SearchSettings,
+        on_trial: Callable[[int], None],
     ) -> None:
-        self._judge, self._time, self._budget, self._on_tried = judge, time, budget, on_tried
-        self._work, self._tries, self._min_gain, self._again = work, tries, min_gain, again
+        self.layers, self.settings = layers, settings
+        self.max_trials = default_trials(len(layers)) if settings.max_trials is None else settings.max_trials
+        self.ended_early = False
+        self._layer_work, self._measurements, self._on_trial = layer_work, measurements, on_trial
         self._qualities: dict[Assignment, Quality] = {}
-        self._known: dict[Assignment, Trial] = {}
-        self._lost: dict[Assignment, float] = {}
-        self.cut = False
+        self._trials: dict[Assignment, Trial] = {}
+        self._unit_losses: dict[Assignment, float] = {}
 
     @property
-    def judged(self) -> int:
-        """How many graphs were."""
+    def evaluated(self) -> int:
+        """The number of graphs evaluated so far."""
         return len(self._qualities)
 
-    def tried(self, layers: Assignment) -> Trial:
-        """Measure an assignment, once."""
-        if layers not in self._known:
-            spent = self._spent(layers)
-            taken, whole = self._time(layers) if spent <= 1 else (None, None)
-            self._known[layers] = Trial(layers, self._qualities[layers], spent, taken, whole, self._min_gain)
-        return self._known[layers]
-
-    def proven(self, layers: Assignment) -> Trial:
-        """Time an assignment again by itself, once, and keep what was found then."""
-        found = self.tried(layers)
-        if self._again is not None and found.confirmed_gain is None:
-            sure = self._again(layers)
-            found = dataclasses.replace(
-                found, latency_ms=sure.candidate_ms, float_ms=sure.float_ms, confirmed_gain=sure.gain
+    def measure(self, layers: Assignment) -> Trial:
+        """Evaluate an assignment, and time it if it keeps the budget; once each."""
+        if layers not in self._trials:
+            used = self._budget_used(layers)
+            latency_ms, float_ms = self._measurements.latency(layers) if used <= 1 else (None, None)
+            self._trials[layers] = Trial(
+                layers, self._qualities[layers], used, latency_ms, float_ms, self.settings.min_gain
             )
-            self._known[layers] = found
-        return found
+        return self._trials[layers]
 
-    def all(self) -> tuple[Trial, ...]:
-        """Return what was tried, in order."""
-        return tuple(self._known.values())
+    def confirm(self, layers: Assignment) -> Trial:
+        """Time an assignment again on its own, once, and keep the new latency."""
+        trial = self.measure(layers)
+        if self._measurements.confirm is not None and trial.confirmed_gain is None:
+            latency = self._measurements.confirm(layers)
+            trial = dataclasses.replace(
+                trial,
+                latency_ms=latency.candidate_ms,
+                float_ms=latency.float_ms,
+                confirmed_gain=latency.gain,
+            )
+            self._trials[layers] = trial
+        return trial
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Return all measured assignments in order."""
+        return tuple(self._trials.values())
 
     def best(self) -> Trial | None:
-        """Return the fastest that fits, for sure; of equals the one in which more is int8."""
-        fitting = [tried for tried in self._known.values() if tried.fits]
-        fitting.sort(key=lambda tried: (tried.gain, len(tried.layers)), reverse=True)
-        finalists = (self.proven(tried.layers) for tried in fitting[:FINALISTS])
-        return next((tried for tried in finalists if tried.fits), None)
+        """Return the fastest assignment with a confirmed fit; of equals the one with more int8 layers."""
+        fitting = [trial for trial in self._trials.values() if trial.fits]
+        fitting.sort(key=lambda trial: (trial.gain, len(trial.layers)), reverse=True)
+        finalists = (self.confirm(trial.layers) for trial in fitting[:FINALISTS])
+        return next((trial for trial in finalists if trial.fits), None)
 
-    def explore(self, layers: Sequence[str]) -> None:
-        """Rank layers, try what each order offers, and then what is promising by all that was found."""
-        units = self._ranked(layers)
-        for rank in (self._loss_for_work, self._lost.__getitem__, lambda unit: -self._does(unit)):
-            if chosen := self._filled(sorted(units, key=rank)):
-                self.tried(chosen)
-        vain = 0
-        while vain < PATIENCE:
-            gains = {layers: tried.gain for layers, tried in self._known.items() if tried.spent <= 1}
-            spent = {layers: self._spent(layers) for layers in self._qualities}
-            step = propose(units, gains, spent)
-            if step is None or not self._open(step):
+    def explore(self) -> None:
+        """Rank the units, try the best assignment of each order, then what the surrogate model proposes."""
+        units = self._rank_units()
+        for rank in (self._loss_per_work, self._unit_losses.__getitem__, lambda unit: -self._work(unit)):
+            if assignment := self._fill_budget(sorted(units, key=rank)):
+                self.measure(assignment)
+        without_improvement = 0
+        while without_improvement < PATIENCE:
+            gains = {layers: trial.gain for layers, trial in self._trials.items() if trial.budget_used <= 1}
+            budget_used = {layers: self._budget_used(layers) for layers in self._qualities}
+            proposal = propose(units, gains, budget_used)
+            if proposal is None or not self._may_evaluate(proposal):
                 return
-            vain = (
-                0 if self.tried(step).gain > max(gains.values(), default=float("-inf")) + 1e-9 else vain + 1
-            )
+            is_better = self.measure(proposal).gain > max(gains.values(), default=float("-inf")) + 1e-9
+            without_improvement = 0 if is_better else without_improvement + 1
 
-    def _open(self, layers: Assignment) -> bool:
-        """Say whether an assignment may be judged: it was, or not all tries are used up."""
-        if layers in self._qualities or self.judged < self._tries:
+    def _may_evaluate(self, layers: Assignment) -> bool:
+        """Say whether an assignment is evaluated already or the limit allows one more."""
+        if layers in self._qualities or self.evaluated < self.max_trials:
             return True
-        self.cut = True
+        self.ended_early = True
         return False
 
-    def _spent(self, layers: Assignment) -> float:
-        """Judge an assignment, once, and return the share of the budget that it uses up."""
+    def _budget_used(self, layers: Assignment) -> float:
+        """Evaluate an assignment, once, and return the fraction of the budget that it uses."""
         if layers not in self._qualities:
-            self._qualities[layers] = self._judge(layers)
-            self._on_tried(1)
-        return self._budget.fraction_used(self._qualities[layers])
+            self._qualities[layers] = self._measurements.quality(layers)
+            self._on_trial(1)
+        return self.settings.budget.fraction_used(self._qualities[layers])
 
-    def _does(self, unit: Assignment) -> float:
-        return sum(self._work[layer] for layer in unit)
+    def _work(self, unit: Assignment) -> float:
+        return sum(self._layer_work[layer] for layer in unit)
 
-    def _loss_for_work(self, unit: Assignment) -> float:
-        return self._lost[unit] / self._does(unit)
+    def _loss_per_work(self, unit: Assignment) -> float:
+        return self._unit_losses[unit] / self._work(unit)
 
-    def _ranked(self, layers: Sequence[str]) -> list[Assignment]:
-        """Judge each layer alone, or each of as many runs of neighbours as half of the tries can judge."""
-        size = -(-len(layers) // max(1, (self._tries - self.judged) // 2))
-        self.cut = size > 1
-        units = [frozenset(layers[at : at + size]) for at in range(0, len(layers), size)]
+    def _rank_units(self) -> list[Assignment]:
+        """Evaluate each unit alone, and return the units evaluated.
+
+        A unit is one layer, or a run of neighbours if half of the remaining trials do not suffice.
+        """
+        size = -(-len(self.layers) // max(1, (self.max_trials - self.evaluated) // 2))
+        self.ended_early = size > 1
+        units = [frozenset(self.layers[at : at + size]) for at in range(0, len(self.layers), size)]
         for unit in units:
-            if self._open(unit):
-                self._lost[unit] = self._spent(unit)
-        return [unit for unit in units if unit in self._lost]
+            if self._may_evaluate(unit):
+                self._unit_losses[unit] = self._budget_used(unit)
+        return [unit for unit in units if unit in self._unit_losses]
 
-    def _filled(self, order: Sequence[Assignment]) -> Assignment:
-        """Put in as many of the first as keep the budget, then what else keeps it."""
-        fits, breaks = 0, len(order) + 1  # how many of the first are in int8
-        while breaks - fits > 1 and self._open(first := union(order[: (fits + breaks) // 2])):
-            middle = (fits + breaks) // 2
-            fits, breaks = (middle, breaks) if self._spent(first) <= 1 else (fits, middle)
-        chosen = union(order[:fits])
+    def _fill_budget(self, order: Sequence[Assignment]) -> Assignment:
+        """Return as many of the first units as keep the budget, and later units that still fit."""
+        fits, exceeds = 0, len(order) + 1  # bisection over the number of first units in int8
+        while exceeds - fits > 1 and self._may_evaluate(first := union(order[: (fits + exceeds) // 2])):
+            middle = (fits + exceeds) // 2
+            fits, exceeds = (middle, exceeds) if self._budget_used(first) <= 1 else (fits, middle)
+        assignment = union(order[:fits])
         for unit in order[fits:]:
-            room = SLACK * (1 - self._spent(chosen)) if chosen else 1
-            more = chosen | unit
-            if self._lost[unit] <= room and self._open(more) and self._spent(more) <= 1:
-                chosen = more
-        return chosen
+            room = LOSS_SLACK * (1 - self._budget_used(assignment)) if assignment else 1
+            extended = assignment | unit
+            if (
+                self._unit_losses[unit] <= room
+                and self._may_evaluate(extended)
+                and self._budget_used(extended) <= 1
+            ):
+                assignment = extended
+        return assignment
 
 
-def _reason(
-    search: _AssignmentSearch,
-    everything: Assignment,
-    best: Trial | None,
-    budget: AccuracyBudget,
-    complete: bool,
-) -> str:
-    count = f"{search.judged} graphs" if search.judged > 1 else "1 graph"
-    early = f" ({count} tried, search ended early)" if search.cut else ""
-    whole = search.tried(everything)
+def _reason(search: _AssignmentSearch, best: Trial | None, is_exhaustive: bool) -> str:
+    """Return the sentence that explains the result of a search."""
+    count = f"{search.evaluated} graphs" if search.evaluated > 1 else "1 graph"
+    early = f" ({count} tried, search ended early)" if search.ended_early else ""
+    everything = search.measure(frozenset(search.layers))
     if best is not None:
-        if best.layers == everything:
+        if best.layers == everything.layers:
             return f"all layers fit the budget, and no fewer are faster{early}"
-        left = len(everything) - len(best.layers)
-        why = "break the budget" if whole.spent > 1 else "are slower in int8 than in float"
-        return f"{left} of {len(everything)} layers stay in float: with them the others {why}{early}"
-    none = "no int8 graph" if complete else "none of the int8 graphs tried"
-    within = [tried for tried in search.all() if tried.spent <= 1]
+        left = len(search.layers) - len(best.layers)
+        cause = "exceed the budget" if everything.budget_used > 1 else "are slower in int8 than in float"
+        return f"{left} of {len(search.layers)} layers stay in float: with them the others {cause}{early}"
+    none = "no int8 graph" if is_exhaustive else "none of the int8 graphs tried"
+    within = [trial for trial in search.trials() if trial.budget_used <= 1]
     if not within:
-        return f"{none} keeps the budget of {budget}: float ships alone{early}"
-    again = [tried for tried in within if tried.confirmed_gain is not None]
-    if again:
-        surely = max(tried.confirmed_gain or 0.0 for tried in again)
+        return f"{none} keeps the budget of {search.settings.budget}: float ships alone{early}"
+    confirmed = [trial.confirmed_gain for trial in within if trial.confirmed_gain is not None]
+    if confirmed:
         return (
-            f"timed again, no int8 graph is sure to be {MIN_GAIN:.0%} faster than float (the best: at least "
-            f"{surely:+.1%}): float ships alone{early}"
+            f"timed again, no int8 graph is confirmed to be {MIN_GAIN:.0%} faster than float (the best: at "
+            f"least {max(confirmed):+.1%}): float ships alone{early}"
         )
-    gain = max(tried.gain for tried in within)
+    gain = max(trial.gain for trial in within)
     return (
         f"{none} within the budget is {MIN_GAIN:.0%} faster than float (the best: {gain:+.1%}): "
         f"float ships alone{early}"

@@ -1,4 +1,4 @@
-"""What each layer's quantisation does to the map: it alone, and all but it."""
+"""Sensitivity of the saliency map to the quantization of single layers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from edge.core.errors import InputError
 from edge.release.quantization import TensorRanges
 
 
+# The field names of both classes are keys of the command's JSON output.
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """A layer and the map's quality: the layer alone in int8, and every other one but it."""
+    """Sensitivity to one layer.
+
+    Attributes:
+        layer: Name of the layer.
+        operator: ONNX operator of the layer.
+        alone: Quality with only this layer in int8.
+        all_but: Quality with every other layer in int8.
+    """
 
     layer: str
     operator: str
@@ -26,7 +34,7 @@ class LayerSensitivity:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of a whole graph: all its layers in int8, and each; in the order of the graph."""
+    """Quality with all layers in int8, and the sensitivity to each layer in graph order."""
 
     whole: Quality
     layers: tuple[LayerSensitivity, ...]
@@ -36,31 +44,38 @@ def measure_sensitivity(
     model: onnx.ModelProto,
     ranges: TensorRanges,
     scheme: QdqScheme,
-    judge: AccuracyEvaluator,
+    evaluator: AccuracyEvaluator,
     on_graph: Callable[[int], None] = lambda count: None,
 ) -> Sensitivity:
-    """Judge 2 n + 1 graphs, n the number of layers that int8 may serve.
+    """Evaluate 2 n + 1 graphs, n being the number of layers that can be quantized.
+
+    Args:
+        model: The fp32 graph.
+        ranges: Ranges of its activations.
+        scheme: The Q/DQ scheme of the engine.
+        evaluator: Compares maps with those of the fp32 graph.
+        on_graph: Called with 1 after each graph.
 
     Raises:
-        InputError: it may serve none.
+        InputError: If no layer can be quantized.
     """
     names = quantizable_layers(model, scheme)
     if not names:
         raise InputError(
-            "no layer of the graph can be quantised; expected convolutions of 16 channels or more, "
-            "whose weights are constants: leave this graph in float"
+            "no layer of the graph can be quantized; expected convolutions of 16 channels or more, "
+            "whose weights are constants: keep this graph in float"
         )
     operators = {node.name: node.op_type for node in model.graph.node}
-    everything = frozenset(names)
+    all_layers = frozenset(names)
 
-    def judged(only: frozenset[str]) -> Quality:
-        found = judge(quantize(model, ranges, scheme, only) if only else model)
+    def evaluate(layers: frozenset[str]) -> Quality:
+        quality = evaluator(quantize(model, ranges, scheme, layers) if layers else model)
         on_graph(1)
-        return found
+        return quality
 
-    whole = judged(everything)
+    whole = evaluate(all_layers)
     layers = [
-        LayerSensitivity(name, operators[name], judged(frozenset({name})), judged(everything - {name}))
+        LayerSensitivity(name, operators[name], evaluate(frozenset({name})), evaluate(all_layers - {name}))
         for name in names
     ]
     return Sensitivity(whole, tuple(layers))

@@ -1,4 +1,4 @@
-"""The gate for anybody's ONNX file: what comes through, and what is said of the rest."""
+"""Tests of the import of ONNX files: which ones are accepted, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.inputs import distribution_shift
+from calibration.inputs.distribution_shift import (
+    STATISTICS_FILE,
+    load_statistics,
+    measure_shift,
+    shift_warning,
+)
 from calibration.inputs.graph_inputs import open_session
 from calibration.inputs.onnx_import import TARGET_OPSET, ImageInput, import_graph
 from edge.core.errors import InputError
-from tests.calibration.quantization.test_qdq_placement import residual
+from tests.support.onnx_graphs import residual_network
 
 Change = Callable[[onnx.ModelProto], None]
 
 
-def saved(path: Path, change: Change = lambda model: None, model: onnx.ModelProto | None = None) -> Path:
-    model = model or residual()
+def save_model(path: Path, change: Change = lambda model: None, model: onnx.ModelProto | None = None) -> Path:
+    model = model or residual_network()
     change(model)
     path.write_bytes(model.SerializeToString())
     return path
@@ -41,10 +46,10 @@ def opset(version: int) -> Change:
     return change
 
 
-def operator(kind: str, domain: str = "") -> Change:
+def operator(op_type: str, domain: str = "") -> Change:
     def change(model: onnx.ModelProto) -> None:
         node = model.graph.node[1]
-        node.op_type, node.domain = kind, domain
+        node.op_type, node.domain = op_type, domain
         model.opset_import.append(helper.make_opsetid(domain, 1)) if domain else None
 
     return change
@@ -57,11 +62,11 @@ def dtype(kind: int) -> Change:
     return change
 
 
-def more_inputs(model: onnx.ModelProto) -> None:
+def second_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
 
 
-def outside(location: str) -> Change:
+def external_data(location: str) -> Change:
     def change(model: onnx.ModelProto) -> None:
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
@@ -71,7 +76,7 @@ def outside(location: str) -> Change:
     return change
 
 
-def broken(model: onnx.ModelProto) -> None:
+def weight_with_nan(model: onnx.ModelProto) -> None:
     weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
     weight.flat[0] = np.nan
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, model.graph.initializer[0].name))
@@ -84,61 +89,69 @@ def broken(model: onnx.ModelProto) -> None:
         (opset(99), {}, "opset 99, which is too new"),
         (operator("Swoosh"), {}, "node x1 is a Swoosh, unknown to opset 20"),
         (operator("Gelu", "com.microsoft"), {}, "node x1 is a Gelu, of com.microsoft"),
-        (operator("QuantizeLinear"), {}, "the graph is quantised; expected a float one"),
+        (operator("QuantizeLinear"), {}, "the graph is quantized; expected a float graph"),
         (dtype(TensorProto.UINT8), {}, "input x is uint8; expected float32"),
         (dtype(TensorProto.FLOAT16), {}, "input x is float16; expected float32"),
-        (more_inputs, {}, "has 2 inputs (x, z); expected one, an image"),
+        (second_input, {}, "has 2 inputs (x, z); expected one, an image"),
         (dims(1, 3, 16), {}, "has shape (1, 3, 16); expected an image"),
         (dims(4, 3, 16, 16), {}, "has a batch of 4; expected 1 or a dynamic one"),
-        (dims(1, 3, 16, 3), {}, "leaves the layout open: say --layout"),
-        (dims(1, 5, 16, 16), {}, "leaves the layout open: say --layout"),
+        (dims(1, 3, 16, 3), {}, "leaves the layout open: set --layout"),
+        (dims(1, 5, 16, 16), {}, "leaves the layout open: set --layout"),
         (
             dims(1, 3, 16, 16),
             {"layout": "nhwc"},
-            "is no image in nhwc; expected 1 or 3 channels: it fits nchw",
+            "is not an image in nhwc; expected 1 or 3 channels: it fits nchw",
         ),
-        (dims("n", 3, "h", "w"), {}, "of open size; say which: --size WIDTHxHEIGHT"),
+        (dims("n", 3, "h", "w"), {}, "of open size; set it: --size WIDTHxHEIGHT"),
         (dims(1, 3, 16, 16), {"size": (32, 16)}, "--size is 32x16; "),
         (dims(1, 3, 16, 16), {"scale": (1.0, 2.0)}, "--scale has 2 numbers; expected 1, or one for each"),
         (dims(1, 3, 16, 16), {"output": "z"}, "has no output 'z'; expected one of y"),
-        (outside("../w.bin"), {}, "the data of stem.w lies at '../w.bin', outside the file's folder"),
-        (outside("/etc/passwd"), {}, "lies at '/etc/passwd', outside the file's folder"),
-        (outside("w.bin"), {}, "the data of stem.w is missing, expected at "),
-        (broken, {}, "weight stem.w is not finite"),
+        (external_data("../w.bin"), {}, "the data of stem.w lies at '../w.bin', outside the file's folder"),
+        (external_data("/etc/passwd"), {}, "lies at '/etc/passwd', outside the file's folder"),
+        (external_data("w.bin"), {}, "the data of stem.w is missing, expected at "),
+        (weight_with_nan, {}, "weight stem.w is not finite"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, change: Change, options: dict[str, Any], message: str) -> None:
+def test_graph_that_cannot_be_calibrated_is_refused(
+    tmp_path: Path, change: Change, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError) as error:
-        import_graph(saved(tmp_path / "m.onnx", change), **options)
+        import_graph(save_model(tmp_path / "m.onnx", change), **options)
     assert message in str(error.value)
 
 
-def test_no_graph_and_too_large_a_graph(tmp_path: Path) -> None:
+def test_file_that_is_missing_or_invalid_or_too_large_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(InputError, match="no file"):
         import_graph(path)
-    for data in (b"", b"not a graph", residual().SerializeToString()[:-100]):
+    for data in (b"", b"not a graph", residual_network().SerializeToString()[:-100]):
         path.write_bytes(data)
-        with pytest.raises(InputError, match="is no ONNX file"):
+        with pytest.raises(InputError, match="is not an ONNX file"):
             import_graph(path)
     with path.open("wb") as file:
         file.truncate(2**31 + 5)
     with pytest.raises(InputError, match=r"has 2\.00 GiB with its weights; expected at most 2 GiB"):
         import_graph(path)
-    saved(path, outside("w.bin"))
+    save_model(path, external_data("w.bin"))
     with (tmp_path / "w.bin").open("wb") as file:
         file.truncate(2**32)
     with pytest.raises(InputError, match=r"has 4\.00 GiB with its weights"):
         import_graph(path)
 
 
-def test_data_beside_the_file_is_read(tmp_path: Path) -> None:
-    onnx.save(residual(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
+def test_external_data_in_the_same_folder_is_read(tmp_path: Path) -> None:
+    onnx.save(
+        residual_network(),
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        size_threshold=0,
+        location="w.bin",
+    )
     assert (tmp_path / "w.bin").is_file()
-    expected = saved(tmp_path / "whole.onnx")
+    whole = save_model(tmp_path / "whole.onnx")
     frame = np.random.default_rng(0).integers(0, 256, (1, 20, 30, 3), np.uint8)
     results = []
-    for path in (tmp_path / "m.onnx", expected):
+    for path in (tmp_path / "m.onnx", whole):
         user = import_graph(path)
         results.append(user.feeder.run(open_session(user.model), frame))
     np.testing.assert_array_equal(results[0], results[1])
@@ -146,7 +159,9 @@ def test_data_beside_the_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [13, 17, 20, 21])
 @pytest.mark.parametrize("nhwc", [False, True])
-def test_any_opset_layout_and_batch_norm_come_through(tmp_path: Path, version: int, nhwc: bool) -> None:
+def test_any_supported_opset_and_layout_is_imported_and_batch_norms_are_folded(
+    tmp_path: Path, version: int, nhwc: bool
+) -> None:
     """A graph with a batch norm, open batch and size, nodes without names."""
     rng = np.random.default_rng(0)
     named = {
@@ -169,7 +184,7 @@ def test_any_opset_layout_and_batch_norm_come_through(tmp_path: Path, version: i
     outputs = [value("y", TensorProto.FLOAT, ["n", 16, "h", "w"])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
-    path = saved(tmp_path / "m.onnx", model=model)
+    path = save_model(tmp_path / "m.onnx", model=model)
     user = import_graph(path, size=(24, 16), colour="bgr", scale=(0.1, 0.2, 0.3), offset=(1.0,))
     assert user.model.opset_import[0].version == TARGET_OPSET
     assert "BatchNormalization" not in {node.op_type for node in user.model.graph.node}
@@ -185,7 +200,7 @@ def test_any_opset_layout_and_batch_norm_come_through(tmp_path: Path, version: i
     np.testing.assert_allclose(before, after, atol=1e-5)
 
 
-def test_a_grey_input() -> None:
+def test_frame_is_converted_to_grey_for_one_channel() -> None:
     frame = np.zeros((8, 8, 3), np.uint8)
     frame[:, :, 1] = 100  # green
     assert ImageInput(4, 2, 1, "nchw")(frame).shape == (1, 1, 2, 4)
@@ -193,32 +208,30 @@ def test_a_grey_input() -> None:
     assert ImageInput(4, 2, 3, "nhwc")(frame).shape == (1, 2, 4, 3)
 
 
-def test_frames_unlike_the_training_data_are_told() -> None:
-    """The shipped student on made flights, and on noise."""
+def test_warning_for_frames_unlike_the_training_data() -> None:
+    """The shipped student on synthetic flights, and on noise."""
     from edge.release.manifest import load_release
     from edge.simulation.world import World
-    from export.release.recalibrate import release_feeding
+    from export.release.recalibrate import release_feeder
 
     release = load_release()
     model = onnx.load(release.path(release.graph("fp32")))
     feeder, statistics = (
-        release_feeding(release, "stream"),
-        distribution_shift.load_statistics(release.folder / distribution_shift.STATISTICS_FILE),
+        release_feeder(release, "stream"),
+        load_statistics(release.folder / STATISTICS_FILE),
     )
-    made = np.stack(
+    synthetic = np.stack(
         [
             np.stack([release.preprocessing.resize(World(seed, 256, 144).frame(i).image) for i in (4, 5)])
             for seed in range(6)
         ]
     )
-    noise = np.random.default_rng(0).integers(0, 256, made.shape, np.uint8)
-    known, unknown = (
-        distribution_shift.measure_shift(model, feeder, windows, statistics) for windows in (made, noise)
-    )
-    assert known is not None
-    assert unknown is not None
-    assert known < 0.25 < 2 < unknown
-    assert distribution_shift.shift_warning(known) is None
-    assert "unlike the training data" in str(distribution_shift.shift_warning(unknown))
-    assert distribution_shift.measure_shift(model, feeder, made, {}) is None
-    assert distribution_shift.shift_warning(None) is None
+    noise = np.random.default_rng(0).integers(0, 256, synthetic.shape, np.uint8)
+    similar, different = (measure_shift(model, feeder, windows, statistics) for windows in (synthetic, noise))
+    assert similar is not None
+    assert different is not None
+    assert similar < 0.25 < 2 < different
+    assert shift_warning(similar) is None
+    assert "unlike the training data" in str(shift_warning(different))
+    assert measure_shift(model, feeder, synthetic, {}) is None
+    assert shift_warning(None) is None

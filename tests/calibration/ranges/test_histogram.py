@@ -1,4 +1,4 @@
-"""Histograms in constant memory, and the ranges that methods find in them."""
+"""Tests of histograms in constant memory, and of the range that each method finds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def counted(*parts: np.ndarray) -> Histogram:
     return histogram
 
 
-def test_any_order_gives_the_counts_of_one_histogram_over_all() -> None:
+def test_counts_do_not_depend_on_the_order_of_values() -> None:
     rng = np.random.default_rng(0)
     parts = [rng.normal(0, scale, 5000) for scale in (0.01, 30, 1, 7)]
     values = np.concatenate(parts).astype(np.float32)
@@ -30,7 +30,7 @@ def test_any_order_gives_the_counts_of_one_histogram_over_all() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_ranges_lie_within_the_values_and_cut_off_no_side_that_is_not_there(method: Method) -> None:
+def test_range_of_each_method_lies_within_the_values(method: Method) -> None:
     values = np.maximum(np.random.default_rng(0).normal(0, 1, 100_000), 0)
     low, high = counted(values).range(method)
     assert low == 0
@@ -38,21 +38,21 @@ def test_ranges_lie_within_the_values_and_cut_off_no_side_that_is_not_there(meth
 
 
 @pytest.mark.parametrize(
-    ("method", "cut"), [("entropy", True), ("percentile", True), ("mse", True), ("minmax", False)]
+    ("method", "is_clipped"), [("entropy", True), ("percentile", True), ("mse", True), ("minmax", False)]
 )
-def test_a_lone_outlier_is_cut_off_by_all_but_minmax(method: Method, cut: bool) -> None:
+def test_single_outlier_is_clipped_by_all_methods_but_minmax(method: Method, is_clipped: bool) -> None:
     values = np.random.default_rng(0).normal(0, 1, (10, 100_000))
     high = counted(*values, np.array([40.0])).range(method)[1]
-    assert (high < 20) == cut
+    assert (high < 20) == is_clipped
 
 
 @pytest.mark.parametrize("shape", [(1, 640, 640, 3), (1, 96, 112, 112), (1, 197, 3, 768), (1, 1024, 1031)])
-def test_of_a_large_tensor_every_channel_row_and_column_is_sampled(shape: tuple[int, ...]) -> None:
-    """Each place along an axis is given a value of its own, whose bin must be found."""
+def test_sample_of_a_large_tensor_covers_every_channel_row_and_column(shape: tuple[int, ...]) -> None:
+    """Each position along an axis has its own value, whose bin must be counted."""
     for axis, side in enumerate(shape):
-        places = np.arange(side, dtype=np.float32)
+        positions = np.arange(side, dtype=np.float32)
         values = np.broadcast_to(
-            np.expand_dims(places, [at for at in range(len(shape)) if at != axis]), shape
+            np.expand_dims(positions, [at for at in range(len(shape)) if at != axis]), shape
         )
         histogram = counted(values)
         assert (histogram.low, histogram.high) == (0, side - 1)
@@ -62,13 +62,13 @@ def test_of_a_large_tensor_every_channel_row_and_column_is_sampled(shape: tuple[
         assert np.abs(shares - wanted).max() < 0.05 * wanted.max()
 
 
-def test_zeros_before_the_first_value_weigh_as_much_as_those_after() -> None:
+def test_zeros_weigh_the_same_before_and_after_the_first_value() -> None:
     zeros = np.zeros(8 * MAX_SAMPLE)
     before, after = counted(zeros, zeros + 1), counted(zeros + 1, zeros)
     np.testing.assert_array_equal(before.counts, after.counts)
 
 
-def test_mse_finds_the_threshold_that_brute_force_finds() -> None:
+def test_mse_threshold_is_that_of_brute_force() -> None:
     values = np.random.default_rng(0).laplace(0, 1, 200_000)
     histogram = counted(values)
 
@@ -80,7 +80,7 @@ def test_mse_finds_the_threshold_that_brute_force_finds() -> None:
     assert error(histogram.range("mse")[1]) <= 1.02 * best
 
 
-def test_nothing_but_zeros_and_nothing_finite() -> None:
+def test_range_of_zeros_is_zero_and_values_that_are_not_finite_are_refused() -> None:
     for method in METHODS:
         assert counted(np.zeros(5)).range(method) == (0, 0)
     histogram = counted(np.ones(3))

@@ -1,4 +1,4 @@
-"""Latency against noise that the tests set, and of a graph against itself on busy cores."""
+"""Tests of the latency benchmark: against simulated noise, and a graph against itself on busy cores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from calibration.search.latency_benchmark import (
     time_alternating,
 )
 from calibration.search.mixed_precision import MIN_GAIN
-from tests.calibration.quantization.test_qdq_placement import residual
+from tests.support.onnx_graphs import residual_network
 
 
-class Machine:
-    """A clock that runs move on, slowed by bursts of load, and by who runs first after whom."""
+class SimulatedMachine:
+    """A clock that the simulated runs advance.
+
+    Args:
+        seed: Seed of the noise.
+        load: Standard deviation of the logarithm of a run's time.
+        switch: Fraction by which a run is slower right after a run of the other graph.
+        luck: Standard deviation of the logarithm of a session's speed, constant while it is open.
+    """
 
     def __init__(self, seed: int, load: float, switch: float = 0.0, luck: float = 0.0) -> None:
-        """`load`: deviation of the log of a run's time. `switch`: what a run takes longer right after one of
-        the other graph. `luck`: deviation of the log of a session's time, as long as it is open.
-        """
         self.now, self._last = 0.0, -1
         self._load, self._switch, self._luck = load, switch, luck
         self._random = np.random.default_rng(seed)
@@ -35,13 +39,13 @@ class Machine:
     def __call__(self) -> float:
         return self.now
 
-    def open(self, which: int, seconds: float) -> InferenceCall:
-        lucky = seconds * float(np.exp(self._random.normal(0, self._luck)))
+    def open(self, graph: int, seconds: float) -> InferenceCall:
+        session_seconds = seconds * float(np.exp(self._random.normal(0, self._luck)))
 
         def run() -> None:
-            slowed = 1 + (self._switch if which != self._last else 0.0)
-            self.now += lucky * slowed * float(np.exp(self._random.normal(0, self._load)))
-            self._last = which
+            slowdown = 1 + (self._switch if graph != self._last else 0.0)
+            self.now += session_seconds * slowdown * float(np.exp(self._random.normal(0, self._load)))
+            self._last = graph
 
         return run
 
@@ -49,37 +53,37 @@ class Machine:
         return lambda: (self.open(0, 0.002 * (1 - gain)), self.open(1, 0.002))
 
 
-def test_who_comes_first_is_no_faster() -> None:
-    machine = Machine(0, load=0.0, switch=0.5)
+def test_ratio_does_not_depend_on_the_order_of_runs() -> None:
+    machine = SimulatedMachine(0, load=0.0, switch=0.5)
     candidate_ms, float_ms = time_alternating(*machine.pair(0.0)(), machine, machine)
     assert candidate_ms == pytest.approx(float_ms)
     candidate_ms, float_ms = time_alternating(*machine.pair(0.3)(), machine, machine)
     assert candidate_ms == pytest.approx(0.7 * float_ms)
 
 
-def test_load_that_comes_and_goes_slows_both() -> None:
-    machine = Machine(1, load=0.8)
+def test_ratio_does_not_depend_on_varying_load() -> None:
+    machine = SimulatedMachine(1, load=0.8)
     candidate_ms, float_ms = time_alternating(*machine.pair(0.2)(), machine)
     assert 1 - candidate_ms / float_ms == pytest.approx(0.2, abs=0.1)
 
 
 @pytest.mark.parametrize(("load", "luck"), [(0.05, 0.0), (0.8, 0.0), (0.3, 0.06), (1.5, 0.1)])
-def test_a_graph_is_never_surely_faster_than_itself(load: float, luck: float) -> None:
+def test_gain_of_a_graph_over_itself_is_never_confirmed(load: float, luck: float) -> None:
     for seed in range(25):
-        machine = Machine(seed, load, luck=luck)
+        machine = SimulatedMachine(seed, load, luck=luck)
         assert confirm_gain(machine.pair(0.0), machine).gain < MIN_GAIN
 
 
-def test_a_faster_graph_is_surely_so_and_by_no_more_than_it_is() -> None:
+def test_confirmed_gain_of_a_faster_graph_is_not_exaggerated() -> None:
     for seed in range(10):
-        machine = Machine(seed, load=0.3, luck=0.02)
-        found = confirm_gain(machine.pair(0.25), machine)
-        assert MIN_GAIN < found.gain < 0.25 + 0.02
-        assert found.gain <= 1 - found.candidate_ms / found.float_ms
+        machine = SimulatedMachine(seed, load=0.3, luck=0.02)
+        latency = confirm_gain(machine.pair(0.25), machine)
+        assert MIN_GAIN < latency.gain < 0.25 + 0.02
+        assert latency.gain <= 1 - latency.candidate_ms / latency.float_ms
 
 
-def test_each_round_has_sessions_of_its_own() -> None:
-    machine, opened = Machine(0, 0.1), list[None]()
+def test_each_round_opens_new_sessions() -> None:
+    machine, opened = SimulatedMachine(0, 0.1), list[None]()
 
     def pair() -> tuple[InferenceCall, InferenceCall]:
         opened.append(None)
@@ -90,8 +94,8 @@ def test_each_round_has_sessions_of_its_own() -> None:
 
 
 @pytest.fixture
-def busy() -> Iterator[None]:
-    """Every core with work besides ours."""
+def busy_cores() -> Iterator[None]:
+    """Every core is busy with other work."""
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_spin, daemon=True) for _ in range(multiprocessing.cpu_count())]
     for worker in workers:
@@ -107,9 +111,9 @@ def _spin() -> None:
         sum(range(1000))
 
 
-@pytest.mark.usefixtures("busy")
-def test_a_real_graph_on_busy_cores_is_not_faster_than_itself() -> None:
-    model = residual()
+@pytest.mark.usefixtures("busy_cores")
+def test_gain_of_a_real_graph_over_itself_is_not_confirmed_on_busy_cores() -> None:
+    model = residual_network()
     feeder = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
     window = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
     assert MeasuredLatency(model, feeder, window).confirm(model).gain < MIN_GAIN

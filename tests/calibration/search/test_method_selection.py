@@ -1,4 +1,4 @@
-"""Which method's ranges an engine gets."""
+"""Tests of the selection of the calibration method for an engine."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from calibration.ranges.histogram import METHODS
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
 from calibration.search.method_selection import BEST, ranges_by_method, rank_methods
 from export.graphs.int8 import select_method
-from tests.calibration.quantization.test_qdq_placement import residual
+from tests.support.onnx_graphs import residual_network
 
-MODEL = residual()
-FEEDING = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+MODEL = residual_network()
+FEEDER = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
 WINDOWS = np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16, 3), np.uint8)
 FRAMES = CalibrationFrames(WINDOWS[:6], WINDOWS[6:], WINDOWS[:1, 0], "noise")
 
 
-class Strict(AccuracyEvaluator):
-    """Says of the graphs that it judges, in turn, what the test wants."""
+class ScriptedEvaluator(AccuracyEvaluator):
+    """Returns the losses that the test sets, in turn, instead of evaluating graphs."""
 
-    said: list[float]
+    losses: list[float]
 
-    def __call__(self, model: object, plain: bool = False) -> Quality:
-        return Quality(30, 1 - self.said.pop(0), 0)
-
-
-@pytest.mark.parametrize(("said", "taken"), [([0.001], 0), ([0.02, 0.001], 1), ([0.02, 0.03, 0.01, 0.04], 2)])
-def test_where_one_breaks_the_budget_the_others_are_tried(said: list[float], taken: int) -> None:
-    by = ranges_by_method(BEST, count_histograms(MODEL, FEEDING, FRAMES))
-    assert list(by) == list(METHODS)
-    order = rank_methods(by, MODEL, FEEDING, FRAMES.windows)
-    judge = Strict(MODEL, FEEDING, FRAMES.held_out)
-    judge.said = said
-    assert select_method("onnxruntime", MODEL, by, FRAMES, judge, AccuracyBudget(cc=0.005)) == order[taken]
-    assert not said
+    def __call__(self, model: object, disable_qdq_fusion: bool = False) -> Quality:
+        return Quality(30, 1 - self.losses.pop(0), 0)
 
 
-def test_a_method_that_was_asked_for_stays() -> None:
-    by = ranges_by_method("mse", count_histograms(MODEL, FEEDING, FRAMES))
-    judge = Strict(MODEL, FEEDING, FRAMES.held_out)
-    assert select_method("tensorrt", MODEL, by, FRAMES, judge, AccuracyBudget(cc=0.005)) == "mse"
+@pytest.mark.parametrize(
+    ("losses", "chosen"), [([0.001], 0), ([0.02, 0.001], 1), ([0.02, 0.03, 0.01, 0.04], 2)]
+)
+def test_next_method_is_tried_when_one_exceeds_the_budget(losses: list[float], chosen: int) -> None:
+    ranges = ranges_by_method(BEST, count_histograms(MODEL, FEEDER, FRAMES))
+    assert list(ranges) == list(METHODS)
+    order = rank_methods(ranges, MODEL, FEEDER, FRAMES.windows)
+    evaluator = ScriptedEvaluator(MODEL, FEEDER, FRAMES.held_out)
+    evaluator.losses = losses
+    method = select_method("onnxruntime", MODEL, ranges, FRAMES, evaluator, AccuracyBudget(cc=0.005))
+    assert method == order[chosen]
+    assert not losses
+
+
+def test_requested_method_is_used() -> None:
+    ranges = ranges_by_method("mse", count_histograms(MODEL, FEEDER, FRAMES))
+    evaluator = ScriptedEvaluator(MODEL, FEEDER, FRAMES.held_out)
+    assert select_method("tensorrt", MODEL, ranges, FRAMES, evaluator, AccuracyBudget(cc=0.005)) == "mse"

@@ -1,4 +1,4 @@
-"""The search's choice against brute force over every assignment."""
+"""Tests of the mixed-precision search: its result against brute force over every assignment."""
 
 from __future__ import annotations
 
@@ -21,194 +21,211 @@ from calibration.search.latency_model import ModelledLatency, convolution_mmacs
 from calibration.search.mixed_precision import (
     FINALISTS,
     MIN_GAIN,
+    Measurements,
     SearchResult,
+    SearchSettings,
     Trial,
     find_fastest_assignment,
 )
 from calibration.search.sensitivity import measure_sensitivity
 from calibration.search.surrogate_model import Assignment
 from edge.core.errors import InputError
-from tests.calibration.quantization.test_qdq_placement import feeds, residual
+from tests.support.onnx_graphs import random_feeds, residual_network
 
-Judged = Callable[[Assignment], Quality]
-Timed = Callable[[Assignment], tuple[float, float]]
-LAYERS = quantizable_layers(residual(), TENSORRT)
-FEEDING = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+QualityFunction = Callable[[Assignment], Quality]
+LatencyFunction = Callable[[Assignment], tuple[float, float]]
+LAYERS = quantizable_layers(residual_network(), TENSORRT)
+FEEDER = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
 
 
 @cache
-def judge_and_model() -> tuple[AccuracyEvaluator, onnx.ModelProto]:
-    model = residual()
+def evaluator_and_model() -> tuple[AccuracyEvaluator, onnx.ModelProto]:
+    model = residual_network()
     windows = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16, 3), np.uint8)
-    return AccuracyEvaluator(model, FEEDING, windows), model
+    return AccuracyEvaluator(model, FEEDER, windows), model
 
 
 @cache
-def graph(layers: Assignment) -> onnx.ModelProto:
-    _, model = judge_and_model()
-    return quantize(model, collect_ranges(model, feeds(), "minmax"), TENSORRT, layers)
+def quantized_graph(layers: Assignment) -> onnx.ModelProto:
+    _, model = evaluator_and_model()
+    return quantize(model, collect_ranges(model, random_feeds(), "minmax"), TENSORRT, layers)
 
 
 @cache
-def judged(layers: Assignment) -> Quality:
-    return judge_and_model()[0](graph(layers), disable_qdq_fusion=True)
+def evaluate(layers: Assignment) -> Quality:
+    return evaluator_and_model()[0](quantized_graph(layers), disable_qdq_fusion=True)
 
 
 COST = {"a": 5.0, "b": 1.0, "shortcut": 0.2, "c": 8.0, "d": 6.0, "depthwise": 0.3}
 
 
-def timed(layers: Assignment) -> tuple[float, float]:
-    """int8 halves a layer, and each change of precision from layer to layer costs .4; thin ones lose."""
-    edges = sum((a in layers) != (b in layers) for a, b in pairwise(LAYERS))
-    return sum(cost * (0.5 if name in layers else 1) for name, cost in COST.items()) + 0.4 * edges, sum(
-        COST.values()
-    )
+def fake_latency(layers: Assignment) -> tuple[float, float]:
+    """Return latencies in which int8 halves a layer, and each change of precision costs 0.4.
+
+    Changes therefore make cheap layers slower in int8.
+    """
+    changes = sum((a in layers) != (b in layers) for a, b in pairwise(LAYERS))
+    candidate = sum(cost * (0.5 if name in layers else 1) for name, cost in COST.items()) + 0.4 * changes
+    return candidate, sum(COST.values())
 
 
-def everything() -> list[Assignment]:
+MEASUREMENTS = Measurements(evaluate, fake_latency)
+
+
+def all_assignments() -> list[Assignment]:
     return [frozenset(c) for size in range(1, 7) for c in combinations(LAYERS, size)]
 
 
-def losses() -> list[float]:
-    return sorted(1 - judged(layers).cc for layers in everything())
+def sorted_losses() -> list[float]:
+    return sorted(1 - evaluate(layers).cc for layers in all_assignments())
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.3, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("exhaustive", [0, 6])
-def test_the_choice_is_that_of_brute_force(share: float, exhaustive: int) -> None:
-    """`share`: of all 63 assignments, those that keep the budget."""
-    budget = AccuracyBudget(cc=losses()[int(share * 62)] * 1.0001)
-    fitting = [layers for layers in everything() if budget.fraction_used(judged(layers)) <= 1]
-    best = max(1 - timed(layers)[0] / timed(layers)[1] for layers in fitting)
-    choice = find_fastest_assignment(LAYERS, judged, timed, budget, COST, exhaustive=exhaustive)
-    if best < MIN_GAIN:
-        assert choice.best is None
-        assert "faster than float" in choice.reason
+def test_search_finds_the_assignment_of_brute_force(fraction: float, exhaustive: int) -> None:
+    """`fraction`: of all 63 assignments, those that keep the budget."""
+    budget = AccuracyBudget(cc=sorted_losses()[int(fraction * 62)] * 1.0001)
+    fitting = [layers for layers in all_assignments() if budget.fraction_used(evaluate(layers)) <= 1]
+    best_gain = max(1 - fake_latency(layers)[0] / fake_latency(layers)[1] for layers in fitting)
+    settings = SearchSettings(budget, max_exhaustive_layers=exhaustive)
+    result = find_fastest_assignment(LAYERS, COST, MEASUREMENTS, settings)
+    if best_gain < MIN_GAIN:
+        assert result.best is None
+        assert "faster than float" in result.reason
     else:
-        assert choice.best is not None
-        assert choice.best.gain == pytest.approx(best)
-        assert choice.best.layers in fitting
-    assert len(choice.trials) == len({tried.layers for tried in choice.trials})
+        assert result.best is not None
+        assert result.best.gain == pytest.approx(best_gain)
+        assert result.best.layers in fitting
+    assert len(result.trials) == len({trial.layers for trial in result.trials})
 
 
-def test_nothing_that_breaks_the_budget_ships_and_none_that_is_slower() -> None:
-    choice = find_fastest_assignment(LAYERS, judged, timed, AccuracyBudget(cc=losses()[0] / 2), COST)
-    assert choice.best is None
-    assert "no int8 graph keeps the budget of 1 - CC at most" in choice.reason
-    choice = find_fastest_assignment(LAYERS, judged, lambda layers: (0.99, 1.0), AccuracyBudget(cc=0.9), COST)
-    assert choice.best is None
-    assert "no int8 graph within the budget is 2% faster than float (the best: +1.0%)" in choice.reason
-    assert (
-        find_fastest_assignment([], judged, timed, AccuracyBudget(cc=0.5), {}).reason
-        == "no layer can be quantised"
-    )
+def test_no_graph_ships_that_exceeds_the_budget_or_is_slower_than_float() -> None:
+    settings = SearchSettings(AccuracyBudget(cc=sorted_losses()[0] / 2))
+    result = find_fastest_assignment(LAYERS, COST, MEASUREMENTS, settings)
+    assert result.best is None
+    assert "no int8 graph keeps the budget of 1 - CC at most" in result.reason
+    measurements = Measurements(evaluate, lambda layers: (0.99, 1.0))
+    result = find_fastest_assignment(LAYERS, COST, measurements, SearchSettings(AccuracyBudget(cc=0.9)))
+    assert result.best is None
+    assert "no int8 graph within the budget is 2% faster than float (the best: +1.0%)" in result.reason
+    result = find_fastest_assignment([], {}, MEASUREMENTS, SearchSettings(AccuracyBudget(cc=0.5)))
+    assert result.reason == "no layer can be quantized"
 
 
-def made_up(
+def random_problem(
     seed: int, count: int
-) -> tuple[list[str], dict[str, float], Judged, Timed, AccuracyBudget, float]:
-    """Layers with costs, losses that add up and a little more, and changes of precision that take time; a
-    budget that some keep, and the most that is won within it.
+) -> tuple[list[str], dict[str, float], QualityFunction, LatencyFunction, AccuracyBudget, float]:
+    """Return a random search problem and the greatest gain within its budget.
+
+    Losses of layers add up and a little more, changes of precision take time, and some assignments keep the
+    budget.
     """
     random = np.random.default_rng(seed)
     cost, speed = random.lognormal(0, 1, count), random.uniform(0.45, 0.9, count)
-    loss, both = 10 ** random.uniform(-5, -2.3, count), random.uniform(0, 3e-4, (count, count))
+    loss, pair_loss = 10 ** random.uniform(-5, -2.3, count), random.uniform(0, 3e-4, (count, count))
     change = random.uniform(0.05, 0.6)
     names = [f"l{at}" for at in range(count)]
 
-    def sides(layers: Assignment) -> np.ndarray:
+    def indicators(layers: Assignment) -> np.ndarray:
         return np.array([name in layers for name in names], float)
 
-    def judge(layers: Assignment) -> Quality:
-        x = sides(layers)
-        lost = float(loss @ x + x @ np.triu(both, 1) @ x)
+    def quality(layers: Assignment) -> Quality:
+        x = indicators(layers)
+        lost = float(loss @ x + x @ np.triu(pair_loss, 1) @ x)
         return Quality(30, 1 - lost, lost)
 
-    def time(layers: Assignment) -> tuple[float, float]:
-        x = sides(layers)
-        taken = cost @ np.where(x, speed, 1) + change * np.abs(np.diff(x)).sum()
-        return float(taken), float(cost.sum())
+    def latency(layers: Assignment) -> tuple[float, float]:
+        x = indicators(layers)
+        candidate = cost @ np.where(x, speed, 1) + change * np.abs(np.diff(x)).sum()
+        return float(candidate), float(cost.sum())
 
-    every = [frozenset(c) for size in range(1, count + 1) for c in combinations(names, size)]
-    lost = {layers: 1 - judge(layers).cc for layers in every}
-    budget = AccuracyBudget(cc=sorted(lost.values())[int(random.uniform(0.05, 0.9) * len(every))] * 1.0001)
-    won = [1 - time(s)[0] / time(s)[1] for s in every if budget.fraction_used(judge(s)) <= 1]
-    return names, dict(zip(names, map(float, cost), strict=True)), judge, time, budget, max(won)
+    assignments = [frozenset(c) for size in range(1, count + 1) for c in combinations(names, size)]
+    losses = sorted(1 - quality(layers).cc for layers in assignments)
+    budget = AccuracyBudget(cc=losses[int(random.uniform(0.05, 0.9) * len(assignments))] * 1.0001)
+    gains = [
+        1 - latency(layers)[0] / latency(layers)[1]
+        for layers in assignments
+        if budget.fraction_used(quality(layers)) <= 1
+    ]
+    return names, dict(zip(names, map(float, cost), strict=True)), quality, latency, budget, max(gains)
 
 
 @pytest.mark.parametrize(("count", "missed"), [(5, 0), (6, 0), (10, 3)])
-def test_of_made_up_networks_nearly_all_get_what_brute_force_finds(count: int, missed: int) -> None:
+def test_search_finds_the_best_gain_of_nearly_all_random_problems(count: int, missed: int) -> None:
     """Of 20. Of 200 like these with 10 layers, 6 were missed; 45 by single moves from two starts."""
     found = 0
     for seed in range(20):
-        names, convolution_mmacs, judge, time, budget, best = made_up(seed, count)
-        chosen = find_fastest_assignment(names, judge, time, budget, convolution_mmacs).best
-        found += best < MIN_GAIN if chosen is None else chosen.gain == pytest.approx(best)
+        names, work, quality, latency, budget, best_gain = random_problem(seed, count)
+        measurements = Measurements(quality, latency)
+        best = find_fastest_assignment(names, work, measurements, SearchSettings(budget)).best
+        found += best_gain < MIN_GAIN if best is None else best.gain == pytest.approx(best_gain)
     assert found >= 20 - missed
 
 
-@pytest.mark.parametrize("tries", [1, 2, 5, 12, 24])
-def test_a_search_ends_after_so_many_graphs_and_says_so(tries: int) -> None:
-    names, convolution_mmacs, judge, time, budget, _ = made_up(3, 10)
-    many = [f"{name}{part}" for name in names for part in "abcdefgh"]  # each layer in eight
-    shares = {name: convolution_mmacs[name[:-1]] for name in many}
-    told = list[int]()
+@pytest.mark.parametrize("max_trials", [1, 2, 5, 12, 24])
+def test_search_ends_at_the_limit_of_trials_and_says_so(max_trials: int) -> None:
+    names, work, quality, latency, budget, _ = random_problem(3, 10)
+    parts = [f"{name}{part}" for name in names for part in "abcdefgh"]  # each layer in eight
+    part_work = {name: work[name[:-1]] for name in parts}
+    evaluated = list[int]()
 
-    def whole(layers: Assignment) -> Assignment:
+    def whole_layers(layers: Assignment) -> Assignment:
         return frozenset(name[:-1] for name in layers)
 
     def search() -> SearchResult:
         return find_fastest_assignment(
-            many,
-            lambda s: judge(whole(s)),
-            lambda s: time(whole(s)),
-            budget,
-            shares,
-            tries=tries,
-            on_tried=told.append,
+            parts,
+            part_work,
+            Measurements(lambda s: quality(whole_layers(s)), lambda s: latency(whole_layers(s))),
+            SearchSettings(budget, max_trials=max_trials),
+            evaluated.append,
         )
 
-    choice = search()
-    assert sum(told) <= tries
-    count = f"{sum(told)} graphs" if sum(told) > 1 else "1 graph"
-    assert f"({count} tried, search ended early)" in choice.reason
-    if tries < 5:
-        assert "none of the int8 graphs tried keeps the budget" in choice.reason
-    if tries >= 12:
-        assert choice.best is not None
-    assert search() == choice
+    result = search()
+    assert sum(evaluated) <= max_trials
+    count = f"{sum(evaluated)} graphs" if sum(evaluated) > 1 else "1 graph"
+    assert f"({count} tried, search ended early)" in result.reason
+    if max_trials < 5:
+        assert "none of the int8 graphs tried keeps the budget" in result.reason
+    if max_trials >= 12:
+        assert result.best is not None
+    assert search() == result
 
 
-def test_what_ships_was_timed_again_by_itself() -> None:
-    """Timed once, all win: by luck."""
-    sure = dict.fromkeys(everything(), ConfirmedLatency(1.01, 1.0, -0.03))
-    asked = list[Assignment]()
+def test_search_ships_only_a_gain_that_was_confirmed() -> None:
+    """Each graph wins the first timing, by chance."""
+    confirmed = dict.fromkeys(all_assignments(), ConfirmedLatency(1.01, 1.0, -0.03))
+    requested = list[Assignment]()
 
-    def again(layers: Assignment) -> ConfirmedLatency:
-        asked.append(layers)
-        return sure[layers]
+    def confirm(layers: Assignment) -> ConfirmedLatency:
+        requested.append(layers)
+        return confirmed[layers]
 
-    choice = find_fastest_assignment(LAYERS, judged, timed, AccuracyBudget(cc=0.9), COST, again=again)
-    assert choice.best is None
-    assert "timed again, no int8 graph is sure to be 2% faster than float (the best: at least -3.0%)" in (
-        choice.reason
+    measurements = Measurements(evaluate, fake_latency, confirm)
+    settings = SearchSettings(AccuracyBudget(cc=0.9))
+    result = find_fastest_assignment(LAYERS, COST, measurements, settings)
+    assert result.best is None
+    assert (
+        "timed again, no int8 graph is confirmed to be 2% faster than float (the best: at least -3.0%)"
+        in result.reason
     )
-    assert len(asked) == FINALISTS
-    sure[asked[1]] = ConfirmedLatency(0.8, 1.0, 0.15)
-    choice = find_fastest_assignment(LAYERS, judged, timed, AccuracyBudget(cc=0.9), COST, again=again)
-    assert choice.best is not None
-    assert choice.best.layers == asked[1]
-    assert choice.best.gain == pytest.approx(0.2)
-    assert choice.best.confirmed_gain == 0.15
+    assert len(requested) == FINALISTS
+    confirmed[requested[1]] = ConfirmedLatency(0.8, 1.0, 0.15)
+    result = find_fastest_assignment(LAYERS, COST, measurements, settings)
+    assert result.best is not None
+    assert result.best.layers == requested[1]
+    assert result.best.gain == pytest.approx(0.2)
+    assert result.best.confirmed_gain == 0.15
 
 
-def test_all_layers_will_do_where_no_search_was_asked_for() -> None:
-    choice = find_fastest_assignment(LAYERS, judged, timed, AccuracyBudget(cc=0.9), COST, thorough=False)
-    assert [tried.layers for tried in choice.trials] == [frozenset(LAYERS)]
-    assert choice.best is not None
+def test_search_takes_all_layers_when_they_fit_and_is_not_thorough() -> None:
+    settings = SearchSettings(AccuracyBudget(cc=0.9), thorough=False)
+    result = find_fastest_assignment(LAYERS, COST, MEASUREMENTS, settings)
+    assert [trial.layers for trial in result.trials] == [frozenset(LAYERS)]
+    assert result.best is not None
 
 
-def test_a_quality_spends_the_tighter_part_of_a_budget() -> None:
+def test_budget_fraction_is_that_of_the_tighter_limit() -> None:
     quality = Quality(30, 0.996, 0.002)
     assert AccuracyBudget.parse("cc=0.008").fraction_used(quality) == pytest.approx(0.5)
     assert AccuracyBudget.parse("cc=0.008, kld=0.001").fraction_used(quality) == pytest.approx(2)
@@ -220,32 +237,32 @@ def test_a_quality_spends_the_tighter_part_of_a_budget() -> None:
             AccuracyBudget.parse(text)
 
 
-def test_sensitivity_is_what_one_layer_does() -> None:
-    judge, model = judge_and_model()
-    ranges = collect_ranges(model, feeds(), "minmax")
-    told = list[int]()
-    found = measure_sensitivity(model, ranges, TENSORRT, judge, told.append)
-    assert [layer.layer for layer in found.layers] == LAYERS
-    assert sum(told) == 2 * len(LAYERS) + 1
-    assert found.whole.sqnr_db < min(layer.alone.sqnr_db for layer in found.layers)
-    wide = {**ranges, "c1": (0.0, 400 * ranges["c1"][1])}  # d's input in a handful of levels
-    spoilt = {layer.layer: layer for layer in measure_sensitivity(model, wide, TENSORRT, judge).layers}
+def test_sensitivity_shows_the_effect_of_each_layer() -> None:
+    evaluator, model = evaluator_and_model()
+    ranges = collect_ranges(model, random_feeds(), "minmax")
+    evaluated = list[int]()
+    sensitivity = measure_sensitivity(model, ranges, TENSORRT, evaluator, evaluated.append)
+    assert [layer.layer for layer in sensitivity.layers] == LAYERS
+    assert sum(evaluated) == 2 * len(LAYERS) + 1
+    assert sensitivity.whole.sqnr_db < min(layer.alone.sqnr_db for layer in sensitivity.layers)
+    wide = {**ranges, "c1": (0.0, 400 * ranges["c1"][1])}  # the input of d uses a handful of levels
+    spoilt = {layer.layer: layer for layer in measure_sensitivity(model, wide, TENSORRT, evaluator).layers}
     assert min(spoilt, key=lambda name: spoilt[name].alone.cc) == "d"
     assert max(spoilt, key=lambda name: spoilt[name].all_but.cc) == "d"
 
 
-def test_the_modelled_latency_counts_work_bytes_and_changes_of_precision() -> None:
-    model = residual()
-    counted = convolution_mmacs(model)
-    assert counted["a"] == pytest.approx(16 * 16 * 9 * 256 / 1e6)
-    assert counted["depthwise"] == pytest.approx(32 * 9 * 256 / 1e6)
+def test_modelled_latency_counts_work_bytes_and_changes_of_precision() -> None:
+    model = residual_network()
+    mmacs = convolution_mmacs(model)
+    assert mmacs["a"] == pytest.approx(16 * 16 * 9 * 256 / 1e6)
+    assert mmacs["depthwise"] == pytest.approx(32 * 9 * 256 / 1e6)
     timer = ModelledLatency(model)
-    some, base = timer(graph(frozenset({"c"})))
-    assert some > base  # Q and DQ around one small layer cost more than it saves
-    assert timer(graph(frozenset(LAYERS)))[0] < some
+    one_layer_ms, float_ms = timer(quantized_graph(frozenset({"c"})))
+    assert one_layer_ms > float_ms  # Q and DQ around one small layer cost more than it saves
+    assert timer(quantized_graph(frozenset(LAYERS)))[0] < one_layer_ms
     assert "roofline" in str(timer.conditions()["model"])
 
 
-def test_maps_that_are_no_numbers_break_every_budget() -> None:
+def test_maps_with_nan_exceed_every_budget() -> None:
     for budget in (AccuracyBudget(cc=0.005), AccuracyBudget(kld=0.005), AccuracyBudget(0.005, 0.005)):
         assert budget.fraction_used(Quality(float("nan"), float("nan"), float("nan"))) > 1

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 from edge.core.atomic_files import sha256
 from edge.inference.tensorrt.engine_identity import EngineIdentity
 from export.graphs.calibrated_folder import CALIBRATION_FILE
-from tests.calibration.quantization.test_qdq_placement import residual
 from tests.conftest import Outcome
+from tests.support.onnx_graphs import residual_network
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
@@ -49,7 +49,7 @@ def determinant() -> onnx.ModelProto:
 
 @needs_rtx
 def test_what_calibrate_wrote_is_built_checked_and_kept(tmp_path: Path, command: Command) -> None:
-    place = written(tmp_path / "net", residual())
+    place = written(tmp_path / "net", residual_network())
     words = ["build", place, "--target", "rtx"]
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
@@ -78,7 +78,7 @@ def test_a_refused_node_is_named(tmp_path: Path, command: Command) -> None:
 @pytest.mark.usefixtures("quick")
 def test_calibrate_tells_of_it_before_the_work(folder: Path, tmp_path: Path, command: Command) -> None:
     net, det = tmp_path / "net.onnx", tmp_path / "det.onnx"
-    net.write_bytes(residual().SerializeToString())
+    net.write_bytes(residual_network().SerializeToString())
     det.write_bytes(determinant().SerializeToString())
     ends = ["--frames", folder, "--method", "minmax", "--out", tmp_path / "out"]
     outcome = command("calibrate", det, *ends)
@@ -109,7 +109,7 @@ def test_a_spoilt_result_is_one_clear_line(tmp_path: Path, command: Command, tol
 
 
 def test_a_missing_file_and_a_lone_graph_are_told(tmp_path: Path, command: Command) -> None:
-    place = written(tmp_path / "net", residual())
+    place = written(tmp_path / "net", residual_network())
     shutil.copy(place / "fp32.onnx", tmp_path / "lone.onnx")
     outcome = command("build", tmp_path / "lone.onnx", "--target", "rtx")
     assert "expected a release, or the folder that aerogaze calibrate makes of it" in outcome.err
@@ -129,7 +129,7 @@ def test_a_missing_file_and_a_lone_graph_are_told(tmp_path: Path, command: Comma
 def test_a_full_disk_is_told_with_place_and_remedy(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
 ) -> None:
-    place = written(tmp_path / "net", residual())
+    place = written(tmp_path / "net", residual_network())
 
     def refuse(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
