@@ -1,6 +1,7 @@
-"""Samples for networks that see a clip: windows of consecutive frames with the density of the last ones.
+"""Samples for networks that take a clip: windows of consecutive frames with densities of the last frames.
 
-A window is named by its last frame. Frames before a clip's first repeat it, as when a student runs.
+A window is identified by its last frame. Frames before the start of a clip repeat its first frame, as when a
+student runs on a stream.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ from trainer.datasets import clips
 from trainer.models.mobilenet3d import CLIP_FRAMES
 
 WINDOWS_PER_CLIP = 100
-"""Windows drawn of each clip before one comes again."""
+"""Windows of each clip in an epoch."""
 FPS = 30.0
-"""The rate of the data sets, and of what is made for networks without a notion of time."""
+"""Frame rate of the data sets, and of scenes rendered for networks that have no notion of time."""
 INITIAL_SCENES = 4
-"""Flights rendered before the first sample."""
+"""Scenes that are rendered before the first sample."""
 
 Array = NDArray[Any]
 
 
 class WindowSample(TypedDict):
-    """A window of T frames and where viewers look in its last K.
+    """A window of T frames and where viewers look in its last K frames, both float32.
 
-    `clip`: (3, T, H, W), the networks' input; `density`: (K, H, W), each sums to one, or is empty where
-    that is not known; both float32. Where K is 0 there is none.
+    Attributes:
+        clip: Input of the network, (3, T, H, W).
+        density: Fixation densities, (K, H, W). Each sums to 1, or is empty where it is unknown. The key is
+            missing if K is 0.
     """
 
     clip: Tensor
@@ -48,10 +51,15 @@ class WindowSample(TypedDict):
 
 @dataclass(frozen=True)
 class WindowShape:
-    """What a stage wants of a window: its `frames`, the last of them with a density, the sides.
+    """Shape of the windows that a stage is trained on.
 
-    `every`: of a data set's frames, how far apart those of a window are.
-    `preprocessing`: of the student that is shown it, if more than a resize to these sides.
+    Attributes:
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
+        frames: Frames in a window.
+        densities: How many of the last frames have a density.
+        every: Distance between two frames of a window, in frames of the data set.
+        preprocessing: Preprocessing of the student; None resizes to `height` and `width`.
     """
 
     height: int
@@ -64,16 +72,15 @@ class WindowShape:
     def sample(
         self, images: Sequence[Image], densities: Sequence[Array], mirrored: bool
     ) -> dict[str, Tensor]:
-        """Return the sample of images (h, w, 3), BGR, and densities (h, w)."""
+        """Return a sample made from images (h, w, 3), BGR, and densities (h, w)."""
         prepare = self.preprocessing or Preprocessing(self.width, self.height)
-        clip = prepare.stack_window(images)[0]
-        sample = {"clip": clip}
+        arrays = {"clip": prepare.stack_window(images)[0]}
         if self.densities:
-            sample["density"] = np.stack([self._density(density) for density in densities])
-        turned = {name: values[..., ::-1] if mirrored else values for name, values in sample.items()}
-        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in turned.items()}
+            arrays["density"] = np.stack([self._resize_density(density) for density in densities])
+        arrays = {name: values[..., ::-1] if mirrored else values for name, values in arrays.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
 
-    def _density(self, density: Array) -> Array:
+    def _resize_density(self, density: Array) -> Array:
         if density.shape != (self.height, self.width):
             density = cv2.resize(density, (self.width, self.height), interpolation=cv2.INTER_AREA)
         total = float(density.sum(dtype=np.float64))
@@ -81,15 +88,19 @@ class WindowShape:
 
 
 class WindowDataset(Dataset[dict[str, Tensor]]):
-    """Windows of a data set's clips, `WINDOWS_PER_CLIP` of each, half of them mirrored.
+    """Random windows of a data set's clips, `WINDOWS_PER_CLIP` of each clip, half of them mirrored.
 
-    They lie anywhere in it, or, if it was taught by maps, end with a frame that has a density or a map.
+    A window ends with any frame. If the data set got precomputed maps, it ends with a frame that has a
+    density or a map. An unreadable frame is replaced by its neighbour's image and has no density. If no
+    frame of a window can be read, a window of the next clip is returned. Clips are opened on access.
 
-    A frame that cannot be read is its neighbour's image without density; a window of which nothing can
-    be read gives way to the next clip's. Clips are opened when they are asked for.
+    Args:
+        dataset: Data set to draw from.
+        shape: Shape of the windows.
+        seed: Seed of the positions and of the mirroring.
 
     Raises:
-        InputError: on access, nothing can be read of any clip.
+        InputError: On access, no frame of any clip can be read.
     """
 
     def __init__(self, dataset: clips.SaliencyDataset, shape: WindowShape, seed: int) -> None:
@@ -102,11 +113,11 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         cv2.setNumThreads(1)
         all_clips = self._dataset.clips
         rng = np.random.default_rng([self._seed, index])
-        place, mirrored = rng.random(), bool(rng.integers(2))
+        position, mirrored = rng.random(), bool(rng.integers(2))
         for step in range(len(all_clips)):
             clip = all_clips[(index + step) % len(all_clips)]
             first = min(CLIP_FRAMES, len(clip)) - 1
-            last = clip.nearest_labelled(first + int(place * (len(clip) - first)))
+            last = clip.nearest_labelled(first + int(position * (len(clip) - first)))
             sample = self.window(clip, last, mirrored)
             if sample is not None:
                 return sample
@@ -116,41 +127,48 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         )
 
     def window(self, clip: clips.DatasetClip, last: int, mirrored: bool = False) -> dict[str, Tensor] | None:
-        """Return the sample that ends with frame `last`; None if none of its frames can be read."""
+        """Return the sample that ends with frame `last`, or None if none of its frames can be read."""
         shape = self._shape
-        wanted = range(last - (shape.frames - 1) * shape.every, last + 1, shape.every)
-        read = dict(clip.images(max(0, wanted[0]), last + 1))
-        if not read:
+        indices = range(last - (shape.frames - 1) * shape.every, last + 1, shape.every)
+        readable = dict(clip.images(max(0, indices[0]), last + 1))
+        if not readable:
             return None
         images: list[Image] = []
         densities: list[Array] = []
-        image = read[min(read)]
-        for index in wanted:
-            image = read.get(max(index, 0), image)
+        image = readable[min(readable)]
+        for index in indices:
+            image = readable.get(max(index, 0), image)
             images.append(image)
             if index > last - shape.densities * shape.every:
-                density = clip.density(max(index, 0), image) if max(index, 0) in read else None
+                density = clip.density(max(index, 0), image) if max(index, 0) in readable else None
                 densities.append(np.zeros(image.shape[:2], np.float32) if density is None else density)
         return shape.sample(images, densities, mirrored)
 
 
 class RenderedClip(NamedTuple):
-    """Consecutive frames (N, H, W, 3), uint8 BGR, of a made scene, and their densities (N, H, W)."""
+    """Consecutive frames (N, H, W, 3), uint8 BGR, of a simulated scene, and their densities (N, H, W)."""
 
     images: Array
     densities: Array
 
 
 class SyntheticWindowStream(SyntheticStream[RenderedClip]):
-    """Windows of the made world's flights: an endless stream of samples, half of them mirrored.
+    """Endless stream of windows of simulated scenes, half of them mirrored.
 
-    `size`: width and height of the frames rendered, if not the shape's.
+    Args:
+        shape: Shape of the windows.
+        length: Consecutive frames that are rendered of each scene.
+        buffer: Rendered clips in the buffer, summed over all workers.
+        reuse: How many windows are drawn from a clip on average.
+        stream: Number of the stream.
+        size: Width and height of the rendered frames; None takes those of `shape`.
+        fps: Frame rate of the scenes.
     """
 
     def __init__(
         self,
         shape: WindowShape,
-        flight: int,
+        length: int,
         buffer: int,
         reuse: int,
         stream: int,
@@ -158,30 +176,33 @@ class SyntheticWindowStream(SyntheticStream[RenderedClip]):
         fps: float = FPS,
     ) -> None:
         super().__init__(stream, 1, buffer, reuse, min(INITIAL_SCENES, buffer))
-        self._shape, self._flight, self._fps = shape, flight, fps
+        self._shape, self._length, self._fps = shape, length, fps
         self._size = size or (shape.width, shape.height)
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[RenderedClip]:
         del rng
         width, height = self._size
         world = World(scene, width, height, self._fps)
-        images = np.stack([world.frame(index).image for index in range(self._flight)])
+        images = np.stack([world.frame(index).image for index in range(self._length)])
         if not self._shape.densities:
             return [RenderedClip(images, np.empty((len(images), 0, 0), np.float16))]
-        densities = [gaze_density(world, index, width, height) for index in range(self._flight)]
-        # Half precision is fine for what lies in 0 to 1, not for a density that sums to one.
+        densities = [gaze_density(world, index, width, height) for index in range(self._length)]
+        # float16 is precise enough for values in 0 to 1, but not for a density that sums to 1.
         return [RenderedClip(images, np.stack([d / d.max() for d in densities]).astype(np.float16))]
 
     def _sample(self, item: RenderedClip, rng: np.random.Generator) -> dict[str, Tensor]:
         shape = self._shape
         last = int(rng.integers(min(CLIP_FRAMES, shape.frames, len(item.images)) - 1, len(item.images)))
-        wanted = np.arange(last - shape.frames + 1, last + 1).clip(0)
-        densities = item.densities[wanted[len(wanted) - shape.densities :]].astype(np.float32)
-        return shape.sample(list(item.images[wanted]), list(densities), bool(rng.integers(2)))
+        indices = np.arange(last - shape.frames + 1, last + 1).clip(0)
+        densities = item.densities[indices[len(indices) - shape.densities :]].astype(np.float32)
+        return shape.sample(list(item.images[indices]), list(densities), bool(rng.integers(2)))
 
 
 class MixedWindowDataset(Dataset[dict[str, Tensor]]):
-    """Labelled windows and as many auxiliary ones, whose density is empty: the teacher alone tells."""
+    """Labelled windows and auxiliary windows in turn.
+
+    The density of an auxiliary window is empty, so that it is learnt from the teacher alone.
+    """
 
     def __init__(self, labelled: WindowDataset, auxiliary: WindowDataset, seed: int) -> None:
         self._labelled, self._auxiliary, self._seed = labelled, auxiliary, seed
@@ -192,26 +213,26 @@ class MixedWindowDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if index % 2 == 0:
             return self._labelled[index // 2]
-        drawn = np.random.default_rng([self._seed, index]).integers(len(self._auxiliary))
-        return self._auxiliary[int(drawn)]
+        auxiliary_index = np.random.default_rng([self._seed, index]).integers(len(self._auxiliary))
+        return self._auxiliary[int(auxiliary_index)]
 
 
 class MixedWindowStream(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of labelled samples, an auxiliary window after each."""
+    """Endless stream of labelled samples with an auxiliary window after each."""
 
     def __init__(self, labelled: SyntheticStream[RenderedClip], auxiliary: WindowDataset, seed: int) -> None:
         self._labelled, self._auxiliary, self._seed = labelled, auxiliary, seed
-        self._shared = (0, 1, 0)
+        self._share = (0, 1, 0)
 
-    def share(self, part: int, parts: int, start: int) -> None:
-        """Give part `part` of `parts`, as if `start` samples of it had been given before."""
-        self._shared = (part, parts, start)
-        self._labelled.share(part, parts, start // 2)
+    def share(self, rank: int, world_size: int, start: int) -> None:
+        """Set which share of the stream this process yields, as in `SyntheticStream.share`."""
+        self._share = (rank, world_size, start)
+        self._labelled.share(rank, world_size, start // 2)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield samples for ever."""
+        """Yield samples forever."""
         worker = getattr(get_worker_info(), "id", 0)
-        rng = np.random.default_rng([self._seed, worker, *self._shared])
+        rng = np.random.default_rng([self._seed, worker, *self._share])
         for sample in self._labelled:
             yield sample
             yield self._auxiliary[int(rng.integers(len(self._auxiliary)))]

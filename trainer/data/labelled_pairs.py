@@ -1,4 +1,4 @@
-"""Training samples from a data set on disk: labelled frames, their neighbours, and teachers' maps."""
+"""Training samples of a data set on disk: labelled frames, their neighbours and teachers' maps."""
 
 from __future__ import annotations
 
@@ -15,85 +15,97 @@ from torch.utils.data import Dataset
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
 from trainer.data.teacher_maps import TeacherKind
-from trainer.datasets.clips import DatasetClip, PrecomputedMaps
-from trainer.datasets.clips import SaliencyDataset as Clips
+from trainer.datasets.clips import DatasetClip, PrecomputedMaps, SaliencyDataset
 from trainer.models.student import SkdSettings
 
 Map = NDArray[np.float32]
 MAX_UNREADABLE_SAMPLES = 100
-"""Samples in a row that cannot be read before the training ends."""
+"""Consecutive samples that may be unreadable before training ends."""
 
 
 class LabelledPairs(Dataset[dict[str, Tensor]]):
-    """A sample for each labelled frame, of `trainer.data.synthetic_pairs.PairSample`'s fields.
+    """Data set of labelled frames with their neighbours; samples have the keys of `PairSample`.
 
-    `large`: (width, height) of the teachers' frames, None for none. `soft`: maps by which teacher; a
-    sample then has `soft_spatial` and `soft_temporal` (1, R, R) in [0, 1] too, and frames without both
-    are left out. With `mirror` each frame is there twice, once mirrored. At its clip's end a frame is
-    its own neighbour; `fps`: the clips' frame rate, for a student that looks back by seconds. What turns
-    out unreadable, or has an empty density, gives way to the next sample.
+    At the end of a clip a frame is its own neighbour. A sample that turns out to be unreadable, or whose
+    density is empty, is replaced by the next one.
+
+    Args:
+        dataset: Data set to train on.
+        student: Student to train.
+        large: Width and height of the teachers' frames; None leaves these frames out.
+        soft: Maps by each teacher. If given, samples also have `soft_spatial` and `soft_temporal`
+            (1, R, R) in [0, 1], and frames that lack a map are left out.
+        mirror: Whether each frame is also used mirrored, as a second sample.
+        fps: Frame rate of the clips. A student whose lag is in seconds needs it.
 
     Raises:
-        InputError: no frame has all that is needed; later: nothing can be read.
+        InputError: No frame has all that a sample needs; on access, no frame can be read.
+
+    Attributes:
+        frames_without_density: Frames left out because they have no density.
+        frames_without_map: Frames left out because they lack a teacher's map.
     """
 
     def __init__(
         self,
-        clips: Clips,
+        dataset: SaliencyDataset,
         student: SkdSettings,
         large: tuple[int, int] | None = None,
         soft: Mapping[TeacherKind, PrecomputedMaps] | None = None,
         mirror: bool = False,
         fps: float = 30.0,
     ) -> None:
-        self._clips, self._pair, self._soft, self._mirror = clips, student.pair, dict(soft or {}), mirror
-        self._lag = max(1, round(student.lag_s * fps))
+        self._dataset, self._pair, self._soft, self._mirror = dataset, student.pair, dict(soft or {}), mirror
+        self._lag_frames = max(1, round(student.lag_s * fps))
         self._student = student.preprocessing()
         self._teacher = Preprocessing(*large) if large else None
-        places: list[tuple[int, int]] = []
         self.frames_without_density = self.frames_without_map = 0
-        for at, clip in enumerate(clips.clips):
+        clip_frames: list[tuple[int, int]] = []
+        for clip_index, clip in enumerate(dataset.clips):
             labelled = clip.labelled_frames("density")
             self.frames_without_density += len(clip) - len(labelled)
-            chosen = set(labelled).intersection(*(m.frames(clip.name).tolist() for m in self._soft.values()))
-            self.frames_without_map += len(labelled) - len(chosen)
-            places += [(at, index) for index in sorted(chosen)]
-        if not places:
+            usable = set(labelled).intersection(*(m.frames(clip.name).tolist() for m in self._soft.values()))
+            self.frames_without_map += len(labelled) - len(usable)
+            clip_frames += [(clip_index, index) for index in sorted(usable)]
+        if not clip_frames:
             raise InputError(
-                f"no frame of {clips.kind} at {clips.root} can be trained on: {self.frames_without_density} without "
-                f"density, {self.frames_without_map} without a teacher's map; expected labels as docs/data.md says, or "
-                "maps for them as data.maps, and soft maps named by the clips and frames of this data set"
+                f"no frame of {dataset.kind} at {dataset.root} can be trained on: "
+                f"{self.frames_without_density} without density, {self.frames_without_map} without a "
+                "teacher's map; expected labels as docs/data.md says, or maps for them as data.maps, and "
+                "soft maps named by the clips and frames of this data set"
             )
-        self._places = np.array(places, np.int32)
+        self._clip_frames = np.array(clip_frames, np.int32)
 
     def __len__(self) -> int:
-        return len(self._places) * (2 if self._mirror else 1)
+        return len(self._clip_frames) * (2 if self._mirror else 1)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         cv2.setNumThreads(1)
-        turned, first = divmod(index, len(self._places))
-        for step in range(min(MAX_UNREADABLE_SAMPLES, len(self._places))):
-            at, frame = map(int, self._places[(first + step) % len(self._places)])
-            sample = self._sample(self._clips.clips[at], frame)
+        mirrored, first = divmod(index, len(self._clip_frames))
+        for step in range(min(MAX_UNREADABLE_SAMPLES, len(self._clip_frames))):
+            clip_index, frame = map(int, self._clip_frames[(first + step) % len(self._clip_frames)])
+            sample = self._sample(self._dataset.clips[clip_index], frame)
             if sample is not None:
                 return {
-                    name: torch.from_numpy(np.ascontiguousarray(value[..., ::-1] if turned else value))
+                    name: torch.from_numpy(np.ascontiguousarray(value[..., ::-1] if mirrored else value))
                     for name, value in sample.items()
                 }
         raise InputError(
-            f"{self._clips.kind} at {self._clips.root}: many frames in a row cannot be read, the last is "
-            f"frame {frame} of {self._clips.clips[at].name}: {'; '.join(self._clips.describe_faults()[:1])}"
+            f"{self._dataset.kind} at {self._dataset.root}: many frames in a row cannot be read, the last "
+            f"is frame {frame} of {self._dataset.clips[clip_index].name}: "
+            f"{'; '.join(self._dataset.describe_faults()[:1])}"
         )
 
     def _sample(self, clip: DatasetClip, index: int) -> dict[str, NDArray[Any]] | None:
-        beside = index + 1 if self._pair == "next" else max(0, index - self._lag)
-        found = {f.index: f for f in clip.frames(max(0, min(index, beside)), max(index, beside) + 1)}
-        frame = found.get(index)
+        other_index = index + 1 if self._pair == "next" else max(0, index - self._lag_frames)
+        start, stop = max(0, min(index, other_index)), max(index, other_index) + 1
+        frames = {frame.index: frame for frame in clip.frames(start, stop)}
+        frame = frames.get(index)
         if frame is None or frame.density is None or not frame.density.any():
             return None
         image = frame.image
-        other = self._student.align(found.get(beside, frame).image, image)
-        density = self._fitted(frame.density)
+        other = self._student.align(frames.get(other_index, frame).image, image)
+        density = self._resize(frame.density)
         sample = {
             "frame": self._student(image)[0],
             "other": self._student(other)[0],
@@ -101,22 +113,25 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
         }
         if self._teacher is not None:
             sample |= {"large_frame": self._teacher(image)[0], "large_other": self._teacher(other)[0]}
-        for which, maps in self._soft.items():
-            sample[f"soft_{which}"] = self._fitted(maps.map(clip.name, index))
+        for teacher, maps in self._soft.items():
+            sample[f"soft_{teacher}"] = self._resize(maps.map(clip.name, index))
         return sample
 
-    def _fitted(self, saliency: Map) -> Map:
+    def _resize(self, saliency: Map) -> Map:
         """Return a map as (1, R, R)."""
         size = (self._student.width, self._student.height)
         shrinks = saliency.shape[1] > size[0] or saliency.shape[0] > size[1]
-        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(saliency, size, interpolation=way), np.float32)[None]
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(saliency, size, interpolation=interpolation), np.float32)[None]
 
     def summary(self) -> str:
-        """Return in a line what is trained on and how many frames are left out."""
-        clips = self._clips
-        split = f", {clips.split}" if clips.split else ""
-        left = [f"{self.frames_without_density} without density"] + [
-            f"{self.frames_without_map} without map"
-        ] * bool(self._soft)
-        return f"{clips.kind} at {clips.root}{split}: {len(self._places)} frames, left out {', '.join(left)}"
+        """Return one line that says what is trained on and how many frames are left out."""
+        dataset = self._dataset
+        split = f", {dataset.split}" if dataset.split else ""
+        left_out = [f"{self.frames_without_density} without density"]
+        if self._soft:
+            left_out.append(f"{self.frames_without_map} without map")
+        return (
+            f"{dataset.kind} at {dataset.root}{split}: {len(self._clip_frames)} frames, "
+            f"left out {', '.join(left_out)}"
+        )

@@ -1,13 +1,13 @@
-"""A model's saliency maps for many clips, on disk: a folder of shards, each a file of some clips' maps.
+"""Saliency maps of many clips on disk: a folder of shards, each a file with the maps of some clips.
 
-The folder holds `labels.json`, which says what the maps are of (`LabellingPlan`), and `shard-000000.npz` and on:
-NumPy's format, uncompressed, with these arrays for M frames and K maps a frame:
+The folder holds `labels.json`, which says what the maps are of (`LabellingPlan`), and `shard-000000.npz` and
+so on. A shard is in NumPy's format, uncompressed. It has these arrays for M frames with K maps per frame:
 
-- `index`: JSON as bytes: `clips`, each with `name`, `frames` (how many follow) and `faults`; `seconds`;
-- `frame` (M,): the frames' indices in their clips, clip after clip;
-- `peak` (M, K): each map's maximum, in the model's units;
-- `end` (M, K): where each map's PNG ends in `png`; it begins where the one before ends;
-- `png`: 8-bit PNG images one after the other; 255 is the map's peak.
+- `index`: JSON as bytes with `clips` and `seconds`; each clip has `name`, `frames` (how many) and `faults`;
+- `frame` (M,): indices of the frames in their clips, clip after clip;
+- `peak` (M, K): maximum of each map, in the model's units;
+- `end` (M, K): where the PNG of each map ends in `png`; it begins where the one before ends;
+- `png`: 8-bit PNG images one after the other, where 255 is the peak of the map.
 """
 
 from __future__ import annotations
@@ -31,20 +31,30 @@ Map = NDArray[np.float32]
 SCHEMA = 1
 PLAN_FILE = "labels.json"
 PNG_PARAMETERS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
-"""How PNGs are made: a fifth smaller than by default on saliency maps."""
+"""PNG settings that make saliency maps a fifth smaller than the default does."""
 MAX_OPEN_SHARDS = 256
-"""Shards kept open by a reader: one file handle each."""
+"""Shards that a reader keeps open, each with one file handle."""
 
 
 @dataclass(frozen=True)
 class LabellingPlan:
-    """What a folder of maps is: all that two processes, or a start and the next, must agree on.
+    """What a folder of maps contains: all settings that processes, and later runs, must agree on.
 
-    `model` alone may differ: it is the name that was given. `sha256` is of the model's file,
-    `clips_sha256` of the clips' names in order. `maps`: the names of
-    a frame's maps. `stride`: every so many frames have maps. `fps`: the
-    clips' frame rate, by which a model looks back. A clip's index // `clips_per_shard` is its
-    shard.
+    Attributes:
+        model: Name of the model as given; the only field that may differ between runs.
+        sha256: Digest of the model's file.
+        precision: Precision of the engine, or None.
+        dataset: Kind of the data set.
+        split: Split of the data set, or None.
+        clips: Number of clips.
+        clips_sha256: Digest of the names of the clips in their order.
+        maps: Names of the maps of a frame.
+        width: Width of the maps in pixels.
+        height: Height of the maps in pixels.
+        stride: Every how many frames a frame has maps.
+        max_frames: Most frames of a clip, or None.
+        clips_per_shard: Clips in a shard: clip i is in shard i // `clips_per_shard`.
+        fps: Frame rate of the clips, for models whose lag is in seconds.
     """
 
     model: str
@@ -64,43 +74,43 @@ class LabellingPlan:
 
     @property
     def shards(self) -> int:
-        """Return how many shards there will be."""
+        """Return the number of shards of the finished folder."""
         return -(-self.clips // self.clips_per_shard)
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Return a shard's place."""
+    """Return the path of a shard."""
     return folder / f"shard-{number:06d}.npz"
 
 
 def write_or_check_plan(folder: Path, plan: LabellingPlan) -> None:
-    """Write the plan into the folder, or check that it is the one that was begun there.
+    """Write the plan into the folder, or check that the folder holds maps of the same plan.
 
     Raises:
-        InputError: the folder holds maps by another plan, or cannot be written.
+        InputError: The folder holds maps of another plan, or cannot be written.
     """
     path = folder / PLAN_FILE
     if not path.is_file():
         with atomic_file(path) as pending:
             pending.write_text(json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=1) + "\n")
         return
-    there, here = asdict(read_plan(folder)), asdict(plan)
-    differ = [
-        f"{key} {there[key]} there, {here[key]} here"
-        for key in there
-        if key != "model" and there[key] != here[key]
+    stored, requested = asdict(read_plan(folder)), asdict(plan)
+    differences = [
+        f"{key} {stored[key]} there, {requested[key]} here"
+        for key in stored
+        if key != "model" and stored[key] != requested[key]
     ]
-    if differ:
+    if differences:
         raise InputError(
-            f"{folder} holds other maps ({'; '.join(differ)}): name another folder, or remove it"
+            f"{folder} holds other maps ({'; '.join(differences)}): name another folder, or remove it"
         )
 
 
 def read_plan(folder: Path) -> LabellingPlan:
-    """Return the folder's plan.
+    """Read the plan of a folder of maps.
 
     Raises:
-        InputError: there is none, or not one that this aerogaze reads.
+        InputError: There is no plan, or this version cannot read it.
     """
     try:
         document = json.loads((folder / PLAN_FILE).read_text())
@@ -114,7 +124,7 @@ def read_plan(folder: Path) -> LabellingPlan:
 
 
 class ShardWriter:
-    """A shard in the making: maps are added frame by frame, then it is written whole."""
+    """Writer of a shard: collects maps frame by frame, then writes the file at once."""
 
     def __init__(self, width: int, height: int) -> None:
         self._size = (width, height)
@@ -125,12 +135,12 @@ class ShardWriter:
         self._png = bytearray()
 
     def add(self, frame: int, maps: Sequence[Map]) -> None:
-        """Add a frame's maps (h, w), non-negative, of any size."""
+        """Add the maps (h, w) of a frame, non-negative and of any size."""
         peaks, ends = [], []
         for saliency in maps:
             shrinks = saliency.shape[1] > self._size[0] or saliency.shape[0] > self._size[1]
-            way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            resized = np.asarray(cv2.resize(saliency, self._size, interpolation=way), np.float32)
+            interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            resized = np.asarray(cv2.resize(saliency, self._size, interpolation=interpolation), np.float32)
             peak = float(resized.max())
             image = np.rint(resized * (255 / peak)).astype(np.uint8) if peak > 0 else np.zeros_like(resized)
             self._png += cv2.imencode(".png", image, PNG_PARAMETERS)[1].tobytes()
@@ -141,12 +151,12 @@ class ShardWriter:
         self._ends.append(ends)
 
     def end_clip(self, name: str, faults: Sequence[str]) -> None:
-        """Give the frames added since the last clip to this one."""
+        """Assign the frames added since the last clip to this clip."""
         frames = len(self._frames) - sum(clip["frames"] for clip in self._clips)
         self._clips.append({"name": name, "frames": frames, "faults": list(faults)})
 
     def write(self, path: Path, seconds: float) -> None:
-        """Write the file beside its place, then rename it."""
+        """Write the shard to `path` atomically; `seconds` is how long its maps took to compute."""
         index = json.dumps({"schema": SCHEMA, "clips": self._clips, "seconds": round(seconds, 3)})
         with atomic_file(path) as pending:
             np.savez(
@@ -160,13 +170,23 @@ class ShardWriter:
 
 
 class ShardedMaps:
-    """The maps of a folder of shards, whole or still in the making, at random.
+    """Random access to the maps of a folder of shards, complete or still being written.
 
-    Opening it reads each shard's index; maps are read when they are asked for, in a fraction of a
-    millisecond. It may be handed to other processes.
+    The index of each shard is read on opening. A map is read on access, in less than a millisecond. The
+    object can be pickled, so that other processes can use it.
+
+    Args:
+        folder: Folder of shards.
 
     Raises:
-        InputError: no folder of maps, or a shard that is damaged.
+        InputError: No folder of maps, or a damaged shard.
+
+    Attributes:
+        plan: What the folder contains.
+        faults: Faults of each clip that has any.
+        seconds: How long all maps took to compute.
+        shards: Number of shards.
+        bytes: Size of all shards.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -178,10 +198,10 @@ class ShardedMaps:
         self._rows: dict[str, tuple[Path, int, int]] = {}
         for path in sorted(folder.glob("shard-*.npz")):
             index = _read_index(path)
-            row = 0
+            start = 0
             for clip in index["clips"]:
-                self._rows[clip["name"]] = (path, row, row + clip["frames"])
-                row += clip["frames"]
+                self._rows[clip["name"]] = (path, start, start + clip["frames"])
+                start += clip["frames"]
                 if clip["faults"]:
                     self.faults[clip["name"]] = clip["faults"]
             self.seconds += index["seconds"]
@@ -190,11 +210,11 @@ class ShardedMaps:
 
     @property
     def clips(self) -> dict[str, int]:
-        """Return how many frames with maps each clip has that is finished."""
+        """Return how many frames have maps, for each finished clip."""
         return {name: stop - start for name, (_, start, stop) in self._rows.items()}
 
     def frames(self, clip: str) -> NDArray[np.int32]:
-        """Return the indices of the clip's frames that have maps, rising; none of an unknown clip."""
+        """Return the ascending indices of a clip's frames that have maps; empty for an unknown clip."""
         if clip not in self._rows:
             return np.empty(0, np.int32)
         path, start, stop = self._rows[clip]
@@ -202,28 +222,33 @@ class ShardedMaps:
         return frames
 
     def map(self, clip: str, frame: int, name: str | None = None) -> Map:
-        """Return a frame's map (height, width) in the model's units; None names the first.
+        """Return a map (height, width) of a frame, in the model's units.
+
+        Args:
+            clip: Name of the clip.
+            frame: Index of the frame in the clip.
+            name: Name of the map; None is the first.
 
         Raises:
-            InputError: the clip, the frame or the name has no map.
+            InputError: There is no such map, or the shard is damaged.
         """
         names = self.plan.maps
         frames = self.frames(clip)
-        at = int(np.searchsorted(frames, frame))
-        if at == len(frames) or frames[at] != frame or (name or names[0]) not in names:
+        row = int(np.searchsorted(frames, frame))
+        if row == len(frames) or frames[row] != frame or (name or names[0]) not in names:
             raise InputError(
                 f"no map {name or names[0]!r} of {clip}, frame {frame}; expected a frame that was labelled, "
                 f"and {' or '.join(names)}: label it, or leave it out"
             )
         path, start, _ = self._rows[clip]
         arrays, column = _map_arrays(path), names.index(name or names[0])
-        place = (start + at) * len(names) + column
+        position = (start + row) * len(names) + column
         ends = arrays["end"].reshape(-1)
-        png = arrays["png"][int(ends[place - 1]) if place else 0 : int(ends[place])]
+        png = arrays["png"][int(ends[position - 1]) if position else 0 : int(ends[position])]
         image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
         if image is None:
             raise InputError(f"{path} is damaged at {clip}, frame {frame}: remove it and label again")
-        saliency: Map = image.astype(np.float32) * np.float32(arrays["peak"].reshape(-1)[place] / 255)
+        saliency: Map = image.astype(np.float32) * np.float32(arrays["peak"].reshape(-1)[position] / 255)
         return saliency
 
 
@@ -238,17 +263,17 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 @lru_cache(MAX_OPEN_SHARDS)
 def _map_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return a shard's arrays as views of the mapped file: only what is looked at is read."""
-    whole = np.memmap(path, np.uint8, "r")
-    found: dict[str, NDArray[Any]] = {}
+    """Return the arrays of a shard as views of the memory-mapped file, so that only used parts are read."""
+    data = np.memmap(path, np.uint8, "r")
+    arrays: dict[str, NDArray[Any]] = {}
     with path.open("rb") as file, zipfile.ZipFile(file) as members:
         for info in members.infolist():
-            # A local header is 30 bytes, a name and an extra field, whose lengths are its last numbers.
-            lengths = whole[info.header_offset + 26 : info.header_offset + 30].view("<u2")
+            # A local header is 30 bytes, a name and an extra field; its last two numbers are their lengths.
+            lengths = data[info.header_offset + 26 : info.header_offset + 30].view("<u2")
             file.seek(info.header_offset + 30 + int(lengths.sum()))
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             size = int(np.prod(shape)) * dtype.itemsize
-            flat: NDArray[Any] = whole[file.tell() : file.tell() + size]
-            found[info.filename.removesuffix(".npy")] = flat.view(dtype).reshape(shape)
-    return found
+            flat: NDArray[Any] = data[file.tell() : file.tell() + size]
+            arrays[info.filename.removesuffix(".npy")] = flat.view(dtype).reshape(shape)
+    return arrays

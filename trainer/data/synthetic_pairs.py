@@ -1,4 +1,4 @@
-"""Endless labelled clips from the made world, as a stream of training samples."""
+"""Endless streams of training samples from simulated scenes."""
 
 from __future__ import annotations
 
@@ -25,21 +25,28 @@ Array = NDArray[Any]
 Item = TypeVar("Item")
 FPS = NOMINAL_FPS
 FIRST_TRAINING_SCENE = SCENES_PER_STREAM = 1_000_000_000
-"""Scenes below `FIRST_TRAINING_SCENE` are never trained on; each stream has `SCENES_PER_STREAM` of its own."""
+"""Scenes below `FIRST_TRAINING_SCENE` are for evaluation. Each stream has `SCENES_PER_STREAM` scenes."""
+SYNTHETIC_DATA = "made world"
+"""Name of the simulated scenes in a student's record of its training, as stored in files."""
 INITIAL_SCENES = 32
-"""Scenes rendered before the first sample: a few batches' variety."""
+"""Scenes that are rendered before the first sample, so that the first batches are varied."""
 SCENE_FRAMES, TWIN_SCENE_FRAMES = 600, 40
-"""Frames of a scene's flight that pairs are taken from, anywhere; twins part soon."""
+"""Frames of a scene from which pairs are drawn. Twins drift apart soon, so their scenes are shorter."""
 LAG_VARIATION = 1 / 3
-"""Share by which a lag differs from sample to sample: frame rates in the field do."""
+"""Largest relative change of the lag from sample to sample, because frame rates in the field vary."""
 
 
 class PairSample(TypedDict):
-    """A frame, its neighbour in time, and where viewers look in it.
+    """A frame, its neighbour in time and where viewers look in the frame.
 
-    `frame` and `other`: (3, R, R), the student's input; `large_frame` and `large_other`:
-    (3, H, W), the teachers'; `density`: (1, R, R), sums to one; all float32. The large ones are
-    there only if teachers are to be used.
+    All values are float32. The large frames are present only if teachers are used.
+
+    Attributes:
+        frame: Input of the student, (3, R, R).
+        other: The neighbour as input of the student, (3, R, R).
+        density: Fixation density of the frame, (1, R, R), sums to 1.
+        large_frame: Input of the teachers, (3, H, W).
+        large_other: The neighbour as input of the teachers, (3, H, W).
     """
 
     frame: Tensor
@@ -50,40 +57,55 @@ class PairSample(TypedDict):
 
 
 class SyntheticStream(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
-    """An endless stream of samples from scenes of its own.
+    """Endless data set of samples from simulated scenes; `share()` sets rank, world size and offset.
 
-    Rendering is dearer than a training step of a small student: each of a scene's `per_scene` items is
-    drawn `reuse` times on average from a buffer of the last ones, mirrored at random. Streams with other
-    numbers and workers share no scene, and none has a scene below `FIRST_TRAINING_SCENE`.
+    Rendering takes longer than a training step of a small student. Therefore each item of a scene is drawn
+    `reuse` times on average, from a buffer of the latest items, and mirrored at random. Streams with
+    different numbers, and different workers, share no scene. No stream uses a scene for evaluation.
+
+    Args:
+        stream: Number of the stream.
+        per_scene: Items that each scene yields.
+        buffer: Items in the buffer, summed over all workers.
+        reuse: How often an item is drawn on average.
+        first: Scenes that are rendered before the first sample.
     """
 
     def __init__(self, stream: int, per_scene: int, buffer: int, reuse: int, first: int) -> None:
         self._stream, self._per_scene, self._buffer, self._reuse = stream, per_scene, buffer, reuse
         self._first = first
-        self._part, self._parts, self._start = 0, 1, 0
+        self._rank, self._world_size, self._start = 0, 1, 0
 
-    def share(self, part: int, parts: int, start: int) -> None:
-        """Give part `part` of `parts`, from new scenes after about `start` samples of the whole."""
-        self._part, self._parts, self._start = part, parts, start
+    def share(self, rank: int, world_size: int, start: int) -> None:
+        """Set which share of the stream this process yields.
+
+        Args:
+            rank: Index of this process.
+            world_size: Number of processes.
+            start: Samples that all processes together have consumed before. The stream continues with
+                new scenes, so the offset is approximate.
+        """
+        self._rank, self._world_size, self._start = rank, world_size, start
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield samples for ever."""
+        """Yield samples forever."""
         cv2.setNumThreads(1)
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        worker, workers = self._part * workers + worker, self._parts * workers
+        worker, workers = self._rank * workers + worker, self._world_size * workers
         rng = np.random.default_rng([self._stream, worker, self._start])
-        seen = self._start // (self._per_scene * self._reuse)
-        scenes = itertools.count(
-            FIRST_TRAINING_SCENE + self._stream * SCENES_PER_STREAM + seen + worker, workers
-        )
+        used_scenes = self._start // (self._per_scene * self._reuse)
+        first_scene = FIRST_TRAINING_SCENE + self._stream * SCENES_PER_STREAM + used_scenes + worker
+        scenes = itertools.count(first_scene, workers)
         items: list[Item] = []
-        while not items or len(items) < self._buffer // workers:  # first, each a few times in mixed order
+        # While the buffer fills, each new item is drawn `reuse` times in random order.
+        while not items or len(items) < self._buffer // workers:
             fresh = [item for _ in range(self._first) for item in self._render(next(scenes), rng)]
             items += fresh
             for index in map(int, rng.permutation(len(fresh) * self._reuse)):
                 yield self._sample(fresh[index % len(fresh)], rng)
-        while True:  # then from a buffer whose oldest items make room for new ones
+        # Then new items replace the oldest, and samples come from the whole buffer.
+        while True:
             fresh = self._render(next(scenes), rng)
             items = items[len(fresh) :] + fresh
             for index in map(int, rng.integers(len(items), size=len(fresh) * self._reuse)):
@@ -91,33 +113,35 @@ class SyntheticStream(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
 
     @abstractmethod
     def _render(self, scene: int, rng: np.random.Generator) -> list[Item]:
-        """Return the scene's items."""
+        """Return the items of a scene."""
 
     @abstractmethod
     def _sample(self, item: Item, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return a sample of the item."""
+        """Return a sample made from an item."""
 
 
 PairItem = tuple[Array, Array, Array]
+"""Frame, its neighbour and its density."""
 
 
 class SyntheticPairStream(SyntheticStream[PairItem]):
-    """Frames with their neighbours: samples have `PairSample`'s fields."""
+    """Endless stream of frames with their neighbours; samples have the keys of `PairSample`.
 
-    def __init__(
-        self,
-        world: SkdWorldTable,
-        student: SkdSettings,
-        stream: int,
-        teachers: bool,
-    ) -> None:
+    Args:
+        world: Table of the recipe for the simulated scenes.
+        student: Student to train.
+        stream: Number of the stream.
+        teachers: Whether samples have the large frames for the teachers.
+    """
+
+    def __init__(self, world: SkdWorldTable, student: SkdSettings, stream: int, teachers: bool) -> None:
         super().__init__(stream, world.pairs_per_scene, world.buffer, world.reuse, INITIAL_SCENES)
         self._world = world
         self._student = student.preprocessing()
         self._teacher = Preprocessing(world.width, world.height)
         self._pair = student.pair
         self._teachers = teachers
-        self._lag = student.lag_s * FPS
+        self._lag_frames = student.lag_s * FPS
 
     def _render(self, scene: int, rng: np.random.Generator) -> list[PairItem]:
         table, size = self._world, self._student
@@ -125,14 +149,14 @@ class SyntheticPairStream(SyntheticStream[PairItem]):
         world = World(scene, table.width, table.height, FPS, twins=twins)
         pairs = []
         length = TWIN_SCENE_FRAMES if twins else SCENE_FRAMES
-        for then in rng.integers(0, length, table.pairs_per_scene).tolist():
-            gap = max(1, round(self._lag * rng.uniform(1 - LAG_VARIATION, 1 + LAG_VARIATION)))
-            before, after = world.frame(then).image, world.frame(then + gap).image
+        for index in rng.integers(0, length, table.pairs_per_scene).tolist():
+            gap = max(1, round(self._lag_frames * rng.uniform(1 - LAG_VARIATION, 1 + LAG_VARIATION)))
+            before, after = world.frame(index).image, world.frame(index + gap).image
             if self._pair == "previous":
-                density = gaze_density(world, then + gap, size.width, size.height)
+                density = gaze_density(world, index + gap, size.width, size.height)
                 pairs.append((after, size.align(before, after), density))
             else:
-                pairs.append((before, after, gaze_density(world, then, size.width, size.height)))
+                pairs.append((before, after, gaze_density(world, index, size.width, size.height)))
         return pairs
 
     def _sample(self, item: PairItem, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -145,8 +169,5 @@ class SyntheticPairStream(SyntheticStream[PairItem]):
             "density": density[None],
         }
         if self._teachers:
-            sample |= {
-                "large_frame": self._teacher(frame)[0],
-                "large_other": self._teacher(other)[0],
-            }
+            sample |= {"large_frame": self._teacher(frame)[0], "large_other": self._teacher(other)[0]}
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in sample.items()}

@@ -1,4 +1,4 @@
-"""A model's maps of clips, made before: shards by `aerogaze label`, or images by any other model."""
+"""Precomputed saliency maps of clips: shards written by `aerogaze label`, or images by any model."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ Map = NDArray[np.float32]
 TeacherKind = Literal["spatial", "temporal"]
 
 
-def open_maps(folder: Path, which: TeacherKind | None = None) -> PrecomputedMaps:
-    """Open a teacher's maps: of shards those named so or the only ones, or images. None: the mean of all.
+def open_maps(folder: Path, teacher: TeacherKind | None = None) -> PrecomputedMaps:
+    """Open a folder of precomputed maps.
+
+    Args:
+        folder: Folder of shards, or of images `<clip>/000000.png`.
+        teacher: Which of several maps per frame to use. If shards have one map per frame, that one is used.
+            None averages all maps of a frame.
 
     Raises:
-        InputError: no folder, or shards with several maps a frame, none of that name.
+        InputError: No such folder, or shards with several maps per frame of which none has that name.
     """
     if (folder / PLAN_FILE).is_file():
         maps = ShardedMaps(folder)
         names = maps.plan.maps
-        if which is not None and which not in names and len(names) > 1:
-            raise InputError(f"{folder} has maps {', '.join(names)}; expected one named {which}")
-        return _ShardMaps(maps, [which] if which in names else names)
+        if teacher is not None and teacher not in names and len(names) > 1:
+            raise InputError(f"{folder} has maps {', '.join(names)}; expected one named {teacher}")
+        return _ShardMaps(maps, [teacher] if teacher in names else names)
     if not folder.is_dir():
         raise InputError(
             f"no folder {folder}; expected maps by aerogaze label, or images <clip>/000000.png and on"
@@ -57,7 +62,7 @@ class _ImageMaps:
 
 
 class _ShardMaps:
-    """The mean of some of a folder's maps."""
+    """Mean of the selected maps of each frame in a folder of shards."""
 
     def __init__(self, maps: ShardedMaps, names: Sequence[str]) -> None:
         self._maps, self._names = maps, names
@@ -66,5 +71,5 @@ class _ShardMaps:
         return self._maps.frames(clip)
 
     def map(self, clip: str, frame: int) -> Map:
-        found = [np.minimum(self._maps.map(clip, frame, name), 1) for name in self._names]
-        return np.asarray(np.mean(found, axis=0), np.float32)
+        maps = [np.minimum(self._maps.map(clip, frame, name), 1) for name in self._names]
+        return np.asarray(np.mean(maps, axis=0), np.float32)

@@ -1,1 +1,1 @@
-"""Training losses."""
+"""Losses that students and teachers are trained with."""

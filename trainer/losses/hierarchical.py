@@ -1,6 +1,8 @@
-"""TinyHD's losses (Hu et al., WACV 2023, arXiv 2301.04619, section 3.4): maps are distilled level by level.
+"""TinyHD's losses, which distil saliency maps level by level.
 
-All maps are (N, steps, H, W), of one size, and need not sum to one.
+Hu et al., "TinyHD: Efficient Video Saliency Prediction with Heterogeneous Decoders using Hierarchical Maps
+Distillation", WACV 2023, arXiv 2301.04619, section 3.4. All maps are (N, steps, H, W) with the same size and
+need not sum to 1.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from trainer.models.tinyhd import SaliencyMaps
 
 
 def kl(target: Tensor, prediction: Tensor) -> Tensor:
-    """Return KL(target || prediction) of maps divided by their sums, mean over steps and clips.
+    """Return KL(target || prediction) of maps divided by their sums, averaged over steps and clips.
 
     An empty target gives zero and no gradient: a frame that nobody looked at, or a clip without label.
     """
@@ -25,15 +27,18 @@ def kl(target: Tensor, prediction: Tensor) -> Tensor:
 def hierarchical_loss(
     student: SaliencyMaps, teacher: SaliencyMaps, truth: Tensor, supervision: float = 0.0
 ) -> Tensor:
-    """Return KL(truth, y) + KL(teacher, y) + the sum of KL over the single maps that both have.
+    """Return KL(truth, y) + KL(teacher, y) + the sum of KL over the single maps that both networks have.
 
-    With HD2S as the teacher these are four: its conspicuity maps, shallow to deep, and D1's x0 to x3.
-    With a teacher assistant, a TinyHD student of smaller rc, they are all six. A teacher map with more
-    steps than the student's is averaged over time (M's D1). A clip without label has an empty `truth`,
-    and so learns from the teacher alone.
+    With HD2S as the teacher these are four: its conspicuity maps, shallow to deep, and D1's x0 to x3. With a
+    teacher assistant, a TinyHD student of smaller rc, they are all six. A teacher's map with more steps than
+    the student's (D1 of variant M) is averaged over time.
 
-    `supervision`: weight of KL(truth, d2) and of KL(truth, d3), which have no term of their own at the
-    default 0; the authors' option is .5.
+    Args:
+        student: Maps of the student.
+        teacher: Maps of the teacher.
+        truth: Fixation densities; empty for clips without label, which learn from the teacher alone.
+        supervision: Weight of KL(truth, d2) and of KL(truth, d3). The paper has no such terms; the authors'
+            code offers them with weight 0.5.
     """
     loss = kl(truth, student.fused) + kl(teacher.fused, student.fused)
     for name, part in student.parts.items():

@@ -1,4 +1,4 @@
-"""Losses between a raw map and a density. All maps are (N, 1, H, W); all losses are means over N."""
+"""Losses between a raw map and a density. All maps are (N, 1, H, W), and all losses are means over N."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ EPSILON = 1e-7
 
 
 def hard_label(density: Tensor) -> Tensor:
-    """Return the density divided by its maximum, as ground truth images are stored; 0 stays 0."""
+    """Return the density divided by its maximum, as in ground truth images; an empty density stays empty."""
     return density / density.amax(dim=(2, 3), keepdim=True).clamp_min(EPSILON)
 
 
 def mse(raw: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error to a target in [0, 1]: SKD's loss (section III)."""
+    """Return the mean squared error to a target in [0, 1], SKD's loss (section III)."""
     return F.mse_loss(raw.float(), target)
 
 
 def kl_cc(raw: Tensor, target: Tensor) -> Tensor:
     """Return KL(target || prediction) + (1 - CC) for a raw map that is a log-density.
 
-    KL as in TinyHD (section 3.4), on maps that sum to one; CC is Pearson's correlation, as a loss in
+    KL is that of TinyHD (section 3.4), on maps that sum to 1. CC is Pearson's correlation, used as a loss by
     Droste et al., "Unified Image and Video Saliency Modeling", ECCV 2020.
     """
     log_p, q = _log_density(raw), _density(target)
@@ -36,20 +36,20 @@ def kl_cc(raw: Tensor, target: Tensor) -> Tensor:
 
 
 def cc(raw: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - CC for a raw map that is a log-density: Pearson's correlation as a loss alone.
+    """Return 1 - CC for a raw map that is a log-density, where CC is Pearson's correlation.
 
-    Droste et al., "Unified Image and Video Saliency Modeling", ECCV 2020, where it is one of three terms.
+    It is one of three terms in Droste et al., "Unified Image and Video Saliency Modeling", ECCV 2020.
     """
     loss: Tensor = (1 - _correlation(_log_density(raw).exp(), _density(target))).mean()
     return loss
 
 
 def nss(raw: Tensor, target: Tensor) -> Tensor:
-    """Return -NSS for a raw map that is a log-density: the negative mean z-score where viewers look.
+    """Return -NSS for a raw map that is a log-density, the negative mean z-score where viewers look.
 
-    Fixations are taken as drawn from the target, so that the mean over them is its expectation; the
-    deviation is over all pixels, plus an epsilon. NSS is Peters et al.'s (Vision Research 2005); as a
-    loss it is a term of Wang et al., "Revisiting Video Saliency", CVPR 2018, on fixations.
+    Fixations are assumed to be drawn from the target, so the mean over them is an expectation. The standard
+    deviation is over all pixels, plus an epsilon. NSS is by Peters et al. (Vision Research 2005). As a loss
+    on fixations it is a term in Wang et al., "Revisiting Video Saliency", CVPR 2018.
     """
     p, q = _log_density(raw).exp(), _density(target)
     z = (p - p.mean(dim=1, keepdim=True)) / (p.std(dim=1, keepdim=True, correction=0) + EPSILON)
@@ -69,8 +69,8 @@ def _density(target: Tensor) -> Tensor:
 def _correlation(p: Tensor, q: Tensor) -> Tensor:
     """Return CC (N,) of densities (N, M)."""
     p, q = p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True)
-    found: Tensor = (p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1)).clamp_min(1e-12)
-    return found
+    correlation: Tensor = (p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1)).clamp_min(1e-12)
+    return correlation
 
 
 LOSSES = {"mse": mse, "kl_cc": kl_cc, "cc": cc, "nss": nss}
@@ -80,4 +80,4 @@ HEAD_BY_LOSS: dict[Loss, Head] = {
     "cc": "log_density",
     "nss": "log_density",
 }
-"""What the raw map of a network trained by this loss is."""
+"""Meaning of the raw map of a network that is trained with each loss."""

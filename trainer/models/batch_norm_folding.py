@@ -1,4 +1,4 @@
-"""Networks with batch norm folded into the convolutions, as graphs have them; and back."""
+"""Folding of batch norm into convolutions, as in exported graphs, and its inverse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BatchNorm = nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Return a copy whose batch norms and differences of features are folded into the convolutions."""
+    """Return a copy with batch norms, and SKD's feature differences, folded into the convolutions."""
     module = copy.deepcopy(module).eval()
     for block in [m for m in module.modules() if isinstance(m, nn.Sequential)]:
         for index, norm in enumerate(block):
@@ -34,10 +34,10 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
 
 
 class _DifferenceFolded(SpatiotemporalNetwork):
-    """SKD's network with the difference of features in a convolution: A f + B (f - g) = (A + B) f - B g."""
+    """SKD's network with the feature difference folded: A f + B (f - g) = (A + B) f - B g."""
 
     def __init__(self, network: SpatiotemporalNetwork) -> None:
-        """Take the parts of a network over, which is of no use afterwards."""
+        """Take over the parts of `network`, which must not be used afterwards."""
         super().__init__(network.aligned)
         self.trunk, self.decoder = network.trunk, network.decoder
         self.spatial, self.temporal = network.spatial, network.temporal
@@ -48,43 +48,47 @@ class _DifferenceFolded(SpatiotemporalNetwork):
 
     def fuse(self, features: Tensor, other: Tensor, difference: Tensor | None = None) -> Tensor:
         """Return the raw map."""
-        seen = [features, other, *([] if difference is None else [difference])]
-        temporal = self.temporal(torch.cat(seen, dim=1))
+        inputs = [features, other, *([] if difference is None else [difference])]
+        temporal = self.temporal(torch.cat(inputs, dim=1))
         raw: Tensor = self.decoder(torch.cat([self.spatial(features), temporal], dim=1))
         return raw
 
 
 @torch.no_grad()
 def unfold_batch_norm(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give a module the values of its folded form, by name: what it computes is then the same.
+    """Set the parameters of a module so that it computes the same as its folded form.
 
-    Batch norms keep what they say of the training data, their shift and scale; convolutions and running
-    statistics make up for it. (A scale near 0 is raised to where a division by it is sound.)
+    Batch norms keep their shift and scale, which say something about the training data. Convolutions and
+    running statistics compensate. A scale near 0 is raised until division by it is numerically sound.
+
+    Args:
+        module: Module to change.
+        values: Parameters of the folded form by name.
     """
     values = dict(values)
     for name, network in module.named_modules():
-        if isinstance(network, SpatiotemporalNetwork):  # (A + B) f - B g
+        if isinstance(network, SpatiotemporalNetwork):  # invert (A + B) f - B g
             first = values[f"{name}.temporal.0.0.weight"].clone()
             first[:, FEATURES : 2 * FEATURES].neg_()
             first[:, :FEATURES] -= first[:, FEATURES : 2 * FEATURES]
             values[f"{name}.temporal.0.0.weight"] = first
-    for norm, before in _norms(module):
-        convolution = module.get_submodule(before)
-        weight, bias = values.pop(f"{before}.weight"), values.pop(f"{before}.bias")
+    for norm, convolution_name in _batch_norms(module):
+        convolution = module.get_submodule(convolution_name)
+        weight, bias = values.pop(f"{convolution_name}.weight"), values.pop(f"{convolution_name}.bias")
         convolution.get_parameter("weight").copy_(weight)
-        own = convolution.bias if isinstance(convolution.bias, Tensor) else torch.zeros_like(bias)
+        own_bias = convolution.bias if isinstance(convolution.bias, Tensor) else torch.zeros_like(bias)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         norm.weight.copy_(norm.weight.abs().clamp_min((2 * norm.eps) ** 0.5))
         norm.running_var.copy_(norm.weight**2 - norm.eps)
-        norm.running_mean.copy_(own + norm.bias - bias)
+        norm.running_mean.copy_(own_bias + norm.bias - bias)
     parameters = dict(module.named_parameters())
     for name, value in values.items():
         parameters[name].copy_(value)
 
 
-def _norms(module: nn.Module) -> Iterator[tuple[BatchNorm, str]]:
-    """Yield each batch norm, and the name of the convolution before it."""
+def _batch_norms(module: nn.Module) -> Iterator[tuple[BatchNorm, str]]:
+    """Yield each batch norm and the name of the convolution before it."""
     for name, block in module.named_modules():
         if not isinstance(block, nn.Sequential):
             continue

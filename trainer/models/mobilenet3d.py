@@ -1,7 +1,7 @@
-"""MobileNetV2 inflated to three dimensions: TinyHD's encoder (Hu et al., "TinyHD", WACV 2023, arXiv
+"""MobileNetV2 inflated to three dimensions, the encoder of TinyHD (Hu et al., "TinyHD", WACV 2023, arXiv
 2301.04619, section 3.1), after Sandler et al., "MobileNetV2", CVPR 2018 (arXiv 1801.04381).
 
-Layers come in the order of torchvision's `mobilenet_v2`, so that its ImageNet weights can be taken.
+Layers are in the order of torchvision's `mobilenet_v2`, so that its ImageNet weights can be loaded.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from edge.core.errors import InputError
 Reduction = Literal[1, 2, 4, 8]
 REDUCTIONS: tuple[Reduction, ...] = (1, 2, 4, 8)
 CLIP_FRAMES = 16
-"""Frames of a clip."""
+"""Frames in a clip."""
 SIDE_MULTIPLE = 32
-"""The sides of a clip are multiples of this."""
+"""The sides of a clip must be multiples of this."""
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, of RGB in 0 to 1: what torchvision's weights expect."""
+"""Mean and deviation of ImageNet's RGB values in 0 to 1, as torchvision's weights expect."""
 
 Triple = tuple[int, int, int]
 
@@ -35,8 +35,8 @@ def check_clip(clip: Tensor) -> None:
     shape = tuple(clip.shape)
     if shape[1:3] != (3, CLIP_FRAMES) or len(shape) != 5 or any(side % SIDE_MULTIPLE for side in shape[3:]):
         raise InputError(
-            f"a clip of shape {shape}; expected (N, 3, {CLIP_FRAMES}, H, W) with sides that are multiples of "
-            f"{SIDE_MULTIPLE}: take {CLIP_FRAMES} frames and resize them, as to 192 x 256"
+            f"the clip has shape {shape}; expected (N, 3, {CLIP_FRAMES}, H, W) with sides that are multiples "
+            f"of {SIDE_MULTIPLE}: take {CLIP_FRAMES} frames and resize them, for example to 192 x 256"
         )
 
 
@@ -54,7 +54,7 @@ def conv_norm(
     groups: int = 1,
     act: bool = True,
 ) -> list[nn.Module]:
-    """Return a convolution with its norm and, if `act`, ReLU6."""
+    """Return a convolution, batch norm and, if `act`, ReLU6."""
     layers: list[nn.Module] = [
         nn.Conv3d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
         nn.BatchNorm3d(outputs),
@@ -70,23 +70,28 @@ def inverted_residual(
     stride: Triple = (1, 1, 1),
     collapse: bool = False,
 ) -> nn.Sequential:
-    """Return MobileNetV2's block without its skip: expand, depthwise in three dimensions, project.
+    """Return MobileNetV2's block without skip: expansion, depthwise convolution in 3-D, projection.
 
-    `times`: the time steps it is given, of which a depthwise kernel sees three, or the one there is;
-    with `collapse` it sees all and leaves one.
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        expansion: Factor of the inner channels.
+        times: Time steps of the input. The depthwise kernel covers three, or the only one.
+        stride: Stride of the depthwise convolution.
+        collapse: Whether the kernel covers all time steps and leaves one.
     """
     inner = inputs * expansion
-    seen = times if collapse else 3 if times > 1 else 1
-    padding = (0 if collapse else seen // 2, 1, 1)
+    kernel_times = times if collapse else 3 if times > 1 else 1
+    padding = (0 if collapse else kernel_times // 2, 1, 1)
     layers = conv_norm(inputs, inner) if expansion > 1 else []
-    layers += conv_norm(inner, inner, (seen, 3, 3), stride, padding, groups=inner)
+    layers += conv_norm(inner, inner, (kernel_times, 3, 3), stride, padding, groups=inner)
     return nn.Sequential(*layers, *conv_norm(inner, outputs, act=False))
 
 
 class ImageNetScaling(nn.Module):
-    """From the house's scaling, v / 127.5 - 1, to that by ImageNet's mean and deviation: a fixed layer.
+    """Fixed layer from the scaling of all students, v / 127.5 - 1, to that of ImageNet.
 
-    It belongs to the network, and not to preprocessing, so that every student is given frames alike.
+    It is part of the network and not of preprocessing, so that preprocessing is the same for all students.
     """
 
     scale: Tensor
@@ -105,7 +110,7 @@ class ImageNetScaling(nn.Module):
 
 
 class _InvertedResidual3d(nn.Module):
-    """An inverted residual with its skip, where shapes allow."""
+    """Inverted residual with a skip connection where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, times: int, stride: Triple) -> None:
         super().__init__()
@@ -120,12 +125,18 @@ class _InvertedResidual3d(nn.Module):
 class MobileNet3D(nn.Module):
     """Clip (N, 3, 16, H, W), in -1 to 1, to features x0 to x3, finest first.
 
-    The outputs of all 18 blocks are tapped, concatenated per scale and, but for the first block's,
-    unfolded to twice the side by PixelShuffle(2) in each frame. At rc 1 and 192 x 256 they are
+    The outputs of all 18 blocks are concatenated per scale. All but those of the first block are then
+    upsampled to twice the side by PixelShuffle(2) in each frame. At rc 1 and 192 x 256 the features are
     (N, 28, 8, 96, 128), (N, 24, 4, 48, 64), (N, 136, 2, 24, 32) and (N, 520, `coarse_times`, 12, 16).
 
-    `rc`: what every width is divided by. `coarse_times`: time steps of x3, 2 for a student of one map,
-    1 for a student of 16 (whose decoders double time with the sides, up to 16).
+    Args:
+        rc: Channel reduction, the divisor of every width.
+        coarse_times: Time steps of x3: 2 for a student with one map, 1 for a student with 16 maps, whose
+            decoders double time with the sides, up to 16.
+
+    Attributes:
+        channels: Channels of x0 to x3.
+        times: Time steps of x0 to x3.
     """
 
     def __init__(self, rc: Reduction = 1, coarse_times: Literal[1, 2] = 2) -> None:
@@ -145,7 +156,7 @@ class MobileNet3D(nn.Module):
         self.stem = nn.Sequential(*conv_norm(3, channels, (3, 3, 3), (2, 2, 2), (1, 1, 1)))
         scale = nn.Sequential()
         self.scales = nn.ModuleList([scale])
-        totals = [0]  # channels tapped at strides 2, 4, 8, 16 and 32
+        totals = [0]  # channels of all outputs at strides 2, 4, 8, 16 and 32
         for expansion, width, blocks, space, steps in stages:
             outputs = reduced_width(width, rc)
             if space == 2:
@@ -159,11 +170,9 @@ class MobileNet3D(nn.Module):
                 channels, times = outputs, steps
         scale.append(nn.Sequential(*conv_norm(channels, reduced_width(1280, rc))))
         totals[-1] += reduced_width(1280, rc)
-        two, four, eight, sixteen, deep = totals
-        self.channels = (two + four // 4, eight // 4, sixteen // 4, deep // 4)
-        """Channels of x0 to x3."""
+        stride2, stride4, stride8, stride16, stride32 = totals
+        self.channels = (stride2 + stride4 // 4, stride8 // 4, stride16 // 4, stride32 // 4)
         self.times = (CLIP_FRAMES // 2, CLIP_FRAMES // 4, CLIP_FRAMES // 8, coarse_times)
-        """Time steps of x0 to x3."""
 
     def forward(self, clip: Tensor) -> list[Tensor]:
         """Return x0 (stride 2) to x3 (stride 16)."""
@@ -175,54 +184,54 @@ class MobileNet3D(nn.Module):
                 x = block(x)
                 outputs.append(x)
             tapped.append(torch.cat(outputs, dim=1))
-        two, *coarser = tapped
-        four, *others = [_pixel_shuffle_frames(x) for x in coarser]
-        return [torch.cat([two, four], dim=1), *others]
+        stride2, *coarser = tapped
+        stride4, *others = [_pixel_shuffle_frames(x) for x in coarser]
+        return [torch.cat([stride2, stride4], dim=1), *others]
 
-    def take(self, full: MobileNet3D) -> None:
-        """Start from an encoder of full width (rc 1): each weight is the mean of those it stands for."""
-        theirs = full.state_dict()
+    def load_averaged(self, full: MobileNet3D) -> None:
+        """Start from an encoder of full width (rc 1): each weight is the mean of a group of its weights."""
+        full_state = full.state_dict()
         for name, tensor in self.state_dict().items():
-            tensor.copy_(group_means(theirs[name], tensor.shape))
+            tensor.copy_(group_means(full_state[name], tensor.shape))
 
     def load_imagenet(self, path: Path) -> None:
         """Start from a file with the state dict of torchvision's `mobilenet_v2`.
 
-        Its tensors are ours in the same order under other names. Kernels are copied along time, not
-        divided by its length: each is followed by batch norm. At rc > 1 they are then reduced as in
-        `take`.
+        Its tensors have the order of ours but other names. Kernels are copied along time. They are not
+        divided by its length, because batch norm follows each of them. At rc > 1 they are then reduced as
+        in `load_averaged`.
 
         Raises:
-            InputError: no such file, no state dict, or tensors that do not fit by number or shape.
+            InputError: No such file, no state dict, or tensors that do not fit in number or shape.
         """
         published = _state_dict(path)
         full = MobileNet3D(1, self._coarse_times)
-        ours = {name: tensor for name, tensor in full.state_dict().items() if _is_weight(name)}
-        if len(published) != len(ours):
+        own = {name: tensor for name, tensor in full.state_dict().items() if _is_weight(name)}
+        if len(published) != len(own):
             raise InputError(
-                f"{path} has {len(published)} tensors before its classifier; expected the {len(ours)} of "
+                f"{path} has {len(published)} tensors before its classifier; expected the {len(own)} of "
                 "torchvision's mobilenet_v2: save its state_dict() with torch.save"
             )
-        for (name, tensor), (other, value) in zip(ours.items(), published.items(), strict=True):
+        for (name, tensor), (other, value) in zip(own.items(), published.items(), strict=True):
             flat = (*tensor.shape[:2], *tensor.shape[3:])
             if tuple(value.shape) != flat:
                 raise InputError(
-                    f"{path}: {other} is {tuple(value.shape)}, {name} wants {flat}: "
+                    f"{path}: {other} is {tuple(value.shape)}, {name} needs {flat}; "
                     "expected torchvision's mobilenet_v2 at width 1"
                 )
             tensor.copy_(value.unsqueeze(2).expand_as(tensor) if value.dim() == 4 else value)
-        self.take(full)
+        self.load_averaged(full)
 
 
 def group_means(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the means of equal, consecutive groups of channels (axes 0 and 1), so as to have `shape`."""
+    """Return the means of equal, consecutive groups of channels (axes 0 and 1), reduced to `shape`."""
     for axis, size in enumerate(shape[:2]):
         weight = weight.reshape(*weight.shape[:axis], size, -1, *weight.shape[axis + 1 :]).mean(axis + 1)
     return weight
 
 
 def _pixel_shuffle_frames(x: Tensor) -> Tensor:
-    """PixelShuffle(2) in each frame: (N, 4C, T, H, W) to (N, C, T, 2H, 2W)."""
+    """Apply PixelShuffle(2) to each frame: (N, 4C, T, H, W) to (N, C, T, 2H, 2W)."""
     frames = F.pixel_shuffle(x.transpose(1, 2).flatten(0, 1), 2)
     return frames.reshape(x.shape[0], x.shape[2], *frames.shape[1:]).transpose(1, 2)
 
@@ -242,6 +251,6 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         document = None
     if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
         raise InputError(
-            f"{path} is no state dict; expected that of torchvision's mobilenet_v2, written by torch.save"
+            f"{path} is not a state dict; expected that of torchvision's mobilenet_v2, written by torch.save"
         )
     return {name: value for name, value in document.items() if _is_weight(name)}

@@ -1,12 +1,12 @@
-"""The SKD networks: Li, Fu, Zhao, Ge, "Spatiotemporal Knowledge Distillation for Efficient
-Estimation of Aerial Video Saliency", IEEE TIP 29 (2020), arXiv 1904.04992.
+"""Networks of SKD: Li, Fu, Zhao, Ge, "Spatiotemporal Knowledge Distillation for Efficient Estimation of
+Aerial Video Saliency", IEEE TIP 29 (2020), arXiv 1904.04992.
 
-Two students (spatial, temporal) are distilled from two teachers; their weights are carried into one
-spatiotemporal network. The paper's local response normalisation is left out: it gains little and
-exports badly. Every network here is fully convolutional; sides must be multiples of 4.
+Two students, spatial and temporal, are distilled from two teachers. Their weights are then copied into one
+spatiotemporal network. The paper's local response normalization is left out, because it gains little and
+exports badly. Every network is fully convolutional, and the sides of its input must be multiples of 4.
 
-Ours alone is what an `aligned` network sees beside the features: how far the frames are apart. Where the
-other frame was moved onto the new one, that is what moves by itself, and pooled features blur it.
+The difference of frames as an input of an `aligned` network is our addition. After alignment, this
+difference shows independent motion, which the pooled features blur.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 RESOLUTIONS = (32, 64, 96, 128, 256)
 FEATURES = 64
-"""Channels of the trunk's output; its sides are a quarter of the frame's."""
+"""Channels of the trunk's output, whose sides are a quarter of the frame's."""
 STRIDE = 4
 DIFFERENCE_CHANNELS, DIFFERENCE_GAIN = 6, 4.0
-"""Channels that tell how far frames are apart, and what makes them as large as features are."""
+"""Channels of the frame difference, and the factor that scales it to the size of the features."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
@@ -60,9 +60,9 @@ class SpatialBranch(nn.Sequential):
 
 
 class TemporalBranch(nn.Sequential):
-    """Trunk features and their change, concatenated (N, 128, h, w), to (N, 128, h, w).
+    """Trunk features and their difference, concatenated (N, 128, h, w), to (N, 128, h, w).
 
-    Aligned, how far the frames are apart comes third (N, 134, h, w).
+    If aligned, the frame difference is a third input (N, 134, h, w).
     """
 
     def __init__(self, aligned: bool = False) -> None:
@@ -90,13 +90,13 @@ def _with_difference(features: Tensor, other: Tensor, difference: Tensor | None)
 
 
 def _frame_difference(frame: Tensor, other: Tensor) -> Tensor:
-    """Return how far frames (N, 3, H, W) are apart (N, 6, H/4, W/4): mean and largest in each cell."""
+    """Return mean and maximum of the difference of frames (N, 3, H, W) in each cell, (N, 6, H/4, W/4)."""
     difference = DIFFERENCE_GAIN * (frame - other).abs()
     return torch.cat([F.avg_pool2d(difference, STRIDE), F.max_pool2d(difference, STRIDE)], dim=1)
 
 
 class SpatialStudent(nn.Module):
-    """One frame to a raw map: trunk, spatial branch, a decoder of its own (figure 2)."""
+    """One frame to a raw map: trunk, spatial branch and a separate decoder (figure 2)."""
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ class SpatialStudent(nn.Module):
         self.decoder = Decoder(128)
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
-        """Return the raw map (N, 1, H, W) of `frame` (N, 3, H, W); `other` is not looked at."""
+        """Return the raw map (N, 1, H, W) of `frame` (N, 3, H, W); `other` is ignored."""
         del other
         raw: Tensor = self.decoder(self.branch(self.trunk(frame)))
         return raw
 
 
 class TemporalStudent(nn.Module):
-    """A pair of frames to a raw map: trunk, temporal branch, a decoder of its own (figure 2)."""
+    """Two frames to a raw map: trunk, temporal branch and a separate decoder (figure 2)."""
 
     def __init__(self, trunk: Trunk, aligned: bool = False) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TemporalStudent(nn.Module):
 
 
 class SpatiotemporalNetwork(nn.Module):
-    """A pair of frames to a raw map by both branches: the network that flies (figure 2)."""
+    """Two frames to a raw map by both branches: the network that is deployed (figure 2)."""
 
     def __init__(self, aligned: bool = False) -> None:
         super().__init__()
@@ -146,19 +146,19 @@ class SpatiotemporalNetwork(nn.Module):
         return self.fuse(self.trunk(frame), self.trunk(other), difference)
 
     def fuse(self, features: Tensor, other: Tensor, difference: Tensor | None = None) -> Tensor:
-        """Return the raw map of the frame with trunk `features` (N, 64, h, w).
+        """Return the raw map of the frame with trunk features `features` (N, 64, h, w).
 
-        The trunk's features of one step are those of the neighbour in the step after: carried from
-        frame to frame, the trunk runs once a frame and the result is the pair's, exactly.
+        The features of one step are those of the other frame in the next step. A stream that keeps them
+        runs the trunk once per frame, with exactly the result of the pair.
         """
         branches = [self.spatial(features), self.temporal(_with_difference(features, other, difference))]
         raw: Tensor = self.decoder(torch.cat(branches, dim=1))
         return raw
 
-    def take(self, spatial: SpatialStudent, temporal: TemporalStudent) -> None:
-        """Carry the students' weights over: stage 2's weight transfer (section III-C).
+    def copy_branches(self, spatial: SpatialStudent, temporal: TemporalStudent) -> None:
+        """Copy the students' weights: the weight transfer of stage 2 (section III-C).
 
-        The students are trained on one shared trunk, so nothing is lost by carrying one over.
+        The students share one trunk, so copying the trunk of one of them loses nothing.
         """
         self.trunk.load_state_dict(spatial.trunk.state_dict())
         self.spatial.load_state_dict(spatial.branch.state_dict())
@@ -166,10 +166,10 @@ class SpatiotemporalNetwork(nn.Module):
 
     @torch.no_grad()
     def load_overlapping_weights(self, network: SpatiotemporalNetwork) -> None:
-        """Take another network's weights; what it does not see stays as it is here."""
-        for ours, theirs in zip(self.state_dict().values(), network.state_dict().values(), strict=True):
-            if ours.dim() == 4:
-                seen = min(ours.shape[1], theirs.shape[1])
-                ours[:, :seen] = theirs[:, :seen]
+        """Copy the weights of another network; weights of inputs that it lacks stay as they are."""
+        for target, source in zip(self.state_dict().values(), network.state_dict().values(), strict=True):
+            if target.dim() == 4:
+                inputs = min(target.shape[1], source.shape[1])
+                target[:, :inputs] = source[:, :inputs]
             else:
-                ours.copy_(theirs)
+                target.copy_(source)

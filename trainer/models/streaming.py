@@ -1,10 +1,10 @@
-"""A streaming student of our own: TinyHD's heterogeneous decoders and hierarchical maps (Hu et al., WACV
-2023, arXiv 2301.04619, section 3) on a causal network that takes one frame at a time.
+"""Streaming student: TinyHD's heterogeneous decoders and hierarchical maps (Hu et al., WACV 2023, arXiv
+2301.04619, section 3) on a causal network that takes one frame at a time.
 
-The encoder is the beginning of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights.
-All that looks back is in `TemporalMemory`: a convolution over time and space, computed as one in two dimensions
-over cached frames. The clip form and the step form share every weight and every other line, so
-streamed maps are the clip's. Widths and the frames looked at are ours (docs/networks.md, docs/adr/0005).
+The encoder is the first part of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights. Only
+`TemporalMemory` looks back: a convolution over time and space, computed as a 2-D convolution over cached
+frames. The clip form and the step form share all weights and all other code, so they compute the same maps.
+The widths and the choice of earlier frames are ours (docs/networks.md, docs/adr/0005).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from trainer.models.tinyhd import LEVELS, SaliencyMaps
 Reduction = Literal[1, 2, 4]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 SIZES = ((192, 256), (96, 128))
-"""Heights and widths that there are students for."""
+"""Heights and widths of the frames that students exist for."""
 STRIDES = (4, 8, 16, 32)
-"""Of the levels x0 to x3, against the frame."""
+"""Strides of the levels x0 to x3."""
 DILATIONS = (2, 4, 4)
-"""Frames at `NOMINAL_FPS` between those that x0, x1 and x2 look at; x3 sees its own frame alone."""
+"""Distance, in frames at `NOMINAL_FPS`, of the frames that x0, x1 and x2 use; x3 uses one frame only."""
 TAPS = 3
-"""Frames that a level looks at: its own, and those one and two dilations before."""
+"""Frames that a level uses: the current one, and those one and two dilations before."""
 WINDOW = (TAPS - 1) * max(DILATIONS) + 1
-"""Frames that a map depends on, its own the last, at `NOMINAL_FPS`."""
+"""Consecutive frames at `NOMINAL_FPS` that a map depends on; it belongs to the last."""
 EXPANSION = 2
 _ENCODER_STAGES = (*STAGES[:5], (*STAGES[5][:4], 1))
-"""EfficientNet-Lite0's beginning, which ends with the first of the four blocks at 192 channels."""
+"""First stages of EfficientNet-Lite0, up to the first of the four blocks with 192 channels."""
 _TAPPED_STAGES = (1, 2, 4, 5)
-"""The last stage at each of `STRIDES`."""
+"""Index of the last stage at each of `STRIDES`."""
 _DECODER_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
     1: (24, 48, 64, 96),
     2: (24, 48, 64, 96),
@@ -49,8 +49,8 @@ _CACHED_CHANNELS: dict[Reduction, tuple[int, int, int]] = {1: (16, 16, 32), 2: (
 """Channels of a cached frame at levels x0 to x2."""
 
 RecallTaps = Callable[["TemporalMemory", Tensor], Tensor]
-"""From a memory and the features that it caches, (N, channels, h, w), to these of all its taps
-(N, 3 channels, h, w), oldest first."""
+"""Function from a memory and its cached features (N, channels, h, w) of the current frame to the features of
+all frames that it uses (N, 3 channels, h, w), oldest first."""
 
 
 def _conv_norm(
@@ -64,7 +64,7 @@ def _conv_norm(
 
 
 class _InvertedResidual2d(nn.Module):
-    """Expand, depthwise, project; with a skip where asked for."""
+    """Expansion, depthwise convolution and projection, with an optional skip connection."""
 
     def __init__(
         self, inputs: int, outputs: int, expansion: int, kernel: int = 3, stride: int = 1, skip: bool = False
@@ -78,7 +78,7 @@ class _InvertedResidual2d(nn.Module):
             project,
         )
         self.skip = skip
-        if skip:  # what a block adds starts small: a deep random network turns rounding into noise
+        if skip:  # residuals start small, because a deep random network amplifies rounding to noise
             nn.init.constant_(project.get_parameter("1.weight"), 0.2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class _InvertedResidual2d(nn.Module):
 class Encoder(nn.Module):
     """Frame (N, 3, H, W), scaled x/127.5 - 1, to features at strides 4, 8, 16 and 32.
 
-    Padding is symmetric, so that no engine needs a layer for it. Borders apart, this is the published
-    network on the frame moved by some pixels, and the published weights fit.
+    Padding is symmetric, so that engines need no extra layer for it. Except at the borders, the result is
+    that of the published network on a frame that is shifted by some pixels, so its weights fit.
     """
 
     def __init__(self, rc: Reduction) -> None:
@@ -122,42 +122,51 @@ class Encoder(nn.Module):
         return features
 
     def load_imagenet(self) -> None:
-        """Start from the published weights; at rc > 1 each is the mean of the group that it stands for.
+        """Start from the published weights; at rc > 1 each weight is the mean of a group of them.
 
         Raises:
-            InputError: the package of weights is missing or does not fit.
+            InputError: The package of weights is missing or does not fit.
         """
         published = EfficientNetLite0()
         published.load_imagenet()
-        # Ours are the published network's first tensors, in its order.
-        theirs = published.state_dict().values()
-        for tensor, value in zip(self.state_dict().values(), theirs, strict=False):
+        # This encoder has the first tensors of the published network, in the same order.
+        values = published.state_dict().values()
+        for tensor, value in zip(self.state_dict().values(), values, strict=False):
             tensor.copy_(group_means(value, tensor.shape) if value.dim() else value)
 
 
 class TemporalMemory(nn.Module):
-    """What a level sees of the past: a convolution in time and space, over few cached channels.
+    """Convolution in time and space over a few cached channels, through which a level sees the past.
 
-    Its kernel is 3 frames, `dilation` apart and ending with the newest, by 3 x 3: one convolution in two
-    dimensions over the frames' channels side by side.
+    The kernel covers 3 x 3 pixels of 3 frames, `dilation` apart and ending with the current one. It is
+    computed as one 2-D convolution over the concatenated channels of these frames.
+
+    Args:
+        inputs: Channels of the level.
+        outputs: Channels of the result.
+        channels: Channels of a cached frame.
+        dilation: Distance of the frames.
+
+    Attributes:
+        channels: Channels of a cached frame.
+        ages: How many frames before the current one the cached frames are, oldest first.
     """
 
     def __init__(self, inputs: int, outputs: int, channels: int, dilation: int) -> None:
         super().__init__()
         self.channels = channels
         self.ages = [tap * dilation for tap in range(TAPS - 1, 0, -1)]
-        """How many frames before its own it looks at, oldest first."""
         self.cached = _conv_norm(inputs, channels)
         self.motion = _conv_norm(TAPS * channels, outputs, 3, act=False)
 
     def forward(self, features: Tensor, recall: RecallTaps) -> Tensor:
-        """Return (N, outputs, h, w) of a level's features (N, inputs, h, w)."""
+        """Return (N, outputs, h, w) from the features (N, inputs, h, w) of the level."""
         out: Tensor = self.motion(recall(self, self.cached(features)))
         return out
 
 
 class _Level2d(nn.Module):
-    """An encoder's level to the decoders' width, with what its memory adds."""
+    """Projection of a level of the encoder to the width of the decoders, plus its memory."""
 
     def __init__(self, inputs: int, outputs: int, memory: TemporalMemory | None) -> None:
         super().__init__()
@@ -177,16 +186,16 @@ def _resize_like(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _density(raw: Tensor, frames: Tensor) -> Tensor:
-    """Return the density (N, 1, H, W), 1 at its peak, of a raw map that is its logarithm.
+    """Return the density (N, 1, H, W), scaled to a peak of 1, of a raw map that is a log-density.
 
-    TinyHD's maps are sigmoids. Where a target is a few pixels of thousands, these learn far slower.
+    TinyHD's maps are sigmoids, which learn far slower when a target has few of thousands of pixels.
     """
-    whole = _resize_like(raw, frames)
-    return (whole - whole.amax(dim=(2, 3), keepdim=True)).exp()
+    full_size = _resize_like(raw, frames)
+    return (full_size - full_size.amax(dim=(2, 3), keepdim=True)).exp()
 
 
 class HierarchicalDecoder2d(nn.Module):
-    """D1: a branch of its own for each level, a single map from each."""
+    """Decoder D1: a separate branch and map for each level."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -199,13 +208,13 @@ class HierarchicalDecoder2d(nn.Module):
         )
 
     def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the raw maps (N, 1, h, w) `x0` to `x3`, of the finest level's size."""
+        """Return the raw maps (N, 1, h, w) `x0` to `x3`, at the size of the finest level."""
         raws = [branch(x) for branch, x in zip(self.branches, levels, strict=True)]
         return {name: _resize_like(raw, levels[0]) for name, raw in zip(LEVELS, raws, strict=True)}
 
 
 class TopDownDecoder2d(nn.Module):
-    """D2: from the coarsest level down, each finer one added on the way, as in U-Net."""
+    """Decoder D2: from the coarsest level to the finest, with each finer level added, as in U-Net."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -223,7 +232,7 @@ class TopDownDecoder2d(nn.Module):
 
 
 class _AggregationNode2d(nn.Module):
-    """Two neighbouring levels to one, at the finer."""
+    """Node that joins two neighbouring levels at the resolution of the finer one."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
@@ -236,7 +245,7 @@ class _AggregationNode2d(nn.Module):
 
 
 class AggregationDecoder2d(nn.Module):
-    """D3: neighbours are joined, and the results again, until one is left, as in DLA."""
+    """Decoder D3: neighbouring levels are joined, then the results, until one is left, as in DLA."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -253,13 +262,16 @@ class AggregationDecoder2d(nn.Module):
 
 
 class StreamingNetwork(nn.Module):
-    """Frames by the house's scaling to saliency maps, causal; sides are multiples of 32.
+    """Causal network from frames, scaled x/127.5 - 1, to saliency maps; sides are multiples of 32.
 
-    `forward` takes whole clips, to be trained on; `step` takes a frame and what the memories cached.
-    Frames before a clip's first are the first.
+    `forward` takes whole clips, for training. `step` takes a frame and the cached features of earlier frames.
+    Frames before the start of a clip repeat its first frame.
+
+    Args:
+        rc: Channel reduction, the divisor of the encoder's widths.
 
     Raises:
-        InputError: an unknown channel reduction; on call, a clip whose shape does not fit.
+        InputError: An unknown channel reduction; on call, a clip whose shape does not fit.
     """
 
     def __init__(self, rc: Reduction = 1) -> None:
@@ -272,24 +284,24 @@ class StreamingNetwork(nn.Module):
             _Level2d(
                 inputs,
                 width,
-                TemporalMemory(inputs, width, _CACHED_CHANNELS[rc][at], DILATIONS[at])
-                if at < len(DILATIONS)
+                TemporalMemory(inputs, width, _CACHED_CHANNELS[rc][index], DILATIONS[index])
+                if index < len(DILATIONS)
                 else None,
             )
-            for at, (inputs, width) in enumerate(zip(self.encoder.channels, widths, strict=True))
+            for index, (inputs, width) in enumerate(zip(self.encoder.channels, widths, strict=True))
         )
         self.decoders = nn.ModuleList(
             [HierarchicalDecoder2d(widths), TopDownDecoder2d(widths), AggregationDecoder2d(widths)]
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # by inputs: a depthwise filter has nine
+            if isinstance(module, nn.Conv2d):  # fan_in, because a depthwise filter has only nine inputs
                 nn.init.kaiming_normal_(module.weight, mode="fan_in")
         self.fusion = nn.Conv2d(len(LEVELS) + 2, 1, 1)
         nn.init.constant_(self.fusion.weight, 1 / (len(LEVELS) + 2))
 
     @property
     def memories(self) -> list[TemporalMemory]:
-        """Return the memories, finest first, in the order of the step form's pasts."""
+        """Return the memories, finest first, in the order of the `pasts` of `step`."""
         return [module for module in self.levels.modules() if isinstance(module, TemporalMemory)]
 
     def forward(self, clip: Tensor) -> SaliencyMaps:
@@ -297,8 +309,8 @@ class StreamingNetwork(nn.Module):
         shape = tuple(clip.shape)
         if len(shape) != 5 or shape[1] != 3 or any(side % STRIDES[-1] or not side for side in shape[3:]):
             raise InputError(
-                f"a clip of shape {shape}; expected (N, 3, T, H, W) with sides that are multiples of "
-                f"{STRIDES[-1]}: resize its frames, as to 192 x 256"
+                f"the clip has shape {shape}; expected (N, 3, T, H, W) with sides that are multiples of "
+                f"{STRIDES[-1]}: resize its frames, for example to 192 x 256"
             )
         count, steps = shape[0], shape[2]
 
@@ -306,31 +318,33 @@ class StreamingNetwork(nn.Module):
             return x.reshape(count, steps, *x.shape[1:])
 
         def recall(memory: TemporalMemory, cached: Tensor) -> Tensor:
-            frames, now = by_clip(cached), torch.arange(steps, device=cached.device)
-            taps = [frames[:, (now - age).clamp(min=0)] for age in (*memory.ages, 0)]
+            frames, indices = by_clip(cached), torch.arange(steps, device=cached.device)
+            taps = [frames[:, (indices - age).clamp(min=0)] for age in (*memory.ages, 0)]
             return torch.cat(taps, dim=2).flatten(0, 1)
 
         frames = clip.transpose(1, 2).flatten(0, 1)
         fused, parts = self._raw_maps(frames, recall)
-        whole = {name: by_clip(_density(part, frames)[:, 0]) for name, part in parts.items()}
-        return SaliencyMaps(by_clip(_density(fused, frames)[:, 0]), whole)
+        densities = {name: by_clip(_density(part, frames)[:, 0]) for name, part in parts.items()}
+        return SaliencyMaps(by_clip(_density(fused, frames)[:, 0]), densities)
 
     def step(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
-        """Return the fused map (N, 1, H, W) of a frame (N, 3, H, W), and what each memory caches of it.
+        """Return the fused map (N, 1, H, W) of a frame, and the features that each memory caches of it.
 
-        `pasts`: for each memory, what it cached (N, channels, h, w) at each of its ages.
+        Args:
+            frame: Current frame (N, 3, H, W).
+            pasts: For each memory, its cached features (N, channels, h, w) at each of its ages.
         """
-        past, given = iter(pasts), []
+        past, cached_features = iter(pasts), []
 
         def recall(memory: TemporalMemory, cached: Tensor) -> Tensor:
-            given.append(cached)
+            cached_features.append(cached)
             return torch.cat([*(next(past) for _ in memory.ages), cached], dim=1)
 
         fused, _ = self._raw_maps(frame, recall)
-        return _density(fused, frame), *given
+        return _density(fused, frame), *cached_features
 
     def _raw_maps(self, frames: Tensor, recall: RecallTaps) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the fused raw maps (N, 1, h, w), and the single ones, all at stride 4."""
+        """Return the fused raw maps (N, 1, h, w) and the single raw maps, all at stride 4."""
         features = self.encoder(frames)
         levels = [level(x, recall) for level, x in zip(self.levels, features, strict=True)]
         parts: dict[str, Tensor] = {}

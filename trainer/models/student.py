@@ -1,4 +1,4 @@
-"""A student on disk and in hand: safetensors, with its settings and how it was trained beside."""
+"""Students: networks with their settings and a record of their training, stored as safetensors."""
 
 from __future__ import annotations
 
@@ -26,39 +26,46 @@ SCHEMA = 1
 SHIPPED = Path(__file__).parent.parent / "students"
 
 Head = Literal["density", "log_density"]
+"""Meaning of a raw map."""
 Pair = Literal["next", "previous"]
+"""Neighbour that a frame is paired with."""
 
 
 class StudentSettings(Protocol):
-    """What a student is: a dataclass of plain values, enough to build its network again."""
+    """Settings of a student: a dataclass of plain values from which its network can be built."""
 
     @property
     def kind(self) -> str:
-        """Return its key in `SETTINGS_BY_KIND`."""
+        """Return the key in `SETTINGS_BY_KIND`."""
 
     @property
     def delay_frames(self) -> int:
-        """Return how many frames after its own a frame's map comes."""
+        """Return by how many frames the map of a frame is delayed."""
 
     def preprocessing(self) -> Preprocessing:
-        """Return how frames become this student's input."""
+        """Return the preprocessing from frames to the input of this student."""
 
     def build(self) -> nn.Module:
-        """Return its network, untrained."""
+        """Return the network, untrained."""
 
 
 @dataclass(frozen=True)
 class SkdSettings:
-    """What an SKD student is.
+    """Settings of an SKD student.
 
-    `pair`: the neighbour a frame is paired with: "next" as in the paper, which delays a stream by a
-    frame; "previous" delays nothing. `head`: whether the raw map is a density (the paper's, trained
-    by MSE) or its logarithm (trained by KL). `lag_s`: how far back "previous" reaches, in seconds, to
-    the nearest frame; 0 is the frame before. At 30 frames a second nothing small has moved in one.
-    `align`: the previous frame is moved onto the new one first, so that only what moves by itself differs.
+    Attributes:
+        resolution: Sides of its input in pixels.
+        pair: Neighbour that a frame is paired with. "next", as in the paper, delays a stream by one frame;
+            "previous" delays nothing.
+        head: Whether the raw map is a density (as in the paper, trained by MSE) or its logarithm (trained
+            by KL).
+        lag_s: How far "previous" looks back, in seconds, to the nearest frame; 0 is the frame before. At 30
+            frames per second, small objects do not move between consecutive frames.
+        align: Whether the previous frame is aligned with the current one first, so that only independent
+            motion differs.
 
     Raises:
-        InputError: an unknown value, a lag with "next", or an alignment without lag.
+        InputError: An unknown value, a lag with "next", or an alignment without lag.
     """
 
     resolution: int
@@ -75,7 +82,7 @@ class SkdSettings:
             )
         if self.pair not in get_args(Pair) or self.head not in get_args(Head):
             raise InputError(
-                f"no student paired with {self.pair!r} whose map is a {self.head!r}; expected one of "
+                f"no SKD student has pair {self.pair!r} and head {self.head!r}; expected one of "
                 f"{', '.join(get_args(Pair))} and one of {', '.join(get_args(Head))}"
             )
         if not 0 <= self.lag_s <= (MAX_LAG_S if self.pair == "previous" else 0):
@@ -84,26 +91,28 @@ class SkdSettings:
                 f'expected 0, or up to {MAX_LAG_S} with "previous"'
             )
         if self.align and not self.lag_s:
-            raise InputError("a student that aligns the previous frame needs a lag: give lag_s, as 0.4")
+            raise InputError(
+                "a student that aligns the previous frame needs a lag: set lag_s, for example to 0.4"
+            )
 
     def preprocessing(self) -> Preprocessing:
-        """Return how frames become this student's input."""
+        """Return the preprocessing from frames to the input of this student."""
         alignment = Alignment(self.lag_s) if self.align else None
         return Preprocessing(self.resolution, self.resolution, alignment=alignment)
 
     @property
     def delay_frames(self) -> int:
-        """Return 1 if a frame waits for its successor, else 0."""
+        """Return 1 if a frame is paired with the next one, else 0."""
         return int(self.pair == "next")
 
     def build(self) -> SpatiotemporalNetwork:
-        """Return its network, untrained."""
+        """Return the network, untrained."""
         return SpatiotemporalNetwork(self.align)
 
 
 @dataclass(frozen=True)
 class TinyHDSettings:
-    """What a TinyHD student is; its input is a clip of 16 frames of `height` x `width`."""
+    """Settings of a TinyHD student, whose input is a clip of 16 frames of `height` x `width`."""
 
     variant: Variant
     rc: Reduction = 1
@@ -113,34 +122,34 @@ class TinyHDSettings:
     kind: Literal["tinyhd"] = "tinyhd"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decoders", tuple(self.decoders))  # a file has them as a list
+        object.__setattr__(self, "decoders", tuple(self.decoders))  # JSON gives a list
         if self.height % SIDE_MULTIPLE or self.width % SIDE_MULTIPLE or min(self.height, self.width) <= 0:
             raise InputError(
                 f"no TinyHD student for frames of {self.height} x {self.width}; expected multiples of "
-                f"{SIDE_MULTIPLE}, as 192 x 256"
+                f"{SIDE_MULTIPLE}, for example 192 x 256"
             )
 
     def preprocessing(self) -> Preprocessing:
-        """Return how frames become this student's input."""
+        """Return the preprocessing from frames to the input of this student."""
         return Preprocessing(self.width, self.height)
 
     @property
     def delay_frames(self) -> int:
-        """Return 15 for M, whose clip's first frame waits for the last; 0 for S."""
+        """Return 15 for variant M, where the first frame of a clip waits for the last, and 0 for S."""
         return CLIP_FRAMES - 1 if MAPS[self.variant] > 1 else 0
 
     def build(self) -> TinyHD:
-        """Return its network, untrained.
+        """Return the network, untrained.
 
         Raises:
-            InputError: an unknown variant, reduction or decoder.
+            InputError: An unknown variant, reduction or decoder.
         """
         return TinyHD(self.variant, self.rc, self.decoders)
 
 
 @dataclass(frozen=True)
 class StreamingSettings:
-    """What a streaming student is: the size of its frames in pixels, and its channel reduction."""
+    """Settings of a streaming student: size of its frames in pixels, and channel reduction."""
 
     height: int
     width: int
@@ -156,7 +165,7 @@ class StreamingSettings:
             )
 
     def preprocessing(self) -> Preprocessing:
-        """Return how frames become this student's input."""
+        """Return the preprocessing from frames to the input of this student."""
         return Preprocessing(self.width, self.height)
 
     @property
@@ -165,7 +174,7 @@ class StreamingSettings:
         return 0
 
     def build(self) -> streaming.StreamingNetwork:
-        """Return its network, untrained."""
+        """Return the network, untrained."""
         return streaming.StreamingNetwork(self.rc)
 
 
@@ -174,11 +183,11 @@ SETTINGS_BY_KIND: dict[str, Callable[..., StudentSettings]] = {
     "tinyhd": TinyHDSettings,
     "stream": StreamingSettings,
 }
-"""Settings by kind of student, from the values that a student's file keeps."""
+"""Settings class of each kind of student; the kind is stored in the student's file."""
 
 
 def raw_to_saliency(raw: Tensor, head: Head) -> Tensor:
-    """Return the saliency map (N, 1, H, W), non-negative, of a raw map; a density up to a factor."""
+    """Return the saliency map (N, 1, H, W) of a raw map: non-negative, a density up to a factor."""
     if head == "density":
         return raw.relu()
     return (raw - raw.amax(dim=(2, 3), keepdim=True)).exp()
@@ -186,7 +195,14 @@ def raw_to_saliency(raw: Tensor, head: Head) -> Tensor:
 
 @dataclass(frozen=True)
 class Student:
-    """A trained network with its settings and how it was trained."""
+    """Trained network with its settings.
+
+    Attributes:
+        name: Name of the student.
+        settings: Settings from which the network can be built.
+        network: The network.
+        trained: Record of the training, such as the recipe and the data.
+    """
 
     name: str
     settings: StudentSettings
@@ -194,7 +210,7 @@ class Student:
     trained: Mapping[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the student as one safetensors file, atomically."""
+        """Write the student to a safetensors file atomically."""
         metadata = {
             "schema": str(SCHEMA),
             "name": self.name,
@@ -207,10 +223,11 @@ class Student:
 
 
 def load_student(name: str | Path) -> Student:
-    """Read a student from a .safetensors file or by a shipped student's name, in evaluation mode.
+    """Load a student from a .safetensors file, or a shipped student by its name, in evaluation mode.
 
     Raises:
-        InputError: no such student, not a student's file, unknown schema, NaN in its weights.
+        InputError: No such student, not the file of a student, an unknown schema, or weights that are not
+            finite.
     """
     path = Path(name)
     if not path.is_file():
@@ -227,33 +244,35 @@ def load_student(name: str | Path) -> Student:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file ({error}); make one with aerogaze train") from None
+        raise InputError(
+            f"{path} is not a safetensors file ({error}); make one with aerogaze train"
+        ) from None
     if metadata.get("schema") != str(SCHEMA):
         raise InputError(
-            f"{path} has student schema {metadata.get('schema')!r}; this aerogaze reads {SCHEMA}: "
-            "use the aerogaze that wrote it"
+            f"{path} has student schema {metadata.get('schema')!r}; this version reads {SCHEMA}: "
+            "use the version of aerogaze that wrote it"
         )
-    broken = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
-    if broken is not None:
-        raise InputError(f"{path}: weight {broken} is not finite; train the student again")
+    non_finite = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None)
+    if non_finite is not None:
+        raise InputError(f"{path}: weight {non_finite} is not finite; train the student again")
     try:
         values = json.loads(metadata["student"])
         settings = SETTINGS_BY_KIND[values["kind"]](**values)
         network = settings.build()
         network.load_state_dict(tensors)
-        called, trained = metadata["name"], json.loads(metadata["trained"])
+        student_name, trained = metadata["name"], json.loads(metadata["trained"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{path} is no student of ours ({str(error).splitlines()[0]}); train it again"
+            f"{path} is not a student of aerogaze train ({str(error).splitlines()[0]}); train it again"
         ) from None
-    return Student(called, settings, network.eval(), trained)
+    return Student(student_name, settings, network.eval(), trained)
 
 
 def as_skd(student: Student) -> tuple[SkdSettings, SpatiotemporalNetwork]:
-    """Return an SKD student's settings and network.
+    """Return settings and network of an SKD student.
 
     Raises:
-        InputError: it is of another kind.
+        InputError: The student is of another kind.
     """
     if isinstance(student.settings, SkdSettings) and isinstance(student.network, SpatiotemporalNetwork):
         return student.settings, student.network
@@ -261,10 +280,10 @@ def as_skd(student: Student) -> tuple[SkdSettings, SpatiotemporalNetwork]:
 
 
 def as_tinyhd(student: Student) -> tuple[TinyHDSettings, TinyHD]:
-    """Return a TinyHD student's settings and network.
+    """Return settings and network of a TinyHD student.
 
     Raises:
-        InputError: it is of another kind.
+        InputError: The student is of another kind.
     """
     if isinstance(student.settings, TinyHDSettings) and isinstance(student.network, TinyHD):
         return student.settings, student.network
@@ -272,5 +291,5 @@ def as_tinyhd(student: Student) -> tuple[TinyHDSettings, TinyHD]:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Return the number of trainable values."""
+    """Return the number of parameters of a network."""
     return sum(p.numel() for p in network.parameters())

@@ -1,4 +1,4 @@
-"""The teachers: larger networks on a larger input, with an ImageNet encoder."""
+"""Teachers of SKD students: larger networks on larger frames, with an ImageNet encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DECODER_WIDTH = 48
 
 
 class _PyramidDecoder(nn.Module):
-    """Features at strides 2 to 32, coarsest first with skips, to a raw map at stride 2."""
+    """Decoder from features at strides 2 to 32 to a raw map at stride 2, top-down with skip connections."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class SpatialTeacher(nn.Module):
         self.decoder = _PyramidDecoder(list(TAPS.values()))
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
-        """Return the raw map of `frame`; `other` is not looked at."""
+        """Return the raw map of `frame`; `other` is ignored."""
         del other
         raw: Tensor = self.decoder(self.encoder(frame))
         return raw
 
 
 class TemporalTeacher(nn.Module):
-    """A pair of frames to a raw map (N, 1, H/2, W/2): features beside their change at every level."""
+    """Two frames to a raw map (N, 1, H/2, W/2), from features and their difference at every level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class TemporalTeacher(nn.Module):
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map of `frame`, given its neighbour in time."""
-        both = self.encoder(torch.cat([frame, other]))
+        levels = self.encoder(torch.cat([frame, other]))
         features = []
-        for level in both:
-            now, then = level.chunk(2)
-            features.append(torch.cat([now, now - then], dim=1))
+        for level in levels:
+            current, neighbour = level.chunk(2)
+            features.append(torch.cat([current, current - neighbour], dim=1))
         raw: Tensor = self.decoder(features)
         return raw

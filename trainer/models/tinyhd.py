@@ -1,9 +1,9 @@
-"""TinyHD's students: Hu et al., "TinyHD: Efficient Video Saliency Prediction with Heterogeneous
-Decoders using Hierarchical Maps Distillation", WACV 2023, arXiv 2301.04619, section 3.
+"""Students of TinyHD: Hu et al., "TinyHD: Efficient Video Saliency Prediction with Heterogeneous Decoders
+using Hierarchical Maps Distillation", WACV 2023, arXiv 2301.04619, section 3.
 
-One encoder, up to three decoders that differ in how they join its levels, one map fused from all of
-theirs. Student S gives one map a clip, student M sixteen. The decoders' widths are ours: they meet the
-published sizes and work at each channel reduction (docs/networks.md).
+They have one encoder, up to three decoders that join its levels in different ways, and one map that is fused
+from the maps of all decoders. Student S returns one map per clip, student M sixteen. The widths of the
+decoders are our choice: they match the published sizes and work at each channel reduction (docs/networks.md).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from trainer.models.mobilenet3d import (
 
 Variant = Literal["S", "M"]
 MAPS: dict[Variant, int] = {"S": 1, "M": CLIP_FRAMES}
-"""Maps a clip."""
+"""Maps per clip."""
 LEVELS = ("x0", "x1", "x2", "x3")
-"""The encoder's levels, finest first, and the names of the maps made from one alone."""
+"""Names of the encoder's levels, finest first, and of the maps made from a single level."""
 EXPANSION = 2
 _DECODER_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
     1: (18, 60, 96, 256),
@@ -44,11 +44,13 @@ _DECODER_WIDTHS: dict[Reduction, tuple[int, int, int, int]] = {
 
 
 class SaliencyMaps(NamedTuple):
-    """Saliency maps in 0 to 1, (N, steps, H, W); the last is that of the clip's last frame.
+    """Saliency maps in 0 to 1, (N, steps, H, W); the last belongs to the last frame of the clip.
 
-    `parts`: the single maps that `fused` is made of, by name: `x0` to `x3` (decoder D1, or a teacher's
-    conspicuity maps), `d2`, `d3`. D1's have one step. Without supervision of their own D2's and D3's may
-    come out inverted: they are no saliency maps to show.
+    Attributes:
+        fused: Map that is fused from all single maps.
+        parts: Single maps by name: `x0` to `x3` (decoder D1, or a teacher's conspicuity maps), `d2`, `d3`.
+            Those of D1 have one step. Without separate supervision, D2's and D3's may come out inverted, so
+            they are not for display.
     """
 
     fused: Tensor
@@ -74,23 +76,23 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class _Head(nn.Module):
-    """Features of level x0 to a raw map a clip, or to one a frame, at the clip's size."""
+    """Head from features of level x0 to one raw map per clip, or one per frame, at the size of the clip."""
 
     def __init__(self, level: _Level3d, maps: int) -> None:
         super().__init__()
-        self._many = maps > 1
-        times = maps if self._many else level.times
-        self.block = inverted_residual(level.width, 1, EXPANSION, times, collapse=not self._many)
+        self._per_frame = maps > 1
+        times = maps if self._per_frame else level.times
+        self.block = inverted_residual(level.width, 1, EXPANSION, times, collapse=not self._per_frame)
 
     def forward(self, x: Tensor, size: Triple) -> Tensor:
-        if self._many:
+        if self._per_frame:
             raw: Tensor = self.block(_resize(x, size))
             return raw
         return _resize(self.block(x), size)
 
 
 class HierarchicalDecoder3d(nn.Module):
-    """D1: a branch of its own for each level, a single map from each, as in HD2S."""
+    """Decoder D1: a separate branch and map for each level, as in HD2S."""
 
     def __init__(self, levels: Sequence[_Level3d], maps: int) -> None:
         super().__init__()
@@ -113,7 +115,7 @@ class HierarchicalDecoder3d(nn.Module):
 
 
 class TopDownDecoder3d(nn.Module):
-    """D2: from the coarsest level down, each finer one added on the way, as in U-Net."""
+    """Decoder D2: from the coarsest level to the finest, with each finer level added, as in U-Net."""
 
     def __init__(self, levels: Sequence[_Level3d], maps: int) -> None:
         super().__init__()
@@ -130,7 +132,7 @@ class TopDownDecoder3d(nn.Module):
 
 
 class _AggregationNode3d(nn.Module):
-    """Two neighbouring levels to one, at the finer."""
+    """Node that joins two neighbouring levels at the resolution of the finer one."""
 
     def __init__(self, fine: _Level3d, coarse: _Level3d) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class _AggregationNode3d(nn.Module):
 
 
 class AggregationDecoder3d(nn.Module):
-    """D3: neighbours are joined, and the results again, until one is left, as in DLA."""
+    """Decoder D3: neighbouring levels are joined, then the results, until one is left, as in DLA."""
 
     def __init__(self, levels: Sequence[_Level3d], maps: int) -> None:
         super().__init__()
@@ -165,13 +167,16 @@ DECODERS = {"D1": HierarchicalDecoder3d, "D2": TopDownDecoder3d, "D3": Aggregati
 
 
 class TinyHD(nn.Module):
-    """Clip (N, 3, 16, H, W), RGB in -1 to 1, to saliency maps; S: 1 a clip, M: 16.
+    """Clip (N, 3, 16, H, W), RGB in -1 to 1, to saliency maps: one per clip (S) or 16 (M).
 
-    `rc`: what the encoder's widths are divided by. `decoders`: which of D1, D2 and D3 there are.
+    Args:
+        variant: S or M.
+        rc: Channel reduction, the divisor of the encoder's widths.
+        decoders: Which of the decoders D1, D2 and D3 to build.
 
     Raises:
-        InputError: an unknown variant, reduction or decoder, or no decoder; on call, a clip whose
-            shape does not fit.
+        InputError: An unknown variant, reduction or decoder, or no decoder; on call, a clip whose shape
+            does not fit.
     """
 
     def __init__(
@@ -193,13 +198,13 @@ class TinyHD(nn.Module):
         self.fusion = nn.Conv3d(singles, 1, 1)
 
     def forward(self, clip: Tensor) -> SaliencyMaps:
-        """Return the fused maps (N, steps, H, W) and the single ones."""
+        """Return the fused maps (N, steps, H, W) and the single maps."""
         check_clip(clip)
         features = self.encoder(clip)
         parts: dict[str, Tensor] = {}
         for decoder in self.decoders.values():
             raws = decoder(features, (self.maps, *clip.shape[3:]))
             parts |= {name: raw.sigmoid() for name, raw in raws.items()}
-        alike = [part.expand(-1, -1, self.maps, -1, -1) for part in parts.values()]
-        fused = self.fusion(torch.cat(alike, dim=1)).sigmoid()
+        expanded = [part.expand(-1, -1, self.maps, -1, -1) for part in parts.values()]
+        fused = self.fusion(torch.cat(expanded, dim=1)).sigmoid()
         return SaliencyMaps(fused[:, 0], {name: part[:, 0] for name, part in parts.items()})

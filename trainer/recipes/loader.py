@@ -1,4 +1,4 @@
-"""Recipes: how a student is trained, as TOML, checked on load."""
+"""Reader of recipes: TOML files that say how a student is trained, validated on load."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ RECIPE_BY_KIND: dict[str, type[Recipe]] = {
     "stream": TinyHDRecipe,
     "qat": QatRecipe,
 }
-"""The recipe of each kind of student."""
+"""Recipe class of each kind of student."""
 
 
 def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Recipe:
-    """Read a recipe from a .toml file or by a shipped recipe's name.
+    """Load a recipe from a .toml file, or a shipped recipe by its name.
 
-    `changes` maps dotted keys to TOML values, as `network.steps` to `200`.
+    Args:
+        name: Path of a file, or name of a shipped recipe.
+        changes: TOML values by dotted keys, such as `network.steps` and `200`.
 
     Raises:
-        InputError: no such recipe, bad TOML, a key that is unknown or a value out of range.
+        InputError: No such recipe, invalid TOML, an unknown key or a value out of range.
     """
     path = Path(name) if Path(name).is_file() else SHIPPED_RECIPES / f"{name}.toml"
     if not path.is_file():
@@ -52,15 +54,20 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
     try:
         for key, value in (changes or {}).items():
             _set_value(document, key, value)
-        recipe = _recipe_class(document).model_validate(document)
+        return _recipe_class(document).model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = [part for at, part in enumerate(first["loc"]) if at != 1 or part not in RECIPE_BY_KIND]
-        where = ".".join(map(str, place))  # less the kind, by which pydantic tells students' tables apart
-        said = first["msg"].removeprefix("Value error, ")
-        got = f", got {first['input']!r}" if where and not isinstance(first["input"], dict) else ""
-        raise InputError(f"{path}: {where}{': ' if where else ''}{said}{got}") from None
-    return recipe
+        raise InputError(f"{path}: {_format_first(error)}") from None
+
+
+def _format_first(error: ValidationError) -> str:
+    """Return key, problem and value of the first validation error."""
+    first = error.errors()[0]
+    # pydantic adds the kind of student to the location, because it tells the tables apart by that.
+    location = [part for index, part in enumerate(first["loc"]) if index != 1 or part not in RECIPE_BY_KIND]
+    key = ".".join(map(str, location))
+    problem = first["msg"].removeprefix("Value error, ")
+    value = f", got {first['input']!r}" if key and not isinstance(first["input"], dict) else ""
+    return f"{key}{': ' if key else ''}{problem}{value}"
 
 
 def _recipe_class(document: dict[str, Any]) -> type[Recipe]:
@@ -73,12 +80,14 @@ def _recipe_class(document: dict[str, Any]) -> type[Recipe]:
 
 def _set_value(document: dict[str, Any], key: str, value: str) -> None:
     *tables, last = key.split(".")
-    place = document
-    for table in tables:
-        place = place.setdefault(table, {})
-        if not isinstance(place, dict):
-            raise InputError(f"--set {key}: {table} is no table of the recipe")
+    table = document
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise InputError(
+                f"--set {key}: {name} is not a table of the recipe; expected a key such as network.steps"
+            )
     try:
-        place[last] = tomllib.loads(f"value = {value}")["value"]
+        table[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        place[last] = value
+        table[last] = value

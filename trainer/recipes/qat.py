@@ -1,4 +1,4 @@
-"""How a trained student is tuned to int8."""
+"""Recipe of quantization-aware training, which tunes a trained student for int8."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from trainer.recipes.tables import Recipe, Side, StageTable, Table
 
 
 class QatTable(Table):
-    """The student to tune, and the release that says where it is rounded."""
+    """Student to tune, and the release that says where the student is quantized."""
 
     kind: Literal["qat"] = "qat"
     weights: str
-    """A student's file, or a shipped one's name."""
+    """File of a student, or name of a shipped student."""
     release: str
-    """A release's folder, with quantisation.json."""
+    """Folder of a release with quantisation.json."""
     sha256: str = ""
-    """Of weights and places: set when the training begins."""
+    """Digest of the weights and of the Q/DQ placement; set when training starts."""
 
 
 class QatDataTable(Table):
-    """Where frames come from: the made world, or a data set in its layout (docs/data.md), labelled or not."""
+    """Source of the frames: simulated scenes, or a data set in its layout (docs/data.md), labelled or not."""
 
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
     root: Path | None = None
@@ -31,20 +31,20 @@ class QatDataTable(Table):
 
 
 class QatWorldTable(Table):
-    """The made world's flights."""
+    """Simulated scenes that windows are drawn from."""
 
     width: Side = 256
     height: Side = 144
     frames: Annotated[int, Field(ge=16)] = 16
-    """Consecutive frames rendered of a scene; windows lie anywhere in them."""
+    """Consecutive frames that are rendered of each scene; windows lie anywhere in them."""
     buffer: Annotated[int, Field(ge=1)] = 64
-    """Flights to draw windows from, shared out to the workers."""
+    """Rendered clips in the buffer, summed over all workers."""
     reuse: Annotated[int, Field(ge=1)] = 8
-    """How many windows are drawn from a flight, on average."""
+    """How many windows are drawn from a clip on average."""
 
 
 class QatRecipe(Recipe):
-    """One stage: the student through fake quantisation, taught by itself in fp32."""
+    """Recipe with one stage: the student with fake quantization learns from itself in fp32."""
 
     student: QatTable
     data: QatDataTable = QatDataTable()
@@ -53,16 +53,16 @@ class QatRecipe(Recipe):
 
     @property
     def stages(self) -> dict[str, StageTable]:
-        """Return the one stage."""
+        """Return the only stage."""
         return {"tuning": self.tuning}
 
     @model_validator(mode="after")
     def _check_consistency(self) -> QatRecipe:
-        world = self.data.kind == "world"
-        if world and (self.data.root or self.data.split):
-            raise ValueError("data.root and data.split are a data set's: set data.kind, as videos")
-        if not world and not self.data.root:
-            raise ValueError(f"data.kind {self.data.kind} needs data.root, the data set's folder")
+        simulated = self.data.kind == "world"
+        if simulated and (self.data.root or self.data.split):
+            raise ValueError("data.root and data.split need a data set: set data.kind, such as videos")
+        if not simulated and not self.data.root:
+            raise ValueError(f"data.kind {self.data.kind} needs data.root, the folder of the data set")
         if not self.tuning.steps:
-            raise ValueError("tuning.steps is 0: there would be nothing to keep")
+            raise ValueError("tuning.steps is 0: nothing would be trained")
         return self

@@ -1,4 +1,4 @@
-"""How an SKD student is trained."""
+"""Recipe of SKD students."""
 
 from __future__ import annotations
 
@@ -15,92 +15,93 @@ from trainer.recipes.tables import Recipe, Share, Side, StageTable, Table
 
 
 class SkdTable(Table):
-    """The SKD student to train."""
+    """SKD student to train."""
 
     kind: Literal["skd"] = "skd"
     resolution: int
     pair: Pair
     lag_s: Annotated[float, Field(ge=0, le=MAX_LAG_S)] = 0.0
-    """How far back "previous" reaches; training varies it by a third."""
+    """How far "previous" looks back, in seconds; training varies it by a third."""
     align: bool = False
-    """Move the previous frame onto the new one first: only what moves by itself differs then."""
+    """Align the previous frame with the current one first, so that only independent motion differs."""
 
 
 class SkdWorldTable(Table):
-    """The made world that clips are drawn from."""
+    """Simulated scenes that pairs of frames are drawn from."""
 
     width: Side = 256
     height: Side = 144
     pairs_per_scene: Annotated[int, Field(ge=1)] = 3
     buffer: Annotated[int, Field(ge=1)] = 4096
-    """Rendered pairs to draw batches from, shared out to the workers: 0.9 GB at 256 x 144."""
+    """Rendered pairs in the buffer, summed over all workers: 0.9 GB at 256 x 144."""
     reuse: Annotated[int, Field(ge=1)] = 6
-    """How often a rendered pair is drawn, on average."""
+    """How often a rendered pair is drawn on average."""
     twins: Share = 0.0
-    """Share of scenes with identical twins of which one moves."""
+    """Share of scenes with two identical targets of which one moves."""
 
 
 class SkdDataTable(Table):
-    """A data set on disk that replaces the made world: its labelled frames."""
+    """Data set on disk whose labelled frames replace the simulated scenes."""
 
     kind: str
     root: Path
     split: str | None = None
     maps: Path | None = None
-    """Maps by `aerogaze label`, or images, for the densities of frames that have none: unlabelled video."""
+    """Maps by `aerogaze label`, or images, as densities of frames without one, such as unlabelled video."""
     width: Side = 256
+    """Width of the teachers' frames."""
     height: Side = 144
-    """Of the teachers' frames."""
+    """Height of the teachers' frames."""
     mirror: bool = True
-    """Train on each frame's mirror image too; the paper does not."""
+    """Also train on each frame mirrored; the paper does not."""
     fps: Annotated[float, Field(gt=0, le=1000)] = 30.0
-    """The clips' frame rate, for a student that looks back by seconds."""
+    """Frame rate of the clips, for a student whose lag is in seconds."""
 
 
 class TeachersTable(StageTable):
-    """The spatial and the temporal teacher."""
+    """Stage that trains the spatial and the temporal teacher."""
 
     imagenet: bool = True
     """Start the encoders from ImageNet weights."""
 
 
 class MapsTable(Table):
-    """Folders of teachers' maps made before: shards by `aerogaze label`, or images."""
+    """Folders of precomputed teachers' maps: shards by `aerogaze label`, or images."""
 
     spatial: Path
     temporal: Path
 
     @model_validator(mode="before")
     @classmethod
-    def _both(cls, value: Any) -> Any:
-        """Take one folder as both teachers'."""
+    def _expand_single_folder(cls, value: Any) -> Any:
+        """Use a single folder for both teachers."""
         return {"spatial": value, "temporal": value} if isinstance(value, (str, Path)) else value
 
 
 class StudentsTable(StageTable):
-    """Stage 1: the two students, from soft labels (teachers) and hard labels (fixation density)."""
+    """Stage 1: two students learn from soft labels (teachers) and hard labels (fixation density)."""
 
     mu: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Weight of the soft label; 1 - mu of the hard one. 0 needs no teachers."""
+    """Weight of the soft label; the hard label has 1 - mu. 0 needs no teachers."""
     maps: MapsTable | None = None
     """Soft labels from disk instead of trained teachers: one folder, or one for each teacher."""
 
 
 class NetworkTable(StageTable):
-    """Stage 2: the spatiotemporal network, from the students' weights, on the hard label."""
+    """Stage 2: the spatiotemporal network starts from the students' weights and learns the hard label."""
 
     freeze: bool = True
-    """Train fusion and decoder only, as the authors do."""
+    """Train only fusion and decoder, as the authors do."""
     start: str | None = None
-    """A student, shipped or a file, whose weights it starts from instead; it may be of any resolution."""
+    """Student, shipped or a file, of any resolution, whose weights replace those of stage 1."""
     soft: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Weight of soft labels; 1 - soft of the hard label."""
+    """Weight of soft labels; the hard label has 1 - soft."""
     taught_by: Literal["students", "teachers"] = "students"
-    """Whose maps these are: the two students', half each, or the mean of the two teachers'."""
+    """Source of the soft labels: the two students with half the weight each, or the teachers' mean map."""
 
 
 class SkdRecipe(Recipe):
-    """How an SKD student is trained: three stages on one stream of clips."""
+    """Recipe of an SKD student with three stages: teachers, students, network."""
 
     loss: Loss
     student: SkdTable
@@ -117,48 +118,54 @@ class SkdRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> SkdRecipe:
-        soft = self.students.steps > 0 and self.students.mu > 0
-        if self.student.resolution not in RESOLUTIONS:
-            raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
-        if self.student.lag_s and self.student.pair == "next":
-            raise ValueError('student.lag_s needs student.pair = "previous"')
-        if self.student.align and not self.student.lag_s:
-            raise ValueError("student.align needs student.lag_s, as 0.4")
-        maps = self.students.maps is not None
-        if self.data and self.world != SkdWorldTable():
-            raise ValueError("data and world are both set: leave out one, clips come from one place")
-        if maps and not self.data:
-            raise ValueError("students.maps needs data: the made world's clips have no maps on disk")
-        if maps and not soft:
-            raise ValueError("students.maps is given, but no student learns from it: set students.mu above 0")
-        if maps and self.teachers.steps:
-            raise ValueError("students.maps takes the trained teachers' place: set teachers.steps = 0")
-        by_teachers = self.network.soft > 0 and self.network.taught_by == "teachers"
-        if self.network.soft and not by_teachers and not self.students.steps:
-            raise ValueError("network.soft needs students to learn from: set it to 0")
-        if by_teachers and not self.teachers.steps:
-            raise ValueError("network.soft by teachers needs teachers: set teachers.steps")
-        if soft and not maps and not self.teachers.steps:
-            raise ValueError("students.mu is above 0, but teachers.steps is 0: no soft labels to learn from")
-        if self.teachers.steps and not soft and not by_teachers:
-            raise ValueError("teachers are trained, but no student learns from them: set teachers.steps = 0")
+        self._check_student()
+        self._check_soft_labels()
         if self.network.start and self.students.steps:
-            raise ValueError("network.start takes the place of stage 1: set students.steps and mu to 0")
+            raise ValueError("network.start replaces stage 1: set students.steps and students.mu to 0")
         if self.network.freeze and not (self.students.steps or self.network.start):
-            raise ValueError("network.freeze needs students to take the frozen parts from: set it to false")
+            raise ValueError("network.freeze needs students whose weights are frozen: set it to false")
         if not self.network.steps:
-            raise ValueError("network.steps is 0: there would be nothing to keep")
+            raise ValueError("network.steps is 0: nothing would be trained")
         return self
+
+    def _check_student(self) -> None:
+        student = self.student
+        if student.resolution not in RESOLUTIONS:
+            raise ValueError(f"student.resolution must be one of {', '.join(map(str, RESOLUTIONS))}")
+        if student.lag_s and student.pair == "next":
+            raise ValueError('student.lag_s needs student.pair = "previous"')
+        if student.align and not student.lag_s:
+            raise ValueError("student.align needs student.lag_s, such as 0.4")
+        if self.data and self.world != SkdWorldTable():
+            raise ValueError("data and world are both set: remove one, clips come from one source")
+
+    def _check_soft_labels(self) -> None:
+        students_learn = self.students.steps > 0 and self.students.mu > 0
+        network_learns = self.network.soft > 0 and self.network.taught_by == "teachers"
+        maps = self.students.maps is not None
+        if maps and not self.data:
+            raise ValueError("students.maps needs data: simulated clips have no maps on disk")
+        if maps and not students_learn:
+            raise ValueError("students.maps is set, but no student learns from it: set students.mu above 0")
+        if maps and self.teachers.steps:
+            raise ValueError("students.maps replaces the trained teachers: set teachers.steps = 0")
+        if self.network.soft and not network_learns and not self.students.steps:
+            raise ValueError("network.soft needs students to learn from: set it to 0")
+        if network_learns and not self.teachers.steps:
+            raise ValueError("network.soft by teachers needs teachers: set teachers.steps")
+        if students_learn and not maps and not self.teachers.steps:
+            raise ValueError("students.mu is above 0, but teachers.steps is 0: no soft labels to learn from")
+        if self.teachers.steps and not students_learn and not network_learns:
+            raise ValueError("teachers are trained, but no student learns from them: set teachers.steps = 0")
 
     @property
     def teacher_size(self) -> tuple[int, int]:
-        """Return the teachers' frames' width and height."""
+        """Return width and height of the teachers' frames."""
         source = self.data or self.world
         return source.width, source.height
 
     def settings(self) -> SkdSettings:
-        """Return the student's settings."""
+        """Return the settings of the student."""
         student = self.student
-        return SkdSettings(
-            student.resolution, student.pair, HEAD_BY_LOSS[self.loss], student.lag_s, student.align
-        )
+        head = HEAD_BY_LOSS[self.loss]
+        return SkdSettings(student.resolution, student.pair, head, student.lag_s, student.align)

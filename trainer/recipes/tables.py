@@ -1,4 +1,4 @@
-"""What recipes of every kind have."""
+"""Tables that recipes of every kind have."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from pydantic import BaseModel, ConfigDict, Field
 Steps = Annotated[int, Field(ge=0)]
 BatchSize = Annotated[int, Field(ge=2)]
 Side = Annotated[int, Field(ge=64, le=4096)]
+"""Width or height of a frame in pixels."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Table(BaseModel):
-    """Values of a recipe: unknown names are refused."""
+    """Table of a recipe; unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class StageTable(Table):
-    """One training stage. `steps` = 0 leaves it out."""
+    """Settings of one training stage; `steps` = 0 leaves the stage out."""
 
     steps: Steps
     batch: BatchSize
     rate: Rate = 1e-3
+    """Learning rate."""
     schedule: Literal["constant", "cosine", "steps"] = "constant"
-    """Adam at a constant rate; AdamW down a cosine; SGD in steps, as TinyHD's authors do."""
+    """Adam at a constant rate, AdamW with a cosine schedule, or SGD with step decay as in TinyHD."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the averaged weights that are kept; 0 keeps the last step's."""
+    """Decay of the exponential moving average of the weights; 0 keeps the weights of the last step."""
 
 
 class Recipe(Table, ABC):
-    """What every recipe has."""
+    """Base class of all recipes."""
 
     name: str
     seed: Annotated[int, Field(ge=0)]
     mixed: bool = False
-    """Compute in bfloat16 where it is safe: twice as fast where hardware has it. TinyHD: GPUs alone."""
+    """Compute in bfloat16 where it is safe, which is twice as fast on hardware that supports it. TinyHD:
+    only on GPUs."""
     workers: Annotated[int, Field(ge=0)] = 1
-    """Processes of each training process that make or decode samples."""
+    """Processes that render or decode samples, per training process."""
 
     @property
     @abstractmethod
     def stages(self) -> dict[str, StageTable]:
-        """Return the stages in their order, those that are left out too."""
+        """Return the stages in their order, including those that are left out."""

@@ -1,4 +1,4 @@
-"""How TinyHD's students, and our streaming one, are trained by hierarchical distillation."""
+"""Recipe of TinyHD's hierarchical distillation, for TinyHD and streaming students."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class TinyHDTable(Table):
-    """The TinyHD student to train."""
+    """TinyHD student to train."""
 
     kind: Literal["tinyhd"]
     variant: Variant
@@ -28,97 +28,97 @@ class TinyHDTable(Table):
     height: ClipSide = 192
     width: ClipSide = 256
     imagenet: Path | None = None
-    """A file with torchvision's mobilenet_v2 weights that students' encoders start from."""
+    """File with torchvision's mobilenet_v2 weights, from which the students' encoders start."""
 
     @property
     def maps(self) -> int:
-        """Return how many maps the student gives of a clip."""
+        """Return the number of maps per clip."""
         return MAPS[self.variant]
 
     def settings(self, rc: Reduction) -> TinyHDSettings:
-        """Return the settings of the student, or of its assistant, of that rc."""
+        """Return the settings of the student, or of an assistant, with channel reduction `rc`."""
         return TinyHDSettings(self.variant, rc, self.decoders, self.height, self.width)
 
 
 class StreamTable(Table):
-    """The streaming student to train: on clips in parallel, a map for each frame."""
+    """Streaming student to train; training uses clips, with a map for each frame."""
 
     kind: Literal["stream"]
     rc: streaming.Reduction
     height: Literal[96, 192] = 192
     width: Literal[128, 256] = 256
     imagenet: bool = True
-    """Start encoders from EfficientNet-Lite0's published weights."""
+    """Start the encoders from EfficientNet-Lite0's published weights."""
 
     @property
     def maps(self) -> int:
-        """Return how many maps the student gives of a clip."""
+        """Return the number of maps per clip."""
         return CLIP_FRAMES
 
     def settings(self, rc: Reduction) -> StreamingSettings:
-        """Return the settings of the student, or of its assistant, of that rc."""
+        """Return the settings of the student, or of an assistant, with channel reduction `rc`."""
         return StreamingSettings(self.height, self.width, rc)  # type: ignore[arg-type]  # checked there
 
 
 class ClipDataTable(Table):
-    """Where clips come from: the made world, or a data set in its layout (docs/data.md)."""
+    """Source of the clips: simulated scenes, or a data set in its layout (docs/data.md)."""
 
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
     root: Path | None = None
     split: Literal["train", "val", "test"] | None = None
     maps: Path | None = None
-    """Maps by `aerogaze label`, or images, for the densities of frames that have none: unlabelled video."""
+    """Maps by `aerogaze label`, or images, as densities of frames without one, such as unlabelled video."""
     auxiliary: Path | None = None
-    """A tree of video: as many of its clips as labelled ones, for the teacher's terms alone."""
+    """Tree of videos for the teacher's loss terms alone; each labelled clip is followed by one of these."""
 
 
 class ClipWorldTable(Table):
-    """The made world's flights, at the student's size."""
+    """Simulated scenes that clips are drawn from, rendered at the student's size."""
 
     frames: Annotated[int, Field(ge=1)] = 48
-    """Consecutive frames rendered of a scene; clips lie anywhere in them."""
+    """Consecutive frames that are rendered of each scene; clips lie anywhere in them."""
     buffer: Annotated[int, Field(ge=1)] = 64
-    """Flights to draw clips from, shared out to the workers: .8 GB at 192 x 256."""
+    """Rendered scenes in the buffer, summed over all workers: 0.8 GB at 192 x 256."""
     reuse: Annotated[int, Field(ge=1)] = 12
-    """How many clips are drawn from a flight, on average."""
+    """How many clips are drawn from a rendered scene on average."""
 
 
 class TeacherTable(StageTable):
-    """HD2S, on the truth."""
+    """Stage that trains the teacher HD2S on the ground truth."""
 
     supervision: Weight = 1.0
-    """Weight of KL(truth, map) of each conspicuity map; at 0 they may come out inverted."""
+    """Weight of KL(truth, map) for each conspicuity map; with 0 these maps may come out inverted."""
     weights: Path | None = None
-    """Start from the teacher of an earlier run: its folder, or the file teacher/done.pt in it."""
+    """Teacher of an earlier run to start from: folder of the run, or its file teacher/done.pt."""
 
 
 class DistilledTable(StageTable):
-    """A student, from its teacher and the truth."""
+    """Stage in which a student learns from its teacher and the ground truth."""
 
     supervision: Weight = 0.0
-    """Weight of KL(truth, map) of d2 and of d3; the authors' option is .5. Without teacher, of each map."""
+    """Weight of KL(truth, map) for d2 and d3, 0.5 in the authors' option. Without teacher: for each map."""
 
 
 class AssistantsTable(DistilledTable):
-    """Teacher assistants, one after the other, each taught by the one before; the first by HD2S."""
+    """Stages of teacher assistants: the first learns from HD2S, each other from the one before."""
 
     rc: tuple[Reduction, ...]
 
 
 class TinyHDRecipe(Recipe):
-    """How a student is trained by TinyHD's method: teacher, assistants of larger width if any, student."""
+    """Recipe of TinyHD's method: teacher, assistants of larger width if any, student."""
 
     student: Annotated[TinyHDTable | StreamTable, Field(discriminator="kind")]
     data: ClipDataTable = ClipDataTable()
     world: ClipWorldTable = ClipWorldTable()
     teacher: TeacherTable | None = None
-    """None: the first network learns from the truth alone."""
+    """None: the first network learns from the ground truth alone."""
     assistants: AssistantsTable | None = None
     distillation: DistilledTable
 
     @property
     def stages(self) -> dict[str, StageTable]:
-        """Return the teacher, an assistant for each of their rc, and the student."""
+        """Return the teacher, an assistant for each reduction, and the student."""
         assistants = self.assistants.rc if self.assistants else ()
         return {
             **({"teacher": self.teacher} if self.teacher else {}),
@@ -128,34 +128,47 @@ class TinyHDRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TinyHDRecipe:
-        student, data, world = self.student, self.data, self.data.kind == "world"
-        chain = [*(self.assistants.rc if self.assistants else ()), student.rc]
+        self._check_student()
+        self._check_data()
+        self._check_stages()
+        return self
+
+    def _check_student(self) -> None:
+        student = self.student
         decoders = student.decoders if isinstance(student, TinyHDTable) else ("all",)
         if not decoders or len(set(decoders)) < len(decoders):
             raise ValueError("student.decoders must be one or more of D1, D2, D3, each once")
         if isinstance(student, StreamTable) and (student.height, student.width) not in streaming.SIZES:
             sizes = " or ".join(f"{h} x {w}" for h, w in streaming.SIZES)
             raise ValueError(f"student.height and student.width must be {sizes}")
-        if world and (data.root or data.split or data.maps):
-            raise ValueError("data.root, data.split and data.maps are a data set's: set data.kind, as dhf1k")
-        if not world and not data.root:
-            raise ValueError(f"data.kind {data.kind} needs data.root, the folder that holds the data set")
-        bare = data.kind == "videos" and not data.maps
-        if (bare or data.auxiliary) and not self.teacher:
-            raise ValueError("videos have no truth to learn from: add the table teacher, or data.maps")
-        if bare and self.teacher and self.teacher.steps:
+
+    def _check_data(self) -> None:
+        data, simulated = self.data, self.data.kind == "world"
+        if simulated and (data.root or data.split or data.maps):
             raise ValueError(
-                "videos have no truth to train the teacher on: set data.maps, or teacher.steps = 0 and "
-                "teacher.weights"
+                "data.root, data.split and data.maps need a data set: set data.kind, such as dhf1k"
             )
-        if self.teacher and not self.teacher.steps and not self.teacher.weights:
-            raise ValueError("teacher.steps is 0, and teacher.weights names no teacher trained before")
-        if self.assistants and not (self.assistants.rc and self.assistants.steps):
-            raise ValueError("assistants need one rc or more, and steps; else leave the table out")
-        if any(wide >= narrow for wide, narrow in pairwise(chain)):
-            raise ValueError(f"assistants.rc must rise, and stay below the student's rc {student.rc}")
-        if not self.distillation.steps:
-            raise ValueError("distillation.steps is 0: there would be nothing to keep")
-        if world and self.world.frames < CLIP_FRAMES:
+        if not simulated and not data.root:
+            raise ValueError(f"data.kind {data.kind} needs data.root, the folder of the data set")
+        unlabelled = data.kind == "videos" and not data.maps
+        if (unlabelled or data.auxiliary) and not self.teacher:
+            raise ValueError("videos have no ground truth: add the table teacher, or data.maps")
+        if unlabelled and self.teacher and self.teacher.steps:
+            raise ValueError(
+                "videos have no ground truth to train the teacher on: set data.maps, or teacher.steps = 0 "
+                "and teacher.weights"
+            )
+        if simulated and self.world.frames < CLIP_FRAMES:
             raise ValueError(f"world.frames must be {CLIP_FRAMES} or more, the frames of a clip")
-        return self
+
+    def _check_stages(self) -> None:
+        rc = self.student.rc
+        reductions = [*(self.assistants.rc if self.assistants else ()), rc]
+        if self.teacher and not self.teacher.steps and not self.teacher.weights:
+            raise ValueError("teacher.steps is 0, so teacher.weights must name a trained teacher")
+        if self.assistants and not (self.assistants.rc and self.assistants.steps):
+            raise ValueError("assistants need at least one rc, and steps; otherwise remove the table")
+        if any(before >= after for before, after in pairwise(reductions)):
+            raise ValueError(f"assistants.rc must increase and stay below the student's rc {rc}")
+        if not self.distillation.steps:
+            raise ValueError("distillation.steps is 0: nothing would be trained")

@@ -1,1 +1,1 @@
-"""The training loop and the training stages of each kind of student."""
+"""Training stages of each kind of student, and the loop that runs them."""

@@ -1,4 +1,4 @@
-"""From a recipe to a student, whatever its kind."""
+"""Training of a student of any kind from its recipe."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from trainer.training.loop import TrainingRun
 
 
 def train(recipe: Recipe, run: TrainingRun | None = None) -> Student:
-    """Train a student as the recipe says, or go on where the run's folder has it.
+    """Train a student, or continue an unfinished training.
+
+    Args:
+        recipe: Recipe of the student.
+        run: Where to store checkpoints; None stores nothing.
 
     Raises:
-        InputError: as `open_run` and the kind's own training do.
+        InputError: The data, the run's folder or the training is not sound; see `open_run` and `fit`.
     """
-    run = run or TrainingRun()  # opened by each once its data are there
+    run = run or TrainingRun()
     if isinstance(recipe, TinyHDRecipe):
         return tinyhd.distil(recipe, run)
     if isinstance(recipe, QatRecipe):

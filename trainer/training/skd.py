@@ -1,4 +1,4 @@
-"""SKD's distillation, in stages: teachers, stage 1 (two students), stage 2 (one network)."""
+"""Distillation of SKD students in three stages: teachers, two students (stage 1), one network (stage 2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edge.core.errors import InputError
 from trainer.data.labelled_pairs import LabelledPairs
-from trainer.data.synthetic_pairs import SyntheticPairStream
+from trainer.data.synthetic_pairs import SYNTHETIC_DATA, SyntheticPairStream
 from trainer.data.teacher_maps import TeacherKind, open_maps
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import LOSSES, hard_label
@@ -24,7 +24,7 @@ from trainer.training.stage import Batch, TrainingStage
 
 
 class TeacherTraining(TrainingStage):
-    """Both teachers on the hard label, from frames larger than the students'."""
+    """Stage that trains both teachers on the hard label, with larger frames than the students' ones."""
 
     def __init__(self, recipe: SkdRecipe) -> None:
         super().__init__(recipe.teachers)
@@ -50,16 +50,19 @@ class TeacherTraining(TrainingStage):
 
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
-        """Return the teachers' saliency maps (N, 1, R, R): the soft labels."""
+        """Return the teachers' saliency maps (N, 1, R, R), which are soft labels."""
         return [raw_to_saliency(raw, self._head).clamp(max=1) for raw in self.raw(batch)]
 
 
 class StudentDistillation(TrainingStage):
-    """Stage 1: each student learns from its own teacher's map and from the fixation density.
+    """Stage 1: each student learns from the map of its teacher and from the fixation density.
 
-    The students share the trunk from the start: stage 2's network has one trunk only, and so takes
-    both branches with the very features they were trained on. (The paper leaves open whose trunk is
-    carried over.)
+    The students share one trunk, because the network of stage 2 has only one. So it gets both branches with
+    exactly the features they were trained on. (The paper does not say whose trunk is copied.)
+
+    Args:
+        recipe: Recipe of the student.
+        teachers: Trained teachers, or None if their maps are on disk or not used.
     """
 
     def __init__(self, recipe: SkdRecipe, teachers: TeacherTraining | None) -> None:
@@ -68,7 +71,7 @@ class StudentDistillation(TrainingStage):
         trunk = Trunk()
         self.spatial, self.temporal = SpatialStudent(trunk), TemporalStudent(trunk, recipe.student.align)
         self._mu = recipe.students.mu
-        # In a list, so that the teachers are not this module's own: not trained, not averaged.
+        # A list hides the teachers from torch, so that they are neither trained nor averaged.
         self._teachers = [teachers.eval()] if teachers is not None and self._mu > 0 else []
         self._from_disk = recipe.students.maps is not None
 
@@ -78,7 +81,7 @@ class StudentDistillation(TrainingStage):
         raws = [self.spatial(*pair), self.temporal(*pair)]
         total = torch.zeros((), device=self.device)
         if maps := self._soft_labels(batch):
-            soft = [self._loss(r, t) for r, t in zip(raws, maps, strict=True)]
+            soft = [self._loss(raw, target) for raw, target in zip(raws, maps, strict=True)]
             total = total + self._mu * sum(soft)
         hard = hard_label(batch["density"])
         return total + (1 - self._mu) * sum(self._loss(raw, hard) for raw in raws)
@@ -90,31 +93,38 @@ class StudentDistillation(TrainingStage):
 
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
-        """Return the students' saliency maps (N, 1, R, R): soft labels of stage 2."""
+        """Return the students' saliency maps (N, 1, R, R), which are soft labels of stage 2."""
         pair = batch["frame"], batch["other"]
         raws = self.spatial(*pair), self.temporal(*pair)
         return [raw_to_saliency(raw.float(), self._head).clamp(max=1) for raw in raws]
 
 
 def _check_start(recipe: SkdRecipe, start: SkdSettings) -> None:
-    """See that what a network starts from can be gone on with."""
-    ours, name = recipe.settings(), recipe.network.start
-    if ours.head != start.head:
+    """Check that the network can start from a student with the settings `start`."""
+    settings, name = recipe.settings(), recipe.network.start
+    if settings.head != start.head:
         raise InputError(
-            f"network.start {name} has a {start.head} as its map, loss {recipe.loss} a {ours.head}"
+            f"network.start {name}: its map is a {start.head}, but loss {recipe.loss} needs a "
+            f"{settings.head}; start from another student, or change the loss"
         )
-    if recipe.network.freeze and ours.align and not start.align:
+    if recipe.network.freeze and settings.align and not start.align:
         raise InputError(
-            f"network.start {name} is not aligned: what an aligned one adds must learn: freeze = false"
+            f"network.start {name} is not aligned, but the inputs that alignment adds must be trained: "
+            "set network.freeze = false"
         )
 
 
 class JointTransfer(TrainingStage):
-    """Stage 2: the spatiotemporal network, from the students' weights, on the hard label.
+    """Stage 2: the spatiotemporal network starts from the students' weights and learns the hard label.
 
-    With `soft` above 0 it also learns from both students' maps, half each: the abstract's "distilled
-    from the two students"; section III-C carries weights over only. Or from the teachers' mean map, which is
-    ours (docs/results.md says what that gives).
+    With `soft` above 0 it also learns from the maps of both students with half the weight each: the abstract
+    says "distilled from the two students", but section III-C only copies weights. Or it learns from the
+    teachers' mean map, which is our addition (docs/results.md has the effect).
+
+    Args:
+        recipe: Recipe of the student.
+        students: Trained students, or None to start from another student or from random weights.
+        teachers: Trained teachers, or None if their maps are not used.
     """
 
     def __init__(
@@ -130,14 +140,14 @@ class JointTransfer(TrainingStage):
         if recipe.network.start:
             _, network = as_skd(load_student(recipe.network.start))
             self.network.load_overlapping_weights(network)
-        # In lists: not this module's own.
+        # Lists hide these modules from torch, so that they are neither trained nor averaged.
         self._students: list[StudentDistillation] = []
         self._teachers: list[TeacherTraining] = []
         by_teachers = recipe.network.taught_by == "teachers"
         if self._soft and by_teachers and teachers is not None:
             self._teachers = [teachers.eval()]
         if students is not None:
-            self.network.take(students.spatial, students.temporal)
+            self.network.copy_branches(students.spatial, students.temporal)
             self._students = [students.eval()] if self._soft and not by_teachers else []
         self._frozen = (
             [self.network.trunk, self.network.spatial, self.network.temporal] if recipe.network.freeze else []
@@ -146,12 +156,12 @@ class JointTransfer(TrainingStage):
             part.requires_grad_(False)
 
     def on_train_start(self) -> None:
-        """Keep the frozen parts' batch statistics as they are."""
+        """Keep the batch norm statistics of the frozen parts."""
         for part in self._frozen:
             part.eval()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return (1 - soft) * hard + soft * the mean over the students, or of the teachers' mean map."""
+        """Return (1 - soft) * hard + soft * the mean loss to the students' maps or the teachers' mean map."""
         raw = self.network(batch["frame"], batch["other"])
         total = (1 - self._soft) * self._loss(raw, hard_label(batch["density"]))
         for teachers in self._teachers:
@@ -164,29 +174,33 @@ class JointTransfer(TrainingStage):
 
 
 def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
-    """Train a student as the recipe says and return it in evaluation mode.
+    """Train an SKD student and return it in evaluation mode.
+
+    Args:
+        recipe: Recipe of the student.
+        run: Where to store checkpoints; None stores nothing.
 
     Raises:
-        InputError: data, maps, a start or ImageNet weights that are not there or do not fit, told before
-            anything is kept; or as `open_run` and `fit` do.
+        InputError: Data, maps, a student to start from or ImageNet weights are missing or do not fit, found
+            before anything is stored; see also `open_run` and `fit`.
     """
     L.seed_everything(recipe.seed, verbose=False)
-    run_stages = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
-    samples = {name: _samples(name, recipe) for name in run_stages}
+    stage_names = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
+    samples = {name: _samples(name, recipe) for name in stage_names}
     if recipe.network.start:
         _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
     teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if run is not None:
         open_run(run, recipe)
-    told: list[str] = []
+    data: list[str] = []
     if teachers is not None:
-        told.append(_fit("teachers", teachers, samples, recipe, run))
+        data.append(_fit("teachers", teachers, samples, recipe, run))
     students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
     if students is not None:
-        told.append(_fit("students", students, samples, recipe, run))
+        data.append(_fit("students", students, samples, recipe, run))
     joint = JointTransfer(recipe, students, teachers)
-    told.append(_fit("network", joint, samples, recipe, run))
-    trained = {"data": "; ".join(dict.fromkeys(told)), "recipe": recipe.model_dump(mode="json")}
+    data.append(_fit("network", joint, samples, recipe, run))
+    trained = {"data": "; ".join(dict.fromkeys(data)), "recipe": recipe.model_dump(mode="json")}
     return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
 
 
@@ -200,20 +214,20 @@ def _fit(
     recipe: SkdRecipe,
     run: TrainingRun | None,
 ) -> str:
-    """Train the stage; return what its samples were."""
+    """Train a stage and return a description of its samples."""
     fit(name, stage, samples[name], recipe, recipe.stages[name], run)
-    mine = samples[name]
-    return mine.summary() if isinstance(mine, LabelledPairs) else "made world"
+    stage_samples = samples[name]
+    return stage_samples.summary() if isinstance(stage_samples, LabelledPairs) else SYNTHETIC_DATA
 
 
 def _samples(name: str, recipe: SkdRecipe) -> SyntheticPairStream | LabelledPairs:
-    """Return a stage's samples: of the data set, or of scenes of its own in the made world."""
+    """Return the samples of a stage: of the data set, or of simulated scenes that no other stage uses."""
     maps = recipe.students.maps
-    taught = recipe.network.soft > 0 and recipe.network.taught_by == "teachers"
+    network_needs_teachers = recipe.network.soft > 0 and recipe.network.taught_by == "teachers"
     large = (
         name == "teachers"
         or (name == "students" and recipe.students.mu > 0 and maps is None)
-        or (name == "network" and taught)
+        or (name == "network" and network_needs_teachers)
     )
     if recipe.data is None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
@@ -227,7 +241,7 @@ def _samples(name: str, recipe: SkdRecipe) -> SyntheticPairStream | LabelledPair
         dataset.with_maps(open_maps(data.maps)) if data.maps else dataset,
         recipe.settings(),
         recipe.teacher_size if large else None,
-        {which: open_maps(folder, which) for which, folder in folders.items()},
+        {teacher: open_maps(folder, teacher) for teacher, folder in folders.items()},
         data.mirror,
         data.fps,
     )

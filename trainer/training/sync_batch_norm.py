@@ -1,7 +1,7 @@
-"""Batch norm over the whole batch when processes share it, so that many train as one would.
+"""Batch norm over the batches of all processes, so that many processes train like one.
 
-torch's SyncBatchNorm runs on GPUs alone, and Lightning leaves a class in its place that our folding of
-batch norm does not know; this one runs wherever the processes' backend does, and leaves nothing behind.
+torch's SyncBatchNorm needs GPUs, and Lightning leaves its class in the network, where our folding of batch
+norm does not recognize it. This one runs on every backend and restores the original classes.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class BatchNormSync(LayerSync):
-    """Makes a model's batch norms use the statistics of all processes while it trains.
+    """Plugin that makes batch norms use the statistics of all processes during training.
 
-    Each process must hold an equal share of the batch. State and parameters stay as they are.
+    Each process must hold an equal share of the batch. State and parameters do not change.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Return the model, its batch norms shared."""
+        """Return the model with synchronized batch norms."""
         for module in model.modules():
             if type(module) in _SYNCED_CLASSES:
                 module.__class__ = _SYNCED_CLASSES[type(module)]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Return the model, its batch norms as they were."""
-        own = {shared: plain for plain, shared in _SYNCED_CLASSES.items()}
+        """Return the model with its original batch norms."""
+        original_classes = {synced: original for original, synced in _SYNCED_CLASSES.items()}
         for module in model.modules():
-            if type(module) in own:
-                module.__class__ = own[type(module)]
+            if type(module) in original_classes:
+                module.__class__ = original_classes[type(module)]
         return model
 
 
@@ -41,21 +41,22 @@ class _SyncedBatchNorm(_BatchNorm):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
             return super().forward(values)
-        over = [0, *range(2, values.dim())]
-        whole = values.float()
-        mean = _all_reduce_mean(whole.mean(over, keepdim=True))
-        variance = _all_reduce_mean((whole - mean).square().mean(over, keepdim=True))
-        self._update_running_statistics(mean, variance, values.numel() // values.shape[1] * get_world_size())
-        scaled = (whole - mean) * (variance + self.eps).rsqrt()
+        reduced_axes = [0, *range(2, values.dim())]
+        single = values.float()
+        mean = _all_reduce_mean(single.mean(reduced_axes, keepdim=True))
+        variance = _all_reduce_mean((single - mean).square().mean(reduced_axes, keepdim=True))
+        count = values.numel() // values.shape[1] * get_world_size()
+        self._update_running_statistics(mean, variance, count)
+        scaled = (single - mean) * (variance + self.eps).rsqrt()
         return (scaled * self.weight.view_as(mean) + self.bias.view_as(mean)).to(values.dtype)
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        share, state = self.momentum, self.state_dict()
-        assert share is not None
+        momentum, state = self.momentum, self.state_dict()
+        assert momentum is not None
         state["num_batches_tracked"].add_(1)
-        state["running_mean"].lerp_(mean.flatten(), share)
-        state["running_var"].lerp_(variance.flatten() * count / (count - 1), share)
+        state["running_mean"].lerp_(mean.flatten(), momentum)
+        state["running_var"].lerp_(variance.flatten() * count / (count - 1), momentum)
 
 
 class _SyncedBatchNorm2d(_SyncedBatchNorm, nn.BatchNorm2d):
@@ -75,12 +76,12 @@ def _all_reduce_mean(value: Tensor) -> Tensor:
 
 
 class _AllReduceMean(torch.autograd.Function):
-    """The mean over processes, which each process's loss depends on, and so on each process's values."""
+    """Mean over processes whose gradient flows back to the values of each process."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        whole = value.clone(memory_format=torch.contiguous_format)
-        all_reduce(whole)
-        return whole / get_world_size()
+        total = value.clone(memory_format=torch.contiguous_format)
+        all_reduce(total)
+        return total / get_world_size()
 
     backward = forward

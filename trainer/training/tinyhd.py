@@ -1,7 +1,7 @@
-"""TinyHD's training, in stages: the teacher, teacher assistants of larger width, the student.
+"""TinyHD's distillation in stages: the teacher, teacher assistants of larger width, the student.
 
-Hu et al., "TinyHD", WACV 2023, arXiv 2301.04619. Each student learns all the maps of its teacher that it
-has too, and the truth (`trainer.losses.hierarchical`); once trained, an assistant is the next one's teacher.
+Hu et al., "TinyHD", WACV 2023, arXiv 2301.04619. Each student learns all maps that its teacher also has, and
+the ground truth (`trainer.losses.hierarchical`). A trained assistant is the teacher of the next network.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from trainer.data.clip_windows import (
     WindowDataset,
     WindowShape,
 )
+from trainer.data.synthetic_pairs import SYNTHETIC_DATA
 from trainer.data.teacher_maps import open_maps
 from trainer.datasets.clips import SaliencyDataset
 from trainer.datasets.factory import open_dataset
@@ -35,24 +36,24 @@ from trainer.models.student import Student
 from trainer.models.tinyhd import SaliencyMaps, TinyHD
 from trainer.recipes.loader import TinyHDRecipe
 from trainer.recipes.tinyhd import DistilledTable, StreamTable, TeacherTable
-from trainer.training.loop import Samples, TrainingRun, fit, open_run
+from trainer.training.loading import Samples
+from trainer.training.loop import TrainingRun, fit, open_run
 from trainer.training.stage import Batch, TrainingStage
 
 STREAMS_PER_SEED = 8
-"""Streams of made scenes that a seed has: more than stages."""
+"""Streams of simulated scenes per seed, more than there are stages."""
 
 
 class ClipStage(TrainingStage):
-    """A stage whose network sees a clip; batches are of `trainer.data.clip_windows.WindowSample`."""
+    """Stage whose network takes a clip; batches have the keys of `trainer.data.clip_windows.WindowSample`."""
 
-    layout = torch.channels_last_3d
-    allows_bfloat16_on_cpu = (
-        False  # oneDNN's bfloat16 gradients of depthwise 3-D convolutions differ from run to run
-    )
+    memory_format = torch.channels_last_3d
+    # oneDNN's bfloat16 gradients of depthwise 3-D convolutions differ from run to run.
+    allows_bfloat16_on_cpu = False
 
 
 class TeacherTraining(ClipStage):
-    """HD2S on the truth at a window's last frame."""
+    """Stage that trains HD2S on the ground truth at the last frame of a window."""
 
     def __init__(self, table: TeacherTable) -> None:
         super().__init__(table)
@@ -69,42 +70,46 @@ class TeacherTraining(ClipStage):
 
 
 class StudentDistillation(ClipStage):
-    """Any network that gives `SaliencyMaps` of a clip of 16 frames, taught by any other, if any, and by the truth."""
+    """Stage in which a network for clips of 16 frames learns from a teacher, if any, and the ground truth.
+
+    Args:
+        table: Table of the stage.
+        network: Network to train; it returns `SaliencyMaps`.
+        teacher: Network to learn from, or None.
+    """
 
     def __init__(self, table: DistilledTable, network: nn.Module, teacher: nn.Module | None) -> None:
         super().__init__(table)
         self._supervision = table.supervision
         self.network = network
         if isinstance(network, StreamingNetwork):
-            self.layout, self.allows_bfloat16_on_cpu = (
-                torch.channels_last,
-                True,
-            )  # its convolutions have two dimensions
-        # In a list, so that the teacher is not this module's own: not trained, not averaged.
+            # Its convolutions are 2-D, for which oneDNN's bfloat16 gradients are reproducible.
+            self.memory_format, self.allows_bfloat16_on_cpu = torch.channels_last, True
+        # A list hides the teacher from torch, so that it is neither trained nor averaged.
         self._teacher = [] if teacher is None else [teacher.eval()]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the hierarchical loss; of a window with an empty density, the teacher's terms alone."""
+        """Return the hierarchical loss; a window with an empty density has the teacher's terms alone."""
         maps = self.network(batch["clip"][:, :, -CLIP_FRAMES:])
         steps = maps.fused.shape[1]
         if not self._teacher:
             return truth_loss(maps, batch["density"][:, -steps:], self._supervision)
-        taught = run_teacher(self._teacher[0].to(self.device), batch["clip"], steps)
-        return hierarchical_loss(maps, taught, batch["density"][:, -steps:], self._supervision)
+        targets = run_teacher(self._teacher[0].to(self.device), batch["clip"], steps)
+        return hierarchical_loss(maps, targets, batch["density"][:, -steps:], self._supervision)
 
 
 @torch.no_grad()
 def run_teacher(teacher: nn.Module, clip: Tensor, steps: int) -> SaliencyMaps:
     """Return a teacher's maps (N, steps, H, W) of the last `steps` frames of a clip (N, 3, T, H, W).
 
-    A teacher of as many maps runs once. One of a single map runs on a window for each frame, which ends
-    at that very frame: T is then 15 + `steps` or more.
+    A teacher with `steps` maps runs once. A teacher with a single map runs on one window per frame, which
+    ends at that frame, so T must be at least 15 + `steps`.
     """
     last: SaliencyMaps = teacher(clip[:, :, -CLIP_FRAMES:])
     if last.fused.shape[1] == steps:
         return last
     frames = clip.shape[2]
-    assert last.fused.shape[1] == 1, f"a teacher of {last.fused.shape[1]} maps for a student of {steps}"
+    assert last.fused.shape[1] == 1, f"a teacher with {last.fused.shape[1]} maps for a student with {steps}"
     assert frames >= CLIP_FRAMES + steps - 1, f"{frames} frames for {steps} windows"
     windows = [teacher(clip[:, :, end - CLIP_FRAMES : end]) for end in range(frames - steps + 1, frames)] + [
         last
@@ -116,37 +121,41 @@ def run_teacher(teacher: nn.Module, clip: Tensor, steps: int) -> SaliencyMaps:
 
 
 def distil(recipe: TinyHDRecipe, run: TrainingRun | None = None) -> Student:
-    """Train a student as the recipe says and return it in evaluation mode.
+    """Train a student by hierarchical distillation and return it in evaluation mode.
+
+    Args:
+        recipe: Recipe of the student.
+        run: Where to store checkpoints; None stores nothing.
 
     Raises:
-        InputError: data or weights that are not there or do not fit, told before anything is trained or
-            kept; or as `open_run` and `fit` do.
+        InputError: Data or weights are missing or do not fit, found before anything is trained or stored;
+            see also `open_run` and `fit`.
     """
     L.seed_everything(recipe.seed, verbose=False)
     data = _ClipData(recipe)
-    first = TeacherTraining(recipe.teacher) if recipe.teacher else None
-    if first and recipe.teacher and recipe.teacher.weights:
-        load_teacher(first.network, recipe.teacher.weights)
+    hd2s = TeacherTraining(recipe.teacher) if recipe.teacher else None
+    if hd2s and recipe.teacher and recipe.teacher.weights:
+        load_teacher(hd2s.network, recipe.teacher.weights)
     tables = [(name, table) for name, table in recipe.stages.items() if isinstance(table, DistilledTable)]
-    widths = [*(recipe.assistants.rc if recipe.assistants else ()), recipe.student.rc]
-    list_networks = [_build_student(recipe, rc) for rc in widths]
+    reductions = [*(recipe.assistants.rc if recipe.assistants else ()), recipe.student.rc]
+    networks = [_build_student(recipe, rc) for rc in reductions]
     open_run(run or TrainingRun(), recipe)
-    if first and recipe.teacher and recipe.teacher.steps:
-        fit("teacher", first, data.samples(0, CLIP_FRAMES, 1), recipe, recipe.teacher, run)
-    teacher: nn.Module | None = first.network if first else None
+    if hd2s and recipe.teacher and recipe.teacher.steps:
+        fit("teacher", hd2s, data.samples(0, CLIP_FRAMES, 1), recipe, recipe.teacher, run)
+    teacher: nn.Module | None = hd2s.network if hd2s else None
     maps = recipe.student.maps
-    for place, ((name, table), network) in enumerate(zip(tables, list_networks, strict=True), 1):
-        # HD2S gives a map of a clip, all others give theirs of one clip.
-        frames = CLIP_FRAMES + maps - 1 if teacher is not None and place == 1 else CLIP_FRAMES
-        samples = data.samples(place, frames, maps, auxiliary=True)
+    for index, ((name, table), network) in enumerate(zip(tables, networks, strict=True), 1):
+        # HD2S returns one map per clip, so it needs a clip for each map. All others return all maps at once.
+        frames = CLIP_FRAMES + maps - 1 if teacher is not None and index == 1 else CLIP_FRAMES
+        samples = data.samples(index, frames, maps, auxiliary=True)
         fit(name, StudentDistillation(table, network, teacher), samples, recipe, table, run)
         teacher = network
-    trained = {"data": data.told, "recipe": recipe.model_dump(mode="json")}
-    return Student(recipe.name, recipe.student.settings(recipe.student.rc), list_networks[-1].eval(), trained)
+    trained = {"data": data.description, "recipe": recipe.model_dump(mode="json")}
+    return Student(recipe.name, recipe.student.settings(recipe.student.rc), networks[-1].eval(), trained)
 
 
 def list_networks(recipe: TinyHDRecipe) -> list[tuple[str, nn.Module, int]]:
-    """Return stage, network and maps of a clip for each network that takes part, untrained."""
+    """Return stage, untrained network and maps per clip for each network of a recipe."""
     maps = recipe.student.maps
     assistants = recipe.assistants.rc if recipe.assistants else ()
     return [
@@ -157,7 +166,7 @@ def list_networks(recipe: TinyHDRecipe) -> list[tuple[str, nn.Module, int]]:
 
 
 def _build_student(recipe: TinyHDRecipe, rc: Reduction) -> TinyHD | StreamingNetwork:
-    """Return the student of that rc with the encoder weights that the recipe starts from."""
+    """Return the student with channel reduction `rc` and the encoder weights that the recipe names."""
     network, start = recipe.student.settings(rc).build(), recipe.student.imagenet
     if isinstance(network, StreamingNetwork):
         if start:
@@ -168,10 +177,14 @@ def _build_student(recipe: TinyHDRecipe, rc: Reduction) -> TinyHD | StreamingNet
 
 
 def load_teacher(network: HD2S, path: Path) -> None:
-    """Give HD2S the weights of an earlier run: its folder, or the file `teacher/done.pt` in it.
+    """Load the weights of an earlier run into HD2S.
+
+    Args:
+        network: Network to change.
+        path: Folder of the run, or the file `teacher/done.pt` in it.
 
     Raises:
-        InputError: no such file, or no teacher's weights.
+        InputError: No such file, or it does not hold the weights of a teacher.
     """
     file = path / "teacher" / "done.pt" if path.is_dir() else path
     try:
@@ -179,51 +192,62 @@ def load_teacher(network: HD2S, path: Path) -> None:
         network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
     except OSError:
         raise InputError(
-            f"no teacher at {file}; expected the folder of a run whose teacher is trained, or its done.pt"
+            f"no teacher at {file}; expected the folder of a run with a trained teacher, or its done.pt"
         ) from None
     except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{file} has no weights of the teacher HD2S ({str(error).splitlines()[0]}); "
+            f"{file} does not hold weights of the teacher HD2S ({str(error).splitlines()[0]}); "
             "expected teacher/done.pt of an earlier run"
         ) from None
 
 
 class _ClipData:
-    """The recipe's clips, opened once, and a few read to see that they are there."""
+    """Clips of a recipe, opened once, with a few frames read to check that they exist.
+
+    Attributes:
+        description: What the data are, for the record of the training.
+    """
 
     def __init__(self, recipe: TinyHDRecipe) -> None:
         self._recipe, data = recipe, recipe.data
         self._fps = NOMINAL_FPS if isinstance(recipe.student, StreamTable) else FPS
         self._shape = WindowShape(recipe.student.height, recipe.student.width, every=round(FPS / self._fps))
         self._labelled = None
-        self.told = "made world"
+        self.description = SYNTHETIC_DATA
         if data.kind != "world" and data.root:
             self._labelled = self._open(data.kind, data.root, data.split)
             if data.maps:
                 self._labelled = self._labelled.with_maps(open_maps(data.maps))
-            self.told = " ".join(filter(None, (data.kind, data.split)))
-            self.told += " with maps" if data.maps else ""
+            self.description = " ".join(filter(None, (data.kind, data.split)))
+            self.description += " with maps" if data.maps else ""
             if data.kind != "videos" and not any("density" in c.label_kinds for c in self._labelled.clips):
-                of = f"split {data.split} of " if data.split else ""
+                split = f"split {data.split} of " if data.split else ""
                 raise InputError(
-                    f"{of}{data.kind} at {data.root} has no density; docs/data.md says where it lies"
+                    f"{split}{data.kind} at {data.root} has no density; docs/data.md says where it must be"
                 )
         self._auxiliary = self._open("videos", data.auxiliary) if data.auxiliary else None
-        self.told += " and auxiliary videos" if self._auxiliary else ""
+        self.description += " and auxiliary videos" if self._auxiliary else ""
 
     def _open(self, kind: str, root: Path, split: str | None = None) -> SaliencyDataset:
         dataset = open_dataset(kind, root, split)
-        _ = WindowDataset(dataset, self._shape, 0)[0]  # nothing readable is told now
+        _ = WindowDataset(dataset, self._shape, 0)[0]  # raises now if nothing can be read
         return dataset
 
-    def samples(self, place: int, frames: int, densities: int, auxiliary: bool = False) -> Samples:
-        """Return what the stage at a place is given; each sees made scenes of its own."""
+    def samples(self, stage: int, frames: int, densities: int, auxiliary: bool = False) -> Samples:
+        """Return the samples of a stage; each stage has its own simulated scenes.
+
+        Args:
+            stage: Index of the stage.
+            frames: Frames in a window.
+            densities: How many of the last frames have a density.
+            auxiliary: Whether to add windows of the auxiliary videos.
+        """
         recipe, world = self._recipe, self._recipe.world
         shape = replace(self._shape, frames=frames, densities=densities)
-        seed = recipe.seed * STREAMS_PER_SEED + place
+        seed = recipe.seed * STREAMS_PER_SEED + stage
         extra = WindowDataset(self._auxiliary, shape, seed) if auxiliary and self._auxiliary else None
         if self._labelled:
             windows = WindowDataset(self._labelled, shape, seed)
             return MixedWindowDataset(windows, extra, seed) if extra else windows
-        made = SyntheticWindowStream(shape, world.frames, world.buffer, world.reuse, seed, fps=self._fps)
-        return MixedWindowStream(made, extra, seed) if extra else made
+        stream = SyntheticWindowStream(shape, world.frames, world.buffer, world.reuse, seed, fps=self._fps)
+        return MixedWindowStream(stream, extra, seed) if extra else stream

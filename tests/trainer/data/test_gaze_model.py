@@ -72,7 +72,7 @@ def test_peak_lies_on_a_target() -> None:
     hits = []
     for seed in range(30):
         world = World(seed, 256, 144)
-        movers = [t for t in world.targets(10) if t.moving and t.visible_fraction > 0.8]
+        movers = [t for t in world.targets(10) if t.is_moving and t.visible_fraction > 0.8]
         if movers:
             y, x = np.unravel_index(gaze_density(world, 10, 256, 144).argmax(), (144, 256))
             hits.append(

@@ -249,11 +249,12 @@ TWO = """
     import sys, torch
     from pathlib import Path
     from tests.trainer.data.test_labelled_pairs import TABLE, Pixels, recipe, samples
-    from trainer.training.loop import fit, processes
+    from trainer.training.distributed import process_group
+    from trainer.training.loop import fit
     if __name__ == "__main__":
         root, pixels = Path(sys.argv[1]), Pixels(TABLE)
         fit("pixels", pixels, samples(root, mirror=True), recipe(root), TABLE)
-        torch.save(pixels.layer.state_dict(), f"{sys.argv[1]}/rank-{processes().rank}.pt")
+        torch.save(pixels.layer.state_dict(), f"{sys.argv[1]}/rank-{process_group().rank}.pt")
 """
 
 
@@ -301,7 +302,7 @@ def test_what_is_wrong_with_the_data_is_told_before_a_run_is_begun(
         ({"data.root": "nowhere"}, "no folder nowhere; expected the root of a avs1k data set"),
         ({"data.split": "dev"}, "has no split 'dev'; it has train"),
         ({"world.width": "128"}, "data and world are both set"),
-        ({"students.maps": "maps"}, "students.maps takes the trained teachers' place"),
+        ({"students.maps": "maps"}, "students.maps replaces the trained teachers"),
         ({"students.maps": "maps", "students.mu": "0", "teachers.steps": "0"}, "no student learns from it"),
         ({"students.maps": "maps", "teachers.steps": "0"}, "no folder maps; expected maps by aerogaze label"),
         (

@@ -59,7 +59,7 @@ def test_weight_transfer_carries_the_branches_over() -> None:
         TemporalStudent(trunk),
         SpatiotemporalNetwork(),
     )
-    network.take(spatial, temporal)
+    network.copy_branches(spatial, temporal)
     carried = {"trunk": spatial.trunk, "spatial": spatial.branch, "temporal": temporal.branch}
     for name, part in carried.items():
         for key, value in part.state_dict().items():

@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_named() -> None:
         StreamingSettings(96, 128, 3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no streaming student at rc 8"):
         StreamingNetwork(8)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"a clip of shape \(1, 3, 2, 60, 96\)"):
+    with pytest.raises(InputError, match=r"the clip has shape \(1, 3, 2, 60, 96\)"):
         StreamingNetwork(4)(torch.zeros(1, 3, 2, 60, 96))
 
 

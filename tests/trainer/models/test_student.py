@@ -65,13 +65,13 @@ def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     [
         (_nan, r"weight trunk\.0\.0\.weight is not finite"),
         (lambda tensors, metadata: metadata.update(schema="9"), "student schema '9'"),
-        (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "no student of ours"),
-        (lambda tensors, metadata: metadata.update(student="{}"), "no student of ours"),
-        (lambda tensors, metadata: metadata.pop("name"), "no student of ours"),
-        (lambda tensors, metadata: metadata.update(trained="{"), "no student of ours"),
+        (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "is not a student of aerogaze train"),
+        (lambda tensors, metadata: metadata.update(student="{}"), "is not a student of aerogaze train"),
+        (lambda tensors, metadata: metadata.pop("name"), "is not a student of aerogaze train"),
+        (lambda tensors, metadata: metadata.update(trained="{"), "is not a student of aerogaze train"),
         (
             lambda tensors, metadata: metadata.update(student=metadata["student"].replace("next", "last")),
-            "no student paired with 'last'",
+            "no SKD student has pair 'last'",
         ),
         (
             lambda tensors, metadata: metadata.update(
@@ -104,5 +104,5 @@ def test_what_is_no_student_is_named(tmp_path: Path) -> None:
         load_student("nobody")
     path = tmp_path / "s.safetensors"
     path.write_bytes(b"weights, honestly")
-    with pytest.raises(InputError, match="no safetensors file"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         load_student(path)

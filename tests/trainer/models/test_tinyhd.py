@@ -183,7 +183,7 @@ def test_imagenet_weights_are_copied_along_time_and_averaged_in_groups(tmp_path:
 
 def test_an_encoder_of_smaller_width_takes_the_means_of_a_larger_one() -> None:
     full, half = MobileNet3D(1), MobileNet3D(2)
-    half.take(full)
+    half.load_averaged(full)
     name = "scales.1.0.layers.0.weight"  # expands 16 channels to 96
     theirs, mine = full.state_dict()[name], half.state_dict()[name]
     assert mine.shape == (48, 8, 1, 1, 1)
@@ -195,14 +195,14 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no weights at"):
         encoder.load_imagenet(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is no state dict"):
+    with pytest.raises(InputError, match="is not a state dict"):
         encoder.load_imagenet(path)
     torch.save({"weight": torch.rand(3)}, path)
     with pytest.raises(InputError, match="has 1 tensors before its classifier"):
         encoder.load_imagenet(path)
     torch.save(_published(MobileNet3D(2)), path)
     with pytest.raises(
-        InputError, match=r"features.stem.0.weight is \(16, 3, 3, 3\), .* wants \(32, 3, 3, 3\)"
+        InputError, match=r"features.stem.0.weight is \(16, 3, 3, 3\), .* needs \(32, 3, 3, 3\)"
     ):
         encoder.load_imagenet(path)
 

@@ -51,7 +51,7 @@ def test_changes_are_checked_like_the_file() -> None:
     [
         ({"network.step": "7"}, "network.step: Extra inputs are not permitted"),
         ({"network.steps": "-1"}, "network.steps: .*greater than or equal to 0, got -1"),
-        ({"network.steps": "0"}, "nothing to keep"),
+        ({"network.steps": "0"}, "nothing would be trained"),
         ({"students.steps": "0"}, "no student learns from them"),
         ({"students.mu": "0"}, "no student learns from them"),
         ({"teachers.steps": "0", "students.steps": "0", "network.freeze": "true"}, "freeze needs students"),
@@ -62,7 +62,7 @@ def test_changes_are_checked_like_the_file() -> None:
         ({"student.lag_s": "3"}, "student.lag_s: .*less than or equal to 2"),
         ({"student.lag_s": "0.3", "student.pair": "next"}, "lag_s needs student.pair"),
         ({"student.align": "true"}, "student.align needs student.lag_s"),
-        ({"name.first": "1"}, "name is no table"),
+        ({"name.first": "1"}, "name is not a table of the recipe"),
     ],
 )
 def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
@@ -80,13 +80,13 @@ def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
         ({"student.decoders": "['D4']"}, "student.decoders.0: .*'D1', 'D2' or 'D3', got 'D4'"),
         ({"data.kind": "kitti"}, "data.kind: .*'hollywood2' or 'videos', got 'kitti'"),
         ({"data.kind": "dhf1k"}, "data.kind dhf1k needs data.root"),
-        ({"data.root": "."}, "a data set's: set data.kind"),
-        ({"data.kind": "videos", "data.root": "."}, "videos have no truth to train the teacher on"),
-        ({"teacher.steps": "0"}, "teacher.weights names no teacher trained before"),
-        ({"assistants.rc": "[2, 1]"}, "assistants.rc must rise, and stay below the student's rc 4"),
-        ({"assistants.rc": "[1, 4]"}, "assistants.rc must rise, and stay below the student's rc 4"),
-        ({"assistants.rc": "[]"}, "assistants need one rc or more, and steps"),
-        ({"distillation.steps": "0"}, "nothing to keep"),
+        ({"data.root": "."}, "data.root, data.split and data.maps need a data set: set data.kind"),
+        ({"data.kind": "videos", "data.root": "."}, "videos have no ground truth to train the teacher on"),
+        ({"teacher.steps": "0"}, "teacher.weights must name a trained teacher"),
+        ({"assistants.rc": "[2, 1]"}, "assistants.rc must increase and stay below the student's rc 4"),
+        ({"assistants.rc": "[1, 4]"}, "assistants.rc must increase and stay below the student's rc 4"),
+        ({"assistants.rc": "[]"}, "assistants need at least one rc, and steps"),
+        ({"distillation.steps": "0"}, "nothing would be trained"),
         ({"world.frames": "15"}, "world.frames must be 16 or more"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         ({"student.height": "192"}, "student.height and student.width must be 192 x 256 or 96 x 128"),
         ({"student.height": "100"}, "student.height: Input should be 96 or 192, got 100"),
         ({"student.rc": "8"}, "student.rc: Input should be 1, 2 or 4, got 8"),
-        ({"assistants.rc": "[4]"}, "assistants.rc must rise, and stay below the student's rc 4"),
+        ({"assistants.rc": "[4]"}, "assistants.rc must increase and stay below the student's rc 4"),
         ({"student.kind": "'other'"}, "student.kind 'other': expected one of skd, tinyhd, stream"),
     ],
 )

@@ -23,7 +23,9 @@ from tests.conftest import Outcome
 from tests.trainer.training.test_skd import QUICK, quick
 from trainer.models.student import load_student
 from trainer.recipes.loader import SkdRecipe, StageTable
-from trainer.training.loop import ProcessGroup, TrainingProgress, TrainingRun, fit, process_group
+from trainer.training.distributed import ProcessGroup, process_group
+from trainer.training.loop import TrainingRun, fit
+from trainer.training.monitor import TrainingProgress
 from trainer.training.run import train
 from trainer.training.stage import Batch, TrainingStage
 
@@ -110,7 +112,7 @@ def test_a_stage_that_was_finished_is_not_trained_again(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_spoilt_is_named(tmp_path: Path) -> None:
     (tmp_path / "line").mkdir()
     (tmp_path / "line" / "last.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match="remove it, and the stage starts again"):
+    with pytest.raises(InputError, match="remove it to start the stage again"):
         fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path))
 
 
@@ -120,7 +122,7 @@ class Rising(Line):
         return raised
 
 
-RISE = r"line: the loss rose to .* from the .* it began with"
+RISE = r"line: the loss rose to .* from .* at the start"
 
 
 class RisingFromBelow(Rising):
@@ -231,11 +233,12 @@ TWO = """
     import sys, torch
     from pathlib import Path
     from tests.trainer.training.test_loop import TABLE, Line, Points, recipe
-    from trainer.training.loop import Run, fit, processes
+    from trainer.training.distributed import process_group
+    from trainer.training.loop import TrainingRun, fit
     if __name__ == "__main__":
         line = Line(TABLE)
-        fit("line", line, Points(), recipe(), TABLE, Run(Path(sys.argv[1]), 10))
-        torch.save(line.layer.state_dict(), f"{sys.argv[1]}/rank-{processes().rank}.pt")
+        fit("line", line, Points(), recipe(), TABLE, TrainingRun(Path(sys.argv[1]), 10))
+        torch.save(line.layer.state_dict(), f"{sys.argv[1]}/rank-{process_group().rank}.pt")
 """
 
 
@@ -279,7 +282,7 @@ def test_a_batch_that_cannot_be_shared_is_named(monkeypatch: pytest.MonkeyPatch)
     environment = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="a batch of 8 cannot be shared out to 3 processes"):
+    with pytest.raises(InputError, match="a batch of 8 cannot be divided among 3 processes"):
         fit("line", Line(TABLE), Points(), recipe(), TABLE)
 
 
@@ -313,5 +316,5 @@ def test_lightning_is_told_how_many_tasks_a_node_has(monkeypatch: pytest.MonkeyP
     process_group()
     assert os.environ["SLURM_NTASKS_PER_NODE"] == "2"
     monkeypatch.setattr(os, "environ", srun | {"SLURM_NTASKS": "3"})
-    with pytest.raises(InputError, match="srun started 3 tasks on 2 nodes: give each node as many"):
+    with pytest.raises(InputError, match="srun started 3 tasks on 2 nodes; expected the same number on each node"):
         process_group()

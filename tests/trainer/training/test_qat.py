@@ -16,7 +16,7 @@ from torch import nn
 
 from calibration.inputs.calibration_frames import CalibrationFrames, read_frames
 from calibration.inputs.graph_inputs import open_session
-from calibration.quantization.qdq import quantization_places, quantize
+from calibration.quantization.qdq import find_qdq_placement, quantize
 from calibration.quantization.qdq_placement import TENSORRT
 from calibration.ranges.activation_ranges import collect_ranges
 from edge.core.errors import InputError
@@ -27,7 +27,7 @@ from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.graphs.onnx_export import export_onnx
 from export.release.builder import make_release
-from export.release.parity import student_feeding
+from export.release.parity import student_feeder
 from export.release.recalibrate import calibrate_release
 from tests.conftest import Outcome
 from tests.export.conftest import FAST
@@ -114,7 +114,7 @@ def test_int8_comes_closer_and_keeps_its_places_and_ranges(
     told, now = (load_quantization(p / QUANTIZATION_FILE)["stream"] for p in (place, tmp_path / "r"))
     assert now.places["tensorrt"] == told.places["tensorrt"]
     again = calibrate_release(load_release(tmp_path / "r"), frames, tmp_path / "again", SHORT, "10.3.0")
-    assert again["stream"].quantisation.places["tensorrt"] == told.places["tensorrt"]
+    assert again["stream"].quantization.places["tensorrt"] == told.places["tensorrt"]
 
 
 @pytest.mark.parametrize("kind", ["skd", "streaming"])
@@ -123,12 +123,12 @@ def test_what_is_trained_through_is_what_the_graph_computes(kind: str, videos: P
     student = spoilt()
     if kind == "streaming":
         student = Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
-    model, feeder = export_onnx(student, "stream", 1), student_feeding(student, "stream")
+    model, feeder = export_onnx(student, "stream", 1), student_feeder(student, "stream")
     window = next(iter(footage(student, videos).windows))
     feed = feeder(open_session(model), window)
     ranges = collect_ranges(model, [feed], "minmax")
     inputs, outputs = (tuple(v.name for v in values) for values in (model.graph.input, model.graph.output))
-    told = QuantizationRecord(inputs, outputs, {"tensorrt": quantization_places(model, ranges, TENSORRT)})
+    told = QuantizationRecord(inputs, outputs, {"tensorrt": find_qdq_placement(model, ranges, TENSORRT)})
     fake = fake_quantize(student, "stream", 1, told, "tensorrt")
     session = open_session(quantize(model, ranges, TENSORRT), disable_qdq_fusion=True)
     kept = [told.outputs[0], told.outputs[1]]
@@ -200,7 +200,7 @@ def test_the_command_tunes_a_student(
         ("{s}", "none", [], "no release 'none'"),
         ("none", "{r}", [], "no student 'none'"),
         ("{s}", "{r}", ["--set", "data.kind=videos"], "needs data.root"),
-        ("{s}", "{r}", ["--set", "tuning.steps=0"], "nothing to keep"),
+        ("{s}", "{r}", ["--set", "tuning.steps=0"], "nothing would be trained"),
         ("{s}", "{r}", ["--describe"], "--qat tunes one that is there"),
     ],
 )

@@ -265,7 +265,7 @@ def test_a_network_goes_on_from_a_students_weights_at_another_resolution() -> No
         torch.testing.assert_close(network.get_parameter(name), parameter, atol=1e-6, rtol=0)
     with pytest.raises(InputError, match="no student 'none'"):
         train(load_recipe("skd-128", {**QUICK, **none, "network.start": '"none"'}))
-    with pytest.raises(InputError, match="takes the place of stage 1"):
+    with pytest.raises(InputError, match="network.start replaces stage 1"):
         quick("skd-64", network__start='"skd-64"')
 
 

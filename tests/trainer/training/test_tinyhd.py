@@ -30,7 +30,8 @@ from trainer.models.tinyhd import LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
 from trainer.recipes.loader import StageTable, TinyHDRecipe, load_recipe
 from trainer.recipes.tinyhd import DistilledTable, TeacherTable
 from trainer.training import tinyhd
-from trainer.training.loop import TrainingProgress, TrainingRun, fit
+from trainer.training.loop import TrainingRun, fit
+from trainer.training.monitor import TrainingProgress
 from trainer.training.run import train
 from trainer.training.stage import TrainingStage
 from trainer.training.tinyhd import StudentDistillation, TeacherTraining, run_teacher
@@ -260,8 +261,8 @@ def test_a_teacher_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("weights, honestly")
     for path, message in (
         (tmp_path / "none.pt", r"no teacher at .*none.pt; expected the folder of a run"),
-        (tmp_path / "other.pt", r"other.pt has no weights of the teacher HD2S"),
-        (tmp_path / "text.pt", r"text.pt has no weights of the teacher HD2S"),
+        (tmp_path / "other.pt", r"other.pt does not hold weights of the teacher HD2S"),
+        (tmp_path / "text.pt", r"text.pt does not hold weights of the teacher HD2S"),
     ):
         with pytest.raises(InputError, match=message) as told:
             tinyhd.load_teacher(HD2S(), path)
