@@ -29,7 +29,7 @@ from edge.release.manifest import Release, load_release
 from edge.sources.factory import open_source
 
 if TYPE_CHECKING:
-    from edge.inference.engine_selection import Choice
+    from edge.inference.engine_selection import EngineChoice
 
 __all__ = [
     "CheckError",
@@ -51,7 +51,7 @@ def open_model(
     release: Release | str | Path | None = None,
     precision: str | None = None,
     *,
-    engine: Choice = "onnxruntime",
+    engine: EngineChoice = "onnxruntime",
     threads: int | None = None,
 ) -> SaliencyModel:
     """Open a release for inference, and check its maps against its golden set.
@@ -86,7 +86,7 @@ def run_model(
         fps: Frame rate in frames per second; None takes the source's own, and 10 for images.
 
     Yields:
-        One result per frame: the saliency map (height, width), its regions with the most salient one first, and
+        One result per frame: the saliency map (height, width), its regions with the most salient first, and
         the latency from the frame to its map in milliseconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A student that takes whole clips, run frame by frame."""
+"""Frame-by-frame runner for students that take whole clips."""
 
 from __future__ import annotations
 
@@ -14,39 +14,48 @@ from edge.release.manifest import ClipSpec
 
 
 class ClipWindowRunner:
-    """A `Runner` around the runner of a clip graph: frames (1, 3, H, W) in, a map (1, 1, H, W) each.
+    """A `Runner` around that of a clip graph: takes frames (1, 3, H, W), returns one map (1, 1, H, W) each.
 
-    A student of one map a clip slides its window by a frame, filled with the clip's first frame at the
-    start; the map is the last frame's. One of a map a frame takes block after block: a map comes when its
-    block is full, that of frame i after frame i + `clip.frames` - 1; until then maps are zeros.
+    A student with one map per clip uses a sliding window, filled with the clip's first frame at the start.
+    The map belongs to the last frame.
+
+    A student with one map per frame processes blocks of `clip.frames` frames. Its maps are available when
+    the block is full: the map of frame i after frame i + `clip.frames` - 1. Until then maps are zeros.
+
+    Args:
+        runner: The runner of the clip graph.
+        clip: Number of frames and maps of the graph.
+        input_name: Name of the graph's input.
+        output_name: Name of the graph's output.
     """
 
-    def __init__(self, runner: Runner, clip: ClipSpec, frame: str, output: str) -> None:
+    def __init__(self, runner: Runner, clip: ClipSpec, input_name: str, output_name: str) -> None:
         self.description = runner.description
-        self._runner, self._clip, self._frame, self._output = runner, clip, frame, output
-        self._seen: deque[Tensor] = deque(maxlen=clip.frames)
-        self._ready: deque[Tensor] = deque()
-        self._new = 0
+        self._runner, self._clip, self._input, self._output = runner, clip, input_name, output_name
+        self._window: deque[Tensor] = deque(maxlen=clip.frames)
+        self._pending_maps: deque[Tensor] = deque()
+        self._new_frames = 0
 
     def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
-        """Return the map that is due."""
-        frame = np.array(feed[self._frame], np.float32)
-        sliding = self._clip.maps == 1
-        self._seen.extend([frame] * (self._clip.frames if sliding and not self._seen else 1))
-        self._new += 1
-        if self._new == self._clip.maps:
-            self._new = 0
-            maps = self._runner.infer({self._frame: np.stack(self._seen, axis=2)})[self._output]
-            self._ready.extend(maps[:, index : index + 1].copy() for index in range(self._clip.maps))
-        if len(self._ready) or sliding:
-            return {self._output: self._ready.popleft()}
+        """Return the next map for the next frame."""
+        frame = np.array(feed[self._input], np.float32)
+        is_sliding = self._clip.maps == 1
+        copies = self._clip.frames if is_sliding and not self._window else 1
+        self._window.extend([frame] * copies)
+        self._new_frames += 1
+        if self._new_frames == self._clip.maps:
+            self._new_frames = 0
+            maps = self._runner.infer({self._input: np.stack(self._window, axis=2)})[self._output]
+            self._pending_maps.extend(maps[:, index : index + 1].copy() for index in range(self._clip.maps))
+        if len(self._pending_maps) or is_sliding:
+            return {self._output: self._pending_maps.popleft()}
         return {self._output: np.zeros((1, 1, *frame.shape[2:]), np.float32)}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Forget the past."""
-        self._seen.clear()
-        self._ready.clear()
-        self._new = 0
+        """Start a new clip."""
+        self._window.clear()
+        self._pending_maps.clear()
+        self._new_frames = 0
 
     def close(self) -> None:
         """Free the engine."""

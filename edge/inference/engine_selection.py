@@ -1,4 +1,4 @@
-"""Which engine runs a release here: TensorRT where one was built that fits, else ONNX Runtime."""
+"""Selection of the engine for a release: TensorRT if a matching engine was built here, else ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -30,16 +30,22 @@ from edge.release.manifest import Form, Graph, Release
 EngineChoice = Literal["auto", "onnxruntime", "tensorrt"]
 ENGINE_CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
 ENGINES_FOLDER = "engines"
-"""The folder of a release's engines: inside it, or beside it as in a board's slots."""
+"""Folder with the engines of a release: in the release, or next to it as in the slots of a board."""
 MAX_PLAN_BYTES = 1 << 32
 TRUSTED_PLANS_FOLDER = "plans"
-"""In the cache folder: a file for each plan that the user built, named by its hash."""
+"""Folder in the cache with an empty file for each plan that this user built, named by the plan's hash."""
 NOT_BUILT_HERE = "was not built by you on this machine, and an engine is code"
 
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan that fits, by its identity: where it is, whose it is, and its hash."""
+    """A TensorRT plan that matches the graph and this machine.
+
+    Attributes:
+        path: The engine file.
+        kind: The TensorRT that built it.
+        plan_sha256: Its hash, as recorded when it was built.
+    """
 
     path: Path
     kind: TensorRTKind
@@ -48,9 +54,12 @@ class BuiltPlan:
 
 @dataclass(frozen=True)
 class SelectedEngine:
-    """What runs a graph: the plan that was built of it, or, without one, ONNX Runtime.
+    """The engine that runs a graph.
 
-    `fallback_reason`: why it is not TensorRT, on a machine that has engines of the release.
+    Attributes:
+        graph: The graph of the release.
+        plan: The plan that TensorRT runs; None for ONNX Runtime.
+        fallback_reason: Why ONNX Runtime was selected although this machine has engines of the release.
     """
 
     graph: Graph
@@ -61,24 +70,26 @@ class SelectedEngine:
 def select_engine(
     release: Release, precision: str | None, form: Form, choice: EngineChoice = "auto"
 ) -> SelectedEngine:
-    """Return the engine for a release.
+    """Select the engine for a release.
 
-    "auto" takes TensorRT where there is an engine that fits, else ONNX Runtime. No precision: on TensorRT
-    the first there is of fp16, int8, fp32 (nobody knows beforehand whether int8 is faster); on ONNX Runtime
-    the fastest that the processor computes itself.
+    Args:
+        release: The release.
+        precision: None selects one: on TensorRT the first that was built of fp16, int8 and fp32 (int8 is not
+            always faster than fp16), on ONNX Runtime the fastest that the CPU computes natively.
+        form: The form of the graph.
+        choice: "auto" selects TensorRT if a matching engine exists, else ONNX Runtime.
 
     Raises:
-        InputError: the release has no such graph; or TensorRT is asked for and cannot be: why, and what
-            mends it.
+        InputError: The release has no such graph, or `choice` is TensorRT and no engine matches.
     """
     fallback_reason = ""
-    if choice == "tensorrt" or (choice == "auto" and any(_folders(release)) and detect_gpu()):
-        have = release.precisions(form, "tensorrt")
-        wanted = [precision] if precision else [p for p in ("fp16", "int8", "fp32") if p in have]
-        for one in wanted or ["fp32"]:
+    if choice == "tensorrt" or (choice == "auto" and any(_engine_folders(release)) and detect_gpu()):
+        available = release.precisions(form, "tensorrt")
+        candidates = [precision] if precision else [p for p in ("fp16", "int8", "fp32") if p in available]
+        for candidate in candidates or ["fp32"]:
             try:
-                return _built(release, release.graph(one, form, "tensorrt"))
-            except InputError as error:  # noqa: PERF203 - three at most
+                return _find_built_engine(release, release.graph(candidate, form, "tensorrt"))
+            except InputError as error:  # noqa: PERF203 - at most three iterations
                 fallback_reason = fallback_reason or str(error)
         if choice == "tensorrt":
             raise InputError(fallback_reason)
@@ -87,101 +98,115 @@ def select_engine(
 
 
 def fastest_precision(release: Release, form: Form) -> str:
-    """Return the fastest precision of the release that this machine's processor computes natively."""
-    have = release.precisions(form, "onnxruntime")
+    """Return the fastest precision of the release that this machine's CPU computes natively."""
+    available = release.precisions(form, "onnxruntime")
     machine = detect_machine()
     for precision in ("int8", "fp16", "fp32"):
-        if precision in have and machine.computes_natively(precision):
+        if precision in available and machine.computes_natively(precision):
             return precision
     raise InputError(f"release {release.name} has no fp32 graph in {form} form: export it again")
 
 
-def trust_plan(digest: str) -> None:
-    """Remember that this user built a plan here: no file that came with a release can say so."""
-    place = cache_folder() / TRUSTED_PLANS_FOLDER / digest
-    with translate_write_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.touch(0o600)
+def trust_plan(plan_sha256: str) -> None:
+    """Record that this user built a plan on this machine.
+
+    The record is in the user's cache folder, so that no file in a release can claim trust for itself.
+    """
+    record = cache_folder() / TRUSTED_PLANS_FOLDER / plan_sha256
+    with translate_write_errors(record):
+        record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        record.touch(0o600)
 
 
-def read_plan(engine: Path, digest: str) -> bytes:
-    """Return a plan that may be loaded: it is code, so it must be the very bytes that were built here.
+def read_plan(engine: Path, plan_sha256: str) -> bytes:
+    """Read a plan after checking that it may be loaded.
 
-    By this user (`trust_plan`), or, as on boards, by root: what a user unpacks is never root's.
+    A plan is code, so it must be unchanged since it was built on this machine: by this user (`trust_plan`)
+    or, as on boards, by root. Files that a user unpacks never belong to root.
 
     Raises:
-        InputError: it was not built here, others may write the file or its folder, or it was changed.
+        InputError: The plan was not built here, other users can write the file or its folder, or the file
+            has changed.
     """
-    if not _built_here(engine, digest):
+    if not _is_built_here(engine, plan_sha256):
         raise InputError(f"{engine} {NOT_BUILT_HERE}: build it again, with --rebuild")
-    for place in (engine.parent, engine, identity_path(engine)):
-        found = place.stat()
-        if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+    for path in (engine.parent, engine, identity_path(engine)):
+        status = path.stat()
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
             raise InputError(
-                f"{place} belongs to another user, or everybody may write it, and an engine is code: "
+                f"{path} belongs to another user, or everybody may write it, and an engine is code: "
                 "build it again, or chown it and chmod o-w it"
             )
     with engine.open("rb") as file:
         plan = file.read(MAX_PLAN_BYTES)
-    if hashlib.sha256(plan).hexdigest() != digest:
+    if hashlib.sha256(plan).hexdigest() != plan_sha256:
         raise InputError(f"{engine} is not the file that was built (its hash differs): build it again")
     return plan
 
 
-def _built_here(engine: Path, digest: str) -> bool:
+def _is_built_here(engine: Path, plan_sha256: str) -> bool:
     by_root = engine.stat().st_uid == 0 != os.geteuid()
-    return by_root or (cache_folder() / TRUSTED_PLANS_FOLDER / digest).is_file()
+    return by_root or (cache_folder() / TRUSTED_PLANS_FOLDER / plan_sha256).is_file()
 
 
-def _folders(release: Release) -> Iterator[Path]:
-    """Yield the folders that have engines of the release."""
-    for place in (release.folder / ENGINES_FOLDER, release.folder.parent / ENGINES_FOLDER):
-        for folder in (place, *sorted(place.glob("*"))):
+def _engine_folders(release: Release) -> Iterator[Path]:
+    """Yield the folders that contain engines of the release."""
+    for root in (release.folder / ENGINES_FOLDER, release.folder.parent / ENGINES_FOLDER):
+        for folder in (root, *sorted(root.glob("*"))):
             if any(folder.glob("*" + ENGINE_SUFFIX)):
                 yield folder
 
 
-def _built(release: Release, graph: Graph) -> SelectedEngine:
-    """Return the first engine of a graph that fits this machine, full TensorRT's before that for RTX."""
-    gpu, misfits, target = detect_gpu(), [], BuildTarget("rtx" if find_spec("tensorrt_rtx") else "tensorrt")
+def _find_built_engine(release: Release, graph: Graph) -> SelectedEngine:
+    """Return the first engine of a graph that matches this machine.
+
+    Folders are searched in alphabetical order, so engines of the full TensorRT ("local") come before those
+    of TensorRT for RTX ("rtx").
+
+    Raises:
+        InputError: There is no GPU or no matching engine.
+    """
+    gpu, problems = detect_gpu(), []
     if gpu is None:
         raise InputError(
             "there is no NVIDIA GPU here, or no driver for one, so no TensorRT engine runs: "
             "take --engine onnxruntime"
         )
+    target = BuildTarget("rtx" if find_spec("tensorrt_rtx") else "tensorrt")
     name = Path(graph.file).with_suffix(ENGINE_SUFFIX).name
-    for folder in _folders(release):
+    for folder in _engine_folders(release):
         path = folder / name
         if not path.is_file():
             continue
         try:
-            found = json.loads(identity_path(path).read_text())
-            target = BuildTarget.parse(str(found["target"]))
-            wanted, plan = expected_identity(release.path(graph), target), str(found["plan_sha256"])
+            identity = json.loads(identity_path(path).read_text())
+            target = BuildTarget.parse(str(identity["target"]))
+            expected = expected_identity(release.path(graph), target)
+            plan_sha256 = str(identity["plan_sha256"])
         except (OSError, ValueError, KeyError, TypeError):
-            misfits.append(f"{path}: its identity {identity_path(path).name} cannot be read")
+            problems.append(f"{path}: its identity {identity_path(path).name} cannot be read")
             continue
         except InputError as error:
-            misfits.append(f"{path}: {error}")
+            problems.append(f"{path}: {error}")
             continue
-        differs = [*find_mismatches(folder, wanted), *_unfit(wanted, gpu)]
-        if differs:
-            misfits.append(f"{path} does not fit: {'; '.join(differs)}")
-        elif not _built_here(path, plan):
-            misfits.append(f"{path} {NOT_BUILT_HERE}")
+        mismatches = [*find_mismatches(folder, expected), *_find_gpu_mismatch(expected, gpu)]
+        if mismatches:
+            problems.append(f"{path} does not fit: {'; '.join(mismatches)}")
+        elif not _is_built_here(path, plan_sha256):
+            problems.append(f"{path} {NOT_BUILT_HERE}")
         else:
-            return SelectedEngine(graph, BuiltPlan(path, target.kind, plan))
-    why = misfits[0] if misfits else f"no engine of {graph.file} was built for {gpu.name}"
-    raise InputError(f"{why}; aerogaze build {release.folder} --target {target} --rebuild makes one")
+            return SelectedEngine(graph, BuiltPlan(path, target.kind, plan_sha256))
+    problem = problems[0] if problems else f"no engine of {graph.file} was built for {gpu.name}"
+    raise InputError(f"{problem}; aerogaze build {release.folder} --target {target} --rebuild makes one")
 
 
-def _unfit(identity: EngineIdentity, gpu: Gpu) -> list[str]:
-    """Return what keeps a GPU from running an engine for RTX; one for `local` was compared already."""
-    fits, here = identity.compute_capabilities, gpu.compute_capability
-    if (
-        identity.kind == "tensorrt"
-        or here in fits
-        or (fits == (RTX_DEFAULT_CAPABILITIES,) and float(here) >= 8.0)
-    ):
+def _find_gpu_mismatch(identity: EngineIdentity, gpu: Gpu) -> list[str]:
+    """Return why a GPU cannot run an engine for RTX, or an empty list.
+
+    Engines for `local` name their GPU, which `find_mismatches` compares.
+    """
+    supported, actual = identity.compute_capabilities, gpu.compute_capability
+    runs_by_default = supported == (RTX_DEFAULT_CAPABILITIES,) and float(actual) >= 8.0
+    if identity.kind == "tensorrt" or actual in supported or runs_by_default:
         return []
-    return [f"compute capability {', '.join(fits)}, this GPU has {here}"]
+    return [f"compute capability {', '.join(supported)}, this GPU has {actual}"]

@@ -1,4 +1,4 @@
-"""A release opened for use: frames in, saliency maps out."""
+"""A release opened for inference: takes frames, returns saliency maps."""
 
 from __future__ import annotations
 
@@ -22,22 +22,38 @@ from edge.preprocessing.transform import FramePreprocessor
 from edge.release.manifest import Form, Graph, Release, load_release
 
 GOLDEN_CC_MARGIN = 0.002
-"""How much less like the golden maps an engine may be than the release says of the graph."""
+"""How far the CC of an engine's golden maps may be below the value that the release records."""
 
 
 def runtime_form(release: Release) -> Form:
-    """Return the form that is run frame by frame: clips, if the release has nothing else, else streams."""
+    """Return the form that runs frame by frame: "clip" if the release has no other form, else "stream"."""
     return "clip" if release.forms() == ("clip",) else "stream"
 
 
 class SaliencyModel:
-    """A student run frame by frame: its stream form, states inside, or its clip form, clips inside.
+    """A student that runs frame by frame. It keeps the states of a stream or the window of a clip graph.
 
-    Opening it runs the golden set: a graph with NaN in its weights, or an engine that computes
-    something else than was released, is refused here and not in the air.
+    Opening a model runs the golden set. A graph with NaN in its weights, or an engine that computes other
+    maps than the released ones, is refused before the flight.
+
+    Args:
+        release: A release, its folder or name; None for the default release.
+        precision: The precision; None selects one, see `select_engine`.
+        threads: Threads of ONNX Runtime; None for one per core.
+        engine: The engine, or "auto".
+
+    Attributes:
+        release: The release.
+        precision: The precision of the graph.
+        engine: Description of the engine, for reports.
+        prepare: Makes the graph's input from a frame (H, W, 3), uint8 BGR. With alignment it keeps past
+            frames, so every frame is prepared once and in order.
+        depth: Maximum number of frames in flight: submitted and not yet collected.
+        blur: Blur of the maps, as `Release.blur`. It may be changed.
 
     Raises:
-        InputError: no such release or precision, a changed file, maps that are not the golden ones.
+        InputError: There is no such release or precision, a file has changed, or the maps differ from the
+            golden ones.
     """
 
     def __init__(
@@ -47,84 +63,83 @@ class SaliencyModel:
         threads: int | None = None,
         engine: EngineChoice = "onnxruntime",
     ) -> None:
-        opened = release if isinstance(release, Release) else load_release(release)
-        chosen = select_engine(opened, precision, runtime_form(opened), engine)
-        runner = open_selected_engine(opened, chosen, threads)
+        release = release if isinstance(release, Release) else load_release(release)
+        selected = select_engine(release, precision, runtime_form(release), engine)
+        runner = open_selected_engine(release, selected, threads)
         try:
-            self._use(opened, chosen.graph.precision, runner)
-            self.engine += f" (not TensorRT: {chosen.fallback_reason})" if chosen.fallback_reason else ""
-            self._check_golden(chosen.graph)
+            self._set_up(release, selected.graph.precision, runner)
+            if selected.fallback_reason:
+                self.engine += f" (not TensorRT: {selected.fallback_reason})"
+            self._check_golden(selected.graph)
         except BaseException:
             runner.close()
             raise
 
     @classmethod
     def from_runner(cls, release: Release, precision: str, runner: Runner) -> SaliencyModel:
-        """Return a model around a runner of `runtime_form` that is open; its maps are not checked."""
+        """Return a model around an open runner of `runtime_form`, without the check of its golden maps."""
         model = cls.__new__(cls)
-        model._use(release, precision, runner)
+        model._set_up(release, precision, runner)
         return model
 
-    def _use(self, release: Release, precision: str, runner: Runner) -> None:
+    def _set_up(self, release: Release, precision: str, runner: Runner) -> None:
         self.release, self.precision, self._form = release, precision, runtime_form(release)
         self.prepare: Callable[[Image], GraphInput] = release.prepare
         if self._form == "clip" and release.clip is not None:
             runner = ClipWindowRunner(runner, release.clip, release.inputs[0], release.output)
         self._runner = runner
-        self._overlapping = runner if isinstance(runner, PipelinedRunner) else None
-        self.depth = self._overlapping.depth if self._overlapping else 1
-        """How many frames may be in flight: submitted, and not yet collected."""
-        self._done: deque[Tensor] = deque()
-        self.blur = self.release.blur
-        """How far maps are softened, as `Release.blur`; may be set."""
-        self._fresh = True
+        self._pipelined = runner if isinstance(runner, PipelinedRunner) else None
+        self.depth = self._pipelined.depth if self._pipelined else 1
+        self._computed: deque[Tensor] = deque()
+        self.blur = release.blur
+        self._is_first_frame = True
         self.engine = runner.description
         self.reset()
 
     def infer(self, prepared: GraphInput) -> Tensor:
-        """Return the saliency map (height, width), non-negative, of a frame that `prepare` made.
+        """Return the saliency map (height, width), non-negative, for the result of `prepare`.
 
-        Where the student looks ahead, the map is that of `release.delay_frames` frames before. It is the
-        caller's to keep.
+        If the student looks ahead, the map belongs to the frame `release.delay_frames` before. The caller
+        owns the map.
         """
         self.submit(prepared)
         return self.collect()
 
     def submit(self, prepared: GraphInput) -> None:
-        """Start on a frame that `prepare` made: its map, in order, is what `collect` gives.
+        """Start a frame made by `prepare`; `collect` returns its map, in the order of submission.
 
-        While a GPU computes a frame, the next is copied: submit while one is waiting, up to `depth`.
+        While a GPU computes a frame, the next one can be copied: up to `depth` frames may be in flight.
         """
         names = self.release.input_names(self._form)
-        each = len(prepared) // len(names)
-        feed = {name: prepared[at * each : (at + 1) * each] for at, name in enumerate(names)}
-        if self._fresh:
+        batch = len(prepared) // len(names)
+        feed = {name: prepared[index * batch : (index + 1) * batch] for index, name in enumerate(names)}
+        if self._is_first_frame:
             for _ in range(self.release.preroll):
                 self._runner.infer(feed)
-            self._fresh = False
-        if self._overlapping:
-            self._overlapping.submit(feed)
+            self._is_first_frame = False
+        if self._pipelined:
+            self._pipelined.submit(feed)
         else:
-            self._done.append(self._runner.infer(feed)[self.release.output][0, 0])
+            self._computed.append(self._runner.infer(feed)[self.release.output][0, 0])
 
     def collect(self) -> Tensor:
-        """Return the map of the oldest frame in flight, as `infer` does; it is the caller's to keep."""
-        if self._overlapping:
-            saliency: Tensor = self._overlapping.collect()[self.release.output][0, 0]
+        """Return the map of the oldest frame in flight, as `infer` does. The caller owns the map."""
+        if self._pipelined:
+            saliency: Tensor = self._pipelined.collect()[self.release.output][0, 0]
         else:
-            saliency = self._done.popleft()
+            saliency = self._computed.popleft()
         if not self.blur:
-            return np.array(saliency)  # the runner's array is its own again at the next frame
+            return np.array(saliency)  # the runner reuses its array for the next frame
         sigma = self.blur * saliency.shape[1]
         return cv2.GaussianBlur(saliency, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Forget the past: the next frame starts a new clip, of `fps` a second. Drops what is in flight."""
+        """Start a new clip at `fps` frames per second; drop the frames in flight."""
         self._runner.reset(fps)
-        self._done.clear()
+        self._computed.clear()
         if self.release.preprocessing.alignment is not None:
             self.prepare = FramePreprocessor(self.release.preprocessing, fps)
-        self._fresh = True
+        self._is_first_frame = True
 
     def close(self) -> None:
         """Free the engine."""
@@ -144,19 +159,26 @@ class SaliencyModel:
                 f"release {self.release.name}: the {self.precision} graph gives NaN on its golden set "
                 "(NaN in its weights?); do not fly it: export it again from a sound student"
             )
-        released = graph.verified.golden_cc if graph.verified else 1.0
-        likeness = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
-        if likeness < released - GOLDEN_CC_MARGIN:
+        released_cc = graph.verified.golden_cc if graph.verified else 1.0
+        lowest_cc = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
+        if lowest_cc < released_cc - GOLDEN_CC_MARGIN:
             raise InputError(
                 f"release {self.release.name}: the {self.precision} graph does not give its golden maps "
-                f"(CC {likeness:.4f}, released with {released:.4f}); do not fly it: export it again"
+                f"(CC {lowest_cc:.4f}, released with {released_cc:.4f}); do not fly it: export it again"
             )
 
 
 def compute_clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor:
-    """Return the maps (N, height, width) of a clip's frames (N, H, W, 3), BGR, from a fresh start.
+    """Return the maps of a clip as the graph computes them, without blur.
 
-    They are the graph's: not softened. No rate is known of the clip: states lag as at `NOMINAL_FPS`.
+    The clip's frame rate is taken as `NOMINAL_FPS`. The model is reset before and after.
+
+    Args:
+        model: The model.
+        frames: Frames (N, H, W, 3), BGR.
+
+    Returns:
+        Maps (N, height, width).
     """
     model.reset()
     delay = model.release.delay_frames

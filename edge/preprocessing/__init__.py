@@ -1,1 +1,1 @@
-"""The one definition of how a camera frame becomes a network input."""
+"""Preprocessing of camera frames to network inputs."""

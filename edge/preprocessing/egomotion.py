@@ -1,7 +1,7 @@
-"""The camera's own motion, found and taken out, so that what is left moves by itself.
+"""Compensation of the camera's motion, so that only independently moving objects differ between frames.
 
-Corners (Shi and Tomasi, CVPR 1994) are followed by pyramidal Lucas-Kanade, and a homography is fitted to
-them by RANSAC: from a drone most corners lie on the ground, which is nearly a plane.
+Corners (Shi and Tomasi, CVPR 1994) are tracked with pyramidal Lucas-Kanade, and a homography is fitted with
+RANSAC. From a drone, most corners lie on the ground, which is nearly a plane.
 """
 
 from __future__ import annotations
@@ -12,62 +12,88 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-CORNERS, QUALITY, APART_PX = 60, 0.01, 9
-"""Corners at most, their least strength against the strongest, and the distance between them."""
-WINDOW_PX, LEVELS = 11, 2
-"""Of Lucas-Kanade: its window, and how often images are halved."""
-LEAST = 8
-"""Corners that must agree."""
-OFF_PX = 1.5
-"""How far off the homography a corner may be."""
-TRIES = 200
+from edge.core.frames import Image
 
-Image = NDArray[np.uint8]
+MAX_CORNERS, MIN_CORNER_QUALITY, MIN_CORNER_DISTANCE_PX = 60, 0.01, 9
+"""Corner detection; the quality is relative to the strongest corner."""
+LK_WINDOW_PX, LK_PYRAMID_LEVELS = 11, 2
+"""Lucas-Kanade: window size, and number of times that the images are halved."""
+MIN_INLIERS = 8
+"""Corners that must agree with the homography."""
+MAX_REPROJECTION_PX = 1.5
+"""Largest error of an inlier."""
+RANSAC_ITERATIONS = 200
+
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
 
 def align_frame(past: Image, now: Image) -> Image:
-    """Return `past` as if the camera had been where it is `now`; both (H, W, 3), BGR.
+    """Warp `past` to the camera position of `now`.
 
-    Where the past frame does not reach, and everywhere if the camera's motion cannot be told (too few
-    corners that agree), the result is `now`: no motion to be seen. 1.2 ms at 256 x 144 on one core.
+    Pixels that `past` does not cover are taken from `now`. If the motion cannot be estimated (too few
+    matching corners), the result is `now`, which shows no motion. It takes 1.2 ms at 256 x 144 on one core.
+
+    Args:
+        past: The earlier frame (H, W, 3), BGR.
+        now: The current frame (H, W, 3), BGR.
+
+    Returns:
+        The warped frame (H, W, 3).
     """
     before, after = (np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8) for image in (past, now))
-    back = estimate_homography(before, after)
-    return now if back is None else warp_frame(past, now, back)
+    homography = estimate_homography(before, after)
+    return now if homography is None else warp_frame(past, now, homography)
 
 
-def warp_frame(past: Pixels, now: Pixels, back: NDArray[np.float64]) -> Pixels:
-    """Return `past` moved by `back`, a homography (3, 3) from pixels of `now` to its own; both of one shape.
+def warp_frame(past: Pixels, now: Pixels, homography: NDArray[np.float64]) -> Pixels:
+    """Warp `past` with a homography. Pixels that it does not cover are taken from `now`.
 
-    Where it does not reach, the result is `now`.
+    Args:
+        past: The earlier frame.
+        now: The current frame, of the same shape.
+        homography: Matrix (3, 3) from pixels of `now` to pixels of `past`.
+
+    Returns:
+        The warped frame.
     """
-    moved: Pixels = cv2.warpPerspective(  # type: ignore[assignment]
+    warped: Pixels = cv2.warpPerspective(  # type: ignore[assignment]
         past,
-        back,
+        homography,
         (now.shape[1], now.shape[0]),
         dst=now.copy(),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
-    return moved
+    return warped
 
 
 def estimate_homography(before: Image, after: Image) -> NDArray[np.float64] | None:
-    """Return the homography (3, 3) from pixels of `after` to pixels of `before`; both (H, W), grey.
+    """Estimate the camera's motion between two grey images (H, W).
 
-    None if the camera's motion cannot be told: too few corners that agree.
+    Returns:
+        The homography (3, 3) from pixels of `after` to pixels of `before`; None if too few corners agree.
     """
-    corners = cv2.goodFeaturesToTrack(after, CORNERS, QUALITY, APART_PX)
-    if corners is None or len(corners) < LEAST:
+    corners = cv2.goodFeaturesToTrack(after, MAX_CORNERS, MIN_CORNER_QUALITY, MIN_CORNER_DISTANCE_PX)
+    if corners is None or len(corners) < MIN_INLIERS:
         return None
-    followed, found, _ = cv2.calcOpticalFlowPyrLK(
-        after, before, corners, np.empty_like(corners), winSize=(WINDOW_PX, WINDOW_PX), maxLevel=LEVELS
+    tracked, status, _ = cv2.calcOpticalFlowPyrLK(
+        after,
+        before,
+        corners,
+        np.empty_like(corners),
+        winSize=(LK_WINDOW_PX, LK_WINDOW_PX),
+        maxLevel=LK_PYRAMID_LEVELS,
     )
-    kept = found[:, 0] == 1
-    if kept.sum() < LEAST:
+    is_tracked = status[:, 0] == 1
+    if is_tracked.sum() < MIN_INLIERS:
         return None
-    back, agreed = cv2.findHomography(corners[kept], followed[kept], cv2.RANSAC, OFF_PX, maxIters=TRIES)
-    if back is None or agreed.sum() < LEAST:
+    homography, inliers = cv2.findHomography(
+        corners[is_tracked],
+        tracked[is_tracked],
+        cv2.RANSAC,
+        MAX_REPROJECTION_PX,
+        maxIters=RANSAC_ITERATIONS,
+    )
+    if homography is None or inliers.sum() < MIN_INLIERS:
         return None
-    return np.asarray(back, np.float64)
+    return np.asarray(homography, np.float64)

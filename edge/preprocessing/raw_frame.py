@@ -1,4 +1,4 @@
-"""A raw frame as a camera gives it: the input of graphs that do the preprocessing themselves."""
+"""Raw camera frames: the input of graphs that contain the preprocessing."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Literal, get_args
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from edge.core.frames import parse_size
+from edge.core.frames import Image, parse_size
 
 PixelFormat = Literal["bgr", "nv12"]
 PIXEL_FORMATS: tuple[PixelFormat, ...] = get_args(PixelFormat)
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class RawFrameSpec:
-    """Size and format of a frame, uint8.
+    """Size and pixel format of raw frames, uint8; calling it converts an image.
 
-    "bgr": (1, H, W, 3). "nv12": (1, H * 3 / 2, W), the plane of Y above that of U and V in turn, each
-    of these for 2 x 2 pixels; BT.601, Y 16 to 235, as OpenCV has it.
+    "bgr" has the shape (1, H, W, 3). "nv12" has the shape (1, H * 3 / 2, W): the Y plane above a plane with U
+    and V interleaved, each for 2 x 2 pixels, BT.601 with Y from 16 to 235, as in OpenCV.
+
+    Attributes:
+        width: Width in pixels.
+        height: Height in pixels.
+        format: The pixel format.
 
     Raises:
         InputError: NV12 with an odd side.
@@ -38,10 +41,10 @@ class RawFrameSpec:
 
     @classmethod
     def parse(cls, size: str, format: PixelFormat = "bgr") -> RawFrameSpec:  # noqa: A002
-        """Read a size as 1280x720.
+        """Parse a size such as 1280x720.
 
         Raises:
-            InputError: it is none.
+            InputError: The text is not a size.
         """
         return cls(*parse_size(size, "the camera's frame size"), format)
 
@@ -56,10 +59,17 @@ class RawFrameSpec:
         return (1, self.height, self.width, 3)
 
     def __call__(self, image: Image, out: Image | None = None) -> Image:
-        """Return an image (H, W, 3), uint8 BGR, as the tensor. `out`, if given, is filled and returned.
+        """Convert an image to the tensor.
+
+        Args:
+            image: Image (H, W, 3), uint8 BGR.
+            out: Buffer for the result; None allocates one.
+
+        Returns:
+            The tensor of `shape`; `out` if it was passed.
 
         Raises:
-            InputError: it is of another size.
+            InputError: The image has another size.
         """
         if image.shape != (self.height, self.width, 3):
             raise InputError(
@@ -74,21 +84,21 @@ class RawFrameSpec:
         return out
 
     def round_trip(self, image: Image) -> Image:
-        """Return the BGR image that is left of one in this format: NV12 halves the resolution of colour."""
+        """Convert a BGR image to this format and back. NV12 halves the resolution of colour."""
         if self.format == "bgr":
             return image
         return np.asarray(cv2.cvtColor(_to_nv12(image), cv2.COLOR_YUV2BGR_NV12), np.uint8)
 
     def stretch(self, image: Image) -> Image:
-        """Return an image stretched to this size by repeating pixels, the same on every machine."""
+        """Resize an image to this size by repeating pixels, with the same result on every machine."""
         rows = np.arange(self.height) * image.shape[0] // self.height
         columns = np.arange(self.width) * image.shape[1] // self.width
         return np.ascontiguousarray(image[rows][:, columns])
 
 
 def _to_nv12(image: Image) -> Image:
-    """Return a BGR image (H, W, 3) as NV12 (H * 3 / 2, W)."""
+    """Convert a BGR image (H, W, 3) to NV12 (H * 3 / 2, W)."""
     height, width = image.shape[:2]
     planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
-    colours = planes[height:].reshape(2, -1).T.reshape(height // 2, width)
-    return np.concatenate([planes[:height], colours])
+    chroma = planes[height:].reshape(2, -1).T.reshape(height // 2, width)
+    return np.concatenate([planes[:height], chroma])

@@ -1,4 +1,4 @@
-"""The one definition of preprocessing: trainer, calibration and drone all prepare frames here."""
+"""Preprocessing of frames for students. Trainer, calibration and the drone all use this code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.core.frames import Image, Tensor
 from edge.preprocessing.area_resize import resize_by_area
 from edge.preprocessing.egomotion import align_frame
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A student's second input: the frame `lag_s` seconds before, moved onto the new one.
+    """A second input of a student: an earlier frame, warped to the camera position of the current one.
 
-    Both are resized to `width` x `height` first: there the camera's motion is found.
+    Both frames are resized first; the camera's motion is estimated at this size.
+
+    Attributes:
+        lag_s: How many seconds earlier the frame was captured.
+        width: Width for the motion estimation.
+        height: Height for the motion estimation.
     """
 
     lag_s: float
@@ -27,15 +33,21 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a camera's frame to a student's input.
+    """Conversion of a camera frame to the input of a student.
 
-    The frame is resized to `width` x `height` by area (each output pixel is the mean of the input
-    pixels it covers: no aliasing), whatever its aspect; BGR becomes RGB; v becomes
-    v * scale + offset. A frame of even sides, eight times the target or more, is halved by 2 x 2
-    means first, as often as that holds: 2 to 9 times faster than one pass, and on drone
-    footage within 0.7 grey levels of it (rms).
+    The frame is resized by area, whatever its aspect ratio: each output pixel is the mean of the input pixels
+    that it covers, which avoids aliasing. BGR becomes RGB, and a value v becomes v * scale + offset.
 
-    `alignment`: what the student is shown beside the frame; None is nothing.
+    A frame with even sides that are eight times the target or more is first halved by means of 2 x 2 pixels,
+    repeatedly while this condition holds. This is 2 to 9 times faster than one pass and, on drone footage,
+    within 0.7 grey levels of it (rms).
+
+    Attributes:
+        width: Width of the input.
+        height: Height of the input.
+        scale: Factor for pixel values.
+        offset: Offset added after scaling.
+        alignment: The second input; None if the student has none.
     """
 
     width: int
@@ -46,32 +58,32 @@ class Preprocessing:
 
     @property
     def resized_shape(self) -> tuple[int, int]:
-        """Return height and width of what is kept of a frame: the alignment's, else the student's."""
-        kept = self.alignment or self
-        return kept.height, kept.width
+        """Return height and width of `resize`: those of the alignment if there is one, else of the input."""
+        size = self.alignment or self
+        return size.height, size.width
 
     @property
     def min_source_size(self) -> tuple[int, int]:
-        """Return width and height that a source's frame should have, of 1/2, 1/4, 1/8 the least above.
+        """Return the least width and height to which a source may downscale its frames by 1/2, 1/4 or 1/8.
 
-        A frame that is halved no more: what a source's scaler or JPEG decoder takes away are the halvings
-        by 2 x 2 means that come first here, so that the one area resize stays the same.
+        A frame of at least this size still gets the same final area resize. The source's scaler or JPEG
+        decoder only replaces the halvings that would come first.
         """
         rows, columns = self.resized_shape
         return 4 * columns, 4 * rows
 
-    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return `image` (H, W, 3) at the size `resized_shape`, uint8, colour order unchanged."""
-        return _shrunk(image, *self.resized_shape)
+    def resize(self, image: Image) -> Image:
+        """Resize an image (H, W, 3), uint8, to `resized_shape`. The colour order is kept."""
+        return _shrink(image, *self.resized_shape)
 
-    def align(self, past: NDArray[np.uint8], now: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return an earlier frame as the student is shown it beside `now`: moved onto it, if aligned."""
+    def align(self, past: Image, now: Image) -> Image:
+        """Return the earlier frame as the student receives it with `now`: warped, if there is alignment."""
         return align_frame(self.resize(past), self.resize(now)) if self.alignment else past
 
-    def stack_window(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return what the student is shown of consecutive frames: (1, 3, T, height, width).
+    def stack_window(self, images: Sequence[Image]) -> Tensor:
+        """Return the input (1, 3, T, height, width) for consecutive frames.
 
-        All of them; or, aligned, the first of them moved onto the last, and the last.
+        T is their number. With alignment, T is 2: the first frame, warped to the last, and the last.
         """
         if self.alignment:
             images = self.align(images[0], images[-1]), images[-1]
@@ -79,55 +91,66 @@ class Preprocessing:
 
     def count_halvings(self, width: int, height: int) -> int:
         """Return how often a frame of this size is halved before the area resize."""
-        return _halvings(width, height, self.resized_shape)
+        return _count_halvings(width, height, self.resized_shape)
 
-    def __call__(
-        self, image: NDArray[np.uint8], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return `image` (H, W, 3), uint8 BGR, as (1, 3, height, width), float32 RGB, scaled.
+    def __call__(self, image: Image, out: Tensor | None = None) -> Tensor:
+        """Convert an image to the student's input.
 
-        `out`, if given, is filled and returned.
+        Args:
+            image: Image (H, W, 3), uint8 BGR.
+            out: Buffer for the result; None allocates one.
+
+        Returns:
+            Tensor (1, 3, height, width), float32 RGB, scaled; `out` if it was passed.
         """
         if out is None:
             out = np.empty((1, 3, self.height, self.width), np.float32)
-        planes = _shrunk(self.resize(image), self.height, self.width)[:, :, ::-1].transpose(2, 0, 1)
+        planes = _shrink(self.resize(image), self.height, self.width)[:, :, ::-1].transpose(2, 0, 1)
         np.multiply(planes, np.float32(self.scale), out=out[0])
         out += np.float32(self.offset)
         return out
 
 
 class FramePreprocessor:
-    """Prepares a clip's frames in order: what a student is shown of each, with the past that it needs."""
+    """Stateful preprocessing of the frames of one clip, in order. It keeps the past frames for the alignment.
+
+    Args:
+        preprocessing: The preprocessing of a frame.
+        fps: Frame rate of the clip.
+    """
 
     def __init__(self, preprocessing: Preprocessing, fps: float) -> None:
-        self._prepare, lag = preprocessing, preprocessing.alignment
-        self._past: deque[NDArray[np.uint8]] = deque(maxlen=max(1, round(lag.lag_s * fps)) if lag else 0)
+        self._preprocessing, alignment = preprocessing, preprocessing.alignment
+        lag_frames = max(1, round(alignment.lag_s * fps)) if alignment else 0
+        self._past: deque[NDArray[np.uint8]] = deque(maxlen=lag_frames)
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the frame (1, 3, height, width); aligned, (2, 3, height, width): it and the past one.
+    def __call__(self, image: Image) -> Tensor:
+        """Return the input for the next frame.
 
-        A clip's first frames look back to its first.
+        Returns:
+            Tensor (1, 3, height, width). With alignment (2, 3, height, width): the frame and the past one,
+            which is the clip's first frame until the lag is reached.
         """
-        prepare = self._prepare
-        if prepare.alignment is None:
-            return prepare(image)
-        now = prepare.resize(image)
+        preprocessing = self._preprocessing
+        if preprocessing.alignment is None:
+            return preprocessing(image)
+        now = preprocessing.resize(image)
         past = self._past[0] if self._past else now
         self._past.append(now)
-        return np.concatenate([prepare(now), prepare(prepare.align(past, now))])
+        return np.concatenate([preprocessing(now), preprocessing(preprocessing.align(past, now))])
 
 
-def _halvings(width: int, height: int, to: tuple[int, int]) -> int:
-    rows, columns = to
+def _count_halvings(width: int, height: int, target: tuple[int, int]) -> int:
+    rows, columns = target
     count = 0
     while height >= 8 * rows and width >= 8 * columns and height % 2 == width % 2 == 0:
         height, width, count = height // 2, width // 2, count + 1
     return count
 
 
-def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _shrink(image: Image, height: int, width: int) -> Image:
     rows, columns = image.shape[:2]
-    for _ in range(_halvings(columns, rows, (height, width))):
+    for _ in range(_count_halvings(columns, rows, (height, width))):
         rows, columns = rows // 2, columns // 2
         image = resize_by_area(image, columns, rows)
     return image if (rows, columns) == (height, width) else resize_by_area(image, width, height)

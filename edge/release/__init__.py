@@ -1,1 +1,1 @@
-"""Release folders: manifest, quantization record, weight check, and the shipped releases."""
+"""Release folders: manifest, quantization record, weight check and the shipped releases."""

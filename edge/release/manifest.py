@@ -1,5 +1,6 @@
-"""The release: a folder with graphs per precision, a golden set and `release.json`, which says all
-that a stage needs. Nothing is inferred from file names.
+"""Releases: a folder with graphs per precision, a golden set and `release.json`.
+
+`release.json` contains all that the stages need. Nothing is inferred from file names.
 """
 
 from __future__ import annotations
@@ -40,10 +41,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a streaming graph carries from frame to frame.
+    """A recurrent state of a streaming graph.
 
-    `shape` is (N, C, H, W); every value is `start` before the first frame. The graph is fed what it gave
-    `lag_s` seconds before, to the nearest frame but at least one; at 0, one frame before.
+    The input is fed the output that the graph computed `lag_s` seconds before, rounded to whole frames and at
+    least one frame before.
+
+    Attributes:
+        input: Name of the graph's input.
+        output: Name of the graph's output.
+        shape: Shape (N, C, H, W).
+        start: Value of all elements before the first frame.
+        lag_s: The lag in seconds.
     """
 
     input: str
@@ -53,15 +61,15 @@ class StateSpec:
     lag_s: float = 0.0
 
     def lag_frames(self, fps: float) -> int:
-        """Return how many frames back the value fed is, at most, at a frame rate."""
+        """Return the lag in frames at a frame rate."""
         return max(1, round(self.lag_s * fps))
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a clip graph takes and gives: (1, 3, `frames`, H, W) to (1, `maps`, H, W).
+    """Input (1, 3, `frames`, H, W) and output (1, `maps`, H, W) of a clip graph.
 
-    One map is that of the last frame; else there is one for each frame.
+    `maps` is 1, for the last frame, or `frames`.
     """
 
     frames: int
@@ -70,25 +78,36 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Verification:
-    """How far a graph's maps are from PyTorch's fp32 maps, on how many frames."""
+    """Comparison of a graph's maps with PyTorch's fp32 maps.
+
+    Attributes:
+        frames: Number of frames compared.
+        max_error: Largest absolute difference.
+        mean_cc: Mean correlation coefficient.
+        mean_kld: Mean Kullback-Leibler divergence.
+        tolerance: Limit that the graph kept: for `max_error` in fp32, for 1 - `mean_cc` in other precisions.
+        golden_cc: Lowest CC of a golden frame's map with PyTorch's. An engine must reach it again.
+    """
 
     frames: int
     max_error: float
     mean_cc: float
     mean_kld: float
     tolerance: float
-    """`max_error` was required to be at most this for fp32; other precisions: 1 - `mean_cc`."""
     golden_cc: float
-    """Least CC of a golden frame's map with PyTorch's: what an engine must give again."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file.
+    """An ONNX file of a release.
 
-    `form`: "stream" takes one frame and its states; "pair" takes a frame and its neighbour; "clip" a row of
-    frames.
-    `engine`: whom its Q/DQ placement is made for; "any" has none. `batch`: None is dynamic.
+    Attributes:
+        file: Its name in the release's folder.
+        form: "stream" takes a frame and its states, "pair" a frame and its neighbour, "clip" several frames.
+        precision: The precision that it computes in.
+        engine: The engine that its Q/DQ placement suits; "any" for a graph without Q/DQ.
+        batch: The batch size; None if it is dynamic.
+        verified: Comparison with PyTorch, if it was made.
     """
 
     file: str
@@ -101,36 +120,51 @@ class Graph:
 
 @dataclass(frozen=True)
 class Release:
-    """A release that was read and whose files are what `release.json` says."""
+    """A release whose files match `release.json`.
+
+    The attributes except `folder` are the keys of `release.json`.
+
+    Attributes:
+        folder: The release's folder.
+        name: Name of the release.
+        student: Description of the student network.
+        preprocessing: Conversion of frames to inputs.
+        inputs: Names of the frame inputs. Graphs in pair form and aligned streams take two, others the first.
+        output: Name of the map output.
+        delay_frames: Number of frames by which maps lag behind their frame.
+        preroll: How often the first frame is fed before its map counts, so that states settle.
+        states: Recurrent states of the stream form.
+        graphs: The ONNX files.
+        trained: Record of the training.
+        calibrated: Record of the calibration; None if there was none.
+        raw_frame: Input of graphs that contain the preprocessing; None if they do not.
+        clip: Input and output of graphs in clip form.
+        blur: Gaussian blur of the maps after the graph: sigma as a fraction of the map's width; 0 for none.
+    """
 
     folder: Path
     name: str
     student: Mapping[str, Any]
     preprocessing: Preprocessing
     inputs: tuple[str, ...]
-    """The pair form takes both, and so does an aligned stream; other streams take the first."""
     output: str
     delay_frames: int
     preroll: int
-    """How often the first frame is fed before its map counts, so that states settle on it."""
     states: tuple[StateSpec, ...]
     graphs: tuple[Graph, ...]
     trained: Mapping[str, Any]
     calibrated: Mapping[str, Any] | None
     raw_frame: RawFrameSpec | None = None
-    """What the graphs take, if they do the preprocessing themselves."""
     clip: ClipSpec | None = None
-    """What graphs in clip form take and give."""
     blur: float = 0.0
-    """How far maps are softened after the graph: a Gaussian's sigma in widths of the map; 0 leaves them."""
 
     @property
     def prepare(self) -> RawFrameSpec | Preprocessing:
-        """Return what makes the graphs' input of a frame (H, W, 3), uint8 BGR."""
+        """Return the callable that makes the graphs' input from a frame (H, W, 3), uint8 BGR."""
         return self.raw_frame or self.preprocessing
 
     def input_shape(self, batch: int | None, form: Form) -> tuple[int | None, ...]:
-        """Return the shape of a frame, or clip, as the graphs take it."""
+        """Return the shape of the input for a frame or a clip."""
         if form == "clip" and self.clip is not None:
             return (batch, 3, self.clip.frames, self.preprocessing.height, self.preprocessing.width)
         if self.raw_frame is not None:
@@ -141,7 +175,7 @@ class Release:
         """Return the graph for a precision on an engine.
 
         Raises:
-            InputError: no such precision, or the release lacks it; what it has is named.
+            InputError: There is no such precision, or the release lacks it.
         """
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -158,38 +192,41 @@ class Release:
     def precisions(
         self, form: Form = "stream", engine: TargetEngine = "onnxruntime"
     ) -> tuple[Precision, ...]:
-        """Return the precisions there are for a form and an engine, in the order of `PRECISIONS`."""
-        have = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
-        return tuple(p for p in PRECISIONS if p in have)
+        """Return the precisions available for a form and an engine, in the order of `PRECISIONS`."""
+        available = {g.precision for g in self.graphs if g.form == form and g.engine in (engine, "any")}
+        return tuple(p for p in PRECISIONS if p in available)
 
     def input_names(self, form: Form) -> tuple[str, ...]:
-        """Return the names of the frames that a form takes, in the order of `Eye`'s."""
+        """Return the names of the frame inputs of a form, in the order of `FramePreprocessor`'s outputs."""
         two = form == "pair" or (form == "stream" and self.preprocessing.alignment is not None)
         return self.inputs if two else self.inputs[:1]
 
     def forms(self) -> tuple[Form, ...]:
-        """Return the forms there are, in the order of `Form`."""
+        """Return the available forms, in the order of `FORMS`."""
         return tuple(form for form in FORMS if any(graph.form == form for graph in self.graphs))
 
     def verified_graphs(self) -> list[tuple[Graph, Verification]]:
-        """Return the graphs that were verified, with what was found."""
+        """Return the graphs that were compared with PyTorch, with the results."""
         return [(graph, graph.verified) for graph in self.graphs if graph.verified is not None]
 
     def path(self, graph: Graph) -> Path:
-        """Return where the graph's ONNX file is."""
+        """Return the path of a graph's ONNX file."""
         return self.folder / graph.file
 
     def load_golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return consecutive frames (N, H, W, 3) BGR and PyTorch's maps (N, h, w).
+        """Load the golden set.
 
-        Frames are kept at the size that preprocessing sees them at; for graphs that take raw frames they are
-        stretched to theirs.
+        The frames are stored at the size of `Preprocessing.resized_shape`. For graphs that take raw frames
+        they are stretched to the raw size.
+
+        Returns:
+            Consecutive frames (N, H, W, 3), BGR, and PyTorch's maps for them (N, h, w).
 
         Raises:
-            InputError: the golden set cannot be read, or is not of these shapes.
+            InputError: The golden set cannot be read or has other shapes.
         """
-        path, seen = self.folder / GOLDEN_FILE, self.preprocessing.resized_shape
-        size = self.preprocessing.height, self.preprocessing.width
+        path, frame_size = self.folder / GOLDEN_FILE, self.preprocessing.resized_shape
+        map_size = self.preprocessing.height, self.preprocessing.width
         try:
             with np.load(path, allow_pickle=False) as golden:
                 frames, maps = golden["frames"], golden["maps"]
@@ -201,12 +238,13 @@ class Release:
             frames.dtype != np.uint8
             or maps.dtype != np.float32
             or not len(frames)
-            or frames.shape != (len(maps), *seen, 3)
-            or maps.shape[1:] != size
+            or frames.shape != (len(maps), *frame_size, 3)
+            or maps.shape[1:] != map_size
         ):
             raise InputError(
                 f"{path} holds frames {frames.dtype}{frames.shape} and maps {maps.dtype}{maps.shape}; "
-                f"expected uint8 (N, {seen[0]}, {seen[1]}, 3) and float32 (N, {size[0]}, {size[1]}): "
+                f"expected uint8 (N, {frame_size[0]}, {frame_size[1]}, 3) "
+                f"and float32 (N, {map_size[0]}, {map_size[1]}): "
                 "export the release again"
             )
         if self.raw_frame is not None:
@@ -215,11 +253,11 @@ class Release:
 
 
 def save_release(release: Release) -> None:
-    """Write `release.json` into the release's folder, with hash and size of every file there."""
+    """Write `release.json` to the release's folder, with hash and size of every file there."""
     document = dataclasses.asdict(release)
     del document["folder"]
-    prepared = document["preprocessing"]
-    for table, optional in ((document, "raw_frame"), (document, "clip"), (prepared, "alignment")):
+    preprocessing = document["preprocessing"]
+    for table, optional in ((document, "raw_frame"), (document, "clip"), (preprocessing, "alignment")):
         if table[optional] is None:
             del table[optional]
     if not document["blur"]:
@@ -234,12 +272,15 @@ def save_release(release: Release) -> None:
 
 
 def locate_release(name: str | Path | None) -> Path:
-    """Return the folder of a release given as a folder, a shipped release's name, or None (default).
+    """Return the folder of a release.
+
+    Args:
+        name: A folder, the name of a shipped release, or None for the default release.
 
     Raises:
-        InputError: neither a folder nor a shipped name.
+        InputError: `name` is neither a folder nor a shipped release.
     """
-    if name is None:  # whatever is called so in the folder at hand
+    if name is None:  # not a folder of this name in the working directory
         return SHIPPED_RELEASES / DEFAULT_RELEASE
     if Path(name).is_dir():
         return Path(name)
@@ -257,17 +298,42 @@ def locate_release(name: str | Path | None) -> Path:
 
 
 def release_files(release: Release) -> list[str]:
-    """Return the names of the files that make an opened release, whatever else lies in its folder."""
+    """Return the names of the files that belong to a loaded release; its folder may contain others."""
     return [RELEASE_MANIFEST, *json.loads((release.folder / RELEASE_MANIFEST).read_text())["files"]]
 
 
 def load_release(name: str | Path | None = None) -> Release:
-    """Read a release and check that every file is there and unchanged.
+    """Load a release and check that all its files are present and unchanged.
+
+    Args:
+        name: As for `locate_release`.
 
     Raises:
-        InputError: no such release, unknown schema, malformed manifest, missing or changed file.
+        InputError: There is no such release, its manifest is malformed or of another schema, or a file is
+            missing or changed.
     """
     folder = locate_release(name)
+    manifest = folder / RELEASE_MANIFEST
+    document = _read_document(folder)
+    try:
+        release = _parse_release(folder, document)
+        hashes = {
+            str(file): (str(entry["sha256"]), int(entry["size_bytes"]))
+            for file, entry in document["files"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+        raise InputError(f"{manifest} {problem}: export the release again") from None
+    for required in (GOLDEN_FILE, *(graph.file for graph in release.graphs)):
+        if required not in hashes:
+            raise InputError(f"{manifest} lists no hash of {required}: export the release again")
+    for file, (digest, size) in hashes.items():
+        _check_file(folder, file, digest, size)
+    return release
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    """Return the content of `release.json` in a folder, after checking its schema."""
     manifest = folder / RELEASE_MANIFEST
     try:
         document = json.loads(manifest.read_text())
@@ -277,29 +343,16 @@ def load_release(name: str | Path | None = None) -> Release:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{manifest} cannot be read as JSON ({error}): export the release again") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        schema = document.get("schema") if isinstance(document, dict) else None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA or not isinstance(document, dict):
         raise InputError(
             f"{manifest} has schema {schema!r}; this aerogaze reads schema {SCHEMA}: "
             "use the aerogaze that wrote it, or export again"
         )
-    try:
-        release = _parse(folder, document)
-        release_files = {
-            str(name): (str(f["sha256"]), int(f["size_bytes"])) for name, f in document["files"].items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-        raise InputError(f"{manifest} {what}: export the release again") from None
-    for needed in (GOLDEN_FILE, *(graph.file for graph in release.graphs)):
-        if needed not in release_files:
-            raise InputError(f"{manifest} lists no hash of {needed}: export the release again")
-    for name, (digest, size) in release_files.items():
-        _check(folder, name, digest, size)
-    return release
+    return document
 
 
-def _check(folder: Path, name: str, digest: str, size: int) -> None:
+def _check_file(folder: Path, name: str, digest: str, size: int) -> None:
     if Path(name).name != name:
         raise InputError(f"{folder / RELEASE_MANIFEST} lists {name!r}; expected names of files in its folder")
     path = folder / name
@@ -312,114 +365,119 @@ def _check(folder: Path, name: str, digest: str, size: int) -> None:
         )
 
 
-def _parse(folder: Path, document: Mapping[str, Any]) -> Release:
+def _parse_release(folder: Path, document: Mapping[str, Any]) -> Release:
     states = tuple(
         StateSpec(
-            _text(s["input"]), _text(s["output"]), _shape(s["shape"]), _number(s["start"]), _lag(s["lag_s"])
+            _parse_text(s["input"]),
+            _parse_text(s["output"]),
+            _parse_shape(s["shape"]),
+            _parse_number(s["start"]),
+            _parse_lag(s["lag_s"]),
         )
         for s in document["states"]
     )
     graphs = tuple(
         Graph(
-            file=_text(g["file"]),
-            form=_one_of(g["form"], FORMS),
-            precision=_one_of(g["precision"], PRECISIONS),
-            engine=_one_of(g["engine"], get_args(TargetEngine)),
-            batch=None if g["batch"] is None else _whole(g["batch"], least=1),
-            verified=None if g["verified"] is None else _verified(g["verified"]),
+            file=_parse_text(g["file"]),
+            form=_parse_choice(g["form"], FORMS),
+            precision=_parse_choice(g["precision"], PRECISIONS),
+            engine=_parse_choice(g["engine"], get_args(TargetEngine)),
+            batch=None if g["batch"] is None else _parse_integer(g["batch"], minimum=1),
+            verified=None if g["verified"] is None else _parse_verification(g["verified"]),
         )
         for g in document["graphs"]
     )
     if not graphs:
         raise ValueError("graphs is empty")
-    prepared = document["preprocessing"]
-    inputs = tuple(_text(name) for name in document["inputs"])
+    preprocessing = document["preprocessing"]
+    inputs = tuple(_parse_text(name) for name in document["inputs"])
     if not inputs:
         raise ValueError("inputs is empty")
     return Release(
         folder=folder,
-        name=_text(document["name"]),
+        name=_parse_text(document["name"]),
         student=dict(document["student"]),
         preprocessing=Preprocessing(
-            _whole(prepared["width"], least=1),
-            _whole(prepared["height"], least=1),
-            _number(prepared["scale"]),
-            _number(prepared["offset"]),
-            None if prepared.get("alignment") is None else _alignment(prepared["alignment"]),
+            _parse_integer(preprocessing["width"], minimum=1),
+            _parse_integer(preprocessing["height"], minimum=1),
+            _parse_number(preprocessing["scale"]),
+            _parse_number(preprocessing["offset"]),
+            None if preprocessing.get("alignment") is None else _parse_alignment(preprocessing["alignment"]),
         ),
         inputs=inputs,
-        output=_text(document["output"]),
-        delay_frames=_whole(document["delay_frames"]),
-        preroll=_whole(document["preroll"]),
+        output=_parse_text(document["output"]),
+        delay_frames=_parse_integer(document["delay_frames"]),
+        preroll=_parse_integer(document["preroll"]),
         states=states,
         graphs=graphs,
         trained=dict(document["trained"]),
         calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
-        raw_frame=None if document.get("raw_frame") is None else _raw_frame(document["raw_frame"]),
-        clip=None if document.get("clip") is None else _clip(document["clip"]),
-        blur=_blur(document.get("blur", 0.0)),
+        raw_frame=None if document.get("raw_frame") is None else _parse_raw_frame(document["raw_frame"]),
+        clip=None if document.get("clip") is None else _parse_clip(document["clip"]),
+        blur=_parse_blur(document.get("blur", 0.0)),
     )
 
 
-def _clip(clip: Mapping[str, Any]) -> ClipSpec:
-    frames = _whole(clip["frames"], least=1)
-    return ClipSpec(frames, _one_of(clip["maps"], (1, frames)))
+def _parse_clip(clip: Mapping[str, Any]) -> ClipSpec:
+    frames = _parse_integer(clip["frames"], minimum=1)
+    return ClipSpec(frames, _parse_choice(clip["maps"], (1, frames)))
 
 
-def _raw_frame(raw: Mapping[str, Any]) -> RawFrameSpec:
-    width, height = (_whole(raw[side], least=1) for side in ("width", "height"))
+def _parse_raw_frame(raw: Mapping[str, Any]) -> RawFrameSpec:
+    width, height = (_parse_integer(raw[side], minimum=1) for side in ("width", "height"))
     try:
-        return RawFrameSpec(width, height, _one_of(raw["format"], PIXEL_FORMATS))
+        return RawFrameSpec(width, height, _parse_choice(raw["format"], PIXEL_FORMATS))
     except InputError as error:
         raise ValueError(str(error)) from None
 
 
-def _verified(found: Mapping[str, Any]) -> Verification:
-    numbers = {field.name: found[field.name] for field in dataclasses.fields(Verification)}
-    frames = _whole(numbers.pop("frames"), least=1)
-    return Verification(frames, **{name: _number(value) for name, value in numbers.items()})
+def _parse_verification(document: Mapping[str, Any]) -> Verification:
+    values = {field.name: document[field.name] for field in dataclasses.fields(Verification)}
+    frames = _parse_integer(values.pop("frames"), minimum=1)
+    return Verification(frames, **{name: _parse_number(value) for name, value in values.items()})
 
 
-def _text(value: Any) -> str:
+def _parse_text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not a non-empty string")
     return value
 
 
-def _number(value: Any) -> float:
+def _parse_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 
 
-def _whole(value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{value!r} is no whole number of at least {least}")
+def _parse_integer(value: Any, minimum: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{value!r} is not an integer of at least {minimum}")
     return value
 
 
-def _alignment(found: Mapping[str, Any]) -> Alignment:
-    lag_s = _lag(found["lag_s"])
-    return Alignment(lag_s, _whole(found["width"], least=16), _whole(found["height"], least=16))
+def _parse_alignment(document: Mapping[str, Any]) -> Alignment:
+    lag_s = _parse_lag(document["lag_s"])
+    width, height = (_parse_integer(document[side], minimum=16) for side in ("width", "height"))
+    return Alignment(lag_s, width, height)
 
 
-def _lag(value: Any) -> float:
-    if not 0 <= _number(value) <= MAX_LAG_S:
+def _parse_lag(value: Any) -> float:
+    if not 0 <= _parse_number(value) <= MAX_LAG_S:
         raise ValueError(f"a lag of {value} s; expected 0 to {MAX_LAG_S}")
     return float(value)
 
 
-def _blur(value: Any) -> float:
-    if not 0 <= _number(value) <= MAX_BLUR:
+def _parse_blur(value: Any) -> float:
+    if not 0 <= _parse_number(value) <= MAX_BLUR:
         raise ValueError(f"a blur of {value} widths; expected 0 to {MAX_BLUR}")
     return float(value)
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(_whole(side, least=1) for side in value)
+def _parse_shape(value: Any) -> tuple[int, ...]:
+    return tuple(_parse_integer(side, minimum=1) for side in value)
 
 
-def _one_of(value: Any, choices: tuple[T, ...]) -> T:
+def _parse_choice(value: Any, choices: tuple[T, ...]) -> T:
     if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+        raise ValueError(f"{value!r} is not one of {', '.join(map(str, choices))}")
     return next(choice for choice in choices if choice == value)

@@ -1,5 +1,6 @@
-"""Where a student's graphs are rounded to eight bits, and how: calibration writes it beside a release's
-graphs, and quantisation-aware distillation trains through it.
+"""Record of a student's quantization to int8.
+
+Calibration writes the record to the release's folder. Quantization-aware training simulates it.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from edge.core.errors import InputError
 from edge.release.manifest import FORMS, Form
 
 QUANTIZATION_FILE = "quantisation.json"
-"""In a release's folder: `QuantizationRecord` of each form."""
+"""File in a release's folder with the `QuantizationRecord` of each form."""
 SCHEMA = 1
 TRAINED_KEY = "quantised"
-"""Key in what a student says of its training: the form, the engine and the ranges it was trained through."""
+"""Key in the record of a student's training: the form, the engine and the ranges that it was trained with."""
 TensorRanges = dict[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by name."""
 
 
 @dataclass(frozen=True)
 class QuantizationParams:
-    """Of a tensor's values: clip(round(v / scale) + zero_point, least, most), an 8-bit integer."""
+    """Quantization of a tensor to 8-bit integers: clip(round(v / scale) + zero_point, least, most)."""
 
     scale: float
     zero_point: int
@@ -34,10 +35,13 @@ class QuantizationParams:
 
 @dataclass(frozen=True)
 class QdqPlacement:
-    """What Q/DQ rounds in a graph, by the names of its tensors, for an engine.
+    """Tensors that Q/DQ pairs quantize in a graph for one engine, by name.
 
-    `activations`: per tensor. `weights`: symmetric, -127 to 127, one scale a channel of the axis given.
-    `ranges`: those that the activations' scales were made from; of more tensors where some share a scale.
+    Attributes:
+        activations: Activations, quantized per tensor.
+        weights: Weights with the axis of their channels: symmetric, -127 to 127, one scale per channel.
+        ranges: Ranges that the activations' scales were computed from. They include other tensors if some
+            share a scale.
     """
 
     activations: Mapping[str, QuantizationParams]
@@ -47,33 +51,39 @@ class QdqPlacement:
 
 @dataclass(frozen=True)
 class QuantizationRecord:
-    """A form's places by engine; the names of the graph's inputs and outputs, in its order."""
+    """Quantization of one form.
+
+    Attributes:
+        inputs: Names of the graph's inputs, in its order.
+        outputs: Names of the graph's outputs, in its order.
+        places: The quantized tensors by engine.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     places: Mapping[str, QdqPlacement]
 
 
-def save_quantization(found: Mapping[Form, QuantizationRecord], path: Path) -> None:
-    """Write what was found of each form as JSON."""
-    document = {"schema": SCHEMA, "forms": {form: asdict(one) for form, one in found.items()}}
+def save_quantization(records: Mapping[Form, QuantizationRecord], path: Path) -> None:
+    """Write the records of a release's forms as JSON."""
+    document = {"schema": SCHEMA, "forms": {form: asdict(record) for form, record in records.items()}}
     path.write_text(json.dumps(document, separators=(",", ":")) + "\n")
 
 
 def load_quantization(path: Path) -> dict[Form, QuantizationRecord]:
-    """Read what `save_quantization` wrote.
+    """Read the records that `save_quantization` wrote.
 
     Raises:
-        InputError: no such file, or none of ours.
+        InputError: The file is missing or malformed.
     """
     try:
         document = json.loads(path.read_text())
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}, expected {SCHEMA}")
-        return {form: _parsed(document["forms"][form]) for form in FORMS if form in document["forms"]}
+        return {form: _parse_record(document["forms"][form]) for form in FORMS if form in document["forms"]}
     except FileNotFoundError:
         raise InputError(
-            f"{path.parent} has no {path.name}, which says where its student is rounded to int8: "
+            f"{path.parent} has no {path.name}, the record of its quantization to int8: "
             "make the release again with aerogaze export or calibrate"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -81,24 +91,24 @@ def load_quantization(path: Path) -> dict[Form, QuantizationRecord]:
 
 
 def trained_ranges(trained: Mapping[str, Any], form: Form) -> TensorRanges:
-    """Return the ranges that a student was trained through in a form, of what it says of its training."""
-    told = trained.get(TRAINED_KEY)
-    if not isinstance(told, Mapping) or told.get("form") != form:
+    """Return the ranges that a student was trained with in a form, from the record of its training."""
+    record = trained.get(TRAINED_KEY)
+    if not isinstance(record, Mapping) or record.get("form") != form:
         return {}
-    return _ranges(told["ranges"])
+    return _parse_ranges(record["ranges"])
 
 
-def _parsed(found: Mapping[str, Any]) -> QuantizationRecord:
+def _parse_record(document: Mapping[str, Any]) -> QuantizationRecord:
     places = {
         str(engine): QdqPlacement(
-            {name: QuantizationParams(**rounding) for name, rounding in one["activations"].items()},
-            {name: int(axis) for name, axis in one["weights"].items()},
-            _ranges(one["ranges"]),
+            {name: QuantizationParams(**params) for name, params in placement["activations"].items()},
+            {name: int(axis) for name, axis in placement["weights"].items()},
+            _parse_ranges(placement["ranges"]),
         )
-        for engine, one in found["places"].items()
+        for engine, placement in document["places"].items()
     }
-    return QuantizationRecord(tuple(found["inputs"]), tuple(found["outputs"]), places)
+    return QuantizationRecord(tuple(document["inputs"]), tuple(document["outputs"]), places)
 
 
-def _ranges(found: Mapping[str, Any]) -> TensorRanges:
-    return {str(name): (float(low), float(high)) for name, (low, high) in found.items()}
+def _parse_ranges(document: Mapping[str, Any]) -> TensorRanges:
+    return {str(name): (float(low), float(high)) for name, (low, high) in document.items()}

@@ -1,3 +1,5 @@
+"""The saliency model: order of maps, states, golden maps, blur."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,7 +17,7 @@ from edge.release.manifest import GOLDEN_FILE, PRECISIONS, SHIPPED_RELEASES, loa
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_fresh_start_forgets_the_past(flight: np.ndarray, precision: str) -> None:
+def test_clip_maps_do_not_depend_on_earlier_frames(flight: np.ndarray, precision: str) -> None:
     model = SaliencyModel(None, precision)
     first = compute_clip_maps(model, flight)
     for frame in flight[::-1]:
@@ -24,49 +26,49 @@ def test_a_fresh_start_forgets_the_past(flight: np.ndarray, precision: str) -> N
     model.close()
 
 
-def test_maps_come_in_the_order_of_their_frames(flight: np.ndarray) -> None:
+def test_collect_returns_maps_in_the_order_of_submission(flight: np.ndarray) -> None:
     model = SaliencyModel(None, "fp32")
     model.blur = 0.0
-    wanted = compute_clip_maps(model, flight)
-    assert model.depth == 1  # ONNX Runtime computes when it is given a frame
-    for frame, expected in zip(flight, wanted, strict=True):
+    expected_maps = compute_clip_maps(model, flight)
+    assert model.depth == 1  # ONNX Runtime computes at submission
+    for frame, expected in zip(flight, expected_maps, strict=True):
         model.submit(model.prepare(frame))
         np.testing.assert_array_equal(model.collect(), expected)
 
 
-def test_the_past_counts(flight: np.ndarray) -> None:
+def test_map_depends_on_earlier_frames(flight: np.ndarray) -> None:
     model = SaliencyModel(None, "fp32")
     alone = compute_clip_maps(model, flight[6:7])[0]
     after = compute_clip_maps(model, flight[:7])[-1]
     assert np.abs(alone - after).max() > 1e-4
 
 
-def test_a_state_that_lags_is_what_was_given_so_long_ago(flight: np.ndarray) -> None:
+def test_state_is_the_output_of_its_lag_before(flight: np.ndarray) -> None:
     model, loaded = SaliencyModel(None, "fp32"), load_release()
     states = tuple(dataclasses.replace(state, lag_s=0.3) for state in loaded.states)
     lagging = open_runner(dataclasses.replace(loaded, states=states), "fp32")
 
-    def maps(fps: float) -> list[np.ndarray]:
+    def lagging_maps(fps: float) -> list[np.ndarray]:
         lagging.reset(fps)
         clip = [
             model.prepare(frame) for frame in flight[[0, *range(len(flight))]]
         ]  # the first is the preroll
         return [lagging.infer({"frame": frame})["saliency"][0, 0].copy() for frame in clip][1:]
 
-    for index, expected in enumerate(maps(fps=10)):  # three frames back, or the clip's first
+    for index, expected in enumerate(lagging_maps(fps=10)):  # three frames before, or the clip's first
         pair = flight[[max(0, index - 3), index]]
         np.testing.assert_allclose(compute_clip_maps(model, pair)[1], expected, atol=1e-6)
-    np.testing.assert_array_equal(maps(fps=1), compute_clip_maps(model, flight))  # never less than one
+    np.testing.assert_array_equal(lagging_maps(fps=1), compute_clip_maps(model, flight))  # at least one frame
 
 
-def test_maps_are_densities_up_to_a_factor(flight: np.ndarray) -> None:
+def test_maps_are_not_negative_and_reach_one(flight: np.ndarray) -> None:
     maps = compute_clip_maps(SaliencyModel(None, "int8"), flight)
     assert maps.shape == (12, 64, 64)
     assert (maps >= 0).all()
     np.testing.assert_allclose(maps.max(axis=(1, 2)), 1.0, atol=0.02)
 
 
-def test_maps_that_are_not_the_golden_ones_are_refused(release) -> None:  # type: ignore[no-untyped-def]
+def test_model_with_other_golden_maps_is_refused(release) -> None:  # type: ignore[no-untyped-def]
     frames, maps = load_release(release).load_golden()
     np.savez_compressed(release / GOLDEN_FILE, frames=frames, maps=maps[:, ::-1])
     loaded = dataclasses.replace(load_release(), folder=release)
@@ -74,7 +76,7 @@ def test_maps_that_are_not_the_golden_ones_are_refused(release) -> None:  # type
         SaliencyModel(loaded, "fp32")
 
 
-def test_native_precisions_follow_the_processor() -> None:
+def test_native_precisions_depend_on_the_cpu_flags() -> None:
     old = dataclasses.replace(detect_machine(), flags=frozenset({"avx2"}))
     assert not old.computes_natively("int8")
     assert not old.computes_natively("fp16")
@@ -83,23 +85,25 @@ def test_native_precisions_follow_the_processor() -> None:
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(SHIPPED_RELEASES.iterdir())])
-def test_every_shipped_release_gives_its_golden_maps(name: str) -> None:
-    model = SaliencyModel(name, None)  # which refuses others
+def test_every_shipped_release_reproduces_its_golden_maps(name: str) -> None:
+    model = SaliencyModel(name, None)  # opening checks the maps
     frames, maps = model.release.load_golden()
     assert compute_clip_maps(model, frames).shape == maps.shape
     model.close()
 
 
-def test_a_release_may_soften_its_maps_and_its_golden_ones_stay(release: Path, flight: np.ndarray) -> None:
-    soft = dataclasses.replace(load_release(release), blur=0.05)
-    save_release(soft)
+def test_blur_of_a_release_changes_its_maps_and_not_the_golden_ones(
+    release: Path, flight: np.ndarray
+) -> None:
+    blurred = dataclasses.replace(load_release(release), blur=0.05)
+    save_release(blurred)
     assert load_release(release).blur == 0.05
     model, plain = SaliencyModel(load_release(release), "fp32"), SaliencyModel(None, "fp32")
     plain.blur = 0.0
     for frame in flight[:3]:
-        given, sharp = (m.infer(m.prepare(frame)) for m in (model, plain))
+        actual, sharp = (m.infer(m.prepare(frame)) for m in (model, plain))
         expected = cv2.GaussianBlur(sharp, (0, 0), 0.05 * 64, borderType=cv2.BORDER_REFLECT)
-        np.testing.assert_allclose(given, expected, atol=1e-6)
-        assert given.max() < sharp.max()
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+        assert actual.max() < sharp.max()
     np.testing.assert_array_equal(compute_clip_maps(model, flight), compute_clip_maps(plain, flight))
     assert model.blur == 0.05

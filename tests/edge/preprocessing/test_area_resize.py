@@ -1,3 +1,5 @@
+"""Resizing by area against exact means."""
+
 from __future__ import annotations
 
 import cv2
@@ -9,8 +11,8 @@ from edge.preprocessing.area_resize import resize_by_area
 from edge.simulation.world import World
 
 
-def shares(size: int, parts: int) -> NDArray[np.float64]:
-    """(parts, size): how much of each pixel lies in each part, all together 1."""
+def coverage(size: int, parts: int) -> NDArray[np.float64]:
+    """Return (parts, size): the share of each pixel in each part; the shares of a part sum to 1."""
     edges = np.linspace(0, size, parts + 1)
     at = np.arange(size)
     inside = np.minimum(edges[1:, None], at + 1) - np.maximum(edges[:-1, None], at)
@@ -20,33 +22,35 @@ def shares(size: int, parts: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("size", "to"),
     [
-        ((640, 360), (64, 64)),  # whole steps across, parts of a pixel down
+        ((640, 360), (64, 64)),  # integer factor across, fractional down
         ((333, 500), (60, 125)),
         ((1001, 999), (64, 48)),
         ((1280, 720), (256, 192)),
-        ((640, 480), (160, 96)),  # whole steps both ways: OpenCV's
-        ((100, 90), (64, 64)),  # few pixels each: OpenCV's
+        ((640, 480), (160, 96)),  # integer factors: OpenCV
+        ((100, 90), (64, 64)),  # few pixels per mean: OpenCV
     ],
 )
-def test_is_the_mean_of_what_it_covers(size: tuple[int, int], to: tuple[int, int]) -> None:
+def test_output_pixel_is_the_mean_of_the_area_that_it_covers(
+    size: tuple[int, int], to: tuple[int, int]
+) -> None:
     image = World(7, *size).frame(10).image
-    down, across = shares(size[1], to[1]), shares(size[0], to[0])
+    down, across = coverage(size[1], to[1]), coverage(size[0], to[0])
     exact = np.einsum("hr,rcx,wc->hwx", down, image.astype(float), across, optimize=True)
     out = resize_by_area(image, *to)
     assert out.shape == (to[1], to[0], 3)
     assert np.abs(out - exact).max() <= 0.501
-    once = cv2.resize(image, to, interpolation=cv2.INTER_AREA)
-    assert (out != once).mean() < 0.01
+    reference = cv2.resize(image, to, interpolation=cv2.INTER_AREA)
+    assert (out != reference).mean() < 0.01
 
 
 @pytest.mark.parametrize(
     "size",
     [
-        (2048, 4096),  # as many pixels as an int32 holds the sum of
-        (2049, 4097),  # more
+        (2048, 4096),  # the largest sum that fits in an int32
+        (2049, 4097),  # larger
     ],
 )
-def test_sums_do_not_overflow(size: tuple[int, int]) -> None:
+def test_sums_of_large_images_do_not_overflow(size: tuple[int, int]) -> None:
     white = np.full((*size, 3), 255, np.uint8)
     white[:, size[1] // 2 :, 1] = 254
     out = resize_by_area(white, 60, 50)
@@ -54,12 +58,12 @@ def test_sums_do_not_overflow(size: tuple[int, int]) -> None:
     assert (out[:, 31:, 1] == 254).all()
 
 
-def test_grows() -> None:
+def test_side_that_grows_is_interpolated() -> None:
     image = np.full((4, 6, 3), 9, np.uint8)
     assert (resize_by_area(image, 8, 300) == np.full((300, 8, 3), 9)).all()
 
 
-def test_part_of_a_larger_image() -> None:
+def test_view_of_a_larger_image_gives_the_result_of_a_copy() -> None:
     image = World(7, 700, 500).frame(10).image
     part = image[50:410, 20:660]
     assert (resize_by_area(part, 64, 64) == resize_by_area(part.copy(), 64, 64)).all()

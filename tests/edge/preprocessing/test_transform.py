@@ -1,3 +1,5 @@
+"""Preprocessing of frames: layout, scale, area resize."""
+
 from __future__ import annotations
 
 import cv2
@@ -8,7 +10,7 @@ from edge.preprocessing.transform import Preprocessing
 from edge.simulation.world import World
 
 
-def test_layout_and_scale() -> None:
+def test_output_is_scaled_rgb_planes() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[:, :, 2] = 255  # red, last in BGR
     out = Preprocessing(2, 2)(image)
@@ -18,7 +20,7 @@ def test_layout_and_scale() -> None:
     np.testing.assert_allclose(out[0, 1:], -1.0)
 
 
-def test_area_resize_is_the_mean_of_what_it_covers() -> None:
+def test_resized_pixel_is_the_mean_of_the_area_that_it_covers() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (72, 128, 3), np.uint8)
     out = Preprocessing(32, 8).resize(image)
@@ -28,21 +30,21 @@ def test_area_resize_is_the_mean_of_what_it_covers() -> None:
 
 @pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize("size", [(1280, 720), (1920, 1080)])
-def test_halving_first_stays_near_one_pass(size: tuple[int, int], side: int) -> None:
-    image = World(5, *size).frame(40).image  # drawn at this size: with detail that halving removes
-    once = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(float)
-    away = Preprocessing(side, side).resize(image) - once
-    assert 0 < np.sqrt((away**2).mean()) < 0.7
-    assert np.abs(away).max() <= 8
+def test_repeated_halving_is_close_to_a_single_resize(size: tuple[int, int], side: int) -> None:
+    image = World(5, *size).frame(40).image  # rendered at this size, so with detail that halving removes
+    reference = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(float)
+    error = Preprocessing(side, side).resize(image) - reference
+    assert 0 < np.sqrt((error**2).mean()) < 0.7
+    assert np.abs(error).max() <= 8
 
 
-def test_a_checkerboard_does_not_alias() -> None:
+def test_checkerboard_does_not_alias() -> None:
     board = (np.indices((720, 1280)).sum(axis=0) % 2 * 255).astype(np.uint8)
     out = Preprocessing(64, 64)(np.dstack([board] * 3))
     assert np.abs(out).max() < 0.05
 
 
-def test_fills_a_buffer_that_is_given() -> None:
+def test_result_is_written_to_the_buffer_that_is_passed() -> None:
     image = np.full((10, 10, 3), 7, np.uint8)
     prepare = Preprocessing(4, 4)
     buffer = np.empty((1, 3, 4, 4), np.float32)

@@ -1,3 +1,5 @@
+"""Loading, saving and checking releases."""
+
 from __future__ import annotations
 
 import json
@@ -21,14 +23,14 @@ from edge.release.manifest import (
 )
 
 
-def change(folder: Path, do: Callable[[dict[str, Any]], Any]) -> None:
+def change_manifest(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     manifest = folder / RELEASE_MANIFEST
     document = json.loads(manifest.read_text())
-    do(document)
+    edit(document)
     manifest.write_text(json.dumps(document))
 
 
-def test_the_shipped_release_says_all() -> None:
+def test_default_release_is_complete() -> None:
     release = load_release()
     assert release.name == DEFAULT_RELEASE
     assert release.precisions() == ("fp32", "fp16", "int8")
@@ -39,7 +41,7 @@ def test_the_shipped_release_says_all() -> None:
     assert frames.shape[1:3] == maps.shape[1:] == (release.preprocessing.height,) * 2
 
 
-def test_saving_and_loading_is_the_same(release: Path) -> None:
+def test_saved_release_loads_as_the_same_release(release: Path) -> None:
     first = load_release(release)
     before = (release / RELEASE_MANIFEST).read_bytes()
     save_release(first)
@@ -47,7 +49,7 @@ def test_saving_and_loading_is_the_same(release: Path) -> None:
     assert load_release(release) == first
 
 
-def test_a_changed_or_missing_file_is_named(release: Path) -> None:
+def test_changed_or_missing_file_is_refused(release: Path) -> None:
     graph = release / "stream.fp32.onnx"
     data = bytearray(graph.read_bytes())
     data[len(data) // 2] ^= 1
@@ -60,7 +62,7 @@ def test_a_changed_or_missing_file_is_named(release: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("do", "message"),
+    ("edit", "message"),
     [
         (lambda d: d.update(schema=2), "schema 2; this aerogaze reads schema 1"),
         (lambda d: d.pop("schema"), "schema None"),
@@ -69,23 +71,23 @@ def test_a_changed_or_missing_file_is_named(release: Path) -> None:
         (lambda d: d.update(blur=1), "malformed.*a blur of 1 widths; expected 0 to 0.25"),
         (lambda d: d["files"].pop("golden.npz"), "lists no hash of golden.npz"),
         (lambda d: d["files"].update({"../x": {"sha256": "", "size_bytes": 0}}), r"lists '\.\./x'"),
-        (lambda d: d["preprocessing"].update(width=0), "0 is no whole number of at least 1"),
-        (lambda d: d["preprocessing"].update(offset="x"), "'x' is no finite number"),
-        (lambda d: d.update(delay_frames=-1), "-1 is no whole number"),
-        (lambda d: d.update(name=None), "None is no text"),
+        (lambda d: d["preprocessing"].update(width=0), "0 is not an integer of at least 1"),
+        (lambda d: d["preprocessing"].update(offset="x"), "'x' is not a finite number"),
+        (lambda d: d.update(delay_frames=-1), "-1 is not an integer of at least 0"),
+        (lambda d: d.update(name=None), "None is not a non-empty string"),
         (lambda d: d.update(inputs=[]), "inputs is empty"),
-        (lambda d: d["states"][0].update(shape=[1, 64.0]), "64.0 is no whole number"),
+        (lambda d: d["states"][0].update(shape=[1, 64.0]), "64.0 is not an integer of at least 1"),
         (lambda d: d["states"][0].update(lag_s=3), "a lag of 3 s; expected 0 to 2"),
-        (lambda d: d["graphs"][0]["verified"].update(max_error="x"), "'x' is no finite number"),
+        (lambda d: d["graphs"][0]["verified"].update(max_error="x"), "'x' is not a finite number"),
     ],
 )
-def test_a_bad_manifest_is_named(release: Path, do: Callable[[Any], Any], message: str) -> None:
-    change(release, do)
+def test_malformed_manifest_is_refused(release: Path, edit: Callable[[Any], Any], message: str) -> None:
+    change_manifest(release, edit)
     with pytest.raises(InputError, match=message):
         load_release(release)
 
 
-def test_what_is_no_release_is_named(tmp_path: Path, release: Path) -> None:
+def test_loading_something_else_than_a_release_is_refused(tmp_path: Path, release: Path) -> None:
     with pytest.raises(InputError, match="shipped releases: skd-"):
         load_release("nonsense")
     with pytest.raises(InputError, match=r"has no release\.json"):
@@ -95,7 +97,7 @@ def test_what_is_no_release_is_named(tmp_path: Path, release: Path) -> None:
         load_release(release)
 
 
-def test_an_unknown_or_missing_precision_is_named() -> None:
+def test_unknown_or_missing_precision_is_refused() -> None:
     release = load_release()
     with pytest.raises(InputError, match="unknown precision 'int4'; expected one of fp32, fp16, int8"):
         release.graph("int4")
@@ -103,15 +105,15 @@ def test_an_unknown_or_missing_precision_is_named() -> None:
         release.graph("fp32", "pair")
 
 
-def put_golden(folder: Path, content: bytes | dict[str, np.ndarray]) -> None:
-    """Replace the golden set, and its hash with it."""
+def replace_golden_set(folder: Path, content: bytes | dict[str, np.ndarray]) -> None:
+    """Replace the golden set and its hash."""
     path = folder / GOLDEN_FILE
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez_compressed(path, **content)  # type: ignore[arg-type]
     entry = {"sha256": sha256(path), "size_bytes": path.stat().st_size}
-    change(folder, lambda d: d["files"].update({GOLDEN_FILE: entry}))
+    change_manifest(folder, lambda d: d["files"].update({GOLDEN_FILE: entry}))
 
 
 FRAMES, MAPS = np.zeros((8, 64, 64, 3), np.uint8), np.ones((8, 64, 64), np.float32)
@@ -129,16 +131,16 @@ FRAMES, MAPS = np.zeros((8, 64, 64, 3), np.uint8), np.ones((8, 64, 64), np.float
     ],
     ids=["empty", "no zip", "no maps", "too few maps", "no frames", "wrong type"],
 )
-def test_a_bad_golden_set_is_named(
+def test_malformed_golden_set_is_refused(
     release: Path, content: bytes | dict[str, np.ndarray], message: str
 ) -> None:
-    put_golden(release, content)
+    replace_golden_set(release, content)
     with pytest.raises(InputError, match=message):
         load_release(release).load_golden()
 
 
 @pytest.mark.parametrize(
-    "do",
+    "edit",
     [
         lambda d: d.update(output="heat"),
         lambda d: d.update(inputs=["image", "other"]),
@@ -146,15 +148,15 @@ def test_a_bad_golden_set_is_named(
         lambda d: d["states"][0].update(shape=[1, 64, 8, 8]),
     ],
 )
-def test_a_graph_with_other_tensors_than_the_release_says_is_refused(
-    release: Path, do: Callable[[Any], Any]
+def test_graph_with_other_tensors_than_the_manifest_is_refused(
+    release: Path, edit: Callable[[Any], Any]
 ) -> None:
-    change(release, do)
+    change_manifest(release, edit)
     with pytest.raises(InputError, match=r"has tensors .* the release says"):
         open_runner(load_release(release), "fp32")
 
 
-def test_the_default_is_the_shipped_one_whatever_the_folder_at_hand_holds(
+def test_default_release_is_the_shipped_one_even_if_the_working_directory_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / DEFAULT_RELEASE).mkdir()

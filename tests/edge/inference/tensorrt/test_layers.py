@@ -1,4 +1,4 @@
-"""Layers as TensorRT 10 and 11 describe them, in the forms of their documentation."""
+"""Layers in the formats of TensorRT 10 and 11, as in their documentation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_layers_have_nodes_precision_and_kind(half: dict[str, str], int8: dict[s
     assert myelin.nodes == ("pool", "scale")
 
 
-def test_an_engine_built_without_details_has_names_alone() -> None:
+def test_layers_of_an_engine_without_details_have_only_names() -> None:
     layers = read_layers(TIMES, json.dumps({"Layers": list(TIMES)}), warm=1)
     assert [layer.kind for layer in layers] == ["reformat", "compute", "compute"]
     assert {layer.precision for layer in layers} == {"-"}
