@@ -1,4 +1,4 @@
-"""Opens the engine for one graph of a release; each engine is imported only when it is used."""
+"""Opens the engine for one graph of a release. Each engine's libraries are imported only when it is used."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edge.inference.engine_selection import EngineChoice, SelectedEngine, read_plan, select_engine
-from edge.inference.interface.runner import Runner
-from edge.release.manifest import Form, Release
+from edge.inference.interface.runner import GraphSignature, Runner
+from edge.release.manifest import Form, Graph, Release
 from edge.release.weight_check import check_finite
 
 
@@ -18,13 +18,18 @@ def open_runner(
     threads: int | None = None,
     engine: EngineChoice = "onnxruntime",
 ) -> Runner:
-    """Open an engine for one of the release's graphs.
+    """Select and open an engine for a graph of a release.
 
-    `threads`: of ONNX Runtime; None takes one for each core.
+    Args:
+        release: The release.
+        precision: The precision of the graph.
+        form: The form of the graph.
+        threads: Threads of ONNX Runtime; None for one per core.
+        engine: The engine, or "auto".
 
     Raises:
-        InputError: the release has no such graph, its file is not one that the engine can run, or has NaN;
-            or TensorRT is asked for and cannot be.
+        InputError: The release has no such graph, the engine cannot run its file, a weight is not finite, or
+            TensorRT was requested and no engine matches.
     """
     return open_selected_engine(release, select_engine(release, precision, form, engine), threads)
 
@@ -37,38 +42,52 @@ def open_selected_engine(
     timed: bool = False,
     profile_to: Path | None = None,
 ) -> Runner:
-    """Open the engine that was chosen; raises as `open_runner` does.
+    """Open an engine that was selected before.
 
-    `batch`: what TensorRT runs at, where the graph takes any; ONNX Runtime takes what comes. `timed`: the
-    times on the GPU are taken, too. `profile_to`: the runner has `layer_times`; see `OnnxRunner`.
+    Args:
+        release: The release.
+        engine: The selected engine.
+        threads: Threads of ONNX Runtime; None for one per core.
+        batch: Batch size on TensorRT if the graph's is dynamic. ONNX Runtime accepts any.
+        timed: Measure each frame on the GPU; see `TensorRTRunner.timing`.
+        profile_to: Measure layers: the runner has `layer_times`. ONNX Runtime writes its profile to a file
+            whose name starts with this path.
+
+    Raises:
+        InputError: As for `open_runner`.
     """
     graph = engine.graph
     check_finite(release.path(graph))
-    size = release.preprocessing.height, release.preprocessing.width
-    maps = release.clip.maps if graph.form == "clip" and release.clip else 1
-    inputs = dict.fromkeys(release.input_names(graph.form), release.input_shape(graph.batch, graph.form))
-    outputs: dict[str, tuple[int | None, ...]] = {release.output: (graph.batch, maps, *size)}
-    states = release.states if graph.form == "stream" else ()
+    signature = graph_signature(release, graph)
     if engine.plan is None:
         from edge.inference.onnxruntime.runner import OnnxRunner
 
-        return OnnxRunner(release.path(graph), inputs, outputs, states, threads, profile_to)
+        return OnnxRunner(release.path(graph), signature, threads, profile_to)
     from edge.inference.cuda.backend import open_cuda
     from edge.inference.tensorrt.api import TensorRTEngine
-    from edge.inference.tensorrt.runner import TensorRTRunner
+    from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
 
     plan = read_plan(engine.plan.path, engine.plan.plan_sha256)
     cuda = open_cuda()
-    free = cuda.free_bytes()
-    with ExitStack() as opened:
-        opened.callback(cuda.close)
-        execution = TensorRTEngine(plan, engine.plan.kind)
-        opened.callback(execution.close)
-        layers = profile_to is not None
-        runner = TensorRTRunner(
-            execution, cuda, inputs, outputs, states, batch=batch, timed=timed, layers=layers
-        )
-        if not cuda.integrated:  # there it is everybody's
-            runner.gpu_bytes = free - cuda.free_bytes()
-        opened.pop_all()
+    available_bytes = cuda.available_bytes()
+    with ExitStack() as cleanup:
+        cleanup.callback(cuda.close)
+        tensorrt_engine = TensorRTEngine(plan, engine.plan.kind)
+        cleanup.callback(tensorrt_engine.close)
+        options = RunnerOptions(batch=batch, timed=timed, time_layers=profile_to is not None)
+        runner = TensorRTRunner(tensorrt_engine, cuda, signature, options)
+        if not cuda.integrated:  # shared memory is also taken by other programs
+            runner.gpu_bytes = available_bytes - cuda.available_bytes()
+        cleanup.pop_all()
     return runner
+
+
+def graph_signature(release: Release, graph: Graph) -> GraphSignature:
+    """Return the tensors that a graph of a release must have."""
+    size = release.preprocessing.height, release.preprocessing.width
+    maps = release.clip.maps if graph.form == "clip" and release.clip else 1
+    return GraphSignature(
+        dict.fromkeys(release.input_names(graph.form), release.input_shape(graph.batch, graph.form)),
+        {release.output: (graph.batch, maps, *size)},
+        release.states if graph.form == "stream" else (),
+    )

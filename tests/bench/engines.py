@@ -11,10 +11,11 @@ import onnx
 import torch
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.search.accuracy import Budget
+from calibration.search.accuracy import AccuracyBudget
 from edge.cli.run import DEFAULT_THREADS
 from edge.core.frames import Tensor
-from edge.hardware.host import this_machine
+from edge.hardware.host import detect_machine
+from edge.inference.interface.runner import GraphSignature
 from edge.inference.onnxruntime.runner import OnnxRunner
 from edge.inference.runner_factory import open_runner
 from edge.preprocessing.transform import Preprocessing
@@ -22,11 +23,11 @@ from edge.profiler.report.table import PAPER_FPS
 from edge.release.manifest import Form, load_release
 from edge.simulation.world import World
 from export.graphs import onnx_export as graphs
-from export.graphs.int8 import CalibrationOptions
+from export.graphs.int8_search import CalibrationOptions
 from export.release.builder import make_release
 from tests.bench.rows import Row, turns
 from trainer.models.forms import forms_of
-from trainer.models.mobilenet3d import CLIP
+from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.streaming import Reduction
 from trainer.models.student import SkdSettings, StreamingSettings, Student
@@ -50,7 +51,7 @@ def small_release(
     frames = np.stack([Preprocessing(resolution, resolution).resize(world.frame(i).image) for i in range(12)])
     windows = np.stack([frames[:-1], frames[1:]], axis=1)
     footage = CalibrationFrames(windows, windows, frames[:8], "made")
-    make_release(student, footage, folder, forms, CalibrationOptions(budget=Budget(cc=0.5)))
+    make_release(student, footage, folder, forms, CalibrationOptions(budget=AccuracyBudget(cc=0.5)))
     return network, folder
 
 
@@ -65,7 +66,7 @@ def engine_rows(folder: Path) -> list[Row]:
         np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32),
     )
     pair, many = torch.from_numpy(frame), torch.from_numpy(np.repeat(frame, BATCH, axis=0))
-    torch.set_num_threads(this_machine().cores)
+    torch.set_num_threads(detect_machine().cores)
     runners = {p: open_runner(release, p, threads=DEFAULT_THREADS) for p in ("fp32", "int8")}
 
     def eager() -> object:
@@ -118,7 +119,7 @@ def streaming_rows(folder: Path) -> list[Row]:
     """
     size = 192, 256
     reductions: tuple[Reduction, ...] = (1, 4)
-    bounds: tuple[tuple[Variant, float, int], ...] = (("S", 10, 0), ("M", 4, CLIP - 1))
+    bounds: tuple[tuple[Variant, float, int], ...] = (("S", 10, 0), ("M", 4, CLIP_FRAMES - 1))
     rows: list[Row] = []
     for rc in reductions:
         torch.manual_seed(0)
@@ -126,8 +127,10 @@ def streaming_rows(folder: Path) -> list[Row]:
         student = Student("stream", settings, settings.build().eval(), {})
         place, states = folder / f"stream-{rc}.onnx", forms_of(student).states
         onnx.save(graphs.export_onnx(student, "stream", 1), place)
-        stream = OnnxRunner(place, {"frame": (1, 3, *size)}, {"saliency": (1, 1, *size)}, states, 2)
-        clip = torch.rand(1, 3, CLIP, *size) * 2 - 1
+        stream = OnnxRunner(
+            place, GraphSignature({"frame": (1, 3, *size)}, {"saliency": (1, 1, *size)}, states), 2
+        )
+        clip = torch.rand(1, 3, CLIP_FRAMES, *size) * 2 - 1
         frames = [{"frame": frame.numpy()} for frame in clip.unbind(2)]
 
         def streamed(runner: OnnxRunner = stream, feeds: list[dict[str, Tensor]] = frames) -> None:
@@ -140,12 +143,14 @@ def streaming_rows(folder: Path) -> list[Row]:
             onnx.save(
                 graphs.trace_onnx(ClipForm(TinyHD(variant, rc)).eval(), (clip,), ["clip"], ["maps"]), place
             )
-            whole = OnnxRunner(place, {"clip": tuple(clip.shape)}, {"maps": (1, steps, *size)}, threads=2)
+            whole = OnnxRunner(
+                place, GraphSignature({"clip": tuple(clip.shape)}, {"maps": (1, steps, *size)}), threads=2
+            )
             contenders[variant] = partial(whole.infer, {"clip": clip.numpy()})
         seconds = turns(contenders, calls=2, rounds=8)
         print(f"rc {rc}, seconds a call:", seconds)
         for variant, bound, late in bounds:
-            ratio = seconds[variant] / MAPS[variant] / (seconds["stream"] / CLIP)
+            ratio = seconds[variant] / MAPS[variant] / (seconds["stream"] / CLIP_FRAMES)
             what = f"rc {rc}, 192x256: streaming maps/s over TinyHD-{variant}'s ({late} frames late, we 0)"
             rows.append(Row(what, ratio, "x", bound, True))
     return rows

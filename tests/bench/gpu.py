@@ -10,20 +10,21 @@ import numpy as np
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame
-from edge.hardware.gpu import this_gpu
+from edge.hardware.gpu import detect_gpu
 from edge.inference.cuda.backend import open_cuda
 from edge.inference.engine_selection import read_plan, select_engine
+from edge.inference.interface.runner import GraphSignature
 from edge.inference.saliency_model import SaliencyModel
 from edge.inference.tensorrt.api import TensorRTEngine, load_tensorrt
 from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
-from edge.inference.tensorrt.runner import TensorRTRunner
+from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
 from edge.pipeline.run import run_pipeline
 from edge.profiler.measurement.candidate import find_candidates, golden_feeds
 from edge.profiler.measurement.stages import gpu_ms
 from edge.profiler.report.table import PAPER_FPS
 from edge.release.manifest import Release, load_release, locate_release
 from export.engines.build import build_engines
-from export.engines.build_source import of_release
+from export.engines.build_source import release_engine_source
 from tests.bench.engines import BATCH, small_release
 from tests.bench.rows import Row, turns
 from trainer.inference.torch_runner import torch_candidates
@@ -57,23 +58,25 @@ def built(folder: Path) -> Release:
             refused = str(error)
             continue
         release = load_release(folder)
-        list(build_engines(of_release(release), BuildTarget.parse(target), folder / "engines" / target))
+        list(
+            build_engines(
+                release_engine_source(release), BuildTarget.parse(target), folder / "engines" / target
+            )
+        )
         return release
     raise InputError(refused)
 
 
 def opened(release: Release, precision: str, graphs: bool) -> TensorRTRunner:
     """Open the runner of an engine, with CUDA graphs or without."""
-    found = select_engine(release, precision, "stream", "tensorrt").built
+    found = select_engine(release, precision, "stream", "tensorrt").plan
     assert found is not None
     size = release.preprocessing.height, release.preprocessing.width
     return TensorRTRunner(
         TensorRTEngine(read_plan(found.path, found.plan_sha256), found.kind),
         open_cuda(),
-        {"frame": (1, 3, *size)},
-        {"saliency": (1, 1, *size)},
-        release.states,
-        graphs=graphs,
+        GraphSignature({"frame": (1, 3, *size)}, {"saliency": (1, 1, *size)}, release.states),
+        RunnerOptions(cuda_graphs=graphs),
     )
 
 
@@ -147,7 +150,7 @@ def pipeline_rows(folder: Path) -> list[Row]:
 
 def gpu_rows(folder: Path) -> list[Row]:
     """Return all rows; none, and why, where there is no GPU, or nothing that runs engines on it."""
-    if this_gpu() is None:
+    if detect_gpu() is None:
         print("GPU: not measured, there is no NVIDIA GPU here, or no driver for one")
         return []
     rows: list[Row] = []

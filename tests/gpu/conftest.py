@@ -1,45 +1,31 @@
-"""The GPUs that tests run on: `host`, a stand-in that is always there, and the real one by each backend."""
+"""GPUs for the tests: a simulated one, which is always available, and the real one with each backend."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from edge.core.errors import InputError
-from edge.inference.cuda.backend import BACKENDS, Cuda, open_cuda
-from tests.gpu.host import Host
-
-NEEDED = "AEROGAZE_NEEDS_CUDA"
-"""Names a backend without which the tests fail instead of being skipped."""
+from edge.inference.cuda.backend import BACKENDS, Cuda
+from tests.support.cuda_backends import open_cuda_or_skip
+from tests.support.simulated_gpu import SimulatedCuda
 
 
-def opened(backend: str) -> Cuda:
-    """Open the GPU; the test is skipped, with the reason, where that cannot be."""
-    try:
-        return open_cuda(backend)
-    except InputError as error:
-        if os.environ.get(NEEDED) == backend:
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(params=["host", *BACKENDS])
+@pytest.fixture(params=["simulated", *BACKENDS])
 def new_cuda(request: pytest.FixtureRequest) -> Iterator[Callable[[], Cuda]]:
-    """Open the GPU by each backend; what was opened is closed at the end."""
-    made: list[Cuda] = []
+    """Return a function that opens the GPU with each backend. All are closed at the end."""
+    gpus: list[Cuda] = []
 
-    def make() -> Cuda:
-        made.append(Host() if request.param == "host" else opened(request.param))
-        return made[-1]
+    def open_gpu() -> Cuda:
+        gpus.append(SimulatedCuda() if request.param == "simulated" else open_cuda_or_skip(request.param))
+        return gpus[-1]
 
-    yield make
-    for cuda in made:
-        cuda.close()
+    yield open_gpu
+    for gpu in gpus:
+        gpu.close()
 
 
 @pytest.fixture
 def cuda(new_cuda: Callable[[], Cuda]) -> Cuda:
-    """The GPU by each backend."""
+    """Return the GPU, opened with each backend."""
     return new_cuda()

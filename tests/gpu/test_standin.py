@@ -1,8 +1,8 @@
-"""Both backends, and the commands from end to end, on stand-ins for the driver and for TensorRT.
+"""Both CUDA backends, and the commands from end to end, on stand-ins for the driver and for TensorRT.
 
-What is shown: every call goes to the driver with arguments that it takes, in an order that it allows, and all
-is freed. What is not: that a GPU does what the stand-in does. Each test is a process of its own, in which
-libcuda.so.1 is `standin/cuda.c`, compiled.
+The tests show that the driver is called with valid arguments in a valid order, and that everything is freed.
+They do not show that a GPU does what the stand-in does. Each test starts a process in which libcuda.so.1 is
+the compiled `standin/cuda.c`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 from edge.hardware.gpu import detect_gpu
 from edge.release.manifest import DEFAULT_RELEASE, locate_release
-from tests.gpu.conftest import NEEDED
+from tests.support.cuda_backends import NEEDED_BACKEND
 
 HERE = Path(__file__).parent
 Process = subprocess.CompletedProcess[str]
@@ -30,9 +30,9 @@ Start = Callable[..., Process]
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the stand-in for libcuda.so.1."""
+    """Compile the stand-in for libcuda.so.1 and return its folder."""
     if detect_gpu() is not None:
-        pytest.skip("there is a GPU: it is tested itself")
+        pytest.skip("there is a GPU, which the other tests use")
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc) to make a stand-in for the driver")
     folder = tmp_path_factory.mktemp("driver")
@@ -43,9 +43,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(driver: Path) -> Start:
-    """Run Python with the stand-ins."""
+    """Return a function that runs Python with the stand-ins."""
 
-    def call(*words: str | Path, **more: str) -> Process:
+    def call(*words: str | Path, **environment: str) -> Process:
         paths = [
             HERE / "standin" / "modules",
             HERE.parent.parent,
@@ -56,7 +56,7 @@ def start(driver: Path) -> Start:
             "LD_LIBRARY_PATH": str(driver),
             "PYTHONPATH": ":".join(str(path) for path in paths if str(path)),
             "COLUMNS": "200",
-            **more,
+            **environment,
         }
         return subprocess.run(
             [sys.executable, *map(str, words)], capture_output=True, text=True, env=env, timeout=300
@@ -67,34 +67,38 @@ def start(driver: Path) -> Start:
 
 @pytest.fixture(scope="module")
 def aerogaze(start: Start) -> Start:
-    """Run a command with the stand-ins."""
-    return lambda *words, **more: start("-m", "edge.cli.main", *words, **more)
+    """Return a function that runs aerogaze with the stand-ins."""
+    return lambda *words, **environment: start("-m", "edge.cli.main", *words, **environment)
 
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
-def test_layer_and_runner_pass_their_suites(start: Start, backend: str, module: str) -> None:
+def test_cuda_and_runner_tests_pass_on_the_stand_in_driver(start: Start, backend: str, module: str) -> None:
     if not _installed(module):
         pytest.skip(f"{module} is not installed")
     lazily = "import os, sys, pytest; sys.setdlopenflags(os.RTLD_LAZY); sys.exit(pytest.main(sys.argv[1:]))"
     words = ["-q", "-p", "no:cacheprovider", HERE / "test_cuda.py", HERE / "test_runner.py", "-k", backend]
-    told = start("-c", lazily, *words, **{NEEDED: backend})  # pycuda names calls that the stand-in lacks
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert re.search(r"\b2\d passed, 1 skipped", told.stdout), told.stdout  # one is for machines without
+    process = start(
+        "-c", lazily, *words, **{NEEDED_BACKEND: backend}
+    )  # lazy: pycuda refers to functions that the stand-in lacks
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert re.search(r"\b2\d passed, 1 skipped", process.stdout), (
+        process.stdout
+    )  # the skipped one needs a machine without a GPU
 
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
-def test_nothing_is_left_on_the_driver(start: Start, backend: str, module: str) -> None:
+def test_close_frees_everything_on_the_driver(start: Start, backend: str, module: str) -> None:
     if not _installed(module):
         pytest.skip(f"{module} is not installed")
-    told = start(
+    process = start(
         "-c",
         """
 import ctypes, os, sys
 sys.setdlopenflags(os.RTLD_LAZY)
 from edge.inference.cuda.backend import open_cuda
 cuda = open_cuda(sys.argv[1])
-stream, memory = cuda.stream(), cuda.device(64)
-cuda.host((4,), "float32"), cuda.event(), cuda.event(timed=True)
+stream, memory = cuda.create_stream(), cuda.allocate(64)
+cuda.allocate_pinned((4,), "float32"), cuda.create_event(), cuda.create_event(timed=True)
 cuda.launch(cuda.capture(stream, lambda: cuda.fill(memory, 1, stream)), stream)
 left = ctypes.CDLL("libcuda.so.1").sta_left
 before = left()
@@ -103,7 +107,7 @@ print(before, left())
 """,
         backend,
     )
-    assert (told.stdout, told.stderr) == ("6 0\n", "")
+    assert (process.stdout, process.stderr) == ("6 0\n", "")
 
 
 def _installed(module: str) -> bool:
@@ -115,57 +119,55 @@ def _installed(module: str) -> bool:
 
 @pytest.fixture
 def built(built_once: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
+    """Return a copy of the built release that the test may damage."""
     return Path(shutil.copytree(built_once, tmp_path / "release"))
 
 
 @pytest.fixture(scope="module")
 def built_once(aerogaze: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped release with engines by the stand-in."""
+    """Return the shipped release with engines built by the stand-in."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
     folder = Path(
         shutil.copytree(locate_release(DEFAULT_RELEASE), tmp_path_factory.mktemp("built") / "release")
     )
-    told = aerogaze("build", folder, "--target", "local")
-    assert told.returncode == 0, told.stderr
+    process = aerogaze("build", folder, "--target", "local")
+    assert process.returncode == 0, process.stderr
     identity = json.loads((folder / "engines" / "local" / "stream.fp16.engine.json").read_text())
     assert (identity["gpu"], identity["compute_capabilities"]) == ("Stand-in", ["8.6"])
     return folder
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_a_run_takes_the_engine_that_fits(
-    aerogaze: Start, built: Path, tmp_path: Path, integrated: bool
-) -> None:
+def test_run_uses_the_matching_engine(aerogaze: Start, built: Path, tmp_path: Path, integrated: bool) -> None:
     maps = [tmp_path / "tensorrt", tmp_path / "onnxruntime"]
-    more = {"STANDIN_INTEGRATED": "1"} if integrated else {}
+    environment = {"STANDIN_INTEGRATED": "1"} if integrated else {}
     words = ["run", "synthetic:7:320x180:20", "--release", built, "--precision", "fp32", "--json"]
-    told = aerogaze(*words, "--maps", maps[0], **more)
-    assert told.returncode == 0, told.stderr
-    engine = json.loads(told.stdout)["engine"]
+    process = aerogaze(*words, "--maps", maps[0], **environment)
+    assert process.returncode == 0, process.stderr
+    engine = json.loads(process.stdout)["engine"]
     assert engine.startswith("tensorrt 10.3.0, ")
     assert engine.endswith(", zero copy, CUDA graph" if integrated else ", copied, CUDA graph")
-    told = aerogaze(*words, "--engine", "onnxruntime", "--maps", maps[1])
-    assert json.loads(told.stdout)["engine"].startswith("onnxruntime")
-    ours, theirs = ({p.name: p.read_bytes() for p in place.iterdir()} for place in maps)
-    assert len(ours) == 20
-    assert ours == theirs
+    process = aerogaze(*words, "--engine", "onnxruntime", "--maps", maps[1])
+    assert json.loads(process.stdout)["engine"].startswith("onnxruntime")
+    tensorrt_maps, onnx_maps = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in maps)
+    assert len(tensorrt_maps) == 20
+    assert tensorrt_maps == onnx_maps
 
 
-def test_in_a_slot_engines_are_beside_the_release_and_fp16_is_taken(aerogaze: Start, built: Path) -> None:
+def test_run_finds_engines_next_to_the_release_and_prefers_fp16(aerogaze: Start, built: Path) -> None:
     shutil.move(built / "engines" / "local", built.parent / "engines")
-    told = aerogaze("run", "synthetic:7:320x180:3", "--release", built, "--engine", "tensorrt", "--json")
-    assert told.returncode == 0, told.stderr
-    summary = json.loads(told.stdout)
+    process = aerogaze("run", "synthetic:7:320x180:3", "--release", built, "--engine", "tensorrt", "--json")
+    assert process.returncode == 0, process.stderr
+    summary = json.loads(process.stdout)
     assert summary["precision"] == "fp16"
     assert summary["engine"].startswith("tensorrt")
 
 
-def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: Path) -> None:
+def test_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: Path) -> None:
     words = ["profile", built, "--engine", "tensorrt", "--precision", "fp32", "--json", tmp_path / "l.json"]
-    told = aerogaze(*words, "--layers")
-    assert told.returncode == 0, told.stderr
+    process = aerogaze(*words, "--layers")
+    assert process.returncode == 0, process.stderr
     document = json.loads((tmp_path / "l.json").read_text())
     (row,) = document["latencies"]
     layers = document["layers"]["fp32"]
@@ -178,109 +180,109 @@ def test_a_profile_measures_the_engine(aerogaze: Start, built: Path, tmp_path: P
     assert row["size_bytes"] == (built / "engines" / "local" / "stream.fp32.engine").stat().st_size
 
 
-@pytest.mark.parametrize("other", ["nothing", "what this board learnt"])
-def test_a_board_builds_with_the_timing_cache_that_fits(
-    start: Start, built: Path, tmp_path: Path, other: str
+@pytest.mark.parametrize("own_cache", ["nothing", "cache of this board"])
+def test_board_builds_with_the_first_matching_timing_cache(
+    start: Start, built: Path, tmp_path: Path, own_cache: str
 ) -> None:
     shutil.copytree(built, tmp_path / "slots" / "a" / "release")
     shutil.rmtree(tmp_path / "slots" / "a" / "release" / "engines")
-    for place, data in (
+    for name, data in (
         ("a/caches/1.timing", b"rubbish"),
         ("a/caches/2.timing", b"of another GPU"),
         ("a/caches/3.timing", b"carried"),
-        *([("b/engines/timing.cache", other.encode())] if other != "nothing" else []),
+        *([("b/engines/timing.cache", own_cache.encode())] if own_cache != "nothing" else []),
     ):
-        (tmp_path / "slots" / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "slots" / place).write_bytes(data)
-    told = start(
+        (tmp_path / "slots" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "slots" / name).write_bytes(data)
+    process = start(
         "-c",
         """
 import sys
 from pathlib import Path
-from edge.release.manifest import load
+from edge.release.manifest import load_release
 from jetson.device.engine_trial import TensorRTBackend
 slot = Path(sys.argv[1])
-TensorRTBackend().build(load(slot / "release"), slot / "engines", print)
+TensorRTBackend().build(load_release(slot / "release"), slot / "engines", print)
 """,
         tmp_path / "slots" / "a",
     )
-    assert told.returncode == 0, told.stderr
+    assert process.returncode == 0, process.stderr
     used = (tmp_path / "slots" / "a" / "engines" / "timing.cache").read_bytes()
-    assert used == (b"carried" if other == "nothing" else other.encode())
+    assert used == (b"carried" if own_cache == "nothing" else own_cache.encode())
 
 
-def test_a_model_has_frames_in_flight(start: Start, built: Path) -> None:
-    told = start(
+def test_model_keeps_frames_in_flight(start: Start, built: Path) -> None:
+    process = start(
         "-c",
         """
 import sys
 import numpy as np
-from edge.inference.saliency_model import SaliencyModel, clip_maps
+from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 model = SaliencyModel(sys.argv[1], "fp32", engine="tensorrt")
 model.blur = 0.0
 frames = model.release.load_golden()[0]
-wanted, found = clip_maps(model, frames), []
+expected, maps = compute_clip_maps(model, frames), []
 for index, frame in enumerate(frames):
     model.submit(model.prepare(frame))
     if index + 1 >= model.depth:
-        found.append(model.collect())
-while len(found) < len(frames):
-    found.append(model.collect())
+        maps.append(model.collect())
+while len(maps) < len(frames):
+    maps.append(model.collect())
 model.close()
-np.testing.assert_array_equal(found, wanted)
-print(model.depth, len(found) == len(frames))
+np.testing.assert_array_equal(maps, expected)
+print(model.depth, len(maps) == len(frames))
 """,
         built,
     )
-    assert told.stdout == "2 True\n", told.stderr
+    assert process.stdout == "2 True\n", process.stderr
 
 
-def other_bytes(engine: Path) -> None:
+def append_bytes(engine: Path) -> None:
     engine.write_bytes(engine.read_bytes() + b"more")
 
 
-def for_all_to_write(engine: Path) -> None:
+def make_world_writable(engine: Path) -> None:
     engine.chmod(0o666)
 
 
-def changed(**values: object) -> Callable[[Path], None]:
+def change_identity(**values: object) -> Callable[[Path], None]:
     def change(engine: Path) -> None:
-        place = engine.with_name(engine.name + ".json")
-        place.write_text(json.dumps({**json.loads(place.read_text()), **values}))
+        path = engine.with_name(engine.name + ".json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     return change
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
-        (other_bytes, "its file is not the one that was built"),
-        (for_all_to_write, "everybody may write it, and an engine is code"),
-        (changed(version="10.16.1"), "TensorRT 10.16.1, here 10.3.0"),
+        (append_bytes, "its file is not the one that was built"),
+        (make_world_writable, "everybody may write it, and an engine is code"),
+        (change_identity(version="10.16.1"), "TensorRT 10.16.1, here 10.3.0"),
         (lambda engine: engine.with_name(engine.name + ".json").write_text("{"), "cannot be read"),
         (lambda engine: engine.unlink(), "no engine of stream.fp32.onnx was built for Stand-in"),
     ],
     ids=["bytes", "mode", "version", "identity", "missing"],
 )
-def test_a_plan_that_is_not_the_one_is_never_loaded(
-    aerogaze: Start, built: Path, spoil: Callable[[Path], None], says: str
+def test_plan_that_does_not_match_is_never_loaded(
+    aerogaze: Start, built: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    spoil(built / "engines" / "local" / "stream.fp32.engine")
+    damage(built / "engines" / "local" / "stream.fp32.engine")
     words = ["run", "synthetic:7:320x180:3", "--release", built, "--precision", "fp32"]
-    told = aerogaze(*words, "--engine", "tensorrt")
-    assert told.returncode == 2
-    assert says in told.stderr
-    assert told.stderr.count("\n") == 1, told.stderr
-    assert "aerogaze build" in told.stderr or "chmod o-w" in told.stderr
-    assert "deserialised" not in told.stderr
+    process = aerogaze(*words, "--engine", "tensorrt")
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert "aerogaze build" in process.stderr or "chmod o-w" in process.stderr
+    assert "deserialised" not in process.stderr
 
 
-def test_auto_says_why_it_is_not_tensorrt(aerogaze: Start, built: Path) -> None:
-    changed(version="10.16.1")(built / "engines" / "local" / "stream.fp32.engine")
+def test_auto_reports_why_tensorrt_is_not_used(aerogaze: Start, built: Path) -> None:
+    change_identity(version="10.16.1")(built / "engines" / "local" / "stream.fp32.engine")
     words = ["run", "synthetic:7:320x180:3", "--release", built, "--precision", "fp32", "--json"]
-    told = aerogaze(*words)
-    assert told.returncode == 0, told.stderr
-    engine = json.loads(told.stdout)["engine"]
+    process = aerogaze(*words)
+    assert process.returncode == 0, process.stderr
+    engine = json.loads(process.stdout)["engine"]
     assert engine.startswith("onnxruntime")
     assert "(not TensorRT: " in engine
     assert "TensorRT 10.16.1, here 10.3.0" in engine

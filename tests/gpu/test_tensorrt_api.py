@@ -1,4 +1,4 @@
-"""What can be known of running an engine without a GPU: the calls exist, and what is refused says why."""
+"""Tests of the TensorRT API without a GPU: the functions exist, and errors have their reason."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ STANDIN = Path(__file__).parent / "standin" / "modules" / "tensorrt.py"
 OBJECTS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext"}
 
 
-def calls() -> dict[str, set[str]]:
-    """Which names `TensorRTEngine` uses of which object of TensorRT, read from its source."""
+def find_used_names() -> dict[str, set[str]]:
+    """Return the names that `TensorRTEngine` uses of each object of TensorRT, read from its source."""
     tree = ast.parse(Path(tensorrt_api.__file__).read_text())
-    (body,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Execution")
-    found: dict[str, set[str]] = defaultdict(set)
+    (body,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "TensorRTEngine")
+    names: dict[str, set[str]] = defaultdict(set)
     for node in ast.walk(body):
         if isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value).removeprefix("self._")
             if owner in (*OBJECTS, "trt"):
-                found[owner].add(node.attr)
-    return found
+                names[owner].add(node.attr)
+    return names
 
 
-def test_the_calls_are_found() -> None:
-    found = calls()
-    assert {"set_tensor_address", "execute_async_v3", "get_tensor_shape", "set_input_shape"} <= found[
+def test_used_names_are_found_in_the_source() -> None:
+    names = find_used_names()
+    assert {"set_tensor_address", "execute_async_v3", "get_tensor_shape", "set_input_shape"} <= names[
         "context"
     ]
-    assert {"num_io_tensors", "get_tensor_name", "create_execution_context"} <= found["engine"]
-    assert found["runtime"] == {"deserialize_cuda_engine", "engine_host_code_allowed"}
+    assert {"num_io_tensors", "get_tensor_name", "create_execution_context"} <= names["engine"]
+    assert names["runtime"] == {"deserialize_cuda_engine", "engine_host_code_allowed"}
 
 
-def test_tensorrt_for_rtx_has_every_call() -> None:
+def test_tensorrt_for_rtx_has_every_used_name() -> None:
     trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    for owner, names in calls().items():
-        place = getattr(trt, OBJECTS[owner]) if owner in OBJECTS else trt
-        assert [name for name in names if not hasattr(place, name)] == []
+    for owner, names in find_used_names().items():
+        target = getattr(trt, OBJECTS[owner]) if owner in OBJECTS else trt
+        assert [name for name in names if not hasattr(target, name)] == []
     assert hasattr(trt.IExecutionContext, "is_stream_capturable")
     assert {kind for kind in tensorrt_api._DTYPES if not hasattr(trt.DataType, kind)} == set()
 
@@ -62,29 +62,31 @@ def plan() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
-        (lambda plan: plan, "CUDA driver version is insufficient"),  # read, and refused at its first stream
+        (lambda plan: plan, "CUDA driver version is insufficient"),  # loaded, and refused at its first stream
         (lambda plan: plan[:500], "header.size == blobSize failed"),
         (lambda plan: b"other" * 100, "magicTag"),
     ],
     ids=["whole", "cut", "other"],
 )
-def test_a_plan_that_cannot_be_loaded_is_told_in_tensorrts_words(plan: bytes, spoil: Any, says: str) -> None:
-    with pytest.raises(InputError, match=rf"tensorrt_rtx 1\.\S+ cannot load the engine: .*{says}"):
-        TensorRTEngine(spoil(plan), "rtx")
+def test_plan_that_cannot_be_loaded_is_refused_with_tensorrts_message(
+    plan: bytes, damage: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"tensorrt_rtx 1\.\S+ cannot load the engine: .*{message}"):
+        TensorRTEngine(damage(plan), "rtx")
 
 
-def test_the_stand_in_for_tensorrt_has_no_name_that_tensorrt_lacks() -> None:
+def test_stand_in_has_no_name_that_tensorrt_lacks() -> None:
     trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     for node in ast.parse(STANDIN.read_text()).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            place = getattr(trt, node.name)
+            target = getattr(trt, node.name)
             names = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
-            assert [name for name in names if not hasattr(place, name)] == []
+            assert [name for name in names if not hasattr(target, name)] == []
 
 
-def test_without_its_package_it_is_named() -> None:
+def test_missing_tensorrt_package_is_reported() -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed")
     with pytest.raises(InputError, match=r"tensorrt cannot be imported .* comes with JetPack"):

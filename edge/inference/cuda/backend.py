@@ -1,6 +1,7 @@
-"""The few CUDA operations that a runner needs, by either of two libraries; the only place that imports them.
+"""The few CUDA operations that a runner needs, through one of two libraries.
 
-pycuda and cuda-bindings work on the same primary context, which TensorRT uses too, and on the same handles.
+Only this package imports CUDA libraries. pycuda and cuda-bindings work on the same primary context, which
+TensorRT uses as well, and on the same handles.
 """
 
 from __future__ import annotations
@@ -12,90 +13,96 @@ from typing import Any, Protocol
 from edge.core.errors import InputError
 from edge.hardware.gpu import detect_gpu
 from edge.inference.cuda.errors import CudaError
-from edge.inference.cuda.handles import CudaGraph, Event, Memory, Shape, Stream
+from edge.inference.cuda.handles import CudaGraph, Event, Memory, Stream
 
 __all__ = ["BACKENDS", "Cuda", "CudaError", "CudaGraph", "Event", "Memory", "Stream", "open_cuda"]
 
 BACKENDS = {
     "pycuda": (
         "edge.inference.cuda.pycuda_backend",
-        "pip install 'aerogaze[pycuda]' where CUDA's toolkit is",
+        "pip install 'aerogaze[pycuda]' on a machine with the CUDA toolkit",
     ),
     "cuda-bindings": (
         "edge.inference.cuda.bindings",
         "pip install 'aerogaze[cuda]', on JetPack 6 'aerogaze[cuda12]'",
     ),
 }
-"""Module of each backend, and how to get its library. Who has pycuda wants it: it is tried first."""
+"""Module of each backend, and how to install its library. pycuda is tried first: it is installed only on
+purpose, since it must be compiled."""
 
 
 class Cuda(Protocol):
-    """One GPU. Made by a thread; another one calls `enter` before anything else.
+    """One GPU.
 
-    Raises (all methods):
-        CudaError: CUDA refused; its own name of the error, and what to do.
+    The thread that opens it may use it at once; other threads call `make_current` first.
+
+    Raises:
+        CudaError: From every method, if CUDA refuses the call.
     """
 
     description: str
     """Backend and version, for reports."""
     integrated: bool
-    """GPU and CPU share their memory: what is mapped needs no copy."""
+    """True if GPU and CPU share their memory: mapped memory needs no copies."""
 
-    def enter(self) -> None:
-        """Make the GPU's context that of the calling thread."""
+    def make_current(self) -> None:
+        """Make the GPU's context current in the calling thread."""
 
-    def stream(self) -> Stream:
-        """Make a stream that does not wait for the default one."""
+    def create_stream(self) -> Stream:
+        """Create a stream that does not synchronize with the default stream."""
 
-    def event(self, timed: bool = False) -> Event:
-        """Make an event; `timed` ones can be asked for the time between them."""
+    def create_event(self, timed: bool = False) -> Event:
+        """Create an event. Only `timed` events can be passed to `elapsed_ms`."""
 
-    def device(self, size_bytes: int) -> Memory:
-        """Take memory of the GPU, filled with nothing in particular."""
+    def allocate(self, size_bytes: int) -> Memory:
+        """Allocate memory on the GPU; its content is undefined."""
 
-    def host(self, shape: Shape, dtype: Any) -> Memory:
-        """Take page-locked memory of the CPU, mapped for the GPU, as an array of zeros."""
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: Any) -> Memory:
+        """Allocate page-locked memory of the CPU, mapped into the GPU's address space, filled with zeros."""
 
     def copy(self, to: Memory, source: Memory, stream: Stream) -> None:
-        """Copy all of `source` on a stream, from wherever to wherever it is."""
+        """Copy all of `source` on a stream, in any direction that involves the GPU."""
 
     def fill(self, memory: Memory, byte: int, stream: Stream) -> None:
-        """Set each byte of the GPU's memory on a stream."""
+        """Set every byte of memory on the GPU, on a stream."""
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Let the event mark what the stream was given so far."""
+        """Record the event after the work that the stream has been given so far."""
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """Hold back what the stream is given from now on until the event's mark is reached."""
+        """Make all later work of the stream wait for the event."""
 
-    def synchronise(self, on: Stream | Event) -> None:
-        """Wait for all that a stream was given, or for an event's mark."""
+    def synchronize(self, on: Stream | Event) -> None:
+        """Block until all work of a stream is done, or until an event is reached."""
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        """Return the time between two timed events that were reached."""
+        """Return the time between two timed events that have been reached."""
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
-        """Turn what `work` gives the stream into a CUDA graph; nothing of it is run."""
+        """Capture the work that `work` gives the stream as a CUDA graph, without running it."""
 
     def launch(self, graph: CudaGraph, stream: Stream) -> None:
         """Run a captured graph on a stream."""
 
     def free_graphs(self) -> None:
-        """Free all captured graphs, before what they run is freed."""
+        """Free all captured graphs. This must happen before the engine that they run is freed."""
 
-    def free_bytes(self) -> int:
-        """Return how much of the GPU's memory is free."""
+    def available_bytes(self) -> int:
+        """Return the amount of free GPU memory."""
 
     def close(self) -> None:
-        """Free everything that was made here, when it has run."""
+        """Wait for the GPU and free everything that was created here."""
 
 
 def open_cuda(backend: str | None = None) -> Cuda:
-    """Open the first GPU by a backend, or by whichever is installed.
+    """Open the first GPU.
+
+    Args:
+        backend: A key of `BACKENDS`; None takes the first one that is installed.
 
     Raises:
-        InputError: there is no GPU, no such backend, or its library is not installed.
-        CudaError: the driver refuses.
+        InputError: There is no GPU, no such backend, or its library is not installed.
+        CudaError: The driver refuses.
     """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"no CUDA backend {backend!r}; expected one of {', '.join(BACKENDS)}")
@@ -104,13 +111,13 @@ def open_cuda(backend: str | None = None) -> Cuda:
             "there is no NVIDIA GPU here, or no driver for one (libcuda.so.1): "
             "install the driver, or run on ONNX Runtime"
         )
-    missing = []
+    problems = []
     for name in [backend] if backend else BACKENDS:
         module, remedy = BACKENDS[name]
         try:
-            opened: Cuda = importlib.import_module(module).open_gpu()
+            cuda: Cuda = importlib.import_module(module).open_gpu()
         except ImportError as error:
-            missing.append(f"{name} cannot be imported ({error}): {remedy}")
+            problems.append(f"{name} cannot be imported ({error}): {remedy}")
         else:
-            return opened
-    raise InputError("; or ".join(missing))
+            return cuda
+    raise InputError("; or ".join(problems))

@@ -1,4 +1,4 @@
-"""The CUDA layer by NVIDIA's cuda-bindings: wheels for x86 and aarch64, nothing to compile."""
+"""CUDA through NVIDIA's cuda-bindings: wheels for x86 and aarch64, nothing to compile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from cuda.bindings import driver
 
 from edge.inference.cuda.errors import CudaError
-from edge.inference.cuda.handles import CudaGraph, Event, Memory, Shape, Stream
+from edge.inference.cuda.handles import CudaGraph, Event, Memory, Stream
 
 _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _TIMED, _UNTIMED = (
@@ -23,132 +23,134 @@ _MAPPED = int(driver.CU_MEMHOSTALLOC_DEVICEMAP) | int(driver.CU_MEMHOSTALLOC_POR
 _INTEGRATED = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED
 
 
-def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Call the driver; return what it gives beside its result code.
+def call_driver(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
+    """Call a function of the driver and return its results without the status code.
 
     Raises:
-        CudaError: the code is not success.
+        CudaError: The status code is not success.
     """
-    code, *given = function(*arguments)
+    code, *results = function(*arguments)
     if code != driver.CUresult.CUDA_SUCCESS:
         text = driver.cuGetErrorString(code)[1]
         raise CudaError(function.__name__, code.name, text.decode() if text else "")
-    return given[0] if len(given) == 1 else tuple(given)
+    return results[0] if len(results) == 1 else tuple(results)
 
 
-def capture(stream: int, work: Callable[[], None]) -> Any:
-    """Return what `work` gives the stream as a graph ready to launch; of either backend's streams."""
-    local = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL  # others may allocate meanwhile
-    call(driver.cuStreamBeginCapture, stream, local)
+def capture_graph(stream: int, work: Callable[[], None]) -> Any:
+    """Capture the work that `work` gives a stream, of either backend, as a graph ready to launch."""
+    # Thread-local: other threads may allocate memory meanwhile.
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    call_driver(driver.cuStreamBeginCapture, stream, mode)
     try:
         work()
     except BaseException:
-        code, graph = driver.cuStreamEndCapture(stream)  # so that the stream can be used again
+        # End the capture even so, otherwise the stream could not be used again.
+        code, graph = driver.cuStreamEndCapture(stream)
         if code == driver.CUresult.CUDA_SUCCESS:
             driver.cuGraphDestroy(graph)
         raise
-    graph = call(driver.cuStreamEndCapture, stream)
+    graph = call_driver(driver.cuStreamEndCapture, stream)
     try:
-        return call(driver.cuGraphInstantiate, graph, 0)
+        return call_driver(driver.cuGraphInstantiate, graph, 0)
     finally:
         driver.cuGraphDestroy(graph)
 
 
-def launch(graph: Any, stream: int) -> None:
+def launch_graph(graph: Any, stream: int) -> None:
     """Run a captured graph on a stream of either backend."""
-    call(driver.cuGraphLaunch, graph, stream)
+    call_driver(driver.cuGraphLaunch, graph, stream)
 
 
-def destroy(graph: Any) -> None:
+def destroy_graph(graph: Any) -> None:
     """Free a captured graph."""
     driver.cuGraphExecDestroy(graph)
 
 
 class BindingsCuda:
-    """The `Cuda` of cuda-bindings."""
+    """The `Cuda` protocol on cuda-bindings."""
 
     def __init__(self) -> None:
-        call(driver.cuInit, 0)
-        gpu = call(driver.cuDeviceGet, 0)
-        self._context = call(driver.cuDevicePrimaryCtxRetain, gpu)
-        self._made = ExitStack()
+        call_driver(driver.cuInit, 0)
+        gpu = call_driver(driver.cuDeviceGet, 0)
+        self._context = call_driver(driver.cuDevicePrimaryCtxRetain, gpu)
+        self._cleanup = ExitStack()
         self._graphs: list[CudaGraph] = []
-        self._made.callback(driver.cuDevicePrimaryCtxRelease, gpu)
-        self.enter()
-        self.integrated = bool(call(driver.cuDeviceGetAttribute, _INTEGRATED, gpu))
+        self._cleanup.callback(driver.cuDevicePrimaryCtxRelease, gpu)
+        self.make_current()
+        self.integrated = bool(call_driver(driver.cuDeviceGetAttribute, _INTEGRATED, gpu))
         self.description = f"cuda-bindings {cuda.bindings.__version__}"
 
-    def enter(self) -> None:
-        call(driver.cuCtxSetCurrent, self._context)
+    def make_current(self) -> None:
+        call_driver(driver.cuCtxSetCurrent, self._context)
 
-    def stream(self) -> Stream:
-        native = call(driver.cuStreamCreate, _NON_BLOCKING)
-        self._made.callback(driver.cuStreamDestroy, native)
+    def create_stream(self) -> Stream:
+        native = call_driver(driver.cuStreamCreate, _NON_BLOCKING)
+        self._cleanup.callback(driver.cuStreamDestroy, native)
         return Stream(int(native), native)
 
-    def event(self, timed: bool = False) -> Event:
-        native = call(driver.cuEventCreate, _TIMED if timed else _UNTIMED)
-        self._made.callback(driver.cuEventDestroy, native)
+    def create_event(self, timed: bool = False) -> Event:
+        native = call_driver(driver.cuEventCreate, _TIMED if timed else _UNTIMED)
+        self._cleanup.callback(driver.cuEventDestroy, native)
         return Event(native)
 
-    def device(self, size_bytes: int) -> Memory:
-        native = call(driver.cuMemAlloc, size_bytes)
-        self._made.callback(driver.cuMemFree, native)
+    def allocate(self, size_bytes: int) -> Memory:
+        native = call_driver(driver.cuMemAlloc, size_bytes)
+        self._cleanup.callback(driver.cuMemFree, native)
         return Memory(int(native), size_bytes, native=native)
 
-    def host(self, shape: Shape, dtype: Any) -> Memory:
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: Any) -> Memory:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        pointer = int(call(driver.cuMemHostAlloc, size, _MAPPED))
-        self._made.callback(driver.cuMemFreeHost, pointer)
+        pointer = int(call_driver(driver.cuMemHostAlloc, size, _MAPPED))
+        self._cleanup.callback(driver.cuMemFreeHost, pointer)
         ctypes.memset(pointer, 0, size)
         array = np.frombuffer((ctypes.c_ubyte * size).from_address(pointer), dtype).reshape(shape)
-        address = int(call(driver.cuMemHostGetDevicePointer, pointer, 0))
+        address = int(call_driver(driver.cuMemHostGetDevicePointer, pointer, 0))
         return Memory(address, size, array, pointer)
 
     def copy(self, to: Memory, source: Memory, stream: Stream) -> None:
         if source.array is None:
             copy = driver.cuMemcpyDtoDAsync if to.array is None else driver.cuMemcpyDtoHAsync
         else:
-            assert to.array is None, "the CPU copies from one page of its own to another by itself"
+            assert to.array is None, "copies between two blocks of CPU memory need no GPU"
             copy = driver.cuMemcpyHtoDAsync
-        call(copy, to.native, source.native, source.size_bytes, stream.native)
+        call_driver(copy, to.native, source.native, source.size_bytes, stream.native)
 
     def fill(self, memory: Memory, byte: int, stream: Stream) -> None:
-        call(driver.cuMemsetD8Async, memory.native, byte, memory.size_bytes, stream.native)
+        call_driver(driver.cuMemsetD8Async, memory.native, byte, memory.size_bytes, stream.native)
 
     def record(self, event: Event, stream: Stream) -> None:
-        call(driver.cuEventRecord, event.native, stream.native)
+        call_driver(driver.cuEventRecord, event.native, stream.native)
 
     def wait(self, stream: Stream, event: Event) -> None:
-        call(driver.cuStreamWaitEvent, stream.native, event.native, 0)
+        call_driver(driver.cuStreamWaitEvent, stream.native, event.native, 0)
 
-    def synchronise(self, on: Stream | Event) -> None:
+    def synchronize(self, on: Stream | Event) -> None:
         wait = driver.cuStreamSynchronize if isinstance(on, Stream) else driver.cuEventSynchronize
-        call(wait, on.native)
+        call_driver(wait, on.native)
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        return float(call(driver.cuEventElapsedTime, start.native, end.native))
+        return float(call_driver(driver.cuEventElapsedTime, start.native, end.native))
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
-        graph = CudaGraph(capture(stream.handle, work))
+        graph = CudaGraph(capture_graph(stream.handle, work))
         self._graphs.append(graph)
         return graph
 
     def launch(self, graph: CudaGraph, stream: Stream) -> None:
-        launch(graph.native, stream.handle)
+        launch_graph(graph.native, stream.handle)
 
     def free_graphs(self) -> None:
         while self._graphs:
-            destroy(self._graphs.pop().native)
+            destroy_graph(self._graphs.pop().native)
 
-    def free_bytes(self) -> int:
-        return int(call(driver.cuMemGetInfo)[0])
+    def available_bytes(self) -> int:
+        return int(call_driver(driver.cuMemGetInfo)[0])
 
     def close(self) -> None:
-        self.enter()
+        self.make_current()
         driver.cuCtxSynchronize()
         self.free_graphs()
-        self._made.close()
+        self._cleanup.close()
 
 
 def open_gpu() -> BindingsCuda:

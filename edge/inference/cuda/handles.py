@@ -1,4 +1,4 @@
-"""What the CUDA layer hands out: handles that stay alive as long as their backend is open."""
+"""Handles to CUDA objects. They are valid until their backend is closed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-Shape = tuple[int, ...]
-
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Work in order. `handle`: CUDA's own, as TensorRT takes it."""
+    """A CUDA stream: work that runs in order. `handle` is the CUDA handle, as TensorRT expects it."""
 
     handle: int
     native: Any = field(default=None, repr=False)
@@ -20,14 +18,21 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """A mark in a stream."""
+    """A CUDA event: a position in a stream."""
 
     native: Any = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A piece of memory. `address`: where the GPU sees it. `array`: where the CPU does; None if it cannot."""
+    """A block of memory.
+
+    Attributes:
+        address: Its address on the GPU.
+        size_bytes: Its size.
+        array: The same memory on the CPU; None for memory that only the GPU can access.
+        native: The object of the backend.
+    """
 
     address: int
     size_bytes: int
@@ -36,13 +41,13 @@ class Memory:
 
     @property
     def values(self) -> NDArray[Any]:
-        """Return the array of memory that the CPU sees."""
+        """Return `array` of memory that the CPU can access."""
         assert self.array is not None
         return self.array
 
 
 @dataclass(frozen=True, eq=False)
 class CudaGraph:
-    """Work that was captured, ready to be run as often as wanted."""
+    """A captured sequence of GPU work that can be launched repeatedly."""
 
     native: Any = field(repr=False)

@@ -1,4 +1,4 @@
-"""What an engine's own profiler says of a layer, whichever engine it is."""
+"""Execution time of one layer, as measured by an engine's own profiler."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A layer as it was run, after the engine's fusions.
+    """One layer after the engine's fusions, with its execution time.
 
-    `nodes`: the ONNX nodes it is made of, as far as the engine tells; `op`: its kind in the engine's words;
-    `kind`: compute, or what it costs where precisions and layouts meet: cast, quantise, dequantise, reformat;
-    `ms`: the median of a call.
+    Attributes:
+        name: The engine's name of the layer.
+        nodes: Names of the ONNX nodes that the layer was made from, as far as the engine reports them.
+        op: The layer type, in the engine's terms.
+        kind: "compute", or the cost of changing precision or memory layout: "cast", "quantise",
+            "dequantise", "reformat".
+        precision: Data type of the first output, "-" if unknown.
+        ms: Median time of one call in milliseconds.
     """
 
     name: str

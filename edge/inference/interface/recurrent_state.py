@@ -1,4 +1,4 @@
-"""What a stream carries from frame to frame, whatever runs it."""
+"""Recurrent state of a streaming graph between frames, independent of the engine."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ from typing import Generic, TypeVar
 from edge.release.manifest import StateSpec
 
 NOMINAL_FPS = 10.0
-"""The frame rate taken where none is known: that of the golden set, and of the made flights trained on."""
+"""Frame rate that is assumed if it is unknown: that of the golden set and of synthetic training flights."""
 
 Value = TypeVar("Value")
 
 
 class RecurrentState(Generic[Value]):
-    """The states' values: arrays or tensors, on any device.
+    """The values of all states of a graph: arrays or tensors on any device.
 
-    Each state is fed what the graph gave its lag before; until the clip is as old as that, the oldest
-    there is; and before the first frame its start value. States may share an output.
+    A state is fed the output that the graph computed `lag_s` seconds before. While the clip is shorter than
+    the lag, it is fed the oldest output; before the first frame, its start value. States may share an output.
+
+    Args:
+        states: The states of the graph.
+        starts: The start value of each state, by input name.
     """
 
     def __init__(self, states: Sequence[StateSpec], starts: Mapping[str, Value]) -> None:
-        """`starts`: the start value of each state, by input."""
         self._states, self._starts = states, starts
         self.outputs = list(dict.fromkeys(state.output for state in states))
-        """What the graph gives of its states, each once."""
-        self._past: dict[str, deque[Value]] = {}
+        """Names of the graph's state outputs, without duplicates."""
+        self._history: dict[str, deque[Value]] = {}
         self.reset()
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Forget the past: the next frame starts a new clip, of `fps` frames a second."""
-        self._past = {state.input: deque(maxlen=state.lag_frames(fps)) for state in self._states}
+        """Clear the history: the next frame starts a new clip at `fps` frames per second."""
+        self._history = {state.input: deque(maxlen=state.lag_frames(fps)) for state in self._states}
 
     def feed(self) -> dict[str, Value]:
-        """Return the states' values by input."""
-        return {name: past[0] if past else self._starts[name] for name, past in self._past.items()}
+        """Return the values to feed to the next call, by input name."""
+        return {
+            name: history[0] if history else self._starts[name] for name, history in self._history.items()
+        }
 
-    def update(self, given: Mapping[str, Value]) -> None:
-        """Keep what the graph gave, by output; it must not change later."""
+    def update(self, outputs: Mapping[str, Value]) -> None:
+        """Store the state outputs of a call, by output name. The values must not be modified later."""
         for state in self._states:
-            self._past[state.input].append(given[state.output])
+            self._history[state.input].append(outputs[state.output])

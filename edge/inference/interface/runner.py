@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from edge.core.frames import GraphInput, Tensor
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
+from edge.release.manifest import StateSpec
+
+TensorShape = tuple[int | None, ...]
+"""Shape of a graph's tensor; None is a dynamic dimension."""
+
+
+@dataclass(frozen=True)
+class GraphSignature:
+    """Tensors that a graph must have.
+
+    Attributes:
+        inputs: Shapes of the inputs by name, without the states.
+        outputs: Shapes of the outputs by name, without the states.
+        states: The states of a streaming graph.
+    """
+
+    inputs: Mapping[str, TensorShape]
+    outputs: Mapping[str, TensorShape]
+    states: Sequence[StateSpec] = ()
 
 
 class Runner(Protocol):
-    """An engine that was opened for one graph. States are carried inside, from call to call."""
+    """An engine opened for one graph. It keeps the states of the graph between calls."""
 
     description: str
-    """Which engine, version, device and threads: for reports."""
+    """Engine, version, device and threads, for reports."""
 
     def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
-        """Return the outputs (states left out) by name for inputs by name, float32.
+        """Return the outputs (without states) by name, float32, for inputs by name.
 
         A returned array is valid until the next call.
         """
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Put every state back to its start value, for frames that come at `fps` a second."""
+        """Set every state to its start value; the next frames come at `fps` frames per second."""
 
     def close(self) -> None:
         """Free the engine. A closed runner cannot be used again."""
@@ -30,16 +50,16 @@ class Runner(Protocol):
 
 @runtime_checkable
 class PipelinedRunner(Runner, Protocol):
-    """A runner that can start on a frame while one before it is still computed.
+    """A runner that can start a frame while an earlier one is still being computed.
 
-    One thread submits and collects; results come in order. While frames are in flight, `infer` is refused.
+    One thread submits and collects. Results come in order. `infer` is refused while frames are in flight.
     """
 
     depth: int
-    """How many frames may be in flight."""
+    """Maximum number of frames in flight."""
 
     def submit(self, feed: Mapping[str, GraphInput]) -> None:
-        """Start on a frame, and return at once; `feed` may be changed then."""
+        """Start a frame and return at once. The caller may modify `feed` afterwards."""
 
     def collect(self) -> dict[str, Tensor]:
-        """Wait for the oldest frame in flight; what is returned is valid until the next `submit`."""
+        """Wait for the oldest frame in flight. The returned arrays are valid until the next `submit`."""

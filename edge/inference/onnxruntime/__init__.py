@@ -1,1 +1,1 @@
-"""The ONNX Runtime engine."""
+"""Inference on ONNX Runtime."""

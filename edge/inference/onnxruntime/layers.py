@@ -1,4 +1,4 @@
-"""Layers and their times in ONNX Runtime's profile."""
+"""Layer times from ONNX Runtime's profile."""
 
 from __future__ import annotations
 
@@ -20,32 +20,40 @@ CONVERSIONS = {
     "MemcpyToHost": "reformat",
     "MemcpyFromHost": "reformat",
 }
-"""Layers that compute nothing."""
+"""Operators that only convert data, with the kind that `LayerTime` reports."""
 _TYPES = {"float": "fp32", "float16": "fp16", "uint8": "int8", "int8": "int8", "bfloat16": "bf16"}
-_ADDED = re.compile(r"_kernel_time$|_token_\d+|_nchwc|_nhwc|_quant$|^InsertedPrecisionFreeCast_")
-"""What the runtime adds to the names of nodes that it fuses or moves."""
+_RUNTIME_AFFIX = re.compile(r"_kernel_time$|_token_\d+|_nchwc|_nhwc|_quant$|^InsertedPrecisionFreeCast_")
+"""Prefixes and suffixes that the runtime adds to the names of nodes that it fuses or moves."""
 
 
 def read_events(events: Sequence[dict[str, Any]], warm: int) -> list[LayerTime]:
-    """Return the layers of a profile, its events of category Node, less the first `warm` of each."""
+    """Return the layers in execution order.
+
+    Args:
+        events: The profile; only events of category Node are used.
+        warm: Number of runs of each layer to leave out at the start.
+    """
     times: dict[str, list[float]] = {}
-    first: dict[str, dict[str, Any]] = {}
+    first_events: dict[str, dict[str, Any]] = {}
     nodes = [e for e in events if e.get("cat") == "Node" and str(e["name"]).endswith("_kernel_time")]
     for event in sorted(nodes, key=lambda event: event["ts"]):
         name = str(event["name"]).removesuffix("_kernel_time")
-        first.setdefault(name, event)
+        first_events.setdefault(name, event)
         times.setdefault(name, []).append(event["dur"] / 1e3)
     layers = []
-    for name, event in first.items():
+    for name, event in first_events.items():
         op = str(event["args"].get("op_name", ""))
         ms = float(np.median(times[name][min(warm, len(times[name]) - 1) :]))
         precision = _precision(event["args"].get("output_type_shape", []))
         layers.append(
-            LayerTime(name, (_ADDED.sub("", name),), op, CONVERSIONS.get(op, "compute"), precision, ms)
+            LayerTime(
+                name, (_RUNTIME_AFFIX.sub("", name),), op, CONVERSIONS.get(op, "compute"), precision, ms
+            )
         )
     return layers
 
 
-def _precision(types: Sequence[dict[str, Any]]) -> str:
-    kinds = [_TYPES.get(name, name) for one in types for name in one]
-    return kinds[0] if kinds else "-"
+def _precision(outputs: Sequence[dict[str, Any]]) -> str:
+    """Return the precision of the first output; each output maps its data type to its shape."""
+    precisions = [_TYPES.get(name, name) for output in outputs for name in output]
+    return precisions[0] if precisions else "-"

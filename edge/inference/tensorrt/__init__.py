@@ -1,1 +1,1 @@
-"""The TensorRT engine, also for TensorRT for RTX."""
+"""Inference on TensorRT and TensorRT for RTX."""

@@ -1,18 +1,19 @@
-"""The one place that imports TensorRT: NVIDIA's full TensorRT on boards, TensorRT for RTX on desks.
+"""Building and running engines with TensorRT: the only module that imports it.
 
-Both speak the same API, and every network is strongly typed: precision lives in the graph. The calls are
-type-checked against the stubs of TensorRT 10.13. What differs between them, all of it here:
+It supports NVIDIA's full TensorRT, on boards, and TensorRT for RTX, on desktop GPUs. Both have the same API.
+Every network is strongly typed: the graph itself fixes the precisions. The calls are type-checked against
+the stubs of TensorRT 10.13. All differences between the versions are handled here:
 
 | | TensorRT 10.3, 10.16 | TensorRT 11.4 | TensorRT for RTX 1.7 |
 |---|---|---|---|
-| network | STRONGLY_TYPED is asked for | always so, flag ignored | always so, flag ignored |
-| timing cache | read and written | read and written | does nothing, and asks for a GPU: left out |
-| compute capability | that of the GPU at hand | that of the GPU at hand | any, without a GPU |
-| a stream that cannot be captured | capture fails | capture fails | `is_stream_capturable` says so before |
+| strongly typed network | flag STRONGLY_TYPED | always, no flag | always, no flag |
+| timing cache | read and written | read and written | has no effect and needs a GPU: not used |
+| compute capability | that of this GPU | that of this GPU | any, without a GPU |
+| stream that cannot be captured | the capture fails | the capture fails | `is_stream_capturable` is False |
 
-Running is the same in all: tensors by name, `set_tensor_address`, `execute_async_v3`. A plan is code:
-`TensorRTEngine` takes bytes that `edge.inference.engine_selection` has checked, and never lets a plan run code
-on the CPU.
+Inference is the same in all: `set_tensor_address` by tensor name, then `execute_async_v3`. A plan is code.
+`TensorRTEngine` therefore expects bytes that `edge.inference.engine_selection` has checked, and never allows
+a plan to run code on the CPU.
 """
 
 from __future__ import annotations
@@ -36,23 +37,26 @@ _MODULES: dict[TensorRTKind, tuple[str, str]] = {
     "rtx": ("tensorrt_rtx", "pip install 'aerogaze[rtx]'"),
 }
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
-"""Of an engine's inputs and outputs, by TensorRT's names."""
+"""Data types of inputs and outputs, by TensorRT's names."""
 DYNAMIC_BATCH = (1, 8, 256)
-"""Least, usual and most batch that an engine with a dynamic batch is built for."""
+"""Minimum, optimum and maximum batch size of an engine with a dynamic batch dimension."""
 BUILDER_SETTINGS: dict[str, Any] = {
     "strongly_typed": True,
     "tf32": False,
     "dynamic_batch": list(DYNAMIC_BATCH),
     "profiling_verbosity": "detailed",
 }
-"""How every engine is built: part of its identity. Without TF32, fp32 is fp32; layers say what they are."""
+"""Builder settings of every engine; they are part of its identity. TF32 is off, so that fp32 means fp32."""
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """A compiled network: code for one TensorRT and one kind of GPU. Trust it like a program.
+    """A compiled network: code for one version of TensorRT and one type of GPU. Trust it like a program.
 
-    `timing_cache`: what the builder learnt, for the next build; None where there is no such thing.
+    Attributes:
+        data: The serialized engine.
+        tensorrt: Version of the TensorRT that built it.
+        timing_cache: Measurements of the builder, for the next build; None if it has no cache.
     """
 
     data: bytes
@@ -61,42 +65,51 @@ class EnginePlan:
 
 
 def load_tensorrt(kind: TensorRTKind) -> ModuleType:
-    """Return the module of a TensorRT.
+    """Import a TensorRT and return its module.
 
     Raises:
-        InputError: it is not installed; how to get it is said.
+        InputError: It is not installed.
     """
     name, remedy = _MODULES[kind]
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"{name} cannot be imported ({error}); {remedy}") from None
-    if not hasattr(module, "Builder"):  # stubs alone look like an empty package
-        raise InputError(f"{name} is installed without its libraries (stubs alone?); {remedy}")
+    if not hasattr(module, "Builder"):  # a package with stubs only imports as an empty package
+        raise InputError(f"{name} is installed without its libraries (only stubs?); {remedy}")
     return module
 
 
 def tensorrt_version(kind: TensorRTKind) -> str:
-    """Return the version of a TensorRT; raises InputError as `load_tensorrt` does."""
+    """Return the version of a TensorRT.
+
+    Raises:
+        InputError: It is not installed.
+    """
     version: str = load_tensorrt(kind).__version__
     return version
 
 
 def has_timing_cache(kind: TensorRTKind) -> bool:
-    """Say whether a TensorRT learns from build to build. That for RTX measures nothing while it builds:
-    its timing cache has been a no-op since 1.2, and touching it asks for a GPU.
+    """Return whether a TensorRT uses a timing cache.
+
+    TensorRT for RTX does not measure while it builds. Its timing cache has had no effect since 1.2, and
+    creating one needs a GPU.
     """
     return kind == "tensorrt"
 
 
 def build_plan(onnx: bytes, target: BuildTarget, timing_caches: Sequence[bytes] = ()) -> EnginePlan:
-    """Compile an ONNX graph. TensorRT for RTX does so on a machine without a GPU, too.
+    """Compile an ONNX graph. TensorRT for RTX needs no GPU for it.
 
-    `timing_caches`: what builders learnt before; the first that this TensorRT and GPU take is used.
+    Args:
+        onnx: The ONNX model, serialized.
+        target: The TensorRT and the GPUs to build for.
+        timing_caches: Caches of earlier builds. The first one that matches this TensorRT and GPU is used.
 
     Raises:
-        InputError: TensorRT is missing, cannot build for the target, or refuses the graph; node, operator
-            and its own words are passed on.
+        InputError: TensorRT is missing, cannot build for the target, or refuses the graph. The message
+            contains TensorRT's own, with node and operator.
     """
     if not TYPE_CHECKING:
         trt = load_tensorrt(target.kind)
@@ -105,28 +118,28 @@ def build_plan(onnx: bytes, target: BuildTarget, timing_caches: Sequence[bytes] 
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    refused = _refused(parser, onnx)
-    if refused:
-        raise InputError(f"TensorRT {trt.__version__} cannot parse the graph: {refused}")
+    parser_errors = _parse(parser, onnx)
+    if parser_errors:
+        raise InputError(f"TensorRT {trt.__version__} cannot parse the graph: {parser_errors}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.capabilities:
-        _compile_for(target.capabilities, trt, config)
-    _shape_batches(target.kind, builder, network, config)
+        _set_compute_capabilities(target.capabilities, trt, config)
+    _set_batch_range(target.kind, builder, network, config)
     cache = None
     if has_timing_cache(target.kind):
-        cache = _first_taken(config, timing_caches)
+        cache = _set_first_matching_cache(config, timing_caches)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {_told(logger)}")
+        raise InputError(f"TensorRT {trt.__version__} cannot build the graph: {_take_errors(logger)}")
     return EnginePlan(bytes(plan), trt.__version__, bytes(cache.serialize()) if cache is not None else None)
 
 
 def find_unsupported_node(onnx: bytes, kind: TensorRTKind) -> str:
-    """Say what a TensorRT's parser does not take of an ONNX graph: node, operator, its words; "" if nothing.
+    """Return the parser's error for the node that a TensorRT does not support, "" if it supports the graph.
 
-    Takes milliseconds; TensorRT for RTX needs no GPU for it.
+    This takes milliseconds. TensorRT for RTX needs no GPU for it.
 
     Raises:
         InputError: TensorRT is missing.
@@ -136,12 +149,12 @@ def find_unsupported_node(onnx: bytes, kind: TensorRTKind) -> str:
     logger = _logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
-    return _refused(trt.OnnxParser(network, logger), onnx)
+    return _parse(trt.OnnxParser(network, logger), onnx)
 
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """An input or output of an engine at the shapes it is run with."""
+    """An input or output of an engine, with the shape that is set for running."""
 
     name: str
     shape: tuple[int, ...]
@@ -149,10 +162,15 @@ class EngineTensor:
 
 
 class TensorRTEngine:
-    """A plan that was loaded, and what it runs in. One thread and one stream at a time.
+    """A loaded plan with its execution context. It is used by one thread and one stream at a time.
+
+    Args:
+        plan: The serialized engine. It is code: it must come from a trusted source.
+        kind: The TensorRT that built it.
 
     Raises:
-        InputError: TensorRT is missing, there is no GPU, or it refuses the plan; in its own words.
+        InputError: TensorRT is missing, there is no GPU, or TensorRT refuses the plan. The message contains
+            TensorRT's own.
     """
 
     def __init__(self, plan: bytes, kind: TensorRTKind) -> None:
@@ -165,57 +183,66 @@ class TensorRTEngine:
         self.description = f"{_MODULES[kind][0]} {trt.__version__}"
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise InputError(f"{self.description} cannot load the engine: {_told(self._logger)}")
+            raise InputError(f"{self.description} cannot load the engine: {_take_errors(self._logger)}")
         context = engine.create_execution_context()
         if context is None:
-            raise InputError(f"{self.description} cannot run the engine: {_told(self._logger)}")
+            raise InputError(f"{self.description} cannot run the engine: {_take_errors(self._logger)}")
         self._engine, self._context = engine, context
         self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._capturable = getattr(context, "is_stream_capturable", None)
 
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Fix what is dynamic of the inputs, by name."""
+    def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Set the shapes of the dynamic inputs, by name."""
         for name in self._names:
             if -1 in _sides(self._engine.get_tensor_shape(name)) and name in shapes:
-                held = self._context.set_input_shape(name, shapes[name])
-                self._check(held, f"takes no {name} of {shapes[name]}")
+                accepted = self._context.set_input_shape(name, shapes[name])
+                self._check(accepted, f"does not accept {name} of shape {shapes[name]}")
 
     @property
     def inputs(self) -> list[EngineTensor]:
-        """Return the inputs, states among them."""
+        """Return the inputs, including states."""
         return self._tensors(self._trt.TensorIOMode.INPUT)
 
     @property
     def outputs(self) -> list[EngineTensor]:
-        """Return the outputs, states among them."""
+        """Return the outputs, including states."""
         return self._tensors(self._trt.TensorIOMode.OUTPUT)
 
     def bind(self, name: str, address: int) -> None:
-        """Say where on the GPU a tensor is, for what is enqueued from now on."""
-        self._check(self._context.set_tensor_address(name, address), f"takes no memory for {name}")
+        """Set the GPU address of a tensor for all runs that are enqueued from now on."""
+        accepted = self._context.set_tensor_address(name, address)
+        self._check(accepted, f"does not accept the memory of {name}")
 
     def enqueue(self, stream: int) -> None:
-        """Give the run to a stream, by CUDA's handle; do not wait for it."""
+        """Give one run to a stream, by its CUDA handle, and return without waiting."""
         self._check(self._context.execute_async_v3(stream), "does not run")
 
     def check_capturable(self, stream: int) -> None:
-        """See that TensorRT does not know beforehand that the stream cannot be captured."""
+        """Check that TensorRT does not rule out capturing the stream.
+
+        Raises:
+            InputError: TensorRT knows that the capture would fail.
+        """
         self._check(self._capturable is None or self._capturable(stream), "cannot be captured")
 
     def time_layers(self) -> Mapping[str, list[float]]:
-        """From now on, wait for each run; return what fills with its layers' milliseconds, by name."""
+        """Measure layers from now on, with runs that block.
+
+        Returns:
+            A mapping that fills with milliseconds by layer name.
+        """
         self._profiler = _profiler(self._trt)
         self._context.profiler = self._profiler
         times: Mapping[str, list[float]] = self._profiler.times_ms
         return times
 
     def inspect(self) -> str:
-        """Return what TensorRT tells of the layers, as JSON."""
+        """Return TensorRT's description of the layers as JSON."""
         inspector = self._engine.create_engine_inspector()
         return inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
 
     def close(self) -> None:
-        """Free the engine; before the GPU's context is let go."""
+        """Free the engine. This must happen before the GPU's context is released."""
         del self._capturable, self._context, self._engine, self._runtime
 
     def _tensors(self, mode: trt.TensorIOMode) -> list[EngineTensor]:
@@ -231,9 +258,9 @@ class TensorRTEngine:
             raise InputError(f"the engine's {name} is {kind}; expected {', '.join(_DTYPES)}: export it again")
         return np.dtype(_DTYPES[kind])
 
-    def _check(self, held: bool, what: str) -> None:
-        if not held:
-            raise InputError(f"{self.description}: the engine {what}: {_told(self._logger)}")
+    def _check(self, succeeded: bool, problem: str) -> None:
+        if not succeeded:
+            raise InputError(f"{self.description}: the engine {problem}: {_take_errors(self._logger)}")
 
 
 def _sides(dims: trt.Dims) -> tuple[int, ...]:
@@ -241,7 +268,7 @@ def _sides(dims: trt.Dims) -> tuple[int, ...]:
 
 
 def _logger(trt: Any) -> Any:
-    """Return a logger that keeps what TensorRT says of errors."""
+    """Return a logger that collects TensorRT's errors."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -256,7 +283,7 @@ def _logger(trt: Any) -> Any:
 
 
 def _profiler(trt: Any) -> Any:
-    """Return a profiler that keeps each layer's milliseconds."""
+    """Return a profiler that collects the milliseconds of each layer."""
 
     class Profiler(trt.IProfiler):
         def __init__(self) -> None:
@@ -269,8 +296,8 @@ def _profiler(trt: Any) -> Any:
     return Profiler()
 
 
-def _first_taken(config: trt.IBuilderConfig, caches: Sequence[bytes]) -> trt.ITimingCache:
-    """Set the first cache that is of this TensorRT and GPU, else an empty one."""
+def _set_first_matching_cache(config: trt.IBuilderConfig, caches: Sequence[bytes]) -> trt.ITimingCache:
+    """Set the first cache that matches this TensorRT and GPU, or an empty one."""
     for data in caches:
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -280,39 +307,43 @@ def _first_taken(config: trt.IBuilderConfig, caches: Sequence[bytes]) -> trt.ITi
     return cache
 
 
-def _told(logger: Any) -> str:
-    """Return what TensorRT said since it was last asked."""
-    said = "; ".join(logger.errors) or "it does not say why"
+def _take_errors(logger: Any) -> str:
+    """Return the errors that TensorRT logged since the last call."""
+    errors = "; ".join(logger.errors) or "no reason given"
     logger.errors.clear()
-    return said
+    return errors
 
 
-def _refused(parser: trt.OnnxParser, onnx: bytes) -> str:
+def _parse(parser: trt.OnnxParser, onnx: bytes) -> str:
+    """Parse a graph and return the parser's errors, "" if there are none."""
     if parser.parse(onnx):
         return ""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return "; ".join(map(_described, errors)) or "it does not say why"
+    return "; ".join(map(_describe_error, errors)) or "no reason given"
 
 
-def _described(error: trt.ParserError) -> str:
-    """Return what the parser says, and of which node if it is of one."""
+def _describe_error(error: trt.ParserError) -> str:
+    """Return the parser's message, with the node that it concerns if it names one."""
     code = str(error.code().name)
     words = " ".join(error.desc().split())
-    said = code if words in ("", "false") else f"{words} ({code})"  # an assertion's text, or just its value
+    # The description is the text of a failed assertion, or only its value.
+    message = code if words in ("", "false") else f"{words} ({code})"
     operator = error.node_operator()
-    return f"node {error.node_name() or f'number {error.node()}'}, a {operator}: {said}" if operator else said
+    if not operator:
+        return message
+    return f"node {error.node_name() or f'number {error.node()}'}, a {operator}: {message}"
 
 
 def _network_flags(trt: Any) -> int:
-    """Return how to make a strongly typed network: TensorRT 10 must be told, later ones know no other."""
+    """Return the flags of a strongly typed network. TensorRT 10 needs one; later versions always are."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
-def _shape_batches(
+def _set_batch_range(
     kind: TensorRTKind, builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig
 ) -> None:
-    """Give dynamic batches their range; all else in our graphs is static."""
+    """Set the range of dynamic batch dimensions. All other dimensions of our graphs are static."""
     if not TYPE_CHECKING:
         trt = load_tensorrt(kind)
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
@@ -322,13 +353,13 @@ def _shape_batches(
     profile = builder.create_optimization_profile()
     for tensor in dynamic:
         rest = [tensor.shape[axis] for axis in range(1, len(tensor.shape))]
-        least, usual, most = (trt.Dims([batch, *rest]) for batch in DYNAMIC_BATCH)
-        profile.set_shape(tensor.name, least, usual, most)
+        minimum, optimum, maximum = (trt.Dims([batch, *rest]) for batch in DYNAMIC_BATCH)
+        profile.set_shape(tensor.name, minimum, optimum, maximum)
     config.add_optimization_profile(profile)
 
 
-def _compile_for(capabilities: tuple[str, ...], trt: Any, config: Any) -> None:
-    """Choose the GPUs of an engine; TensorRT for RTX alone can, so no stubs know it."""
+def _set_compute_capabilities(capabilities: tuple[str, ...], trt: Any, config: Any) -> None:
+    """Set the GPUs that an engine supports. Only TensorRT for RTX can do this, so the stubs lack it."""
     known = {
         name: member for name, member in trt.ComputeCapability.__members__.items() if name.startswith("SM")
     }
@@ -336,9 +367,9 @@ def _compile_for(capabilities: tuple[str, ...], trt: Any, config: Any) -> None:
     for index, capability in enumerate(capabilities):
         member = known.get(f"SM{capability.replace('.', '')}")
         if member is None:
-            has = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
+            supported = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
             raise InputError(
                 f"TensorRT for RTX {trt.__version__} cannot build for compute capability {capability}; "
-                f"expected {has} (a Jetson's engines are built on the board, with --target local)"
+                f"expected {supported} (engines for a Jetson are built on the board, with --target local)"
             )
         config.set_compute_capability(member, index)

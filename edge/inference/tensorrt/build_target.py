@@ -1,4 +1,4 @@
-"""What engines are compiled for, as it is written on the command line and in an engine's identity."""
+"""Targets that engines are built for, as written on the command line and in an engine's identity."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ _TARGET = re.compile(r"local|rtx(?::(\d+\.\d(?:,\d+\.\d)*))?")
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """What engines are compiled for.
+    """The TensorRT and the GPUs that engines are built for.
 
-    `local`: the GPU at hand, by the full TensorRT. `rtx`: NVIDIA's desk cards, by TensorRT for RTX, which
-    needs no GPU; `capabilities` are theirs, as "8.6"; none means its default, 8.0 and later.
+    `local` is the GPU of this machine, with the full TensorRT. `rtx` are NVIDIA's desktop GPUs, with TensorRT
+    for RTX, which builds without a GPU.
+
+    Attributes:
+        kind: The TensorRT that builds and runs the engines.
+        capabilities: Compute capabilities for `rtx`, such as "8.6"; empty for its default, 8.0 and later.
     """
 
     kind: TensorRTKind
@@ -26,19 +30,19 @@ class BuildTarget:
 
     @classmethod
     def parse(cls, text: str) -> BuildTarget:
-        """Read `local`, `rtx` or `rtx:8.6,8.9`.
+        """Parse `local`, `rtx` or `rtx:8.6,8.9`.
 
         Raises:
-            InputError: it is none of these.
+            InputError: The text is none of these.
         """
-        found = _TARGET.fullmatch(text)
-        if found is None:
+        match = _TARGET.fullmatch(text)
+        if match is None:
             raise InputError(
                 f"no target {text!r}; expected local, rtx, or rtx with compute capabilities as rtx:8.6,8.9"
             )
         if text == "local":
             return cls("tensorrt")
-        return cls("rtx", tuple(dict.fromkeys(found[1].split(","))) if found[1] else ())
+        return cls("rtx", tuple(dict.fromkeys(match[1].split(","))) if match[1] else ())
 
     def __str__(self) -> str:
         if self.kind == "tensorrt":
@@ -47,5 +51,5 @@ class BuildTarget:
 
     @property
     def folder(self) -> str:
-        """Return the name of the folder of its engines: `local`, `rtx` or `rtx-8.6-8.9`."""
+        """Return the name of the folder for its engines: `local`, `rtx` or `rtx-8.6-8.9`."""
         return re.sub("[:,]", "-", str(self))

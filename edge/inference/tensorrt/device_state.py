@@ -1,9 +1,8 @@
-"""What a stream carries from frame to frame, kept on the GPU: a ring of buffers for each thing carried.
+"""Recurrent state of a streaming graph in GPU memory: one ring of buffers per state output.
 
-The same rule as `edge.inference.interface.recurrent_state.RecurrentState`, by addresses: frame n writes buffer n
-% length of each ring, and a
-state that lags l frames reads buffer (n - l) % length. From frame `settled` on, addresses repeat every
-`length` frames, so that many CUDA graphs are all frames there are.
+The rule is that of `edge.inference.interface.recurrent_state.RecurrentState`, applied to addresses. Frame n
+writes buffer n % period of each ring. A state with a lag of l frames reads buffer (n - l) % period. After
+`warmup_frames` frames the addresses repeat every `period` frames, so `period` CUDA graphs cover all frames.
 """
 
 from __future__ import annotations
@@ -18,48 +17,60 @@ from edge.release.manifest import StateSpec
 
 
 class DeviceRecurrentState:
-    """The rings. Buffers are taken when a frame rate asks for more than there are, and never given back.
+    """Rings of buffers on the GPU.
 
-    `kinds`: the type of each state's values, by input; `multiple`: `length` is a multiple of it.
+    A ring grows when a frame rate needs more buffers than it has, and never shrinks.
+
+    Args:
+        states: The states of the graph.
+        dtypes: Data type of each state, by input name.
+        cuda: The GPU.
+        stream: The stream that initializes the start values.
+        multiple: `period` is a multiple of this number.
+
+    Attributes:
+        lags: Lag of each state in frames, at the current frame rate.
+        warmup_frames: Number of frames until every state reads an output of the graph.
+        period: Number of frames after which the addresses repeat: the length of the rings.
     """
 
     def __init__(
         self,
         states: Sequence[StateSpec],
-        kinds: Mapping[str, np.dtype[Any]],
+        dtypes: Mapping[str, np.dtype[Any]],
         cuda: Cuda,
         stream: Stream,
         multiple: int,
     ) -> None:
         self._states, self._cuda, self._multiple = states, cuda, multiple
-        self._sizes = {s.output: int(np.prod(s.shape)) * kinds[s.input].itemsize for s in states}
+        self._sizes = {s.output: int(np.prod(s.shape)) * dtypes[s.input].itemsize for s in states}
         self._rings: dict[str, list[Memory]] = {name: [] for name in self._sizes}
         self._starts: dict[str, Memory] = {}
         for state in states:
-            start = cuda.host(state.shape, kinds[state.input])
+            start = cuda.allocate_pinned(state.shape, dtypes[state.input])
             start.values[...] = state.start
-            memory = cuda.device(start.size_bytes)
+            memory = cuda.allocate(start.size_bytes)
             cuda.copy(memory, start, stream)
             self._starts[state.input] = memory
-        cuda.synchronise(stream)
+        cuda.synchronize(stream)
         self.lags: tuple[int, ...] = ()
-        self.settled = 0
-        self.length = multiple
+        self.warmup_frames = 0
+        self.period = multiple
 
-    def lay_out(self, fps: float) -> None:
-        """Make room for the past that is looked back to at a frame rate."""
+    def set_frame_rate(self, fps: float) -> None:
+        """Compute lags and period for a frame rate, and allocate the buffers that are missing."""
         self.lags = tuple(state.lag_frames(fps) for state in self._states)
-        self.settled = max(self.lags, default=0)
-        deepest = self.settled + 1 if self.lags else 0
-        self.length = self._multiple * max(1, -(-deepest // self._multiple))
+        self.warmup_frames = max(self.lags, default=0)
+        buffers = self.warmup_frames + 1 if self.lags else 0
+        self.period = self._multiple * max(1, -(-buffers // self._multiple))
         for name, ring in self._rings.items():
-            while len(ring) < self.length:
-                ring.append(self._cuda.device(self._sizes[name]))
+            while len(ring) < self.period:
+                ring.append(self._cuda.allocate(self._sizes[name]))
 
     def addresses(self, frame: int) -> dict[str, int]:
-        """Return where frame number `frame` of a clip reads and writes each state, by tensor's name."""
-        found = {name: ring[frame % self.length].address for name, ring in self._rings.items()}
+        """Return the addresses that frame number `frame` of a clip reads and writes, by tensor name."""
+        addresses = {name: ring[frame % self.period].address for name, ring in self._rings.items()}
         for state, lag in zip(self._states, self.lags, strict=True):
-            past = self._rings[state.output][max(0, frame - lag) % self.length]
-            found[state.input] = (past if frame else self._starts[state.input]).address
-        return found
+            past = self._rings[state.output][max(0, frame - lag) % self.period]
+            addresses[state.input] = (past if frame else self._starts[state.input]).address
+        return addresses

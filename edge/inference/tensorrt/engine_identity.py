@@ -1,4 +1,4 @@
-"""What an engine is: which TensorRT made it, for which GPU, from which graph; and whether it fits."""
+"""Identity of an engine: the TensorRT, the GPU and the graph that it was built with, and checks of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from edge.inference.tensorrt.build_target import BuildTarget
 SCHEMA = 1
 ENGINE_SUFFIX = ".engine"
 RTX_DEFAULT_CAPABILITIES = "8.0 and later"
-"""Compute capabilities of an engine of TensorRT for RTX for which none were named."""
-_WORDS = {
+"""Recorded for engines of TensorRT for RTX that were built without a list of compute capabilities."""
+_LABELS = {
     "kind": "TensorRT",
     "version": "TensorRT",
     "compute_capabilities": "compute capability",
@@ -28,16 +28,31 @@ _WORDS = {
     "onnx_sha256": "graph",
     "builder": "builder settings",
 }
-"""What must agree for an engine to fit, and what it is called."""
+"""Fields that must match for an engine to be used, with their names in messages."""
 
 
 @dataclass(frozen=True)
 class EngineIdentity:
-    """Everything that decides whether an engine fits, and how it came to be.
+    """Facts that decide whether an engine can be used, and a record of its build.
 
-    `gpu`, `board` and `jetpack` are those of the machine for target `local`, and None for others: these
-    engines are for any machine of their compute capabilities. `timing_cache_sha256`: of the cache as it was
-    after the build; None where the builder has none.
+    The attributes are the keys of the JSON file beside the engine.
+
+    Attributes:
+        file: Name of the engine file.
+        graph: Name of the ONNX file that it was built from.
+        target: The build target, as `BuildTarget` prints it.
+        kind: The TensorRT, as `BuildTarget.kind`.
+        version: Version of this TensorRT.
+        compute_capabilities: Compute capabilities that the engine runs on.
+        gpu: Name of the GPU for target `local`; None for engines that run on any GPU of their capabilities.
+        board: Model of the board for target `local`, else None.
+        jetpack: Version of JetPack for target `local`, else None.
+        onnx_sha256: Hash of the ONNX file.
+        builder: Settings of the builder.
+        plan_sha256: Hash of the engine file.
+        size_bytes: Size of the engine file.
+        timing_cache_sha256: Hash of the timing cache after the build; None if the builder has no cache.
+        seconds: Duration of the build.
     """
 
     file: str
@@ -57,32 +72,32 @@ class EngineIdentity:
     seconds: float = 0.0
 
     def write(self, folder: Path) -> None:
-        """Write it beside the engine."""
-        place = identity_path(folder / self.file)
-        place.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+        """Write the identity as JSON beside the engine."""
+        path = identity_path(folder / self.file)
+        path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
 
 
 def identity_path(engine: Path) -> Path:
-    """Return where an engine's identity is: `stream.fp32.engine.json` beside `stream.fp32.engine`."""
+    """Return the path of an engine's identity: `stream.fp32.engine.json` for `stream.fp32.engine`."""
     return engine.with_name(engine.name + ".json")
 
 
 def expected_identity(graph: Path, target: BuildTarget) -> EngineIdentity:
-    """Return what an engine of an ONNX file would be, built here and now, but for what only the build tells.
+    """Return the identity of an engine built from `graph` now, on this machine, without the build's results.
 
     Raises:
-        InputError: the target's TensorRT is not installed.
+        InputError: The target's TensorRT is not installed.
     """
-    local = target.kind == "tensorrt"
-    gpu, board = (detect_gpu(), read_board_facts()) if local else (None, None)
-    at_hand = (gpu.compute_capability,) if gpu else ()
+    is_local = target.kind == "tensorrt"
+    gpu, board = (detect_gpu(), read_board_facts()) if is_local else (None, None)
+    here = (gpu.compute_capability,) if gpu else ()
     return EngineIdentity(
         file=graph.with_suffix(ENGINE_SUFFIX).name,
         graph=graph.name,
         target=str(target),
         kind=target.kind,
         version=tensorrt_version(target.kind),
-        compute_capabilities=at_hand if local else target.capabilities or (RTX_DEFAULT_CAPABILITIES,),
+        compute_capabilities=here if is_local else target.capabilities or (RTX_DEFAULT_CAPABILITIES,),
         gpu=gpu.name if gpu else None,
         board=board.model if board else None,
         jetpack=board.jetpack_or_l4t if board else None,
@@ -91,37 +106,39 @@ def expected_identity(graph: Path, target: BuildTarget) -> EngineIdentity:
     )
 
 
-def find_mismatches(folder: Path, wanted: EngineIdentity) -> list[str]:
-    """Return what keeps the engine in `folder` from being `wanted`, in words; none if it fits."""
-    engine = folder / wanted.file
+def find_mismatches(folder: Path, expected: EngineIdentity) -> list[str]:
+    """Return the reasons why the engine in `folder` is not `expected`; an empty list if it is."""
+    engine = folder / expected.file
     if not engine.is_file():
         return ["not built"]
     try:
-        found = json.loads(identity_path(engine).read_text())
-        if found["schema"] != SCHEMA:
-            return [f"identity of schema {found['schema']}, expected {SCHEMA}"]
-        differing = [
-            _said(key, found[key], value)
-            for key, value in json.loads(json.dumps(asdict(wanted))).items()
-            if key in _WORDS and found[key] != value
+        actual = json.loads(identity_path(engine).read_text())
+        if actual["schema"] != SCHEMA:
+            return [f"identity of schema {actual['schema']}, expected {SCHEMA}"]
+        mismatches = [
+            _describe_mismatch(key, actual[key], value)
+            for key, value in json.loads(json.dumps(asdict(expected))).items()
+            if key in _LABELS and actual[key] != value
         ]
-        plan = str(found["plan_sha256"])
+        plan_sha256 = str(actual["plan_sha256"])
     except FileNotFoundError:
         return [f"no {identity_path(engine).name} beside it"]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{identity_path(engine).name} cannot be read"]
-    return differing or ([] if sha256(engine) == plan else ["its file is not the one that was built"])
+    if mismatches or sha256(engine) == plan_sha256:
+        return mismatches
+    return ["its file is not the one that was built"]
 
 
-def _said(key: str, found: object, wanted: object) -> str:
+def _describe_mismatch(key: str, actual: object, expected: object) -> str:
     if key == "onnx_sha256":
-        return f"built from another graph ({str(found)[:8]}, here {str(wanted)[:8]})"
-    return f"{_WORDS[key]} {_text(found)}, here {_text(wanted)}"
+        return f"built from another graph ({str(actual)[:8]}, here {str(expected)[:8]})"
+    return f"{_LABELS[key]} {_format(actual)}, here {_format(expected)}"
 
 
-def _text(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_format(inner)}" for name, inner in value.items())
     return "none" if value is None else str(value)

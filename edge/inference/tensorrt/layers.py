@@ -1,7 +1,7 @@
-"""Layers and their times by TensorRT's profiler, described by its engine inspector.
+"""Layer times from TensorRT's profiler, with the layer descriptions of its engine inspector.
 
-The inspector's JSON: TensorRT's documentation, "Engine Inspector", and its guide to migrating from 10 to 11,
-"IEngineInspector". Names alone are there if an engine was built without details.
+The inspector's JSON is described in TensorRT's documentation, "Engine Inspector", and in its guide for the
+migration from 10 to 11, "IEngineInspector". An engine built without details contains only layer names.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ _PRECISIONS = (
     ("fp32", ("fp32", "float")),
 )
 _CONVERSIONS = {"reformat": "reformat", "shuffle": "reformat", "cast": "cast"}
-_QUANTISING = {"quantize": "quantise", "dequantize": "dequantise"}
+_QUANTIZATION = {"quantize": "quantise", "dequantize": "dequantise"}
 
 
 def read_layers(times_ms: Mapping[str, Sequence[float]], inspected: str, warm: int) -> list[LayerTime]:
-    """Return the layers in the order they ran in, less the first `warm` times of each.
+    """Return the layers in execution order.
 
-    `times_ms`: by the layer's name, of each run; `inspected`: the engine's JSON.
+    Args:
+        times_ms: Milliseconds of every run, by layer name.
+        inspected: The inspector's JSON of the engine.
+        warm: Number of runs to leave out at the start.
     """
     described: dict[str, dict[str, Any]] = {}
     for layer in json.loads(inspected).get("Layers", []):
@@ -41,17 +44,17 @@ def read_layers(times_ms: Mapping[str, Sequence[float]], inspected: str, warm: i
     ]
 
 
-def _layer(name: str, about: Mapping[str, Any], ms: float) -> LayerTime:
-    nodes = tuple(_NODE.findall(about.get("Metadata", ""))) or tuple(re.split(r" \+ | \|\| ", name))
-    op = str(about.get("LayerType", ""))
+def _layer(name: str, description: Mapping[str, Any], ms: float) -> LayerTime:
+    nodes = tuple(_NODE.findall(description.get("Metadata", ""))) or tuple(re.split(r" \+ | \|\| ", name))
+    op = str(description.get("LayerType", ""))
     kind = _CONVERSIONS.get(op.lower(), "reformat" if name.startswith("Reformatting CopyNode") else "compute")
-    detail = str(about.get("ParameterSubType", about.get("ParameterType", ""))).lower()
-    kind = _QUANTISING.get(op.lower(), _QUANTISING.get(detail, kind))
-    outputs = about.get("Outputs", [])
+    detail = str(description.get("ParameterSubType", description.get("ParameterType", ""))).lower()
+    kind = _QUANTIZATION.get(op.lower(), _QUANTIZATION.get(detail, kind))
+    outputs = description.get("Outputs", [])
     return LayerTime(name, nodes, op or "-", kind, _precision(outputs[0]) if outputs else "-", ms)
 
 
 def _precision(tensor: Mapping[str, Any]) -> str:
-    """TensorRT 10 has one text of format and type; 11 has them apart."""
-    told = str(tensor.get("DataType", tensor.get("Format/Datatype", ""))).lower()
-    return next((ours for ours, theirs in _PRECISIONS if any(word in told for word in theirs)), told or "-")
+    """Return the precision of a tensor. TensorRT 10 has one text for format and type, 11 has two fields."""
+    text = str(tensor.get("DataType", tensor.get("Format/Datatype", ""))).lower()
+    return next((name for name, words in _PRECISIONS if any(word in text for word in words)), text or "-")

@@ -1,11 +1,10 @@
-"""TensorRT on a GPU: copies and inference on streams of their own, joined by events; docs/adr/0010."""
+"""Runner of a TensorRT engine: copies and inference on separate streams, joined by events (docs/adr/0010)."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -14,59 +13,57 @@ import numpy as np
 
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Tensor
-from edge.inference.cuda.backend import Cuda, CudaError, CudaGraph, Event, Memory, Stream
+from edge.inference.cuda.backend import Cuda, CudaError, Event, Stream
 from edge.inference.interface.layer_times import LayerTime
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
+from edge.inference.interface.runner import GraphSignature, TensorShape
 from edge.inference.tensorrt.api import EngineTensor
+from edge.inference.tensorrt.cuda_graphs import CudaGraphCache
 from edge.inference.tensorrt.device_state import DeviceRecurrentState
 from edge.inference.tensorrt.layers import read_layers
-from edge.release.manifest import StateSpec
+from edge.inference.tensorrt.slot_ring import Slot, SlotRing, allocate_slot
 
 FRAMES_IN_FLIGHT = 2
-"""Frames in flight: while one is computed, the next is copied."""
-MAX_GRAPHS = 64
-"""A longer past than this many frames is run by plain launches: each graph takes memory and time to make."""
-
-Shape = tuple[int | None, ...]
+"""While one frame is computed, the next one is copied."""
 
 
 class LoadedEngine(Protocol):
-    """A loaded engine, as `edge.inference.tensorrt.api.TensorRTEngine` is one."""
+    """A loaded engine, such as `edge.inference.tensorrt.api.TensorRTEngine`."""
 
     description: str
 
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Fix what is dynamic of the inputs, by name."""
+    def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Set the shapes of dynamic inputs, by name."""
 
     @property
     def inputs(self) -> list[EngineTensor]:
-        """The inputs, states among them."""
+        """The inputs, including states."""
 
     @property
     def outputs(self) -> list[EngineTensor]:
-        """The outputs, states among them."""
+        """The outputs, including states."""
 
     def bind(self, name: str, address: int) -> None:
-        """Say where on the GPU a tensor is."""
+        """Set the GPU address of a tensor."""
 
     def enqueue(self, stream: int) -> None:
-        """Give a run to a stream."""
+        """Give one run to a stream."""
 
     def check_capturable(self, stream: int) -> None:
-        """Raise InputError if it is known beforehand that a run cannot be captured."""
+        """Raise InputError if it is known in advance that a run cannot be captured."""
 
     def time_layers(self) -> Mapping[str, list[float]]:
-        """From now on, wait for each run; return what fills with its layers' milliseconds, by name."""
+        """Measure layers from now on; return a mapping that fills with milliseconds by layer name."""
 
     def inspect(self) -> str:
-        """Return what TensorRT tells of the layers, as JSON."""
+        """Return TensorRT's description of the layers as JSON."""
 
     def close(self) -> None:
         """Free the engine."""
 
 
 class GpuTiming(NamedTuple):
-    """Milliseconds of one frame: handing it over on the CPU; and on the GPU copy, compute, copy."""
+    """Milliseconds of one frame: submission on the CPU; copy in, inference and copy out on the GPU."""
 
     enqueue_ms: float
     copy_in_ms: float
@@ -74,102 +71,99 @@ class GpuTiming(NamedTuple):
     copy_out_ms: float
 
 
-@dataclass
-class _Slot:
-    """The buffers of a frame in flight; `given` and `taken` are what the engine sees."""
+@dataclass(frozen=True)
+class RunnerOptions:
+    """Options of a `TensorRTRunner`.
 
-    inputs: dict[str, Memory]
-    given: dict[str, Memory]
-    taken: dict[str, Memory]
-    outputs: dict[str, Memory]
-    started: Event
-    uploaded: Event
-    begun: Event
-    inferred: Event
-    done: Event
-    enqueue_ms: float = 0.0
+    Attributes:
+        batch: Batch size for dynamic dimensions.
+        zero_copy: The engine accesses page-locked memory of the CPU directly. None does so if CPU and GPU
+            share their memory.
+        cuda_graphs: Capture CUDA graphs if possible.
+        timed: Measure every frame on the GPU; see `TensorRTRunner.timing`.
+        time_layers: Measure the layers, with plain launches that block.
+    """
+
+    batch: int = 1
+    zero_copy: bool | None = None
+    cuda_graphs: bool = True
+    timed: bool = False
+    time_layers: bool = False
+
+
+class _Streams(NamedTuple):
+    upload: Stream
+    compute: Stream
+    download: Stream
 
 
 class TensorRTRunner:
-    """An `Overlapping` runner of one engine; `inputs` and `outputs` as `OnnxRunner` has them, at one batch.
+    """A `PipelinedRunner` of one TensorRT engine. It owns `engine` and `cuda` and closes both.
 
-    It owns `cuda` and `execution` and closes both. `zero_copy`: the engine reads and writes page-locked
-    memory of the CPU by itself; None does so where CPU and GPU share their memory. `graphs`: capture CUDA
-    graphs, if that works. `timed`: `timing` says after each frame what took how long on the GPU. `layers`:
-    layers are timed, by plain launches that are waited for. `gpu_bytes`: of the GPU's memory, what opening it
-    took, where the GPU has its own; whoever opened it says.
+    Args:
+        engine: The loaded engine.
+        cuda: The GPU.
+        signature: The tensors that the engine must have.
+        options: How to run it.
+
+    Attributes:
+        timing: Timing of the last collected frame; None unless `RunnerOptions.timed`.
+        gpu_bytes: GPU memory taken by the engine and the runner; None if unknown. Set by the caller that
+            opened both.
 
     Raises:
-        InputError: the engine has other tensors than the release says.
-        CudaError: the GPU refuses, now or at any call.
+        InputError: The engine has other tensors than `signature`.
+        CudaError: The GPU refuses a call, here or in any method.
     """
 
     depth = FRAMES_IN_FLIGHT
 
     def __init__(
         self,
-        execution: LoadedEngine,
+        engine: LoadedEngine,
         cuda: Cuda,
-        inputs: Mapping[str, Shape],
-        outputs: Mapping[str, Shape],
-        states: Sequence[StateSpec] = (),
-        zero_copy: bool | None = None,
-        graphs: bool = True,
-        batch: int = 1,
-        timed: bool = False,
-        layers: bool = False,
+        signature: GraphSignature,
+        options: RunnerOptions | None = None,
     ) -> None:
-        self._execution, self._cuda = execution, cuda
-        self._zero_copy = cuda.integrated if zero_copy is None else zero_copy
-        self._wants_graphs, self._timed = graphs and not layers, timed
+        options = options or RunnerOptions()
+        self._engine, self._cuda, self._options = engine, cuda, options
+        self._zero_copy = cuda.integrated if options.zero_copy is None else options.zero_copy
         self.timing: GpuTiming | None = None
         self.gpu_bytes: int | None = None
-        self._inputs, self._outputs = _at(batch, inputs), _at(batch, outputs)
-        carried = {s.input: s.shape for s in states}, {s.output: s.shape for s in states}
-        execution.shape({**self._inputs, **carried[0]})
-        for side, expected in (
-            (execution.inputs, {**self._inputs, **carried[0]}),
-            (execution.outputs, {**self._outputs, **carried[1]}),
-        ):
-            found = {tensor.name: tensor.shape for tensor in side}
-            if found != expected:
-                raise InputError(
-                    f"the engine has tensors {found}; the release says {expected}: build it again with "
-                    "aerogaze build --rebuild"
-                )
-        kinds = {tensor.name: tensor.dtype for tensor in (*execution.inputs, *execution.outputs)}
-        if odd := next((s for s in states if kinds[s.input] != kinds[s.output]), None):
-            raise InputError(
-                f"the engine takes the state {odd.input} as {kinds[odd.input]} and gives it as "
-                f"{kinds[odd.output]}: export it again"
-            )
-        self._up, self._compute, self._down = cuda.stream(), cuda.stream(), cuda.stream()
-        self._slots = [self._slot(kinds) for _ in range(FRAMES_IN_FLIGHT)]
-        self._states = DeviceRecurrentState(states, kinds, cuda, self._compute, FRAMES_IN_FLIGHT)
-        self._captured: dict[tuple[int, ...], list[CudaGraph]] = {}
-        self._graphs: list[CudaGraph] = []
-        self._flying: deque[_Slot] = deque()
-        self._here = threading.local()
-        self._frame = 0
+        inputs = _with_batch(options.batch, signature.inputs)
+        outputs = _with_batch(options.batch, signature.outputs)
+        dtypes = _check_tensors(engine, inputs, outputs, signature)
+        self._streams = _Streams(cuda.create_stream(), cuda.create_stream(), cuda.create_stream())
+        self._ring = SlotRing(
+            [
+                allocate_slot(cuda, inputs, outputs, dtypes, self._zero_copy, options.timed)
+                for _ in range(FRAMES_IN_FLIGHT)
+            ]
+        )
+        self._states = DeviceRecurrentState(
+            signature.states, dtypes, cuda, self._streams.compute, FRAMES_IN_FLIGHT
+        )
+        self._graphs = CudaGraphCache(cuda, self._streams.compute, self._enqueue, engine.check_capturable)
+        self._thread = threading.local()
         self.description = ""
-        self._layers_ms = execution.time_layers() if layers else {}
+        self._layer_times_ms = engine.time_layers() if options.time_layers else {}
         self.reset()
 
     def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
-        """Return the outputs by name for inputs by name; states are carried to the next calls."""
-        if self._flying:
+        """Return the outputs by name for inputs by name. States are kept for the next calls."""
+        if not self._ring.is_empty:
             raise RuntimeError("frames are in flight: collect them before infer")
         self.submit(feed)
         return self.collect()
 
     def submit(self, feed: Mapping[str, GraphInput]) -> None:
-        """Start on a frame, and return at once. At most `depth` are in flight."""
-        if len(self._flying) == FRAMES_IN_FLIGHT:
+        """Start a frame and return at once. At most `depth` frames are in flight."""
+        if self._ring.is_full:
             raise RuntimeError(f"{FRAMES_IN_FLIGHT} frames are in flight: collect one before the next")
-        self._enter()
-        given_at = time.perf_counter()
-        cuda, slot = self._cuda, self._slots[self._frame % FRAMES_IN_FLIGHT]
-        for name, memory in slot.inputs.items():
+        self._make_current()
+        started_s = time.perf_counter()
+        slot = self._ring.slot_of(self._ring.frame)
+        for name, memory in slot.host_inputs.items():
             if feed[name].shape != memory.values.shape:
                 raise InputError(
                     f"{name} is {feed[name].shape}; expected {memory.values.shape}: "
@@ -177,136 +171,137 @@ class TensorRTRunner:
                 )
             np.copyto(memory.values, feed[name], casting="same_kind")
         if self._zero_copy:
-            self._mark(slot.started, self._compute)
-            self._mark(slot.begun, self._compute)
-            self._run(self._frame)
-            self._mark(slot.inferred, self._compute)
-            cuda.record(slot.done, self._compute)
+            self._submit_zero_copy(slot)
         else:
-            self._mark(slot.started, self._up)
-            for name, memory in slot.inputs.items():
-                cuda.copy(slot.given[name], memory, self._up)
-            cuda.record(slot.uploaded, self._up)
-            cuda.wait(self._compute, slot.uploaded)
-            self._mark(slot.begun, self._compute)
-            self._run(self._frame)
-            cuda.record(slot.inferred, self._compute)
-            cuda.wait(self._down, slot.inferred)
-            for name, memory in slot.outputs.items():
-                cuda.copy(memory, slot.taken[name], self._down)
-            cuda.record(slot.done, self._down)
-        slot.enqueue_ms = (time.perf_counter() - given_at) * 1e3
-        self._frame += 1
-        self._flying.append(slot)
+            self._submit_with_copies(slot)
+        slot.enqueue_ms = (time.perf_counter() - started_s) * 1e3
+        self._ring.push()
 
     def collect(self) -> dict[str, Tensor]:
-        """Wait for the oldest frame in flight and return its outputs; valid until the next `submit`."""
-        if not self._flying:
+        """Wait for the oldest frame in flight and return its outputs, valid until the next `submit`."""
+        if self._ring.is_empty:
             raise RuntimeError("no frame is in flight: submit one first")
-        self._enter()
-        slot = self._flying.popleft()
-        self._cuda.synchronise(slot.done)
-        if self._timed:
+        self._make_current()
+        slot = self._ring.pop()
+        self._cuda.synchronize(slot.done)
+        if self._options.timed:
             self.timing = self._read_timing(slot)
-        return {name: np.asarray(memory.values, np.float32) for name, memory in slot.outputs.items()}
+        return {name: np.asarray(memory.values, np.float32) for name, memory in slot.host_outputs.items()}
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Put every state back to its start value, for frames at `fps` a second; drop what is in flight."""
-        self._enter()
-        for stream in (self._up, self._compute, self._down):
-            self._cuda.synchronise(stream)
-        self._flying.clear()
-        self._frame = 0
-        self._states.lay_out(fps)
-        how = self._prepare_graphs()
+        """Set every state to its start value, for `fps` frames per second; drop the frames in flight."""
+        self._make_current()
+        for stream in self._streams:
+            self._cuda.synchronize(stream)
+        self._ring.clear()
+        self._states.set_frame_rate(fps)
+        # Layers are measured by launches that block, which cannot be captured.
+        use_graphs = self._options.cuda_graphs and not self._options.time_layers
+        launches = self._graphs.prepare(self._states) if use_graphs else "plain launches"
         memory = "zero copy" if self._zero_copy else "copied"
-        self.description = f"{self._execution.description}, {self._cuda.description}, {memory}, {how}"
+        self.description = f"{self._engine.description}, {self._cuda.description}, {memory}, {launches}"
 
     def layer_times(self, warm: int) -> list[LayerTime]:
-        """Return the layers in the order they ran in, less the first `warm` runs; see `layers`."""
-        return read_layers(self._layers_ms, self._execution.inspect(), warm)
+        """Return the layers in execution order, without the first `warm` runs; needs `time_layers`."""
+        return read_layers(self._layer_times_ms, self._engine.inspect(), warm)
 
     def close(self) -> None:
-        """Wait for the GPU and free all that is on it."""
-        with suppress(CudaError):  # what went wrong was told where it did
-            self._enter()
-            for stream in (self._up, self._compute, self._down):
-                self._cuda.synchronise(stream)
+        """Wait for the GPU and free everything on it."""
+        with suppress(CudaError):  # an earlier failure was reported where it happened
+            self._make_current()
+            for stream in self._streams:
+                self._cuda.synchronize(stream)
         self._cuda.free_graphs()
-        self._execution.close()
+        self._engine.close()
         self._cuda.close()
 
-    def _enter(self) -> None:
-        if not hasattr(self._here, "entered"):  # not by its number, which the next thread may have
-            self._cuda.enter()
-            self._here.entered = True
+    def _make_current(self) -> None:
+        # Thread-local: the identifier of a thread may be reused by a later thread.
+        if not hasattr(self._thread, "is_current"):
+            self._cuda.make_current()
+            self._thread.is_current = True
 
-    def _mark(self, event: Event, stream: Stream) -> None:
-        if self._timed:
+    def _submit_zero_copy(self, slot: Slot) -> None:
+        compute = self._streams.compute
+        self._record_if_timed(slot.started, compute)
+        self._record_if_timed(slot.inference_started, compute)
+        self._run(self._ring.frame)
+        self._record_if_timed(slot.inferred, compute)
+        self._cuda.record(slot.done, compute)
+
+    def _submit_with_copies(self, slot: Slot) -> None:
+        cuda, (upload, compute, download) = self._cuda, self._streams
+        self._record_if_timed(slot.started, upload)
+        for name, memory in slot.host_inputs.items():
+            cuda.copy(slot.engine_inputs[name], memory, upload)
+        cuda.record(slot.uploaded, upload)
+        cuda.wait(compute, slot.uploaded)
+        self._record_if_timed(slot.inference_started, compute)
+        self._run(self._ring.frame)
+        cuda.record(slot.inferred, compute)
+        cuda.wait(download, slot.inferred)
+        for name, memory in slot.host_outputs.items():
+            cuda.copy(memory, slot.engine_outputs[name], download)
+        cuda.record(slot.done, download)
+
+    def _record_if_timed(self, event: Event, stream: Stream) -> None:
+        if self._options.timed:
             self._cuda.record(event, stream)
 
-    def _read_timing(self, slot: _Slot) -> GpuTiming:
-        elapsed = self._cuda.elapsed_ms
-        copies = not self._zero_copy
+    def _read_timing(self, slot: Slot) -> GpuTiming:
+        elapsed_ms = self._cuda.elapsed_ms
         return GpuTiming(
             slot.enqueue_ms,
-            elapsed(slot.started, slot.uploaded) if copies else 0.0,
-            elapsed(slot.begun, slot.inferred),
-            elapsed(slot.inferred, slot.done) if copies else 0.0,
+            0.0 if self._zero_copy else elapsed_ms(slot.started, slot.uploaded),
+            elapsed_ms(slot.inference_started, slot.inferred),
+            0.0 if self._zero_copy else elapsed_ms(slot.inferred, slot.done),
         )
 
     def _run(self, frame: int) -> None:
-        if self._graphs and frame >= self._states.settled:
-            self._cuda.launch(self._graphs[frame % self._states.length], self._compute)
-        else:
+        if not self._graphs.launch(frame):
             self._enqueue(frame)
 
     def _enqueue(self, frame: int) -> None:
-        slot = self._slots[frame % FRAMES_IN_FLIGHT]
+        slot = self._ring.slot_of(frame)
         for name, address in self._states.addresses(frame).items():
-            self._execution.bind(name, address)
-        for name, memory in (*slot.given.items(), *slot.taken.items()):
-            self._execution.bind(name, memory.address)
-        self._execution.enqueue(self._compute.handle)
+            self._engine.bind(name, address)
+        for name, memory in (*slot.engine_inputs.items(), *slot.engine_outputs.items()):
+            self._engine.bind(name, memory.address)
+        self._engine.enqueue(self._streams.compute.handle)
 
-    def _prepare_graphs(self) -> str:
-        """Capture a graph for each place in the ring; say how frames will be launched."""
-        self._graphs = []
-        length, first = self._states.length, self._states.settled
-        if not self._wants_graphs:
-            return "plain launches"
-        if length > MAX_GRAPHS:
-            return f"plain launches (a past of {length} frames is too long for CUDA graphs)"
-        if self._states.lags not in self._captured:
-            try:
-                self._enqueue(0)  # TensorRT wants a run before a capture
-                self._cuda.synchronise(self._compute)
-                self._execution.check_capturable(self._compute.handle)
-                graphs: dict[int, CudaGraph] = {}
-                for frame in range(first, first + length):
-                    graphs[frame % length] = self._cuda.capture(
-                        self._compute,
-                        lambda frame=frame: self._enqueue(frame),  # type: ignore[misc]
-                    )
-            except InputError as error:
-                return f"plain launches (no CUDA graph: {error})"
-            self._captured[self._states.lags] = [graphs[place] for place in range(length)]
-        self._graphs = self._captured[self._states.lags]
-        return "CUDA graph"
 
-    def _slot(self, kinds: Mapping[str, np.dtype[Any]]) -> _Slot:
-        cuda = self._cuda
-        inputs = {name: cuda.host(shape, kinds[name]) for name, shape in self._inputs.items()}
-        outputs = {name: cuda.host(shape, kinds[name]) for name, shape in self._outputs.items()}
-        given, taken = inputs, outputs
-        if not self._zero_copy:
-            given, taken = (
-                {name: cuda.device(memory.size_bytes) for name, memory in side.items()}
-                for side in (inputs, outputs)
+def _check_tensors(
+    engine: LoadedEngine,
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: Mapping[str, tuple[int, ...]],
+    signature: GraphSignature,
+) -> dict[str, np.dtype[Any]]:
+    """Set the input shapes of the engine and return the data types of its tensors by name.
+
+    Raises:
+        InputError: The engine has other tensors than the release, or a state changes its data type.
+    """
+    states = signature.states
+    expected_inputs = {**inputs, **{state.input: state.shape for state in states}}
+    expected_outputs = {**outputs, **{state.output: state.shape for state in states}}
+    engine.set_input_shapes(expected_inputs)
+    for tensors, expected in ((engine.inputs, expected_inputs), (engine.outputs, expected_outputs)):
+        actual = {tensor.name: tensor.shape for tensor in tensors}
+        if actual != expected:
+            raise InputError(
+                f"the engine has tensors {actual}; the release says {expected}: build it again with "
+                "aerogaze build --rebuild"
             )
-        started, uploaded, begun, inferred, done = (cuda.event(self._timed) for _ in range(5))
-        return _Slot(inputs, given, taken, outputs, started, uploaded, begun, inferred, done)
+    dtypes = {tensor.name: tensor.dtype for tensor in (*engine.inputs, *engine.outputs)}
+    for state in states:
+        if dtypes[state.input] != dtypes[state.output]:
+            raise InputError(
+                f"the engine reads the state {state.input} as {dtypes[state.input]} and writes it as "
+                f"{dtypes[state.output]}; expected one data type: export it again"
+            )
+    return dtypes
 
 
-def _at(batch: int, shapes: Mapping[str, Shape]) -> dict[str, tuple[int, ...]]:
+def _with_batch(batch: int, shapes: Mapping[str, TensorShape]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes with `batch` for the dynamic dimensions."""
     return {name: tuple(batch if side is None else side for side in shape) for name, shape in shapes.items()}

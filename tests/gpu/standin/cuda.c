@@ -1,8 +1,8 @@
-/* A stand-in for NVIDIA's driver, libcuda.so.1: the calls that the CUDA layer makes, on the CPU's memory.
+/* Stand-in for NVIDIA's driver, libcuda.so.1, on CPU memory. It has the functions that the CUDA backends call.
  *
- * It is as strict as it can be: handles are checked for their kind, memory for being known and large enough,
- * and a thread for having a context. Work runs when it is given, but while a stream is captured, when it is
- * kept in the graph. Everything is freed by its owner, or sta_left() counts it.
+ * It is strict: it checks the type of every handle, that memory is known and large enough, and that the thread
+ * has a context. Work runs at once, except during a capture, when it is stored in the graph. sta_left() returns
+ * the number of objects that were not freed.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -23,7 +23,7 @@ static int initialised, left, retained;
 static Thing context = {CONTEXT};
 static __thread Thing *stack[16];
 static __thread int depth;
-static __thread Thing *capturing; /* that this thread captures; 2: it was spoilt */
+static __thread Thing *capturing; /* stream that this thread captures; capturing == 2: capture invalidated */
 static Block *blocks;
 static size_t taken;
 static const size_t TOTAL = 1ull << 32;
@@ -32,7 +32,7 @@ static const size_t TOTAL = 1ull << 32;
 #define IS(thing, what) if (!(thing) || (thing)->kind != (what)) return HANDLE
 
 static Thing *make(int kind) { Thing *t = calloc(1, sizeof *t); t->kind = kind; t->last = &t->first; left++; return t; }
-static R drop(Thing *t, int kind) { IS(t, kind); t->kind = 0; left--; return OK; } /* kept, to know it again */
+static R drop(Thing *t, int kind) { IS(t, kind); t->kind = 0; left--; return OK; } /* not freed, so that a later use is detected */
 static int known(void *p, size_t size) {
   for (Block *b = blocks; b; b = b->next)
     if ((char *)p >= b->at && (char *)p + size <= b->at + b->size) return 1 + b->host;

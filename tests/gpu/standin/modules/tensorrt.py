@@ -1,8 +1,8 @@
-"""A stand-in for TensorRT 10 in a process whose CUDA driver is `cuda.c`: what aerogaze calls of it, no more.
+"""Stand-in for TensorRT 10 in a process whose CUDA driver is `cuda.c`. It has only what aerogaze uses.
 
-A plan is the graph itself behind a few bytes; ONNX Runtime runs it, on the stream it is given, through the
-driver's cuLaunchHostFunc, which a capture records as it would a kernel. As strict as it can be: shapes and
-addresses must be set, types are TensorRT's, a plan of other bytes is not loaded.
+A plan is the graph itself after a few magic bytes. ONNX Runtime runs it on the given stream, through the
+driver's cuLaunchHostFunc, which a capture records like a kernel. The stand-in is strict: shapes and addresses
+must be set, data types are TensorRT's, and a plan without the magic bytes is not loaded.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class OnnxParser:
 
 class _Cache:
     def __init__(self, data):
-        self._data = bytes(data) or b"learnt"
+        self._data = bytes(data) or b"measured"
 
     def serialize(self):
         return self._data
@@ -191,7 +191,7 @@ class _Engine:
 
 
 class _Inspector:
-    """Layers as the documentation of TensorRT 10's engine inspector has them: one for each node."""
+    """Layers in the format of TensorRT 10's engine inspector, one per node."""
 
     def __init__(self, engine):
         self._engine = engine
@@ -236,8 +236,8 @@ class _Context:
             tensor = engine.tensors[name]
             dtype = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}[_KINDS[tensor.type]]
             size = int(np.prod(tensor.shape)) * np.dtype(dtype).itemsize
-            there = (ctypes.c_ubyte * size).from_address(bound[name])
-            return np.frombuffer(there, dtype).reshape(tensor.shape)
+            memory = (ctypes.c_ubyte * size).from_address(bound[name])
+            return np.frombuffer(memory, dtype).reshape(tensor.shape)
 
         def run(_):
             feed = {t.name: view(t.name) for t in engine.session.get_inputs()}
@@ -250,5 +250,5 @@ class _Context:
             for index in range(len(engine.nodes)):
                 self.profiler.report_layer_time(f"layer {index}", 0.001 * (index + 1))
         call = _CALL(run)
-        self._calls.append(call)  # a graph may call it as long as there is one
+        self._calls.append(call)  # a captured graph may call it later
         return _DRIVER.cuLaunchHostFunc(ctypes.c_void_p(stream_handle), call, None) == 0
