@@ -1,1 +1,1 @@
-"""Bundles: signed archives of a release."""
+"""Bundles: signed archives of a release that SWUpdate servers can distribute."""

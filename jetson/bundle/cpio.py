@@ -1,8 +1,9 @@
-"""SWUpdate's container, in one spelling only: a cpio archive in the "crc" format of cpio(5).
+"""Canonical cpio archives: the container of SWUpdate, in the "crc" format of cpio(5), in one encoding.
 
 Each member is a header of 110 characters ("070702" and 13 numbers of 8 hex digits), its name with a
-zero, and its data, both padded with zeros to 4 bytes; "TRAILER!!!" ends it, padded to 512 bytes. All that
-a reader could overlook (inode, owner, times, padding) has one value here, and other values are refused.
+terminating zero, and its data. Name and data are padded with zeros to 4 bytes. A member "TRAILER!!!" ends
+the archive, padded to 512 bytes. Fields that readers ignore (inode, owner, times, padding) have one fixed
+value, and the reader rejects any other.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from edge.core.errors import InputError
 
 BLOCK_BYTES = 1 << 18
 MAX_MEMBER_BYTES = 1 << 30
-_HEADER = 110
-_TRAILER = "TRAILER!!!"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-"""No folders, no leading dot, nothing that a file system or terminal takes for something else."""
+_HEADER_BYTES = 110
+_TRAILER_NAME = "TRAILER!!!"
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+"""No folders, no leading dot, and no character with a meaning for a file system or terminal."""
 
 
 def validate_member_name(name: str) -> str:
-    """Return a member's name if it is a plain file name.
+    """Return the name of a member if it is a plain file name.
 
     Raises:
-        InputError: it has folders, odd characters, or is longer than 100.
+        InputError: The name has folders or other characters, or is longer than 100 characters.
     """
-    if not _NAME.fullmatch(name) or name == _TRAILER:
+    if not _MEMBER_NAME.fullmatch(name) or name == _TRAILER_NAME:
         raise InputError(
             f"{name[:120]!r} cannot be in a bundle; expected a plain file name of at most 100 of "
             "A-Z a-z 0-9 . _ + - that starts with a letter or digit"
@@ -39,133 +40,157 @@ def validate_member_name(name: str) -> str:
 
 
 def size_and_checksum(blocks: Iterable[bytes]) -> tuple[int, int]:
-    """Return size and checksum (the sum of all bytes, 32 bits) of a member's data."""
-    size = total = 0
+    """Return the size in bytes and the checksum of a member's data: the sum of all bytes modulo 2^32."""
+    size = checksum = 0
     for block in blocks:
         size += len(block)
-        total = _sum(total, block)
-    return size, total
+        checksum = _add_to_checksum(checksum, block)
+    return size, checksum
 
 
-def _sum(total: int, block: bytes) -> int:
-    return (total + int(np.frombuffer(block, np.uint8).sum(dtype=np.uint64))) & 0xFFFFFFFF
+def _add_to_checksum(checksum: int, block: bytes) -> int:
+    return (checksum + int(np.frombuffer(block, np.uint8).sum(dtype=np.uint64))) & 0xFFFFFFFF
 
 
-def encode_header(index: int, name: str, size: int, check: int) -> bytes:
-    """Return what stands before a member's data: `index` is 1 for the first, 0 for the trailer."""
+def encode_header(index: int, name: str, size: int, checksum: int) -> bytes:
+    """Return the header, name and padding that precede the data of a member.
+
+    Args:
+        index: Position of the member, from 1; 0 for the trailer.
+        name: Name of the member.
+        size: Bytes of data.
+        checksum: Checksum of the data.
+    """
     mode, links = (0o100644, 1) if index else (0, 1)
-    numbers = (index, mode, 0, 0, links, 0, size, 0, 0, 0, 0, len(name) + 1, check)
+    numbers = (index, mode, 0, 0, links, 0, size, 0, 0, 0, 0, len(name) + 1, checksum)
     text = b"070702" + b"".join(b"%08X" % number for number in numbers) + name.encode() + b"\0"
     return text + bytes(-len(text) % 4)
 
 
-def encode_trailer(before: int) -> bytes:
-    """Return the archive's end, `before` bytes from its start."""
-    end = encode_header(0, _TRAILER, 0, 0)
-    return end + bytes(-(before + len(end)) % 512)
+def encode_trailer(offset: int) -> bytes:
+    """Return the end of an archive; `offset` is the number of bytes before it."""
+    trailer = encode_header(0, _TRAILER_NAME, 0, 0)
+    return trailer + bytes(-(offset + len(trailer)) % 512)
 
 
 @dataclass
 class ArchiveMember:
-    """A member that was met: its data must be read to the end before the next one."""
+    """Member of an archive that is being read. Its data must be read to the end before the next member.
+
+    Attributes:
+        name: Name of the member.
+        size: Bytes of data.
+        reader: The reader that returned it.
+        checksum: The checksum in its header.
+    """
 
     name: str
     size: int
     reader: ArchiveReader
-    check: int
+    checksum: int
 
     def blocks(self) -> Iterator[bytes]:
-        """Give the data in blocks.
+        """Yield the data in blocks.
 
         Raises:
-            InputError: the archive ends in it, or the sum or padding is wrong.
+            InputError: The archive ends within the data, or the checksum or the padding is wrong.
         """
-        left, total = self.size, 0
-        while left:
-            block = self.reader.take(min(BLOCK_BYTES, left))
-            left -= len(block)
-            total = _sum(total, block)
+        remaining, checksum = self.size, 0
+        while remaining:
+            block = self.reader.read_exactly(min(BLOCK_BYTES, remaining))
+            remaining -= len(block)
+            checksum = _add_to_checksum(checksum, block)
             yield block
-        if total != self.check:
-            raise InputError(f"{self.reader.what}: the checksum of {self.name} is wrong: it was damaged")
-        self.reader.expect(bytes(-self.size % 4))
+        if checksum != self.checksum:
+            raise InputError(f"{self.reader.label}: the checksum of {self.name} is wrong: it was damaged")
+        self.reader.expect_bytes(bytes(-self.size % 4))
 
-    def read(self, most: int) -> bytes:
-        """Return all the data, if it is at most `most` bytes.
+    def read(self, max_bytes: int) -> bytes:
+        """Return all data of a member that has at most `max_bytes`.
 
         Raises:
-            InputError: it is more, or as `blocks` says.
+            InputError: The member is larger, or `blocks` raises it.
         """
-        if self.size > most:
+        if self.size > max_bytes:
             raise InputError(
-                f"{self.reader.what}: {self.name} has {self.size} bytes; expected at most {most}"
+                f"{self.reader.label}: {self.name} has {self.size} bytes; expected at most {max_bytes}"
             )
         return b"".join(self.blocks())
 
 
 class ArchiveReader:
-    """Reads an archive from its start, member by member, and refuses any other spelling of it."""
+    """Sequential reader of a canonical archive.
 
-    def __init__(self, file: BinaryIO, what: str) -> None:
+    Args:
+        file: The archive, read once from its start.
+        label: What errors call the archive.
+    """
+
+    def __init__(self, file: BinaryIO, label: str) -> None:
         self._file = file
         self._index = 0
-        self._at = 0
-        self.what = what
+        self._offset = 0
+        self.label = label
 
     def next_member(self, *names: str) -> ArchiveMember:
-        """Return the next member, which must have one of these names, of different lengths.
+        """Return the next member, which must have one of these names.
+
+        The names must differ in length: the header gives the length before the name is read.
 
         Raises:
-            InputError: it has not, is too large, or its header is spelt otherwise.
+            InputError: The next member has another name, is too large, or its header is not canonical.
         """
         self._index += 1
-        start = self.take(_HEADER)
+        start = self.read_exactly(_HEADER_BYTES)
         if not re.fullmatch(b"070702[0-9A-F]{104}", start):
             raise InputError(
-                f"{self.what} is no aerogaze bundle, or damaged: no cpio header where {names[-1]} starts"
+                f"{self.label} is not an aerogaze bundle, or damaged: no cpio header where "
+                f"{names[-1]} should start"
             )
-        size, length, check = (int(start[at : at + 8], 16) for at in (54, 94, 102))
-        name = next((name for name in names if len(name) + 1 == length), names[-1])
+        size, name_length, checksum = (int(start[at : at + 8], 16) for at in (54, 94, 102))
+        name = next((name for name in names if len(name) + 1 == name_length), names[-1])
         if size > MAX_MEMBER_BYTES:
-            raise InputError(f"{self.what}: {name} has {size} bytes; expected at most {MAX_MEMBER_BYTES}")
-        expected = encode_header(self._index, name, size, check)
-        if start != expected[:_HEADER]:
+            raise InputError(f"{self.label}: {name} has {size} bytes; expected at most {MAX_MEMBER_BYTES}")
+        expected = encode_header(self._index, name, size, checksum)
+        if start != expected[:_HEADER_BYTES]:
             raise InputError(
-                f"{self.what}: the header of {name} is not as aerogaze writes it: it was changed"
+                f"{self.label}: the header of {name} is not as aerogaze writes it: it was changed"
             )
-        self.expect(expected[_HEADER:])
-        return ArchiveMember(name, size, self, check)
+        self.expect_bytes(expected[_HEADER_BYTES:])
+        return ArchiveMember(name, size, self, checksum)
 
-    def end(self) -> None:
-        """See that the archive ends here.
+    def expect_end(self) -> None:
+        """Check that the archive ends here.
 
         Raises:
-            InputError: it does not, or is spelt otherwise.
+            InputError: The trailer is missing or not canonical, or data follows it.
         """
-        self.expect(encode_trailer(self._at))
+        self.expect_bytes(encode_trailer(self._offset))
         if self._file.read(1):
-            raise InputError(f"{self.what} goes on after its end: it was changed")
+            raise InputError(f"{self.label} continues after its end: it was changed")
 
-    def take(self, size: int) -> bytes:
-        """Return exactly so many bytes.
+    def read_exactly(self, size: int) -> bytes:
+        """Return the next `size` bytes.
 
         Raises:
-            InputError: the archive ends before.
+            InputError: The archive ends before.
         """
         data = self._file.read(size)
         if len(data) < size:
-            raise InputError(f"{self.what} ends too early, after {self._at + len(data)} bytes: copy it whole")
-        self._at += size
+            raise InputError(
+                f"{self.label} ends too early, after {self._offset + len(data)} bytes: copy the whole file"
+            )
+        self._offset += size
         return data
 
-    def expect(self, data: bytes) -> None:
-        """Read exactly these bytes.
+    def expect_bytes(self, data: bytes) -> None:
+        """Read on, and check that exactly these bytes come next.
 
         Raises:
-            InputError: others are there.
+            InputError: The archive has other bytes there.
         """
-        where = self._at
-        if self.take(len(data)) != data:
+        offset = self._offset
+        if self.read_exactly(len(data)) != data:
             raise InputError(
-                f"{self.what} is not as aerogaze writes it, at byte {where} or after: it was changed"
+                f"{self.label} is not as aerogaze writes it, at byte {offset} or after: it was changed"
             )

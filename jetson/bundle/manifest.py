@@ -1,4 +1,4 @@
-"""What a bundle says of itself, signed: files, release counter, and where and how long it may fly."""
+"""Signed manifest of a bundle: its files, release counter, compatible boards, versions and expiry date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from edge.core.errors import InputError
 from edge.hardware.board import JETSON_MODULES
 from jetson.bundle.cpio import MAX_MEMBER_BYTES, validate_member_name
-from jetson.signing import canonical_json as canonical
+from jetson.signing import canonical_json
 from jetson.signing.keys import MAX_KEYS, PublicKeyHex
 
 SCHEMA = 1
@@ -21,14 +21,22 @@ MAX_TOTAL_BYTES = 2 << 30
 MAX_COUNTER = 999_999_999
 RESERVED_NAMES = ("sw-description", "sw-description.sig", "manifest.json", "signatures.json")
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
-_HEX = re.compile("[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-_WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_SHA256 = re.compile("[0-9a-f]{64}")
+_RELEASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_BOARD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True)
 class BundleFile:
-    """A file of the bundle. A timing cache is no part of the release: it only makes builds shorter."""
+    """File of a bundle.
+
+    Attributes:
+        name: Plain file name.
+        sha256: Hash of the content, in hex.
+        size_bytes: Size of the content.
+        timing_cache: The file is a TensorRT timing cache: it shortens engine builds and is not part of the
+            release.
+    """
 
     name: str
     sha256: str
@@ -38,9 +46,9 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Compatibility:
-    """Where the bundle may fly; nothing in a field means anywhere.
+    """Boards and versions that a bundle may be installed on; an empty field allows all.
 
-    Versions stand for all that start with them: JetPack 6.2 for 6.2.1 too, not for 6.20.
+    A version stands for all versions that start with it: JetPack 6.2 matches 6.2.1, but not 6.20.
     """
 
     boards: tuple[str, ...] = ()
@@ -54,13 +62,20 @@ UNRESTRICTED = Compatibility()
 
 @dataclass(frozen=True)
 class BundleManifest:
-    """What is signed.
+    """The signed content of `manifest.json`. The fields are its keys.
 
-    `counter` grows from release to release; a board takes none that is lower than it has flown, but
-    `over` lets this one go back onto boards that have flown at most that counter. `expires` is an ISO
-    date in UTC: the bundle may be installed until that day ends. `runtime` is the least version of
-    aerogaze. `signers` are the keys whose signatures the bundle carries, all of them; `cms_sha256` is the
-    hash of the signature that SWUpdate itself asks for, if there is one.
+    Attributes:
+        name: Name of the release.
+        counter: Grows from release to release. A board rejects a counter lower than the highest it has
+            marked good.
+        over: Exception to that rule: boards whose highest counter is at most this value accept the bundle
+            although its own counter is lower. None for no exception.
+        compatible: Boards and versions that may install it.
+        runtime: Lowest version of aerogaze that can run it.
+        expires: Last day, as an ISO date in UTC, on which it may be installed. None for no limit.
+        files: All files, sorted by name.
+        signers: All keys that signed the bundle, sorted. A signature cannot be added or removed later.
+        cms_sha256: Hash of the CMS signature for SWUpdate; None if there is none.
     """
 
     name: str
@@ -75,24 +90,24 @@ class BundleManifest:
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files together."""
+        """Total size of all files."""
         return sum(file.size_bytes for file in self.files)
 
     @property
     def id(self) -> str:
-        """SHA-256 of what is signed: tells this release from any other."""
-        return hashlib.sha256(canonical.encode(self.to_dict())).hexdigest()
+        """SHA-256 of the signed bytes: identifies the release."""
+        return hashlib.sha256(canonical_json.encode(self.to_dict())).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the document that is stored and signed."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
 def parse_manifest(document: Mapping[str, Any]) -> BundleManifest:
-    """Read a manifest and check each of its values.
+    """Parse a manifest and validate each value.
 
     Raises:
-        InputError: an unknown schema, or a value that is not what it should be.
+        InputError: The schema is unknown, a key is missing or unknown, or a value is invalid.
     """
     if document.get("schema") != SCHEMA:
         raise InputError(
@@ -100,137 +115,154 @@ def parse_manifest(document: Mapping[str, Any]) -> BundleManifest:
             f"{SCHEMA}: install a newer aerogaze, or bundle the release again"
         )
     expected = {"schema", *(field.name for field in fields(BundleManifest))}
-    if odd := sorted(expected ^ set(document)):
-        raise _bad(f"{odd[0]} is missing or unknown")
-    files = tuple(_file(entry) for entry in _list(document["files"], MAX_FILES, "files"))
-    names = [file.name for file in files]
-    if not names or names != sorted(set(names)):
-        raise _bad("its files are none, out of order, or twice there")
-    if sum(file.size_bytes for file in files) > MAX_TOTAL_BYTES:
-        raise _bad(f"its files are larger than {MAX_TOTAL_BYTES} bytes together")
-    over = document["over"]
-    given = _list(document["signers"], MAX_KEYS, "signers")
-    signers = tuple(_text(signer, _HEX, "a signer") for signer in given)
-    cms = document["cms_sha256"]
-    if not signers or list(signers) != sorted(set(signers)):
-        raise _bad("its signers are none, out of order, or twice there")
+    if unexpected := sorted(expected ^ set(document)):
+        raise _manifest_error(f"{unexpected[0]} is missing or unknown")
+    over, cms = document["over"], document["cms_sha256"]
     return BundleManifest(
-        name=_text(document["name"], _NAME, "name"),
-        counter=_whole(document["counter"], 1, MAX_COUNTER, "counter"),
-        over=None if over is None else _whole(over, 1, MAX_COUNTER, "over"),
-        compatible=_compatible(document["compatible"]),
+        name=_text(document["name"], _RELEASE_NAME, "name"),
+        counter=_integer(document["counter"], 1, MAX_COUNTER, "counter"),
+        over=None if over is None else _integer(over, 1, MAX_COUNTER, "over"),
+        compatible=_compatibility(document["compatible"]),
         runtime=_text(document["runtime"], _VERSION, "runtime"),
         expires=None if document["expires"] is None else validate_date(document["expires"]),
-        files=files,
-        signers=signers,
-        cms_sha256=None if cms is None else _text(cms, _HEX, "cms_sha256"),
+        files=_files(document["files"]),
+        signers=_signers(document["signers"]),
+        cms_sha256=None if cms is None else _text(cms, _SHA256, "cms_sha256"),
     )
 
 
-def parse_compatibility(words: tuple[str, ...]) -> Compatibility:
-    """Read `boards=a,b`, `compute=8.7`, `jetpack=6.1,6.2` and `tensorrt=10.3`, as the command takes them.
+def _files(value: Any) -> tuple[BundleFile, ...]:
+    files = tuple(_file(entry) for entry in _list(value, MAX_FILES, "files"))
+    names = [file.name for file in files]
+    if not names or names != sorted(set(names)):
+        raise _manifest_error("its files are none, not sorted, or listed twice")
+    if sum(file.size_bytes for file in files) > MAX_TOTAL_BYTES:
+        raise _manifest_error(f"the total size of its files is over {MAX_TOTAL_BYTES} bytes")
+    return files
+
+
+def _signers(value: Any) -> tuple[PublicKeyHex, ...]:
+    signers = tuple(_text(signer, _SHA256, "a signer") for signer in _list(value, MAX_KEYS, "signers"))
+    if not signers or list(signers) != sorted(set(signers)):
+        raise _manifest_error("its signers are none, not sorted, or listed twice")
+    return signers
+
+
+def parse_compatibility(arguments: tuple[str, ...]) -> Compatibility:
+    """Parse the values of the option `--compatible`.
+
+    Args:
+        arguments: Any of `boards=a,b`, `compute=8.7`, `jetpack=6.1,6.2` and `tensorrt=10.3`.
 
     Raises:
-        InputError: another name, one twice, a value of another form, or a board that is not known.
+        InputError: A name is unknown or given twice, a value has another format, or a board is unknown.
     """
-    names = {
+    field_names = {
         "boards": "boards",
         "compute": "compute_capability",
         "jetpack": "jetpack",
         "tensorrt": "tensorrt",
     }
-    found: dict[str, list[str]] = {}
-    for word in words:
-        name, _, values = word.partition("=")
-        if name not in names or names[name] in found:
+    values_by_field: dict[str, list[str]] = {}
+    for argument in arguments:
+        name, _, values = argument.partition("=")
+        if name not in field_names or field_names[name] in values_by_field:
             raise InputError(
-                f"--compatible {word!r}; expected each of {', '.join(names)} once, as jetpack=6.1,6.2"
+                f"--compatible {argument!r}; expected each of {', '.join(field_names)} at most once, "
+                "as jetpack=6.1,6.2"
             )
-        found[names[name]] = sorted({value.strip() for value in values.split(",")})
-    known = [module.board for module in JETSON_MODULES]
-    if strange := sorted(set(found.get("boards", ())) - set(known)):
-        raise InputError(f"--compatible: no board {strange[0]!r}; expected some of {', '.join(known)}")
-    return _compatible({field.name: found.get(field.name, []) for field in fields(Compatibility)})
+        values_by_field[field_names[name]] = sorted({value.strip() for value in values.split(",")})
+    known_boards = [module.board for module in JETSON_MODULES]
+    if unknown := sorted(set(values_by_field.get("boards", ())) - set(known_boards)):
+        raise InputError(f"--compatible: no board {unknown[0]!r}; expected some of {', '.join(known_boards)}")
+    return _compatibility(
+        {field.name: values_by_field.get(field.name, []) for field in fields(Compatibility)}
+    )
 
 
 def validate_date(value: Any) -> str:
-    """Return an ISO date.
+    """Return the value if it is an ISO date.
 
     Raises:
-        InputError: it is none.
+        InputError: It is not.
     """
     try:
         if isinstance(value, str) and date.fromisoformat(value).isoformat() == value:
             return value
     except ValueError:
         pass
-    raise InputError(f"{value!r} is no day; expected one as 2027-01-31")
+    raise InputError(f"{value!r} is not a date; expected one as 2027-01-31")
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, for comparing: 0.1 is 0.1.0; what follows another character is left out."""
-    numbers = _numbers(version)
+    """Return the numbers of a version for comparison.
+
+    Trailing zeros do not count (0.1 equals 0.1.0), and neither does anything after the first other
+    character (0.1.0rc1 equals 0.1).
+    """
+    numbers = _version_numbers(version)
     while numbers and not numbers[-1]:
         numbers.pop()
     return tuple(numbers)
 
 
 def version_matches(version: str, prefix: str) -> bool:
-    """Say whether a version is one of those that a shorter one stands for."""
-    wanted = _numbers(prefix)
-    return _numbers(version)[: len(wanted)] == wanted
+    """Return whether a version starts with the numbers of a shorter one."""
+    prefix_numbers = _version_numbers(prefix)
+    return _version_numbers(version)[: len(prefix_numbers)] == prefix_numbers
 
 
-def _numbers(version: str) -> list[int]:
+def _version_numbers(version: str) -> list[int]:
     match = re.match(r"\d+(\.\d+)*", version)
     return [int(part) for part in match.group().split(".")] if match else []
 
 
-def _compatible(value: Any) -> Compatibility:
+def _compatibility(value: Any) -> Compatibility:
     if not isinstance(value, dict) or set(value) != {field.name for field in fields(Compatibility)}:
-        raise _bad("compatible is malformed")
-    patterns = {"boards": _WORD}
-    read = {}
+        raise _manifest_error("compatible is malformed")
+    patterns = {"boards": _BOARD_NAME}
+    parsed = {}
     for name, items in value.items():
-        given = _list(items, 32, name)
-        texts = tuple(_text(item, patterns.get(name, _VERSION), name) for item in given)
+        texts = tuple(_text(item, patterns.get(name, _VERSION), name) for item in _list(items, 32, name))
         if list(texts) != sorted(set(texts)):
-            raise _bad(f"{name} is out of order, or has something twice")
-        read[name] = texts
-    return Compatibility(**read)
+            raise _manifest_error(f"{name} is not sorted, or lists a value twice")
+        parsed[name] = texts
+    return Compatibility(**parsed)
 
 
 def _file(value: Any) -> BundleFile:
     if not isinstance(value, dict) or set(value) != {field.name for field in fields(BundleFile)}:
-        raise _bad("an entry of files is malformed")
+        raise _manifest_error("an entry of files is malformed")
     name = validate_member_name(value["name"] if isinstance(value["name"], str) else repr(value["name"]))
     if name in RESERVED_NAMES or not isinstance(value["timing_cache"], bool):
-        raise _bad(f"the entry of {name} is malformed")
+        raise _manifest_error(f"the entry of {name} is malformed")
     return BundleFile(
         name,
-        _text(value["sha256"], _HEX, f"sha256 of {name}"),
-        _whole(value["size_bytes"], 0, MAX_MEMBER_BYTES, f"size of {name}"),
+        _text(value["sha256"], _SHA256, f"sha256 of {name}"),
+        _integer(value["size_bytes"], 0, MAX_MEMBER_BYTES, f"size of {name}"),
         value["timing_cache"],
     )
 
 
-def _list(value: Any, most: int, what: str) -> list[Any]:
-    if not isinstance(value, (list, tuple)) or len(value) > most:
-        raise _bad(f"{what} is no list of at most {most}")
+def _list(value: Any, max_length: int, label: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)) or len(value) > max_length:
+        raise _manifest_error(f"{label} is not a list of at most {max_length}")
     return list(value)
 
 
-def _text(value: Any, pattern: re.Pattern[str], what: str) -> str:
+def _text(value: Any, pattern: re.Pattern[str], label: str) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise _bad(f"{what} cannot be {value!r:.80}")
+        raise _manifest_error(f"{label} cannot be {value!r:.80}")
     return value
 
 
-def _whole(value: Any, least: int, most: int, what: str) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise _bad(f"{what} is {value!r:.40}, expected a whole number from {least} to {most}")
+def _integer(value: Any, minimum: int, maximum: int, label: str) -> int:
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise _manifest_error(
+            f"{label} is {value!r:.40}, expected a whole number from {minimum} to {maximum}"
+        )
     return value
 
 
-def _bad(what: str) -> InputError:
-    return InputError(f"the bundle's manifest cannot be used: {what}; bundle the release again")
+def _manifest_error(problem: str) -> InputError:
+    return InputError(f"the bundle's manifest cannot be used: {problem}; bundle the release again")

@@ -1,4 +1,4 @@
-"""`aerogaze keys` and `aerogaze bundle`."""
+"""The commands `aerogaze keys` and `aerogaze bundle`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from edge.core.errors import InputError
+from edge.release.manifest import locate_release
 from jetson.bundle.archive import BundleMetadata, open_bundle, read_bundle, write_bundle
 from jetson.bundle.manifest import (
     MAX_COUNTER,
@@ -20,26 +21,29 @@ from jetson.bundle.manifest import (
     validate_date,
     version_key,
 )
-from jetson.signing import keys as signing
-from jetson.signing import trust as trusts
-from jetson.signing.cms import load_cms_signer
-
-PATH = click.Path(path_type=Path)
+from jetson.cli.options import PATH
+from jetson.signing.cms import CmsSigner, load_cms_signer
+from jetson.signing.keys import (
+    generate_key,
+    load_public_key,
+    load_signing_key,
+    public_key_path,
+    short_key_id,
+)
+from jetson.signing.trust import load_trust, make_trust, write_trust
 
 
 @click.group(epilog="Example: aerogaze keys new --out k")
 def keys() -> None:
-    """Make signing keys, and say which of them a board trusts."""
+    """Make signing keys, and the documents that say which keys a board trusts."""
 
 
 @keys.command(epilog="Example: aerogaze keys new --out k")
-@click.option("--out", type=PATH, required=True, help="The private key; its public half goes to OUT.pub.")
+@click.option("--out", type=PATH, required=True, help="File of the private key; the public key is OUT.pub.")
 def new(out: Path) -> None:
-    """Make an Ed25519 key: OUT, which only you can read, and OUT.pub for boards."""
-    key = signing.generate_key(out)
-    print(
-        f"wrote {out} (keep it secret) and {signing.public_key_path(out)}, key {signing.short_key_id(key.public_key)}"
-    )
+    """Make an Ed25519 key: OUT, which only you can read, and OUT.pub for the boards."""
+    key = generate_key(out)
+    print(f"wrote {out} (keep it secret) and {public_key_path(out)}, key {short_key_id(key.public_key)}")
 
 
 @keys.command(
@@ -47,41 +51,52 @@ def new(out: Path) -> None:
 )
 @click.argument("public", nargs=-1, required=True, type=PATH)
 @click.option("--threshold", default=1, show_default=True, help="How many of the keys must sign a bundle.")
-@click.option("--version", default=1, show_default=True, help="One more than the trust before it.")
-@click.option("--key", "signers", multiple=True, type=PATH, help="A key of the trust before it; repeat it.")
-@click.option("--out", type=PATH, required=True, help="The trust document.")
+@click.option("--version", default=1, show_default=True, help="Version of the trust before it, plus 1.")
+@click.option(
+    "--key", "signers", multiple=True, type=PATH, help="A private key of the trust before it; repeatable."
+)
+@click.option("--out", type=PATH, required=True, help="The trust document to write.")
 def trust(
     public: tuple[Path, ...], threshold: int, version: int, signers: tuple[Path, ...], out: Path
 ) -> None:
-    """Name the keys to be trusted from now on: a document, signed by the keys trusted until now."""
+    """Write a trust document: boards that receive it trust the keys PUBLIC from then on.
+
+    From version 2 on, keys that the boards trust before must sign it.
+    """
     if version < 1 or (version > 1 and not signers):
         raise InputError(
             f"trust version {version} without signatures; expected version 1, or --key with trusted keys"
         )
-    _check_out(out, (*public, *signers))
-    made = trusts.make_trust([signing.load_public_key(place) for place in public], threshold, version)
-    trusts.write_trust(made, [signing.load_signing_key(place) for place in signers], out)
-    print(f"wrote {out}: version {version}, {threshold} of {len(made.keys)} keys, {len(signers)} signatures")
+    _refuse_to_overwrite_keys(out, (*public, *signers))
+    new_trust = make_trust([load_public_key(path) for path in public], threshold, version)
+    write_trust(new_trust, [load_signing_key(path) for path in signers], out)
+    print(
+        f"wrote {out}: version {version}, {threshold} of {len(new_trust.keys)} keys, "
+        f"{len(signers)} signatures"
+    )
 
 
 @click.command(epilog="Example: aerogaze bundle my-release --key k --counter 2 --out b.swu")
 @click.argument("release", required=False)
-@click.option("--key", "key_files", multiple=True, type=PATH, help="A private key to sign with; repeat it.")
+@click.option("--key", "key_files", multiple=True, type=PATH, help="A private key to sign with; repeatable.")
 @click.option("--out", type=PATH, help="The bundle to write.")
 @click.option("--counter", type=click.IntRange(1, MAX_COUNTER), default=1, show_default=True,
-              help="Number of the release: boards take none that is lower.")  # fmt: skip
+              help="Release counter: boards reject lower counters.")  # fmt: skip
 @click.option("--over", type=click.IntRange(1, MAX_COUNTER),
-              help="May go back onto boards that have flown at most this counter.")  # fmt: skip
+              help="Also let boards install it that have flown a higher counter, up to this.")  # fmt: skip
 @click.option("--compatible", multiple=True, metavar="NAME=VALUES",
-              help="boards=orin-nano,orin-nx; compute=8.7; jetpack=6.1,6.2; tensorrt=10.3.")  # fmt: skip
-@click.option("--runtime", default="0.1", show_default=True, help="Least version of aerogaze on the board.")
+              help="Where it may be installed: boards=orin-nano,orin-nx; compute=8.7; jetpack=6.1,6.2; "
+                   "tensorrt=10.3. Repeatable.")  # fmt: skip
+@click.option("--runtime", default="0.1", show_default=True, help="Lowest version of aerogaze on the board.")
 @click.option("--expires", help="Last day on which it may be installed, as 2027-01-31 (UTC).")
-@click.option("--timing-cache", "caches", multiple=True, type=PATH, help="A TensorRT timing cache to carry.")
-@click.option("--swupdate-key", type=PATH, help="RSA key, for boards whose SWUpdate wants signed images.")
-@click.option("--swupdate-cert", type=PATH, help="Its certificate, for emailProtection.")
-@click.option("--verify", type=PATH, help="Check this bundle instead of writing one.")
-@click.option("--list", "listed", type=PATH, help="Check this bundle and list what is in it.")
-@click.option("--trust", "trusted", multiple=True, type=PATH, help="A .pub that must have signed, or a trust document.")  # fmt: skip # noqa: E501
+@click.option("--timing-cache", "caches", multiple=True, type=PATH,
+              help="A TensorRT timing cache to include; repeatable.")  # fmt: skip
+@click.option("--swupdate-key", type=PATH, help="RSA key, for boards whose SWUpdate needs signed images.")
+@click.option("--swupdate-cert", type=PATH, help="Certificate of the RSA key, for emailProtection.")
+@click.option("--verify", type=PATH, help="Check this bundle instead of writing one; needs --trust.")
+@click.option("--list", "listed", type=PATH, help="Check this bundle and list its content.")
+@click.option("--trust", "trusted", multiple=True, type=PATH,
+              help="A .pub that must have signed, or a trust document; repeatable.")  # fmt: skip
 @click.option(
     "--threshold", type=click.IntRange(min=1), help="How many of the --trust keys must have signed."
 )
@@ -104,84 +119,98 @@ def bundle(
     threshold: int | None,
     as_json: bool,
 ) -> None:
-    """Write RELEASE as one signed file, or check one.
+    """Write RELEASE as one signed file, or check such a file.
 
-    A release's folder or a shipped one's name. --list and --verify read the whole file and check each
-    byte; --verify also asks that the keys of --trust have signed it.
+    RELEASE is a folder or the name of a shipped release. --verify and --list read the whole file and check
+    each byte; --verify also requires signatures of the --trust keys.
     """
-    asked = [place for place in (out, verify, listed) if place]
-    if len(asked) != 1:
+    paths = [path for path in (out, verify, listed) if path]
+    if len(paths) != 1:
         raise InputError("expected one of --out (with RELEASE and --key), --verify or --list")
-    if out:
-        if release is None or not key_files:
-            raise InputError(
-                "a bundle needs a release and a key: aerogaze bundle RELEASE --key k --out b.swu"
-            )
-        if (swupdate_key is None) != (swupdate_cert is None):
-            raise InputError("--swupdate-key and --swupdate-cert go together: name both, or none")
-        _check_out(out, (*key_files, *filter(None, (swupdate_key, swupdate_cert))))
-        cms = load_cms_signer(swupdate_key, swupdate_cert) if swupdate_key and swupdate_cert else None
-        wishes = BundleMetadata(
-            counter, over, parse_compatibility(compatible), runtime,
-            None if expires is None else validate_date(expires), caches, cms,
-        )  # fmt: skip
-        _check_wishes(wishes)
-        from edge.release.manifest import locate_release
-
-        manifest = write_bundle(
-            locate_release(release), [signing.load_signing_key(k) for k in key_files], wishes, out
-        )
-        _tell(manifest, as_json, f"wrote {out}, {out.stat().st_size} bytes: {_line(manifest)}")
+    if not out:
+        _check_bundle(paths[0], trusted, threshold, verify is not None, as_json)
         return
+    if release is None or not key_files:
+        raise InputError("a bundle needs a release and a key: aerogaze bundle RELEASE --key k --out b.swu")
+    cms = _load_cms_signer(swupdate_key, swupdate_cert, out, key_files)
+    metadata = BundleMetadata(
+        counter=counter,
+        over=over,
+        compatible=parse_compatibility(compatible),
+        runtime=runtime,
+        expires=None if expires is None else validate_date(expires),
+        timing_caches=caches,
+        cms=cms,
+    )
+    _refuse_useless_metadata(metadata)
+    signing_keys = [load_signing_key(path) for path in key_files]
+    manifest = write_bundle(locate_release(release), signing_keys, metadata, out)
+    _print_manifest(manifest, as_json, f"wrote {out}, {out.stat().st_size} bytes: {_summary(manifest)}")
+
+
+def _check_bundle(
+    path: Path, trusted: tuple[Path, ...], threshold: int | None, verify: bool, as_json: bool
+) -> None:
+    """Read a whole bundle and print what it contains; with `verify`, only that it is valid."""
     if verify and not trusted:
-        raise InputError(
-            "--verify needs --trust: whose signature is expected? Name a .pub or a trust document"
-        )
-    trust = trusts.load_trust(trusted, threshold) if trusted else None
-    with open_bundle(asked[0]) as file:
-        manifest = read_bundle(file, str(asked[0]), trust).manifest
+        raise InputError("--verify needs --trust with the expected signers: name a .pub or a trust document")
+    trust = load_trust(trusted, threshold) if trusted else None
+    with open_bundle(path) as file:
+        manifest = read_bundle(file, str(path), trust).manifest
     if verify:
-        _tell(manifest, as_json, f"{verify} is whole and signed by trusted keys: {_line(manifest)}")
+        text = f"{path} is complete and signed by trusted keys: {_summary(manifest)}"
+        _print_manifest(manifest, as_json, text)
         return
-    lines = [f"{_line(manifest)}; signed by {', '.join(map(signing.short_key_id, manifest.signers))}"]
-    lines += [f"{f.size_bytes:>12}  {f.sha256[:16]}  {f.name}" for f in manifest.files]
-    _tell(manifest, as_json, "\n".join(lines if trust else [*lines, "whether to trust it: --trust k.pub"]))
+    lines = [f"{_summary(manifest)}; signed by {', '.join(map(short_key_id, manifest.signers))}"]
+    lines += [f"{file.size_bytes:>12}  {file.sha256[:16]}  {file.name}" for file in manifest.files]
+    if trust is None:
+        lines.append("to check the signers: --trust k.pub")
+    _print_manifest(manifest, as_json, "\n".join(lines))
 
 
-def _check_out(out: Path, keys: Iterable[Path]) -> None:
-    """See that no key is written over.
+def _load_cms_signer(
+    key: Path | None, certificate: Path | None, out: Path, key_files: tuple[Path, ...]
+) -> CmsSigner | None:
+    if (key is None) != (certificate is None):
+        raise InputError("--swupdate-key and --swupdate-cert go together: name both, or none")
+    _refuse_to_overwrite_keys(out, (*key_files, *filter(None, (key, certificate))))
+    return load_cms_signer(key, certificate) if key and certificate else None
+
+
+def _refuse_to_overwrite_keys(out: Path, keys: Iterable[Path]) -> None:
+    """Check that the output is not one of the keys.
 
     Raises:
-        InputError: one would be.
+        InputError: It is.
     """
     for key in keys:
         if os.path.exists(out) and os.path.exists(key) and out.samefile(key):
-            raise InputError(f"--out {out} is the key {key}, which is never written over: name another place")
+            raise InputError(f"--out {out} is the key {key}, which is never overwritten: name another file")
 
 
-def _check_wishes(wishes: BundleMetadata) -> None:
-    """See that some board could take it, today.
+def _refuse_useless_metadata(metadata: BundleMetadata) -> None:
+    """Check that a board could install the bundle today.
 
     Raises:
-        InputError: none could, or --over would let it onto no board that --counter does not.
+        InputError: No board could, or --over has no effect.
     """
-    here, today = version_of("aerogaze"), datetime.now(timezone.utc).date().isoformat()
-    if wishes.over is not None and wishes.over <= wishes.counter:
+    own_version, today = version_of("aerogaze"), datetime.now(timezone.utc).date().isoformat()
+    if metadata.over is not None and metadata.over <= metadata.counter:
         raise InputError(
-            f"--over {wishes.over} is not above --counter {wishes.counter}, which boards that have flown at "
-            "most that take anyway: leave it out, or name the counter that they fly"
+            f"--over {metadata.over} is not above --counter {metadata.counter}, so it has no effect: "
+            "boards that have flown at most this counter accept it anyway; omit it, or name a higher one"
         )
-    if wishes.expires and wishes.expires < today:
-        raise InputError(f"--expires {wishes.expires} is past; expected {today} (UTC) or later")
-    if version_key(wishes.runtime) > version_key(here):
+    if metadata.expires and metadata.expires < today:
+        raise InputError(f"--expires {metadata.expires} is past; expected {today} (UTC) or later")
+    if version_key(metadata.runtime) > version_key(own_version):
         raise InputError(
-            f"--runtime {wishes.runtime} is newer than this aerogaze, {here}: name one that is out"
+            f"--runtime {metadata.runtime} is newer than this aerogaze, {own_version}: name an older one"
         )
 
 
-def _line(manifest: BundleManifest) -> str:
+def _summary(manifest: BundleManifest) -> str:
     return f"{manifest.name}, counter {manifest.counter}, {len(manifest.files)} files"
 
 
-def _tell(manifest: BundleManifest, as_json: bool, text: str) -> None:
+def _print_manifest(manifest: BundleManifest, as_json: bool, text: str) -> None:
     print(json.dumps({**manifest.to_dict(), "id": manifest.id}) if as_json else text)

@@ -1,4 +1,4 @@
-"""`aerogaze device`: what is done on the board, or on a folder that stands in for one."""
+"""The command `aerogaze device`: operations on the board itself, or on a folder that stands in for one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import click
 
 from edge.core.errors import CheckError, InputError
 from edge.hardware.board import read_board_facts
+from jetson.cli.options import PATH, autopilot_options, policy_option, reinstall_option
 from jetson.device.arming_interlock import (
     Autopilot,
     MavlinkAutopilot,
@@ -29,17 +30,16 @@ from jetson.device.config import DEFAULT_ROOT, load_board_config
 from jetson.device.engine_trial import select_backend
 from jetson.device.install import install as install_bundle
 from jetson.device.precision_policy import parse_policy
-from jetson.device.status import tell
-from jetson.signing import keys as signing
-from jetson.signing import trust as trusts
+from jetson.device.status import print_status
+from jetson.signing.keys import read_limited, short_key_id
+from jetson.signing.trust import load_trust_with_signatures
 
-PATH = click.Path(path_type=Path)
 root_option = click.option(
     "--root",
     type=PATH,
     default=DEFAULT_ROOT,
     show_default=True,
-    help="The board's folder, or a stand-in for it.",
+    help="Folder of the board; another folder stands in for a board.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 facts_option = click.option("--facts", type=PATH, hidden=True)
@@ -47,9 +47,9 @@ facts_option = click.option("--facts", type=PATH, hidden=True)
 
 @click.group(epilog="Example: aerogaze device install b.swu")
 def device() -> None:
-    """Put signed bundles onto this board, and take bad ones back.
+    """Install signed bundles on this board, and revert bad ones.
 
-    --root DIR lets any folder stand in for a board.
+    With --root DIR, any folder stands in for a board.
     """
 
 
@@ -57,19 +57,21 @@ def device() -> None:
 @click.argument("key", type=PATH)
 @root_option
 def trust(key: Path, root: Path) -> None:
-    """Say whose bundles are taken: KEY is a .pub, or later a trust document signed by those before."""
-    new, signatures = trusts.load_trust_with_signatures(key)
-    board(root).set_trust(new, signatures)
-    print(f"{root} trusts {', '.join(map(signing.short_key_id, new.keys))}: {new.threshold} must sign")
+    """Set the keys that bundles must be signed with.
+
+    KEY is a .pub at first, and later a trust document signed by the keys trusted before.
+    """
+    new_trust, signatures = load_trust_with_signatures(key)
+    open_board(root).set_trust(new_trust, signatures)
+    print(f"{root} trusts {', '.join(map(short_key_id, new_trust.keys))}: {new_trust.threshold} must sign")
 
 
-@device.command(epilog="Example: aerogaze device install b.swu --policy 'fastest within cc>=.995'")
+@device.command(epilog="Example: aerogaze device install b.swu --policy 'fastest within cc>=0.995'")
 @click.argument("bundle", type=PATH)
 @root_option
-@click.option("--policy", help="Which precision to fly (default: the board's, else fastest within cc>=.995).")
-@click.option("--autopilot", help="Where its heartbeats come from, as udpin:0.0.0.0:14550 or /dev/ttyTHS1.")
-@click.option("--no-autopilot", is_flag=True, help="There is no autopilot to ask whether it is armed.")
-@click.option("--reinstall", is_flag=True, help="Install again what is flown already.")
+@policy_option
+@autopilot_options
+@reinstall_option
 @json_option
 @facts_option
 def install(
@@ -82,56 +84,57 @@ def install(
     as_json: bool,
     facts: Path | None,
 ) -> None:
-    """Verify BUNDLE, write it to the slot that is not flown, try it, and fly it; or go back."""
-    this = board(root, facts, policy)
-    with _stopping():
-        install_bundle(this, bundle, _autopilot(root, autopilot, no_autopilot), reinstall)
-    tell(this, as_json)
+    """Verify BUNDLE, write it to the slot that is not flown, try it, and switch to it.
+
+    If the service does not stay healthy, the board goes back to the release before.
+    """
+    board = open_board(root, facts, policy)
+    with _interrupt_on_termination():
+        install_bundle(board, bundle, _select_autopilot(root, autopilot, no_autopilot), reinstall)
+    print_status(board, as_json)
 
 
 @device.command(epilog="Example: aerogaze device rollback")
 @root_option
-@click.option("--autopilot", help="As of device install.")
-@click.option("--no-autopilot", is_flag=True, help="As of device install.")
+@autopilot_options
 @json_option
 def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: bool) -> None:
-    """Fly the release before this one again."""
-    this, asked = board(root), _autopilot(root, autopilot, no_autopilot)
-    with _stopping(), asked.deny_arming():
-        asked.check_disarmed()
-        this.rollback()
-    tell(this, as_json)
+    """Go back to the release before the current one."""
+    board, interlock = open_board(root), _select_autopilot(root, autopilot, no_autopilot)
+    with _interrupt_on_termination(), interlock.deny_arming():
+        interlock.check_disarmed()
+        board.rollback()
+    print_status(board, as_json)
 
 
 @device.command(epilog="Example: aerogaze device boot")
 @root_option
 @json_option
 def boot(root: Path, as_json: bool) -> None:
-    """Go back from a release that was never marked good; run this before the service starts."""
-    this = board(root)
-    this.recover_at_boot()
-    tell(this, as_json)
+    """Revert an unfinished install; run this before the service starts."""
+    board = open_board(root)
+    board.recover_at_boot()
+    print_status(board, as_json)
 
 
 @device.command(epilog="Example: aerogaze device disarmed --autopilot udpin:0.0.0.0:14550")
 @root_option
-@click.option("--autopilot", help="As of device install.")
-@click.option("--no-autopilot", is_flag=True, help="As of device install.")
+@autopilot_options
 def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
-    """Ask the autopilot whether the board may be worked on: exit code 1 while it is armed."""
-    _autopilot(root, autopilot, no_autopilot).check_disarmed()
+    """Ask the autopilot whether the board may be changed: exit code 1 while the drone is armed."""
+    _select_autopilot(root, autopilot, no_autopilot).check_disarmed()
 
 
 @device.command(epilog="Example: aerogaze device verify")
 @root_option
 def verify(root: Path) -> None:
-    """See that each file of the slots is what trusted keys have signed."""
-    this = board(root)
-    state = this.read_state()
+    """Check that each file of both slots is the one that trusted keys have signed."""
+    board = open_board(root)
+    state = board.read_state()
     if not state.slots:
-        raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
+        raise _no_release(root)
     for name, slot in sorted(state.slots.items()):
-        this.verify_slot(name)  # type: ignore[arg-type]
+        board.verify_slot(name)  # type: ignore[arg-type]
         print(f"slot {name}: {slot.release} counter {slot.counter} is what was signed")
 
 
@@ -140,23 +143,23 @@ def verify(root: Path) -> None:
 @json_option
 @facts_option
 def status(root: Path, as_json: bool, facts: Path | None) -> None:
-    """Tell what is flown, why in this precision, whether it is healthy, and what board this is."""
-    tell(board(root, facts), as_json, health=True)
+    """Print the release that is flown, why in this precision, its health, and facts about the board."""
+    print_status(open_board(root, facts), as_json, check_health=True)
 
 
 @device.command(epilog="Example: aerogaze device history")
 @root_option
 @json_option
 def history(root: Path, as_json: bool) -> None:
-    """Tell what was installed, refused and taken back, the latest last."""
-    events = board(root).read_state().history
+    """Print what was installed, rejected and reverted, oldest first."""
+    events = open_board(root).read_state().history
     if as_json:
         print(json.dumps(list(events)))
         return
     for row in events:
         at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(row["at"]))
-        what = f"{row['release']} counter {row['counter']}" if row["release"] else ""
-        print(" ".join(filter(None, (at, row["event"], what, row["detail"]))))
+        release = f"{row['release']} counter {row['counter']}" if row["release"] else ""
+        print(" ".join(filter(None, (at, row["event"], release, row["detail"]))))
 
 
 @device.command(
@@ -167,20 +170,23 @@ def history(root: Path, as_json: bool) -> None:
 @root_option
 @click.argument("words", nargs=-1, required=True)
 def execute(root: Path, words: tuple[str, ...]) -> None:
-    """Become the command WORDS, {release}, {precision} and {engine} of what is flown put in."""
-    this = board(root)
-    flown = this.slot_to_run()
-    if flown is None:
-        raise InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
-    name, slot = flown
-    found = {
-        "{release}": str(this.release_folder(name)),
+    """Replace this process by the command WORDS.
+
+    The words {release}, {precision} and {engine} are replaced by those of the release to fly.
+    """
+    board = open_board(root)
+    slot_to_run = board.slot_to_run()
+    if slot_to_run is None:
+        raise _no_release(root)
+    name, slot = slot_to_run
+    values = {
+        "{release}": str(board.release_folder(name)),
         "{precision}": slot.precision,
         "{engine}": slot.engine,
     }
-    command = [found.get(word, word) for word in words]
+    command = [values.get(word, word) for word in words]
     if shutil.which(command[0]) is None:
-        raise InputError(f"no program {command[0]!r}; expected a command to become")
+        raise InputError(f"no program {command[0]!r}; expected a command to run")
     os.execvp(command[0], command)  # noqa: S606
 
 
@@ -189,29 +195,28 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Set it without asking.")
 @facts_option
 def power(mode: str, yes: bool, facts: Path | None) -> None:
-    """Set the power mode with that number or name by nvpmodel. Nothing else here ever sets one."""
+    """Set the power mode of this number or name with nvpmodel. No other command changes the power mode."""
     modes = read_board_facts(facts or Path("/")).power_modes
-    number = next((n for n, name in modes.items() if mode in (n, name)), None)
+    number = next((number for number, name in modes.items() if mode in (number, name)), None)
     if number is None:
-        known = ", ".join(f"{n} ({name})" for n, name in modes.items()) or "none (no Jetson?)"
+        known = ", ".join(f"{number} ({name})" for number, name in modes.items()) or "none (no Jetson?)"
         raise InputError(f"no power mode {mode!r}; this board has {known}")
     if not yes and not (sys.stdin.isatty() and click.confirm(f"Set power mode {modes[number]}?")):
-        raise InputError(f"power mode {modes[number]} was not set: say --yes")
+        raise InputError(f"power mode {modes[number]} was not set: confirm with --yes")
     tool = shutil.which("nvpmodel")
     if tool is None:
-        raise InputError("nvpmodel is not installed; it comes with Jetson Linux")
+        raise InputError("nvpmodel is not installed; it is part of Jetson Linux")
     if subprocess.run([tool, "-m", number], stdin=subprocess.DEVNULL).returncode:
         raise CheckError(f"nvpmodel did not set mode {number}; does it need root, or a reboot?")
 
 
 @device.command(epilog="Example: aerogaze device agent --server https://updates.example.com/DEFAULT --id d7")
-@click.option("--server", required=True, help="A hawkBit or gooseBit server, with the tenant.")
-@click.option("--id", "name", required=True, help="This drone's name there.")
-@click.option("--token-file", type=PATH, help="The device's token, in a file that only root reads.")
-@click.option("--once", is_flag=True, help="Ask once, do what there is to do, and end.")
+@click.option("--server", required=True, help="URL of a hawkBit or gooseBit server, with the tenant.")
+@click.option("--id", "name", required=True, help="Name of this drone on the server.")
+@click.option("--token-file", type=PATH, help="File with the device's token, which only root may read.")
+@click.option("--once", is_flag=True, help="Ask once, install what is offered, and exit.")
 @root_option
-@click.option("--autopilot", help="As of device install.")
-@click.option("--no-autopilot", is_flag=True, help="As of device install.")
+@autopilot_options
 @facts_option
 def agent(
     server: str,
@@ -223,62 +228,71 @@ def agent(
     no_autopilot: bool,
     facts: Path | None,
 ) -> None:
-    """Ask a server for new bundles, install what it offers, and tell it how that went."""
+    """Ask a server for new bundles, install them, and report the result to the server."""
     from jetson.hawkbit.agent import Agent
     from jetson.hawkbit.ddi_client import Ddi
 
-    token = signing.read_limited(token_file).decode("ascii", "replace").strip() if token_file else None
-    polling = Agent(board(root, facts), Ddi(server, name, token), _autopilot(root, autopilot, no_autopilot))
-    with _stopping():
+    token = read_limited(token_file).decode("ascii", "replace").strip() if token_file else None
+    interlock = _select_autopilot(root, autopilot, no_autopilot)
+    polling = Agent(open_board(root, facts), Ddi(server, name, token), interlock)
+    with _interrupt_on_termination():
         if once:
             polling.once()
         else:
             polling.run()
 
 
-def board(root: Path, facts: Path | None = None, policy: str | None = None) -> DeviceBoard:
-    """Return the board of a folder, set up as its configuration says.
+def open_board(root: Path, facts: Path | None = None, policy: str | None = None) -> DeviceBoard:
+    """Return the board of a folder, set up by its configuration.
 
-    A stand-in may have a device tree of its own (`proc/device-tree/model`), and so be any board.
+    Args:
+        root: Folder of the board. If it stands in for a board and has a device tree of its own
+            (`proc/device-tree/model`), it counts as the board that the device tree names.
+        facts: Folder to read facts about the board from; None for the device tree above, else this machine.
+        policy: Policy instead of the configured one.
     """
     config = load_board_config(root)
-    own = root != DEFAULT_ROOT and (root / "proc/device-tree").is_dir()
+    has_device_tree = root != DEFAULT_ROOT and (root / "proc/device-tree").is_dir()
     return DeviceBoard(
         root.resolve(),
-        read_board_facts(facts or (root if own else Path("/"))),
+        read_board_facts(facts or (root if has_device_tree else Path("/"))),
         select_backend(config.engine),
         parse_policy(policy) if policy else config.precision_policy(),
         config.service,
-        log=_say,
+        log=_print_log_line,
     )
 
 
-def _say(line: str) -> None:
-    # Whoever listens may have gone, as when SSH is cut: the board's work goes on.
+def _no_release(root: Path) -> InputError:
+    return InputError(f"the board {root} has no release: aerogaze device install b.swu --root {root}")
+
+
+def _print_log_line(line: str) -> None:
+    # The reader may be gone, as after a lost SSH connection: the work on the board goes on.
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
 
 
-def _autopilot(root: Path, link: str | None, none: bool) -> Autopilot:
-    """A folder that stands in for a board has no autopilot, unless one is named."""
+def _select_autopilot(root: Path, link: str | None, none: bool) -> Autopilot:
+    """Return the autopilot of a link. A folder that stands in for a board has none unless a link is named."""
     link = link or load_board_config(root).autopilot
     if none or (link is None and root != DEFAULT_ROOT):
         return NoAutopilot()
-    return _Asking(MavlinkAutopilot(link) if link else UnknownAutopilot())
+    return _ConfirmingAutopilot(MavlinkAutopilot(link) if link else UnknownAutopilot())
 
 
-class _Asking:
-    """Asks whoever sits at the terminal, once, where no autopilot answers."""
+class _ConfirmingAutopilot:
+    """Autopilot that asks the user at the terminal, once, if the armed state is unknown."""
 
     def __init__(self, autopilot: Autopilot) -> None:
         self._autopilot = autopilot
 
     def deny_arming(self) -> contextlib.AbstractContextManager[object]:
-        """Have the autopilot refused, if there is one."""
+        """Deny requests to arm for as long as the block runs."""
         return self._autopilot.deny_arming()
 
     def check_disarmed(self) -> None:
-        """Ask the autopilot, else the user."""
+        """Check the autopilot; if its state is unknown, ask the user."""
         try:
             self._autopilot.check_disarmed()
         except NoHeartbeatError as error:
@@ -291,15 +305,15 @@ class _Asking:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (SSH was cut) end the work like Ctrl-C: what is on trial goes back."""
+def _interrupt_on_termination() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP (lost SSH connection) like Ctrl-C, so that a trial is reverted."""
 
-    def stop(number: int, where: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

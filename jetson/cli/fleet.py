@@ -1,4 +1,4 @@
-"""`aerogaze fleet`."""
+"""The command `aerogaze fleet`: install a bundle on many boards, ring after ring."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich import live
 from rich.console import Console
+from rich.live import Live
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import CheckError
 from edge.core.locks import writer_lock
+from jetson.cli.options import PATH
 from jetson.deploy.push import Cargo, load
-from jetson.fleet import progress_view as view
+from jetson.fleet import progress_view
 from jetson.fleet.inventory import Inventory, load_inventory
 from jetson.fleet.rollout import Rollout, installer
 from jetson.fleet.rollout_journal import Outcomes
 from jetson.signing.trust import load_trust
 
-PATH = click.Path(path_type=Path)
 ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False)
 
 
 @click.command(epilog="Example: aerogaze fleet b.swu fleet.toml --out report.json")
 @click.argument("bundle", type=PATH)
 @click.argument("inventory", type=PATH)
-@click.option("--state", type=PATH, help="What was done (default: beside the inventory, one a bundle).")
-@click.option("--retry-failed", is_flag=True, help="Try the hosts again that failed before.")
+@click.option(
+    "--state",
+    type=PATH,
+    help="Journal of finished hosts (default: next to the inventory, one per bundle).",
+)
+@click.option("--retry-failed", is_flag=True, help="Try hosts again that failed in an earlier call.")
 @click.option("--out", type=PATH, help="Write a report on each host as JSON.")
-@click.option("--dry-run", is_flag=True, help="Only show rings and hosts; touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Only show rings and hosts; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def fleet(
     bundle: Path,
@@ -43,54 +47,65 @@ def fleet(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Put BUNDLE onto all hosts of INVENTORY, ring after ring, until too many fail.
+    """Install BUNDLE on all hosts of INVENTORY, ring after ring, until too many fail.
 
-    The same command again goes on with the hosts that have not ended.
+    The same command again continues with the hosts that are not finished.
     """
-    hosts, cargo = load_inventory(inventory), load(bundle)
-    _check_trust(hosts, cargo)
-    place = state or inventory.with_name(f"{inventory.stem}.{cargo.digest[:12]}.rollout")
+    hosts, loaded = load_inventory(inventory), load(bundle)
+    _check_trust(hosts, loaded)
+    journal = state or inventory.with_name(f"{inventory.stem}.{loaded.digest[:12]}.rollout")
     if dry_run:
-        print("\n".join(view.plan(Rollout(hosts, Outcomes(place, cargo.digest), installer(cargo)))))
+        rollout = Rollout(hosts, Outcomes(journal, loaded.digest), installer(loaded))
+        print("\n".join(progress_view.plan(rollout)))
         return
-    with writer_lock(place):
-        outcomes = Outcomes(place, cargo.digest)
-        moved = [n for n, host in hosts.hosts.items() if n in outcomes and outcomes[n].place != host.place]
-        failed = [name for name, outcome in outcomes.items() if retry_failed and not outcome.done]
-        outcomes.forget({*moved, *failed})
-        rollout = Rollout(hosts, outcomes, installer(cargo))
+    with writer_lock(journal):
+        outcomes = Outcomes(journal, loaded.digest)
+        _forget_outcomes(outcomes, hosts, retry_failed)
+        rollout = Rollout(hosts, outcomes, installer(loaded))
         try:
             _run(rollout)
         except KeyboardInterrupt:
-            ended = sum(name in outcomes for name in hosts.hosts)
-            ERR_CONSOLE.print(f"{ended} of {len(hosts.hosts)} hosts have ended; the same again goes on")
+            finished = sum(name in outcomes for name in hosts.hosts)
+            ERR_CONSOLE.print(
+                f"{finished} of {len(hosts.hosts)} hosts are finished; the same command continues"
+            )
             raise
         finally:
-            document = view.report(rollout, cargo)
+            document = progress_view.report(rollout, loaded)
             if out is not None:
-                with atomic_file(out) as path:
-                    path.write_text(json.dumps(document, indent=1) + "\n")
+                with atomic_file(out) as pending:
+                    pending.write_text(json.dumps(document, indent=1) + "\n")
     if as_json:
         print(json.dumps(document))
     else:
-        view.end(rollout, Console(markup=False, highlight=False))
+        progress_view.end(rollout, Console(markup=False, highlight=False))
     if rollout.stopped:
-        raise CheckError(f"stopped: {rollout.stopped}; mend what failed, then again with --retry-failed")
+        raise CheckError(f"stopped: {rollout.stopped}; repair what failed, then use --retry-failed")
     if rollout.failures:
         raise CheckError(
-            f"{len(rollout.failures)} of {len(hosts.hosts)} hosts failed; once mended: --retry-failed"
+            f"{len(rollout.failures)} of {len(hosts.hosts)} hosts failed; repair, then use --retry-failed"
         )
+
+
+def _forget_outcomes(outcomes: Outcomes, hosts: Inventory, retry_failed: bool) -> None:
+    """Remove outcomes of names that mean another board now and, if asked, of hosts that failed."""
+    moved = {
+        name for name, host in hosts.hosts.items() if name in outcomes and outcomes[name].place != host.place
+    }
+    failed = {name for name, outcome in outcomes.items() if retry_failed and not outcome.done}
+    outcomes.forget(moved | failed)
 
 
 def _run(rollout: Rollout) -> None:
     if not ERR_CONSOLE.is_terminal:
         rollout.tell = partial(ERR_CONSOLE.print, soft_wrap=True)
-    shown = live.Live(view.Live(rollout), console=ERR_CONSOLE, transient=True, refresh_per_second=2)
-    with shown if ERR_CONSOLE.is_terminal else nullcontext():
+    table = progress_view.Live(rollout)
+    display = Live(table, console=ERR_CONSOLE, transient=True, refresh_per_second=2)
+    with display if ERR_CONSOLE.is_terminal else nullcontext():
         asyncio.run(rollout.run())
 
 
-def _check_trust(hosts: Inventory, cargo: Cargo) -> None:
-    """See that what new boards are to trust has signed the bundle."""
-    for place in {host.trust for host in hosts.hosts.values() if host.trust}:
-        load_trust([place]).require_threshold(list(cargo.manifest.signers), str(cargo.place))
+def _check_trust(hosts: Inventory, bundle: Cargo) -> None:
+    """Check that the keys which new boards will trust have signed the bundle."""
+    for path in {host.trust for host in hosts.hosts.values() if host.trust}:
+        load_trust([path]).require_threshold(list(bundle.manifest.signers), str(bundle.place))

@@ -1,4 +1,4 @@
-"""`aerogaze wheels`."""
+"""The command `aerogaze wheels`: collect the Python packages that a board needs."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from pathlib import Path
 
 import click
 
+from jetson.cli.options import PATH
 from jetson.wheels.target_platform import parse_machine
 from jetson.wheels.wheel_set import gather, write_folder
 
 
 @click.command(epilog="Example: aerogaze wheels jetpack-6 --out wheels")
 @click.argument("machine")
-@click.option("--out", type=click.Path(path_type=Path), help="A folder for the board; without it: only kept.")
+@click.option("--out", type=PATH, help="Folder to copy to the board (default: keep them in the cache only).")
 @click.option("--json", "as_json", is_flag=True, help="Print id, size and wheels as JSON.")
 def wheels(machine: str, out: Path | None, as_json: bool) -> None:
-    """Gather the wheels that are the runtime of MACHINE, for boards without internet.
+    """Collect the wheels that a board of type MACHINE needs, for boards without internet.
 
     \b
-    MACHINE is jetpack-6, jetpack-7, or as cp310-manylinux_2_35_aarch64.
-    They are kept: aerogaze flash takes them from there.
+    MACHINE is jetpack-6, jetpack-7, or a platform such as cp310-manylinux_2_35_aarch64.
+    The wheels stay in the cache, and aerogaze flash uses them from there.
     """
-    found = gather(parse_machine(machine), lambda line: click.echo(line, err=True))
+    wheel_set = gather(parse_machine(machine), lambda line: click.echo(line, err=True))
     if out:
-        write_folder(found, out)
+        write_folder(wheel_set, out)
     if as_json:
-        names = [wheel.path.name for wheel in found.wheels]
-        print(json.dumps({"id": found.id, "size_bytes": found.size_bytes, "wheels": names}))
+        names = [wheel.path.name for wheel in wheel_set.wheels]
+        print(json.dumps({"id": wheel_set.id, "size_bytes": wheel_set.size_bytes, "wheels": names}))
     else:
-        print(f"{found}" + (f"; on the board: python3 {out}/install_runtime.py /opt/aerogaze" if out else ""))
+        next_step = f"; on the board: python3 {out}/install_runtime.py /opt/aerogaze" if out else ""
+        print(f"{wheel_set}{next_step}")

@@ -1,1 +1,1 @@
-"""What runs on the board: install, trial, slots, roll-back, service."""
+"""Installs bundles on the board: two slots, trial of the engines, roll-back and the service."""

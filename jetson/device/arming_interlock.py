@@ -1,7 +1,8 @@
-"""The interlock: nothing is installed or switched while the autopilot says that it is armed.
+"""Arming interlock: nothing is installed or switched while an autopilot reports that the vehicle is armed.
 
-Meanwhile whoever asks the board for leave to arm is refused: MAV_CMD_ARM_AUTHORIZATION_REQUEST (MAVLink,
-common messages), which PX4 sends to the system of its parameter COM_ARM_AUTH_ID. Others cannot be asked.
+During an install the board also denies arming. It answers MAV_CMD_ARM_AUTHORIZATION_REQUEST (MAVLink, common
+messages), which PX4 sends to the system that its parameter COM_ARM_AUTH_ID names. Autopilots that do not
+send this request cannot be stopped from arming.
 """
 
 from __future__ import annotations
@@ -14,44 +15,45 @@ from typing import Any, Protocol
 
 from edge.core.errors import CheckError, InputError
 
-WAIT_S = 3.0
-"""Autopilots send a heartbeat each second (MAVLink, "Heartbeat/Connection Protocol")."""
-LISTEN_S = 1.5
-"""Listened at least, for on a shared link others may be heard first."""
-PAUSE_S = 0.05
-"""Between looks for who asks for leave to arm."""
+HEARTBEAT_TIMEOUT_S = 3.0
+"""Autopilots send one heartbeat per second (MAVLink, "Heartbeat/Connection Protocol")."""
+MIN_LISTEN_S = 1.5
+"""Minimum time to listen: on a shared link other vehicles may be heard first."""
+POLL_INTERVAL_S = 0.05
+"""Time between two looks for arming requests."""
 ARMED_MESSAGE = "the drone is armed"
-REMEDY = "name its link with --autopilot udpin:0.0.0.0:14550, or say --no-autopilot"
+"""Start of an error that `aerogaze flash` reads from the board: boards with older versions send it, too."""
+AUTOPILOT_HINT = "name its link with --autopilot udpin:0.0.0.0:14550, or use --no-autopilot"
 
 
 class ArmedError(CheckError):
-    """The drone flies, or is about to."""
+    """The drone is armed: it flies, or is about to."""
 
 
 class NoHeartbeatError(InputError):
-    """Nobody can tell whether the drone is armed."""
+    """It is unknown whether the drone is armed."""
 
 
 class Autopilot(Protocol):
-    """Whom to ask before the board is touched."""
+    """Source of the armed state, checked before the board is changed."""
 
     def check_disarmed(self) -> None:
         """Return if the vehicle is disarmed.
 
         Raises:
-            ArmedError: it is armed.
-            NoHeartbeatError: nobody can tell.
+            ArmedError: The vehicle is armed.
+            NoHeartbeatError: The state is unknown.
         """
 
     def deny_arming(self) -> AbstractContextManager[object]:
-        """Refuse leave to arm, to those that ask for it, for as long as the block lasts."""
+        """Deny requests to arm for as long as the block runs."""
 
 
 class NoAutopilot:
-    """There is none to ask, and somebody has said so."""
+    """The user declared that there is no autopilot: the board may always be changed."""
 
     def deny_arming(self) -> AbstractContextManager[object]:
-        """Do nothing: nobody asks."""
+        """Do nothing."""
         return nullcontext()
 
     def check_disarmed(self) -> None:
@@ -59,73 +61,87 @@ class NoAutopilot:
 
 
 class UnknownAutopilot(NoAutopilot):
-    """None is named, and nobody has said that there is none."""
+    """No autopilot is named, and the user did not declare that there is none."""
 
     def check_disarmed(self) -> None:
         """Refuse.
 
         Raises:
-            NoHeartbeatError: always.
+            NoHeartbeatError: Always.
         """
         raise NoHeartbeatError(
-            f"no autopilot is named, so nobody can tell whether the drone is armed; {REMEDY}"
+            f"no autopilot is named, so it is unknown whether the drone is armed; {AUTOPILOT_HINT}"
         )
 
 
 class MavlinkAutopilot:
-    """An autopilot that speaks MAVLink; its heartbeat has a flag for being armed.
+    """Autopilot on a MAVLink link. Its heartbeat has a flag for the armed state.
 
-    `link`: as pymavlink has it. Each check listens anew, so that what it hears is of now.
+    Each check waits for new heartbeats, so that it reports the present state.
+
+    Args:
+        link: Connection string of pymavlink.
+        timeout_s: How long to wait for a heartbeat.
     """
 
-    def __init__(self, link: str, wait_s: float = WAIT_S) -> None:
-        self._link, self._wait_s = link, wait_s
+    def __init__(self, link: str, timeout_s: float = HEARTBEAT_TIMEOUT_S) -> None:
+        self._link, self._timeout_s = link, timeout_s
         self._lock = threading.Lock()
-        self._held: Any = None
+        self._open_connection: Any = None
 
     def check_disarmed(self) -> None:
-        """Listen for heartbeats of autopilots (no ground station, no camera): none may say armed."""
-        with nullcontext(self._held) if self._held else self._opened() as connection, self._lock:
+        """Listen for heartbeats of autopilots; those of ground stations and cameras do not count.
+
+        Raises:
+            ArmedError: At least one autopilot is armed.
+            NoHeartbeatError: No autopilot was heard, or the link broke.
+            InputError: The link cannot be opened.
+        """
+        shared = self._open_connection
+        with nullcontext(shared) if shared else self._connect() as connection, self._lock:
             try:
                 armed = self._listen(connection)
             except OSError as error:
                 raise NoHeartbeatError(
-                    f"{self._link} broke ({error}), so nobody can tell whether the drone is armed; {REMEDY}"
+                    f"{self._link} broke ({error}), so it is unknown whether the drone is armed; "
+                    f"{AUTOPILOT_HINT}"
                 ) from None
         if armed is None:
             raise NoHeartbeatError(
-                f"no heartbeat of an autopilot on {self._link} in {self._wait_s:g} s, so nobody can tell "
-                f"whether the drone is armed; {REMEDY}"
+                f"no heartbeat of an autopilot on {self._link} in {self._timeout_s:g} s, so it is unknown "
+                f"whether the drone is armed; {AUTOPILOT_HINT}"
             )
         if armed:
             raise ArmedError(f"{ARMED_MESSAGE}: nothing is installed or switched until it is disarmed")
 
     @contextmanager
     def deny_arming(self) -> Iterator[None]:
-        """Keep the link open, and answer in a thread of its own.
+        """Keep the link open, and answer requests to arm in a thread.
 
         Raises:
-            InputError: the link cannot be opened.
+            InputError: The link cannot be opened.
         """
-        over = threading.Event()
+        done = threading.Event()
 
-        def answer() -> None:
-            while not over.wait(PAUSE_S):
-                with suppress(OSError), self._lock:  # as of a serial line that another program reads, too
-                    _refuse(self._held, self._held.recv_match(type="COMMAND_LONG", blocking=False))
+        def answer_requests() -> None:
+            while not done.wait(POLL_INTERVAL_S):
+                # A read fails, for example, on a serial line that another program reads as well.
+                with suppress(OSError), self._lock:
+                    message = self._open_connection.recv_match(type="COMMAND_LONG", blocking=False)
+                    _deny_arming_request(self._open_connection, message)
 
-        with self._opened() as self._held:
-            thread = threading.Thread(target=answer, name="autopilot", daemon=True)
+        with self._connect() as self._open_connection:
+            thread = threading.Thread(target=answer_requests, name="autopilot", daemon=True)
             thread.start()
             try:
                 yield
             finally:
-                over.set()
+                done.set()
                 thread.join()
-                self._held = None
+                self._open_connection = None
 
     @contextmanager
-    def _opened(self) -> Iterator[Any]:
+    def _connect(self) -> Iterator[Any]:
         try:
             from pymavlink import mavutil
         except ModuleNotFoundError:
@@ -136,44 +152,52 @@ class MavlinkAutopilot:
             connection = mavutil.mavlink_connection(self._link, baud=57600, retries=1)
         except (OSError, ValueError, OverflowError, ImportError) as error:  # OverflowError: no such port
             raise InputError(f"cannot listen on {self._link} ({error}): name another link") from None
-        for ended in ("handle_eof", "handle_disconnect"):  # of TCP: they print, and it reads on for nothing
-            setattr(connection, ended, _ended)
+        # When the other end of a TCP link closes, pymavlink prints a line and keeps reading: raise instead.
+        for handler in ("handle_eof", "handle_disconnect"):
+            setattr(connection, handler, _raise_disconnected)
         try:
             yield connection
         finally:
             connection.close()
 
     def _listen(self, connection: Any) -> bool | None:
-        """Return whether any autopilot says armed; None: none was heard."""
+        """Return whether any autopilot is armed; None if none was heard."""
         from pymavlink.mavutil import mavlink
 
-        begun, armed = time.monotonic(), None
-        end = begun + self._wait_s
-        while (left := end - time.monotonic()) > 0:
-            found = connection.recv_match(type=["HEARTBEAT", "COMMAND_LONG"], blocking=True, timeout=left)
-            if found is None or found.get_type() == "COMMAND_LONG":
-                _refuse(connection, found)
+        start, armed = time.monotonic(), None
+        deadline = start + self._timeout_s
+        while (remaining := deadline - time.monotonic()) > 0:
+            message = connection.recv_match(
+                type=["HEARTBEAT", "COMMAND_LONG"], blocking=True, timeout=remaining
+            )
+            if message is None or message.get_type() == "COMMAND_LONG":
+                _deny_arming_request(connection, message)
                 continue
-            if found.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
+            if message.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
                 continue
-            if found.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED:
+            if message.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED:
                 return True
-            armed, end = False, min(end, begun + LISTEN_S)
+            armed, deadline = False, min(deadline, start + MIN_LISTEN_S)
         return armed
 
 
-def _ended() -> None:
-    raise ConnectionResetError("its other end hung up")
+def _raise_disconnected() -> None:
+    raise ConnectionResetError("the other end closed the connection")
 
 
-def _refuse(connection: Any, command: Any) -> None:
-    """Answer a request for leave to arm, in the name of whom it was sent to; no other command is ours."""
+def _deny_arming_request(connection: Any, command: Any) -> None:
+    """Deny the command if it requests authorization to arm; ignore all others.
+
+    The answer is sent in the name of the system and component that the request was sent to.
+    """
     from pymavlink.dialects.v20 import common
 
     if command is None or command.command != common.MAV_CMD_ARM_AUTHORIZATION_REQUEST:
         return
-    asked = command.target_system or 1, command.target_component or common.MAV_COMP_ID_ONBOARD_COMPUTER
-    board, vehicle = common.MAVLink(None, *asked), (command.get_srcSystem(), command.get_srcComponent())
-    why = common.MAV_ARM_AUTH_DENIED_REASON_GENERIC
-    answer = board.command_ack_encode(command.command, common.MAV_RESULT_DENIED, 0, why, *vehicle)
-    connection.write(answer.pack(board))
+    system = command.target_system or 1
+    component = command.target_component or common.MAV_COMP_ID_ONBOARD_COMPUTER
+    sender = common.MAVLink(None, system, component)
+    vehicle = (command.get_srcSystem(), command.get_srcComponent())
+    reason = common.MAV_ARM_AUTH_DENIED_REASON_GENERIC
+    answer = sender.command_ack_encode(command.command, common.MAV_RESULT_DENIED, 0, reason, *vehicle)
+    connection.write(answer.pack(sender))

@@ -1,12 +1,13 @@
-"""A board: two slots, one small state file that says which is flown, and how to change that safely.
+"""A/B slots of a board: which release is flown, and how to switch releases without a broken moment.
 
-    ROOT/state.json    which slot is flown; changed by one rename
-    ROOT/trust.json    whose signatures count
-    ROOT/config.json   its owner's settings
+    ROOT/state.json    which slot is flown; replaced by one rename
+    ROOT/trust.json    the trusted keys
+    ROOT/config.json   settings of the board's owner
     ROOT/slots/a, b    each: manifest, signatures, release/, caches/, engines/
 
-A slot stops counting before its content is touched, and counts again only when it is whole, on the disk,
-and was tried. So whatever is cut off at whatever step, the state names a whole release.
+A slot stops counting as installed before its content is changed. It counts again only when it is complete,
+synchronized to the disk, and was tried. Therefore the state names a complete release, whichever step is
+interrupted.
 """
 
 from __future__ import annotations
@@ -32,25 +33,37 @@ from jetson.device.engine_trial import EngineBackend, LogLine
 from jetson.device.precision_policy import PrecisionPolicy
 from jetson.device.service import Service, check_revert_time
 from jetson.device.slot_state import BoardState, Slot, SlotName, load_state, save_state
-from jetson.signing import canonical_json as canonical
+from jetson.signing import canonical_json
 from jetson.signing.keys import Signatures, parse_signatures, short_key_id, verify_signatures
 from jetson.signing.trust import Trust, parse_trust, verify_succession
 
 TRUST_FILE = "trust.json"
+LOCK_FILE = "lock"
 BUSY_MESSAGE = "another aerogaze command works on the board"
+"""Start of an error that `aerogaze flash` reads from the board: boards with older versions send it, too."""
 
 
 class BusyError(InputError):
-    """Another command works on the board."""
+    """Another command holds the lock of the board."""
 
 
 @dataclass
 class DeviceBoard:
-    """A board's folder with all that is done to it; every part can be another one in tests.
+    """Folder of a board and all operations on it. Tests replace its parts.
+
+    Attributes:
+        root: The folder.
+        facts: Board and versions of JetPack and TensorRT.
+        backend: Builds and measures the engines.
+        policy: Selects the precision.
+        service: Runs the release.
+        disk: Makes durable changes.
+        clock: Returns the time in seconds since 1970.
+        log: Receives lines about the progress.
 
     Raises (all methods):
-        InputError: the folder cannot be read or written, or another command works on it.
-        CheckError: a signature, hash, or trial did not hold. What was flown before is flown then.
+        InputError: The folder cannot be read or written, or another command works on it.
+        CheckError: A signature, hash or trial failed. The release that was flown before is flown then.
     """
 
     root: Path
@@ -63,41 +76,45 @@ class DeviceBoard:
     log: LogLine = lambda line: None
 
     def slot_folder(self, name: SlotName) -> Path:
-        """Return a slot's folder."""
+        """Return the folder of a slot."""
         return self.root / "slots" / name
 
     def release_folder(self, name: SlotName) -> Path:
-        """Return the folder of the release in a slot: what `aerogaze run --release` takes."""
+        """Return the folder of the release in a slot, as `aerogaze run --release` takes it."""
         return self.slot_folder(name) / "release"
 
     def read_state(self) -> BoardState:
-        """Return what the board knows of its slots."""
+        """Return the state of the slots."""
         return load_state(self.root)
 
     @property
     def has_trust(self) -> bool:
-        """Whether it trusts anybody yet."""
+        """Whether trusted keys are set."""
         return (self.root / TRUST_FILE).exists()
 
     def load_trust(self) -> Trust:
-        """Return whose signatures count.
+        """Return the trusted keys.
 
         Raises:
-            InputError: nobody's yet.
+            InputError: None are set yet.
         """
-        place = self.root / TRUST_FILE
+        path = self.root / TRUST_FILE
         try:
-            document = canonical.decode(place.read_bytes(), str(place))
+            document = canonical_json.decode(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise InputError(
                 f"the board {self.root} trusts no key yet: aerogaze device trust k.pub --root {self.root}"
             ) from None
-        return parse_trust(document, str(place))
+        return parse_trust(document, str(path))
 
     def set_trust(self, new: Trust, signatures: Signatures | None) -> Trust:
-        """Trust these keys from now on: the first time anybody's, later only signed by those before.
+        """Set the trusted keys.
 
-        `signatures`: the new trust document's; None for a bare public key.
+        The first keys are accepted from anybody. Later ones need the signatures of the keys before them.
+
+        Args:
+            new: The trust to set.
+            signatures: The signatures of its trust document; None for a public key without a document.
         """
         with self.lock():
             if self.has_trust:
@@ -106,20 +123,21 @@ class DeviceBoard:
                     return new
                 if signatures is None:
                     raise CheckError(
-                        f"the board trusts {', '.join(map(short_key_id, old.keys))} already; others need a trust "
-                        "document signed by these: aerogaze keys trust"
+                        f"the board trusts {', '.join(map(short_key_id, old.keys))} already; other keys need "
+                        "a trust document signed by these: aerogaze keys trust"
                     )
                 verify_succession(old, new, signatures)
-            self.disk.replace(self.root / TRUST_FILE, canonical.encode(new.to_dict()))
+            self.disk.replace(self.root / TRUST_FILE, canonical_json.encode(new.to_dict()))
         return new
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep others out, and turn what the system says against writing into one line."""
+        """Exclude other commands while the block runs, and turn system errors into `InputError`."""
         try:
             self._make_root()
-            with (self.root / "lock").open("a") as lock:
-                with suppress(PermissionError):  # another's: who may read it sees that somebody works here
+            with (self.root / LOCK_FILE).open("a") as lock:
+                # All users may read it and see the lock. Only its owner can set the mode.
+                with suppress(PermissionError):
                     os.fchmod(lock.fileno(), 0o644)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,41 +147,46 @@ class DeviceBoard:
         except OSError as error:
             if error.errno is None:
                 raise
-            why = os.strerror(error.errno) + ("; free some space" if error.errno == errno.ENOSPC else "")
-            raise InputError(f"cannot write the board {self.root}: {why}; what it flies is whole") from error
+            reason = os.strerror(error.errno) + ("; free some space" if error.errno == errno.ENOSPC else "")
+            raise InputError(
+                f"cannot write the board {self.root}: {reason}; the release that it flies is not affected"
+            ) from error
 
     def _make_root(self) -> None:
-        missing = [place for place in (self.root, *self.root.parents) if not place.exists()]
-        for place in reversed(missing):
-            self.disk.mkdir(place)
+        missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            self.disk.mkdir(folder)
 
     def recover_at_boot(self) -> BoardState:
-        """Mend what a power cut left, before the service starts: a trial never marked good goes back.
+        """Revert an unfinished install after a power cut, before the service starts.
 
-        Nothing is written where there is none, nor while an install, which restarts the service, watches it.
+        Writes nothing if no slot is on trial. Also leaves a trial alone while the install that watches it
+        holds the lock: that install restarts the service, which calls this.
         """
         state = self.read_state()
         if not state.trial:
             return state
         try:
             with self.lock():
-                return self._recover()
+                return self._recover(restart=False)
         except BusyError:
             return state
 
     def slot_to_run(self) -> tuple[SlotName, Slot] | None:
-        """Return the slot to fly: not one on trial that nobody watches, even where `boot` could not go back,
-        as on a disk that cannot be written.
+        """Return the slot that the service must run; None if there is no release.
+
+        That is the previous slot if the current one is on trial and no install watches it, even if
+        `recover_at_boot` could not write that to the disk.
         """
         state = self.read_state()
-        back = state.trial and state.previous and not self._watched()
-        name = state.previous if back else state.current
+        revert = state.trial and state.previous and not self._is_locked()
+        name = state.previous if revert else state.current
         return (name, state.slots[name]) if name else None
 
-    def _watched(self) -> bool:
-        """Say whether another command works on the board."""
+    def _is_locked(self) -> bool:
+        """Return whether another command works on the board."""
         try:
-            with (self.root / "lock").open() as lock:
+            with (self.root / LOCK_FILE).open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -172,48 +195,63 @@ class DeviceBoard:
         return False
 
     def rollback(self) -> BoardState:
-        """Go back to the previous slot, watched like any switch."""
-        nothing = InputError(f"the board {self.root} has no previous release to go back to")
+        """Switch to the previous slot, with the same health checks as an install."""
+        no_previous = InputError(f"the board {self.root} has no previous release to go back to")
         check_revert_time(self.service)
+        # Checked before the lock, too: a rollback that is refused creates no folder.
         if self.read_state().previous is None:
-            raise nothing  # and nothing was written, not even a folder
+            raise no_previous
         with self.lock():
-            state = self._recover()
+            state = self._recover(restart=False)
             if state.previous is None:
-                raise nothing
+                raise no_previous
             self.verify_slot(state.previous)
-            return self.switch(state, state.previous, "rollback")
+            return self.switch_to(state, state.previous, "rollback")
 
     def verify_slot(self, name: SlotName) -> BundleManifest:
-        """See that a slot's files are those that were signed by keys trusted now."""
-        slot, what = self.slot_folder(name), f"slot {name}"
+        """Check that the files of a slot are those that the trusted keys have signed."""
+        folder, label = self.slot_folder(name), f"slot {name}"
         try:
-            text = (slot / "manifest.json").read_bytes()
-            signed = canonical.decode((slot / "signatures.json").read_bytes(), f"{what}: signatures.json")
-            signatures = parse_signatures(signed, what)
-            verify_signatures(signatures, BUNDLE_PURPOSE, text, what)
-            self.load_trust().require_threshold(sorted(signatures), what)
-            manifest = parse_manifest(canonical.decode(text, f"{what}: manifest.json"))
+            text = (folder / "manifest.json").read_bytes()
+            document = canonical_json.decode(
+                (folder / "signatures.json").read_bytes(), f"{label}: signatures.json"
+            )
+            signatures = parse_signatures(document, label)
+            verify_signatures(signatures, BUNDLE_PURPOSE, text, label)
+            self.load_trust().require_threshold(sorted(signatures), label)
+            manifest = parse_manifest(canonical_json.decode(text, f"{label}: manifest.json"))
             for file in manifest.files:
-                path = slot / ("caches" if file.timing_cache else "release") / file.name
+                path = folder / ("caches" if file.timing_cache else "release") / file.name
                 if path.stat().st_size != file.size_bytes or sha256(path) != file.sha256:
-                    raise CheckError(f"{what}: {file.name} is not the file that was signed: install it again")
+                    raise CheckError(
+                        f"{label}: {file.name} is not the file that was signed: install the bundle again"
+                    )
         except FileNotFoundError as error:
-            raise CheckError(f"{what} lacks {Path(error.filename).name}: install it again") from None
+            raise CheckError(f"{label} lacks {Path(error.filename).name}: install the bundle again") from None
         if hashlib.sha256(text).hexdigest() != self.read_state().slots[name].id:
-            raise CheckError(f"{what} is not the release that was installed there: install it again")
+            raise CheckError(f"{label} is not the release that was installed there: install the bundle again")
         return manifest
 
-    def switch(self, state: BoardState, name: SlotName, event: str) -> BoardState:
-        """Fly a whole slot: one rename, then restart and watch; mark it good, or go back."""
+    def switch_to(self, state: BoardState, name: SlotName, event: str) -> BoardState:
+        """Fly the release of another slot: rename the state, restart the service, watch it, mark it good.
+
+        Goes back to the slot before if anything fails. Must be called with the lock held.
+
+        Args:
+            state: The present state.
+            name: The slot to switch to.
+            event: What the history calls the switch.
+        """
         slot = state.slots[name]
-        # What was never marked good, as a first release whose trial was cut off, is nothing to go back to.
+        # A slot that was never marked good, such as a first release whose trial was interrupted, is not
+        # a slot to go back to.
         previous = None if state.trial else state.current
         trial = dataclasses.replace(state, current=name, previous=previous, trial=True)
         try:
             save_state(self.disk, self.root, trial)
-            self.log(f"switched to slot {name}; {self.service.told}")
-            self._start(trial)
+            self.log(f"switched to slot {name}; {self.service.description}")
+            self._restart_service(trial)
+            self.service.watch()
             now = int(self.clock())
             good = dataclasses.replace(
                 trial,
@@ -223,54 +261,52 @@ class DeviceBoard:
             ).with_event(now, event, slot, slot.why)
             save_state(self.disk, self.root, good)
         except (CheckError, OSError, KeyboardInterrupt) as error:
-            why = str(error) or "interrupted"
-            back = self._revert(trial, why)
+            reason = str(error) or "interrupted"
+            reverted = self._revert(trial, reason)
             if not isinstance(error, CheckError):
                 raise
+            current = reverted.current_slot
             raise CheckError(
-                f"{slot.release} counter {slot.counter} did not stay healthy: {why}; "
-                + (
-                    f"back to counter {back.current_slot.counter}"
-                    if back.current_slot
-                    else "nothing is flown now"
-                )
+                f"{slot.release} counter {slot.counter} did not stay healthy: {reason}; "
+                + (f"back to counter {current.counter}" if current else "nothing is flown now")
             ) from None
         self.log("marked good")
         return good
 
     def add_event(self, state: BoardState, event: str, slot: Slot | None, detail: str) -> BoardState:
-        """Put an event into the history."""
-        noted = state.with_event(int(self.clock()), event, slot, detail)
-        save_state(self.disk, self.root, noted)
-        return noted
+        """Write an event into the history, and return the new state."""
+        changed = state.with_event(int(self.clock()), event, slot, detail)
+        save_state(self.disk, self.root, changed)
+        return changed
 
-    def _recover(self, restart: bool = False) -> BoardState:
+    def recover(self) -> BoardState:
+        """Revert a trial whose install was interrupted, and restart the service.
+
+        Must be called with the lock held.
+        """
+        return self._recover(restart=True)
+
+    def _recover(self, restart: bool) -> BoardState:
         state = self.read_state()
         if state.trial and state.previous is not None:
             return self._revert(state, "was never marked good", restart)
         return state
 
-    def recover(self) -> BoardState:
-        """Go back from a trial that nobody watches any more, with the service; call it locked."""
-        return self._recover(restart=True)
-
-    def _revert(self, trial: BoardState, why: str, restart: bool = True) -> BoardState:
+    def _revert(self, trial: BoardState, reason: str, restart: bool = True) -> BoardState:
         assert trial.current is not None
-        bad = trial.slots[trial.current]
-        back = dataclasses.replace(trial, current=trial.previous, previous=None, trial=False)
-        back = back.without_slot(trial.current).with_event(int(self.clock()), "back", bad, why)
-        save_state(self.disk, self.root, back)
-        self.log(f"went back: {bad.release} counter {bad.counter} {why}")
-        if restart and back.current_slot:
+        failed = trial.slots[trial.current]
+        state = dataclasses.replace(trial, current=trial.previous, previous=None, trial=False)
+        state = state.without_slot(trial.current).with_event(int(self.clock()), "back", failed, reason)
+        save_state(self.disk, self.root, state)
+        self.log(f"went back: {failed.release} counter {failed.counter} {reason}")
+        if restart and state.current_slot:
             try:
-                self._start(back, watch=False)
-            except CheckError as error:  # the state is right; the service is for its owner to mend
+                self._restart_service(state)
+            except CheckError as error:  # the state is correct; only the owner can repair the service
                 self.log(f"the service did not restart on the old release: {error}")
-        return back
+        return state
 
-    def _start(self, state: BoardState, watch: bool = True) -> None:
+    def _restart_service(self, state: BoardState) -> None:
         assert state.current is not None
         assert state.current_slot is not None
         self.service.restart(self.release_folder(state.current), state.current_slot.precision)
-        if watch:
-            self.service.watch()

@@ -1,4 +1,4 @@
-"""Whether a bundle may go onto this board, now: asked of its signed manifest alone."""
+"""Check of a bundle's manifest against the board: board, versions, release counter and expiry date."""
 
 from __future__ import annotations
 
@@ -9,43 +9,53 @@ from edge.hardware.board import BoardFacts
 from jetson.bundle.manifest import BundleManifest, version_key, version_matches
 from jetson.device.slot_state import BoardState
 
-DAY_S = 86400
+SECONDS_PER_DAY = 86400
 
 
 def check_compatibility(
-    manifest: BundleManifest, facts: BoardFacts, state: BoardState, now: float, here: str
+    manifest: BundleManifest, facts: BoardFacts, state: BoardState, now: float, runtime: str
 ) -> None:
-    """See that board, versions, counter and date are right.
+    """Check that the board may install a bundle.
 
-    `here`: the board's version of aerogaze. `now`: seconds since 1970. A drone's clock may stand at 1970:
-    the latest time that the board has known counts, so that a clock that is behind lets no bundle in that
-    it had known to be expired.
+    A drone's clock may have fallen back to 1970. Therefore the latest time that the board has ever seen
+    counts: a bundle that was once known to be expired stays expired.
+
+    Args:
+        manifest: Manifest of the bundle.
+        facts: Board and versions of JetPack and TensorRT.
+        state: State of the board.
+        now: Time of the board's clock, in seconds since 1970.
+        runtime: Version of aerogaze on the board.
 
     Raises:
-        CheckError: one is not; what was found and what the bundle asks for is said.
+        CheckError: A condition is not met. The message has the actual and the expected value.
     """
     _check_board(manifest, facts)
-    if version_key(here) < version_key(manifest.runtime):
-        raise CheckError(f"the bundle needs aerogaze {manifest.runtime}, here is {here}: update it first")
+    if version_key(runtime) < version_key(manifest.runtime):
+        raise CheckError(
+            f"the bundle needs aerogaze {manifest.runtime}, the board has {runtime}: update it first"
+        )
     _check_counter(manifest, state)
-    known = max(now, state.seen_at)
-    if manifest.expires and known // DAY_S > _days(manifest.expires):
+    latest = max(now, state.seen_at)
+    if manifest.expires and latest // SECONDS_PER_DAY > _days_since_1970(manifest.expires):
         raise CheckError(f"the bundle expired after {manifest.expires} (UTC): bundle the release again")
 
 
 def _check_board(manifest: BundleManifest, facts: BoardFacts) -> None:
-    asked = manifest.compatible
-    for what, wanted, found, exact in (
-        ("board", asked.boards, facts.board, True),
-        ("compute capability", asked.compute_capability, facts.compute_capability, False),
-        ("JetPack", asked.jetpack, facts.jetpack, False),
-        ("TensorRT", asked.tensorrt, facts.tensorrt, False),
+    compatible = manifest.compatible
+    for label, allowed, actual, exact in (
+        ("board", compatible.boards, facts.board, True),
+        ("compute capability", compatible.compute_capability, facts.compute_capability, False),
+        ("JetPack", compatible.jetpack, facts.jetpack, False),
+        ("TensorRT", compatible.tensorrt, facts.tensorrt, False),
     ):
-        fits = [one for one in wanted if found and (found == one if exact else version_matches(found, one))]
-        if wanted and not fits:
+        matches = actual and any(
+            actual == value if exact else version_matches(actual, value) for value in allowed
+        )
+        if allowed and not matches:
             raise CheckError(
-                f"the bundle is for {what} {', '.join(wanted)}; here is "
-                f"{found or facts.model or 'no known one'}: take a bundle made for this board"
+                f"the bundle is for {label} {', '.join(allowed)}; here is "
+                f"{actual or facts.model or 'no known one'}: use a bundle made for this board"
             )
 
 
@@ -53,11 +63,11 @@ def _check_counter(manifest: BundleManifest, state: BoardState) -> None:
     if manifest.counter >= state.counter or (manifest.over is not None and state.counter <= manifest.over):
         return
     raise CheckError(
-        f"the bundle has counter {manifest.counter}, this board has flown {state.counter}: releases do not "
-        "go back; bundle it with a higher --counter, or with --over"
+        f"the bundle has counter {manifest.counter}, this board has flown {state.counter}: a lower counter "
+        "is rejected; bundle it with a higher --counter, or with --over"
     )
 
 
-def _days(day: str) -> int:
-    """Return the days from 1970's first to this one: any day has a number, not any has a next day."""
+def _days_since_1970(day: str) -> int:
+    # Compared as numbers of days: the last date that Python knows has no next day.
     return (date.fromisoformat(day) - date(1970, 1, 1)).days

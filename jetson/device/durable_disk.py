@@ -1,6 +1,7 @@
-"""Every change that is made to a board's disk goes through here, and is on the disk when it returns.
+"""File operations of a board that are durable: when a call returns, its change survives a power cut.
 
-Tests stop it at each step, and take away what was not yet on the disk.
+All changes of a board's folder go through `DurableDisk`. Tests interrupt it at each step, and remove what
+was not yet synchronized.
 """
 
 from __future__ import annotations
@@ -11,40 +12,40 @@ from pathlib import Path
 
 
 class DurableDisk:
-    """Writes, renames and removes; links are never followed.
+    """Durable file operations; symbolic links are never followed.
 
-    Raises:
-        OSError: as the system says it.
+    Raises (all methods):
+        OSError: The system reports an error.
     """
 
-    def step(self, what: str, path: Path) -> None:
-        """Be told before each call that changes the disk. Does nothing; tests do."""
+    def step(self, operation: str, path: Path) -> None:
+        """Run before each system call that changes the disk. Does nothing; tests override it."""
 
     def mkdir(self, path: Path) -> None:
-        """Make a folder, if it is not there."""
+        """Create a folder if it does not exist."""
         if not path.is_dir():
             self.step("mkdir", path)
             os.mkdir(path)
             self.sync(path.parent)
 
     def write(self, path: Path, blocks: Iterable[bytes]) -> None:
-        """Write a new file and see its data onto the disk. Its name is there after `sync` of its folder."""
+        """Write a new file and synchronize its data. Its name is durable after `sync` of its folder."""
         self.step("open", path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o644)
+        descriptor = os.open(path, flags, 0o644)
         try:
             for block in blocks:
                 self.step("write", path)
-                rest = memoryview(block)
-                while rest:
-                    rest = rest[os.write(handle, rest) :]
+                remaining = memoryview(block)
+                while remaining:
+                    remaining = remaining[os.write(descriptor, remaining) :]
             self.step("fsync", path)
-            os.fsync(handle)
+            os.fsync(descriptor)
         finally:
-            os.close(handle)
+            os.close(descriptor)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Put a small file in its place with one rename: it is the old one or the new one, whole."""
+        """Replace a small file by one rename: the path holds either the old or the new content, complete."""
         pending = path.with_name(path.name + ".new")
         if os.path.lexists(pending):
             self.unlink(pending)
@@ -59,7 +60,7 @@ class DurableDisk:
         os.unlink(path)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, or a folder with all that is in it, if it is there."""
+        """Remove a file, or a folder with its content, if it exists."""
         if path.is_dir() and not path.is_symlink():
             for entry in sorted(path.iterdir()):
                 self.remove(entry)
@@ -69,12 +70,12 @@ class DurableDisk:
             self.unlink(path)
 
     def sync(self, folder: Path) -> None:
-        """See the names in a folder onto the disk."""
+        """Synchronize the names in a folder."""
         self.step("sync", folder)
         _fsync(folder, os.O_DIRECTORY)
 
     def sync_tree(self, folder: Path) -> None:
-        """See onto the disk what others wrote into a folder."""
+        """Synchronize all files in a folder that other code has written."""
         for entry in sorted(folder.iterdir()):
             if entry.is_dir():
                 self.sync_tree(entry)
@@ -85,8 +86,8 @@ class DurableDisk:
 
 
 def _fsync(path: Path, flags: int) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Engines on the board: built there, held to the golden set, timed, before anything is switched."""
+"""Trial of engines on the board: they are built there, compared with the golden maps and timed."""
 
 from __future__ import annotations
 
@@ -22,109 +22,116 @@ from jetson.device.precision_policy import PrecisionMeasurement, is_finite
 RUNS = 300
 WARM_UP = 50
 THREADS = 1
-"""As `aerogaze run` has it: decoding and output want cores too."""
+"""The same as the default of `aerogaze run`, which leaves cores for decoding and output."""
 LogLine = Callable[[str], None]
 
 
 class EngineBackend(Protocol):
-    """How a board runs a release."""
+    """Inference engine that the board runs a release with.
+
+    Attributes:
+        name: onnxruntime or tensorrt.
+    """
 
     name: str
 
-    def build(self, release: Release, folder: Path, say: LogLine) -> None:
-        """Compile what is run into a folder (which may stay empty).
+    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+        """Compile the graphs of a release into a folder, which stays empty if there is nothing to compile.
 
         Raises:
-            InputError: the compiler is missing or refuses a graph.
+            InputError: The compiler is missing or rejects a graph.
         """
 
-    def measure(self, release: Release, folder: Path, say: LogLine) -> list[PrecisionMeasurement]:
-        """Open each precision, run the golden set on it, and time it."""
+    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
+        """Run the golden set and measure the latency, for each precision of the release."""
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU: opens the graphs as they are."""
+    """ONNX Runtime on the CPU, which runs the graphs without compiling them."""
 
     name = "onnxruntime"
 
-    def build(self, release: Release, folder: Path, say: LogLine) -> None:
-        """Nothing to compile."""
+    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+        """Do nothing: there is nothing to compile."""
 
-    def measure(self, release: Release, folder: Path, say: LogLine) -> list[PrecisionMeasurement]:
-        """Measure every precision in stream form, at batch 1; latency is the engine's call."""
-        found = []
+    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
+        """Measure each precision in stream form at batch 1. The latency is that of the engine's call."""
+        measurements = []
         for precision in release.precisions("stream", "onnxruntime"):
-            say(f"trying {precision} on {self.name}")
-            found.append(_measure(release, precision))
-        return found
+            log(f"trying {precision} on {self.name}")
+            measurements.append(_measure(release, precision))
+        return measurements
 
 
 class TensorRTBackend:
-    """TensorRT: compiles each graph on the board, and runs what it compiled. Never yet seen on a board."""
+    """TensorRT, which compiles each graph on the board. Not yet verified on a Jetson board.
+
+    Args:
+        target: Build target as `BuildTarget.parse` takes it.
+    """
 
     name = "tensorrt"
 
     def __init__(self, target: str = "local") -> None:
         self._target = target
 
-    def build(self, release: Release, folder: Path, say: LogLine) -> None:
-        """Compile each graph for TensorRT, by what this board timed before, or the bundle carries."""
+    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+        """Compile each graph, with the timing caches of this board and of the bundle."""
         from export.engines.build import TIMING_CACHE, build_engines
         from export.engines.build_source import release_engine_source
 
-        learnt = folder.parents[1].glob(f"*/engines/{TIMING_CACHE}")
-        caches = [*sorted(learnt), *sorted((folder.parent / "caches").glob("*"))]
-        graphs, target = release_engine_source(release), BuildTarget.parse(self._target)
-        for built, _ in build_engines(graphs, target, folder, caches=caches):
-            say(f"built {built.file} in {built.seconds:.1f} s")
+        board_caches = folder.parents[1].glob(f"*/engines/{TIMING_CACHE}")
+        caches = [*sorted(board_caches), *sorted((folder.parent / "caches").glob("*"))]
+        source, target = release_engine_source(release), BuildTarget.parse(self._target)
+        for engine, _ in build_engines(source, target, folder, caches=caches):
+            log(f"built {engine.file} in {engine.seconds:.1f} s")
 
-    def measure(self, release: Release, folder: Path, say: LogLine) -> list[PrecisionMeasurement]:
-        """Measure every precision in stream form, at batch 1; latency has the copies to the GPU and back."""
-        found = []
+    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
+        """Measure each precision in stream form at batch 1. The latency includes GPU copies."""
+        measurements = []
         for precision in release.precisions("stream", "tensorrt"):
-            say(f"trying {precision} on {self.name}")
-            found.append(_measure(release, precision, "tensorrt"))
-        return found
+            log(f"trying {precision} on {self.name}")
+            measurements.append(_measure(release, precision, "tensorrt"))
+        return measurements
 
 
 def select_backend(name: str) -> EngineBackend:
-    """Return a kind of engines by its name; auto is TensorRT where its Python module is there.
+    """Return a backend by its name; auto selects TensorRT if its Python module is installed.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: The name is unknown.
     """
-    kinds: dict[str, Callable[[], EngineBackend]] = {
+    backends: dict[str, Callable[[], EngineBackend]] = {
         "onnxruntime": OnnxRuntimeBackend,
         "tensorrt": TensorRTBackend,
     }
     if name == "auto":
         name = "tensorrt" if find_spec("tensorrt") else "onnxruntime"
-    if name not in kinds:
-        raise InputError(f"unknown engine {name!r}; expected auto or one of {', '.join(kinds)}")
-    return kinds[name]()
+    if name not in backends:
+        raise InputError(f"unknown engine {name!r}; expected auto or one of {', '.join(backends)}")
+    return backends[name]()
 
 
-def _meter() -> EnergyMeter | None:
-    found = find_energy_meter(Path("/"), Nvml.open())
-    return None if isinstance(found, str) else found
+def _find_meter() -> EnergyMeter | None:
+    meter = find_energy_meter(Path("/"), Nvml.open())
+    return None if isinstance(meter, str) else meter
 
 
 def _measure(release: Release, precision: str, engine: EngineChoice = "onnxruntime") -> PrecisionMeasurement:
     try:
-        model = SaliencyModel(release, precision, THREADS, engine)  # which holds it to its golden maps
+        model = SaliencyModel(release, precision, THREADS, engine)  # compares its output with the golden maps
         try:
             frames, expected = release.load_golden()
             maps = compute_clip_maps(model, frames)
         finally:
             model.close()
-        latency = measure_latency(release, precision, engine, THREADS, RUNS, WARM_UP, _meter())
+        latency = measure_latency(release, precision, engine, THREADS, RUNS, WARM_UP, _find_meter())
     except InputError as error:
         return PrecisionMeasurement(precision, 0.0, 0.0, 0.0, str(error))
-    likeness = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
-    power = latency.get("power_w")
-    found = PrecisionMeasurement(
-        precision, float(likeness), latency["p50_ms"], latency["p99_ms"], power_w=power
+    lowest_cc = min(cc(map_, golden) for map_, golden in zip(maps, expected, strict=True))
+    measurement = PrecisionMeasurement(
+        precision, float(lowest_cc), latency["p50_ms"], latency["p99_ms"], power_w=latency.get("power_w")
     )
-    if not is_finite(found) or math.isclose(found.p50_ms, 0.0):
-        return PrecisionMeasurement(precision, 0.0, 0.0, 0.0, "gives no number on its golden set")
-    return found
+    if not is_finite(measurement) or math.isclose(measurement.p50_ms, 0.0):
+        return PrecisionMeasurement(precision, 0.0, 0.0, 0.0, "gives no finite numbers on its golden set")
+    return measurement

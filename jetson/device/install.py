@@ -1,4 +1,4 @@
-"""Installing a bundle on a board: verify, fit, write, build, try, choose, switch, watch."""
+"""Install of a bundle: verify it, check it against the board, write it, try its engines, switch to it."""
 
 from __future__ import annotations
 
@@ -13,75 +13,91 @@ from edge.core.errors import CheckError, InputError
 from edge.release.manifest import load_release
 from jetson.bundle.archive import FileSink, SignedManifest, open_bundle, read_bundle
 from jetson.bundle.manifest import BundleFile, BundleManifest
-from jetson.device import precision_policy as policy
 from jetson.device.arming_interlock import Autopilot
 from jetson.device.board import DeviceBoard
 from jetson.device.compatibility import check_compatibility
+from jetson.device.precision_policy import choose_precision
 from jetson.device.service import check_revert_time
 from jetson.device.slot_state import BoardState, Slot, SlotName, save_state
 
 SPARE_BYTES = 16 << 20
-"""Kept free on the disk beside the release."""
+"""Space on the disk that stays free."""
 ENGINE_FACTOR = 2
-"""An engine with its copy while it is built, against the graphs' size: a guess on the safe side."""
-
-Reader = Callable[[FileSink], SignedManifest]
+"""Space for engines and their copies while they are built, per byte of the graphs: a safe estimate."""
 
 
-def install(board: DeviceBoard, place: Path, autopilot: Autopilot, reinstall: bool = False) -> BoardState:
-    """Put a bundle into the slot that is not flown, try it there, and fly it.
+def install(board: DeviceBoard, path: Path, autopilot: Autopilot, reinstall: bool = False) -> BoardState:
+    """Write a bundle to the slot that is not flown, try it there, and switch to it.
 
-    The same release again changes nothing unless `reinstall`, or its first trial was cut off.
+    A bundle of the release that is flown changes nothing, unless `reinstall` is set or the first trial of
+    this release was interrupted.
+
+    Args:
+        board: The board.
+        path: The bundle.
+        autopilot: Must report disarmed before the install and before the switch.
+        reinstall: Install the release again that is flown.
+
+    Returns:
+        The new state of the board.
 
     Raises:
-        InputError: the bundle or board cannot be read or written, or another command works on the board.
-        CheckError: signature, fit, golden set, policy, autopilot or health did not hold. What was flown
-            before is flown then.
+        InputError: The bundle cannot be read, the board cannot be written, or another command works on it.
+        CheckError: A check failed: signature, compatibility, golden set, policy, autopilot or health. The
+            release that was flown before is flown then.
     """
     check_revert_time(board.service)
-    with ExitStack() as held:
-        file = held.enter_context(open_bundle(place))
-        held.enter_context(autopilot.deny_arming())
+    with ExitStack() as stack:
+        file = stack.enter_context(open_bundle(path))
+        stack.enter_context(autopilot.deny_arming())
         autopilot.check_disarmed()
         trust = board.load_trust()
         board.log("verifying the signature and every byte")
-        sealed = read_bundle(file, str(place), trust)
-        manifest, now = sealed.manifest, board.clock()
-        held.enter_context(board.lock())  # what is refused until here has written nothing at all
+        signed = read_bundle(file, str(path), trust)
+        manifest, now = signed.manifest, board.clock()
+        # A bundle that is rejected up to here leaves no trace on the disk: the lock creates the folder.
+        stack.enter_context(board.lock())
         check_compatibility(manifest, board.facts, board.read_state(), now, version("aerogaze"))
         state = board.recover()
-        same = state.current_slot is not None and state.current_slot.id == manifest.id
-        if same and not reinstall and not state.trial:
+        is_current = state.current_slot is not None and state.current_slot.id == manifest.id
+        if is_current and not reinstall and not state.trial:
             board.log("this release is flown already")
             return state
-        # A signed override may repeat the counter of a slot that is not flown, and replaces it.
-        kept = [s for n, s in state.slots.items() if n == state.current or manifest.over is None]
-        if any(s.counter == manifest.counter and s.id != manifest.id for s in kept):
-            raise CheckError(
-                f"another release with counter {manifest.counter} is on the board: bundle this one with a "
-                "higher --counter"
-            )
+        _check_counter_is_unique(manifest, state)
         _check_space(board, manifest, state)
         name = state.inactive
-        # What time it is, or was once, is kept with the first thing written: a clock may fall back.
+        # The time is stored with the first write: the clock may fall back later.
         state = dataclasses.replace(state.without_slot(name), seen_at=max(state.seen_at, int(now)))
-        save_state(board.disk, board.root, state)  # from here the slot counts for nothing
+        save_state(board.disk, board.root, state)  # from here on the slot does not count as installed
         try:
             board.log(f"writing slot {name}")
-            _clear(board, name)
+            _clear_slot(board, name)
             file.seek(0)
-            _write(board, name, sealed, read=lambda sink: read_bundle(file, str(place), trust, sink))
-            slot = _try(board, name, sealed)
+            _write_slot(board, name, signed, lambda sink: read_bundle(file, str(path), trust, sink))
+            slot = _try_slot(board, name, signed.manifest)
             autopilot.check_disarmed()
         except (CheckError, InputError, OSError) as error:
-            # What is left there counts for nothing and goes next time, if the disk is what is wrong.
+            # If the disk is at fault, the remains of the slot stay; the next install removes them.
             with suppress(OSError):
-                _clear(board, name)
-                board.add_event(
-                    state, "refused", None, f"{manifest.name} counter {manifest.counter}: {error}"
-                )
+                _clear_slot(board, name)
+                detail = f"{manifest.name} counter {manifest.counter}: {error}"
+                board.add_event(state, "refused", None, detail)
             raise
-        return board.switch(dataclasses.replace(state, slots={**state.slots, name: slot}), name, "install")
+        state = dataclasses.replace(state, slots={**state.slots, name: slot})
+        return board.switch_to(state, name, "install")
+
+
+def _check_counter_is_unique(manifest: BundleManifest, state: BoardState) -> None:
+    """Check that no slot which stays has another release with the same counter.
+
+    A bundle with `over` replaces the slot that is not flown, and may repeat its counter.
+    """
+    kept = [slot for name, slot in state.slots.items() if name == state.current or manifest.over is None]
+    if any(slot.counter == manifest.counter and slot.id != manifest.id for slot in kept):
+        raise CheckError(
+            f"another release with counter {manifest.counter} is on the board: bundle this one with a "
+            "higher --counter"
+        )
 
 
 def _check_space(board: DeviceBoard, manifest: BundleManifest, state: BoardState) -> None:
@@ -89,57 +105,66 @@ def _check_space(board: DeviceBoard, manifest: BundleManifest, state: BoardState
     if board.backend.name == "tensorrt":
         needed += ENGINE_FACTOR * manifest.size_bytes
     inactive = board.slot_folder(state.inactive)
-    freed = sum(p.lstat().st_size for p in inactive.rglob("*") if p.is_file()) if inactive.is_dir() else 0
-    free = shutil.disk_usage(board.root).free + freed
+    reclaimed = (
+        sum(path.lstat().st_size for path in inactive.rglob("*") if path.is_file())
+        if inactive.is_dir()
+        else 0
+    )
+    free = shutil.disk_usage(board.root).free + reclaimed
     if free < needed:
         raise InputError(
             f"{board.root} has {free >> 20} MiB free, {needed >> 20} are needed: free some space"
         )
 
 
-def _clear(board: DeviceBoard, name: SlotName) -> None:
+def _clear_slot(board: DeviceBoard, name: SlotName) -> None:
     board.disk.mkdir(board.root / "slots")
     board.disk.remove(board.slot_folder(name))
     board.disk.sync(board.root / "slots")
 
 
-def _write(board: DeviceBoard, name: SlotName, sealed: SignedManifest, read: Reader) -> None:
+def _write_slot(
+    board: DeviceBoard,
+    name: SlotName,
+    signed: SignedManifest,
+    read: Callable[[FileSink], SignedManifest],
+) -> None:
     disk, slot = board.disk, board.slot_folder(name)
     folders = [slot, *(slot / part for part in ("release", "caches", "engines"))]
     for folder in folders:
         disk.mkdir(folder)
 
-    def sink(entry: BundleFile, blocks: Iterator[bytes]) -> None:
+    def write_file(entry: BundleFile, blocks: Iterator[bytes]) -> None:
         disk.write(slot / ("caches" if entry.timing_cache else "release") / entry.name, blocks)
 
-    again = read(sink)
-    if again.texts() != sealed.texts():
+    if read(write_file).encode() != signed.encode():
         raise CheckError("the bundle changed while it was read: copy it to the board again")
-    manifest, signatures = sealed.texts()
+    manifest, signatures = signed.encode()
     disk.write(slot / "signatures.json", [signatures])
     disk.write(slot / "manifest.json", [manifest])
     for folder in reversed(folders):
         disk.sync(folder)
 
 
-def _try(board: DeviceBoard, name: SlotName, sealed: SignedManifest) -> Slot:
+def _try_slot(board: DeviceBoard, name: SlotName, manifest: BundleManifest) -> Slot:
     release = load_release(board.release_folder(name))
-    manifest = sealed.manifest
     if release.name != manifest.name:
-        raise CheckError(f"the bundle is of {manifest.name}, in it is {release.name}: bundle it again")
+        raise CheckError(
+            f"the bundle is named {manifest.name}, but its release {release.name}: bundle it again"
+        )
     engines = board.slot_folder(name) / "engines"
     board.backend.build(release, engines, board.log)
     board.disk.sync_tree(board.slot_folder(name))
-    found = board.backend.measure(release, engines, board.log)
-    best, why = policy.choose_precision(board.policy, found)
-    board.log(why)
+    measurements = board.backend.measure(release, engines, board.log)
+    best, reason = choose_precision(board.policy, measurements)
+    board.log(reason)
     return Slot(
         id=manifest.id,
         release=manifest.name,
         counter=manifest.counter,
         precision=best.precision,
         engine=board.backend.name,
-        why=why,
-        measured=tuple(dataclasses.asdict(one) for one in found),
+        why=reason,
+        measured=tuple(dataclasses.asdict(measurement) for measurement in measurements),
         installed_at=int(board.clock()),
     )

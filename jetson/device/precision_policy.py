@@ -1,12 +1,12 @@
-"""Which precision flies: what was measured on the board, against what its owner asks for.
+"""Policy that selects the precision to fly from measurements on the board.
 
     policy = goal [ "within" bound { "and" bound } ]
     goal   = "fastest" | "closest"
     bound  = "cc" ">=" number | ( "p50" | "p99" ) "<=" number [ "ms" ] | "power" "<=" number [ "W" ]
 
-`cc` is the least correlation of a golden map with PyTorch's; `p50` and `p99` are the engine's latency in
-milliseconds; `power` is what the board takes while the engine is kept busy, in watts. "fastest" takes the
-least p50 of those within all bounds, "closest" the greatest cc.
+`cc` is the lowest correlation of a golden map with the map of PyTorch. `p50` and `p99` are percentiles of the
+engine's latency in milliseconds. `power` is the power of the board in watts while the engine is kept busy.
+"fastest" selects the lowest p50 of the precisions within all bounds, "closest" the highest cc.
 """
 
 from __future__ import annotations
@@ -19,17 +19,26 @@ from typing import Literal
 
 from edge.core.errors import CheckError, InputError
 
-DEFAULT = "fastest within cc>=.995"
-_EXAMPLE = "fastest within cc>=.995 and p99<=20ms"
+DEFAULT_POLICY = "fastest within cc>=0.995"
+_EXAMPLE = "fastest within cc>=0.995 and p99<=20ms"
 _NUMBER = r"\s*(\d+\.?\d*|\.\d+)\s*"
 _MS = rf"<={_NUMBER}(?:ms)?"
 _BOUND = re.compile(rf"cc\s*>={_NUMBER}|p50\s*{_MS}|p99\s*{_MS}|power\s*<={_NUMBER}W?")
-_NAMES: tuple[Literal["cc", "p50", "p99", "power"], ...] = ("cc", "p50", "p99", "power")
+_METRICS: tuple[Literal["cc", "p50", "p99", "power"], ...] = ("cc", "p50", "p99", "power")
 
 
 @dataclass(frozen=True)
 class PrecisionMeasurement:
-    """A precision as it was found on this board. With `refused` it cannot fly at all, and why."""
+    """Measurement of one precision on this board. The fields are keys of the board's `state.json`.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        cc: Lowest correlation of a golden map with its expected map.
+        p50_ms: Median latency.
+        p99_ms: 99th percentile of the latency.
+        refused: Why the precision cannot be run at all; None if it can.
+        power_w: Power of the board under load; None if there is no readable meter.
+    """
 
     precision: str
     cc: float
@@ -37,41 +46,42 @@ class PrecisionMeasurement:
     p99_ms: float
     refused: str | None = None
     power_w: float | None = None
-    """None: no meter that can be read."""
 
 
 @dataclass(frozen=True)
 class PolicyBound:
-    """`cc` at least, or `p50` or `p99` (ms) or `power` (W) at most, a number."""
+    """Bound of a policy: a minimum for cc, a maximum for p50 (ms), p99 (ms) and power (W)."""
 
     name: Literal["cc", "p50", "p99", "power"]
     value: float
 
-    def broken(self, found: PrecisionMeasurement) -> str | None:
-        """Return how what was found breaks the bound."""
+    def violation(self, measurement: PrecisionMeasurement) -> str | None:
+        """Return how a measurement violates the bound, or None if it does not."""
         if self.name == "cc":
-            return None if found.cc >= self.value else f"cc {found.cc:.4f} < {self.value:g}"
+            cc = measurement.cc
+            return None if cc >= self.value else f"cc {cc:.4f} < {self.value:g}"
         if self.name == "power":
-            if found.power_w is None:
+            power = measurement.power_w
+            if power is None:
                 return "power is not known: no meter can be read"
-            return None if found.power_w <= self.value else f"power {found.power_w:.1f} > {self.value:g} W"
-        ms = found.p50_ms if self.name == "p50" else found.p99_ms
+            return None if power <= self.value else f"power {power:.1f} > {self.value:g} W"
+        ms = measurement.p50_ms if self.name == "p50" else measurement.p99_ms
         return None if ms <= self.value else f"{self.name} {ms:.2f} > {self.value:g} ms"
 
 
 @dataclass(frozen=True)
 class PrecisionPolicy:
-    """What to look for, within which bounds."""
+    """Goal of the selection and the bounds that a precision must keep."""
 
     goal: Literal["fastest", "closest"]
     bounds: tuple[PolicyBound, ...]
 
 
 def parse_policy(text: str) -> PrecisionPolicy:
-    """Read a policy.
+    """Parse a policy.
 
     Raises:
-        InputError: it does not follow the grammar; where, and an example, are said.
+        InputError: The text does not follow the grammar.
     """
     match = re.fullmatch(r"\s*(fastest|closest)(?:\s+within\s+(.+?))?\s*", text)
     if match is None:
@@ -81,35 +91,39 @@ def parse_policy(text: str) -> PrecisionPolicy:
         bound = _BOUND.fullmatch(part)
         if bound is None:
             raise InputError(
-                f"policy {text!r}: {part!r} is no bound; expected cc>=.99, p50<=MS, p99<=MS or power<=W"
+                f"policy {text!r}: {part!r} is not a bound; expected cc>=0.99, p50<=MS, p99<=MS or power<=W"
             )
-        given = zip(_NAMES, bound.groups(), strict=True)
-        bounds += [PolicyBound(name, float(value)) for name, value in given if value]
+        values = zip(_METRICS, bound.groups(), strict=True)
+        bounds += [PolicyBound(name, float(value)) for name, value in values if value]
     goal: Literal["fastest", "closest"] = match.group(1)  # type: ignore[assignment]
     return PrecisionPolicy(goal, tuple(bounds))
 
 
 def choose_precision(
-    policy: PrecisionPolicy, found: Sequence[PrecisionMeasurement]
+    policy: PrecisionPolicy, measurements: Sequence[PrecisionMeasurement]
 ) -> tuple[PrecisionMeasurement, str]:
-    """Return the precision that the policy takes, and why, in a line.
+    """Select the precision that the policy prefers.
+
+    Returns:
+        The measurement of that precision, and the reason as one line.
 
     Raises:
-        CheckError: none is within its bounds; what is wrong with each is said.
+        CheckError: No precision is within the bounds. The message gives the reason for each.
     """
-    wrong = {
-        one.precision: one.refused or ", ".join(filter(None, (bound.broken(one) for bound in policy.bounds)))
-        for one in found
+    problems = {
+        measurement.precision: measurement.refused
+        or ", ".join(filter(None, (bound.violation(measurement) for bound in policy.bounds)))
+        for measurement in measurements
     }
-    fitting = [one for one in found if not wrong[one.precision]]
-    others = "; ".join(f"{precision}: {why}" for precision, why in wrong.items() if why)
-    if not fitting:
-        raise CheckError(f"no precision may fly on this board ({others or 'the release has none'})")
-    best = min(fitting, key=lambda one: one.p50_ms if policy.goal == "fastest" else -one.cc)
-    why = f"{policy.goal} of {', '.join(one.precision for one in fitting)}"
-    return best, f"{best.precision}: {why}{'; not ' + others if others else ''}"
+    allowed = [measurement for measurement in measurements if not problems[measurement.precision]]
+    rejected = "; ".join(f"{precision}: {problem}" for precision, problem in problems.items() if problem)
+    if not allowed:
+        raise CheckError(f"no precision may fly on this board ({rejected or 'the release has none'})")
+    best = min(allowed, key=lambda candidate: candidate.p50_ms if policy.goal == "fastest" else -candidate.cc)
+    reason = f"{policy.goal} of {', '.join(measurement.precision for measurement in allowed)}"
+    return best, f"{best.precision}: {reason}{'; not ' + rejected if rejected else ''}"
 
 
-def is_finite(found: PrecisionMeasurement) -> bool:
-    """Say whether all that was measured is a number."""
-    return all(map(math.isfinite, (found.cc, found.p50_ms, found.p99_ms)))
+def is_finite(measurement: PrecisionMeasurement) -> bool:
+    """Return whether cc, p50 and p99 are finite numbers."""
+    return all(map(math.isfinite, (measurement.cc, measurement.p50_ms, measurement.p99_ms)))

@@ -1,4 +1,4 @@
-"""The service that flies the release: restarted after a switch, and watched for a while."""
+"""Control of the service that runs the release: restart after a switch, then health checks for a while."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from typing import Protocol
 
 from edge.core.errors import CheckError, InputError
 
+MAX_REVERT_S = 30.0
+"""Longest time that a release which does not stay healthy may be flown."""
+
 
 class Service(Protocol):
-    """What runs the current slot."""
+    """Service that runs the release of the current slot."""
 
     @property
-    def told(self) -> str:
-        """What is done after a switch, in words."""
+    def description(self) -> str:
+        """What follows a switch, as a text for the log."""
 
     def restart(self, release: Path, precision: str) -> None:
-        """Stop it if it runs, and start it with what is flown now.
+        """Stop the service if it runs, and start it with this release and precision.
 
         Raises:
-            CheckError: it does not start.
+            CheckError: The service does not start.
         """
 
     def watch(self) -> None:
-        """Return when it has been healthy for as long as was asked.
+        """Check the health for the configured time, and return if it was good throughout.
 
         Raises:
-            CheckError: it is not.
+            CheckError: The service is not healthy.
         """
 
 
 class NoService:
-    """Nothing is configured: who flies the slot looks at the state by itself."""
+    """No service is configured: the program that runs the slot reads the state by itself."""
 
-    told = "no service is set: nothing is restarted or watched"
+    description = "no service is set: nothing is restarted or watched"
 
     def restart(self, release: Path, precision: str) -> None:
         """Do nothing."""
@@ -52,17 +55,20 @@ class NoService:
 NO_SERVICE = NoService()
 
 
-MAX_REVERT_S = 30.0
-"""A release that does not stay healthy is flown no longer than this."""
-
-
 @dataclass(frozen=True)
 class CommandService:
-    """A service restarted and asked for its health by commands, as systemd's are.
+    """Service that is restarted and checked by commands, such as those of systemd.
 
-    Commands get AEROGAZE_RELEASE and AEROGAZE_PRECISION; they fail by their exit code, or by taking longer
-    than `command_s`. `health` is asked every `every_s` for `watch_s`, which is longer than the unit's
-    WatchdogSec: one that hangs once it was ready is seen. Back on the old release takes `max_revert_s` at most.
+    The restart command gets AEROGAZE_RELEASE and AEROGAZE_PRECISION in its environment. A command fails if
+    its exit code is not 0, or if it takes longer than `command_s`.
+
+    Attributes:
+        restart_command: Restarts the service.
+        health_command: Exits with 0 while the service is healthy; empty for no health checks.
+        watch_s: How long the health is checked after a restart. It must exceed WatchdogSec of the systemd
+            unit, so that a service that hangs after it was ready is noticed.
+        every_s: Time between two health checks.
+        command_s: Time limit of each command.
     """
 
     restart_command: tuple[str, ...]
@@ -73,69 +79,81 @@ class CommandService:
 
     @property
     def max_revert_s(self) -> float:
-        """How long from a switch to the old release at most: restart, watch, a last question, restart."""
+        """Longest time from a switch to the old release: restart, watch, last health check, restart."""
         return 3 * self.command_s + self.watch_s
 
     @property
-    def told(self) -> str:
-        """What is done after a switch, in words."""
+    def description(self) -> str:
+        """What follows a switch, as a text for the log."""
         return (
-            "watching the service" if self.health_command else "no health is set: the service is not watched"
+            "watching the service"
+            if self.health_command
+            else "no health command is set: the service is not watched"
         )
 
     def restart(self, release: Path, precision: str) -> None:
-        """Run the command that restarts."""
+        """Run the restart command.
+
+        Raises:
+            CheckError: The command fails.
+        """
         self._run(self.restart_command, {"AEROGAZE_RELEASE": str(release), "AEROGAZE_PRECISION": precision})
 
     def watch(self) -> None:
-        """Ask for health until the time is over."""
-        end = time.monotonic() + self.watch_s
-        while self.health_command and (left := end - time.monotonic()) > 0:
-            time.sleep(min(self.every_s, left))
-            self.check()
-
-    def check(self) -> None:
-        """Ask for health once.
+        """Check the health every `every_s` for `watch_s`.
 
         Raises:
-            CheckError: it is not healthy.
+            CheckError: The service is not healthy.
+        """
+        deadline = time.monotonic() + self.watch_s
+        while self.health_command and (remaining := deadline - time.monotonic()) > 0:
+            time.sleep(min(self.every_s, remaining))
+            self.check_health()
+
+    def check_health(self) -> None:
+        """Check the health once.
+
+        Raises:
+            CheckError: The service is not healthy.
         """
         self._run(self.health_command, {})
 
-    def _run(self, words: tuple[str, ...], more: Mapping[str, str]) -> None:
-        told = " ".join(words)
+    def _run(self, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        text = " ".join(command)
         try:
             process = subprocess.Popen(
-                words,
-                env={**os.environ, **more},
+                command,
+                env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # a service left running must not hold our pipes
+                stderr=subprocess.DEVNULL,  # a service that keeps running would hold a pipe open
                 start_new_session=True,
             )
         except OSError as error:
-            raise CheckError(f"{told!r} cannot be run: {error.strerror}") from None
+            raise CheckError(f"{text!r} cannot be run: {error.strerror}") from None
         try:
             code = process.wait(self.command_s)
         except subprocess.TimeoutExpired:
-            raise CheckError(f"{told!r} took longer than {self.command_s:g} s") from None
+            raise CheckError(f"{text!r} took longer than {self.command_s:g} s") from None
         finally:
-            if process.poll() is None:  # with all that it started, lest it goes on after we went back
-                with suppress(PermissionError, ProcessLookupError):  # by sudo it is another's
+            if process.poll() is None:
+                # Kill all its children as well: none may act on the board after the old release is back.
+                # A command that sudo started belongs to another user and cannot be killed.
+                with suppress(PermissionError, ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
         if code:
-            raise CheckError(f"{told!r} ended with exit code {code}")
+            raise CheckError(f"{text!r} ended with exit code {code}")
 
 
 def check_revert_time(service: Service) -> None:
-    """See, before a release is tried, that a bad one would be gone in time.
+    """Check before a trial that a bad release would be reverted in time.
 
     Raises:
-        InputError: it might be flown for longer than `MAX_REVERT_S`.
+        InputError: The service could run it for longer than `MAX_REVERT_S`.
     """
     if isinstance(service, CommandService) and service.max_revert_s > MAX_REVERT_S:
         raise InputError(
-            f"by config.json a release that fails may be flown for {service.max_revert_s:g} s; three command_s "
-            f"and watch_s together must be at most {MAX_REVERT_S:g}"
+            f"by config.json a release that fails may be flown for {service.max_revert_s:g} s; "
+            f"three command_s and watch_s together must be at most {MAX_REVERT_S:g}"
         )

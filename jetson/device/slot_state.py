@@ -1,4 +1,4 @@
-"""What a board knows of its slots: one small file, written by rename. What it says is what is flown."""
+"""State of a board's slots: one small file, `state.json`, that is replaced by one rename."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edge.core.errors import InputError
 from jetson.device.durable_disk import DurableDisk
-from jetson.signing import canonical_json as canonical
+from jetson.signing import canonical_json
 
 SlotName = Literal["a", "b"]
 STATE_FILE = "state.json"
@@ -18,32 +18,47 @@ SCHEMA = 1
 MAX_HISTORY = 50
 """Events that are kept."""
 MAX_STATE_BYTES = 1 << 20
-MAX_TIMESTAMP = 1 << 40
-"""Seconds since 1970 that no clock reaches; counters are smaller, too."""
+MAX_INTEGER = 1 << 40
+"""Larger than any time in seconds since 1970 and than any counter."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A release that was written to a slot whole, tried there, and may be switched to."""
+    """Release that was completely written to a slot and tried there. The fields are keys of `state.json`.
+
+    Attributes:
+        id: SHA-256 of its manifest.
+        release: Name of the release.
+        counter: Release counter of its bundle.
+        precision: The selected precision.
+        engine: The engine that runs it.
+        why: Why this precision was selected.
+        measured: The fields of one `PrecisionMeasurement` per precision.
+        installed_at: Time of the install, in seconds since 1970.
+    """
 
     id: str
-    """SHA-256 of its manifest."""
     release: str
     counter: int
     precision: str
     engine: str
     why: str
-    """Why this precision."""
     measured: tuple[Mapping[str, Any], ...]
     installed_at: int
 
 
 @dataclass(frozen=True)
 class BoardState:
-    """Which slot is flown, what is in the slots, and what has happened.
+    """State of both slots and the history of the board. The fields are keys of `state.json`.
 
-    `trial`: the current slot was switched to and not yet marked good. `counter`: the highest that was
-    marked good. `seen_at`: the latest time ever known (seconds since 1970): a drone's clock may be wrong.
+    Attributes:
+        current: The slot that is flown.
+        previous: The slot to go back to.
+        trial: The current slot was switched to and is not yet marked good.
+        counter: Highest counter that was marked good.
+        seen_at: Latest time that the board has ever seen, in seconds since 1970. Its clock may fall back.
+        slots: Content of each slot that counts as installed.
+        history: Events, oldest first.
     """
 
     current: SlotName | None = None
@@ -61,18 +76,25 @@ class BoardState:
 
     @property
     def current_slot(self) -> Slot | None:
-        """What is in the current slot."""
+        """The content of the slot that is flown."""
         return self.slots[self.current] if self.current else None
 
     def without_slot(self, name: SlotName) -> BoardState:
-        """Return the state after a slot's content stopped counting."""
+        """Return the state in which a slot does not count as installed."""
         slots = {key: slot for key, slot in self.slots.items() if key != name}
         return dataclasses.replace(
             self, slots=slots, previous=None if self.previous == name else self.previous
         )
 
     def with_event(self, at: int, event: str, slot: Slot | None, detail: str = "") -> BoardState:
-        """Return the state with an event more in its history."""
+        """Return the state with one more event in its history.
+
+        Args:
+            at: Time of the event, in seconds since 1970.
+            event: Kind of event: install, rollback, back or refused.
+            slot: The slot that it concerns.
+            detail: Explanation for the user.
+        """
         row = {
             "at": at,
             "event": event,
@@ -84,22 +106,22 @@ class BoardState:
 
 
 def load_state(root: Path) -> BoardState:
-    """Read a board's state; a new board has an empty one.
+    """Read the state of a board; a board without the file has an empty state.
 
     Raises:
-        InputError: it cannot be read, or is malformed: somebody else wrote it.
+        InputError: The file cannot be read, or was not written by aerogaze.
     """
-    place = root / STATE_FILE
+    path = root / STATE_FILE
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_STATE_BYTES)
     except FileNotFoundError:
         return BoardState()
     except OSError as error:
-        raise InputError(f"cannot read {place}: {error.strerror}") from None
-    document = canonical.decode(data, str(place))
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    document = canonical_json.decode(data, str(path))
     if document.pop("schema", None) != SCHEMA:
-        raise InputError(f"{place} is of another schema than {SCHEMA}: use the aerogaze that wrote it")
+        raise InputError(f"{path} has another schema than {SCHEMA}: use the aerogaze that wrote it")
     try:
         slots = {
             name: Slot(**{**slot, "measured": tuple(slot["measured"])})
@@ -108,25 +130,25 @@ def load_state(root: Path) -> BoardState:
         state = BoardState(slots=slots, **{**document, "history": tuple(document["history"])})
         _check_types(state)
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{place} is malformed ({error}): it was changed by somebody else") from None
-    named = {state.current, state.previous} - {None}
-    if not named <= set(slots) <= {"a", "b"} or (state.current and state.current == state.previous):
-        raise InputError(f"{place} names slots that are not there: it was changed by somebody else")
+        raise InputError(f"{path} is malformed ({error}): another program changed it") from None
+    referenced = {state.current, state.previous} - {None}
+    if not referenced <= set(slots) <= {"a", "b"} or (state.current and state.current == state.previous):
+        raise InputError(f"{path} names slots that do not exist: another program changed it")
     return state
 
 
 def _check_types(state: BoardState) -> None:
-    """See that each value is of the kind that is written.
+    """Check the type of each value.
 
     Raises:
-        TypeError: one is not.
+        TypeError: A value has another type than aerogaze writes.
     """
     texts, numbers = [], [state.counter, state.seen_at]
     for slot in state.slots.values():
         texts += [slot.id, slot.release, slot.precision, slot.engine, slot.why]
         numbers += [slot.counter, slot.installed_at]
         if not all(isinstance(row, dict) for row in slot.measured):
-            raise TypeError("what was measured is no table")
+            raise TypeError("a measurement is not a table")
     for row in state.history:
         texts += [row["event"], row["detail"], "" if row["release"] is None else row["release"]]
         numbers += [row["at"], 0 if row["counter"] is None else row["counter"]]
@@ -135,15 +157,15 @@ def _check_types(state: BoardState) -> None:
             raise TypeError(f"slot {name!r:.40}")
     for text in texts:
         if not isinstance(text, str):
-            raise TypeError(f"{text!r:.40} is no text")
+            raise TypeError(f"{text!r:.40} is not text")
     for number in numbers:
-        if type(number) is not int or not 0 <= number < MAX_TIMESTAMP:
-            raise TypeError(f"{number!r:.40} is no counter or time")
+        if type(number) is not int or not 0 <= number < MAX_INTEGER:
+            raise TypeError(f"{number!r:.40} is not a counter or time")
     if not isinstance(state.trial, bool):
         raise TypeError(f"trial is {state.trial!r:.40}")
 
 
 def save_state(disk: DurableDisk, root: Path, state: BoardState) -> None:
-    """Write a board's state with one rename."""
+    """Replace the state of a board by one rename."""
     document = {"schema": SCHEMA, **dataclasses.asdict(state)}
-    disk.replace(root / STATE_FILE, canonical.encode(document))
+    disk.replace(root / STATE_FILE, canonical_json.encode(document))

@@ -1,1 +1,1 @@
-"""Keys, signatures and trust."""
+"""Signing keys, signatures and the documents that say which keys are trusted."""

@@ -1,4 +1,4 @@
-"""JSON in one spelling only: what was signed is what is read, to the byte."""
+"""Canonical JSON: each document has exactly one byte sequence, so that its signature and hash are stable."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from edge.core.errors import InputError
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Return the document's one spelling: sorted keys, no spaces, ASCII, a newline at the end."""
+    """Return the canonical bytes of a document: sorted keys, no spaces, ASCII, one newline at the end."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def decode(data: bytes, what: str) -> dict[str, Any]:
-    """Read a document back.
+def decode(data: bytes, label: str) -> dict[str, Any]:
+    """Parse a canonical document.
+
+    Args:
+        data: The bytes that `encode` returned.
+        label: What errors call the document.
 
     Raises:
-        InputError: it is no JSON object, or spelt otherwise than `encode` spells it; `what` is named.
+        InputError: The data is not a JSON object, or not in canonical form.
     """
     try:
         document = json.loads(data)
@@ -26,4 +30,4 @@ def decode(data: bytes, what: str) -> dict[str, Any]:
             return document
     except (ValueError, RecursionError):
         pass
-    raise InputError(f"{what} is not the canonical JSON that aerogaze writes: it was damaged or changed")
+    raise InputError(f"{label} is not the canonical JSON that aerogaze writes: it was damaged or changed")

@@ -1,8 +1,7 @@
-"""SWUpdate's own signature: CMS over `sw-description`, for boards whose SWUpdate takes nothing unsigned.
+"""CMS signatures over `sw-description`, for boards whose SWUpdate rejects unsigned images.
 
-Ours (Ed25519, in `jetson.signing.keys`) is the one that aerogaze checks; this one only lets Debian's
-SWUpdate and
-others built like it accept the image.
+Aerogaze itself verifies only the Ed25519 signatures of `jetson.signing.keys`. The CMS signature lets
+SWUpdate accept the image where it was built to require one, as Debian's is.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from edge.core.errors import InputError
 
 @dataclass(frozen=True)
 class CmsSigner:
-    """An RSA key and its certificate."""
+    """RSA key and its certificate."""
 
     key: RSAPrivateKey
     certificate: x509.Certificate
 
     def sign(self, data: bytes) -> bytes:
-        """Return a detached CMS signature in DER; without the time of signing, always the same one."""
+        """Return a detached CMS signature in DER, without signing time: equal data gives equal bytes."""
         options = [
             pkcs7.PKCS7Options.DetachedSignature,
             pkcs7.PKCS7Options.Binary,
@@ -38,21 +37,23 @@ class CmsSigner:
         )
 
 
-def load_cms_signer(key: Path, certificate: Path) -> CmsSigner:
-    """Read an RSA key and its certificate, both PEM.
+def load_cms_signer(key_path: Path, certificate_path: Path) -> CmsSigner:
+    """Read an RSA key and its certificate, both in PEM.
 
     Raises:
-        InputError: they are something else, or do not belong together.
+        InputError: A file is not readable or not in this format, or the two do not belong together.
     """
     try:
-        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
-        read = x509.load_pem_x509_certificate(certificate.read_bytes())
+        private_key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
     except (ValueError, TypeError):
         raise InputError(
-            f"{key} or {certificate} is no unencrypted PEM key or certificate: name others"
+            f"{key_path} or {certificate_path} is not an unencrypted PEM key or certificate: name other files"
         ) from None
-    if not isinstance(private, RSAPrivateKey) or private.public_key() != read.public_key():
-        raise InputError(f"{key} is no RSA key, or {certificate} is not its certificate: name others")
-    return CmsSigner(private, read)
+    if not isinstance(private_key, RSAPrivateKey) or private_key.public_key() != certificate.public_key():
+        raise InputError(
+            f"{key_path} is not an RSA key, or {certificate_path} is not its certificate: name other files"
+        )
+    return CmsSigner(private_key, certificate)

@@ -1,4 +1,4 @@
-"""Ed25519 keys and signatures."""
+"""Ed25519 keys and signatures (RFC 8032)."""
 
 from __future__ import annotations
 
@@ -16,165 +16,188 @@ from edge.core.atomic_files import atomic_file, translate_write_errors
 from edge.core.errors import CheckError, InputError
 
 PublicKeyHex = str
-"""The 32 bytes of an Ed25519 public key (RFC 8032) as 64 hex digits."""
+"""The 32 bytes of an Ed25519 public key as 64 hex digits."""
 Signatures = Mapping[PublicKeyHex, str]
-"""Signatures by public key, as 128 hex digits."""
+"""Signatures by public key, each as 128 hex digits."""
 MAX_FILE_BYTES = 1 << 16
-"""Bytes of a key or trust document that are read at most."""
+"""Largest key or trust document that is read."""
 MAX_KEYS = 32
 
 
 class SigningKey:
-    """A private key that was read from a file."""
+    """Ed25519 private key.
 
-    def __init__(self, private: Ed25519PrivateKey) -> None:
-        self._private = private
-        self.public_key: PublicKeyHex = private.public_key().public_bytes_raw().hex()
+    Attributes:
+        public_key: The public key that belongs to it.
+    """
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self._private_key = private_key
+        self.public_key: PublicKeyHex = private_key.public_key().public_bytes_raw().hex()
 
     def sign(self, purpose: bytes, message: bytes) -> str:
-        """Sign a message for one purpose: a signed bundle is no signed trust document."""
-        return self._private.sign(purpose + b"\0" + message).hex()
+        """Return the signature of a message.
+
+        The purpose is part of what is signed, so that a signature of a bundle is never a valid signature of
+        a trust document.
+        """
+        return self._private_key.sign(purpose + b"\0" + message).hex()
 
 
-def generate_key(place: Path) -> SigningKey:
-    """Write a new key (mode 0600) to `place`, and its public half to `place.pub`.
+def generate_key(path: Path) -> SigningKey:
+    """Write a new private key to `path` (mode 0600), and its public key to `path.pub`.
 
     Raises:
-        InputError: one of them is there already, or cannot be written.
+        InputError: One of the files already exists, or cannot be written.
     """
-    if place.is_dir():
-        raise InputError(f"{place} is a folder: name the key's file in it, as {place / 'k'}")
-    public = public_key_path(place)
-    for path in (place, public):
-        if os.path.lexists(path):
-            raise InputError(f"{path} is there already: a key is never written over; name another place")
-    key = Ed25519PrivateKey.generate()
-    secret = key.private_bytes(
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it for the key, such as {path / 'k'}")
+    public_path = public_key_path(path)
+    for existing in (path, public_path):
+        if os.path.lexists(existing):
+            raise InputError(f"{existing} already exists: a key is never overwritten; name another file")
+    private_key = Ed25519PrivateKey.generate()
+    private_pem = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    with atomic_file(public) as pending:
+    with atomic_file(public_path) as pending:
         pending.write_bytes(
-            key.public_key().public_bytes(
+            private_key.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )
         )
     try:
-        with translate_write_errors(place):
-            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secret)
+        with translate_write_errors(path):
+            # Created with its final mode: at no moment can another user open the private key.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(private_pem)
                 file.flush()
                 os.fsync(file.fileno())
     except BaseException:
-        public.unlink()
+        public_path.unlink()
         raise
-    return SigningKey(key)
+    return SigningKey(private_key)
 
 
-def public_key_path(place: Path) -> Path:
-    """Return where a key's public half is: `.pub` after its name."""
-    return place.with_name(place.name + ".pub")
+def public_key_path(path: Path) -> Path:
+    """Return the path of the public key that belongs to a private key's path."""
+    return path.with_name(path.name + ".pub")
 
 
-def load_signing_key(place: Path) -> SigningKey:
+def load_signing_key(path: Path) -> SigningKey:
     """Read a private key.
 
     Raises:
-        InputError: it is no unencrypted Ed25519 key in PEM.
+        InputError: The file is not readable, or not an unencrypted Ed25519 key in PEM.
     """
     try:
-        private = serialization.load_pem_private_key(read_limited(place), password=None)
+        private_key = serialization.load_pem_private_key(read_limited(path), password=None)
     except (ValueError, TypeError):
-        private = None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise InputError(f"{place} is no Ed25519 private key: make one with aerogaze keys new --out {place}")
-    return SigningKey(private)
+        private_key = None
+    if not isinstance(private_key, Ed25519PrivateKey):
+        raise InputError(
+            f"{path} is not an Ed25519 private key: make one with aerogaze keys new --out {path}"
+        )
+    return SigningKey(private_key)
 
 
-def load_public_key(place: Path) -> PublicKeyHex:
+def load_public_key(path: Path) -> PublicKeyHex:
     """Read a public key.
 
     Raises:
-        InputError: it is no Ed25519 public key in PEM.
+        InputError: The file is not readable, or not an Ed25519 public key in PEM.
     """
-    return parse_public_key(read_limited(place), place)
+    return parse_public_key(read_limited(path), path)
 
 
-def parse_public_key(data: bytes, place: Path) -> PublicKeyHex:
-    """Read a public key from what stands in a file.
+def parse_public_key(data: bytes, path: Path) -> PublicKeyHex:
+    """Parse the content of a public key's file; `path` names it in errors.
 
     Raises:
-        InputError: it is no Ed25519 public key in PEM.
+        InputError: The data is not an Ed25519 public key in PEM.
     """
     try:
-        public = serialization.load_pem_public_key(data)
+        public_key = serialization.load_pem_public_key(data)
     except ValueError:
-        public = None
-    if not isinstance(public, Ed25519PublicKey):
-        raise InputError(f"{place} is no Ed25519 public key: name the .pub that aerogaze keys new wrote")
-    return public.public_bytes_raw().hex()
+        public_key = None
+    if not isinstance(public_key, Ed25519PublicKey):
+        raise InputError(
+            f"{path} is not an Ed25519 public key: name the .pub file that aerogaze keys new wrote"
+        )
+    return public_key.public_bytes_raw().hex()
 
 
 def sign(keys: Sequence[SigningKey], purpose: bytes, message: bytes) -> dict[PublicKeyHex, str]:
-    """Return each key's signature of a message."""
+    """Return one signature of the message per key."""
     return {key.public_key: key.sign(purpose, message) for key in keys}
 
 
-def verify_signatures(signatures: Signatures, purpose: bytes, message: bytes, what: str) -> None:
-    """See that every signature is right, whoever made it.
+def verify_signatures(signatures: Signatures, purpose: bytes, message: bytes, label: str) -> None:
+    """Check that every signature is valid. Whether its key is trusted is not checked here.
+
+    Args:
+        signatures: The signatures by public key.
+        purpose: The purpose that they were made for.
+        message: The signed bytes.
+        label: What errors call the message.
 
     Raises:
-        CheckError: one is not.
+        CheckError: A signature is invalid.
     """
-    for public, signature in signatures.items():
-        if not _is_valid(public, signature, purpose + b"\0" + message):
+    for public_key, signature in signatures.items():
+        if not _is_valid(public_key, signature, purpose + b"\0" + message):
             raise CheckError(
-                f"{what}: the signature of key {short_key_id(public)} is wrong: it was damaged or changed"
+                f"{label}: the signature of key {short_key_id(public_key)} is wrong: "
+                "the content was damaged or changed"
             )
 
 
-def _is_valid(public: PublicKeyHex, signature: str, message: bytes) -> bool:
+def _is_valid(public_key: PublicKeyHex, signature: str, message: bytes) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), message)
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+        key.verify(bytes.fromhex(signature), message)
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def parse_signatures(value: Any, what: str) -> dict[PublicKeyHex, str]:
-    """Read signatures by public key.
+def parse_signatures(value: Any, label: str) -> dict[PublicKeyHex, str]:
+    """Check the format of signatures that were read from JSON.
 
     Raises:
-        InputError: they are something else, or too many.
+        InputError: The value is not a table of signatures by public key, or has more than `MAX_KEYS`.
     """
     if (
         not isinstance(value, dict)
         or len(value) > MAX_KEYS
         or not all(
-            isinstance(s, str) and re.fullmatch("[0-9a-f]{64}", k) and re.fullmatch("[0-9a-f]{128}", s)
-            for k, s in value.items()
+            isinstance(signature, str)
+            and re.fullmatch("[0-9a-f]{64}", public_key)
+            and re.fullmatch("[0-9a-f]{128}", signature)
+            for public_key, signature in value.items()
         )
     ):
-        raise InputError(f"{what} has no signatures that can be read: it was damaged, or never signed")
+        raise InputError(f"{label} has no readable signatures: it was damaged, or never signed")
     return dict(value)
 
 
-def short_key_id(public: PublicKeyHex) -> str:
-    """Return the first digits of a key, enough to tell it from others."""
-    return public[:8]
+def short_key_id(public_key: PublicKeyHex) -> str:
+    """Return the first 8 digits of a public key, as messages show it."""
+    return public_key[:8]
 
 
-def read_limited(place: Path) -> bytes:
-    """Read a file of 64 KiB at most.
+def read_limited(path: Path) -> bytes:
+    """Return the content of a file of at most 64 KiB.
 
     Raises:
-        InputError: it cannot be read, or is larger.
+        InputError: The file cannot be read, or is larger.
     """
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise InputError(f"cannot read {place}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{place} is larger than any key or trust document: name another file")
+        raise InputError(f"{path} is larger than any key or trust document: name another file")
     return data

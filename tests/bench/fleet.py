@@ -10,7 +10,7 @@ import resource
 from pathlib import Path
 
 from tests.bench.rows import Row
-from tests.jetson.conftest import trimmed
+from tests.support.boards import copy_release
 from tests.support.fleets import command, most_memory, simulation
 
 BOARDS = 1000
@@ -18,7 +18,7 @@ BOARDS = 1000
 
 def fleet_rows(folder: Path, count: int = BOARDS) -> list[Row]:
     """Roll out, and see that all ended as they should have."""
-    tiny = trimmed(folder / "tiny", "int8", name="skd-32", student=Path("skd-32"))
+    tiny = copy_release(folder / "tiny", "int8", name="skd-32", student=Path("skd-32"))
     words, faults = simulation(folder, tiny, count)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     code, seconds, most_mb = most_memory(command(*words))

@@ -1,4 +1,4 @@
-"""Disks that fail: cut off at a step, full, or losing what was not yet on the disk. And quick engines."""
+"""Disks that are interrupted, full, or lose unsynchronized changes; and a fake backend for engines."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from jetson.device.engine_trial import LogLine
 from jetson.device.precision_policy import PrecisionMeasurement
 
 
-class Cut(BaseException):
-    """The power went."""
+class PowerCut(BaseException):
+    """The power went off."""
 
 
-class CutDisk(DurableDisk):
-    """Stops before step `at` (counted from 1) and does nothing ever after; 0 never stops."""
+class InterruptedDisk(DurableDisk):
+    """Raises `PowerCut` at a step (counted from 1) and at each later one; 0 never does."""
 
     def __init__(self, at: int = 0) -> None:
         self.at, self.steps = at, 0
 
-    def step(self, what: str, path: Path) -> None:
+    def step(self, operation: str, path: Path) -> None:
         self.steps += 1
         if self.at and self.steps >= self.at:
-            raise Cut(f"{self.steps}: {what} {path}")
+            raise PowerCut(f"{self.steps}: {operation} {path}")
 
 
-class KilledDisk(CutDisk):
-    """Kills this very process before a step."""
+class KilledDisk(InterruptedDisk):
+    """Kills its own process before a step."""
 
-    def step(self, what: str, path: Path) -> None:
+    def step(self, operation: str, path: Path) -> None:
         self.steps += 1
         if self.steps == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FailingDisk(CutDisk):
-    """Fails with an error of the system at a step, and from then on if `forever`."""
+class FailingDisk(InterruptedDisk):
+    """Raises an error of the system at a step and, if `forever`, at each later one that needs space."""
 
     def __init__(self, at: int, number: int, forever: bool) -> None:
         super().__init__(at)
         self.number, self.forever = number, forever
 
-    def step(self, what: str, path: Path) -> None:
+    def step(self, operation: str, path: Path) -> None:
         self.steps += 1
-        makes = what in ("open", "write", "mkdir", "rename")
-        if self.steps == self.at or (self.forever and self.steps > self.at and makes):
+        needs_space = operation in ("open", "write", "mkdir", "rename")
+        if self.steps == self.at or (self.forever and self.steps > self.at and needs_space):
             raise OSError(self.number, os.strerror(self.number), str(path))
 
 
-class LossyDisk(CutDisk):
-    """Remembers what is not on the disk yet: data not fsynced, and names whose folder was not.
+class LossyDisk(InterruptedDisk):
+    """Records unsynchronized changes: data without fsync, and names whose folder was not synchronized.
 
-    `lose` takes it away, as a power cut may: "all" of it, only the "data", or, of the names, those of "some"
-    folders (by chance).
+    `lose` undoes them, as a power cut may: "all" of them, only the "data", or the data and the names of
+    "some" randomly chosen folders.
     """
 
     def __init__(self, at: int) -> None:
@@ -67,29 +67,29 @@ class LossyDisk(CutDisk):
         self._names: list[tuple[Path, Callable[[], object]]] = []
         self._data: set[Path] = set()
 
-    def step(self, what: str, path: Path) -> None:
-        super().step(what, path)
-        if what == "sync":
+    def step(self, operation: str, path: Path) -> None:
+        super().step(operation, path)
+        if operation == "sync":
             self._names = [row for row in self._names if row[0] != path]
-        elif what == "fsync":
+        elif operation == "fsync":
             self._data.discard(path)
-        elif what == "open":
+        elif operation == "open":
             self._data.add(path)
             self._names.append((path.parent, path.unlink))
-        elif what == "mkdir":
+        elif operation == "mkdir":
             self._names.append((path.parent, lambda: shutil.rmtree(path)))
-        elif what == "rmdir":
+        elif operation == "rmdir":
             self._names.append((path.parent, path.mkdir))
-        elif what == "unlink":
+        elif operation == "unlink":
             data = path.read_bytes()
             self._names.append((path.parent, lambda: path.write_bytes(data)))
-        elif what == "rename":
-            self._names.append((path.parent, _undone(path)))
+        elif operation == "rename":
+            self._names.append((path.parent, _undo_rename(path)))
 
-    def lose(self, what: str, chance: random.Random) -> None:
+    def lose(self, extent: str, generator: random.Random) -> None:
         folders = {folder for folder, _ in self._names}
         chosen = {"all": folders, "data": set()}.get(
-            what, {f for f in sorted(folders) if chance.random() < 0.5}
+            extent, {folder for folder in sorted(folders) if generator.random() < 0.5}
         )
         for folder, undo in reversed(self._names):
             if folder in chosen:
@@ -100,7 +100,7 @@ class LossyDisk(CutDisk):
                 os.truncate(path, path.stat().st_size // 2)
 
 
-def _undone(path: Path) -> Callable[[], object]:
+def _undo_rename(path: Path) -> Callable[[], object]:
     before = path.read_bytes() if path.exists() else None
 
     def undo() -> None:
@@ -112,16 +112,16 @@ def _undone(path: Path) -> Callable[[], object]:
 
 
 class FakeBackend:
-    """Engines that were measured before: for tests of everything else."""
+    """Backend with fixed measurements, for tests of everything else."""
 
     name = "quick"
 
-    def __init__(self, *found: PrecisionMeasurement) -> None:
-        self.found = list(found) or [PrecisionMeasurement("int8", 0.999, 1.0, 2.0)]
+    def __init__(self, *measurements: PrecisionMeasurement) -> None:
+        self.measurements = list(measurements) or [PrecisionMeasurement("int8", 0.999, 1.0, 2.0)]
 
-    def build(self, release: Release, folder: Path, say: LogLine) -> None:
+    def build(self, release: Release, folder: Path, log: LogLine) -> None:
         (folder / "stream.engine").write_bytes(b"compiled")
 
-    def measure(self, release: Release, folder: Path, say: LogLine) -> list[PrecisionMeasurement]:
+    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
         assert (folder / "stream.engine").exists()
-        return self.found
+        return self.measurements

@@ -1,4 +1,4 @@
-"""The bundle as others see it: SWUpdate, gooseBit and cpio, where they are installed."""
+"""Bundles are read by SWUpdate, gooseBit and cpio, where these are installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ORIN = Compatibility(boards=("orin-nano", "orin-nx"))
 @pytest.fixture(scope="module")
 def cms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an RSA key and its certificate for emailProtection."""
-    place = tmp_path_factory.mktemp("cms")
+    path = tmp_path_factory.mktemp("cms")
     private = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aerogaze")])
     now = datetime.now(timezone.utc)
@@ -44,11 +44,11 @@ def cms(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .sign(private, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    (place / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (place / "key.pem").write_bytes(
+    (path / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (path / "key.pem").write_bytes(
         private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    return place
+    return path
 
 
 @pytest.fixture
@@ -56,32 +56,34 @@ def signer(cms: Path) -> CmsSigner:
     return load_cms_signer(cms / "key.pem", cms / "cert.pem")
 
 
-def accepted(bundle: Path, cms: Path) -> bool:
+def is_accepted(bundle: Path, cms: Path) -> bool:
     words = [str(SWUPDATE), "-c", "-i", str(bundle), "-k", str(cms / "cert.pem"), "-H", "aerogaze:orin-nano"]
-    null = subprocess.DEVNULL  # a child that it leaves would keep a pipe open
-    with tempfile.TemporaryDirectory(dir="/tmp") as sockets:  # its own: others may run one at the same time
-        own = {**os.environ, "TMPDIR": sockets}
-        return subprocess.run(words, env=own, stdout=null, stderr=null, timeout=60).returncode == 0
+    null = subprocess.DEVNULL  # a remaining child process would keep a pipe open
+    with tempfile.TemporaryDirectory(
+        dir="/tmp"
+    ) as sockets:  # SWUpdate creates sockets there: tests may run at the same time
+        environment = {**os.environ, "TMPDIR": sockets}
+        return subprocess.run(words, env=environment, stdout=null, stderr=null, timeout=60).returncode == 0
 
 
 @pytest.mark.skipif(SWUPDATE is None, reason="no swupdate on this machine (apt-get install swupdate)")
-def test_swupdate_accepts_it(
-    make: Callable[..., Path], signer: CmsSigner, cms: Path, bundle: Path, tmp_path: Path
+def test_swupdate_accepts_only_images_with_its_cms_signature(
+    make_bundle: Callable[..., Path], signer: CmsSigner, cms: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    place = make(cms=signer, compatible=ORIN)
-    assert accepted(place, cms)
-    assert not accepted(bundle, cms), "Debian's takes no image without a CMS signature"
-    (tmp_path / "spoilt.swu").write_bytes(place.read_bytes().replace(b"skd-64", b"skd-65", 1))
-    assert not accepted(tmp_path / "spoilt.swu", cms)
+    path = make_bundle(cms=signer, compatible=ORIN)
+    assert is_accepted(path, cms)
+    assert not is_accepted(bundle, cms), "SWUpdate of Debian rejects images without a CMS signature"
+    (tmp_path / "spoilt.swu").write_bytes(path.read_bytes().replace(b"skd-64", b"skd-65", 1))
+    assert not is_accepted(tmp_path / "spoilt.swu", cms)
 
 
-def test_the_cms_signature_is_part_of_the_canonical_file(
-    make: Callable[..., Path], signer: CmsSigner, tmp_path: Path
+def test_cms_signature_is_deterministic_and_protected(
+    make_bundle: Callable[..., Path], signer: CmsSigner, tmp_path: Path
 ) -> None:
-    place = make(cms=signer)
-    data = place.read_bytes()
-    assert data == make(cms=signer).read_bytes()
-    with place.open("rb") as file:
+    path = make_bundle(cms=signer)
+    data = path.read_bytes()
+    assert data == make_bundle(cms=signer).read_bytes()
+    with path.open("rb") as file:
         cms = read_bundle(file, "b").cms
     assert cms is not None
     at = data.index(cms) + len(cms) // 2
@@ -92,46 +94,48 @@ def test_the_cms_signature_is_part_of_the_canonical_file(
 
 
 @pytest.mark.skipif(CPIO is None, reason="no cpio on this machine (apt-get install cpio)")
-def test_cpio_unpacks_it_and_finds_its_checksums_right(bundle: Path, small: Path, tmp_path: Path) -> None:
+def test_cpio_unpacks_the_bundle_and_confirms_its_checksums(
+    bundle: Path, small_release: Path, tmp_path: Path
+) -> None:
     with bundle.open("rb") as file:
         words = [str(CPIO), "-id", "--only-verify-crc"]
-        told = subprocess.run(words, stdin=file, cwd=tmp_path, capture_output=True, text=True)
-        assert told.returncode == 0, told.stderr
-        assert "checksum error" not in told.stderr
+        done = subprocess.run(words, stdin=file, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "checksum error" not in done.stderr
         file.seek(0)
         subprocess.run([str(CPIO), "-id"], stdin=file, cwd=tmp_path, check=True, capture_output=True)
-    for path in small.iterdir():
+    for path in small_release.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-GOOSE = """
+PARSE_WITH_GOOSEBIT = """
 import asyncio, json, sys
 from anyio import Path
 from goosebit.updates.swdesc import parse_file
-told = asyncio.run(parse_file(Path(sys.argv[1])))
-told = {"version": str(told["version"]), **{k: told[k] for k in ("compatibility", "size")}}
-print(json.dumps(told))
+image = asyncio.run(parse_file(Path(sys.argv[1])))
+image = {"version": str(image["version"]), **{k: image[k] for k in ("compatibility", "size")}}
+print(json.dumps(image))
 """
 
 
 @pytest.mark.skipif(not GOOSEBIT.exists(), reason="GOOSEBIT_PYTHON names no Python that has goosebit")
-def test_goosebit_reads_it(make: Callable[..., Path], tmp_path: Path) -> None:
-    place = make(counter=12, compatible=ORIN)
+def test_goosebit_parses_version_boards_and_size(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_bundle(counter=12, compatible=ORIN)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    words = [str(GOOSEBIT), "-c", GOOSE, str(place)]
+    words = [str(GOOSEBIT), "-c", PARSE_WITH_GOOSEBIT, str(path)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["version"] == "12.0.0"
-    assert told["compatibility"] == [
+    image = json.loads(done.stdout.splitlines()[-1])
+    assert image["version"] == "12.0.0"
+    assert image["compatibility"] == [
         {"hw_model": "default", "hw_revision": "orin-nano"},
         {"hw_model": "default", "hw_revision": "orin-nx"},
     ]
-    assert told["size"] == place.stat().st_size
+    assert image["size"] == path.stat().st_size
 
 
-def test_a_key_without_its_certificate_is_one_line(cms: Path, tmp_path: Path) -> None:
+def test_loading_a_key_without_its_certificate_raises_input_error(cms: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         load_cms_signer(cms / "key.pem", tmp_path / "none")
-    with pytest.raises(InputError, match="no unencrypted PEM"):
+    with pytest.raises(InputError, match="not an unencrypted PEM"):
         load_cms_signer(cms / "cert.pem", cms / "key.pem")

@@ -1,4 +1,4 @@
-"""`aerogaze device`, as a user calls it."""
+"""The command `aerogaze device`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import pytest
 from edge.core.errors import InputError
 from jetson.device.durable_disk import DurableDisk
 from jetson.device.slot_state import BoardState, Slot, load_state, save_state
-from jetson.signing import canonical_json as canonical
+from jetson.signing import canonical_json
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 
 
-def test_the_commands_do_it_all(
-    command: Command, make: Make, public: Path, video: Path, tmp_path: Path
+def test_device_commands_install_run_and_roll_back(
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, video: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "drone"
 
@@ -36,10 +36,15 @@ def test_the_commands_do_it_all(
         return outcome
 
     assert "no release" in device("status").out
-    device("trust", public)
-    told = json.loads(device("install", make(counter=1), "--json").out)
-    assert (told["counter"], told["slot"], told["state"], told["precision"]) == (1, "a", "good", "int8")
-    assert "marked good" in device("install", make(counter=2)).err
+    device("trust", public_key_file)
+    installed = json.loads(device("install", make_bundle(counter=1), "--json").out)
+    assert (installed["counter"], installed["slot"], installed["state"], installed["precision"]) == (
+        1,
+        "a",
+        "good",
+        "int8",
+    )
+    assert "marked good" in device("install", make_bundle(counter=2)).err
     status = json.loads(device("status", "--json").out)
     assert (status["counter"], status["previous"]) == (2, 1)
     run = command("run", video, "--release", status["path"], "--precision", status["precision"], "--json")
@@ -50,20 +55,22 @@ def test_the_commands_do_it_all(
     assert [row["event"] for row in json.loads(device("history", "--json").out)] == ["install"] * 2 + [
         "rollback"
     ]
-    refused = device("install", make(counter=1, runtime="0.0.1"), code=1)
+    refused = device("install", make_bundle(counter=1, runtime="0.0.1"), code=1)
     assert refused.err.splitlines()[-1].startswith("aerogaze: the bundle has counter 1")
     device("rollback", code=0)
 
 
-def test_a_service_becomes_what_flies(make: Make, public: Path, command: Command, tmp_path: Path) -> None:
+def test_exec_replaces_placeholders_and_keeps_other_words(
+    make_bundle: MakeBundle, public_key_file: Path, command: Command, tmp_path: Path
+) -> None:
     root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
-    command("device", "install", make(), "--root", root)
+    command("device", "trust", public_key_file, "--root", root)
+    command("device", "install", make_bundle(), "--root", root)
     words = [sys.executable, "-m", "edge.cli.main", "device", "exec", "--root", str(root)]
     done = subprocess.run([*words, "echo", "{release}", "{precision}"], capture_output=True, text=True)
     assert done.stdout == f"{root}/slots/a/release int8\n"
     done = subprocess.run([*words, "printf", "<%s>", "", "--name="], capture_output=True, text=True)
-    assert done.stdout == "<><--name=>", "its words are its own"
+    assert done.stdout == "<><--name=>", "other words are passed on unchanged"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,7 @@ def test_a_service_becomes_what_flies(make: Make, public: Path, command: Command
         ('{"service": {"restart": ["x"], "watch_s": 1e9}}', "must be a number of seconds, at most 60"),
     ],
 )
-def test_a_wrong_configuration_is_one_line(
+def test_invalid_configuration_exits_with_two(
     command: Command, tmp_path: Path, config: str, message: str
 ) -> None:
     (tmp_path / "config.json").write_text(config)
@@ -88,10 +95,10 @@ def test_a_wrong_configuration_is_one_line(
     assert outcome.err.count("\n") == 1
 
 
-def test_a_watch_that_may_take_too_long_stops_installs_and_no_flight(
-    command: Command, bundle: Path, public: Path, tmp_path: Path
+def test_too_long_watch_refuses_installs_but_not_exec(
+    command: Command, bundle: Path, public_key_file: Path, tmp_path: Path
 ) -> None:
-    command("device", "trust", public, "--root", tmp_path)
+    command("device", "trust", public_key_file, "--root", tmp_path)
     assert command("device", "install", bundle, "--root", tmp_path).code == 0
     (tmp_path / "config.json").write_text('{"service": {"restart": ["true"], "watch_s": 12}}')
     for words in (["install", bundle, "--reinstall"], ["rollback"]):
@@ -117,7 +124,7 @@ def test_a_watch_that_may_take_too_long_stops_installs_and_no_flight(
     [b"", b"{}", b'{"schema":1}\n', b'{"schema":2}\n', b"\xff",
      b'{"counter":0,"current":"a","history":[],"previous":null,"schema":1,"seen_at":0,"slots":{},"trial":false}\n'],
 )  # fmt: skip
-def test_a_state_that_somebody_else_wrote_is_one_line(command: Command, tmp_path: Path, state: bytes) -> None:
+def test_invalid_state_file_exits_with_two(command: Command, tmp_path: Path, state: bytes) -> None:
     (tmp_path / "state.json").write_bytes(state)
     outcome = command("device", "status", "--root", tmp_path)
     assert outcome.code == 2
@@ -130,11 +137,11 @@ def test_a_state_that_somebody_else_wrote_is_one_line(command: Command, tmp_path
      {"seen_at": None}, {"seen_at": 1 << 70}, {"trial": "no"}, {"history": [1]}, {"history": ["x"]},
      {"history": [{"at": 0}]}, {"slots": []}],
 )  # fmt: skip
-def test_a_state_with_wrong_types_is_one_line(
-    command: Command, bundle: Path, public: Path, tmp_path: Path, wrong: dict[str, object]
+def test_state_with_wrong_types_exits_with_two(
+    command: Command, bundle: Path, public_key_file: Path, tmp_path: Path, wrong: dict[str, object]
 ) -> None:
-    state = canonical.encode({"schema": 1, **dataclasses.asdict(BoardState()), **wrong})
-    command("device", "trust", public, "--root", tmp_path)
+    state = canonical_json.encode({"schema": 1, **dataclasses.asdict(BoardState()), **wrong})
+    command("device", "trust", public_key_file, "--root", tmp_path)
     (tmp_path / "state.json").write_bytes(state)
     for words in (["status"], ["history"], ["install", bundle]):
         outcome = command("device", *words, "--root", tmp_path)
@@ -144,13 +151,13 @@ def test_a_state_with_wrong_types_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("of", "wrong"),
+    ("part", "wrong"),
     [("slot", {"counter": "1"}), ("slot", {"release": 7}), ("slot", {"why": None}),
      ("slot", {"measured": [1]}), ("row", {"at": "today"}), ("row", {"event": []}),
      ("row", {"detail": 1}), ("row", {"counter": "1"})],
 )  # fmt: skip
-def test_a_slot_or_event_with_wrong_types_is_refused(
-    of: str, wrong: dict[str, object], tmp_path: Path
+def test_slot_or_event_with_wrong_types_is_rejected(
+    part: str, wrong: dict[str, object], tmp_path: Path
 ) -> None:
     slot = Slot("0" * 64, "r", 1, "int8", "onnxruntime", "fastest", ({"precision": "int8"},), 1)
     save_state(
@@ -158,33 +165,33 @@ def test_a_slot_or_event_with_wrong_types_is_refused(
     )
     assert load_state(tmp_path).current_slot == slot
     document = json.loads((tmp_path / "state.json").read_bytes())
-    (document["slots"]["a"] if of == "slot" else document["history"][0]).update(wrong)
-    (tmp_path / "state.json").write_bytes(canonical.encode(document))
+    (document["slots"]["a"] if part == "slot" else document["history"][0]).update(wrong)
+    (tmp_path / "state.json").write_bytes(canonical_json.encode(document))
     with pytest.raises(InputError, match="is malformed"):
         load_state(tmp_path)
 
 
 @pytest.mark.parametrize("words", [["install", "none.swu"], ["install", "cut.swu"], ["rollback"]])
-def test_what_is_refused_makes_no_board(
+def test_refused_command_creates_no_board(
     command: Command, tmp_path: Path, bundle: Path, words: list[str]
 ) -> None:
     (tmp_path / "cut.swu").write_bytes(bundle.read_bytes()[:5000])
-    place = [tmp_path / word if word.endswith(".swu") else word for word in words]
-    outcome = command("device", *place, "--root", tmp_path / "drone")
+    arguments = [tmp_path / word if word.endswith(".swu") else word for word in words]
+    outcome = command("device", *arguments, "--root", tmp_path / "drone")
     assert outcome.code in (1, 2)
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "drone").exists()
 
 
-def test_a_cut_ssh_session_takes_a_trial_back(
-    make: Make, public: Path, command: Command, tmp_path: Path
+def test_lost_ssh_session_reverts_the_trial(
+    make_bundle: MakeBundle, public_key_file: Path, command: Command, tmp_path: Path
 ) -> None:
     root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
-    command("device", "install", make(counter=1), "--root", root)
+    command("device", "trust", public_key_file, "--root", root)
+    command("device", "install", make_bundle(counter=1), "--root", root)
     service = {"restart": ["true"], "health": ["true"], "watch_s": 24, "command_s": 2}
     (root / "config.json").write_text(json.dumps({"service": service}))
-    words = ["device", "install", str(make(counter=2)), "--root", str(root)]
+    words = ["device", "install", str(make_bundle(counter=2)), "--root", str(root)]
     process = subprocess.Popen(
         [sys.executable, "-m", "edge.cli.main", *words], stderr=subprocess.PIPE, text=True
     )
@@ -200,24 +207,24 @@ def test_a_cut_ssh_session_takes_a_trial_back(
 
 
 @pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="no setpriv on this machine")
-def test_an_unprivileged_user_is_told_in_one_line(public: Path) -> None:
-    if (probe := as_nobody("pass")).returncode:
+def test_missing_write_permission_exits_with_two(public_key_file: Path) -> None:
+    if (probe := run_as_nobody("pass")).returncode:
         pytest.skip(f"user 65534 cannot start this Python: {probe.stderr.strip().splitlines()[-1]}")
-    with tempfile.TemporaryDirectory() as locked:  # pytest's own folders let nobody else in
+    with tempfile.TemporaryDirectory() as locked:  # other users cannot enter the folders of pytest
         Path(locked).chmod(0o555)
         key = Path(locked) / "k.pub"
-        shutil.copy(public, key)
+        shutil.copy(public_key_file, key)
         key.chmod(0o444)
         code = (
             "import sys; from edge.cli.main import run_cli; "
             "sys.exit(run_cli(['device', 'trust', sys.argv[2], '--root', sys.argv[1]]))"
         )
-        done = as_nobody(code, str(Path(locked) / "drone"), str(key))
+        done = run_as_nobody(code, str(Path(locked) / "drone"), str(key))
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert "cannot write the board" in done.stderr
 
 
-def as_nobody(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+def run_as_nobody(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     lower = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.getuid() == 0 else []
     return subprocess.run([*lower, sys.executable, "-c", code, *words], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""`aerogaze fleet`: folders that stand in for boards, some with real faults, and a real sshd on loopback."""
+"""The command `aerogaze fleet`, with folders as boards, some with faults, and a real sshd on loopback."""
 
 from __future__ import annotations
 
@@ -15,70 +15,76 @@ from typing import Any
 
 import pytest
 
-from jetson.cli.device import board
+from jetson.cli.device import open_board
 from jetson.device.slot_state import load_state
 from jetson.signing.keys import SigningKey, generate_key
 from tests.conftest import Outcome
-from tests.jetson.conftest import trimmed
 from tests.support import fleets
+from tests.support.boards import copy_release
 from tests.support.fleets import boards, counter, first_board, inventory, spoil
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from tests.support.sshd import Server, cut_wire
 
 Command = Callable[..., Outcome]
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 ALL_AT_ONCE = '[[rings]]\nhosts = "all"\nerror = "50%"\nsuccess = "50%"\n'
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smallest_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest student, in int8 only."""
     folder = tmp_path_factory.mktemp("tiny") / "release"
-    return trimmed(folder, "int8", name="skd-32", student=Path("skd-32"))
+    return copy_release(folder, "int8", name="skd-32", student=Path("skd-32"))
 
 
 @pytest.fixture
-def next_bundle(make: Make, tiny: Path) -> Path:
-    return make(release=tiny, counter=2, compatible=fleets.ORIN_NANO)
+def next_bundle(make_bundle: MakeBundle, smallest_release: Path) -> Path:
+    return make_bundle(release=smallest_release, counter=2, compatible=fleets.ORIN_NANO)
 
 
 @pytest.fixture
-def make_boards(make: Make, tiny: Path, key: SigningKey, tmp_path: Path) -> Callable[[int], list[str]]:
-    """Make so many boards, which fly counter 1."""
+def make_boards(
+    make_bundle: MakeBundle, smallest_release: Path, key: SigningKey, tmp_path: Path
+) -> Callable[[int], list[str]]:
+    """Make a number of boards that fly counter 1."""
     return lambda count: boards(
-        tmp_path, first_board(tmp_path / "first", make(release=tiny, counter=1), key), count
+        tmp_path,
+        first_board(tmp_path / "first", make_bundle(release=smallest_release, counter=1), key),
+        count,
     )
 
 
-def report_of(place: Path) -> dict[str, dict[str, Any]]:
-    """Return a report's rows by host."""
+def read_report_rows(place: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of a report by host."""
     return {row["host"]: row for row in json.loads(place.read_text())["hosts"]}
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_a_fleet_of_which_a_twentieth_fails_ends_right(tiny: Path, tmp_path: Path, count: int) -> None:
-    words, faults = fleets.simulation(tmp_path, tiny, count)
+def test_fleet_with_five_percent_faults_reports_each_outcome(
+    smallest_release: Path, tmp_path: Path, count: int
+) -> None:
+    words, faults = fleets.simulation(tmp_path, smallest_release, count)
     assert len(faults) == count // 20
     code, _, most_mb = fleets.most_memory(fleets.command(*words))
     assert code == 1
     assert most_mb < 500
-    rows = report_of(tmp_path / "report.json")
+    rows = read_report_rows(tmp_path / "report.json")
     assert {name for name, row in rows.items() if row["outcome"] == "failed"} == set(faults)
     for name, row in rows.items():
         assert row["outcome"] in ("done", "failed")
         assert faults.get(name, "int8: fastest") in row["why"]
-        assert row["tries"] == 1, "nothing here would pass by itself"
+        assert row["tries"] == 1, "these faults are not tried again"
         if faults.get(name) != "is not the canonical JSON":
             assert counter(tmp_path / name) == (1 if name in faults else 2)
     ended = [[row["ended_at"] for row in rows.values() if row["ring"] == ring] for ring in (1, 2, 3)]
     assert [len(ring) for ring in ended] == [1, count // 10, count - count // 10 - 1]
     assert max(ended[0]) <= min(ended[1])
     assert max(ended[1]) <= min(ended[2])
-    shutil.rmtree(tmp_path / "boards")  # pytest keeps what is left: of 1,000 that is much
+    shutil.rmtree(tmp_path / "boards")  # pytest keeps the folder, and 1,000 boards are large
 
 
-def test_a_bad_first_ring_spares_all_others(
+def test_failed_first_ring_stops_the_rollout(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     names = make_boards(20)
@@ -89,11 +95,11 @@ def test_a_bad_first_ring_spares_all_others(
     last = outcome.err.splitlines()[-1]
     assert last.startswith("aerogaze: stopped: ring 1: 1 of 1 hosts failed; the bound is 10 %")
     assert f"{names[0]} failed: {words}" in outcome.err
-    assert [row["outcome"] for row in report_of(out).values()] == ["failed", *["left"] * 19]
+    assert [row["outcome"] for row in read_report_rows(out).values()] == ["failed", *["left"] * 19]
     assert {counter(tmp_path / name) for name in names} == {1}
 
 
-def test_what_failed_is_tried_again_once_mended(
+def test_failed_hosts_are_tried_again_only_with_retry_failed(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     names = make_boards(2)
@@ -101,13 +107,15 @@ def test_what_failed_is_tried_again_once_mended(
     fleet = inventory(tmp_path, names)
     assert command("fleet", next_bundle, fleet).code == 1
     (tmp_path / names[0] / "proc/device-tree/model").write_text(str(fleets.NANO.model))
-    assert command("fleet", next_bundle, fleet).code == 1, "it stays as it is until it is asked for"
+    assert command("fleet", next_bundle, fleet).code == 1, (
+        "a failed host is not tried again without the option"
+    )
     outcome = command("fleet", next_bundle, fleet, "--retry-failed", "--json")
     assert outcome.code == 0, outcome.err
     assert [row["outcome"] for row in json.loads(outcome.out)["hosts"]] == ["done", "done"]
 
 
-def test_a_name_that_is_another_board_now_is_still_to_do(
+def test_host_whose_address_changed_is_done_again(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     make_boards(2)
@@ -118,7 +126,7 @@ def test_a_name_that_is_another_board_now_is_still_to_do(
         assert counter(tmp_path / f"boards/{number:04}") == 2
 
 
-def test_a_dry_run_shows_rings_and_touches_nothing(
+def test_dry_run_shows_rings_and_changes_nothing(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     names = make_boards(5)
@@ -135,7 +143,7 @@ def test_a_dry_run_shows_rings_and_touches_nothing(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_roll_out_cut_off_goes_on(
+def test_interrupted_rollout_continues_with_the_remaining_hosts(
     command: Command,
     next_bundle: Path,
     make_boards: Callable[[int], list[str]],
@@ -149,23 +157,23 @@ def test_a_roll_out_cut_off_goes_on(
     process = subprocess.Popen(
         fleets.command(*words, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while len(done := rows_of(state)) < 2:
+    while len(done := read_journal_rows(state)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     if number == signal.SIGINT:
-        assert "of 6 hosts have ended; the same again goes on" in err
-        assert {name for name, row in report_of(out).items() if row["outcome"] == "done"} >= {
+        assert "of 6 hosts are finished; the same command continues" in err
+        assert {name for name, row in read_report_rows(out).items() if row["outcome"] == "done"} >= {
             json.loads(line)["host"] for line in done
         }
-    done = rows_of(state)
+    done = read_journal_rows(state)
     flown = {name: load_state(tmp_path / name) for name in names if counter(tmp_path / name) == 2}
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
-    assert rows_of(state)[: len(done)] == done, "what had ended was not done again"
-    assert len(rows_of(state)) == 6
+    assert read_journal_rows(state)[: len(done)] == done, "finished hosts are not done again"
+    assert len(read_journal_rows(state)) == 6
     for name in names:
         history = [row["event"] for row in load_state(tmp_path / name).history if row["counter"] == 2]
         assert history.count("install") == 1
@@ -173,24 +181,24 @@ def test_a_roll_out_cut_off_goes_on(
         assert flown.get(name, load_state(tmp_path / name)) == load_state(tmp_path / name)
 
 
-def rows_of(state: Path) -> list[str]:
+def read_journal_rows(state: Path) -> list[str]:
     return state.read_text().splitlines()[1:] if state.exists() else []
 
 
-def test_a_board_that_is_busy_is_waited_for(
+def test_busy_board_is_tried_again(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     (name,) = make_boards(1)
-    held, done = threading.Event(), threading.Event()
+    is_held, is_done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with board(tmp_path / name).lock():
-            held.set()
-            done.wait(60)
+        with open_board(tmp_path / name).lock():
+            is_held.set()
+            is_done.wait(60)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait()
+    is_held.wait()
     fleet, state = inventory(tmp_path, [name], "[rollout]\nbackoff-s = 0.2\n"), tmp_path / "state"
     words = fleets.command("fleet", next_bundle, fleet, "--state", state)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -198,20 +206,20 @@ def test_a_board_that_is_busy_is_waited_for(
     for line in process.stderr:
         if "another aerogaze command works on the board" in line:
             break
-    done.set()
+    is_done.set()
     holder.join()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert json.loads(rows_of(state)[0])["tries"] > 1
+    assert json.loads(read_journal_rows(state)[0])["tries"] > 1
 
 
-def test_two_roll_outs_at_once_are_one(
+def test_second_rollout_at_the_same_time_is_refused(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     fleet, state = inventory(tmp_path, make_boards(4), ALL_AT_ONCE), tmp_path / "state"
     words: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
     process = subprocess.Popen(fleets.command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not rows_of(state):
+    while not read_journal_rows(state):
         time.sleep(0.02)
     second = command(*words)
     assert process.wait(60) == 0
@@ -219,22 +227,26 @@ def test_two_roll_outs_at_once_are_one(
     assert "is being written by another aerogaze" in second.err
 
 
-def test_bad_input_is_one_line(
-    command: Command, make: Make, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
+def test_invalid_input_exits_with_one_line(
+    command: Command,
+    make_bundle: MakeBundle,
+    next_bundle: Path,
+    make_boards: Callable[[int], list[str]],
+    tmp_path: Path,
 ) -> None:
     fleet, state = inventory(tmp_path, make_boards(1)), tmp_path / "state"
     generate_key(tmp_path / "stranger")
 
-    def told(*words: str | Path, code: int = 2) -> str:
+    def error_of(*words: str | Path, code: int = 2) -> str:
         outcome = command("fleet", *words)
         assert outcome.code == code
         assert outcome.err.count("\n") == 1, outcome.err
         return outcome.err
 
-    assert "cannot read" in told(tmp_path / "none.swu", fleet)
-    assert "cannot read" in told(next_bundle, tmp_path / "none.toml")
-    assert "fleet.toml ends too early" in told(fleet, fleet)
-    assert "is no TOML" in told(next_bundle, next_bundle)
+    assert "cannot read" in error_of(tmp_path / "none.swu", fleet)
+    assert "cannot read" in error_of(next_bundle, tmp_path / "none.toml")
+    assert "fleet.toml ends too early" in error_of(fleet, fleet)
+    assert "is not valid TOML" in error_of(next_bundle, next_bundle)
     for text, words in (
         ("", "is no state of a roll-out"),
         ("[]\n", "is no state of a roll-out"),
@@ -242,15 +254,16 @@ def test_bad_input_is_one_line(
         ('{"schema": 1, "bundle": "0"}\n', "is the state of another bundle's roll-out"),
     ):
         state.write_text(text, "latin-1")
-        assert words in told(next_bundle, fleet, "--state", state)
+        assert words in error_of(next_bundle, fleet, "--state", state)
     trusting = inventory(tmp_path, ["new"], f'[defaults]\ntrust = "{tmp_path}/stranger.pub"\n')
-    assert "is signed by 0 of the trusted keys" in told(next_bundle, trusting, code=1)
+    assert "is signed by 0 of the trusted keys" in error_of(next_bundle, trusting, code=1)
     assert not (tmp_path / "new").exists()
 
 
-def over_ssh(server: Server, folder: Path, *wires: int) -> Path:
-    """Write an inventory of boards behind ports of this server, each with a root of its own, one at a time:
-    unlike other boards they have one home, where uploads lie.
+def write_ssh_inventory(server: Server, folder: Path, *wires: int) -> Path:
+    """Write an inventory of boards behind ports of this server, each with its own root.
+
+    They are done one at a time: unlike real boards they share one home folder for uploads.
     """
     target, _, identity, _, known, _, aerogaze = server.words(0)
     text = (
@@ -265,7 +278,7 @@ def over_ssh(server: Server, folder: Path, *wires: int) -> Path:
     return inventory(folder, hosts, text, hosts)
 
 
-def test_boards_over_ssh_and_a_connection_that_breaks(
+def test_rollout_over_ssh_retries_a_broken_connection(
     command: Command,
     next_bundle: Path,
     server: Server,
@@ -275,11 +288,11 @@ def test_boards_over_ssh_and_a_connection_that_breaks(
     make_boards(4)
     out = tmp_path / "report.json"
     with cut_wire(server.port, 2000, times=1) as wire:
-        fleet = over_ssh(server, tmp_path, server.port, wire.port, 1, server.port)
+        fleet = write_ssh_inventory(server, tmp_path, server.port, wire.port, 1, server.port)
         spoil(tmp_path, ["boards/0004"])
         outcome = command("fleet", next_bundle, fleet, "--out", out)
     assert outcome.code == 1, outcome.err
-    rows = report_of(out)
+    rows = read_report_rows(out)
     assert {name: (row["outcome"], row["tries"]) for name, row in rows.items()} == {
         "drone-1": ("done", 1), "drone-2": ("done", 2), "drone-3": ("failed", 3), "drone-4": ("failed", 1),
     }  # fmt: skip
@@ -290,7 +303,7 @@ def test_boards_over_ssh_and_a_connection_that_breaks(
 DOCS = Path(__file__).parents[3] / "docs/fleet.md"
 
 
-def test_the_page_runs_as_written(tmp_path: Path) -> None:
+def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:
     text = DOCS.read_text()
     (tmp_path / "fleet.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     commands = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
@@ -304,4 +317,4 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert {counter(tmp_path / name) for name in ("drones/1", "drones/2", "drones/3")} == {1}
-    assert {row["outcome"] for row in report_of(tmp_path / "report.json").values()} == {"done"}
+    assert {row["outcome"] for row in read_report_rows(tmp_path / "report.json").values()} == {"done"}

@@ -1,4 +1,4 @@
-"""A pymavlink autopilot on loopback UDP says whether it is armed."""
+"""Arming interlock, with pymavlink vehicles on loopback UDP."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from edge.core.errors import CheckError, InputError
 from jetson.device.arming_interlock import MavlinkAutopilot, NoHeartbeatError, UnknownAutopilot
 from tests.conftest import Outcome
+from tests.support.ports import free_udp_port
 
 pytest.importorskip("pymavlink", reason="pymavlink is not installed")
 from pymavlink import mavutil
@@ -25,14 +26,8 @@ from pymavlink import mavutil
 MAV = mavutil.mavlink
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Vehicle:
-    """Sends a heartbeat of an autopilot each so many seconds, and a ground station's beside it."""
+    """Sends heartbeats of an autopilot, and as many of an armed ground station on the same link."""
 
     def __init__(
         self,
@@ -65,18 +60,18 @@ class Vehicle:
 
 
 @contextmanager
-def vehicle(port: int, **options: Any) -> Iterator[Vehicle]:
-    flying = Vehicle(port, **options)
+def run_vehicle(port: int, **options: Any) -> Iterator[Vehicle]:
+    vehicle = Vehicle(port, **options)
     try:
-        yield flying
+        yield vehicle
     finally:
-        flying.close()
+        vehicle.close()
 
 
-def test_a_disarmed_drone_may_be_touched_and_an_armed_one_not() -> None:
-    port = free_port()
+def test_check_raises_only_while_the_vehicle_is_armed() -> None:
+    port = free_udp_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
-    with vehicle(port) as drone:
+    with run_vehicle(port) as drone:
         autopilot.check_disarmed()
         drone.armed = True
         with pytest.raises(CheckError, match="the drone is armed"):
@@ -85,37 +80,37 @@ def test_a_disarmed_drone_may_be_touched_and_an_armed_one_not() -> None:
         autopilot.check_disarmed()
 
 
-def test_a_neighbour_that_is_heard_first_does_not_speak_for_an_armed_drone() -> None:
-    port = free_port()
+def test_check_raises_if_a_second_vehicle_on_the_link_is_armed() -> None:
+    port = free_udp_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
     with (
-        vehicle(port, system=2),
-        vehicle(port, every_s=1.0, armed=True),
+        run_vehicle(port, system=2),
+        run_vehicle(port, every_s=1.0, armed=True),
         pytest.raises(CheckError, match="the drone is armed"),
     ):
         autopilot.check_disarmed()
 
 
-def test_ground_stations_and_silence_tell_nothing() -> None:
-    port = free_port()
-    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", wait_s=0.3)
+def test_check_raises_no_heartbeat_without_an_autopilot() -> None:
+    port = free_udp_port()
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=0.3)
     with (
-        vehicle(port, autopilot=MAV.MAV_AUTOPILOT_INVALID),
+        run_vehicle(port, autopilot=MAV.MAV_AUTOPILOT_INVALID),
         pytest.raises(NoHeartbeatError, match=r"in 0\.3 s"),
     ):
         autopilot.check_disarmed()
-    with pytest.raises(NoHeartbeatError, match="say --no-autopilot"):
+    with pytest.raises(NoHeartbeatError, match="use --no-autopilot"):
         autopilot.check_disarmed()
     with pytest.raises(NoHeartbeatError, match="no autopilot is named"):
         UnknownAutopilot().check_disarmed()
 
 
-def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_check_raises_and_prints_nothing_if_the_tcp_link_closes(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         autopilot = MavlinkAutopilot(f"tcp:127.0.0.1:{server.getsockname()[1]}")
         hang_up = threading.Thread(target=lambda: server.accept()[0].close())
         hang_up.start()
-        with pytest.raises(NoHeartbeatError, match=r"broke \(its other end hung up\)"):
+        with pytest.raises(NoHeartbeatError, match=r"broke \(the other end closed the connection\)"):
             autopilot.check_disarmed()
         hang_up.join()
     with pytest.raises(InputError, match="cannot listen on tcp"):
@@ -124,19 +119,19 @@ def test_a_tcp_link_whose_other_end_hangs_up_is_one_line(capfd: pytest.CaptureFi
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pymavlink's socket
-def test_a_link_that_cannot_be_opened_is_one_line() -> None:
+def test_check_raises_input_error_if_the_link_cannot_be_opened() -> None:
     for link in ("/dev/no-such-line", "udpin:999.0.0.1:1", "udpin:127.0.0.1:99999"):
         with pytest.raises(InputError, match=f"cannot listen on {link}"):
             MavlinkAutopilot(link).check_disarmed()
 
 
-def test_nothing_is_installed_while_armed(
-    command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
+def test_install_is_refused_while_the_drone_is_armed(
+    command: Callable[..., Outcome], make_bundle: Callable[..., Path], public_key_file: Path, tmp_path: Path
 ) -> None:
-    root, port = tmp_path / "drone", free_port()
-    command("device", "trust", public, "--root", root)
-    words = ["device", "install", make(), "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
-    with vehicle(port) as drone:
+    root, port = tmp_path / "drone", free_udp_port()
+    command("device", "trust", public_key_file, "--root", root)
+    words = ["device", "install", make_bundle(), "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
+    with run_vehicle(port) as drone:
         drone.armed = True
         refused = command(*words)
         assert refused.code == 1
@@ -146,15 +141,15 @@ def test_nothing_is_installed_while_armed(
         assert command(*words).code == 0
 
 
-class Asking:
-    """A vehicle's link that asks system 10 for leave to arm, and hears what it is told."""
+class ArmingRequester:
+    """Vehicle that asks system 10 for authorization to arm, and receives the answer."""
 
     def __init__(self, port: int) -> None:
         self._link = mavutil.mavlink_connection(
             f"udpout:127.0.0.1:{port}", source_system=1, source_component=1
         )
 
-    def ask(self, command: int = MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST) -> Any:
+    def request(self, command: int = MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST) -> Any:
         self._link.mav.command_long_send(10, 191, command, 0, 1, 0, 0, 0, 0, 0, 0)
         return self._link.recv_match(type="COMMAND_ACK", blocking=True, timeout=0.5)
 
@@ -162,44 +157,50 @@ class Asking:
         self._link.close()
 
 
-def test_leave_to_arm_is_refused_meanwhile_and_only_then() -> None:
-    port = free_port()
+def test_arming_requests_are_denied_only_within_deny_arming() -> None:
+    port = free_udp_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
-    with vehicle(port), closing(Asking(port)) as asking:
+    with run_vehicle(port), closing(ArmingRequester(port)) as requester:
         with autopilot.deny_arming():
             for _ in range(3):
-                told = asking.ask()
-                assert told.result == MAV.MAV_RESULT_DENIED
-                assert (told.get_srcSystem(), told.get_srcComponent()) == (10, 191)
-                assert (told.target_system, told.target_component) == (1, 1)
-                assert told.result_param2 == MAV.MAV_ARM_AUTH_DENIED_REASON_GENERIC
-                autopilot.check_disarmed()  # which hears the requests, too
-            assert asking.ask(MAV.MAV_CMD_COMPONENT_ARM_DISARM) is None, "no other command is answered"
-        assert asking.ask() is None
+                answer = requester.request()
+                assert answer.result == MAV.MAV_RESULT_DENIED
+                assert (answer.get_srcSystem(), answer.get_srcComponent()) == (10, 191)
+                assert (answer.target_system, answer.target_component) == (1, 1)
+                assert answer.result_param2 == MAV.MAV_ARM_AUTH_DENIED_REASON_GENERIC
+                autopilot.check_disarmed()  # it receives the requests as well
+            assert requester.request(MAV.MAV_CMD_COMPONENT_ARM_DISARM) is None, "no other command is answered"
+        assert requester.request() is None
         autopilot.check_disarmed()
 
 
-def test_an_install_refuses_leave_to_arm(
-    command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
+def test_install_denies_arming_requests(
+    command: Callable[..., Outcome], make_bundle: Callable[..., Path], public_key_file: Path, tmp_path: Path
 ) -> None:
-    root, port = tmp_path / "drone", free_port()
-    command("device", "trust", public, "--root", root)
-    words = ["device", "install", str(make()), "--root", str(root), "--autopilot", f"udpin:127.0.0.1:{port}"]
-    with vehicle(port), closing(Asking(port)) as asking:
+    root, port = tmp_path / "drone", free_udp_port()
+    command("device", "trust", public_key_file, "--root", root)
+    words = [
+        "device",
+        "install",
+        str(make_bundle()),
+        "--root",
+        str(root),
+        "--autopilot",
+        f"udpin:127.0.0.1:{port}",
+    ]
+    with run_vehicle(port), closing(ArmingRequester(port)) as requester:
         install = subprocess.Popen([sys.executable, "-m", "edge.cli.main", *words], stderr=subprocess.DEVNULL)
-        told = []
+        answers = []
         while install.poll() is None:
-            told.append(asking.ask())
+            answers.append(requester.request())
         assert install.returncode == 0
-    assert any(answer is not None and answer.result == MAV.MAV_RESULT_DENIED for answer in told)
+    assert any(answer is not None and answer.result == MAV.MAV_RESULT_DENIED for answer in answers)
 
 
-def test_whether_it_is_disarmed_can_be_asked_by_itself(
-    command: Callable[..., Outcome], tmp_path: Path
-) -> None:
-    root, port = tmp_path / "drone", free_port()
+def test_disarmed_command_exits_with_one_while_armed(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    root, port = tmp_path / "drone", free_udp_port()
     words = ["device", "disarmed", "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
-    with vehicle(port) as drone:
+    with run_vehicle(port) as drone:
         assert command(*words).code == 0
         drone.armed = True
         assert command(*words).code == 1
@@ -207,32 +208,52 @@ def test_whether_it_is_disarmed_can_be_asked_by_itself(
     assert not root.exists()
 
 
-def test_a_drone_armed_while_its_engines_are_tried_is_not_switched(
-    command: Callable[..., Outcome], make: Callable[..., Path], public: Path, tmp_path: Path
+def test_install_does_not_switch_if_the_drone_is_armed_during_the_trial(
+    command: Callable[..., Outcome], make_bundle: Callable[..., Path], public_key_file: Path, tmp_path: Path
 ) -> None:
-    root, port = tmp_path / "drone", free_port()
-    command("device", "trust", public, "--root", root)
-    words = ["device", "install", str(make()), "--root", str(root), "--autopilot", f"udpin:127.0.0.1:{port}"]
-    with vehicle(port) as drone:
+    root, port = tmp_path / "drone", free_udp_port()
+    command("device", "trust", public_key_file, "--root", root)
+    words = [
+        "device",
+        "install",
+        str(make_bundle()),
+        "--root",
+        str(root),
+        "--autopilot",
+        f"udpin:127.0.0.1:{port}",
+    ]
+    with run_vehicle(port) as drone:
         process = subprocess.Popen(
             [sys.executable, "-m", "edge.cli.main", *words], stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
-        said = ""
+        output = ""
         for line in process.stderr:
-            said += line
+            output += line
             drone.armed = drone.armed or "writing slot" in line
         assert process.wait() == 1
         process.stderr.close()
-    assert "the drone is armed" in said
-    assert "switched to slot" not in said
+    assert "the drone is armed" in output
+    assert "switched to slot" not in output
 
 
-def test_who_sits_at_the_terminal_is_asked(make: Callable[..., Path], public: Path, tmp_path: Path) -> None:
-    root, port = str(tmp_path / "drone"), free_port()
+def test_install_asks_at_the_terminal_if_the_armed_state_is_unknown(
+    make_bundle: Callable[..., Path], public_key_file: Path, tmp_path: Path
+) -> None:
+    root, port = str(tmp_path / "drone"), free_udp_port()
     aerogaze = [sys.executable, "-m", "edge.cli.main", "device"]
-    subprocess.run([*aerogaze, "trust", str(public), "--root", root], check=True, capture_output=True)
-    words = [*aerogaze, "install", str(make()), "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
+    subprocess.run(
+        [*aerogaze, "trust", str(public_key_file), "--root", root], check=True, capture_output=True
+    )
+    words = [
+        *aerogaze,
+        "install",
+        str(make_bundle()),
+        "--root",
+        root,
+        "--autopilot",
+        f"udpin:127.0.0.1:{port}",
+    ]
     for answer, code in (("n\n", 2), ("y\n", 0)):
         terminal, end = pty.openpty()
         os.write(terminal, answer.encode())

@@ -1,4 +1,4 @@
-"""A board: what it takes, what it refuses, and how it goes back."""
+"""Installs on a board: what is accepted, what is rejected, and which release is flown afterwards."""
 
 from __future__ import annotations
 
@@ -20,68 +20,69 @@ from jetson.device.board import DeviceBoard
 from jetson.device.engine_trial import OnnxRuntimeBackend, TensorRTBackend, select_backend
 from jetson.device.precision_policy import PrecisionMeasurement, parse_policy
 from jetson.device.service import NoService
-from jetson.signing import trust as trusts
 from jetson.signing.keys import SigningKey, generate_key, read_limited
 from jetson.signing.trust import load_trust_document, make_trust, write_trust
 from tests.conftest import Outcome
-from tests.jetson.conftest import ORIN, START_2026, flown, put, trimmed
+from tests.support.boards import ORIN, START_2026, copy_release, flown_counter, install_bundle
 from tests.support.disks import FakeBackend
 
 Command = Callable[..., Outcome]
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 
 
-def test_releases_follow_each_other_in_two_slots(board: DeviceBoard, make: Make) -> None:
+def test_installs_alternate_between_two_slots(board: DeviceBoard, make_bundle: MakeBundle) -> None:
     for counter, slot in ((1, "a"), (2, "b"), (3, "a")):
-        state = put(board, make(counter=counter))
+        state = install_bundle(board, make_bundle(counter=counter))
         assert (state.current, state.trial, state.counter) == (slot, False, counter)
         assert load_release(board.release_folder(state.current or "a")).name == "skd-64"
     assert board.rollback().counter == 3, "the highest counter stays"
-    assert flown(board) == 2
+    assert flown_counter(board) == 2
     assert [row["event"] for row in board.read_state().history] == ["install"] * 3 + ["rollback"]
 
 
-def test_the_same_again_changes_nothing_unless_asked(board: DeviceBoard, make: Make) -> None:
-    place = make()
-    put(board, place)
-    before = (board.root / "state.json").read_bytes()
-    put(board, place)
-    assert (board.root / "state.json").read_bytes() == before
-    assert put(board, place, reinstall=True).current == "b"
-
-
-def test_counters_do_not_go_back(board: DeviceBoard, make: Make) -> None:
-    put(board, make(counter=5))
-    with pytest.raises(CheckError, match="has counter 4, this board has flown 5"):
-        put(board, make(counter=4))
-    with pytest.raises(CheckError, match="another release with counter 5 is on the board"):
-        put(board, make(counter=5, runtime="0.0.1"))
-    over = make(counter=3, over=5)
-    assert put(board, over).counter == 5
-    assert flown(board) == 3
-    put(board, make(counter=6))
-    with pytest.raises(CheckError, match="has counter 3, this board has flown 6"):
-        put(board, over)  # an override is for boards of its day, and cannot be played again
-
-
-def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(
-    board: DeviceBoard, make: Make
+def test_installing_the_current_release_changes_nothing_without_reinstall(
+    board: DeviceBoard, make_bundle: MakeBundle
 ) -> None:
-    put(board, make(counter=5))
-    six = make(counter=6)
-    put(board, six)
+    path = make_bundle()
+    install_bundle(board, path)
+    before = (board.root / "state.json").read_bytes()
+    install_bundle(board, path)
+    assert (board.root / "state.json").read_bytes() == before
+    assert install_bundle(board, path, reinstall=True).current == "b"
+
+
+def test_lower_counter_is_rejected_without_override(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    install_bundle(board, make_bundle(counter=5))
+    with pytest.raises(CheckError, match="has counter 4, this board has flown 5"):
+        install_bundle(board, make_bundle(counter=4))
+    with pytest.raises(CheckError, match="another release with counter 5 is on the board"):
+        install_bundle(board, make_bundle(counter=5, runtime="0.0.1"))
+    over = make_bundle(counter=3, over=5)
+    assert install_bundle(board, over).counter == 5
+    assert flown_counter(board) == 3
+    install_bundle(board, make_bundle(counter=6))
+    with pytest.raises(CheckError, match="has counter 3, this board has flown 6"):
+        install_bundle(board, over)  # the override does not apply to a higher counter
+
+
+def test_second_release_with_the_same_counter_is_rejected_after_rollback(
+    board: DeviceBoard, make_bundle: MakeBundle
+) -> None:
+    install_bundle(board, make_bundle(counter=5))
+    six = make_bundle(counter=6)
+    install_bundle(board, six)
     board.rollback()
     with pytest.raises(CheckError, match="another release with counter 6 is on the board"):
-        put(board, make(counter=6, runtime="0.0.1"))
-    assert flown(board) == 5
-    assert put(board, six).counter == 6
-    over = make(counter=5, over=6)  # the other slot has another 5
-    put(board, over)
-    assert flown(board) == 5
+        install_bundle(board, make_bundle(counter=6, runtime="0.0.1"))
+    assert flown_counter(board) == 5
+    assert install_bundle(board, six).counter == 6
+    over = make_bundle(counter=5, over=6)  # the other slot has another release with counter 5
+    install_bundle(board, over)
+    assert flown_counter(board) == 5
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("metadata", "message"),
     [
         ({"compatible": Compatibility(boards=("agx-orin",))}, "for board agx-orin; here is orin-nano"),
         ({"compatible": Compatibility(jetpack=("6.1",))}, r"for JetPack 6\.1; here is 6\.2"),
@@ -97,63 +98,65 @@ def test_two_releases_of_one_counter_are_not_taken_one_after_the_other(
         ({"expires": "2025-12-31"}, "expired after 2025-12-31"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
-    board: DeviceBoard, make: Make, wishes: dict[str, object], message: str
+def test_incompatible_bundle_is_rejected_before_anything_is_written(
+    board: DeviceBoard, make_bundle: MakeBundle, metadata: dict[str, object], message: str
 ) -> None:
     with pytest.raises(CheckError, match=message):
-        put(board, make(**wishes))
+        install_bundle(board, make_bundle(**metadata))
     assert sorted(p.name for p in board.root.iterdir()) == ["lock", "trust.json"]
 
 
 @pytest.mark.parametrize("expires", ["2026-01-01", "9999-12-31"])
-def test_what_fits_is_taken(board: DeviceBoard, make: Make, expires: str) -> None:
+def test_compatible_bundle_is_installed(board: DeviceBoard, make_bundle: MakeBundle, expires: str) -> None:
     fits = Compatibility(("agx-orin", "orin-nano"), ("8.7",), ("6.2",), ("10.3",))
-    assert put(board, make(compatible=fits, expires=expires)).counter == 1
+    assert install_bundle(board, make_bundle(compatible=fits, expires=expires)).counter == 1
 
 
-def test_a_board_that_does_not_say_what_it_is_takes_no_bundle_for_one(board: DeviceBoard, make: Make) -> None:
+def test_unknown_board_rejects_bundle_for_a_named_board(board: DeviceBoard, make_bundle: MakeBundle) -> None:
     board.facts = read_board_facts(board.root)
     with pytest.raises(CheckError, match="here is no known one"):
-        put(board, make(compatible=Compatibility(boards=("orin-nano",))))
+        install_bundle(board, make_bundle(compatible=Compatibility(boards=("orin-nano",))))
 
 
-def test_a_clock_at_1970_takes_bundles_but_forgets_no_day(board: DeviceBoard, make: Make) -> None:
-    ends = make(counter=2, expires="2026-01-31")
+def test_expired_bundle_is_rejected_after_the_clock_fell_back(
+    board: DeviceBoard, make_bundle: MakeBundle
+) -> None:
+    ends = make_bundle(counter=2, expires="2026-01-31")
     board.clock = lambda: 60.0
-    put(board, make(counter=1, expires="2025-01-31"))
+    install_bundle(board, make_bundle(counter=1, expires="2025-01-31"))
     board.clock = lambda: START_2026 + 90 * 86400
     with pytest.raises(CheckError, match="expired after 2026-01-31"):
-        put(board, ends)
+        install_bundle(board, ends)
     board.policy = parse_policy("fastest within p99<=.0001")
     with pytest.raises(CheckError, match="no precision may fly"):
-        put(board, make(counter=2))  # begun to be written: from now on the board knows that it is April
+        install_bundle(board, make_bundle(counter=2))  # it was written, so the board remembers the date
     board.clock = lambda: 60.0
     with pytest.raises(CheckError, match="expired after 2026-01-31"):
-        put(board, make(counter=3, expires="2026-01-31"))
+        install_bundle(board, make_bundle(counter=3, expires="2026-01-31"))
 
 
-def test_a_bundle_that_was_changed_is_refused_before_anything_is_written(
-    board: DeviceBoard, make: Make, key: SigningKey, tmp_path: Path
+def test_changed_bundle_is_rejected_before_anything_is_written(
+    board: DeviceBoard, make_bundle: MakeBundle, key: SigningKey, tmp_path: Path
 ) -> None:
-    data = make().read_bytes()
+    data = make_bundle().read_bytes()
     spoilt = tmp_path / "spoilt.swu"
     for content in (data[:-700], data[:5000] + b"\1" + data[5001:], data + b"\0", b"", b"x" * 4096):
         spoilt.write_bytes(content)
         with pytest.raises((InputError, CheckError)):
-            put(board, spoilt)
+            install_bundle(board, spoilt)
     with pytest.raises(CheckError, match="signed by 0 of the trusted keys"):
-        put(board, make(generate_key(tmp_path / "other")))
+        install_bundle(board, make_bundle(generate_key(tmp_path / "other")))
     assert sorted(p.name for p in board.root.iterdir()) == ["lock", "trust.json"]
 
 
-def test_a_board_that_trusts_nobody_takes_nothing(tmp_path: Path, bundle: Path) -> None:
+def test_board_without_trusted_keys_rejects_bundles(tmp_path: Path, bundle: Path) -> None:
     board = DeviceBoard(tmp_path / "b", ORIN, FakeBackend(), parse_policy("fastest"), NoService())
     with pytest.raises(InputError, match="trusts no key yet: aerogaze device trust"):
-        put(board, bundle)
+        install_bundle(board, bundle)
 
 
-def test_trust_changes_hands_only_by_those_who_have_it(
-    board: DeviceBoard, make: Make, key: SigningKey, tmp_path: Path
+def test_new_trust_needs_signatures_of_the_old_keys(
+    board: DeviceBoard, make_bundle: MakeBundle, key: SigningKey, tmp_path: Path
 ) -> None:
     other = generate_key(tmp_path / "o")
     successor = make_trust([other.public_key], version=2)
@@ -165,50 +168,52 @@ def test_trust_changes_hands_only_by_those_who_have_it(
     write_trust(successor, [key], tmp_path / "t.json")
     board.set_trust(*load_trust_document(tmp_path / "t.json"))
     with pytest.raises(CheckError, match="signed by 0"):
-        put(board, make())
-    assert put(board, make(other)).current == "a"
+        install_bundle(board, make_bundle())
+    assert install_bundle(board, make_bundle(other)).current == "a"
 
 
-def test_trust_changed_while_it_is_read_is_not_taken(
-    command: Command, key: SigningKey, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trust_document_is_read_only_once(
+    command: Command, key: SigningKey, public_key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, root = tmp_path / "t.json", tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
+    path, root = tmp_path / "t.json", tmp_path / "drone"
+    command("device", "trust", public_key_file, "--root", root)
     before = (root / "trust.json").read_bytes()
     honest, evil = generate_key(tmp_path / "honest"), generate_key(tmp_path / "evil")
-    write_trust(make_trust([honest.public_key], version=2), [key], place)
-    signed = place.read_bytes()
-    write_trust(make_trust([evil.public_key], version=2), [], place)
+    write_trust(make_trust([honest.public_key], version=2), [key], path)
+    signed = path.read_bytes()
+    write_trust(make_trust([evil.public_key], version=2), [], path)
     reads = 0
 
-    def swapped(path: Path) -> bytes:
+    def swap_after_first_read(path: Path) -> bytes:
         nonlocal reads
         data = read_limited(path)
         reads += 1
         if reads == 2:
-            place.write_bytes(signed)
+            path.write_bytes(signed)
         return data
 
-    monkeypatch.setattr(trusts, "read_limited", swapped)
-    refused = command("device", "trust", place, "--root", root)
+    monkeypatch.setattr("jetson.signing.trust.read_limited", swap_after_first_read)
+    refused = command("device", "trust", path, "--root", root)
     assert refused.code == 1
     assert "signed by 0 of the trusted keys" in refused.err
     assert reads == 1
     assert (root / "trust.json").read_bytes() == before
 
 
-def test_too_little_room_is_told_before_anything_is_written(
-    board: DeviceBoard, make: Make, monkeypatch: pytest.MonkeyPatch
+def test_too_little_space_is_reported_before_anything_is_written(
+    board: DeviceBoard, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(board.root)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
     with pytest.raises(InputError, match="has 1 MiB free"):
-        put(board, make())
+        install_bundle(board, make_bundle())
     assert not (board.root / "slots").exists()
 
 
-def test_a_precision_that_breaks_the_policy_does_not_fly(board: DeviceBoard, make: Make) -> None:
-    put(board, make())
+def test_install_is_refused_if_no_precision_meets_the_policy(
+    board: DeviceBoard, make_bundle: MakeBundle
+) -> None:
+    install_bundle(board, make_bundle())
     board.backend = FakeBackend(
         PrecisionMeasurement("fp32", 1.0, 9.0, 30.0),
         PrecisionMeasurement("int8", 0.9, 1.0, 2.0),
@@ -216,18 +221,18 @@ def test_a_precision_that_breaks_the_policy_does_not_fly(board: DeviceBoard, mak
     )
     board.policy = parse_policy("fastest within cc>=.99 and p99<=20ms")
     with pytest.raises(CheckError) as refused:
-        put(board, make(counter=2))
-    for told in ("fp32: p99 30.00 > 20 ms", "int8: cc 0.9000 < 0.99", "fp16: gives NaN"):
-        assert told in str(refused.value)
-    assert flown(board) == 1
+        install_bundle(board, make_bundle(counter=2))
+    for reason in ("fp32: p99 30.00 > 20 ms", "int8: cc 0.9000 < 0.99", "fp16: gives NaN"):
+        assert reason in str(refused.value)
+    assert flown_counter(board) == 1
     assert board.read_state().history[-1]["event"] == "refused"
     assert not board.slot_folder("b").exists()
     board.policy = parse_policy("closest")
-    assert put(board, make(counter=2)).current_slot.precision == "fp32"  # type: ignore[union-attr]
+    assert install_bundle(board, make_bundle(counter=2)).current_slot.precision == "fp32"  # type: ignore[union-attr]
 
 
-def spoil_golden(folder: Path) -> None:
-    """A release whose golden maps are of something else, in order by its hashes."""
+def flip_golden_maps(folder: Path) -> None:
+    """Mirror the golden maps of a release, and update its hashes."""
     with np.load(folder / GOLDEN_FILE) as golden:
         np.savez_compressed(folder / GOLDEN_FILE, frames=golden["frames"], maps=golden["maps"][:, ::-1])
     document = json.loads((folder / RELEASE_MANIFEST).read_text())
@@ -236,24 +241,26 @@ def spoil_golden(folder: Path) -> None:
     (folder / RELEASE_MANIFEST).write_text(json.dumps(document))
 
 
-def test_a_release_that_fails_its_golden_set_does_not_fly(
-    board: DeviceBoard, make: Make, tmp_path: Path
+def test_install_is_refused_if_the_golden_set_fails(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     board.backend = OnnxRuntimeBackend()
-    put(board, make())
-    spoilt = trimmed(tmp_path / "spoilt", "int8")
-    spoil_golden(spoilt)
+    install_bundle(board, make_bundle())
+    spoilt = copy_release(tmp_path / "spoilt", "int8")
+    flip_golden_maps(spoilt)
     with pytest.raises(CheckError, match="does not give its golden maps"):
-        put(board, make(counter=2, release=spoilt))
-    assert flown(board) == 1
+        install_bundle(board, make_bundle(counter=2, release=spoilt))
+    assert flown_counter(board) == 1
 
 
-def test_real_engines_are_tried_and_the_fastest_within_bounds_is_flown(
-    board: DeviceBoard, make: Make, tmp_path: Path
+def test_onnxruntime_engines_are_measured_and_the_policy_selects(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     board.backend = OnnxRuntimeBackend()
     board.policy = parse_policy("closest within cc>=.995 and p99<=1000")
-    slot = put(board, make(release=trimmed(tmp_path / "two", "fp32", "int8"))).current_slot
+    slot = install_bundle(
+        board, make_bundle(release=copy_release(tmp_path / "two", "fp32", "int8"))
+    ).current_slot
     assert slot is not None
     assert slot.precision == "fp32"
     assert [row["precision"] for row in slot.measured] == ["fp32", "int8"]
@@ -262,10 +269,10 @@ def test_real_engines_are_tried_and_the_fastest_within_bounds_is_flown(
         assert 0 < row["p50_ms"] <= row["p99_ms"]
 
 
-class Steady:
-    """A meter that always takes 5 W."""
+class FixedPowerMeter:
+    """Energy meter that reports 5 W."""
 
-    description = "a stand-in"
+    description = "fixed"
 
     def start(self) -> None:
         self._since = time.monotonic()
@@ -274,47 +281,44 @@ class Steady:
         return 5 * (time.monotonic() - self._since)
 
 
-def test_power_is_measured_where_there_is_a_meter(
-    board: DeviceBoard, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_power_bound_uses_the_meter_and_fails_without_one(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board.backend = OnnxRuntimeBackend()
-    monkeypatch.setattr("jetson.device.engine_trial.find_energy_meter", lambda root, nvml: Steady())
-    monkeypatch.setattr("edge.profiler.measurement.sampler.BUSY_S", 0.2)
+    monkeypatch.setattr("jetson.device.engine_trial.find_energy_meter", lambda root, nvml: FixedPowerMeter())
+    monkeypatch.setattr("edge.profiler.measurement.sampler.POWER_S", 0.2)
     board.policy = parse_policy("fastest within power<=6W")
-    slot = put(board, make(release=trimmed(tmp_path / "one", "int8"))).current_slot
+    slot = install_bundle(board, make_bundle(release=copy_release(tmp_path / "one", "int8"))).current_slot
     assert slot is not None
     assert slot.measured[0]["power_w"] == pytest.approx(5, abs=0.1)
     board.policy = parse_policy("fastest within power<=4W")
     with pytest.raises(CheckError, match=r"int8: power 5\.0 > 4 W"):
-        put(board, make(counter=2, release=trimmed(tmp_path / "two", "int8")))
+        install_bundle(board, make_bundle(counter=2, release=copy_release(tmp_path / "two", "int8")))
     monkeypatch.setattr("jetson.device.engine_trial.find_energy_meter", lambda root, nvml: "none here")
     with pytest.raises(CheckError, match="int8: power is not known"):
-        put(board, make(counter=2, release=trimmed(tmp_path / "three", "int8")))
+        install_bundle(board, make_bundle(counter=2, release=copy_release(tmp_path / "three", "int8")))
 
 
-def test_auto_is_tensorrt_where_its_module_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, name in ((None, "onnxruntime"), (object(), "tensorrt")):
-        monkeypatch.setattr("jetson.device.engine_trial.find_spec", lambda module, there=there: there)
+def test_auto_selects_tensorrt_if_its_module_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((None, "onnxruntime"), (object(), "tensorrt")):
+        monkeypatch.setattr("jetson.device.engine_trial.find_spec", lambda name, module=module: module)
         assert select_backend("auto").name == name
 
 
-def test_tensorrt_engines_are_built_on_the_board_and_without_a_gpu_not_flown(
-    board: DeviceBoard, make: Make, tmp_path: Path
+def test_tensorrt_engines_are_built_and_refused_without_a_gpu(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     board.backend = TensorRTBackend("rtx")
-    said: list[str] = []
-    board.log = said.append
+    lines: list[str] = []
+    board.log = lines.append
     with pytest.raises(CheckError, match="no NVIDIA GPU here"):
-        put(board, make(release=trimmed(tmp_path / "r", "fp32")))
-    assert any("built stream.fp32.engine" in line for line in said)
+        install_bundle(board, make_bundle(release=copy_release(tmp_path / "r", "fp32")))
+    assert any("built stream.fp32.engine" in line for line in lines)
 
 
-# Services: real processes, started and asked by commands.
-
-
-def test_a_changed_slot_is_found(board: DeviceBoard, make: Make) -> None:
-    put(board, make())
+def test_verify_slot_detects_changed_and_missing_files(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    install_bundle(board, make_bundle())
     board.verify_slot("a")
     graph = board.release_folder("a") / "stream.int8.onnxruntime.onnx"
     data = bytearray(graph.read_bytes())
@@ -327,8 +331,10 @@ def test_a_changed_slot_is_found(board: DeviceBoard, make: Make) -> None:
         board.verify_slot("a")
 
 
-def test_timing_caches_lie_beside_the_release(board: DeviceBoard, make: Make, tmp_path: Path) -> None:
+def test_timing_caches_are_stored_next_to_the_release(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
     (tmp_path / "nano.timing").write_bytes(b"cache")
-    put(board, make(timing_caches=(tmp_path / "nano.timing",)))
+    install_bundle(board, make_bundle(timing_caches=(tmp_path / "nano.timing",)))
     assert (board.slot_folder("a") / "caches" / "nano.timing").read_bytes() == b"cache"
     board.verify_slot("a")

@@ -1,3 +1,5 @@
+"""Policies: parsing, and selection of a precision."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -35,7 +37,7 @@ INT8 = PrecisionMeasurement("int8", 0.99, 4.0, 5.0)
         ),
     ],
 )
-def test_policies_are_read(text: str, policy: PrecisionPolicy) -> None:
+def test_parse_policy_returns_goal_and_bounds(text: str, policy: PrecisionPolicy) -> None:
     assert parse_policy(text) == policy
 
 
@@ -46,7 +48,7 @@ def test_policies_are_read(text: str, policy: PrecisionPolicy) -> None:
      "fastest within cc>=.9, p99<=2", "fastest within power>=2", "fastest within power<=7ms",
      "fastest within kld<=1", "fastest within cc>=-1"],
 )  # fmt: skip
-def test_other_texts_are_one_line_with_an_example(text: str) -> None:
+def test_parse_policy_rejects_other_texts(text: str) -> None:
     with pytest.raises(InputError, match="expected"):
         parse_policy(text)
 
@@ -61,18 +63,18 @@ def test_other_texts_are_one_line_with_an_example(text: str) -> None:
         ("closest within p50<=5", "fp16"),
     ],
 )
-def test_the_policy_chooses(text: str, expected: str) -> None:
+def test_choose_precision_follows_the_policy(text: str, expected: str) -> None:
     best, why = choose_precision(parse_policy(text), [FP32, FP16, INT8])
     assert best.precision == expected
     assert why.startswith(f"{expected}: ")
 
 
-def test_why_names_those_that_were_left_out() -> None:
+def test_reason_names_the_rejected_precisions() -> None:
     _, why = choose_precision(parse_policy("fastest within cc>=.995"), [FP32, FP16, INT8])
     assert why == "fp16: fastest of fp32, fp16; not int8: cc 0.9900 < 0.995"
 
 
-def test_power_bounds_what_was_metered_and_keeps_out_what_was_not() -> None:
+def test_power_bound_rejects_high_and_unknown_power() -> None:
     bound = parse_policy("fastest within power<=7")
     hungry, frugal = replace(INT8, power_w=7.5), replace(FP16, power_w=6.5)
     best, why = choose_precision(bound, [FP32, frugal, hungry])
@@ -80,7 +82,7 @@ def test_power_bounds_what_was_metered_and_keeps_out_what_was_not() -> None:
     assert "fp32: power is not known: no meter can be read; int8: power 7.5 > 7 W" in why
 
 
-def test_when_none_fits_each_is_named() -> None:
+def test_choose_precision_raises_with_a_reason_per_precision() -> None:
     with pytest.raises(CheckError, match=r"fp32: p99 9\.00 > 1 ms.*int8: .*p99 5\.00 > 1 ms"):
         choose_precision(parse_policy("fastest within cc>=.995 and p99<=1"), [FP32, INT8])
     with pytest.raises(CheckError, match="the release has none"):

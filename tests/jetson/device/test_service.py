@@ -1,4 +1,4 @@
-"""A release that is not healthy goes back by itself, whatever cuts its trial off."""
+"""Unhealthy releases and interrupted trials are reverted."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from edge.core.errors import CheckError
 from jetson.device.board import DeviceBoard
 from jetson.device.durable_disk import DurableDisk
 from jetson.device.service import CommandService, NoService
-from tests.jetson.conftest import START_2026, flown, put
+from tests.support.boards import START_2026, flown_counter, install_bundle
 
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 RESTART = """
 kill $(cat {here}/loop {here}/pid 2>/dev/null) 2>/dev/null
 echo "$AEROGAZE_RELEASE $AEROGAZE_PRECISION" >> {here}/started
@@ -37,7 +37,7 @@ sleep 0.1
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Callable[[str], CommandService]]:
-    """A service that crashes in a loop in one of the slots ("a", "b"), and is well in others."""
+    """Make a service that crashes in a loop with the release of one slot ("a", "b")."""
     here = tmp_path / "service"
     here.mkdir()
 
@@ -52,22 +52,24 @@ def service(tmp_path: Path) -> Iterator[Callable[[str], CommandService]]:
             os.kill(int((here / name).read_text()), signal.SIGTERM)
 
 
-def test_a_service_that_crashes_in_a_loop_brings_the_old_release_back(
-    board: DeviceBoard, make: Make, service: Callable[[str], CommandService], tmp_path: Path
+def test_crash_loop_of_the_service_reverts_to_the_old_release(
+    board: DeviceBoard, make_bundle: MakeBundle, service: Callable[[str], CommandService], tmp_path: Path
 ) -> None:
     board.service = service("b")
-    put(board, make(counter=1))
+    install_bundle(board, make_bundle(counter=1))
     started = time.monotonic()
     with pytest.raises(CheckError, match=r"did not stay healthy: .*; back to counter 1"):
-        put(board, make(counter=2))
+        install_bundle(board, make_bundle(counter=2))
     assert time.monotonic() - started < 30
     state = board.read_state()
-    assert (flown(board), state.current, state.trial, state.counter) == (1, "a", False, 1)
+    assert (flown_counter(board), state.current, state.trial, state.counter) == (1, "a", False, 1)
     paths = [line.split("/")[-2] for line in (tmp_path / "service" / "started").read_text().splitlines()]
     assert paths == ["a", "b", "a"]
-    board.service.check()
+    board.service.check_health()
     board.service = service("none")
-    assert put(board, make(counter=2)).current == "b", "the slot is free for the next"
+    assert install_bundle(board, make_bundle(counter=2)).current == "b", (
+        "the slot is free for the next install"
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,17 +81,17 @@ def test_a_service_that_crashes_in_a_loop_brings_the_old_release_back(
         (CommandService(("true",), ("false",), watch_s=0.2, every_s=0.1), "ended with exit code 1"),
     ],
 )
-def test_a_service_that_does_not_start_brings_the_old_release_back(
-    board: DeviceBoard, make: Make, broken: CommandService, message: str
+def test_failed_start_of_the_service_reverts_to_the_old_release(
+    board: DeviceBoard, make_bundle: MakeBundle, broken: CommandService, message: str
 ) -> None:
-    put(board, make(counter=1))
+    install_bundle(board, make_bundle(counter=1))
     board.service = broken
     with pytest.raises(CheckError, match=message):
-        put(board, make(counter=2))
-    assert flown(board) == 1
+        install_bundle(board, make_bundle(counter=2))
+    assert flown_counter(board) == 1
 
 
-def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path: Path) -> None:
+def test_command_over_its_time_limit_is_killed_with_its_children(tmp_path: Path) -> None:
     late = tmp_path / "late"
     service = CommandService(("sh", "-c", f"(sleep 1; touch {late}) & wait"), command_s=0.2)
     with pytest.raises(CheckError, match="took longer"):
@@ -98,15 +100,15 @@ def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path: P
     assert not late.exists()
 
 
-def test_a_first_release_that_is_not_healthy_leaves_none(board: DeviceBoard, make: Make) -> None:
+def test_unhealthy_first_release_leaves_no_release(board: DeviceBoard, make_bundle: MakeBundle) -> None:
     board.service = CommandService(("false",))
     with pytest.raises(CheckError, match="nothing is flown now"):
-        put(board, make())
+        install_bundle(board, make_bundle())
     assert board.read_state().current is None
 
 
-def test_a_trial_never_marked_good_goes_back_at_boot(board: DeviceBoard, make: Make) -> None:
-    put(board, make(counter=1))
+def test_unfinished_trial_is_reverted_at_boot(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    install_bundle(board, make_bundle(counter=1))
 
     class PowerCut(NoService):
         def watch(self) -> None:
@@ -114,28 +116,28 @@ def test_a_trial_never_marked_good_goes_back_at_boot(board: DeviceBoard, make: M
 
     board.service = PowerCut()
     with pytest.raises(SystemError):
-        put(board, make(counter=2))
-    assert (flown(board), board.read_state().trial) == (2, True)
+        install_bundle(board, make_bundle(counter=2))
+    assert (flown_counter(board), board.read_state().trial) == (2, True)
     assert board.recover_at_boot().trial is False
-    assert flown(board) == 1
+    assert flown_counter(board) == 1
     assert "was never marked good" in board.read_state().history[-1]["detail"]
 
 
-def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_written(
-    board: DeviceBoard, make: Make
+def test_unwatched_trial_is_not_run_even_if_the_disk_is_read_only(
+    board: DeviceBoard, make_bundle: MakeBundle
 ) -> None:
-    put(board, make(counter=1))
-    seen = []
+    install_bundle(board, make_bundle(counter=1))
+    slots = []
 
     class PowerCut(NoService):
         def watch(self) -> None:
-            seen.append(board.slot_to_run())
+            slots.append(board.slot_to_run())
             raise SystemError
 
     board.service = PowerCut()
     with pytest.raises(SystemError):
-        put(board, make(counter=2))
-    assert [name for name, _ in filter(None, seen)] == ["b"], "an install that watches flies what it tries"
+        install_bundle(board, make_bundle(counter=2))
+    assert [name for name, _ in filter(None, slots)] == ["b"], "an install that watches its trial runs it"
     code = (
         "import resource, sys, signal; from edge.cli.main import run_cli; "
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
@@ -143,59 +145,61 @@ def test_a_trial_that_nobody_watches_is_not_flown_from_a_disk_that_cannot_be_wri
     )
     boot = subprocess.run([sys.executable, "-c", code, str(board.root)], capture_output=True, text=True)
     assert boot.returncode == 2, boot.stderr
-    assert (flown(board), board.read_state().trial) == (2, True)
+    assert (flown_counter(board), board.read_state().trial) == (2, True)
     words = [sys.executable, "-m", "edge.cli.main", "device", "exec", "--root", str(board.root)]
-    told = subprocess.run([*words, "echo", "{release}"], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == str(board.release_folder("a"))
+    done = subprocess.run([*words, "echo", "{release}"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(board.release_folder("a"))
 
 
-def test_a_service_that_boots_the_board_as_it_starts_is_let_start(
-    board: DeviceBoard, make: Make, tmp_path: Path
+def test_service_that_runs_device_boot_can_restart_during_an_install(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     boot = (sys.executable, "-m", "edge.cli.main", "device", "boot", "--root", str(board.root))
     board.service = CommandService(boot)
-    put(board, make(counter=1))
-    assert put(board, make(counter=2)).counter == 2
+    install_bundle(board, make_bundle(counter=1))
+    assert install_bundle(board, make_bundle(counter=2)).counter == 2
     well = tmp_path / "well"
     health = ("sh", "-c", f"test -e {well}")
     board.service = CommandService(boot, health, watch_s=0.3, every_s=0.1, command_s=9)
-    said: list[str] = []
-    board.log = said.append
+    lines: list[str] = []
+    board.log = lines.append
     with pytest.raises(CheckError, match="back to counter 2"):
-        put(board, make(counter=3))
-    assert not any("did not restart on the old release" in line for line in said)
+        install_bundle(board, make_bundle(counter=3))
+    assert not any("did not restart on the old release" in line for line in lines)
 
 
-def test_a_board_with_nothing_on_trial_boots_from_a_disk_that_cannot_be_written(
-    board: DeviceBoard, make: Make, monkeypatch: pytest.MonkeyPatch
+def test_boot_without_a_trial_needs_no_write_access(
+    board: DeviceBoard, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(board, make())
+    install_bundle(board, make_bundle())
     (board.root / "lock").unlink()
-    (board.root / "lock").mkdir()  # opening it fails, for root too
+    (board.root / "lock").mkdir()  # opening a folder as a file fails, even for root
     assert board.recover_at_boot().counter == 1
 
 
-def test_a_first_release_whose_trial_was_cut_off_is_tried_again(board: DeviceBoard, make: Make) -> None:
+def test_interrupted_trial_of_the_first_release_is_repeated(
+    board: DeviceBoard, make_bundle: MakeBundle
+) -> None:
     class PowerCut(NoService):
         def watch(self) -> None:
             raise SystemError
 
     board.service = PowerCut()
     with pytest.raises(SystemError):
-        put(board, make(counter=5))
+        install_bundle(board, make_bundle(counter=5))
     assert board.recover_at_boot().trial
     board.service = CommandService(("false",))
     cut = (board.root / "state.json").read_bytes()
     with pytest.raises(CheckError, match="nothing is flown now"):
-        put(board, make(counter=5))
+        install_bundle(board, make_bundle(counter=5))
     (board.root / "state.json").write_bytes(cut)
     board.service = NoService()
-    state = put(board, make(counter=5))
+    state = install_bundle(board, make_bundle(counter=5))
     assert (state.current, state.previous, state.trial, state.counter) == ("b", None, False, 5)
 
 
-class SayingNo(DurableDisk):
-    """Cannot write the state that marks the trial good."""
+class FailsToMarkGood(DurableDisk):
+    """Disk that fails once, when the state that marks the trial good is renamed."""
 
     def step(self, what: str, path: Path) -> None:
         if what == "rename" and b'"trial":false' in path.with_name("state.json.new").read_bytes():
@@ -203,19 +207,19 @@ class SayingNo(DurableDisk):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
 
-def test_a_disk_that_fails_after_the_watch_leaves_no_trial(board: DeviceBoard, make: Make) -> None:
-    put(board, make(counter=1))
+def test_disk_error_after_the_watch_reverts_the_trial(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    install_bundle(board, make_bundle(counter=1))
     state = board.read_state()
     newer = dataclasses.replace(state, slots={**state.slots, "b": state.slots["a"]})
-    board.disk = SayingNo()
+    board.disk = FailsToMarkGood()
     with pytest.raises(OSError, match="Input/output error"):
-        board.switch(newer, "b", "install")
+        board.switch_to(newer, "b", "install")
     after = board.read_state()
     assert (after.current, after.trial, after.history[-1]["event"]) == ("a", False, "back")
 
 
-def test_a_signal_after_the_watch_leaves_no_trial(board: DeviceBoard, make: Make) -> None:
-    put(board, make(counter=1))
+def test_interrupt_after_the_watch_reverts_the_trial(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    install_bundle(board, make_bundle(counter=1))
 
     def late() -> float:
         if board.read_state().trial:
@@ -225,12 +229,12 @@ def test_a_signal_after_the_watch_leaves_no_trial(board: DeviceBoard, make: Make
 
     board.clock = late
     with pytest.raises(KeyboardInterrupt):
-        put(board, make(counter=2))
-    assert (flown(board), board.read_state().trial) == (1, False)
+        install_bundle(board, make_bundle(counter=2))
+    assert (flown_counter(board), board.read_state().trial) == (1, False)
 
 
-def test_an_interrupt_during_the_watch_goes_back(board: DeviceBoard, make: Make) -> None:
-    put(board, make(counter=1))
+def test_interrupt_during_the_watch_reverts_the_trial(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    install_bundle(board, make_bundle(counter=1))
 
     class Interrupted(NoService):
         def watch(self) -> None:
@@ -238,5 +242,5 @@ def test_an_interrupt_during_the_watch_goes_back(board: DeviceBoard, make: Make)
 
     board.service = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        put(board, make(counter=2))
-    assert (flown(board), board.read_state().trial) == (1, False)
+        install_bundle(board, make_bundle(counter=2))
+    assert (flown_counter(board), board.read_state().trial) == (1, False)

@@ -1,0 +1,29 @@
+"""Click options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+policy_option = click.option(
+    "--policy",
+    help="Which precision to fly (default: that of the board's config.json, else fastest within cc>=0.995).",
+)
+reinstall_option = click.option("--reinstall", is_flag=True, help="Install the release again that is flown.")
+_autopilot_option = click.option(
+    "--autopilot",
+    help="Link on the board with the autopilot's heartbeats, as udpin:0.0.0.0:14550 or /dev/ttyTHS1.",
+)
+_no_autopilot_option = click.option(
+    "--no-autopilot", is_flag=True, help="The board has no autopilot: do not check whether it is armed."
+)
+
+
+def autopilot_options(command: Command) -> Command:
+    """Add `--autopilot` and `--no-autopilot` to a command."""
+    return _autopilot_option(_no_autopilot_option(command))
