@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, RawFrameSpec
 from edge.preprocessing.transform import Alignment, Preprocessing
+from edge.release.json_values import parse_choice, parse_integer, parse_number, parse_optional, parse_text
 
 SCHEMA = 1
 RELEASE_MANIFEST = "release.json"
@@ -35,8 +35,6 @@ Form = Literal["stream", "pair", "clip"]
 TargetEngine = Literal["any", "onnxruntime", "tensorrt"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FORMS: tuple[Form, ...] = get_args(Form)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -366,118 +364,94 @@ def _check_file(folder: Path, name: str, digest: str, size: int) -> None:
 
 
 def _parse_release(folder: Path, document: Mapping[str, Any]) -> Release:
-    states = tuple(
-        StateSpec(
-            _parse_text(s["input"]),
-            _parse_text(s["output"]),
-            _parse_shape(s["shape"]),
-            _parse_number(s["start"]),
-            _parse_lag(s["lag_s"]),
-        )
-        for s in document["states"]
-    )
-    graphs = tuple(
-        Graph(
-            file=_parse_text(g["file"]),
-            form=_parse_choice(g["form"], FORMS),
-            precision=_parse_choice(g["precision"], PRECISIONS),
-            engine=_parse_choice(g["engine"], get_args(TargetEngine)),
-            batch=None if g["batch"] is None else _parse_integer(g["batch"], minimum=1),
-            verified=None if g["verified"] is None else _parse_verification(g["verified"]),
-        )
-        for g in document["graphs"]
-    )
+    graphs = tuple(map(_parse_graph, document["graphs"]))
     if not graphs:
         raise ValueError("graphs is empty")
-    preprocessing = document["preprocessing"]
-    inputs = tuple(_parse_text(name) for name in document["inputs"])
+    inputs = tuple(map(parse_text, document["inputs"]))
     if not inputs:
         raise ValueError("inputs is empty")
     return Release(
         folder=folder,
-        name=_parse_text(document["name"]),
+        name=parse_text(document["name"]),
         student=dict(document["student"]),
-        preprocessing=Preprocessing(
-            _parse_integer(preprocessing["width"], minimum=1),
-            _parse_integer(preprocessing["height"], minimum=1),
-            _parse_number(preprocessing["scale"]),
-            _parse_number(preprocessing["offset"]),
-            None if preprocessing.get("alignment") is None else _parse_alignment(preprocessing["alignment"]),
-        ),
+        preprocessing=_parse_preprocessing(document["preprocessing"]),
         inputs=inputs,
-        output=_parse_text(document["output"]),
-        delay_frames=_parse_integer(document["delay_frames"]),
-        preroll=_parse_integer(document["preroll"]),
-        states=states,
+        output=parse_text(document["output"]),
+        delay_frames=parse_integer(document["delay_frames"]),
+        preroll=parse_integer(document["preroll"]),
+        states=tuple(map(_parse_state, document["states"])),
         graphs=graphs,
         trained=dict(document["trained"]),
-        calibrated=None if document["calibrated"] is None else dict(document["calibrated"]),
-        raw_frame=None if document.get("raw_frame") is None else _parse_raw_frame(document["raw_frame"]),
-        clip=None if document.get("clip") is None else _parse_clip(document["clip"]),
+        calibrated=parse_optional(document["calibrated"], dict),
+        raw_frame=parse_optional(document.get("raw_frame"), _parse_raw_frame),
+        clip=parse_optional(document.get("clip"), _parse_clip),
         blur=_parse_blur(document.get("blur", 0.0)),
     )
 
 
-def _parse_clip(clip: Mapping[str, Any]) -> ClipSpec:
-    frames = _parse_integer(clip["frames"], minimum=1)
-    return ClipSpec(frames, _parse_choice(clip["maps"], (1, frames)))
+def _parse_state(document: Mapping[str, Any]) -> StateSpec:
+    return StateSpec(
+        input=parse_text(document["input"]),
+        output=parse_text(document["output"]),
+        shape=tuple(parse_integer(side, minimum=1) for side in document["shape"]),
+        start=parse_number(document["start"]),
+        lag_s=_parse_lag(document["lag_s"]),
+    )
 
 
-def _parse_raw_frame(raw: Mapping[str, Any]) -> RawFrameSpec:
-    width, height = (_parse_integer(raw[side], minimum=1) for side in ("width", "height"))
-    try:
-        return RawFrameSpec(width, height, _parse_choice(raw["format"], PIXEL_FORMATS))
-    except InputError as error:
-        raise ValueError(str(error)) from None
+def _parse_graph(document: Mapping[str, Any]) -> Graph:
+    return Graph(
+        file=parse_text(document["file"]),
+        form=parse_choice(document["form"], FORMS),
+        precision=parse_choice(document["precision"], PRECISIONS),
+        engine=parse_choice(document["engine"], get_args(TargetEngine)),
+        batch=parse_optional(document["batch"], lambda batch: parse_integer(batch, minimum=1)),
+        verified=parse_optional(document["verified"], _parse_verification),
+    )
 
 
 def _parse_verification(document: Mapping[str, Any]) -> Verification:
     values = {field.name: document[field.name] for field in dataclasses.fields(Verification)}
-    frames = _parse_integer(values.pop("frames"), minimum=1)
-    return Verification(frames, **{name: _parse_number(value) for name, value in values.items()})
+    frames = parse_integer(values.pop("frames"), minimum=1)
+    return Verification(frames, **{name: parse_number(value) for name, value in values.items()})
 
 
-def _parse_text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is not a non-empty string")
-    return value
-
-
-def _parse_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
-
-
-def _parse_integer(value: Any, minimum: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{value!r} is not an integer of at least {minimum}")
-    return value
+def _parse_preprocessing(document: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(
+        width=parse_integer(document["width"], minimum=1),
+        height=parse_integer(document["height"], minimum=1),
+        scale=parse_number(document["scale"]),
+        offset=parse_number(document["offset"]),
+        alignment=parse_optional(document.get("alignment"), _parse_alignment),
+    )
 
 
 def _parse_alignment(document: Mapping[str, Any]) -> Alignment:
     lag_s = _parse_lag(document["lag_s"])
-    width, height = (_parse_integer(document[side], minimum=16) for side in ("width", "height"))
+    width, height = (parse_integer(document[side], minimum=16) for side in ("width", "height"))
     return Alignment(lag_s, width, height)
 
 
+def _parse_raw_frame(document: Mapping[str, Any]) -> RawFrameSpec:
+    width, height = (parse_integer(document[side], minimum=1) for side in ("width", "height"))
+    try:
+        return RawFrameSpec(width, height, parse_choice(document["format"], PIXEL_FORMATS))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _parse_clip(document: Mapping[str, Any]) -> ClipSpec:
+    frames = parse_integer(document["frames"], minimum=1)
+    return ClipSpec(frames, parse_choice(document["maps"], (1, frames)))
+
+
 def _parse_lag(value: Any) -> float:
-    if not 0 <= _parse_number(value) <= MAX_LAG_S:
+    if not 0 <= parse_number(value) <= MAX_LAG_S:
         raise ValueError(f"a lag of {value} s; expected 0 to {MAX_LAG_S}")
     return float(value)
 
 
 def _parse_blur(value: Any) -> float:
-    if not 0 <= _parse_number(value) <= MAX_BLUR:
+    if not 0 <= parse_number(value) <= MAX_BLUR:
         raise ValueError(f"a blur of {value} widths; expected 0 to {MAX_BLUR}")
     return float(value)
-
-
-def _parse_shape(value: Any) -> tuple[int, ...]:
-    return tuple(_parse_integer(side, minimum=1) for side in value)
-
-
-def _parse_choice(value: Any, choices: tuple[T, ...]) -> T:
-    if value not in choices:
-        raise ValueError(f"{value!r} is not one of {', '.join(map(str, choices))}")
-    return next(choice for choice in choices if choice == value)

@@ -21,7 +21,7 @@ from edge.inference.tensorrt.api import EngineTensor
 from edge.inference.tensorrt.cuda_graphs import CudaGraphCache
 from edge.inference.tensorrt.device_state import DeviceRecurrentState
 from edge.inference.tensorrt.layers import read_layers
-from edge.inference.tensorrt.slot_ring import Slot, SlotRing, allocate_slot
+from edge.inference.tensorrt.slot_ring import FrameSlot, SlotRing, allocate_slot
 
 FRAMES_IN_FLIGHT = 2
 """While one frame is computed, the next one is copied."""
@@ -221,7 +221,7 @@ class TensorRTRunner:
             self._cuda.make_current()
             self._thread.is_current = True
 
-    def _submit_zero_copy(self, slot: Slot) -> None:
+    def _submit_zero_copy(self, slot: FrameSlot) -> None:
         compute = self._streams.compute
         self._record_if_timed(slot.started, compute)
         self._record_if_timed(slot.inference_started, compute)
@@ -229,7 +229,7 @@ class TensorRTRunner:
         self._record_if_timed(slot.inferred, compute)
         self._cuda.record(slot.done, compute)
 
-    def _submit_with_copies(self, slot: Slot) -> None:
+    def _submit_with_copies(self, slot: FrameSlot) -> None:
         cuda, (upload, compute, download) = self._cuda, self._streams
         self._record_if_timed(slot.started, upload)
         for name, memory in slot.host_inputs.items():
@@ -248,7 +248,7 @@ class TensorRTRunner:
         if self._options.timed:
             self._cuda.record(event, stream)
 
-    def _read_timing(self, slot: Slot) -> GpuTiming:
+    def _read_timing(self, slot: FrameSlot) -> GpuTiming:
         elapsed_ms = self._cuda.elapsed_ms
         return GpuTiming(
             slot.enqueue_ms,

@@ -15,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass
-class Slot:
+class FrameSlot:
     """Buffers and events of one frame in flight.
 
     With zero copy, the engine's buffers are those of the host, and `uploaded` is not used.
@@ -52,7 +52,7 @@ def allocate_slot(
     dtypes: Mapping[str, np.dtype[Any]],
     zero_copy: bool,
     timed: bool,
-) -> Slot:
+) -> FrameSlot:
     """Allocate the buffers and events of one slot.
 
     Args:
@@ -72,7 +72,7 @@ def allocate_slot(
             for buffers in (host_inputs, host_outputs)
         )
     started, uploaded, inference_started, inferred, done = (cuda.create_event(timed) for _ in range(5))
-    return Slot(
+    return FrameSlot(
         host_inputs,
         engine_inputs,
         engine_outputs,
@@ -96,10 +96,10 @@ class SlotRing:
         frame: Number of the next frame since the last `clear`.
     """
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
+    def __init__(self, slots: Sequence[FrameSlot]) -> None:
         self.slots = slots
         self.frame = 0
-        self._in_flight: deque[Slot] = deque()
+        self._in_flight: deque[FrameSlot] = deque()
 
     @property
     def is_full(self) -> bool:
@@ -111,7 +111,7 @@ class SlotRing:
         """Return whether no frame is in flight."""
         return not self._in_flight
 
-    def slot_of(self, frame: int) -> Slot:
+    def slot_of(self, frame: int) -> FrameSlot:
         """Return the slot of frame number `frame`."""
         return self.slots[frame % len(self.slots)]
 
@@ -120,7 +120,7 @@ class SlotRing:
         self._in_flight.append(self.slot_of(self.frame))
         self.frame += 1
 
-    def pop(self) -> Slot:
+    def pop(self) -> FrameSlot:
         """Return the slot of the oldest frame in flight, which is then no longer in flight."""
         return self._in_flight.popleft()
 
