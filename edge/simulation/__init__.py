@@ -1,1 +1,1 @@
-"""A procedural aerial world: endless labelled drone footage, made from a seed."""
+"""A procedural aerial world: endless synthetic drone footage with ground truth, generated from a seed."""

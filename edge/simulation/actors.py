@@ -1,4 +1,4 @@
-"""The things a viewer may look at: their looks, their ways, and how they move."""
+"""Actors of a scene: their appearance, trajectories and meshes."""
 
 from __future__ import annotations
 
@@ -44,44 +44,51 @@ CRUISE_SPEEDS_M_S = {
 
 
 class Trajectory(Protocol):
-    """Where a thing is at any time."""
+    """Pose of an actor as a function of time."""
 
     def pose_at(self, time_s: float) -> tuple[float, float, float]:
-        """x, y in metres and heading in radians, clockwise from north."""
+        """Return x and y in metres, and the heading in radians clockwise from north."""
         ...
 
 
 @dataclass(frozen=True)
 class StaticPose:
-    """Stays where it is."""
+    """Trajectory that stays in place."""
 
     x: float
     y: float
     heading: float
 
     def pose_at(self, time_s: float) -> tuple[float, float, float]:
-        """Always the same."""
+        """Return the pose."""
         return self.x, self.y, self.heading
 
 
 @dataclass(frozen=True)
 class WanderTrajectory:
-    """A straight cruise with a smooth wander about it; without cruise, a closed wandering."""
+    """Smooth random motion about a straight line, or about a point if the velocity is zero.
+
+    Attributes:
+        x: Start in metres.
+        y: Start in metres.
+        velocity: Metres per second along x and y.
+        wander: Random motion along x and y, in metres.
+    """
 
     x: float
     y: float
-    cruise: tuple[float, float]  # metres a second
-    wander: tuple[SineNoise, SineNoise]  # metres
+    velocity: tuple[float, float]
+    wander: tuple[SineNoise, SineNoise]
 
     def position_at(self, time_s: float) -> tuple[float, float]:
-        """x, y in metres."""
+        """Return x and y in metres."""
         return (
-            self.x + self.cruise[0] * time_s + self.wander[0].value_at(time_s),
-            self.y + self.cruise[1] * time_s + self.wander[1].value_at(time_s),
+            self.x + self.velocity[0] * time_s + self.wander[0].value_at(time_s),
+            self.y + self.velocity[1] * time_s + self.wander[1].value_at(time_s),
         )
 
     def pose_at(self, time_s: float) -> tuple[float, float, float]:
-        """Place, heading along the motion."""
+        """Return the position, with the heading along the motion."""
         x, y = self.position_at(time_s)
         ahead = self.position_at(time_s + 0.05)
         return x, y, math.atan2(ahead[0] - x, ahead[1] - y)
@@ -89,7 +96,17 @@ class WanderTrajectory:
 
 @dataclass(frozen=True)
 class Road:
-    """A road right across the (endlessly repeated) world, gently winding."""
+    """A gently winding road across the whole world, which repeats without end.
+
+    Attributes:
+        along_x: The road runs along x; otherwise along y.
+        offset_m: Position of the centre line across the road's direction.
+        bend_amplitude_m: Amplitude of the sinusoidal bends.
+        bend_count: Number of bends in the world's width.
+        phase: Phase of the bends in radians.
+        world_m: Width of the world.
+        width_m: Width of the road.
+    """
 
     along_x: bool
     offset_m: float
@@ -99,77 +116,112 @@ class Road:
     world_m: float
     width_m: float
 
-    def point(self, s: float | Array, aside: float) -> tuple[float | Array, float | Array]:
-        """x, y in metres at `s` metres along and `aside` metres to the right (along y)."""
-        bend = self.bend_amplitude_m * np.sin(2 * math.pi * self.bend_count * s / self.world_m + self.phase)
-        across = self.offset_m + bend + aside
-        return (s, across) if self.along_x else (across, s)
+    def point(self, along_m: float | Array, aside_m: float) -> tuple[float | Array, float | Array]:
+        """Return x and y in metres of a point on the road.
+
+        Args:
+            along_m: Distance along the road, a number or an array.
+            aside_m: Distance from the centre line, positive towards larger coordinates.
+        """
+        bend = self.bend_amplitude_m * np.sin(
+            2 * math.pi * self.bend_count * along_m / self.world_m + self.phase
+        )
+        across_m = self.offset_m + bend + aside_m
+        return (along_m, across_m) if self.along_x else (across_m, along_m)
 
 
 @dataclass(frozen=True)
 class RoadTrajectory:
-    """Along a road at a steady speed; negative speed drives the other way."""
+    """Motion along a road at constant speed.
+
+    Attributes:
+        road: The road.
+        start_m: Distance along the road at time 0.
+        aside_m: Distance from the centre line.
+        speed: Metres per second; negative in the opposite direction.
+    """
 
     road: Road
     start_m: float
     aside_m: float
-    speed: float  # metres a second
+    speed: float
 
     def pose_at(self, time_s: float) -> tuple[float, float, float]:
-        """Place on the lane, heading along it."""
-        s = self.start_m + self.speed * time_s
-        x, y = self.road.point(s, self.aside_m)
+        """Return the position in the lane, with the heading along it."""
+        along_m = self.start_m + self.speed * time_s
+        x, y = self.road.point(along_m, self.aside_m)
         step = math.copysign(0.5, self.speed)
-        ahead = self.road.point(s + step, self.aside_m)
+        ahead = self.road.point(along_m + step, self.aside_m)
         return float(x), float(y), math.atan2(ahead[0] - x, ahead[1] - y)
 
 
 @dataclass(frozen=True)
 class TowedTrajectory:
-    """Where another was some time ago, to one side."""
+    """Trajectory of another actor, delayed and shifted to one side.
 
-    ahead: Trajectory
+    Attributes:
+        leader: The trajectory that is followed.
+        delay_s: Delay in seconds.
+        aside_m: Shift to the right of the leader's heading.
+    """
+
+    leader: Trajectory
     delay_s: float
     aside_m: float
 
     def pose_at(self, time_s: float) -> tuple[float, float, float]:
-        """Place and heading."""
-        x, y, heading = self.ahead.pose_at(time_s - self.delay_s)
+        """Return the delayed pose of the leader, shifted to one side."""
+        x, y, heading = self.leader.pose_at(time_s - self.delay_s)
         return (x + self.aside_m * math.cos(heading), y - self.aside_m * math.sin(heading), heading)
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a thing looks like; two things of the same look cannot be told apart."""
+    """Appearance of an actor. Two actors of equal appearance look the same.
+
+    Attributes:
+        kind: Such as "car" or "person".
+        size: Scale of the mesh; 1 is the usual size.
+        colours: Three colours, BGR.
+        variant: Selects among the shapes of a kind.
+    """
 
     kind: str
-    size: float  # 1: usual
+    size: float
     colours: tuple[Colour, Colour, Colour]
-    variant: int  # picks among the forms of a kind
+    variant: int
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A look on its way."""
+    """An appearance that follows a trajectory.
+
+    Attributes:
+        target_id: Number of the actor in its scene.
+        appearance: Its appearance.
+        trajectory: Its trajectory.
+        phase: Phase of its gait at time 0, in radians.
+        gait_rate: Radians of gait per second; 0 for static actors.
+    """
 
     target_id: int
     appearance: Appearance
     trajectory: Trajectory
-    phase: float  # of its gait, radians
-    gait_rate: float  # radians of gait a second; 0 for what stands
+    phase: float
+    gait_rate: float
 
     @property
     def is_moving(self) -> bool:
-        """Whether it ever leaves its place."""
+        """Return whether the actor ever moves."""
         return not isinstance(self.trajectory, StaticPose)
 
     def mesh(self, time_s: float) -> Mesh:
-        """Its shape about its own foot at a time."""
+        """Return the mesh at a time, with its foot at the origin."""
         return build_mesh(self.appearance, self.phase + self.gait_rate * time_s)
 
 
 def sample_appearance(rng: np.random.Generator, kind: str) -> Appearance:
-    """A random look of a kind."""
+    """Sample the appearance of a kind."""
     return Appearance(
         kind,
         float(rng.uniform(0.85, 1.2)),
@@ -179,7 +231,7 @@ def sample_appearance(rng: np.random.Generator, kind: str) -> Appearance:
 
 
 def sample_colour(rng: np.random.Generator) -> Colour:
-    """Dark, bright, dull or strong, BGR."""
+    """Sample a colour, BGR: dark or bright, grey or saturated."""
     level = rng.uniform(15, 245)
     tint = rng.normal(0, 1, 3) * (12 if rng.random() < 0.55 else 75)
     b, g, r = np.clip(level + tint - tint.mean(), 4, 252)
@@ -187,7 +239,7 @@ def sample_colour(rng: np.random.Generator) -> Colour:
 
 
 def sample_paint_colour(rng: np.random.Generator, kind: str) -> Colour:
-    """Car paint is mostly white, grey or black; the rest is anything."""
+    """Sample the colour of a kind. Vehicles, boats and towers are mostly white, grey or black."""
     if kind in ("boat", "tower") or (kind in VEHICLES and rng.random() < 0.65):
         level = float(rng.choice([25, 45, 110, 165, 205, 232, 245]))
         b, g, r = np.clip(level + rng.normal(0, 5, 3), 4, 252)
@@ -196,7 +248,7 @@ def sample_paint_colour(rng: np.random.Generator, kind: str) -> Colour:
 
 
 def build_mesh(appearance: Appearance, phase: float) -> Mesh:
-    """The mesh of a look at a phase of its gait."""
+    """Return the mesh of an appearance at a phase of its gait."""
     kind = appearance.kind
     if kind in VEHICLES:
         mesh = build_vehicle(appearance)
@@ -206,12 +258,12 @@ def build_mesh(appearance: Appearance, phase: float) -> Mesh:
         mesh = build_object(appearance) if kind == "object" else build_tower(appearance)
     else:
         mesh = Mesh.build(rods=LIVING_BUILDERS[kind](appearance, phase))
-    k = appearance.size
-    return Mesh(mesh.faces * k, mesh.face_colours, mesh.rods * k, mesh.radii * k, mesh.rod_colours)
+    size = appearance.size
+    return Mesh(mesh.faces * size, mesh.face_colours, mesh.rods * size, mesh.radii * size, mesh.rod_colours)
 
 
 def scale_colour(colour: Colour, factor: float) -> Colour:
-    """The same colour, scaled."""
+    """Return the colour multiplied by a factor."""
     return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
@@ -222,7 +274,7 @@ HAIR: tuple[Colour, ...] = ((25, 25, 30), (30, 45, 70), (70, 110, 150), (190, 19
 
 
 def build_vehicle(appearance: Appearance) -> Mesh:
-    """Car, van, truck or bus: boxes on dark wheels."""
+    """Build a car, van, truck or bus from boxes."""
     paint, second = appearance.colours[0], appearance.colours[1]
     length = LENGTHS_M[appearance.kind]
     wide = 1.85 if appearance.kind in ("car", "van") else 2.5
@@ -264,7 +316,10 @@ def build_vehicle(appearance: Appearance) -> Mesh:
 
 
 def build_boat(appearance: Appearance) -> Mesh:
-    """Hull with a pointed bow, a deck, perhaps a cabin or roof, and people aboard."""
+    """Build a hull with a pointed bow, a deck and people.
+
+    Some variants have a cabin, a roof or a sail.
+    """
     hull, deck, extra = appearance.colours
     slim = 0.32 if appearance.variant % 4 else 0.16
     length, half = LENGTHS_M["boat"], LENGTHS_M["boat"] * slim / 2
@@ -299,7 +354,7 @@ def build_boat(appearance: Appearance) -> Mesh:
 
 
 def build_object(appearance: Appearance) -> Mesh:
-    """A single thing that does not belong: ball, crate, tent, sign, umbrella, barrel."""
+    """Build a single object: ball, crate, tent, sign, umbrella or barrel."""
     a, b, c = appearance.colours
     variant = appearance.variant % 6
     if variant == 0:
@@ -325,7 +380,7 @@ def build_object(appearance: Appearance) -> Mesh:
 
 
 def build_tower(appearance: Appearance) -> Mesh:
-    """A lonely tall building: lighthouse, mast or tower block."""
+    """Build a tall, isolated building: lighthouse, mast or tower block."""
     a, b, _ = appearance.colours
     high = 25.0 + 4.0 * (appearance.variant % 5)
     wide = 6.0 + 1.5 * (appearance.variant % 4)
@@ -347,11 +402,11 @@ Rods = list[tuple[Point, Point, float, Colour]]
 
 
 def build_person(appearance: Appearance, phase: float) -> Rods:
-    """Upright, walking along +y: legs and arms swing with the phase."""
+    """Build a person who walks along +y; legs and arms swing with the phase."""
     shirt, trousers, bag = appearance.colours
     skin, hair = SKINS[appearance.variant % 4], HAIR[appearance.variant // 3 % 4]
     swing = 0.38 * math.sin(phase)
-    if appearance.variant in (4, 9):  # a robe: hardly any legs to see
+    if appearance.variant in (4, 9):  # a robe hides the legs
         return [
             ((0, 0.3 * swing, 0.12), (0, 0, 1.25), 0.26, shirt),
             ((0, 0, 1.57), (0, 0, 1.6), 0.13, hair),
@@ -371,7 +426,7 @@ def build_person(appearance: Appearance, phase: float) -> Rods:
 
 
 def build_cyclist(appearance: Appearance, phase: float) -> Rods:
-    """A rider on two wheels, along +y."""
+    """Build a rider on two wheels, along +y."""
     shirt, trousers, frame = appearance.colours
     skin = SKINS[appearance.variant % 4]
     rods: Rods = []
@@ -398,7 +453,7 @@ def build_cyclist(appearance: Appearance, phase: float) -> Rods:
 
 
 def build_animal(appearance: Appearance, phase: float) -> Rods:
-    """A four-legged walker along +y."""
+    """Build a four-legged animal that walks along +y."""
     coat, patch, _ = appearance.colours
     swing = 0.25 * math.sin(phase)
     rods: Rods = []
@@ -416,7 +471,7 @@ def build_animal(appearance: Appearance, phase: float) -> Rods:
 
 
 def build_surfer(appearance: Appearance, phase: float) -> Rods:
-    """Crouched on a board along +y, one arm out."""
+    """Build a crouching surfer on a board along +y, with one arm stretched out."""
     suit, shorts, board = appearance.colours
     skin = SKINS[appearance.variant % 4]
     bob = 0.05 * math.sin(phase)
@@ -432,7 +487,7 @@ def build_surfer(appearance: Appearance, phase: float) -> Rods:
 
 
 def build_swimmer(appearance: Appearance, phase: float) -> Rods:
-    """Head, shoulders and sometimes a board, in the water."""
+    """Build head and shoulders in the water; some variants have a board."""
     suit, _, board = appearance.colours
     rods: Rods = []
     if appearance.variant % 2:
@@ -455,6 +510,6 @@ LIVING_BUILDERS = {
 
 
 def typical_gait_rate(kind: str, speed: float) -> float:
-    """Radians of gait a second at a speed in metres a second."""
+    """Return the radians of gait per second of a kind at a speed in metres per second."""
     per_metre = {"person": 4.3, "cyclist": 1.3, "animal": 3.5, "surfer": 0.6, "swimmer": 2.5}
     return per_metre.get(kind, 0.0) * speed

@@ -1,4 +1,4 @@
-"""From clean picture to footage: light and colour, blur, vignette, noise, compression."""
+"""Effects of a real camera on a rendered image: exposure, colour, blur, vignette, noise, compression."""
 
 from __future__ import annotations
 
@@ -15,21 +15,33 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class CameraEffects:
-    """A camera's habits; blur in frame widths, exposure in seconds."""
+    """Settings of the effects.
 
-    gain: tuple[float, float, float]  # BGR
+    Attributes:
+        gain: Factors of B, G and R.
+        gamma: Exponent of the tone curve.
+        saturation: 0 is grey, 1 is unchanged.
+        vignette: Darkening of the corners, 0 to 1.
+        blur: Standard deviation in image widths.
+        sharpen: Strength of unsharp masking.
+        exposure_s: Exposure time in seconds, which causes motion blur.
+        noise: Standard deviation of the noise, of 255.
+        quality: JPEG quality; 100 is uncompressed.
+    """
+
+    gain: tuple[float, float, float]
     gamma: float
-    saturation: float  # 0: grey, 1: as it is
-    vignette: float  # darkening of the corners, 0..1
+    saturation: float
+    vignette: float
     blur: float
     sharpen: float
     exposure_s: float
-    noise: float  # standard deviation, of 255
-    quality: int  # JPEG; 100: none
+    noise: float
+    quality: int
 
 
 def sample_effects(rng: Rng) -> CameraEffects:
-    """Random habits, mostly good."""
+    """Sample settings of the effects; most are mild."""
     gain = math.exp(rng.normal(0, 0.13)) * np.exp(rng.normal(0, 0.045, 3))
     return CameraEffects(
         (float(gain[0]), float(gain[1]), float(gain[2])),
@@ -45,7 +57,14 @@ def sample_effects(rng: Rng) -> CameraEffects:
 
 
 def apply_effects(image: Image, effects: CameraEffects, drift: tuple[float, float], rng: Rng) -> Image:
-    """Footage of a clean picture (H, W, 3); `drift` is the picture's motion in pixels a second."""
+    """Return the rendered image (H, W, 3) as the camera would record it.
+
+    Args:
+        image: The rendered image.
+        effects: Settings.
+        drift: Motion of the image in pixels per second.
+        rng: Source of the noise.
+    """
     height, width = image.shape[:2]
     step_x, step_y = drift[0] * effects.exposure_s, drift[1] * effects.exposure_s
     length = math.hypot(step_x, step_y)
@@ -79,7 +98,7 @@ def apply_effects(image: Image, effects: CameraEffects, drift: tuple[float, floa
 
 
 def apply_motion_blur(image: Image, step_x: float, step_y: float, length: float) -> Image:
-    """Motion blur along a direction, `length` pixels long."""
+    """Blur the image along the direction (step_x, step_y), over `length` pixels."""
     size = 2 * math.ceil(length / 2) + 1
     kernel = np.zeros((size, size), np.float32)
     norm = math.hypot(step_x, step_y)

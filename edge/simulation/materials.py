@@ -1,4 +1,4 @@
-"""What ground is made of: colours from ramps over smooth periodic noise, and how one covers another."""
+"""Ground materials: colour tables over smooth periodic noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 
 BANK_SIZE = 1024
-# Two or three colours (BGR) from the noise's lowest to its highest values.
+"""Side of the noise images in pixels."""
 MATERIALS: dict[str, tuple[Colour, ...]] = {
     "grass": ((35, 75, 60), (60, 125, 95), (90, 160, 140)),
     "lawn": ((30, 90, 50), (50, 130, 80), (70, 150, 105)),
@@ -39,6 +39,7 @@ MATERIALS: dict[str, tuple[Colour, ...]] = {
     "brown water": ((75, 100, 120), (100, 130, 150), (135, 160, 175)),
     "blue water": ((120, 80, 20), (155, 110, 40), (190, 150, 80)),
 }
+"""Two or three colours (BGR) of each material, from the lowest to the highest value of the noise."""
 WATER_MATERIALS = tuple(name for name in MATERIALS if name.endswith("water"))
 SOFT_MATERIALS = (
     "grass",
@@ -59,7 +60,7 @@ HARD_MATERIALS = ("asphalt", "concrete", "pink paving", "brick", "gravel")
 
 @functools.lru_cache(maxsize=1)
 def noise_bank() -> tuple[Image, ...]:
-    """Periodic noise squares (1024, 1024), from broad clouds to fine grain."""
+    """Return periodic noise images (1024, 1024), from coarse to fine."""
     rng = np.random.default_rng(20)
     bank = []
     for slope, first in ((0.55, 2), (0.62, 3), (0.68, 4), (0.6, 8), (0.6, 16), (0.78, 24)):
@@ -85,7 +86,13 @@ def noise_bank() -> tuple[Image, ...]:
 
 
 def sample_noise(rng: Rng, level: int, size: int) -> Image:
-    """One square of the bank at random place and turn, (size, size); 128 is its middle."""
+    """Return a noise image (size, size) with mean 128, randomly shifted and flipped.
+
+    Args:
+        rng: Random numbers.
+        level: Index into `noise_bank()`, from coarse to fine.
+        size: Side in pixels.
+    """
     tile = noise_bank()[level]
     top, left = rng.integers(0, BANK_SIZE, 2)
     tile = np.roll(tile, (int(top), int(left)), (0, 1))
@@ -99,7 +106,7 @@ def sample_noise(rng: Rng, level: int, size: int) -> Image:
 
 
 def sample_colour_table(rng: Rng, material: str) -> Image:
-    """A jittered colour table (256, 1, 3) of a material."""
+    """Sample a variation of the colour table (256, 1, 3) of a material."""
     stops = np.array(MATERIALS[material], dtype=float)
     gain = rng.uniform(0.8, 1.1) * (1 + rng.normal(0, 0.04, 3))
     contrast = 0.15 + 0.85 * rng.random() ** 2
@@ -113,20 +120,28 @@ def sample_colour_table(rng: Rng, material: str) -> Image:
 
 
 def fill_material(rng: Rng, material: str, size: int, level: int) -> Image:
-    """A square (size, size, 3) covered with one material."""
+    """Return an image (size, size, 3) of one material, coloured by noise of a level."""
     tone = sample_noise(rng, level, size)
     return np.asarray(cv2.applyColorMap(tone, sample_colour_table(rng, material)), np.uint8)
 
 
 def modulate_brightness(rng: Rng, image: Image, level: int, strength: float) -> None:
-    """Lighter and darker by one kind of noise, in place."""
+    """Multiply the image in place by noise of a level."""
     table = np.clip(128 + (np.arange(256) - 128) * strength, 0, 255).astype(np.uint8)
     tone = cv2.LUT(sample_noise(rng, level, image.shape[0]), table)
     cv2.multiply(image, cv2.merge([tone, tone, tone]), dst=image, scale=1 / 128)
 
 
 def blend_patches(rng: Rng, image: Image, other: Image, level: int, soft: bool) -> Image:
-    """Cover the part of the image where a broad noise is high."""
+    """Return the image with patches of another, where noise of a level is high.
+
+    Args:
+        rng: Random numbers.
+        image: (H, W, 3).
+        other: (H, W, 3), seen in the patches.
+        level: Index into `noise_bank()`.
+        soft: The patches have soft edges.
+    """
     tone = sample_noise(rng, level, image.shape[0])
     edge = rng.uniform(110, 190)
     sharp = rng.uniform(1.0, 5.0) if soft else 40.0
@@ -135,7 +150,7 @@ def blend_patches(rng: Rng, image: Image, other: Image, level: int, soft: bool) 
 
 
 def blend(image: Image, other: Image, mask: npt.NDArray[np.uint8]) -> Image:
-    """`other` where the mask (H, W) is 255, `image` where it is 0."""
+    """Return `other` where the mask (H, W) is 255, and `image` where it is 0."""
     weight = cv2.merge([mask, mask, mask])
     over = cv2.multiply(other, weight, scale=1 / 255)
     under = cv2.multiply(image, cv2.bitwise_not(weight), scale=1 / 255)

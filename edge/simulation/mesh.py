@@ -1,4 +1,4 @@
-"""Solid things made of flat faces and round rods, and how they become polygons on the picture."""
+"""Meshes of flat faces and round rods, and their projection to polygons."""
 
 from __future__ import annotations
 
@@ -16,30 +16,43 @@ Colour = tuple[float, float, float]
 Point = tuple[float, float, float]
 
 FACE_CORNERS = 6
-FIXED_POINT_BITS = 4  # binary digits of a pixel's fraction when drawing
+FIXED_POINT_BITS = 4
+"""Fractional bits of pixel coordinates when drawing."""
 ROD_CORNERS = 10
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Faces, then rods, in the order they are painted, in metres about the thing's own foot.
+    """Faces and rods in metres, in the order they are drawn, with the foot at the origin.
 
-    Faces turn anticlockwise seen from outside and have six corners (the last is repeated where a
-    face has fewer). A rod is a segment with round ends; a ball is a rod of length zero.
+    A face has six corners, counterclockwise seen from outside; the last corner is repeated if there are
+    fewer. A rod is a line segment with round ends; a ball is a rod of length zero.
+
+    Attributes:
+        faces: (F, 6, 3).
+        face_colours: (F, 3), BGR, 0 to 255.
+        rods: (R, 2, 3).
+        radii: (R,).
+        rod_colours: (R, 3), BGR, 0 to 255.
     """
 
-    faces: Array  # (F, 6, 3)
-    face_colours: Array  # (F, 3) BGR, 0..255
-    rods: Array  # (R, 2, 3)
-    radii: Array  # (R,)
-    rod_colours: Array  # (R, 3) BGR, 0..255
+    faces: Array
+    face_colours: Array
+    rods: Array
+    radii: Array
+    rod_colours: Array
 
     @staticmethod
     def build(
         faces: Sequence[tuple[Array, Colour]] = (),
         rods: Sequence[tuple[Point, Point, float, Colour]] = (),
     ) -> Mesh:
-        """From (corners (n, 3), colour) faces and (end, end, radius, colour) rods."""
+        """Build a mesh.
+
+        Args:
+            faces: Corners (n, 3) and colour of each face.
+            rods: Two ends, radius and colour of each rod.
+        """
         corners = np.zeros((len(faces), FACE_CORNERS, 3))
         for i, (face, _) in enumerate(faces):
             corners[i, : len(face)] = face
@@ -53,7 +66,13 @@ class Mesh:
         )
 
     def placed(self, x: float, y: float, heading: float) -> Mesh:
-        """Turned clockwise by `heading` radians (0: local +y points north) and moved."""
+        """Return the mesh rotated and moved to (x, y).
+
+        Args:
+            x: Metres.
+            y: Metres.
+            heading: Clockwise rotation in radians; at 0, the mesh's +y points north.
+        """
         c, s = math.cos(heading), math.sin(heading)
         turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
         shift = np.array([x, y, 0.0])
@@ -66,17 +85,17 @@ class Mesh:
         )
 
     def translated(self, x: float, y: float) -> Mesh:
-        """Shifted along the ground."""
+        """Return the mesh moved along the ground."""
         shift = np.array([x, y, 0.0])
         return Mesh(self.faces + shift, self.face_colours, self.rods + shift, self.radii, self.rod_colours)
 
     def bounds(self) -> Array:
-        """Lowest and highest corner (2, 3)."""
+        """Return the lowest and the highest corner, (2, 3)."""
         points = np.concatenate([self.faces.reshape(-1, 3), self.rods.reshape(-1, 3)])
         return np.stack([points.min(0), points.max(0)])
 
     def mean_colour(self) -> Array:
-        """Mean colour (3,), larger parts counting more."""
+        """Return the mean colour (3,), weighted by area."""
         sides = self.faces[:, 1:3] - self.faces[:, :1]
         areas = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=-1)
         lengths = np.linalg.norm(self.rods[:, 1] - self.rods[:, 0], axis=-1)
@@ -86,7 +105,7 @@ class Mesh:
 
 
 def join_meshes(meshes: Sequence[Mesh]) -> Mesh:
-    """All of them as one, in order (faces first)."""
+    """Return one mesh of all faces, then all rods."""
     return Mesh(
         np.concatenate([m.faces for m in meshes]),
         np.concatenate([m.face_colours for m in meshes]),
@@ -103,7 +122,15 @@ def box(
     at: tuple[float, float, float] = (0.0, 0.0, 0.0),
     taper: tuple[float, float] = (1.0, 1.0),
 ) -> list[tuple[Array, Colour]]:
-    """Four sides and a top of size (x, y, z), standing at `at`; the top shrinks by `taper`."""
+    """Return the four sides and the top of a box.
+
+    Args:
+        size: Extent along x, y and z.
+        colour: Of the sides.
+        top: Colour of the top; None for the colour of the sides.
+        at: Centre of the base.
+        taper: Factors of the top's extent along x and y.
+    """
     hx, hy, z = size[0] / 2, size[1] / 2, size[2]
     unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float)
     base = np.column_stack([unit * [hx, hy], np.zeros(4)]) + at
@@ -114,19 +141,29 @@ def box(
 
 @dataclass(frozen=True)
 class ProjectedPolygons:
-    """Polygons ready to draw, nearest last within a thing."""
+    """Polygons in drawing order.
 
-    polygons: list[npt.NDArray[np.int32]]  # (n, 2) pixels, fixed point
-    colours: Array  # (P, 3) BGR
-    owner: npt.NDArray[np.int64]  # (P,) index of the thing
+    Attributes:
+        polygons: (n, 2) each, in fixed-point pixels.
+        colours: (P, 3), BGR.
+        owner: (P,), index of the object that a polygon belongs to.
+    """
+
+    polygons: list[npt.NDArray[np.int32]]
+    colours: Array
+    owner: npt.NDArray[np.int64]
 
 
 def rod_outlines(camera: SceneCamera, rods: Array, radii: Array) -> tuple[Array, Array]:
-    """Outlines (R, 10, 2) in pixels of rods (R, 2, 3), and the depths (R,) of their nearer ends."""
+    """Project rods (R, 2, 3) to the image.
+
+    Returns:
+        Outlines (R, 10, 2) in pixels, and the depths (R,) of the nearer ends.
+    """
     ends, depth = camera.project(rods)
     radius = radii[:, None] * camera.focal / np.maximum(depth, NEAR_M)
-    way = ends[:, 1] - ends[:, 0]
-    angle = np.arctan2(way[:, 1], way[:, 0])
+    direction = ends[:, 1] - ends[:, 0]
+    angle = np.arctan2(direction[:, 1], direction[:, 0])
     return flat_rod_outlines(ends, angle, radius), depth.min(-1)
 
 
@@ -138,12 +175,21 @@ def project_polygons(
     sun: Array,
     ambient: float,
 ) -> ProjectedPolygons:
-    """Polygons of what faces the camera, lit by a `sun` direction (3,) towards the light."""
+    """Return the shaded polygons of the faces and rods that are visible to the camera.
+
+    Args:
+        camera: The camera.
+        mesh: Faces and rods.
+        face_owner: (F,), index of the object of each face.
+        rod_owner: (R,), index of the object of each rod.
+        sun: (3,), direction towards the light.
+        ambient: Brightness of faces in shadow, 0 to 1.
+    """
     corners, depth = camera.project(mesh.faces)
     edge_a = corners[:, 1] - corners[:, 0]
     edge_b = corners[:, 2] - corners[:, 0]
-    towards = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0] < 0
-    keep = towards & (depth.min(-1) > NEAR_M) & is_in_view(camera, corners)
+    faces_camera = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0] < 0
+    keep = faces_camera & (depth.min(-1) > NEAR_M) & is_in_view(camera, corners)
     normal = np.cross(mesh.faces[:, 1] - mesh.faces[:, 0], mesh.faces[:, 2] - mesh.faces[:, 0])
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9
     light = ambient + (1 - ambient) * np.maximum(normal @ sun, 0) / max(sun[2], 0.35)
@@ -166,7 +212,7 @@ def project_polygons(
 
 
 def shrink_outlines(outlines: Array) -> Array:
-    """Outlines (N, n, 2) drawn in a little, by what smooth edges add when they are filled."""
+    """Return outlines (N, n, 2) shrunk by the margin that anti-aliased filling adds."""
     middle = outlines.mean(1, keepdims=True)
     away = outlines - middle
     reach = np.maximum(np.hypot(away[..., 0], away[..., 1]), 0.7)
@@ -174,12 +220,12 @@ def shrink_outlines(outlines: Array) -> Array:
 
 
 def to_fixed_point(outlines: Array) -> npt.NDArray[np.int32]:
-    """Pixels to the fixed point numbers that OpenCV draws with; (0, 0) is a pixel's corner."""
+    """Convert pixels to OpenCV's fixed-point numbers; (0, 0) is the corner of a pixel, not its centre."""
     return np.asarray(np.round((np.clip(outlines, -2e4, 2e4) - 0.5) * 2**FIXED_POINT_BITS), np.int32)
 
 
 def is_in_view(camera: SceneCamera, outlines: Array) -> npt.NDArray[np.bool_]:
-    """Which outlines (N, n, 2) touch the picture and are more than specks."""
+    """Return which outlines (N, n, 2) touch the image and are neither tiny nor huge, (N,)."""
     low, high = outlines.min(1), outlines.max(1)
     edge = 2 * np.array(camera.centre)
     inside = np.all((high > 0) & (low < edge), axis=-1)
@@ -187,19 +233,19 @@ def is_in_view(camera: SceneCamera, outlines: Array) -> npt.NDArray[np.bool_]:
 
 
 def project_shadows(mesh: Mesh, sun: Array) -> tuple[Array, Array]:
-    """Shadows on the ground in metres: of the faces (F, 6, 2) and of the rods (R, 10, 2)."""
+    """Return the shadows on the ground in metres, of the faces (F, 6, 2) and of the rods (R, 10, 2)."""
     slide = -sun[:2] / max(sun[2], 0.2)
     faces = mesh.faces[..., :2] + mesh.faces[..., 2:] * slide
     ends = mesh.rods[..., :2] + mesh.rods[..., 2:] * slide
-    way = ends[:, 1] - ends[:, 0]
+    direction = ends[:, 1] - ends[:, 0]
     outlines = flat_rod_outlines(
-        ends, np.arctan2(way[:, 1], way[:, 0]), np.repeat(mesh.radii[:, None], 2, axis=1)
+        ends, np.arctan2(direction[:, 1], direction[:, 0]), np.repeat(mesh.radii[:, None], 2, axis=1)
     )
     return faces, outlines
 
 
 def flat_rod_outlines(ends: Array, angle: Array, radius: Array) -> Array:
-    """Outlines (R, 10, 2) of flat rods with ends (R, 2, 2), angles (R,) and radii (R, 2)."""
+    """Return the outlines (R, 10, 2) of flat rods with ends (R, 2, 2), angles (R,) and radii (R, 2)."""
     half = np.linspace(math.pi / 2, 3 * math.pi / 2, ROD_CORNERS // 2)
     first, second = angle[:, None] + half, angle[:, None] + half + math.pi
     start = ends[:, :1] + radius[:, :1, None] * np.stack([np.cos(first), np.sin(first)], -1)

@@ -1,4 +1,4 @@
-"""Draws a scene at a time: ground, water, haze and sky, foam, shadows, then what stands."""
+"""Renderer of a scene: ground, water, haze and sky, foam, shadows, then objects."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from edge.simulation.mesh import (
     project_shadows,
     to_fixed_point,
 )
-from edge.simulation.scene_builder import Scene
+from edge.simulation.scene_builder import Crest, Scene
 from edge.simulation.terrain import Ground
 
 Image = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 
-MIN_SLOPE = 1e-3  # a ray less steep than this meets no ground worth painting
-MIN_DEPTH_M = 0.5  # what is nearer to the camera is not drawn
+MIN_SLOPE = 1e-3
+"""Rays less steep than this do not reach visible ground."""
+MIN_DEPTH_M = 0.5
+"""Objects nearer to the camera are not drawn."""
 PUFF_INTERVAL_S = 0.1
 PUFF_COUNT = 60
-KNOT_STRIDE = 4  # the track is looked up at every fourth puff
+KNOT_STRIDE = 4
+"""The track of a wake is computed at every fourth puff and interpolated between."""
 
 
 def render(scene: Scene, camera: SceneCamera, time_s: float, width: int, height: int) -> Image:
-    """The clean picture (height, width, 3) BGR of a scene."""
+    """Return the image (height, width, 3), BGR, of a scene at a time, before effects of the camera."""
     image = warp_ground(scene.ground, camera, width, height)
     small = camera.scaled(0.5)
     if scene.ground.water is not None:
@@ -47,35 +50,40 @@ def render(scene: Scene, camera: SceneCamera, time_s: float, width: int, height:
 
 
 def view_centre(scene: Scene, camera: SceneCamera) -> Array:
-    """The ground point (2,) whose surroundings are drawn: things come from the copy nearest it."""
+    """Return the ground point (2,) around which objects are drawn; of repeated copies, the nearest one is."""
     ahead = min(1.2 * camera.position[2] / math.tan(camera.pitch), 0.4 * scene.ground.world_m)
     return np.asarray(camera.position[:2] + ahead * np.array([math.sin(camera.yaw), math.cos(camera.yaw)]))
 
 
-def nearest_copy(scene: Scene, camera: SceneCamera, scenery_positions: Array) -> Array:
-    """Shift (N, 2) in metres that brings each foot (N, 2) nearest to the window."""
+def nearest_copy(scene: Scene, camera: SceneCamera, points: Array) -> Array:
+    """Return the shifts (N, 2) in metres that bring points (N, 2) nearest to the view centre."""
     world_m = scene.ground.world_m
-    return np.asarray(world_m * np.round((view_centre(scene, camera) - scenery_positions) / world_m))
+    return np.asarray(world_m * np.round((view_centre(scene, camera) - points) / world_m))
 
 
 def placed_mesh(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> Mesh:
-    """An actor's mesh where it stands at a time."""
+    """Return an actor's mesh at its pose."""
     x, y, heading = actor.trajectory.pose_at(time_s)
     shift = nearest_copy(scene, camera, np.array([[x, y]]))[0]
     return actor.mesh(time_s).placed(x + shift[0], y + shift[1], heading)
 
 
 def warp_ground(ground: Ground, camera: SceneCamera, width: int, height: int) -> Image:
-    """The ground seen by the camera; every row is taken from the copy of fitting fineness."""
+    """Return the ground as the camera sees it; each row is taken from the level of matching resolution."""
     image = np.zeros((height, width, 3), np.uint8)
     base = ground.levels[0].shape[0]
-    metre_px = base / ground.world_m
+    texels_per_metre = base / ground.world_m
     slope = (np.arange(height) + 0.5 - camera.centre[1]) / camera.focal
-    drop = -(slope * camera.rotation[1, 2] + camera.rotation[2, 2])
-    reach = camera.position[2] / np.maximum(drop, MIN_SLOPE)
-    texels = reach / camera.focal * metre_px * np.sqrt(np.hypot(slope, 1) / np.maximum(drop, MIN_SLOPE))
+    descent = -(slope * camera.rotation[1, 2] + camera.rotation[2, 2])
+    distance = camera.position[2] / np.maximum(descent, MIN_SLOPE)
+    texels = (
+        distance
+        / camera.focal
+        * texels_per_metre
+        * np.sqrt(np.hypot(slope, 1) / np.maximum(descent, MIN_SLOPE))
+    )
     level = np.clip(np.floor(np.log2(texels) + 0.3), 0, len(ground.levels) - 3).astype(int)
-    start = int(np.argmax(drop > MIN_SLOPE)) if drop.max() > MIN_SLOPE else height
+    start = int(np.argmax(descent > MIN_SLOPE)) if descent.max() > MIN_SLOPE else height
     start = max(start - int(0.2 * height), 0) if start else 0
     matrix = tile_homography(ground.world_m, camera)
     while start < height:
@@ -98,7 +106,7 @@ def warp_ground(ground: Ground, camera: SceneCamera, width: int, height: int) ->
 
 
 def tile_homography(tile_m: float, camera: SceneCamera, drift: tuple[float, float] = (0.0, 0.0)) -> Array:
-    """Ground-to-pixel homography with the origin moved by whole tiles to lie near the camera."""
+    """Return the homography from ground to pixels, with the origin moved by whole tiles to the camera."""
     offset = np.array(drift) + tile_m * np.floor((camera.position[:2] - drift) / tile_m)
     move = np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
     return np.asarray(camera.ground_to_pixel() @ move)
@@ -107,7 +115,15 @@ def tile_homography(tile_m: float, camera: SceneCamera, drift: tuple[float, floa
 def warp_tile(
     tile: Image, tile_m: float, camera: SceneCamera, size: tuple[int, int], drift: tuple[float, float]
 ) -> Image:
-    """A repeated square of `tile_m` metres, moved by `drift` metres, seen by the camera."""
+    """Return a repeated square texture as the camera sees it.
+
+    Args:
+        tile: The texture.
+        tile_m: Width of the square in metres.
+        camera: The camera.
+        size: Width and height of the result.
+        drift: Shift of the texture in metres.
+    """
     scale = tile_m / tile.shape[0]
     to_metres = np.diag([scale, scale, 1.0])
     return np.asarray(
@@ -123,52 +139,68 @@ def warp_tile(
 
 
 def draw_waves(image: Image, water: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
-    """Waves and glint on the water; `camera` sees half of the image's size."""
+    """Draw waves and glare on the water.
+
+    Args:
+        image: The ground, drawn on in place.
+        water: Water mask of the ground.
+        scene: The scene.
+        camera: Camera for an image of half the size.
+        time_s: Time in seconds.
+    """
     ground = scene.ground
     height, width = image.shape[0] // 2, image.shape[1] // 2
     size = (width, height)
-    pace = 0.06 * ground.wave_tile_m
+    speed = 0.06 * ground.wave_tile_m
     wave = np.zeros((height, width), np.float32)
-    for way, tile_m in (((0.9, 0.35), ground.wave_tile_m), ((-0.45, 0.7), 0.6 * ground.wave_tile_m)):
-        drift = (way[0] * pace * time_s, way[1] * pace * time_s)
+    for direction, tile_m in (((0.9, 0.35), ground.wave_tile_m), ((-0.45, 0.7), 0.6 * ground.wave_tile_m)):
+        drift = (direction[0] * speed * time_s, direction[1] * speed * time_s)
         wave += warp_tile(ground.waves, tile_m, camera, size, drift).astype(np.float32) - 128
-    below = np.maximum(camera.horizon(width, height), 0.004)
+    below = np.maximum(camera.sine_below_horizon(width, height), 0.004)
     fade = np.minimum(1.5 * ground.wave_tile_m * below * camera.focal / camera.position[2] / 512, 1.0)
-    is_water = warp_tile(water, ground.world_m, camera, size, (0, 0)).astype(np.float32) / 255
-    wave *= fade * is_water
+    water_mask = warp_tile(water, ground.world_m, camera, size, (0, 0)).astype(np.float32) / 255
+    wave *= fade * water_mask
     light = 0.16 * wave
     if scene.glare:
-        turn = math.atan2(scene.sun[0], scene.sun[1]) - camera.yaw
-        x = camera.centre[0] + camera.focal * math.tan(max(min(math.remainder(turn, 2 * math.pi), 1.2), -1.2))
+        sun_angle = math.atan2(scene.sun[0], scene.sun[1]) - camera.yaw
+        x = camera.centre[0] + camera.focal * math.tan(
+            max(min(math.remainder(sun_angle, 2 * math.pi), 1.2), -1.2)
+        )
         across = (np.arange(width) - x) / (0.16 * width)
-        patch = np.exp(-(across**2))[None, :] * np.exp(-(((below - 0.35) / 0.3) ** 2))
-        light += scene.glare * patch * (45 * is_water + 5.0 * np.maximum(wave - 18 * fade, 0))
+        glitter = np.exp(-(across**2))[None, :] * np.exp(-(((below - 0.35) / 0.3) ** 2))
+        light += scene.glare * glitter * (45 * water_mask + 5.0 * np.maximum(wave - 18 * fade, 0))
     full = cv2.resize(light.astype(np.float32), (image.shape[1], image.shape[0]))
     cv2.add(image, cv2.merge([full] * 3), dst=image, dtype=cv2.CV_8U)
 
 
 def draw_haze(image: Image, scene: Scene, camera: SceneCamera) -> Image:
-    """Air in front of the ground, sky and skyline above it; `camera` sees half the size."""
+    """Return the image with haze over the ground, and with sky and skyline above.
+
+    Args:
+        image: The ground.
+        scene: The scene.
+        camera: Camera for an image of half the size.
+    """
     height, width = image.shape[0] // 2, image.shape[1] // 2
-    below = camera.horizon(width, height)
-    low = float(below.min())
-    far = camera.position[2] / max(low, MIN_SLOPE)
-    if low > 0 and far < 0.03 * scene.haze_m:
+    below = camera.sine_below_horizon(width, height)
+    lowest = float(below.min())
+    nearest_m = camera.position[2] / max(lowest, MIN_SLOPE)
+    if lowest > 0 and nearest_m < 0.03 * scene.haze_m:
         return image
-    clear = cv2.exp(-camera.position[2] / scene.haze_m / np.maximum(below, MIN_SLOPE))
-    clear[below <= 0] = 0
+    transmission = cv2.exp(-camera.position[2] / scene.haze_m / np.maximum(below, MIN_SLOPE))
+    transmission[below <= 0] = 0
     up = np.clip(-2.2 * below, 0, 1)[..., None]
     sky = (scene.sky[1] + (scene.sky[0] - scene.sky[1]) * up).astype(np.uint8)
-    full = (image.shape[1], image.shape[0])
-    veil = cv2.resize((255 * (1 - clear)).astype(np.uint8), full)
-    image = blend(image, np.asarray(cv2.resize(sky, full), np.uint8), np.asarray(veil, np.uint8))
-    if low < 0:
+    full_size = (image.shape[1], image.shape[0])
+    veil = cv2.resize((255 * (1 - transmission)).astype(np.uint8), full_size)
+    image = blend(image, np.asarray(cv2.resize(sky, full_size), np.uint8), np.asarray(veil, np.uint8))
+    if lowest < 0:
         draw_skyline(image, scene, camera.scaled(2.0))
     return image
 
 
 def draw_skyline(image: Image, scene: Scene, camera: SceneCamera) -> None:
-    """Hills or roofs along the horizon."""
+    """Draw hills or roofs along the horizon."""
     width = image.shape[1]
     x = np.linspace(0, width, 60)
     ray = (x - camera.centre[0]) / camera.focal
@@ -185,15 +217,13 @@ def draw_skyline(image: Image, scene: Scene, camera: SceneCamera) -> None:
 
 
 def draw_foam(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
-    """Wakes behind what drives on water, and breaking waves."""
+    """Draw the wakes of moving actors on water, and breaking waves."""
     puffs = [
         wake_puffs(scene, camera, a, time_s)
         for a in scene.actors
         if a.is_moving and a.appearance.kind in FLOATING_KINDS[:2]
     ]
-    puffs += [
-        breaker_puffs(scene, camera, c.start, c.along, c.roll, c.thickness_m, time_s) for c in scene.crests
-    ]
+    puffs += [breaker_puffs(scene, camera, crest, time_s) for crest in scene.crests]
     if not puffs:
         return
     puff = np.concatenate(puffs)
@@ -221,63 +251,59 @@ def draw_foam(image: Image, scene: Scene, camera: SceneCamera, time_s: float) ->
 
 
 def hash_noise(number: Array, salt: float) -> Array:
-    """Fixed, disorderly values in -1..1 for whole numbers."""
+    """Return a fixed, irregular value in [-1, 1] for each integer."""
     return np.asarray(2 * np.modf(np.abs(np.sin(number * 12.9898 + salt) * 43758.5453))[0] - 1)
 
 
 def wake_puffs(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> Array:
-    """Puffs (n, 4): x, y, radius in metres and strength 0..255, oldest first."""
+    """Return the puffs of foam behind an actor.
+
+    Returns:
+        (n, 4): x, y and radius in metres, strength 0 to 255; the oldest puff first.
+    """
     number = np.floor(time_s / PUFF_INTERVAL_S) - np.arange(PUFF_COUNT)[::-1]
-    born = number * PUFF_INTERVAL_S
-    age = np.maximum(time_s - born, 0.0)
+    start_s = number * PUFF_INTERVAL_S
+    age = np.maximum(time_s - start_s, 0.0)
     knots = KNOT_STRIDE * (number[0] // KNOT_STRIDE + np.arange(PUFF_COUNT // KNOT_STRIDE + 2.0))
-    known = np.array([actor.trajectory.pose_at(float(t)) for t in knots * PUFF_INTERVAL_S])
-    known[:, 2] = np.unwrap(known[:, 2])
-    track = np.column_stack([np.interp(number, knots, column) for column in known.T])
+    poses = np.array([actor.trajectory.pose_at(float(t)) for t in knots * PUFF_INTERVAL_S])
+    poses[:, 2] = np.unwrap(poses[:, 2])
+    track = np.column_stack([np.interp(number, knots, column) for column in poses.T])
     now = np.array([actor.trajectory.pose_at(time_s)[:2]])
     size = 1.0 if actor.appearance.kind == "boat" else 0.4
     forward = np.column_stack([np.sin(track[:, 2]), np.cos(track[:, 2])])
     side = np.column_stack([forward[:, 1], -forward[:, 0]])
     track[:, :2] += nearest_copy(scene, camera, now) - 2.2 * size * forward
-    life = np.minimum(1.6 * (1 - age / (PUFF_COUNT * PUFF_INTERVAL_S)), 1.0)
+    fade = np.minimum(1.6 * (1 - age / (PUFF_COUNT * PUFF_INTERVAL_S)), 1.0)
     gap = float(np.hypot(*(track[-1, :2] - track[0, :2]))) / PUFF_COUNT
     spread = size * (0.7 + 1.1 * age)
     puffs = []
     for arm in (-1.0, 0.0, 1.0) if actor.appearance.variant % 3 else (-1.0, -0.6):
         aside = arm * spread + 0.25 * size * hash_noise(number, arm)
         radius = 0.9 * gap + size * (0.3 + 0.4 * age) * (1 + 0.4 * hash_noise(number, 5 + arm))
-        strength = 255 * life * (0.75 + 0.25 * hash_noise(number, 9 + arm))
+        strength = 255 * fade * (0.75 + 0.25 * hash_noise(number, 9 + arm))
         puffs.append(np.column_stack([track[:, :2] + side * aside[:, None], radius, strength]))
     return np.concatenate(puffs)
 
 
-def breaker_puffs(
-    scene: Scene,
-    camera: SceneCamera,
-    start: Array,
-    along: Array,
-    roll: Array,
-    thickness_m: float,
-    time_s: float,
-) -> Array:
-    """Puffs (n, 4) of a rolling crest; it comes anew after some way."""
+def breaker_puffs(scene: Scene, camera: SceneCamera, crest: Crest, time_s: float) -> Array:
+    """Return the puffs of foam (n, 4) of a breaking wave, as in `wake_puffs`; it recurs periodically."""
     number = np.arange(70.0)
     period = 14.0
     phase = (time_s / period) % 1.0
-    share = number / 69
-    drift = period * phase * roll + start
-    bend = 0.12 * np.sin(5 * share + 2 * phase)[:, None] * np.array([along[1], -along[0]])
-    place = drift + share[:, None] * along + bend
-    place += thickness_m * np.column_stack([hash_noise(number, 1), hash_noise(number, 2)])
-    place += nearest_copy(scene, camera, np.array([start]))
-    pulse = np.sin(math.pi * phase) * np.sin(math.pi * np.clip(share * 1.2 - 0.1, 0, 1))
+    fraction = number / 69
+    drift = period * phase * crest.velocity + crest.start
+    bend = 0.12 * np.sin(5 * fraction + 2 * phase)[:, None] * np.array([crest.along[1], -crest.along[0]])
+    position = drift + fraction[:, None] * crest.along + bend
+    position += crest.thickness_m * np.column_stack([hash_noise(number, 1), hash_noise(number, 2)])
+    position += nearest_copy(scene, camera, np.array([crest.start]))
+    pulse = np.sin(math.pi * phase) * np.sin(math.pi * np.clip(fraction * 1.2 - 0.1, 0, 1))
     return np.column_stack(
-        [place, thickness_m * (0.8 + 0.5 * hash_noise(number, 3)), 255 * np.clip(2 * pulse, 0, 1)]
+        [position, crest.thickness_m * (0.8 + 0.5 * hash_noise(number, 3)), 255 * np.clip(2 * pulse, 0, 1)]
     )
 
 
 def draw_shadows(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
-    """The actors' shadows (those of the scenery lie on the ground's texture)."""
+    """Draw the actors' shadows. Those of the scenery are part of the ground's texture."""
     if not scene.shadow:
         return
     mask = np.full(image.shape[:2], 255, np.uint8)
@@ -294,49 +320,49 @@ def draw_shadows(image: Image, scene: Scene, camera: SceneCamera, time_s: float)
 
 
 def visible_scenery(scene: Scene, camera: SceneCamera) -> list[tuple[float, Mesh]]:
-    """(distance, mesh) of the scenery in the picture, from the copies all around."""
+    """Return distance and mesh of each visible object, in all copies of the world around the camera."""
     if not len(scene.scenery_positions):
         return []
     world_m = scene.ground.world_m
-    reach = range(-1, 2) if camera.pitch < 0.75 else range(1)
-    found = []
-    home = nearest_copy(scene, camera, scene.scenery_positions)
-    for i in reach:
-        for j in reach:
-            shift = home + world_m * np.array([i, j])
-            middle = np.column_stack([scene.scenery_positions + shift, scene.scenery_sizes[:, 1] / 2])
-            pixels, depth = camera.project(middle)
+    copies = range(-1, 2) if camera.pitch < 0.75 else range(1)
+    objects = []
+    nearest_shift = nearest_copy(scene, camera, scene.scenery_positions)
+    for i in copies:
+        for j in copies:
+            shift = nearest_shift + world_m * np.array([i, j])
+            centres = np.column_stack([scene.scenery_positions + shift, scene.scenery_sizes[:, 1] / 2])
+            pixels, depth = camera.project(centres)
             radius = camera.focal * scene.scenery_sizes.max(1) / np.maximum(depth, MIN_DEPTH_M)
-            inside = np.all(
+            in_image = np.all(
                 (pixels > -radius[:, None]) & (pixels < 2 * np.array(camera.centre) + radius[:, None]),
                 axis=1,
             )
-            shown = np.flatnonzero(inside & (depth > MIN_DEPTH_M) & (radius > 1.0))
-            found += [(float(depth[k]), scene.scenery[k].translated(*shift[k])) for k in shown]
-    return found
+            visible = np.flatnonzero(in_image & (depth > MIN_DEPTH_M) & (radius > 1.0))
+            objects += [(float(depth[k]), scene.scenery[k].translated(*shift[k])) for k in visible]
+    return objects
 
 
 def draw_objects(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
-    """Scenery and actors, the farthest first."""
-    things = visible_scenery(scene, camera)
+    """Draw scenery and actors, the farthest first."""
+    objects = visible_scenery(scene, camera)
     for actor in scene.actors:
         mesh = placed_mesh(scene, camera, actor, time_s)
         depth = float(camera.project(mesh.bounds().mean(0))[1])
         if depth > MIN_DEPTH_M:
-            things.append((depth, mesh))
-    if not things:
+            objects.append((depth, mesh))
+    if not objects:
         return
-    things.sort(key=lambda thing: -thing[0])
-    order = np.arange(len(things))
+    objects.sort(key=lambda distance_and_mesh: -distance_and_mesh[0])
+    order = np.arange(len(objects))
     painted = project_polygons(
         camera,
-        join_meshes([mesh for _, mesh in things]),
-        np.repeat(order, [len(m.faces) for _, m in things]),
-        np.repeat(order, [len(m.rods) for _, m in things]),
+        join_meshes([mesh for _, mesh in objects]),
+        np.repeat(order, [len(m.faces) for _, m in objects]),
+        np.repeat(order, [len(m.rods) for _, m in objects]),
         scene.sun,
         scene.ambient,
     )
-    clear = np.exp(-np.array([depth for depth, _ in things]) / scene.haze_m)[painted.owner][:, None]
-    colours = np.clip(painted.colours * clear + scene.sky[1] * (1 - clear), 0, 255).tolist()
+    transmission = np.exp(-np.array([depth for depth, _ in objects]) / scene.haze_m)[painted.owner][:, None]
+    colours = np.clip(painted.colours * transmission + scene.sky[1] * (1 - transmission), 0, 255).tolist()
     for i in np.argsort(painted.owner, kind="stable"):
         cv2.fillConvexPoly(image, painted.polygons[i], colours[i], cv2.LINE_AA, FIXED_POINT_BITS)

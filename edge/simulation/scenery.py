@@ -1,4 +1,4 @@
-"""Things that stand about and are no targets: buildings, trees, poles, rocks, parked cars."""
+"""Static objects that are no targets: buildings, trees, poles, rocks, parked cars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rng = np.random.Generator
 
 
 def sample_wall_colour(rng: Rng) -> Colour:
-    """Plaster, concrete, brick."""
+    """Sample the colour of plaster, concrete or brick."""
     if rng.random() < 0.2:
         return sample_colour(rng)
     level = rng.uniform(80, 240)
@@ -23,13 +23,13 @@ def sample_wall_colour(rng: Rng) -> Colour:
 
 
 def sample_green(rng: Rng) -> Colour:
-    """Leaves, from lush to dry."""
+    """Sample the colour of leaves, from lush to dry."""
     level = rng.uniform(45, 125)
     return level * rng.uniform(0.3, 0.65), level, level * rng.uniform(0.55, 1.05)
 
 
 def build_house(rng: Rng) -> Mesh:
-    """A flat-roofed block with windows and clutter, or a gabled house."""
+    """Build a gabled house, or a block with windows and a flat roof with objects on it."""
     wall, roof = sample_wall_colour(rng), sample_wall_colour(rng)
     x, y = rng.uniform(7, 22, 2)
     z = float(rng.choice([3.5, 4, 6.5, 7, 10, 16]))
@@ -67,7 +67,7 @@ def build_house(rng: Rng) -> Mesh:
 
 
 def build_canopy(rng: Rng) -> Mesh:
-    """A sheet on posts."""
+    """Build a roof on posts."""
     x, y, z = rng.uniform(4, 9), rng.uniform(6, 18), rng.uniform(2.5, 4)
     colour = sample_wall_colour(rng)
     faces = box((x, y, 0.12), scale_colour(colour, 0.8), colour, at=(0, 0, z))
@@ -83,21 +83,21 @@ def build_canopy(rng: Rng) -> Mesh:
 
 
 def build_container(rng: Rng) -> Mesh:
-    """A plain big box."""
+    """Build a large plain box."""
     colour = sample_colour(rng)
     size = (rng.uniform(2, 4), rng.uniform(3, 9), rng.uniform(1.2, 3))
     return Mesh.build(box(size, colour, scale_colour(colour, rng.uniform(0.7, 1.1))))
 
 
 def build_wall(rng: Rng) -> Mesh:
-    """A stretch of wall, kerb or fence."""
+    """Build a piece of wall, kerb or fence."""
     return Mesh.build(
         box((rng.uniform(0.2, 0.5), rng.uniform(5, 25), rng.uniform(0.3, 2.2)), sample_wall_colour(rng))
     )
 
 
 def build_tree(rng: Rng) -> Mesh:
-    """A round crown of many balls, lit from above."""
+    """Build a tree with a round crown of many balls, brighter at the top."""
     leaf, crown, high = sample_green(rng), rng.uniform(1.0, 2.8), rng.uniform(1.5, 4.0)
     rods: Rods = [((0, 0, 0), (0, 0, high), 0.15 + 0.04 * crown, (50, 65, 85))]
     spots = rng.normal(0, 0.5, (int(rng.integers(9, 20)), 3)) * crown * [1, 1, 0.6]
@@ -109,7 +109,7 @@ def build_tree(rng: Rng) -> Mesh:
 
 
 def build_bush(rng: Rng) -> Mesh:
-    """Low leaves, sometimes with flowers or dry."""
+    """Build a bush, sometimes dry."""
     leaf = sample_green(rng) if rng.random() < 0.7 else (80.0, 115.0, 145.0)
     rods: Rods = []
     for _ in range(int(rng.integers(4, 11))):
@@ -120,7 +120,7 @@ def build_bush(rng: Rng) -> Mesh:
 
 
 def build_conifer(rng: Rng) -> Mesh:
-    """A dark cone."""
+    """Build a dark cone."""
     leaf, high = scale_colour(sample_green(rng), 0.7), rng.uniform(4, 9)
     rods: Rods = []
     for i in range(6):
@@ -131,7 +131,7 @@ def build_conifer(rng: Rng) -> Mesh:
 
 
 def build_palm(rng: Rng) -> Mesh:
-    """A bare trunk under drooping fronds."""
+    """Build a palm: a bare trunk below drooping fronds."""
     leaf, high = sample_green(rng), rng.uniform(2.5, 7)
     lean = rng.normal(0, 0.3, 2)
     head = (float(lean[0]), float(lean[1]), high)
@@ -147,7 +147,7 @@ def build_palm(rng: Rng) -> Mesh:
 
 
 def build_pole(rng: Rng) -> Mesh:
-    """Lamp post, mast or sign."""
+    """Build a lamp post, mast or sign."""
     grey = rng.uniform(60, 230)
     colour, high = (grey, grey, grey), rng.uniform(3, 9)
     rods: Rods = [((0, 0, 0), (0, 0, high), 0.08, colour)]
@@ -162,7 +162,7 @@ def build_pole(rng: Rng) -> Mesh:
 
 
 def build_rock(rng: Rng) -> Mesh:
-    """A boulder or a heap of rubble."""
+    """Build a boulder or a heap of rubble."""
     level = rng.uniform(60, 200)
     rods: Rods = []
     for _ in range(int(rng.integers(1, 6))):
@@ -181,7 +181,7 @@ def build_rock(rng: Rng) -> Mesh:
 
 
 def build_debris(rng: Rng) -> Mesh:
-    """Fallen branches, boxes, rags: thin things every way."""
+    """Build fallen branches or rags: thin rods in all directions."""
     colour = sample_colour(rng)
     rods: Rods = []
     for _ in range(int(rng.integers(4, 12))):
@@ -198,12 +198,12 @@ def build_debris(rng: Rng) -> Mesh:
 
 
 def build_parked(rng: Rng) -> Mesh:
-    """A car or van that nobody is meant to look at."""
+    """Build a car or van that is not a target."""
     return build_mesh(sample_appearance(rng, "car" if rng.random() < 0.85 else "van"), 0.0)
 
 
 def build_parasol(rng: Rng) -> Mesh:
-    """A beach umbrella with a towel and perhaps somebody on it."""
+    """Build a beach umbrella with a towel and a person on it."""
     colour, second = sample_colour(rng), sample_colour(rng)
     faces = box((0.9, 1.9, 0.03), second, at=(1.2, 0, 0))
     faces += box((2.4, 2.4, 0.5), colour, at=(0, 0, 1.8), taper=(0.1, 0.1))
@@ -211,12 +211,12 @@ def build_parasol(rng: Rng) -> Mesh:
 
 
 def build_buoy(rng: Rng) -> Mesh:
-    """A float on the water."""
+    """Build a buoy."""
     return Mesh.build(rods=[((0, 0, 0.1), (0, 0, 0.4), rng.uniform(0.2, 0.5), sample_colour(rng))])
 
 
 def build_jetty(rng: Rng) -> Mesh:
-    """A pier on posts."""
+    """Build a pier."""
     wood = sample_wall_colour(rng)
     return Mesh.build(box((rng.uniform(1.5, 3), rng.uniform(10, 30), 0.8), scale_colour(wood, 0.5), wood))
 

@@ -1,7 +1,7 @@
-"""The ground: a square of painted earth, repeated without end in both directions.
+"""Texture of the ground: a square that repeats without end in both directions.
 
-The square is `world_m` metres wide and is painted once per scene; colours come from ramps over
-smooth periodic noise, and everything drawn on it wraps round at the edges.
+The square is `world_m` metres wide and is painted once per scene. Colours come from colour tables over smooth
+periodic noise; everything drawn on it wraps around at the edges.
 """
 
 from __future__ import annotations
@@ -30,21 +30,30 @@ from edge.simulation.materials import (
 )
 from edge.simulation.mesh import FIXED_POINT_BITS, Colour, to_fixed_point
 
-CITY_BLOCKS = 5  # along a side of the square, or three times as many
+CITY_BLOCKS = 5
+"""City blocks along a side of the world; a dense city has three times as many."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The painted square and its smaller copies, each half as large as the one before."""
+    """The painted square with reduced copies of it.
 
-    levels: tuple[Image, ...]  # (T, T, 3), (T/2, T/2, 3), ...
+    Attributes:
+        levels: (T, T, 3), (T/2, T/2, 3), and so on.
+        world_m: Width of the square in metres.
+        water: (T/2, T/2), 255 on water; None if there is no water.
+        waves: (512, 512), periodic; 128 is calm.
+        wave_tile_m: Width of the square of waves in metres.
+    """
+
+    levels: tuple[Image, ...]
     world_m: float
-    water: Image | None  # (T/2, T/2): 255 where water is; None where there is none
-    waves: Image  # (512, 512) periodic, 128 is calm
-    wave_tile_m: float  # width of the waves' square in metres
+    water: Image | None
+    waves: Image
+    wave_tile_m: float
 
     def colour_at(self, x: float, y: float) -> Array:
-        """Mean colour (3,) BGR round a place in metres."""
+        """Return the mean colour (3,), BGR, around a point in metres."""
         level = self.levels[-2]
         size = level.shape[0]
         row, column = int(y / self.world_m * size) % size, int(x / self.world_m * size) % size
@@ -52,16 +61,20 @@ class Ground:
 
 
 class Canvas:
-    """A wrapping drawing board in metres."""
+    """Drawing surface in metres, on which shapes wrap around at the edges.
+
+    Args:
+        image: (T, T, 3), drawn on in place.
+        world_m: Width of the image in metres.
+    """
 
     def __init__(self, image: Image, world_m: float) -> None:
-        """Over an image (T, T, 3) that stands for a square of `world_m` metres."""
         self.image = image
         self.world_m = world_m
         self.scale = image.shape[0] / world_m
 
     def fill_polygon(self, points: Array, colour: Colour) -> None:
-        """A filled polygon (n, 2) in metres."""
+        """Fill a polygon (n, 2) in metres."""
         low, high = points.min(0), points.max(0)
         first = np.floor(low / self.world_m).astype(int)
         last = np.floor(high / self.world_m).astype(int)
@@ -70,47 +83,63 @@ class Canvas:
                 moved = to_fixed_point((points - [i * self.world_m, j * self.world_m]) * self.scale)
                 cv2.fillPoly(self.image, [moved], colour, cv2.LINE_AA, FIXED_POINT_BITS)
 
-    def fill_convex(self, polygons: Array, tone: float) -> None:
-        """Many filled convex polygons (N, n, 2) in metres, in one tone."""
+    def fill_convex(self, polygons: Array, grey: float) -> None:
+        """Fill many convex polygons (N, n, 2) in metres with one grey value."""
         low, high = polygons.min(1), polygons.max(1)
         for i in (-1, 0, 1):
             for j in (-1, 0, 1):
                 shift = np.array([i, j]) * self.world_m
-                here = np.all((high + shift > 0) & (low + shift < self.world_m), axis=1)
-                for polygon in to_fixed_point((polygons[here] + shift) * self.scale):
-                    cv2.fillConvexPoly(self.image, polygon, tone, cv2.LINE_AA, FIXED_POINT_BITS)
+                overlaps = np.all((high + shift > 0) & (low + shift < self.world_m), axis=1)
+                for polygon in to_fixed_point((polygons[overlaps] + shift) * self.scale):
+                    cv2.fillConvexPoly(self.image, polygon, grey, cv2.LINE_AA, FIXED_POINT_BITS)
 
     def draw_line(self, points: Array, width_m: float, colour: Colour) -> None:
-        """A line through (n, 2) metres."""
-        way = np.gradient(points, axis=0)
-        side = np.column_stack([-way[:, 1], way[:, 0]])
+        """Draw a line through points (n, 2) in metres."""
+        direction = np.gradient(points, axis=0)
+        side = np.column_stack([-direction[:, 1], direction[:, 0]])
         side *= 0.5 * width_m / (np.linalg.norm(side, axis=1, keepdims=True) + 1e-9)
         self.fill_polygon(np.concatenate([points + side, (points - side)[::-1]]), colour)
 
     def fill_rectangle(self, centre: Array, size: Array, angle: float, colour: Colour) -> None:
-        """A turned rectangle."""
+        """Fill a rotated rectangle."""
         corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) * size
         c, s = math.cos(angle), math.sin(angle)
         self.fill_polygon(centre + corners @ np.array([[c, s], [-s, c]]), colour)
 
     def fill_blob(self, rng: Rng, centre: Array, radius: float, colour: Colour) -> None:
-        """A round spot with an uneven edge."""
+        """Fill a round spot with an irregular edge."""
         angle = np.linspace(0, 2 * math.pi, 14, endpoint=False)
         reach = radius * rng.uniform(0.6, 1.3, 14)
         spots = np.column_stack([np.cos(angle), np.sin(angle)]) * reach[:, None]
         self.fill_polygon(centre + spots, colour)
 
 
-def paint_ground(
-    rng: Rng,
-    site: str,
-    base: str,
-    world_m: float,
-    roads: tuple[Road, ...],
-    shore: Shore | None,
-    size: int,
-) -> tuple[Image, Image | None]:
-    """Texture (size, size, 3) and water mask of a lot: what kind of place it is."""
+@dataclass(frozen=True)
+class GroundPlan:
+    """What to paint on the ground.
+
+    Attributes:
+        site: Kind of place.
+        base_material: Material of most of the ground.
+        world_m: Width of the world in metres.
+        roads: Roads of the site.
+        shore: Shore of a coast.
+        texture_size: Side of the texture in pixels.
+        wave_tile_m: Width of the square of waves in metres.
+    """
+
+    site: str
+    base_material: str
+    world_m: float
+    roads: tuple[Road, ...]
+    shore: Shore | None
+    texture_size: int
+    wave_tile_m: float
+
+
+def paint_ground(rng: Rng, plan: GroundPlan) -> tuple[Image, Image | None]:
+    """Return the texture (size, size, 3) and the water mask of a site."""
+    site, base, size = plan.site, plan.base_material, plan.texture_size
     image = fill_material(rng, base, size, int(rng.integers(1, 5)))
     water: Image | None = None
     if rng.random() < 0.75:
@@ -124,7 +153,7 @@ def paint_ground(
         )
     if base in WATER_MATERIALS:
         water = np.full((size, size), 255, np.uint8)
-    canvas = Canvas(image, world_m)
+    canvas = Canvas(image, plan.world_m)
     if site == "fields":
         draw_fields(rng, canvas)
     if site == "city":
@@ -137,12 +166,12 @@ def paint_ground(
         draw_markings(rng, canvas)
     if site not in ("sea", "coast") and rng.random() < 0.75:
         draw_stains(rng, canvas, base)
-    for road in roads:
+    for road in plan.roads:
         draw_road(rng, canvas, road)
-    if shore is not None:
+    if plan.shore is not None:
         if rng.random() < 0.5:
             draw_settlement(rng, canvas)
-        image, water = draw_water(rng, canvas.image, shore)
+        image, water = draw_water(rng, canvas.image, plan.shore)
     if site == "sea" and rng.random() < 0.4:
         draw_foam_veins(rng, image, size)
     modulate_brightness(rng, image, 6 if rng.random() < 0.5 else 5, 0.02 + 0.3 * rng.random() ** 3)
@@ -151,45 +180,51 @@ def paint_ground(
 
 @dataclass(frozen=True)
 class Shore:
-    """Where land ends: the water is where a broad noise is above an edge."""
+    """Border between land and water: water is where a coarse noise exceeds a threshold.
 
-    tone: Image  # (1024, 1024)
-    edge: float
+    Attributes:
+        noise: (1024, 1024), periodic.
+        threshold: Value of the noise at the border.
+        world_m: Width of the world in metres.
+    """
+
+    noise: Image
+    threshold: float
     world_m: float
 
     def is_water(self, x: float, y: float) -> bool:
-        """Whether a place in metres is under water."""
+        """Return whether a point in metres is under water."""
         row, column = (int(v / self.world_m * BANK_SIZE) % BANK_SIZE for v in (y, x))
-        return bool(self.tone[row, column] > self.edge)
+        return bool(self.noise[row, column] > self.threshold)
 
 
 def sample_shore(rng: Rng, world_m: float) -> Shore:
-    """A shore that leaves the middle of the world just under water."""
-    tone = sample_noise(rng, int(rng.integers(0, 2)), BANK_SIZE)
-    middle = float(tone[BANK_SIZE // 2, BANK_SIZE // 2])
-    return Shore(tone, min(middle - rng.uniform(2, 30), 200.0), world_m)
+    """Sample a shore; the centre of the world is just under water."""
+    noise = sample_noise(rng, int(rng.integers(0, 2)), BANK_SIZE)
+    centre = float(noise[BANK_SIZE // 2, BANK_SIZE // 2])
+    return Shore(noise, min(centre - rng.uniform(2, 30), 200.0), world_m)
 
 
 def draw_water(rng: Rng, image: Image, shore: Shore) -> tuple[Image, Image]:
-    """Water where the shore says so, with a pale or dark beach."""
+    """Return the image with water and a light or dark beach, and the water mask."""
     size = image.shape[0]
-    tone = (
-        shore.tone
+    noise = (
+        shore.noise
         if size == BANK_SIZE
-        else np.asarray(cv2.resize(shore.tone, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+        else np.asarray(cv2.resize(shore.noise, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
     )
-    reach = np.arange(256) - shore.edge
-    beach = np.clip(255 - np.abs(reach + 4) * rng.uniform(12, 60), 0, 255).astype(np.uint8)
+    level = np.arange(256) - shore.threshold
+    beach = np.clip(255 - np.abs(level + 4) * rng.uniform(12, 60), 0, 255).astype(np.uint8)
     sand = np.empty_like(image)
     sand[:] = np.array(sample_colour(rng) if rng.random() < 0.3 else (190, 215, 230))
-    image = blend(image, sand, np.asarray(cv2.LUT(tone, beach), np.uint8))
-    mask = np.asarray(cv2.LUT(tone, np.clip(reach * 60 + 128, 0, 255).astype(np.uint8)), np.uint8)
+    image = blend(image, sand, np.asarray(cv2.LUT(noise, beach), np.uint8))
+    mask = np.asarray(cv2.LUT(noise, np.clip(level * 60 + 128, 0, 255).astype(np.uint8)), np.uint8)
     sea = fill_material(rng, str(rng.choice(WATER_MATERIALS)), size, 1)
     return blend(image, sea, mask), mask
 
 
 def draw_foam_veins(rng: Rng, image: Image, size: int) -> None:
-    """Old foam: thin pale nets on the water."""
+    """Draw old foam: thin bright nets on the water."""
     tone = sample_noise(rng, 3, size)
     table = np.clip(70 - 9 * np.abs(np.arange(256) - 128.0), 0, 255) * rng.uniform(0.6, 2.0)
     veins = cv2.LUT(tone, np.clip(table, 0, 255).astype(np.uint8))
@@ -202,12 +237,12 @@ def draw_foam_veins(rng: Rng, image: Image, size: int) -> None:
 
 
 def random_point(rng: Rng, canvas: Canvas) -> Array:
-    """A random place (2,) in metres."""
+    """Return a random point (2,) in metres."""
     return np.asarray(rng.uniform(0, canvas.world_m, 2))
 
 
 def draw_fields(rng: Rng, canvas: Canvas) -> None:
-    """Fields: big tinted rectangles with rows."""
+    """Draw fields: large tinted rectangles, some with rows of crops."""
     image, n = canvas.image, int(rng.integers(2, 5))
     cell = canvas.world_m / n
     for i in range(n):
@@ -228,7 +263,7 @@ def draw_fields(rng: Rng, canvas: Canvas) -> None:
 
 
 def draw_city_blocks(rng: Rng, canvas: Canvas) -> None:
-    """Streets in a grid with yards and flat roofs between."""
+    """Draw a grid of streets with yards and flat roofs between them."""
     n = CITY_BLOCKS if rng.random() < 0.6 else 3 * CITY_BLOCKS
     cell = canvas.world_m / n
     street = MATERIALS["asphalt"][1]
@@ -248,7 +283,7 @@ def draw_city_blocks(rng: Rng, canvas: Canvas) -> None:
 
 
 def draw_settlement(rng: Rng, canvas: Canvas) -> None:
-    """Many small roofs close together, as a town looks from far."""
+    """Draw many small roofs close together, as of a town seen from far away."""
     wall, n = np.array(MATERIALS["sand"][1]), int(rng.integers(20, 34))
     cell, turn = canvas.world_m / n, rng.uniform(0, math.pi)
     tops = [tuple(wall * rng.uniform(0.5, 1.2)) for _ in range(4)]
@@ -261,27 +296,31 @@ def draw_settlement(rng: Rng, canvas: Canvas) -> None:
 
 
 def draw_paving(rng: Rng, canvas: Canvas) -> None:
-    """A grid of joints, as of paving or concrete plates."""
+    """Draw a grid of joints, as of paving or concrete slabs."""
     n = int(rng.integers(4, 40))
     cell = canvas.world_m / n
     colour = np.array(MATERIALS["concrete"][1]) * rng.uniform(0.4, 1.3)
     tint = tuple(colour * (1 + rng.normal(0, 0.08, 3)))
-    thick = cell * rng.uniform(0.02, 0.08)
+    joint_width = cell * rng.uniform(0.02, 0.08)
     if n < 20:
         for _ in range(n):
-            at = rng.integers(0, n, 2).astype(float) * cell + cell / 2
-            under = canvas.image[int(at[1] * canvas.scale), int(at[0] * canvas.scale)].astype(float)
-            canvas.fill_rectangle(at, np.array([cell, cell]), 0, tuple(under * rng.uniform(0.85, 1.1)))
+            centre = rng.integers(0, n, 2).astype(float) * cell + cell / 2
+            colour_below = canvas.image[int(centre[1] * canvas.scale), int(centre[0] * canvas.scale)].astype(
+                float
+            )
+            canvas.fill_rectangle(
+                centre, np.array([cell, cell]), 0, tuple(colour_below * rng.uniform(0.85, 1.1))
+            )
     for i in range(n):
-        at = np.array([i * cell, canvas.world_m / 2])
-        long = np.array([thick, canvas.world_m])
-        canvas.fill_rectangle(at, long, 0, tint)
+        centre = np.array([i * cell, canvas.world_m / 2])
+        size = np.array([joint_width, canvas.world_m])
+        canvas.fill_rectangle(centre, size, 0, tint)
         if n % 3:
-            canvas.fill_rectangle(at[::-1], long[::-1], 0, tint)
+            canvas.fill_rectangle(centre[::-1], size[::-1], 0, tint)
 
 
 def draw_parking_stalls(rng: Rng, canvas: Canvas) -> None:
-    """Rows of painted parking stalls."""
+    """Draw rows of parking stalls."""
     white = (215.0, 220.0, 222.0) if rng.random() < 0.8 else (60.0, 190.0, 225.0)
     pitch, n = 18.0, int(canvas.world_m / 18.0)
     for row in range(max(n, 1)):
@@ -292,16 +331,16 @@ def draw_parking_stalls(rng: Rng, canvas: Canvas) -> None:
 
 
 def draw_markings(rng: Rng, canvas: Canvas) -> None:
-    """A pitch, court or runway: lines, circles, arrows, bars."""
-    middle, turn = random_point(rng, canvas), rng.uniform(0, math.pi)
+    """Draw the markings of a pitch, court or runway: lines, circles and bars."""
+    centre, turn = random_point(rng, canvas), rng.uniform(0, math.pi)
     paint = sample_colour(rng) if rng.random() < 0.3 else (225.0, 230.0, 232.0)
     size = canvas.world_m * rng.uniform(0.12, 0.5) * np.array([1, rng.uniform(0.4, 1.0)])
-    thick = float(size[0]) * rng.uniform(0.008, 0.03)
+    line_width = float(size[0]) * rng.uniform(0.008, 0.03)
     c, s = math.cos(turn), math.sin(turn)
-    way = np.array([[c, s], [-s, c]])
+    rotation = np.array([[c, s], [-s, c]])
     if rng.random() < 0.5:
         canvas.fill_rectangle(
-            middle,
+            centre,
             size,
             turn,
             sample_colour(rng) if rng.random() < 0.5 else MATERIALS[str(rng.choice(HARD_MATERIALS))][1],
@@ -313,60 +352,60 @@ def draw_markings(rng: Rng, canvas: Canvas) -> None:
         ((-1, 1), (-1, -1)),
         ((0, -1), (0, 1)),
     ):
-        ends = np.array([a, b]) * size / 2 @ way + middle
-        canvas.draw_line(ends, thick, paint)
+        ends = np.array([a, b]) * size / 2 @ rotation + centre
+        canvas.draw_line(ends, line_width, paint)
     angle = np.linspace(0, 2 * math.pi, 33)
     circle = np.column_stack([np.cos(angle), np.sin(angle)]) * size.min() * rng.uniform(0.1, 0.3)
-    canvas.draw_line(circle + middle, thick, paint)
+    canvas.draw_line(circle + centre, line_width, paint)
     for _ in range(int(rng.integers(0, 8))):
-        at = rng.uniform(-0.45, 0.45, 2) * size @ way + middle
+        at = rng.uniform(-0.45, 0.45, 2) * size @ rotation + centre
         canvas.fill_rectangle(at, size * rng.uniform(0.01, 0.12, 2), turn, paint)
 
 
 def draw_stains(rng: Rng, canvas: Canvas, base: str) -> None:
-    """Spots, patches, cracks, tracks, holes: things that only look like something."""
-    reach = canvas.world_m
-    tone = np.array(MATERIALS[base][1])
+    """Draw spots, cracks, tracks and patches, which are distractors."""
+    world_m = canvas.world_m
+    base_colour = np.array(MATERIALS[base][1])
     for _ in range(int(rng.integers(0, 60))):
-        radius = reach * math.exp(rng.uniform(math.log(0.0015), math.log(0.012)))
-        colour = tone * rng.uniform(0.45, 1.35) if rng.random() < 0.7 else sample_colour(rng)
+        radius = world_m * math.exp(rng.uniform(math.log(0.0015), math.log(0.012)))
+        colour = base_colour * rng.uniform(0.45, 1.35) if rng.random() < 0.7 else sample_colour(rng)
         canvas.fill_blob(rng, random_point(rng, canvas), radius, tuple(np.clip(colour, 0, 250)))
     for _ in range(int(rng.integers(0, 14))):
         steps = rng.normal(0, 1, (12, 2)) + rng.normal(0, 1.5, 2)
-        line = random_point(rng, canvas) + np.cumsum(steps, 0) * reach * rng.uniform(0.002, 0.012)
-        colour = tone * rng.choice([0.5, 0.7, 1.25, 1.5])
-        canvas.draw_line(line, reach * rng.uniform(0.0006, 0.004), tuple(np.clip(colour, 0, 250)))
+        line = random_point(rng, canvas) + np.cumsum(steps, 0) * world_m * rng.uniform(0.002, 0.012)
+        colour = base_colour * rng.choice([0.5, 0.7, 1.25, 1.5])
+        canvas.draw_line(line, world_m * rng.uniform(0.0006, 0.004), tuple(np.clip(colour, 0, 250)))
     for _ in range(int(rng.integers(0, 10))):
         canvas.fill_rectangle(
             random_point(rng, canvas),
-            reach * rng.uniform(0.003, 0.03, 2),
+            world_m * rng.uniform(0.003, 0.03, 2),
             rng.uniform(0, 3),
             sample_colour(rng),
         )
 
 
 def draw_road(rng: Rng, canvas: Canvas, road: Road) -> None:
-    """Verge, kerb, asphalt and marks, along the whole road."""
-    s = np.linspace(0, canvas.world_m, 49)
+    """Draw a road with verges, kerbs and lane markings."""
+    along_m = np.linspace(0, canvas.world_m, 49)
 
-    def fill_band(aside: float, width: float, colour: Colour) -> None:
-        """A stripe along the road."""
-        side = road.point(s, aside - width / 2), road.point(s, aside + width / 2)
+    def fill_band(aside_m: float, width_m: float, colour: Colour) -> None:
+        """Fill a stripe along the road."""
+        side = road.point(along_m, aside_m - width_m / 2), road.point(along_m, aside_m + width_m / 2)
         canvas.fill_polygon(
             np.concatenate([np.column_stack(side[0]), np.column_stack(side[1])[::-1]]), colour
         )
 
-    dusty = rng.random() < 0.2
-    name = "dirt" if dusty else "asphalt"
-    tone = tuple(np.array(MATERIALS[name][1]) * rng.uniform(0.65, 1.4))
+    is_dirt = rng.random() < 0.2
+    name = "dirt" if is_dirt else "asphalt"
+    surface_colour = tuple(np.array(MATERIALS[name][1]) * rng.uniform(0.65, 1.4))
     half = road.width_m / 2
     if rng.random() < 0.6:
         verge = MATERIALS[str(rng.choice((*HARD_MATERIALS, "dirt", "grass")))][1]
-        wide = rng.uniform(1.5, 6)
-        fill_band(half + wide / 2, wide, verge)
-        fill_band(-half - wide / 2, wide, verge)
-    fill_band(0, road.width_m, tone)
-    if dusty:
+        verge_width = rng.uniform(1.5, 6)
+        fill_band(half + verge_width / 2, verge_width, verge)
+        fill_band(-half - verge_width / 2, verge_width, verge)
+    fill_band(0, road.width_m, surface_colour)
+    if is_dirt:
         return
     white, yellow = (215.0, 218.0, 220.0), (50.0, 175.0, 215.0)
     if rng.random() < 0.5:
@@ -392,24 +431,21 @@ def draw_road(rng: Rng, canvas: Canvas, road: Road) -> None:
             canvas.draw_line(ends, 0.5, white)
 
 
-def build_ground(
-    rng: Rng,
-    site: str,
-    base: str,
-    world_m: float,
-    roads: tuple[Road, ...],
-    shore: Shore | None,
-    size: int,
-    shadows: tuple[tuple[Array, ...], float],
-    wave_tile_m: float,
-) -> Ground:
-    """Paint the square, darken the shadows (polygons (N, n, 2) in metres, strength 0..1)."""
-    image, water = paint_ground(rng, site, base, world_m, roads, shore, size)
-    polygons, strength = shadows
-    if polygons:
-        shade = Canvas(np.full((size // 2, size // 2), 255, np.uint8), world_m)
-        for group in polygons:
-            shade.fill_convex(group, 255 * (1 - strength))
+def build_ground(rng: Rng, plan: GroundPlan, shadows: tuple[Array, ...], shadow_strength: float) -> Ground:
+    """Paint the ground and the shadows of the scenery, and reduce it to smaller levels.
+
+    Args:
+        rng: Random numbers.
+        plan: What to paint.
+        shadows: Groups of polygons (N, n, 2) in metres.
+        shadow_strength: 0 to 1.
+    """
+    size = plan.texture_size
+    image, water = paint_ground(rng, plan)
+    if shadows:
+        shade = Canvas(np.full((size // 2, size // 2), 255, np.uint8), plan.world_m)
+        for polygons in shadows:
+            shade.fill_convex(polygons, 255 * (1 - shadow_strength))
         full = cv2.resize(shade.image, (size, size), interpolation=cv2.INTER_LINEAR)
         image = np.asarray(cv2.multiply(image, cv2.merge([full, full, full]), scale=1 / 255), np.uint8)
     levels = [image]
@@ -421,4 +457,4 @@ def build_ground(
     if water is not None:
         water = np.asarray(cv2.resize(water, (size // 2, size // 2)), np.uint8)
     waves = sample_noise(rng, int(rng.integers(4, 6)), 512)
-    return Ground(tuple(levels), world_m, water, waves, wave_tile_m)
+    return Ground(tuple(levels), plan.world_m, water, waves, plan.wave_tile_m)

@@ -1,4 +1,4 @@
-"""The endless clip: frames of a seed's scene by index, with the truth about what is in them."""
+"""Endless synthetic clip: the frames of a seed by index, with ground truth of their targets."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from edge.simulation.mesh import Mesh, rod_outlines
 from edge.simulation.renderer import MIN_DEPTH_M, nearest_copy, placed_mesh, render
 from edge.simulation.scene_builder import Scene, build_scene, without_actor
 
-MAX_SUPERSAMPLED_WIDTH = 640  # up to this width frames are drawn at twice their size
+MAX_SUPERSAMPLED_WIDTH = 640
+"""Frames up to this width are drawn at twice their size and reduced."""
 
 
 @dataclass(frozen=True)
 class VisibleTarget:
-    """Something that may draw the eye, on one frame.
+    """A possible target of attention in one frame.
 
-    `box` is x, y, w, h in pixels from the top left, without the shadow, cut at the frame's edge.
-    `speed` is the thing's own motion over the ground, as it appears in this frame with the camera
-    held still, in target sizes (sqrt(w * h) of the whole thing) a second. `contrast` is its
-    difference from the ground round it, 0..1; `visible` the share inside the frame and not behind
-    something nearer, roughly, 0..1.
+    Attributes:
+        target_id: Number of the target in its clip.
+        kind: Such as "car" or "person".
+        box: x, y, w, h in pixels from the top left, without the shadow, clipped to the frame.
+        speed: Motion over the ground as it appears with the camera held still, in target sizes per second.
+            The size is sqrt(w * h) of the box before clipping.
+        is_moving: The target moves at some time of the clip.
+        contrast: Difference from the ground around it, 0 to 1.
+        visible_fraction: Approximate fraction inside the frame and not covered by nearer objects, 0 to 1.
     """
 
     target_id: int
@@ -42,40 +47,46 @@ class VisibleTarget:
 
 @dataclass(frozen=True)
 class WorldFrame:
-    """A picture (H, W, 3) uint8 BGR and what is in it."""
+    """A frame (H, W, 3), uint8, BGR, and its targets."""
 
     image: npt.NDArray[np.uint8]
     targets: tuple[VisibleTarget, ...]
 
 
 class World:
-    """A made aerial clip without end: same seed and index, same bytes.
+    """Endless synthetic aerial clip. The same seed and index give the same bytes.
 
-    The scene does not depend on the size asked for; only the fineness of its drawing does.
+    The scene does not depend on the size of the frames; only the resolution of its drawing does.
+
+    Args:
+        seed: From 0.
+        width: Width of the frames in pixels.
+        height: Height of the frames in pixels.
+        fps: Frames per second.
+        twins: The actors look the same, and one of them moves.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     def __init__(self, seed: int, width: int, height: int, fps: float = 10.0, *, twins: bool = False) -> None:
-        """A clip of width x height pixels at `fps` frames a second.
-
-        With `twins`, of things that look the same and of which one moves.
-        """
         if seed < 0 or width < 16 or height < 16 or fps <= 0:
             raise ValueError(
-                f"a world of seed {seed}, {width}x{height}, {fps} fps was asked for; "
-                "give a seed from 0, at least 16x16 pixels and a positive rate"
+                f"cannot create a world with seed {seed}, {width}x{height}, {fps} fps; "
+                "expected a seed from 0, at least 16x16 pixels and a positive frame rate"
             )
         self.seed, self.width, self.height, self.fps = seed, width, height, fps
-        fine = 1024 if width <= 400 else 2048
-        self._scene = build_scene(seed, fine, twins)
+        texture_size = 1024 if width <= 400 else 2048
+        self._scene = build_scene(seed, texture_size, twins)
 
     def without_target(self, target_id: int) -> World:
-        """The same clip less one target."""
+        """Return the same clip without one target."""
         other = copy.copy(self)
         other._scene = without_actor(self._scene, target_id)
         return other
 
     def frame(self, index: int) -> WorldFrame:
-        """The picture and the truth at an index, in any order."""
+        """Return the frame at an index. Indices may be requested in any order."""
         time_s = index / self.fps
         detail = 2 if self.width <= MAX_SUPERSAMPLED_WIDTH else 1
         camera = self._camera(time_s)
@@ -89,7 +100,7 @@ class World:
         return WorldFrame(image, self.targets(index))
 
     def targets(self, index: int) -> tuple[VisibleTarget, ...]:
-        """The truth alone: quick, for nothing is drawn. Negative indices lie before the start."""
+        """Return the targets of a frame without drawing it. Negative indices lie before the start."""
         time_s = index / self.fps
         camera = self._camera(time_s)
         return visible_targets(self._scene, camera, time_s)
@@ -98,16 +109,16 @@ class World:
         return self._scene.flight.camera(time_s, self.width, self.height)
 
     def _drift(self, time_s: float) -> tuple[float, float]:
-        """Motion of the ground in the middle of the picture, pixels a second."""
+        """Return the motion of the ground at the image centre, in pixels per second."""
         focus = self._scene.flight.focus(time_s)
-        spot = np.array([focus[0], focus[1], 0.0])
-        now = self._camera(time_s).project(spot)[0]
-        step = (self._camera(time_s + 0.02).project(spot)[0] - now) / 0.02
+        point = np.array([focus[0], focus[1], 0.0])
+        now = self._camera(time_s).project(point)[0]
+        step = (self._camera(time_s + 0.02).project(point)[0] - now) / 0.02
         return float(step[0]), float(step[1])
 
 
 def pixel_bounds(camera: SceneCamera, mesh: Mesh) -> Array:
-    """Corners (2, 2) in pixels of the upright box round a mesh."""
+    """Return the corners (2, 2) in pixels of the bounding box of a mesh."""
     corners = camera.project(mesh.faces.reshape(-1, 3))[0]
     outlines = rod_outlines(camera, mesh.rods, mesh.radii)[0].reshape(-1, 2)
     points = np.concatenate([corners, outlines])
@@ -115,53 +126,53 @@ def pixel_bounds(camera: SceneCamera, mesh: Mesh) -> Array:
 
 
 def visible_targets(scene: Scene, camera: SceneCamera, time_s: float) -> tuple[VisibleTarget, ...]:
-    """How the actors appear; those outside the frame are left out."""
+    """Return the actors that are inside the image."""
     meshes = [placed_mesh(scene, camera, actor, time_s) for actor in scene.actors]
     depths = np.array([float(camera.project(mesh.bounds().mean(0))[1]) for mesh in meshes])
     boxes = np.array([pixel_bounds(camera, mesh) for mesh in meshes]).reshape(-1, 2, 2)
-    low, high, far = scenery_boxes(scene, camera)
+    low, high, all_depths = scenery_boxes(scene, camera)
     low, high = np.concatenate([low, boxes[:, 0]]), np.concatenate([high, boxes[:, 1]])
-    far = np.concatenate([far, depths])
+    all_depths = np.concatenate([all_depths, depths])
     edge = 2 * np.array(camera.centre)
-    found = []
-    for actor, mesh, depth, whole in zip(scene.actors, meshes, depths, boxes, strict=True):
-        inside = np.clip(whole, 0, edge)
-        w, h = inside[1] - inside[0]
-        area = float(np.prod(np.maximum(whole[1] - whole[0], 1e-3)))
+    targets = []
+    for actor, mesh, depth, bounds in zip(scene.actors, meshes, depths, boxes, strict=True):
+        clipped = np.clip(bounds, 0, edge)
+        w, h = clipped[1] - clipped[0]
+        area = float(np.prod(np.maximum(bounds[1] - bounds[0], 1e-3)))
         if depth < MIN_DEPTH_M or w <= 0 or h <= 0 or area > 4 * float(np.prod(edge)):
             continue
-        common = np.maximum(np.minimum(high, inside[1]) - np.maximum(low, inside[0]), 0).prod(1)
-        cover = np.where((far > MIN_DEPTH_M) & (far < depth), common, 0).max() / (w * h)
-        shown = float(w * h) / area * (1 - float(cover))
-        found.append(
+        overlap = np.maximum(np.minimum(high, clipped[1]) - np.maximum(low, clipped[0]), 0).prod(1)
+        covered = np.where((all_depths > MIN_DEPTH_M) & (all_depths < depth), overlap, 0).max() / (w * h)
+        visible = float(w * h) / area * (1 - float(covered))
+        targets.append(
             VisibleTarget(
                 actor.target_id,
                 actor.appearance.kind,
-                (float(inside[0, 0]), float(inside[0, 1]), float(w), float(h)),
+                (float(clipped[0, 0]), float(clipped[0, 1]), float(w), float(h)),
                 apparent_speed(scene, camera, actor, time_s) / math.sqrt(area),
                 actor.is_moving,
                 ground_contrast(scene, mesh, float(depth)),
-                min(max(shown, 0.0), 1.0),
+                min(max(visible, 0.0), 1.0),
             )
         )
-    return tuple(found)
+    return tuple(targets)
 
 
 def apparent_speed(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> float:
-    """Pixels a second over the ground, the camera held still."""
+    """Return the speed over the ground in pixels per second, with the camera held still."""
     if not actor.is_moving:
         return 0.0
     step = 0.05
-    places = np.array(
+    points = np.array(
         [actor.trajectory.pose_at(time_s - step)[:2], actor.trajectory.pose_at(time_s + step)[:2]]
     )
-    places += nearest_copy(scene, camera, places[:1])
-    pixels = camera.project(np.column_stack([places, np.zeros(2)]))[0]
+    points += nearest_copy(scene, camera, points[:1])
+    pixels = camera.project(np.column_stack([points, np.zeros(2)]))[0]
     return float(np.linalg.norm(pixels[1] - pixels[0]) / (2 * step))
 
 
 def ground_contrast(scene: Scene, mesh: Mesh, depth: float) -> float:
-    """Difference of colour from the ground round it, through the haze, 0..1."""
+    """Return the colour difference from the ground around a mesh, reduced by haze, 0 to 1."""
     x, y, _ = mesh.bounds().mean(0)
     light = 0.5 + 0.5 * scene.ambient
     gap = np.abs(mesh.mean_colour() * light - scene.ground.colour_at(float(x), float(y))).mean()
@@ -169,12 +180,16 @@ def ground_contrast(scene: Scene, mesh: Mesh, depth: float) -> float:
 
 
 def scenery_boxes(scene: Scene, camera: SceneCamera) -> tuple[Array, Array, Array]:
-    """Boxes round the scenery: low and high corners (N, 2) in pixels, depths (N,) in metres."""
+    """Return the bounding boxes of the scenery.
+
+    Returns:
+        Low and high corners (N, 2) in pixels, and depths (N,) in metres.
+    """
     shift = np.zeros((len(scene.scenery_positions), 1, 3))
     shift[:, 0, :2] = nearest_copy(scene, camera, scene.scenery_positions)
-    scenery_bounds = scene.scenery_bounds + shift
-    picks = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-    corners = np.stack([scenery_bounds[:, picks[:, axis], axis] for axis in range(3)], axis=-1)
+    bounds = scene.scenery_bounds + shift
+    corner_indices = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    corners = np.stack([bounds[:, corner_indices[:, axis], axis] for axis in range(3)], axis=-1)
     pixels = camera.project(corners.reshape(-1, 3))[0].reshape(-1, 8, 2)
-    far = camera.project(scenery_bounds.mean(1))[1]
-    return pixels.min(1), pixels.max(1), far
+    depths = camera.project(bounds.mean(1))[1]
+    return pixels.min(1), pixels.max(1), depths

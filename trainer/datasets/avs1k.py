@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import DatasetClip, Faults, Split, folders, layout_error
+from trainer.datasets.clips import DatasetClip, Faults, LabelSources, Split, layout_error, list_subfolders
 from trainer.datasets.image_sequences import ImageFolderSequence
 
 SPLITS: dict[str, Split] = {"trainSet": "train", "validSet": "val", "testSet": "test"}
 
 
 def read(root: Path, faults: Faults) -> list[DatasetClip]:
-    """Return the clips of `{trainSet,validSet,testSet}/Frame/<clip>/`, densities in `Ground`.
+    """Return the clips of `{trainSet,validSet,testSet}/Frame/<clip>/`, with densities in `Ground`.
 
-    The plain download has no fixations; `Fixation/<clip>/`, beside `Ground`, is read where it is.
+    The original download has no fixations. If there is `Fixation/<clip>/` next to `Ground`, it is read.
 
     Raises:
-        InputError: none of the three holds a clip.
+        InputError: None of the three folders contains a clip.
     """
     clips = [
         DatasetClip(
@@ -24,11 +24,13 @@ def read(root: Path, faults: Faults) -> list[DatasetClip]:
             split,
             ImageFolderSequence(folder, faults),
             faults,
-            density=root / place / "Ground" / folder.name,
-            fixations=root / place / "Fixation" / folder.name,
+            LabelSources(
+                density=root / split_folder / "Ground" / folder.name,
+                fixations=root / split_folder / "Fixation" / folder.name,
+            ),
         )
-        for place, split in SPLITS.items()
-        for folder in folders(root / place / "Frame")
+        for split_folder, split in SPLITS.items()
+        for folder in list_subfolders(root / split_folder / "Frame")
     ]
     if not clips:
         raise layout_error("AVS1K", root, "{trainSet,validSet,testSet}/Frame/<clip>/*.png")

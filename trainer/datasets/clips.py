@@ -1,4 +1,4 @@
-"""What every reader gives: clips of frames with where viewers looked, each file read when asked for."""
+"""Clips, frames and labels of saliency data sets; files are read on demand."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ Box = tuple[float, float, float, float]
 LabelKind = Literal["density", "fixations", "box"]
 Split = Literal["train", "val", "test"]
 Faults = dict[Path, str]
-"""Files that could not be used, and why: filled while frames are read."""
+"""Reason by file for the files that cannot be used. Filled while frames are read."""
 
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """A frame (H, W, 3), uint8 BGR, and what is known of where viewers looked; None where unknown.
+    """A frame and its labels; a label is None where it is unknown.
 
-    `index` counts from 0 within the clip. `density`: (H, W) in [0, 1], as stored, not sum-normalised.
-    `fixations`: (N, 2), row and column in pixels. `box`: x, y, w, h in pixels of the one tracked target.
+    Attributes:
+        index: Number of the frame in its clip, from 0.
+        image: (H, W, 3), uint8, BGR.
+        density: Fixation density (H, W) in [0, 1], as stored: it does not sum to one.
+        fixations: (N, 2), row and column in pixels.
+        box: x, y, w, h in pixels of the one tracked target.
     """
 
     index: int
@@ -44,20 +48,20 @@ class LabelledFrame:
 
 
 class ImageSequence(Protocol):
-    """A clip's images, wherever they lie."""
+    """Images of a clip, in a folder or in a video."""
 
     def __len__(self) -> int:
-        """Return how many there are, or are announced."""
+        """Return the number of images, or the announced number."""
 
     def key(self, index: int) -> str:
-        """Return the stem that the frame's label files have."""
+        """Return the stem of the label files of a frame."""
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        """Yield index and image (H, W, 3), BGR; what cannot be read is left out and recorded."""
+        """Yield index and image (H, W, 3), BGR. Unreadable images are skipped and recorded."""
 
 
 class PrecomputedMaps(Protocol):
-    """A model's maps of some clips, made before."""
+    """Saliency maps that a model has predicted for clips."""
 
     def frames(self, clip: str) -> NDArray[np.int32]:
         """Return the indices of the clip's frames that have maps."""
@@ -66,128 +70,152 @@ class PrecomputedMaps(Protocol):
         """Return a map (h, w) in [0, 1]."""
 
 
-class DatasetClip:
-    """A named run of frames with its labels.
+@dataclass(frozen=True)
+class LabelSources:
+    """Locations of the labels of a clip.
 
-    `density`, `fixations`: the folders where the layout keeps them, there or not; None where the
-    layout knows none. `list_mat_files`: where fixations are .mat files, read for frames without an image of
-    them. `blobs`: a fixation is drawn as a small blob, not as a pixel. `boxes`: (N, 4).
+    Attributes:
+        density: Folder of the layout for density images; it may be absent. None if the layout has none.
+        fixations: Folder of the layout for fixation images, likewise.
+        mat_fixations: Folder of .mat files, used for frames without a fixation image.
+        fixations_are_blobs: A fixation is drawn as a small blob instead of one pixel.
+        boxes: (N, 4): x, y, w, h in pixels per frame, NaN where the target is not visible.
+    """
+
+    density: Path | None = None
+    fixations: Path | None = None
+    mat_fixations: Path | None = None
+    fixations_are_blobs: bool = False
+    boxes: NDArray[np.float64] | None = None
+
+
+class DatasetClip:
+    """A named sequence of frames with labels.
+
+    Args:
+        name: Unique in its data set.
+        split: Part of the data set, None where the layout has no splits.
+        images: Images of the clip.
+        faults: Receives the files that cannot be used.
+        labels: Locations of the labels.
     """
 
     def __init__(
         self,
         name: str,
         split: Split | None,
-        pictures: ImageSequence,
+        images: ImageSequence,
         faults: Faults,
-        density: Path | None = None,
-        fixations: Path | None = None,
-        list_mat_files: Path | None = None,
-        blobs: bool = False,
-        boxes: NDArray[np.float64] | None = None,
+        labels: LabelSources = LabelSources(),
     ) -> None:
         self.name = name
         self.split = split
-        self._pictures = pictures
+        self._images = images
         self._faults = faults
-        self._folders = {"density": density, "fixations": fixations}
-        self._matrices = list_mat_files
-        self._blobs = blobs
-        self._boxes = boxes
+        self._labels = labels
         self._maps: PrecomputedMaps | None = None
 
     def with_maps(self, maps: PrecomputedMaps) -> DatasetClip:
-        """Return the clip with maps for the densities of frames that have none."""
+        """Return a copy of the clip that uses maps where a frame has no density."""
         clip = copy(self)
-        clip.__dict__.pop("_mapped", None)
+        clip.__dict__.pop("_mapped_frames", None)
         clip._maps = maps
         return clip
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[LabelledFrame]:
-        """Yield the frames from `start` to before `stop`; unreadable ones are left out and recorded."""
+        """Yield the frames from `start` to before `stop`. Unreadable frames are skipped and recorded."""
         for index, image in self.images(start, len(self) if stop is None else stop):
-            fixations = self._label("fixations", index, image.shape[:2])
+            fixations = self._read_label("fixations", index, image.shape[:2])
             yield LabelledFrame(
                 index,
                 image,
                 self.density(index, image),
-                None if fixations is None else _points(fixations, self._blobs),
+                None if fixations is None else _fixation_points(fixations, self._labels.fixations_are_blobs),
                 self._box(index),
             )
 
     def images(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        """Yield index and image from `start` to before `stop`; unreadable ones are left out and recorded."""
-        yield from self._pictures.read(start, min(len(self), stop))
+        """Yield index and image from `start` to before `stop`. Unreadable images are skipped and recorded."""
+        yield from self._images.read(start, min(len(self), stop))
 
     def density(self, index: int, image: Image) -> Density | None:
-        """Return the density of the frame at an index, which is `image`; None where there is none."""
-        label = self._label("density", index, image.shape[:2])
+        """Return the density of the frame `image` at an index, or None if it has none."""
+        label = self._read_label("density", index, image.shape[:2])
         if label is not None:
             return np.asarray(label / np.float32(255), np.float32)
-        if self._maps is None or index not in self._mapped:
+        if self._maps is None or index not in self._mapped_frames:
             return None
         try:
-            mapped = self._maps.map(self.name, index)
+            density = self._maps.map(self.name, index)
         except InputError as error:
             self._faults[Path(self.name)] = str(error)
             return None
-        return np.asarray(cv2.resize(mapped, (image.shape[1], image.shape[0])), np.float32)
+        return np.asarray(cv2.resize(density, (image.shape[1], image.shape[0])), np.float32)
 
     def nearest_labelled(self, index: int) -> int:
-        """Return, of a clip that was taught, the nearest frame with a density or a map; else the index."""
-        known = self.labelled_frames("density") if self._maps else []
-        return min(known, key=lambda at: abs(at - index), default=index)
+        """Return the nearest frame with a density or a map; the index itself if the clip has no maps."""
+        candidates = self.labelled_frames("density") if self._maps else []
+        return min(candidates, key=lambda frame: abs(frame - index), default=index)
 
     def relative_fixations(self, index: int) -> NDArray[np.float64]:
-        """Return the frame's fixations (N, 2), row and column as shares of height and width, imageless."""
-        label = self._label("fixations", index, None)
+        """Return the fixations (N, 2) as fractions of height and width, without reading the image."""
+        label = self._read_label("fixations", index, None)
         if label is None:
             return np.empty((0, 2))
-        return (_points(label, self._blobs) + 0.5) / label.shape
+        return (_fixation_points(label, self._labels.fixations_are_blobs) + 0.5) / label.shape
 
     @property
     def label_kinds(self) -> frozenset[LabelKind]:
-        """What some of the frames have labels of."""
-        found: set[LabelKind] = {truth for truth, files in self._labels.items() if files}
-        found |= {"density"} if len(self._mapped) else set()
-        return frozenset(found | {"box"} if self._boxes is not None else found)
+        """Return the kinds of labels that at least one frame may have."""
+        kinds: set[LabelKind] = {kind for kind, files in self._label_files.items() if files}
+        if len(self._mapped_frames):
+            kinds.add("density")
+        if self._labels.boxes is not None:
+            kinds.add("box")
+        return frozenset(kinds)
 
-    def labelled_frames(self, truth: LabelKind) -> list[int]:
-        """Return the indices of the frames that have a density or fixations, no file of them opened."""
-        files = self._labels.get(truth) or {}
-        found = (
-            {index for index in range(len(self)) if self._pictures.key(index) in files} if files else set()
+    def labelled_frames(self, kind: LabelKind) -> list[int]:
+        """Return the indices of the frames that have a density or fixations, without opening files."""
+        files = self._label_files.get(kind)
+        labelled = (
+            {index for index in range(len(self)) if self._images.key(index) in files} if files else set()
         )
-        return sorted(found.union(self._mapped.tolist() if truth == "density" else ()))
+        return sorted(labelled.union(self._mapped_frames.tolist() if kind == "density" else ()))
 
     def missing_labels(self) -> dict[LabelKind, int]:
-        """Return how many frames lack each truth that the layout has a place for, where any does."""
+        """Return the number of frames without a label, for each kind that the layout has and frames lack."""
         counts: dict[LabelKind, int] = {}
-        for truth, folder in self._labels.items():
-            if folder is not None:
-                counts[truth] = len(self) - len(self.labelled_frames(truth))
-        if self._boxes is not None:
+        for kind, files in self._label_files.items():
+            if files is not None:
+                counts[kind] = len(self) - len(self.labelled_frames(kind))
+        if self._labels.boxes is not None:
             counts["box"] = sum(self._box(index) is None for index in range(len(self)))
-        return {truth: count for truth, count in counts.items() if count}
+        return {kind: count for kind, count in counts.items() if count}
 
     @cached_property
-    def _mapped(self) -> NDArray[np.int32]:
-        """The frames that have maps; those of another cut of the clip may be beyond its end."""
-        found = self._maps.frames(self.name) if self._maps else np.empty(0, np.int32)
-        return found[found < len(self)] if len(found) else found
+    def _mapped_frames(self) -> NDArray[np.int32]:
+        """Indices of the frames with maps. Maps of a longer version of the clip can lie behind its end."""
+        frames = self._maps.frames(self.name) if self._maps else np.empty(0, np.int32)
+        return frames[frames < len(self)] if len(frames) else frames
 
     @cached_property
-    def _labels(self) -> dict[LabelKind, dict[str, Path] | None]:
-        density, fixations = (None if f is None else images(f) for f in self._folders.values())
-        if fixations is not None and self._matrices is not None:
-            fixations = list_mat_files(self._matrices) | fixations
+    def _label_files(self) -> dict[LabelKind, dict[str, Path] | None]:
+        """Label files by stem for each kind, None where the layout has no folder for it."""
+        density, fixations = (
+            None if folder is None else list_images(folder)
+            for folder in (self._labels.density, self._labels.fixations)
+        )
+        if fixations is not None and self._labels.mat_fixations is not None:
+            fixations = list_mat_files(self._labels.mat_fixations) | fixations
         return {"density": density, "fixations": fixations}
 
-    def _label(self, truth: LabelKind, index: int, size: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
-        path = (self._labels[truth] or {}).get(self._pictures.key(index))
+    def _read_label(
+        self, kind: LabelKind, index: int, size: tuple[int, ...] | None
+    ) -> NDArray[np.uint8] | None:
+        path = (self._label_files[kind] or {}).get(self._images.key(index))
         if path is None:
             return None
         try:
@@ -203,15 +231,24 @@ class DatasetClip:
         return label
 
     def _box(self, index: int) -> Box | None:
-        if self._boxes is None or index >= len(self._boxes) or not np.isfinite(self._boxes[index]).all():
+        boxes = self._labels.boxes
+        if boxes is None or index >= len(boxes) or not np.isfinite(boxes[index]).all():
             return None
-        x, y, w, h = (float(value) for value in self._boxes[index])
+        x, y, w, h = (float(value) for value in boxes[index])
         return x, y, w, h
 
 
 @dataclass(frozen=True)
 class SaliencyDataset:
-    """The clips under a root. `faults` grows while they are read."""
+    """Clips of a data set.
+
+    Attributes:
+        kind: Name of the layout.
+        root: Folder of the data set.
+        split: Part of the data set, None for all.
+        clips: Clips of that part.
+        faults: Reason by file for the files that cannot be used. Grows while frames are read.
+    """
 
     kind: str
     root: Path
@@ -220,10 +257,10 @@ class SaliencyDataset:
     faults: Faults
 
     def with_maps(self, maps: PrecomputedMaps) -> SaliencyDataset:
-        """Return the data set with maps for densities where there are none, less the clips without either.
+        """Return the clips with maps or densities; maps are used where a frame has no density.
 
         Raises:
-            InputError: there is no map of any clip.
+            InputError: No clip has a map.
         """
         mapped = {clip.name for clip in self.clips if len(maps.frames(clip.name))}
         if not mapped:
@@ -235,87 +272,88 @@ class SaliencyDataset:
         return replace(self, clips=[clip.with_maps(maps) for clip in kept])
 
     def missing_labels(self) -> dict[LabelKind, Mapping[str, int]]:
-        """Return, for each truth that frames lack, how many in which clips."""
-        found: dict[LabelKind, dict[str, int]] = {}
+        """Return the number of frames without a label by clip, for each kind of label that frames lack."""
+        missing: dict[LabelKind, dict[str, int]] = {}
         for clip in self.clips:
-            for truth, count in clip.missing_labels().items():
-                counts = found.setdefault(truth, {})
+            for kind, count in clip.missing_labels().items():
+                counts = missing.setdefault(kind, {})
                 counts[clip.name] = counts.get(clip.name, 0) + count
-        return dict(found)
+        return dict(missing)
 
     def describe_faults(self) -> list[str]:
-        """Return the files that could not be used so far, from the root, each with its reason."""
+        """Return the files that could not be used so far, relative to the root, with the reasons."""
         return [
-            f"{path.relative_to(self.root) if path.is_relative_to(self.root) else path}: {why}"
-            for path, why in self.faults.items()
+            f"{path.relative_to(self.root) if path.is_relative_to(self.root) else path}: {reason}"
+            for path, reason in self.faults.items()
         ]
 
     def summary(self) -> str:
-        """Return a few lines for a person: what is there, what is missing, what could not be read."""
+        """Return a text of a few lines: number of clips and frames, missing labels, files at fault."""
         frames = sum(map(len, self.clips))
         lines = [
             f"{self.kind} at {self.root}: {pluralize(len(self.clips), 'clip')}, {pluralize(frames, 'frame')}"
         ]
-        for truth, counts in self.missing_labels().items():
-            lacking = sum(counts.values())
+        for kind, counts in self.missing_labels().items():
             clips = f"{pluralize(len(counts), 'clip')}: {abbreviate(list(counts))}"
-            lines.append(f"no {truth} for {pluralize(lacking, 'frame')} of {clips}")
+            lines.append(f"no {kind} for {pluralize(sum(counts.values()), 'frame')} of {clips}")
         if self.faults:
-            lines.append(
-                f"{pluralize(len(self.faults), 'file')} at fault: {abbreviate(self.describe_faults())}"
-            )
+            count = pluralize(len(self.faults), "file")
+            lines.append(f"{count} at fault: {abbreviate(self.describe_faults())}")
         return "\n".join(lines)
 
 
-def images(folder: Path) -> dict[str, Path]:
-    """Return the folder's images by stem, in numbered order; none where there is no folder."""
+def list_images(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by stem, sorted by number; empty if there is no folder."""
     if not folder.is_dir():
         return {}
-    found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-    return {path.stem: path for path in sorted(found, key=natural_sort_key)}
+    paths = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+    return {path.stem: path for path in sorted(paths, key=natural_sort_key)}
 
 
-def folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, in numbered order; none where there is no folder."""
+def list_subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by number; empty if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted((p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."), key=natural_sort_key)
 
 
 def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
-    """Return the image as OpenCV's `mode` asks, or None where it cannot be read."""
+    """Return an image in OpenCV's read `mode`, or None if it cannot be read."""
     try:
         data = np.fromfile(path, np.uint8)
     except OSError:
         return None
     try:
         return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
-    except cv2.error:  # as for a header that claims a billion pixels
+    except cv2.error:  # for example, a header that announces a billion pixels
         return None
 
 
 def layout_error(kind: str, root: Path, expected: str) -> InputError:
-    """Return the error of a root that does not have the layout."""
+    """Return the error for a root that does not have the layout of its kind."""
     return InputError(
-        f"{root} is not laid out as {kind}: expected {root}/{expected}; name the folder that holds it"
+        f"{root} is not laid out as {kind}: expected {root}/{expected}; name the folder that contains it"
     )
 
 
 def pluralize(number: int, word: str) -> str:
-    """Return "1 frame", "2 frames"."""
+    """Return "1 frame" or "2 frames"."""
     return f"{number} {word}{'s' * (number != 1)}"
 
 
-def abbreviate(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+def abbreviate(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first names, and the number of the others."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _points(label: NDArray[np.uint8], blobs: bool) -> Fixations:
-    """Return (N, 2) rows and columns of what is brighter than half the maximum: JPEG leaves a haze."""
+def _fixation_points(label: NDArray[np.uint8], are_blobs: bool) -> Fixations:
+    """Return rows and columns (N, 2) of the fixations in a label image (H, W).
+
+    Only pixels above half of the maximum count: JPEG compression spreads faint values around them.
+    """
     mask = label > label.max() / 2
-    if not blobs:
+    if not are_blobs:
         return np.argwhere(mask).astype(np.int64)
     _, _, _, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     points: Fixations = np.rint(centres[1:, ::-1]).astype(np.int64)

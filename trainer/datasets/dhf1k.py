@@ -1,46 +1,51 @@
-"""DHF1K: 1,000 videos, split by number; the last 300 are unlabelled (arXiv 1801.07424)."""
+"""DHF1K: 1,000 videos, split by number; the last 300 have no labels (arXiv 1801.07424)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.datasets.clips import DatasetClip, Faults, ImageSequence, Split, folders, layout_error
+from trainer.datasets.clips import (
+    DatasetClip,
+    Faults,
+    ImageSequence,
+    LabelSources,
+    Split,
+    layout_error,
+    list_subfolders,
+)
 from trainer.datasets.image_sequences import ImageFolderSequence, VideoSequence
 
 LAST_TRAIN, LAST_VAL = 600, 700
 
 
 def read(root: Path, faults: Faults) -> list[DatasetClip]:
-    """Return the clips of `video/001.AVI`, labels in `annotation/0001/{maps,fixation}/0001.png`.
+    """Return the clips of `video/001.AVI`, with labels in `annotation/0001/{maps,fixation}/0001.png`.
 
-    Fixations without a PNG are read from `annotation/0001/fixation/maps/0001.mat`.
-    A clip without its video is read from `annotation/0001/images/`, where some keep its frames.
+    Fixations without a PNG are read from `annotation/0001/fixation/maps/0001.mat`. A clip without a video is
+    read from `annotation/0001/images/`, where some copies of the data set keep its frames.
 
     Raises:
-        InputError: neither videos nor frames.
+        InputError: There are neither videos nor frames.
     """
-    pictures: dict[int, ImageSequence] = {
+    sequences: dict[int, ImageSequence] = {
         int(folder.name): ImageFolderSequence(folder / "images", faults)
-        for folder in folders(root / "annotation")
+        for folder in list_subfolders(root / "annotation")
         if folder.name.isdigit() and (folder / "images").is_dir()
     }
     for path in (root / "video").glob("*"):
         if path.suffix.lower() == ".avi" and path.stem.isdigit():
-            pictures[int(path.stem)] = VideoSequence(path, faults)
-    if not pictures:
+            sequences[int(path.stem)] = VideoSequence(path, faults)
+    if not sequences:
         raise layout_error("DHF1K", root, "video/001.AVI (or annotation/0001/images/0001.png)")
-    return [_clip(root, number, pictures[number], faults) for number in sorted(pictures)]
+    return [_create_clip(root, number, sequences[number], faults) for number in sorted(sequences)]
 
 
-def _clip(root: Path, number: int, pictures: ImageSequence, faults: Faults) -> DatasetClip:
+def _create_clip(root: Path, number: int, images: ImageSequence, faults: Faults) -> DatasetClip:
     split: Split = "train" if number <= LAST_TRAIN else "val" if number <= LAST_VAL else "test"
-    labels = root / "annotation" / f"{number:04d}"
-    return DatasetClip(
-        f"{number:03d}",
-        split,
-        pictures,
-        faults,
-        density=labels / "maps",
-        fixations=labels / "fixation",
-        list_mat_files=labels / "fixation" / "maps",
+    folder = root / "annotation" / f"{number:04d}"
+    labels = LabelSources(
+        density=folder / "maps",
+        fixations=folder / "fixation",
+        mat_fixations=folder / "fixation" / "maps",
     )
+    return DatasetClip(f"{number:03d}", split, images, faults, labels)

@@ -1,4 +1,7 @@
-"""Readers of data sets, a file per layout. numpy and OpenCV only; SciPy where fixations are .mat files."""
+"""Selection of the reader for a layout of a data set.
+
+Readers need numpy and OpenCV alone, and SciPy where fixations are .mat files.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge.core.errors import InputError
-from trainer.datasets import avs1k, dhf1k, hollywood2, ucf_sports, videos
-from trainer.datasets import tracked_boxes as boxes
+from trainer.datasets import avs1k, dhf1k, hollywood2, tracked_boxes, ucf_sports, videos
 from trainer.datasets.clips import DatasetClip, Faults, SaliencyDataset
 
 READERS: dict[str, Callable[[Path, Faults], list[DatasetClip]]] = {
@@ -16,15 +18,20 @@ READERS: dict[str, Callable[[Path, Faults], list[DatasetClip]]] = {
     "ucf-sports": ucf_sports.read,
     "hollywood2": hollywood2.read,
     "videos": videos.read,
-    "boxes": boxes.read,
+    "boxes": tracked_boxes.read,
 }
 
 
 def open_dataset(kind: str, root: Path, split: str | None = None) -> SaliencyDataset:
-    """Return the clips of a data set, of one split ("train", "val", "test") or all.
+    """Open a data set.
+
+    Args:
+        kind: Name of the layout, a key of `READERS`.
+        root: Folder of the data set.
+        split: "train", "val" or "test"; None for all clips.
 
     Raises:
-        InputError: unknown kind, a root without that layout, or no clip of that split.
+        InputError: The kind is unknown, the root has another layout, or the split has no clip.
     """
     if kind not in READERS:
         raise InputError(f"unknown data set {kind!r}; expected one of {', '.join(READERS)}")
@@ -34,7 +41,7 @@ def open_dataset(kind: str, root: Path, split: str | None = None) -> SaliencyDat
     clips = READERS[kind](root, faults)
     splits = sorted({clip.split for clip in clips if clip.split})
     if split is not None and split not in splits:
-        have = f"it has {', '.join(splits)}" if splits else f"{kind} knows no splits: leave it out"
-        raise InputError(f"{kind} at {root} has no split {split!r}; {have}")
-    chosen = [clip for clip in clips if split in (None, clip.split)]
-    return SaliencyDataset(kind, root, split, chosen, faults)
+        remedy = f"it has {', '.join(splits)}" if splits else f"{kind} has no splits: leave the split out"
+        raise InputError(f"{kind} at {root} has no split {split!r}; {remedy}")
+    selected = [clip for clip in clips if split in (None, clip.split)]
+    return SaliencyDataset(kind, root, split, selected, faults)

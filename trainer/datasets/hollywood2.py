@@ -1,4 +1,4 @@
-"""Hollywood-2, cut into shots, with fixations by the DHF1K group: laid out as UCF-Sports."""
+"""Hollywood-2, cut into shots, with fixations by the DHF1K group; the layout is that of UCF-Sports."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from trainer.datasets.clips import DatasetClip, Faults
 
 
 def read(root: Path, faults: Faults) -> list[DatasetClip]:
-    """Return the clips of `{training,testing}/<clip>/images/`, labels in `maps` and `fixation`.
+    """Return the clips of `{training,testing}/<clip>/images/`, with labels in `maps` and `fixation`.
 
     Raises:
-        InputError: neither folder holds a clip.
+        InputError: Neither folder contains a clip.
     """
     return ucf_sports.read(root, faults, "Hollywood-2")

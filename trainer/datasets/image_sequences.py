@@ -1,4 +1,4 @@
-"""A clip's images where they lie: a folder of stills, or a video file."""
+"""Images of a clip: a folder of image files, or a video file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 import cv2
 
 from edge.core.frames import Image
-from trainer.datasets.clips import Faults, abbreviate, images, pluralize, read_image
+from trainer.datasets.clips import Faults, abbreviate, list_images, pluralize, read_image
 
-PATIENCE = 1000
-"""Reads in a row that fail before a film counts as ended: past its end they take 50 ms together."""
+MAX_FAILED_READS = 1000
+"""Consecutive failed reads after which a video counts as ended. Behind the end they take 50 ms in total."""
 
 
 class ImageFolderSequence:
-    """The images of one folder, in numbered order; their labels have the same stems."""
+    """Images of one folder, sorted by number; their labels have the same stems."""
 
     def __init__(self, folder: Path, faults: Faults) -> None:
         self._folder = folder
@@ -25,7 +25,7 @@ class ImageFolderSequence:
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
-        paths = images(self._folder)
+        paths = list_images(self._folder)
         if not paths:
             self._faults[self._folder] = "no image in it"
         return paths
@@ -38,11 +38,11 @@ class ImageFolderSequence:
         return len(self._keys)
 
     def key(self, index: int) -> str:
-        """Return the image's stem."""
+        """Return the stem of the image."""
         return self._keys[index]
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        """Yield the images that can be read."""
+        """Yield index and image. Unreadable images are skipped and recorded."""
         for index in range(start, stop):
             path = self._paths[self._keys[index]]
             image = read_image(path, cv2.IMREAD_COLOR)
@@ -53,7 +53,7 @@ class ImageFolderSequence:
 
 
 class VideoSequence:
-    """A video file; its labels are numbered from 0001."""
+    """Frames of a video file; their labels are numbered from 0001."""
 
     def __init__(self, path: Path, faults: Faults) -> None:
         self._path = path
@@ -71,7 +71,7 @@ class VideoSequence:
                 return 0
             if math.isfinite(announced) and 0 < announced < 1e9:
                 return int(announced)
-            return 1 + max((index for index, _ in _decoded(capture, 0)), default=-1)
+            return 1 + max((index for index, _ in _decode(capture, 0)), default=-1)
         finally:
             capture.release()
 
@@ -79,33 +79,36 @@ class VideoSequence:
         return self._length
 
     def key(self, index: int) -> str:
-        """Return the frame's number from 1, in four digits."""
+        """Return the number of the frame from 1, in four digits."""
         return f"{index + 1:04d}"
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        """Yield the frames that can be decoded, before damage and behind it, each at its own index."""
+        """Yield index and image.
+
+        Damaged frames are skipped and recorded. The frames behind them keep their index.
+        """
         if start >= stop:
             return
         capture = self._open()
         try:
-            at = _seek(capture, start)
-            for index, image in _decoded(capture, at):
-                self._lose(range(max(at, start), min(index, stop)))
+            position = _seek(capture, start)
+            for index, image in _decode(capture, position):
+                self._record_lost(range(max(position, start), min(index, stop)))
                 if start <= index < stop:
                     yield index, image
-                at = index + 1
-                if at >= stop:
+                position = index + 1
+                if position >= stop:
                     return
             if stop == len(self):
-                self._end = at
-            self._lose(range(max(at, start), stop))
+                self._end = position
+            self._record_lost(range(max(position, start), stop))
         finally:
             capture.release()
 
     def _open(self) -> cv2.VideoCapture:
         return cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
 
-    def _lose(self, indices: Iterable[int]) -> None:
+    def _record_lost(self, indices: Iterable[int]) -> None:
         self._lost.update(indices)
         end = len(self) if self._end is None else self._end
         gaps = [str(index) for index in sorted(self._lost) if index < end]
@@ -119,36 +122,42 @@ class VideoSequence:
 
 
 def _seek(capture: cv2.VideoCapture, start: int) -> int:
-    """Go to the frame `start`, or to one before it where damage is in the way; return which."""
+    """Seek to the frame `start`, or to an earlier one if damage prevents it; return its index."""
     if start == 0:
         return 0
-    # where the first frame is damaged, OpenCV numbers from the next
-    at, back = start if capture.grab() else 0, 32
-    while at > 0:
-        if capture.set(cv2.CAP_PROP_POS_FRAMES, at) and capture.get(cv2.CAP_PROP_POS_FRAMES) == at:
-            return at
-        at, back = at - back, 2 * back
+    # If the first frame is damaged, OpenCV numbers the frames from the next one, and seeking goes to a wrong
+    # frame: decode from the start then.
+    position, step = start if capture.grab() else 0, 32
+    while position > 0:
+        moved = capture.set(cv2.CAP_PROP_POS_FRAMES, position)
+        if moved and capture.get(cv2.CAP_PROP_POS_FRAMES) == position:
+            return position
+        position, step = position - step, 2 * step
     capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
     return 0
 
 
-def _decoded(capture: cv2.VideoCapture, at: int) -> Iterator[tuple[int, Image]]:
-    """Yield index and image of what can be decoded, of a capture whose next frame is `at`.
+def _decode(capture: cv2.VideoCapture, position: int) -> Iterator[tuple[int, Image]]:
+    """Yield index and image of the frames that can be decoded.
 
-    Frames are counted; behind failed reads the time since the last frame tells how many were lost, and
-    where the file has no times, the number of those reads.
+    Frames are counted. After failed reads, the time since the last frame gives the number of lost frames; in
+    a file without times, the number of failed reads does.
+
+    Args:
+        capture: The open video.
+        position: Index of the next frame.
     """
     fps = capture.get(cv2.CAP_PROP_FPS)
-    last_ms = capture.get(cv2.CAP_PROP_POS_MSEC) if at else math.nan
-    failed = 0
-    while failed < PATIENCE:
-        read, image = capture.read()
-        if not read:
-            failed += 1
+    last_ms = capture.get(cv2.CAP_PROP_POS_MSEC) if position else math.nan
+    failed_reads = 0
+    while failed_reads < MAX_FAILED_READS:
+        success, image = capture.read()
+        if not success:
+            failed_reads += 1
             continue
         now_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
-        if failed:
-            passed = (now_ms - last_ms) / 1000 * fps
-            at += max(0, round(passed) - 1) if 0 < passed < 1e9 else failed
-        yield at, image  # type: ignore[misc]
-        at, last_ms, failed = at + 1, now_ms, 0
+        if failed_reads:
+            frames = (now_ms - last_ms) / 1000 * fps
+            position += max(0, round(frames) - 1) if 0 < frames < 1e9 else failed_reads
+        yield position, image  # type: ignore[misc]
+        position, last_ms, failed_reads = position + 1, now_ms, 0

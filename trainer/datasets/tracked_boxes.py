@@ -1,4 +1,4 @@
-"""Frames and one tracked box a frame: a proxy for aerial gaze, not eye data."""
+"""Frames with one tracked box per frame: a proxy for aerial gaze, not eye tracking data."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from trainer.datasets.clips import DatasetClip, Faults, folders, layout_error
+from trainer.datasets.clips import DatasetClip, Faults, LabelSources, layout_error, list_subfolders
 from trainer.datasets.image_sequences import ImageFolderSequence
 
 
 def read(root: Path, faults: Faults) -> list[DatasetClip]:
-    """Return the clips of `<clip>/frames/`, a line `x,y,w,h` a frame in `<clip>/boxes.txt`.
+    """Return the clips of `<clip>/frames/`, with a line `x,y,w,h` per frame in `<clip>/boxes.txt`.
 
-    Coordinates are in pixels from the top left; `nan` where the target is unseen.
+    Coordinates are in pixels from the top left, `nan` where the target is not visible.
 
     Raises:
-        InputError: no such clip, or a `boxes.txt` that is not four numbers a line.
+        InputError: There is no such clip, or a `boxes.txt` has lines other than four numbers.
     """
     clips = [
-        _clip(folder, faults)
-        for folder in folders(root)
+        _create_clip(folder, faults)
+        for folder in list_subfolders(root)
         if (folder / "boxes.txt").is_file() and (folder / "frames").is_dir()
     ]
     if not clips:
@@ -30,15 +30,15 @@ def read(root: Path, faults: Faults) -> list[DatasetClip]:
     return clips
 
 
-def _clip(folder: Path, faults: Faults) -> DatasetClip:
-    frames, path = ImageFolderSequence(folder / "frames", faults), folder / "boxes.txt"
-    boxes = _boxes(path)
-    if len(boxes) != len(frames):
-        faults[path] = f"{len(boxes)} lines for {len(frames)} frames"
-    return DatasetClip(folder.name, None, frames, faults, boxes=boxes)
+def _create_clip(folder: Path, faults: Faults) -> DatasetClip:
+    images, path = ImageFolderSequence(folder / "frames", faults), folder / "boxes.txt"
+    boxes = _read_boxes(path)
+    if len(boxes) != len(images):
+        faults[path] = f"{len(boxes)} lines for {len(images)} frames"
+    return DatasetClip(folder.name, None, images, faults, LabelSources(boxes=boxes))
 
 
-def _boxes(path: Path) -> NDArray[np.float64]:
+def _read_boxes(path: Path) -> NDArray[np.float64]:
     try:
         lines = [line for line in path.read_text().splitlines() if line.strip()]
         rows = [[float(word) for word in line.split(",")] for line in lines]

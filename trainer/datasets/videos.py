@@ -1,4 +1,4 @@
-"""Any tree of video files, without labels: Kinetics-400, or a drone's own recordings."""
+"""A tree of video files without labels, such as Kinetics-400 or recordings of a drone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
 def read(root: Path, faults: Faults) -> list[DatasetClip]:
-    """Return a clip for each video below the root, named by its path from there; none is opened yet.
+    """Return a clip for each video below the root, named by its relative path; no video is opened yet.
 
     Raises:
-        InputError: no video.
+        InputError: There is no video.
     """
     paths = sorted(
         p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()

@@ -8,11 +8,11 @@ from edge.core.atomic_files import PendingFile, PendingFolder, atomic_file, atom
 from edge.core.errors import InputError
 
 
-def _png(entry: Path) -> bool:
+def _is_png(entry: Path) -> bool:
     return entry.suffix == ".png"
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_atomic_file_replaces_target_only_on_success(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.txt"
     with atomic_file(target) as path:
         path.write_text("new")
@@ -25,36 +25,36 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
+def test_atomic_folder_replaces_own_older_folder(tmp_path: Path) -> None:
     target = tmp_path / "maps"
     for names in (["1.png", "2.png"], ["3.png"]):
-        with atomic_folder(target, _png) as path:
+        with atomic_folder(target, _is_png) as path:
             for name in names:
                 (path / name).touch()
     assert [entry.name for entry in target.iterdir()] == ["3.png"]
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+def test_atomic_folder_rejects_and_keeps_folder_with_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").touch()
-    with pytest.raises(InputError, match=r"holds thesis\.docx"), atomic_folder(tmp_path, _png):
+    with pytest.raises(InputError, match=r"holds thesis\.docx"), atomic_folder(tmp_path, _is_png):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.docx"]
 
 
-@pytest.mark.parametrize("place", ["file/below", "/proc/here"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("target", ["file/below", "/proc/here"])
+def test_unwritable_target_raises_input_error(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"), atomic_file(tmp_path / place):
+    with pytest.raises(InputError, match="cannot write"), atomic_file(tmp_path / target):
         pass
-    with pytest.raises(InputError, match="cannot write"), atomic_folder(tmp_path / place, _png):
+    with pytest.raises(InputError, match="cannot write"), atomic_folder(tmp_path / target, _is_png):
         pass
 
 
-def test_a_link_is_followed(tmp_path: Path) -> None:
+def test_symbolic_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with atomic_folder(tmp_path / "link", _png) as path:
+    with atomic_folder(tmp_path / "link", _is_png) as path:
         (path / "1.png").touch()
     with atomic_file(tmp_path / "link" / "a.txt") as path:
         path.write_text("x")
@@ -62,10 +62,10 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in (tmp_path / "real").iterdir()) == ["1.png", "a.txt"]
 
 
-def test_what_came_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_commit_keeps_file_that_appeared_meanwhile(tmp_path: Path) -> None:
     target = tmp_path / "maps"
     target.mkdir()
-    pending = PendingFolder(target, _png)
+    pending = PendingFolder(target, _is_png)
     (target / "thesis.docx").touch()
     with pytest.raises(InputError, match=r"holds thesis\.docx"):
         pending.commit()
@@ -74,19 +74,19 @@ def test_what_came_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [entry.name for entry in target.iterdir()] == ["thesis.docx"]
 
 
-def test_devices_and_mount_points_are_refused() -> None:
+def test_devices_and_mount_points_are_rejected() -> None:
     with pytest.raises(InputError, match="folder or device"):
         PendingFile(Path("/dev/null"))
     with pytest.raises(InputError, match="mount point"):
-        PendingFolder(Path("/proc"), _png)
+        PendingFolder(Path("/proc"), _is_png)
 
 
-def test_a_name_that_would_crash_opencv_is_refused(tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not UTF-8"):
         PendingFile(tmp_path / "b\udcff.mp4")
 
 
-def test_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_follows_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     monkeypatch.delenv("AEROGAZE_CACHE", raising=False)
     assert cache_folder() == Path("/x/aerogaze")
@@ -94,10 +94,10 @@ def test_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/y")
 
 
-def test_folders_made_for_what_came_to_nothing_go_again(tmp_path: Path) -> None:
+def test_discard_removes_created_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     PendingFile(tmp_path / "there" / "a" / "b" / "c.txt").discard()
-    PendingFolder(tmp_path / "there" / "a" / "b", _png).discard()
+    PendingFolder(tmp_path / "there" / "a" / "b", _is_png).discard()
     assert list((tmp_path / "there").iterdir()) == []
     pending = PendingFile(tmp_path / "a" / "b" / "c.txt")
     (tmp_path / "a" / "other.txt").touch()

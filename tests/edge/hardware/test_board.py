@@ -20,7 +20,7 @@ CPU_ONLINE CORE_0 1
 
 @pytest.fixture
 def orin(tmp_path: Path) -> Path:
-    """What an Orin Nano with JetPack 6.2 says of itself, as NVIDIA documents the files."""
+    """Return a root with the files of an Orin Nano with JetPack 6.2, as NVIDIA documents them."""
     for name, text in {
         "proc/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
         "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n",
@@ -33,14 +33,14 @@ def orin(tmp_path: Path) -> Path:
     return tmp_path / "jetson"
 
 
-def test_a_board_says_what_it_is(orin: Path) -> None:
+def test_board_facts_are_read_from_jetson_files(orin: Path) -> None:
     facts = read_board_facts(orin)
     assert (facts.board, facts.compute_capability) == ("orin-nano", "8.7")
     assert (facts.l4t, facts.jetpack, facts.tensorrt) == ("36.4.3", "6.2", "10.3.0.30")
     assert (facts.power_mode, facts.power_modes) == ("2", {"0": "15W", "2": "MAXN_SUPER"})
 
 
-def test_the_package_of_jetpack_says_more_than_the_table(orin: Path) -> None:
+def test_jetpack_package_overrides_table(orin: Path) -> None:
     status = orin / "var/lib/dpkg/status"
     package = "Package: nvidia-jetpack\nStatus: install ok\nVersion: 6.9+b77\n\n"
     status.write_text(package + status.read_text())
@@ -48,39 +48,39 @@ def test_the_package_of_jetpack_says_more_than_the_table(orin: Path) -> None:
     assert (facts.jetpack, facts.jetpack_or_l4t, facts.power_mode_name) == ("6.9", "6.9", "MAXN_SUPER")
 
 
-def test_an_l4t_without_a_jetpack_is_named_itself(orin: Path) -> None:
+def test_unknown_l4t_is_reported_without_jetpack(orin: Path) -> None:
     (orin / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 9.9, GCID: 1\n")
     facts = read_board_facts(orin)
     assert (facts.jetpack, facts.jetpack_or_l4t) == (None, "L4T 36.9.9")
 
 
 @pytest.mark.parametrize("revision", ["2", "2.0"])
-def test_an_l4t_is_found_however_many_noughts_it_ends_with(orin: Path, revision: str) -> None:
+def test_jetpack_is_found_with_and_without_trailing_zeros(orin: Path, revision: str) -> None:
     (orin / "etc/nv_tegra_release").write_text(f"# R38 (release), REVISION: {revision}, GCID: 1\n")
     assert read_board_facts(orin).jetpack == "7.0"
     (orin / "etc/nv_tegra_release").write_text("# R38 (release), REVISION: 20, GCID: 1\n")
     assert read_board_facts(orin).jetpack is None
 
 
-def test_status_tells_what_board_this_is(command: Callable[..., Outcome], orin: Path, tmp_path: Path) -> None:
+def test_device_status_reports_board(command: Callable[..., Outcome], orin: Path, tmp_path: Path) -> None:
     words = ["device", "status", "--root", tmp_path / "drone", "--facts", orin]
     text = command(*words).out
-    for told in (
+    for expected in (
         "Orin Nano", "compute capability 8.7", "JetPack 6.2", "L4T 36.4.3", "TensorRT 10.3.0.30",
         "power mode MAXN_SUPER", "no DLA", "4 or 8 GB of memory",
     ):  # fmt: skip
-        assert told in text
+        assert expected in text
     status = json.loads(command(*words, "--json").out)
     assert status["module"] == {"dla_cores": 0, "memory_gb": [4, 8]}
     assert (status["board"]["l4t"], status["board"]["power_mode"]) == ("36.4.3", "2")
     (orin / "proc/device-tree/model").write_text("NVIDIA Jetson AGX Orin Developer Kit\0")
     assert "at most 2 DLA cores, 32 or 64 GB of memory" in command(*words).out
     words[-1] = tmp_path
-    assert "board: no Jetson that is known" in command(*words).out
+    assert "board: not a known Jetson" in command(*words).out
     assert json.loads(command(*words, "--json").out)["module"] is None
 
 
-def test_what_is_no_jetson_says_nothing(tmp_path: Path) -> None:
+def test_board_facts_are_empty_on_other_machines(tmp_path: Path) -> None:
     facts = read_board_facts(tmp_path)
     assert {getattr(facts, name) for name in ("model", "board", "l4t", "jetpack", "tensorrt")} == {None}
 
@@ -95,19 +95,19 @@ def test_what_is_no_jetson_says_nothing(tmp_path: Path) -> None:
         ("Raspberry Pi 5 Model B", None),
     ],
 )
-def test_modules_are_told_by_the_device_tree(model: str, board: str | None) -> None:
+def test_module_is_identified_by_device_tree_model(model: str, board: str | None) -> None:
     module = find_jetson_module(model)
     assert (module.board if module else None) == board
 
 
-def test_each_board_of_the_table_can_be_named_in_a_bundle() -> None:
+def test_bundle_accepts_every_board_of_the_table() -> None:
     words = ",".join(module.board for module in JETSON_MODULES)
     assert parse_compatibility((f"boards={words}",)).boards == tuple(
         sorted(module.board for module in JETSON_MODULES)
     )
 
 
-def test_a_power_mode_is_set_only_when_asked(
+def test_power_mode_is_set_only_with_confirmation(
     command: Callable[..., Outcome], orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = tmp_path / "bin" / "nvpmodel"
@@ -117,7 +117,7 @@ def test_a_power_mode_is_set_only_when_asked(
     monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
     refused = command("device", "power", "MAXN_SUPER", "--facts", orin)
     assert refused.code == 2
-    assert "say --yes" in refused.err
+    assert "confirm with --yes" in refused.err
     unknown = command("device", "power", "60W", "--yes", "--facts", orin)
     assert "this board has 0 (15W), 2 (MAXN_SUPER)" in unknown.err
     assert not (tmp_path / "called").exists()

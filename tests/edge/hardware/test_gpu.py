@@ -7,7 +7,7 @@ import pytest
 from edge.hardware.gpu import detect_gpu
 
 
-def test_a_machine_without_a_driver_has_no_gpu() -> None:
+def test_detect_gpu_returns_none_without_driver() -> None:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""Sensors and energy meters on file trees as the documentation of the kernel and of NVIDIA describes them."""
+"""Tests of sensors and energy meters on file trees as the kernel and NVIDIA document them."""
 
 from __future__ import annotations
 
@@ -10,95 +10,58 @@ import pytest
 from edge.hardware.energy_meters import Ina3221Meter, NvmlMeter, RaplMeter, find_energy_meter
 from edge.hardware.nvml import Nvml
 from edge.hardware.sensors import Sensors, throttle_causes
-
-ORIN = {  # Jetson Linux Developer Guide: thermal zones, cooling devices, devfreq, hwmon of an Orin NX
-    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
-    "sys/class/thermal/thermal_zone0/temp": "51250\n",
-    "sys/class/thermal/thermal_zone10/type": "tj-thermal\n",
-    "sys/class/thermal/thermal_zone10/temp": "52000\n",
-    "sys/class/thermal/cooling_device0/type": "pwm-fan\n",
-    "sys/class/thermal/cooling_device0/cur_state": "3\n",
-    "sys/class/thermal/cooling_device1/type": "cpu-throttle-alert\n",
-    "sys/class/thermal/cooling_device1/cur_state": "0\n",
-    "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "1510400\n",
-    "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "schedutil\n",
-    "sys/class/devfreq/17000000.gpu/cur_freq": "918000000\n",
-    "sys/class/devfreq/17000000.gpu/governor": "nvhost_podgov\n",
-    "sys/class/devfreq/15340000.vic/cur_freq": "115200000\n",
-    "sys/class/hwmon/hwmon1/name": "ina3221\n",
-    "sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
-    "sys/class/hwmon/hwmon1/in1_input": "5000\n",
-    "sys/class/hwmon/hwmon1/curr1_input": "1400\n",
-    "sys/class/hwmon/hwmon1/in2_label": "VDD_CPU_GPU_CV\n",
-    "sys/class/hwmon/hwmon1/in2_input": "5000\n",
-    "sys/class/hwmon/hwmon1/curr2_input": "400\n",
-    "sys/class/hwmon/hwmon1/in7_label": "sum of shunt voltages\n",
-    "sys/class/hwmon/hwmon2/name": "soctherm_oc\n",
-    "sys/class/hwmon/hwmon2/oc1_event_cnt": "2\n",
-}
-DESK = {  # Documentation/power/powercap, cpufreq and the x86 thermal_throttle ABI
-    "sys/class/thermal/thermal_zone0/type": "x86_pkg_temp\n",
-    "sys/class/thermal/thermal_zone0/temp": "64000\n",
-    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "3400000\n",
-    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
-    "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "7\n",
-    "sys/class/powercap/intel-rapl:0/name": "package-0\n",
-    "sys/class/powercap/intel-rapl:0/energy_uj": "999000000\n",
-    "sys/class/powercap/intel-rapl:0/max_energy_range_uj": "1000000000\n",
-    "sys/class/powercap/intel-rapl:0:0/name": "core\n",
-    "sys/class/powercap/intel-rapl:0:0/energy_uj": "5\n",
-}
+from tests.support.sensor_trees import DESKTOP_FILES, ORIN_FILES, write_tree
 
 
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-def test_a_jetson_is_read(tmp_path: Path) -> None:
-    sensors = Sensors(tree(tmp_path, ORIN))
+def test_sensors_read_jetson_files(tmp_path: Path) -> None:
+    sensors = Sensors(write_tree(tmp_path, ORIN_FILES))
     reading = sensors.read()
     assert reading.temperatures_c == {"cpu-thermal": 51.25, "tj-thermal": 52.0}
     assert reading.clocks_mhz == {"cpu 0": 1510.4, "gpu 17000000.gpu": pytest.approx(918)}
     assert sensors.governors == {"cpu 0": "schedutil", "gpu 17000000.gpu": "nvhost_podgov"}
     assert sensors.unreadable == {}
-    assert throttle_causes([reading]) == []  # a fan takes no speed away; old events are old
+    assert (
+        throttle_causes([reading]) == []
+    )  # a fan does not reduce speed, and the counted events are from before
 
 
 @pytest.mark.parametrize(
     ("files", "name", "text", "cause"),
     [
-        (ORIN, "sys/class/thermal/cooling_device1/cur_state", "1", "cpu-throttle-alert"),
-        (ORIN, "sys/class/hwmon/hwmon2/oc1_event_cnt", "3", "too much current (oc1)"),
-        (DESK, "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", "8", "cpu core too hot"),
+        (ORIN_FILES, "sys/class/thermal/cooling_device1/cur_state", "1", "cpu-throttle-alert"),
+        (ORIN_FILES, "sys/class/hwmon/hwmon2/oc1_event_cnt", "3", "too much current (oc1)"),
+        (
+            DESKTOP_FILES,
+            "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count",
+            "8",
+            "cpu core too hot",
+        ),
     ],
 )
-def test_throttling_between_two_readings_is_seen(
+def test_throttle_causes_between_two_readings(
     tmp_path: Path, files: dict[str, str], name: str, text: str, cause: str
 ) -> None:
-    sensors = Sensors(tree(tmp_path, files))
+    sensors = Sensors(write_tree(tmp_path, files))
     before = sensors.read()
     (tmp_path / name).write_text(text)
     assert throttle_causes([before, sensors.read()]) == [cause]
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_unreadable_sensors_are_reported_with_reason(tmp_path: Path) -> None:
     sensors = Sensors(tmp_path)
     assert sorted(sensors.unreadable) == ["clocks", "temperatures", "throttling"]
     assert "a container, a virtual machine, or no permission" in sensors.unreadable["clocks"]
     assert sensors.read().temperatures_c == {}
 
 
-def test_a_sensor_that_falls_silent_is_left_out(tmp_path: Path) -> None:
-    sensors = Sensors(tree(tmp_path, ORIN))
+def test_sensor_that_stops_answering_is_left_out(tmp_path: Path) -> None:
+    sensors = Sensors(write_tree(tmp_path, ORIN_FILES))
     (tmp_path / "sys/class/thermal/thermal_zone0/temp").write_text("no number")
     assert list(sensors.read().temperatures_c) == ["tj-thermal"]
 
 
-def test_a_jetsons_power_is_that_of_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = find_energy_meter(tree(tmp_path, ORIN))
+def test_ina3221_meter_uses_rail_of_whole_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = find_energy_meter(write_tree(tmp_path, ORIN_FILES))
     assert isinstance(meter, Ina3221Meter)
     assert "VDD_IN" in meter.description
     clock = iter([10.0, *[10.1] * 1000])
@@ -107,15 +70,15 @@ def test_a_jetsons_power_is_that_of_all_of_it(tmp_path: Path, monkeypatch: pytes
     assert meter.stop() == pytest.approx(7.0 * 0.1)  # 5 V, 1.4 A, a tenth of a second
 
 
-def test_rails_are_added_where_none_carries_all(tmp_path: Path) -> None:
-    files = {**ORIN, "sys/class/hwmon/hwmon1/in1_label": "VDD_GPU_SOC"}
-    meter = find_energy_meter(tree(tmp_path, files))
+def test_ina3221_meter_adds_rails_without_module_rail(tmp_path: Path) -> None:
+    files = {**ORIN_FILES, "sys/class/hwmon/hwmon1/in1_label": "VDD_GPU_SOC"}
+    meter = find_energy_meter(write_tree(tmp_path, files))
     assert isinstance(meter, Ina3221Meter)
     assert "VDD_GPU_SOC + VDD_CPU_GPU_CV" in meter.description
 
 
-def test_rapl_counts_packages_once_and_over_its_range(tmp_path: Path) -> None:
-    meter = find_energy_meter(tree(tmp_path, DESK))
+def test_rapl_meter_counts_packages_and_handles_wrap(tmp_path: Path) -> None:
+    meter = find_energy_meter(write_tree(tmp_path, DESKTOP_FILES))
     assert isinstance(meter, RaplMeter)
     meter.start()
     (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("2000000")
@@ -123,37 +86,37 @@ def test_rapl_counts_packages_once_and_over_its_range(tmp_path: Path) -> None:
     assert meter.description == "RAPL, package-0: the processor alone"
 
 
-def test_no_meter_and_no_permission_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_meter_and_missing_permission_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "no power monitor" in str(find_energy_meter(tmp_path))
-    place = tree(tmp_path, DESK) / "sys/class/powercap/intel-rapl:0/energy_uj"
-    read = Path.read_text
+    counter = write_tree(tmp_path, DESKTOP_FILES) / "sys/class/powercap/intel-rapl:0/energy_uj"
+    read_text = Path.read_text
 
-    def refused(self: Path, *words: Any, **more: Any) -> str:
-        if self == place:  # root may read all: permission is taken away here
+    def deny(self: Path, *args: Any, **options: Any) -> str:
+        if self == counter:  # the tests may run as root, who can read everything
             raise PermissionError(13, "Permission denied")
-        return read(self, *words, **more)
+        return read_text(self, *args, **options)
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_text", deny)
     assert "only root may read RAPL" in str(find_energy_meter(tmp_path))
 
 
-def test_a_jetsons_monitor_that_root_alone_may_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tree(tmp_path, ORIN)
-    read = Path.read_text
+def test_ina3221_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, ORIN_FILES)
+    read_text = Path.read_text
 
-    def refused(self: Path, *words: Any, **more: Any) -> str:
+    def deny(self: Path, *args: Any, **options: Any) -> str:
         if self.name == "in1_label":
             raise PermissionError(13, "Permission denied", str(self))
-        return read(self, *words, **more)
+        return read_text(self, *args, **options)
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_text", deny)
     assert "in1_label: Permission denied): run as root" in str(find_energy_meter(tmp_path))
 
 
-class Driver:
-    """Stands in for libnvidia-ml.so.1: answers through pointers, as nvml.h says."""
+class FakeNvmlLibrary:
+    """Test double of libnvidia-ml.so.1: results go through pointers, as in nvml.h."""
 
     millijoules = 5000
 
@@ -180,9 +143,9 @@ class Driver:
         return 0
 
 
-def test_a_desk_gpu_is_read_through_nvml(tmp_path: Path) -> None:
-    driver = Driver()
-    nvml = Nvml.open(driver)
+def test_desktop_gpu_is_read_through_nvml(tmp_path: Path) -> None:
+    library = FakeNvmlLibrary()
+    nvml = Nvml.open(library)
     sensors = Sensors(tmp_path, nvml)
     reading = sensors.read()
     assert "no readable clock in cpufreq" in sensors.unreadable["clocks"]
@@ -192,5 +155,5 @@ def test_a_desk_gpu_is_read_through_nvml(tmp_path: Path) -> None:
     meter = find_energy_meter(tmp_path, nvml)
     assert isinstance(meter, NvmlMeter)
     meter.start()
-    driver.millijoules += 1500
+    library.millijoules += 1500
     assert meter.stop() == pytest.approx(1.5)

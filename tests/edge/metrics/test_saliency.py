@@ -30,21 +30,21 @@ KINDS = ["bool", "uint8", "int16", "int64", "float16", "float32", "float64"]
 
 
 def scene(seed: int, shape: tuple[int, int] = (18, 32), fixations: int = 12) -> tuple[Array, Array]:
-    """A map with ties and zeros, and fixations some of which fall on one pixel."""
+    """Return a map with ties and zeros, and fixations of which some are on the same pixel."""
     rng = np.random.default_rng(seed)
     saliency = np.maximum(0, np.round(rng.normal(size=shape), 1)) * 3
     points = rng.integers(0, shape, (fixations, 2))
     return saliency, np.concatenate([points, points[:3]])
 
 
-def pairs(positives: Array, negatives: Array) -> float:
-    """AUC by its definition: every pair."""
+def auc_of_pairs(positives: Array, negatives: Array) -> float:
+    """Return the AUC by its definition, over every pair."""
     p, n = positives.reshape(-1, 1), negatives.reshape(1, -1)
     return float(((p > n) + 0.5 * (p == n)).mean())
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 10), st.floats(0, 10))
-def test_cc_is_numpys_and_ignores_scale_and_offset(seed: int, scale: float, offset: float) -> None:
+def test_cc_equals_numpy_and_ignores_scale_and_offset(seed: int, scale: float, offset: float) -> None:
     a, b = np.random.default_rng(seed).random((2, 9, 16))
     assert cc(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     assert cc(a * scale + offset, b) == pytest.approx(cc(a, b), abs=1e-9)
@@ -62,58 +62,60 @@ def test_kld_is_never_negative_and_ignores_scale(seed: int, scale: float) -> Non
     assert kld(a * scale, b) == pytest.approx(kld(a, b), rel=1e-9)
 
 
-def test_kld_by_hand() -> None:
+def test_kld_equals_manual_result() -> None:
     assert kld(np.array([[0.25, 0.75]]), np.array([[0.5, 0.5]])) == pytest.approx(
         0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
     )
 
 
-def test_max_error_shows_nan() -> None:
+def test_max_error_propagates_nan() -> None:
     assert max_error(np.array([[1.0, 2.0]]), np.array([[1.0, 2.5]])) == 0.5
     assert np.isnan(max_error(np.array([[1.0, np.nan]]), np.array([[1.0, 2.0]])))
 
 
-# ----- AUC by hand and by its properties
+# ----- AUC: manual results and properties
 
 
-def test_auc_by_hand() -> None:
+def test_auc_equals_manual_result() -> None:
     assert auc(np.array([3, 1]), np.array([0, 1, 2, 3])) == (3.5 + 1.5) / 8
     assert math.isnan(auc(np.array([]), np.array([1.0])))
     assert math.isnan(auc(np.array([1.0]), np.array([])))
 
 
 @given(SEEDS, st.sampled_from(KINDS), st.integers(-300, 300), st.floats(-40, 40))
-def test_auc_is_every_pair_whatever_the_numbers(seed: int, kind: str, offset: int, power: float) -> None:
+def test_auc_equals_fraction_of_pairs_for_every_dtype(
+    seed: int, kind: str, offset: int, power: float
+) -> None:
     rng = np.random.default_rng(seed)
     spread = np.round(rng.normal(size=400) * rng.choice([1, 0, 1e-4], 400), 4)
     with np.errstate(over="ignore", invalid="ignore"):
         values = (spread * 2.0**power + offset).astype(kind)
     values = values if kind[0] != "f" else np.concatenate([values, [0.0, -0.0, np.inf, -np.inf]]).astype(kind)
     positives = rng.choice(values, 20)
-    assert auc(positives, values) == pytest.approx(pairs(positives, values), abs=1e-12)
+    assert auc(positives, values) == pytest.approx(auc_of_pairs(positives, values), abs=1e-12)
 
 
-def test_auc_at_the_ends_of_the_numbers() -> None:
+def test_auc_is_exact_at_limits_of_dtypes() -> None:
     for kind in ("int64", "int8", "uint32"):
         ends = np.iinfo(kind)
         values = np.array([ends.min, ends.min + 1, 0, ends.max - 1, ends.max], kind)
         for positive in values:
-            assert auc(positive[None], values) == pairs(positive[None], values)
+            assert auc(positive[None], values) == auc_of_pairs(positive[None], values)
     huge = np.array([-1.7e308, -5e-324, -0.0, 0.0, 5e-324, 1.7e308])
     for number in huge:
-        assert auc(number[None], huge) == pairs(number[None], huge)
+        assert auc(number[None], huge) == auc_of_pairs(number[None], huge)
 
 
-def test_auc_of_many_pixels_and_close_values() -> None:
+def test_auc_is_exact_for_many_close_values() -> None:
     rng = np.random.default_rng(0)
     pixels = (1 + rng.integers(0, 3000, 200_000) * 2**-23).astype(np.float32)
     pixels[::7] = rng.random(pixels[::7].size) * 1e-6
     positives = rng.choice(pixels, 60)
-    assert auc(positives, pixels) == pytest.approx(pairs(positives, pixels), abs=1e-12)
+    assert auc(positives, pixels) == pytest.approx(auc_of_pairs(positives, pixels), abs=1e-12)
 
 
 @given(SEEDS)
-def test_auc_ignores_what_keeps_the_order(seed: int) -> None:
+def test_auc_ignores_monotonic_transforms(seed: int) -> None:
     saliency, points = scene(seed)
     for same in (saliency * 7, saliency**3, np.log1p(saliency), np.exp(saliency), saliency - 5):
         assert auc_judd(same, points) == auc_judd(saliency, points)
@@ -122,7 +124,7 @@ def test_auc_ignores_what_keeps_the_order(seed: int) -> None:
 
 
 @given(SEEDS)
-def test_a_perfect_map_is_on_top_and_a_constant_one_in_the_middle(seed: int) -> None:
+def test_auc_of_perfect_and_of_constant_map(seed: int) -> None:
     _, points = scene(seed)
     perfect = np.zeros((18, 32))
     perfect[tuple(points.T)] = 1
@@ -133,30 +135,30 @@ def test_a_perfect_map_is_on_top_and_a_constant_one_in_the_middle(seed: int) -> 
     assert auc_judd(flat, points) == auc_borji(flat, points) == sauc(flat, points, points) == 0.5
 
 
-def test_auc_borji_draws_by_its_seed_and_nears_all_pixels() -> None:
+def test_auc_borji_depends_on_seed_and_approaches_auc_judd() -> None:
     saliency, points = scene(1)
     assert auc_borji(saliency, points, seed=3) == auc_borji(saliency, points, seed=3)
     assert auc_borji(saliency, points, seed=3) != auc_borji(saliency, points, seed=4)
     assert auc_borji(saliency, points, splits=5000) == pytest.approx(auc_judd(saliency, points), abs=0.01)
 
 
-# ----- The others by hand and by their properties
+# ----- Other metrics: manual results and properties
 
 
-def test_nss_by_hand() -> None:
+def test_nss_equals_manual_result() -> None:
     saliency = np.array([[0.0, 0.0], [0.0, 4.0]])
     assert nss(saliency, np.array([[1, 1], [1, 1], [0, 0]])) == pytest.approx((3 + 3 - 1) / 3 / math.sqrt(3))
     assert nss(saliency, np.array([[1, 1], [1, 1], [0, 0]]), "matlab") == pytest.approx((3 - 1) / 2 / 2)
 
 
-def test_sim_by_hand() -> None:
+def test_sim_equals_manual_result() -> None:
     a, b = np.array([[1.0, 3.0]]), np.array([[3.0, 1.0]])
     assert sim(a, b) == 0.5
     assert sim(a, b, "matlab") == 0
     assert sim(a, np.array([[1.0, 1.0]])) == 0.75
 
 
-def test_ig_by_hand() -> None:
+def test_ig_equals_manual_result() -> None:
     saliency, baseline = np.array([[1.0, 7.0]]), np.array([[1.0, 1.0]])
     assert ig(saliency, baseline, np.array([[0, 1]])) == pytest.approx(math.log2(7 / 8 / 0.5))
     assert ig(saliency, baseline, np.array([[0, 0], [0, 1]])) == pytest.approx(
@@ -166,7 +168,7 @@ def test_ig_by_hand() -> None:
 
 
 @given(SEEDS, st.floats(0.01, 1000))
-def test_scale_does_not_matter(seed: int, scale: float) -> None:
+def test_metrics_ignore_scale(seed: int, scale: float) -> None:
     (a, points), (b, _) = scene(seed), scene(seed + 1)
     assert nss(a * scale, points) == pytest.approx(nss(a, points))
     assert sim(a * scale, b) == pytest.approx(sim(a, b))
@@ -175,7 +177,7 @@ def test_scale_does_not_matter(seed: int, scale: float) -> None:
     assert ig(a + 1, a + 1, points) == 0
 
 
-# ----- What is not defined
+# ----- Undefined results and invalid input
 
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -189,18 +191,18 @@ METRICS: dict[str, Callable[..., float]] = {
 
 @pytest.mark.parametrize("convention", ["pysaliency", "matlab"])
 @pytest.mark.parametrize("name", METRICS)
-def test_no_fixations_give_nan(name: str, convention: str) -> None:
+def test_frame_without_fixations_gives_nan(name: str, convention: str) -> None:
     for none in (np.empty((0, 2), int), np.array([])):
         assert math.isnan(METRICS[name](scene(0)[0], none, convention))
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_constant_map_gives_matlab_nan(name: str) -> None:
+def test_constant_map_gives_nan_in_matlab_convention(name: str) -> None:
     assert math.isnan(METRICS[name](np.full((18, 32), 0.1), scene(0)[1], "matlab"))
 
 
 @pytest.mark.parametrize("shade", [0.0, 0.1, 1.0])
-def test_a_constant_map_predicts_nothing(shade: float) -> None:
+def test_constant_map_scores_as_chance(shade: float) -> None:
     flat, (saliency, points) = np.full((18, 32), shade), scene(0)
     assert nss(flat, points) == 0
     assert cc(flat, saliency) == cc(saliency, flat) == 0
@@ -211,7 +213,7 @@ def test_a_constant_map_predicts_nothing(shade: float) -> None:
     assert math.isnan(sim(saliency, flat, "matlab"))
 
 
-def test_no_others_or_no_unfixated_pixels_give_nan() -> None:
+def test_auc_without_negatives_gives_nan() -> None:
     saliency, points = scene(0)
     every = np.argwhere(np.ones((2, 2)))
     assert math.isnan(sauc(saliency, points, np.empty((0, 2), int)))
@@ -219,7 +221,7 @@ def test_no_others_or_no_unfixated_pixels_give_nan() -> None:
     assert math.isnan(auc_judd(saliency[:2, :2], every, "matlab"))
 
 
-def test_bad_input_is_told() -> None:
+def test_invalid_input_is_rejected() -> None:
     saliency, points = scene(0)
     halves: Any = points + 0.5
     with pytest.raises(InputError, match=r"shape \(1, 18, 32\), expected \(H, W\)"):
@@ -246,14 +248,14 @@ def test_bad_input_is_told() -> None:
     assert math.isnan(kld(spoilt, saliency))
 
 
-# ----- Matlab's convention, against its code written out
+# ----- Matlab's convention, against a direct translation of its code
 
 
-def area(tp: list[float], fp: list[float]) -> float:
+def trapezoid_area(tp: list[float], fp: list[float]) -> float:
     return sum((b - a) * (p + q) / 2 for a, b, p, q in zip(fp, fp[1:], tp, tp[1:], strict=False))
 
 
-def slow_judd(saliency: Array, points: Array, seed: int) -> float:
+def reference_judd(saliency: Array, points: Array, seed: int) -> float:
     jittered = saliency + np.random.default_rng(seed).random(saliency.shape) / 10_000_000
     stretched = (jittered - jittered.min()) / (jittered.max() - jittered.min())
     fixated = np.zeros(saliency.shape, bool)
@@ -264,10 +266,10 @@ def slow_judd(saliency: Array, points: Array, seed: int) -> float:
         above = int((stretched >= threshold).sum())
         tp.append(i / len(thresholds))
         fp.append((above - i) / (saliency.size - len(thresholds)))
-    return area([*tp, 1.0], [*fp, 1.0])
+    return trapezoid_area([*tp, 1.0], [*fp, 1.0])
 
 
-def slow_splits(saliency: Array, points: Array, draws: list[Array]) -> float:
+def reference_splits(saliency: Array, points: Array, draws: list[Array]) -> float:
     stretched = (saliency - saliency.min()) / (saliency.max() - saliency.min())
     fixated = np.zeros(saliency.shape, bool)
     fixated[tuple(points.T)] = True
@@ -278,40 +280,42 @@ def slow_splits(saliency: Array, points: Array, draws: list[Array]) -> float:
         thresholds = [i * 0.1 for i in range(11) if i * 0.1 <= top][::-1]
         tp = [0.0, *(float((found >= t).mean()) for t in thresholds), 1.0]
         fp = [0.0, *(float((drawn >= t).mean()) for t in thresholds), 1.0]
-        areas.append(area(tp, fp))
+        areas.append(trapezoid_area(tp, fp))
     return float(np.mean(areas))
 
 
 @given(SEEDS)
-def test_matlabs_auc_judd(seed: int) -> None:
+def test_auc_judd_equals_matlab_reference(seed: int) -> None:
     saliency, points = scene(seed)
-    assert auc_judd(saliency, points, "matlab", seed=seed) == pytest.approx(slow_judd(saliency, points, seed))
+    assert auc_judd(saliency, points, "matlab", seed=seed) == pytest.approx(
+        reference_judd(saliency, points, seed)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_matlabs_auc_borji(seed: int) -> None:
+def test_auc_borji_equals_matlab_reference(seed: int) -> None:
     saliency, points = scene(seed)
     count = len(np.unique(points, axis=0))
     draws = np.random.default_rng(seed).integers(saliency.size, size=(100, count))
     assert auc_borji(saliency, points, "matlab", seed=seed) == pytest.approx(
-        slow_splits(saliency, points, list(draws))
+        reference_splits(saliency, points, list(draws))
     )
 
 
 @pytest.mark.parametrize("others", [3, 40])
-def test_matlabs_shuffled_auc(others: int) -> None:
-    (saliency, points), (_, more) = scene(1), scene(2, fixations=others)
-    places = np.unique(more[:, 0] * 32 + more[:, 1])
+def test_sauc_equals_matlab_reference(others: int) -> None:
+    (saliency, points), (_, other_points) = scene(1), scene(2, fixations=others)
+    places = np.unique(other_points[:, 0] * 32 + other_points[:, 1])
     count = min(len(np.unique(points, axis=0)), len(places))
     rng = np.random.default_rng(7)
     draws = [rng.permutation(places)[:count] for _ in range(100)]
-    assert sauc(saliency, points, more, "matlab", seed=7) == pytest.approx(
-        slow_splits(saliency, points, draws)
+    assert sauc(saliency, points, other_points, "matlab", seed=7) == pytest.approx(
+        reference_splits(saliency, points, draws)
     )
 
 
 @given(SEEDS)
-def test_matlabs_maps_and_scores(seed: int) -> None:
+def test_other_metrics_equal_matlab_reference(seed: int) -> None:
     (a, points), (b, _) = scene(seed), scene(seed + 1)
     fixated = np.zeros(a.shape, bool)
     fixated[tuple(points.T)] = True
@@ -324,10 +328,10 @@ def test_matlabs_maps_and_scores(seed: int) -> None:
     assert ig(a, b + 1, points, "matlab") == pytest.approx(gain)
 
 
-# ----- The fixations of other images
+# ----- Fixations of other images
 
 
-def test_other_fixations_are_scaled_and_leave_the_image_out() -> None:
+def test_other_fixations_are_scaled_and_exclude_the_image() -> None:
     fixations = [np.array([[0, 0], [8, 15]]), np.array([[3, 3]]), np.empty((0, 2), int), np.array([[1, 2]])]
     shapes = [(9, 16), (9, 16), (9, 16), (18, 32)]
     assert other_fixations(fixations, shapes, 1).tolist() == [[0, 0], [8, 15], [0, 1]]
@@ -335,7 +339,7 @@ def test_other_fixations_are_scaled_and_leave_the_image_out() -> None:
     assert other_fixations(fixations[:1], shapes[:1], 0).shape == (0, 2)
 
 
-def test_other_fixations_of_a_few_images() -> None:
+def test_other_fixations_use_random_images() -> None:
     fixations = [np.array([[i, i]]) for i in range(30)]
     ten = other_fixations(fixations, [(30, 30)] * 30, 4, images=10, seed=1)
     assert len(np.unique(ten, axis=0)) == 10
@@ -350,39 +354,41 @@ SHAPES = [(18, 32), (18, 32), (36, 48), (18, 32)]
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Any:
+def pysaliency() -> Any:
     why = "pysaliency is not installed: pip install '.[oracle]'"
     return pytest.importorskip("pysaliency", reason=why)
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[tuple[Array, Array]]:
-    """Four images, the last without fixations."""
-    made = [scene(index, shape, 30 + index) for index, shape in enumerate(SHAPES)]
-    return [*made[:3], (made[3][0], np.empty((0, 2), int))]
+    """Return the maps and fixations of four images, the last without fixations."""
+    random_scenes = [scene(index, shape, 30 + index) for index, shape in enumerate(SHAPES)]
+    return [*random_scenes[:3], (random_scenes[3][0], np.empty((0, 2), int))]
 
 
 @pytest.fixture(scope="module")
-def told(oracle: Any, scenes: list[tuple[Array, Array]]) -> Any:
-    """pysaliency's model of the scenes' maps, its stimuli and its fixations."""
+def pysaliency_data(pysaliency: Any, scenes: list[tuple[Array, Array]]) -> Any:
+    """Return pysaliency's model, stimuli and fixations of the scenes."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
-    stimuli = oracle.Stimuli(images)
+    stimuli = pysaliency.Stimuli(images)
     maps = {stimuli.stimulus_ids[index]: saliency for index, (saliency, _) in enumerate(scenes)}
 
-    class Maps(oracle.SaliencyMapModel):  # type: ignore[misc]
+    class Maps(pysaliency.SaliencyMapModel):  # type: ignore[misc]
         def _saliency_map(self, stimulus: Array) -> Array:
-            return maps[oracle.datasets.get_image_hash(stimulus)]
+            return maps[pysaliency.datasets.get_image_hash(stimulus)]
 
     points = np.concatenate([points for _, points in scenes])
     numbers = np.repeat(np.arange(len(scenes)), [len(points) for _, points in scenes])
-    fixations = oracle.Fixations.create_without_history(x=points[:, 1], y=points[:, 0], n=numbers)
+    fixations = pysaliency.Fixations.create_without_history(x=points[:, 1], y=points[:, 0], n=numbers)
     return Maps(), stimuli, fixations
 
 
 @pytest.mark.parametrize("negatives", ["uniform", "unfixated", "shuffled"])
-def test_aucs_are_pysaliencys(told: Any, scenes: list[tuple[Array, Array]], negatives: str) -> None:
-    model, stimuli, fixations = told
+def test_auc_equals_pysaliency(
+    pysaliency_data: Any, scenes: list[tuple[Array, Array]], negatives: str
+) -> None:
+    model, stimuli, fixations = pysaliency_data
     theirs = model.AUCs(stimuli, fixations, nonfixations=negatives)
     for index, (saliency, points) in enumerate(scenes[:3]):
         others = other_fixations([points for _, points in scenes], SHAPES, index)
@@ -393,28 +399,30 @@ def test_aucs_are_pysaliencys(told: Any, scenes: list[tuple[Array, Array]], nega
         assert ours == pytest.approx(theirs[fixations.n == index].mean(), abs=1e-9)
 
 
-def test_nss_is_pysaliencys(told: Any, scenes: list[tuple[Array, Array]]) -> None:
-    model, stimuli, fixations = told
+def test_nss_equals_pysaliency(pysaliency_data: Any, scenes: list[tuple[Array, Array]]) -> None:
+    model, stimuli, fixations = pysaliency_data
     theirs = model.NSSs(stimuli, fixations)
     for index, (saliency, points) in enumerate(scenes[:3]):
         assert nss(saliency, points) == pytest.approx(theirs[fixations.n == index].mean(), abs=1e-9)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
-def test_maps_compare_as_pysaliencys(oracle: Any, floor: float) -> None:
+def test_map_similarities_equal_pysaliency(pysaliency: Any, floor: float) -> None:
     for seed in range(5):
         a, b = scene(seed)[0] + floor, scene(seed + 50)[0]
         for x, y in ((a, b), (b, a), (a, np.zeros_like(a)), (a - 1, b), (a, a)):
-            assert sim(x, y) == pytest.approx(oracle.metrics.SIM(x, y), abs=1e-9)
+            assert sim(x, y) == pytest.approx(pysaliency.metrics.SIM(x, y), abs=1e-9)
             with np.errstate(divide="ignore"):  # log 0
-                assert kld(x, y) == pytest.approx(oracle.metrics.MIT_KLDiv(x, y), abs=1e-9)
-        assert cc(a, b) == pytest.approx(oracle.metrics.CC(a, b), abs=1e-9)
+                assert kld(x, y) == pytest.approx(pysaliency.metrics.MIT_KLDiv(x, y), abs=1e-9)
+        assert cc(a, b) == pytest.approx(pysaliency.metrics.CC(a, b), abs=1e-9)
 
 
-def test_ig_is_pysaliencys(oracle: Any, told: Any, scenes: list[tuple[Array, Array]]) -> None:
-    model, stimuli, fixations = told
-    density = oracle.models.SaliencyMapNormalizingModel(model, minimum_value=0.1)
-    theirs = density.information_gains(stimuli, fixations, oracle.UniformModel())
+def test_ig_equals_pysaliency(
+    pysaliency: Any, pysaliency_data: Any, scenes: list[tuple[Array, Array]]
+) -> None:
+    model, stimuli, fixations = pysaliency_data
+    density = pysaliency.models.SaliencyMapNormalizingModel(model, minimum_value=0.1)
+    theirs = density.information_gains(stimuli, fixations, pysaliency.UniformModel())
     for index, (saliency, points) in enumerate(scenes[:3]):
         ours = ig(saliency + 0.1, np.ones_like(saliency), points)
         assert ours == pytest.approx(theirs[fixations.n == index].mean(), abs=1e-9)

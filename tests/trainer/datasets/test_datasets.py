@@ -1,4 +1,4 @@
-"""Each reader on a small tree of its layout, on wrong and damaged ones, and on the real samples."""
+"""Tests of the readers on small trees of their layouts, on wrong and damaged trees, and on real samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = (trees.HEIGHT, trees.WIDTH)
 
 
 def _indices(clip: DatasetClip, start: int = 0, stop: int | None = None) -> list[int]:
-    """Return the frames' indices, having checked that each image is the one of that index."""
+    """Return the indices of the frames, after checking that each image is that of its index."""
     frames = list(clip.frames(start, stop))
     assert all(abs(int(f.image.mean()) - 10 * f.index - 5) <= 2 for f in frames)
     assert all(f.image.shape == (*SHAPE, 3) and f.image.dtype == np.uint8 for f in frames)
@@ -30,15 +30,15 @@ def _indices(clip: DatasetClip, start: int = 0, stop: int | None = None) -> list
 
 @pytest.fixture
 def avs1k(tmp_path: Path) -> Path:
-    for place, name in (("trainSet", "Human_00001"), ("validSet", "Others_00002"), ("testSet", "Car_00003")):
+    for folder, name in (("trainSet", "Human_00001"), ("validSet", "Others_00002"), ("testSet", "Car_00003")):
         for index in range(12):
             stem = f"{name}_{index + 1:05d}.png"
-            trees.picture(tmp_path / place / "Frame" / name / stem, index)
-            trees.density(tmp_path / place / "Ground" / name / stem, 20, 30)
+            trees.write_frame(tmp_path / folder / "Frame" / name / stem, index)
+            trees.write_density(tmp_path / folder / "Ground" / name / stem, 20, 30)
     return tmp_path
 
 
-def test_avs1k(avs1k: Path) -> None:
+def test_avs1k_reads_splits_frames_and_densities(avs1k: Path) -> None:
     dataset = open_dataset("avs1k", avs1k)
     assert [(c.name, c.split) for c in dataset.clips] == [
         ("Human_00001", "train"),
@@ -57,9 +57,9 @@ def test_avs1k(avs1k: Path) -> None:
     assert "no fixations for 36 frames of 3 clips: Human_00001, Others_00002, Car_00003" in dataset.summary()
 
 
-def test_avs1k_takes_fixations_where_they_are(avs1k: Path) -> None:
+def test_avs1k_reads_fixations_where_present(avs1k: Path) -> None:
     path = avs1k / "testSet" / "Fixation" / "Car_00003" / "Car_00003_00002.png"
-    trees.fixations(path, [(4, 5), (4, 6)])
+    trees.write_fixations(path, [(4, 5), (4, 6)])
     dataset = open_dataset("avs1k", avs1k, "test")
     frames = list(dataset.clips[0].frames(0, 2))
     assert frames[0].fixations is None
@@ -69,8 +69,8 @@ def test_avs1k_takes_fixations_where_they_are(avs1k: Path) -> None:
 
 
 def test_dhf1k_splits_by_number(tmp_path: Path) -> None:
-    trees.dhf1k(tmp_path, [1, 600, 601, 700])
-    trees.dhf1k(tmp_path, [701], labelled=False)
+    trees.write_dhf1k(tmp_path, [1, 600, 601, 700])
+    trees.write_dhf1k(tmp_path, [701], labelled=False)
     dataset = open_dataset("dhf1k", tmp_path)
     assert [(c.name, c.split) for c in dataset.clips] == [
         ("001", "train"),
@@ -94,35 +94,35 @@ def test_dhf1k_splits_by_number(tmp_path: Path) -> None:
     assert dataset.missing_labels() == {"density": {"701": 4}, "fixations": {"701": 4}}
 
 
-def test_dhf1k_as_images(tmp_path: Path) -> None:
+def test_dhf1k_reads_images_without_video(tmp_path: Path) -> None:
     for index in range(3):
-        trees.picture(tmp_path / "annotation" / "0007" / "images" / f"{index + 1:04d}.png", index)
-        trees.density(tmp_path / "annotation" / "0007" / "maps" / f"{index + 1:04d}.png", 20, 30)
+        trees.write_frame(tmp_path / "annotation" / "0007" / "images" / f"{index + 1:04d}.png", index)
+        trees.write_density(tmp_path / "annotation" / "0007" / "maps" / f"{index + 1:04d}.png", 20, 30)
     (clip,) = open_dataset("dhf1k", tmp_path, "train").clips
     assert (clip.name, _indices(clip)) == ("007", [0, 1, 2])
     assert next(clip.frames()).density is not None
 
 
-def test_dhf1k_fixations_as_matrices(tmp_path: Path) -> None:
-    fixation = trees.dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation"
+def test_dhf1k_reads_fixations_from_mat_files(tmp_path: Path) -> None:
+    fixation = trees.write_dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation"
     (fixation / "maps").mkdir()
     for index in range(5):
-        looked = np.zeros(SHAPE, (np.uint8, np.bool_, np.float64)[index % 3])
-        looked[[20, 21], [30, 40 + index]] = 1
-        savemat(fixation / "maps" / f"{index + 1:04d}.mat", {"I": looked}, do_compression=index > 2)
+        matrix = np.zeros(SHAPE, (np.uint8, np.bool_, np.float64)[index % 3])
+        matrix[[20, 21], [30, 40 + index]] = 1
+        savemat(fixation / "maps" / f"{index + 1:04d}.mat", {"I": matrix}, do_compression=index > 2)
         if index:
             (fixation / f"{index + 1:04d}.png").unlink()
     dataset = open_dataset("dhf1k", tmp_path)
     (clip,) = dataset.clips
-    found = [None if f.fixations is None else f.fixations.tolist() for f in clip.frames()]
-    assert found == [[[8, 10], [9, 10]], *([[20, 30], [21, 40 + index]] for index in range(1, 5))]
+    fixations = [None if f.fixations is None else f.fixations.tolist() for f in clip.frames()]
+    assert fixations == [[[8, 10], [9, 10]], *([[20, 30], [21, 40 + index]] for index in range(1, 5))]
     assert clip.labelled_frames("fixations") == list(range(5))
     assert clip.relative_fixations(1).shape == (2, 2)
     assert (dataset.missing_labels(), dataset.faults) == ({}, {})
 
 
-def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    maps = trees.dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation" / "maps"
+def test_unreadable_mat_files_are_recorded(tmp_path: Path) -> None:
+    maps = trees.write_dhf1k(tmp_path, [1], frames=5) / "annotation" / "0001" / "fixation" / "maps"
     maps.mkdir()
     for path in maps.parent.glob("*.png"):
         path.unlink()
@@ -134,7 +134,7 @@ def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     dataset = open_dataset("dhf1k", tmp_path)
     assert [frame.fixations for frame in dataset.clips[0].frames()] == [None] * 5
     assert {path.name: why for path, why in dataset.faults.items()} == {
-        "0001.mat": "of MATLAB 7.3 (HDF5), which is not read: save it with -v7, or as PNG",
+        "0001.mat": "MATLAB 7.3 (HDF5) is not supported: save it with -v7, or as PNG",
         "0002.mat": "not readable as a .mat file",
         "0003.mat": "has no matrix of numbers named I",
         "0004.mat": "2x2, but its frame is 64x48",
@@ -142,21 +142,21 @@ def test_matrices_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert dataset.missing_labels() == {"fixations": {"001": 1}}
 
 
-def test_matrices_without_scipy_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mat_file_without_scipy_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match=r"0001\.mat needs scipy, .*: pip install 'aerogaze\[train\]'"):
         read_mat_file(tmp_path / "0001.mat")
 
 
 @pytest.mark.parametrize("kind", ["ucf-sports", "hollywood2"])
-def test_ucf_sports_and_hollywood2(kind: str, tmp_path: Path) -> None:
-    for place, name in (("training", "Run-Side-001"), ("testing", "Diving-Side-001")):
-        clip_folder = tmp_path / place / name
+def test_ucf_sports_and_hollywood2_read_blob_fixations(kind: str, tmp_path: Path) -> None:
+    for folder, name in (("training", "Run-Side-001"), ("testing", "Diving-Side-001")):
+        clip_folder = tmp_path / folder / name
         for index in range(3):
             stem = f"{name}_{index + 1:03d}"
-            trees.picture(clip_folder / "images" / f"{stem}.{'jpg' if index == 1 else 'png'}", index)
-            trees.density(clip_folder / "maps" / f"{stem}.png", 20, 30)
-            trees.fixations(clip_folder / "fixation" / f"{stem}.png", [(10, 12), (30, 40)], radius=1)
+            trees.write_frame(clip_folder / "images" / f"{stem}.{'jpg' if index == 1 else 'png'}", index)
+            trees.write_density(clip_folder / "maps" / f"{stem}.png", 20, 30)
+            trees.write_fixations(clip_folder / "fixation" / f"{stem}.png", [(10, 12), (30, 40)], radius=1)
     dataset = open_dataset(kind, tmp_path)
     assert [(c.name, c.split) for c in dataset.clips] == [
         ("Run-Side-001", "train"),
@@ -170,9 +170,9 @@ def test_ucf_sports_and_hollywood2(kind: str, tmp_path: Path) -> None:
     assert dataset.summary() == f"{kind} at {tmp_path}: 2 clips, 6 frames"
 
 
-def test_videos_need_no_labels(tmp_path: Path) -> None:
-    trees.film(tmp_path / "run" / "a.avi", 3)
-    trees.film(tmp_path / "b.AVI", 2)
+def test_videos_are_read_without_labels(tmp_path: Path) -> None:
+    trees.write_video(tmp_path / "run" / "a.avi", 3)
+    trees.write_video(tmp_path / "b.AVI", 2)
     (tmp_path / "notes.txt").touch()
     dataset = open_dataset("videos", tmp_path)
     assert [(c.name, c.split, len(c)) for c in dataset.clips] == [("b.AVI", None, 2), ("run/a.avi", None, 3)]
@@ -182,8 +182,8 @@ def test_videos_need_no_labels(tmp_path: Path) -> None:
     assert dataset.missing_labels() == {}
 
 
-def test_boxes(tmp_path: Path) -> None:
-    trees.boxes(tmp_path, ["car1", "car2"])
+def test_boxes_are_read_per_frame(tmp_path: Path) -> None:
+    trees.write_boxes(tmp_path, ["car1", "car2"])
     (tmp_path / "car2" / "boxes.txt").write_text("1,2,3,4\nnan,nan,nan,nan\n1.5,2,3,4\n")
     dataset = open_dataset("boxes", tmp_path)
     assert [frame.box for frame in dataset.clips[1].frames()] == [(1, 2, 3, 4), None, (1.5, 2, 3, 4), None]
@@ -191,10 +191,10 @@ def test_boxes(tmp_path: Path) -> None:
     assert "car2/boxes.txt: 3 lines for 4 frames" in dataset.describe_faults()
 
 
-def test_boxes_that_are_no_numbers_are_named(tmp_path: Path) -> None:
-    trees.boxes(tmp_path, ["car1"])
-    for spoilt in ("1,2,3\n", "1,2,3,x\n", "1,2,3,4\n5,6,7\n"):
-        (tmp_path / "car1" / "boxes.txt").write_text(spoilt)
+def test_malformed_boxes_are_rejected(tmp_path: Path) -> None:
+    trees.write_boxes(tmp_path, ["car1"])
+    for damaged in ("1,2,3\n", "1,2,3,x\n", "1,2,3,4\n5,6,7\n"):
+        (tmp_path / "car1" / "boxes.txt").write_text(damaged)
         with pytest.raises(InputError, match=r"car1/boxes\.txt is malformed .*expected a line x,y,w,h"):
             open_dataset("boxes", tmp_path)
 
@@ -210,7 +210,7 @@ def test_boxes_that_are_no_numbers_are_named(tmp_path: Path) -> None:
         ("boxes", "<clip>/frames/*.jpg and <clip>/boxes.txt"),
     ],
 )
-def test_a_wrong_root_says_what_was_expected_where(kind: str, expected: str, tmp_path: Path) -> None:
+def test_wrong_root_is_rejected_with_expected_layout(kind: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     with pytest.raises(InputError) as caught:
         open_dataset(kind, tmp_path)
@@ -221,18 +221,18 @@ def test_a_wrong_root_says_what_was_expected_where(kind: str, expected: str, tmp
         open_dataset(kind, tmp_path / "none")
 
 
-def test_an_unknown_kind_or_split_is_named(tmp_path: Path) -> None:
+def test_unknown_kind_or_split_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown data set 'kitti'; expected one of avs1k, dhf1k"):
         open_dataset("kitti", tmp_path)
-    trees.dhf1k(tmp_path / "d", [1, 650])
+    trees.write_dhf1k(tmp_path / "d", [1, 650])
     with pytest.raises(InputError, match="has no split 'test'; it has train, val"):
         open_dataset("dhf1k", tmp_path / "d", "test")
-    trees.boxes(tmp_path / "b", ["car1"])
-    with pytest.raises(InputError, match="boxes knows no splits: leave it out"):
+    trees.write_boxes(tmp_path / "b", ["car1"])
+    with pytest.raises(InputError, match="boxes has no splits: leave the split out"):
         open_dataset("boxes", tmp_path / "b", "test")
 
 
-def test_corrupt_images_are_left_out_and_named(avs1k: Path) -> None:
+def test_corrupt_images_are_skipped_and_recorded(avs1k: Path) -> None:
     frames = avs1k / "testSet" / "Frame" / "Car_00003"
     (frames / "Car_00003_00002.png").write_bytes(b"no picture")
     (frames / "Car_00003_00005.png").write_bytes(b"")
@@ -247,19 +247,19 @@ def test_corrupt_images_are_left_out_and_named(avs1k: Path) -> None:
     )
 
 
-def test_a_label_of_another_size_is_not_used(tmp_path: Path) -> None:
-    trees.dhf1k(tmp_path, [1])
+def test_label_of_another_size_is_ignored_and_recorded(tmp_path: Path) -> None:
+    trees.write_dhf1k(tmp_path, [1])
     path = tmp_path / "annotation" / "0001" / "maps" / "0001.png"
-    trees.density(path, 20, 30, height=96)
+    trees.write_density(path, 20, 30, height=96)
     dataset = open_dataset("dhf1k", tmp_path)
     assert next(dataset.clips[0].frames()).density is None
     assert dataset.faults[path] == "64x96, but its frame is 64x48"
 
 
-def test_a_cut_and_a_broken_film_are_named(tmp_path: Path) -> None:
-    trees.film(tmp_path / "cut.avi", 20)
-    whole = (tmp_path / "cut.avi").read_bytes()
-    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) * 2 // 3])
+def test_truncated_and_unreadable_videos_are_recorded(tmp_path: Path) -> None:
+    trees.write_video(tmp_path / "cut.avi", 20)
+    intact = (tmp_path / "cut.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(intact[: len(intact) * 2 // 3])
     (tmp_path / "broken.mp4").write_bytes(b"no film")
     dataset = open_dataset("videos", tmp_path)
     broken, cut = dataset.clips
@@ -273,26 +273,26 @@ def test_a_cut_and_a_broken_film_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["MJPG", "XVID"])
-def test_damage_inside_a_film_costs_the_spoilt_frames_only(codec: str, tmp_path: Path) -> None:
+def test_damage_inside_a_video_loses_only_the_damaged_frames(codec: str, tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
-    trees.film(path, 24, codec)
-    trees.spoil(path, {7, 8, 15})
+    trees.write_video(path, 24, codec)
+    trees.corrupt_frames(path, {7, 8, 15})
     dataset = open_dataset("videos", tmp_path)
     (clip,) = dataset.clips
-    whole = [index for index in range(24) if index not in (7, 8, 15)]
+    intact = [index for index in range(24) if index not in (7, 8, 15)]
     for start, stop in [(0, 24), *((start, start + 3) for start in range(22))]:
         read = list(clip.images(start, stop))
-        assert [index for index, _ in read] == [index for index in whole if start <= index < stop]
-        if codec == "MJPG":  # XVID's frames build on the lost ones
+        assert [index for index, _ in read] == [index for index in intact if start <= index < stop]
+        if codec == "MJPG":  # in XVID, frames depend on the lost ones
             assert all(abs(int(image.mean()) - 10 * index - 5) <= 2 for index, image in read)
         assert set(dataset.faults) == {path}
     assert dataset.faults == {path: "3 frames cannot be decoded: 7, 8, 15"}
 
 
-def test_a_film_damaged_at_either_end(tmp_path: Path) -> None:
+def test_video_damaged_at_both_ends_is_read_between(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
-    trees.film(path, 12)
-    trees.spoil(path, {0, 10, 11})
+    trees.write_video(path, 12)
+    trees.corrupt_frames(path, {0, 10, 11})
     dataset = open_dataset("videos", tmp_path)
     (clip,) = dataset.clips
     assert _indices(clip, 10, 11) == []
@@ -301,11 +301,11 @@ def test_a_film_damaged_at_either_end(tmp_path: Path) -> None:
     assert dataset.faults == {path: "1 frame cannot be decoded: 0; ends at frame 10 of the 12 it announces"}
 
 
-@pytest.mark.parametrize("spoilt", [{60, 61, 95}, {0}, {0, 1, 20}])
-def test_a_window_behind_the_damage_starts_where_it_should(spoilt: set[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [{60, 61, 95}, {0}, {0, 1, 20}])
+def test_window_behind_damage_starts_at_requested_frame(damaged: set[int], tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
-    trees.film(path, 120)
-    trees.spoil(path, spoilt)
+    trees.write_video(path, 120)
+    trees.corrupt_frames(path, damaged)
     (clip,) = open_dataset("videos", tmp_path).clips
     for start in (18, 59, 62, 64, 76, 96, 100, 119):
         index, image = next(clip.images(start, 120))
@@ -313,8 +313,8 @@ def test_a_window_behind_the_damage_starts_where_it_should(spoilt: set[int], tmp
         assert abs(int(image.mean()) - (10 * start + 5) % 256) <= 2
 
 
-def test_an_empty_clip_is_named(tmp_path: Path) -> None:
-    trees.boxes(tmp_path, ["car1"])
+def test_empty_clip_is_recorded(tmp_path: Path) -> None:
+    trees.write_boxes(tmp_path, ["car1"])
     for path in (tmp_path / "car1" / "frames").iterdir():
         path.unlink()
     dataset = open_dataset("boxes", tmp_path)
@@ -322,17 +322,17 @@ def test_an_empty_clip_is_named(tmp_path: Path) -> None:
     assert dataset.faults[tmp_path / "car1" / "frames"] == "no image in it"
 
 
-def test_readers_load_no_torch() -> None:
+def test_readers_do_not_import_torch() -> None:
     code = "import sys, trainer.datasets; print({'torch', 'lightning', 'onnxruntime'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "set()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
 
 
 def test_every_kind_has_a_reader() -> None:
     assert set(READERS) == {"avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos", "boxes"}
 
 
-def test_real_ucf_sports(real: Path) -> None:
+def test_real_ucf_sports_sample(real: Path) -> None:
     dataset = open_dataset("ucf-sports", real / "ucf-sports", "test")
     (clip,) = dataset.clips
     frames = list(clip.frames())
@@ -347,18 +347,18 @@ def test_real_ucf_sports(real: Path) -> None:
     assert (dataset.missing_labels(), dataset.faults) == ({}, {})
 
 
-def test_real_dhf1k(real: Path) -> None:
+def test_real_dhf1k_sample(real: Path) -> None:
     dataset = open_dataset("dhf1k", real / "dhf1k")
     (clip,) = dataset.clips
     assert (clip.name, clip.split, len(clip)) == ("068", "train", 540)
-    straight = list(clip.frames(0, 134))
-    sought = next(clip.frames(133, 134))
-    assert (sought.index, sought.image.shape) == (133, (360, 640, 3))
-    assert np.array_equal(sought.image, straight[133].image)
+    sequential = list(clip.frames(0, 134))
+    random_access = next(clip.frames(133, 134))
+    assert (random_access.index, random_access.image.shape) == (133, (360, 640, 3))
+    assert np.array_equal(random_access.image, sequential[133].image)
     assert dataset.missing_labels() == {"density": {"068": 540}, "fixations": {"068": 540}}
 
 
-def test_real_boxes(real: Path) -> None:
+def test_real_boxes_sample(real: Path) -> None:
     dataset = open_dataset("boxes", real / "uav")
     assert [len(clip) for clip in dataset.clips] == [40] * 8
     for clip in dataset.clips:
@@ -369,7 +369,7 @@ def test_real_boxes(real: Path) -> None:
     assert (dataset.missing_labels(), dataset.faults) == ({}, {})
 
 
-def test_real_videos(real: Path) -> None:
+def test_real_videos_sample(real: Path) -> None:
     dataset = open_dataset("videos", real)
     assert [clip.name for clip in dataset.clips] == ["dhf1k/video/068.AVI", "video/car-detection.mp4"]
     assert next(dataset.clips[1].frames(100)).image.shape == (432, 768, 3)
