@@ -1,4 +1,4 @@
-"""Marks on a picture: regions as brackets with id and share of gaze; without regions, rings at peaks."""
+"""Annotations on a frame: brackets around regions with their id and score, or rings around peaks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result
 
-DARK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (190, 190, 190)
-FOLLOWED = (255, 230, 90)
-"""BGR of the region to follow: a light blue, which the heat map has not."""
-ARM = 0.28
-"""Length of a bracket's arms, of the box's shorter side."""
+DARK, WHITE, GREY, LABEL_TEXT = (0, 0, 0), (255, 255, 255), (190, 190, 190), (30, 22, 10)
+FOLLOWED_COLOUR = (255, 230, 90)
+"""BGR of the region to follow: light blue, which the heat map does not contain."""
+ARM_SHARE = 0.28
+"""Length of a bracket's arms, relative to the shorter side of the box."""
 FONT = cv2.FONT_HERSHEY_DUPLEX
+REFERENCE_DIAGONAL_PX = 1500
+"""Diagonal of a picture on which line widths are in pixels; they scale with it."""
 
 PixelPoint = tuple[int, int]
+Colour = tuple[int, int, int]
 
 
 def draw_annotations(image: Image, result: Result) -> None:
-    """Draw onto the picture (H, W, 3), BGR, of the result's frame; lines scale with its diagonal."""
+    """Draw the regions of a result, or its peaks if it has none, onto a picture of its frame.
+
+    Args:
+        image: Picture (H, W, 3), BGR, to draw onto.
+        result: The result.
+    """
     height, width = image.shape[:2]
-    unit = math.hypot(width, height) / 1500
-    for region in reversed(result.regions):  # the one to follow lies on top
-        first = region is result.regions[0]
-        _bracket(image, region, FOLLOWED if first else GREY if region.coasting else WHITE, unit)
+    unit = math.hypot(width, height) / REFERENCE_DIAGONAL_PX
+    for region in reversed(result.regions):  # the region to follow is drawn last, on top
+        is_followed = region is result.regions[0]
+        colour = FOLLOWED_COLOUR if is_followed else GREY if region.coasting else WHITE
+        _draw_bracket(image, region, colour, unit)
     if result.regions:
         return
     for peak in find_peaks(result.saliency):
@@ -37,35 +46,38 @@ def draw_annotations(image: Image, result: Result) -> None:
         cv2.circle(image, centre, radius, WHITE, max(1, round(2 * unit)), cv2.LINE_AA)
 
 
-def _bracket(image: Image, region: Region, colour: tuple[int, int, int], unit: float) -> None:
+def _draw_bracket(image: Image, region: Region, colour: Colour, unit: float) -> None:
+    """Draw the corners of a region's box: thin if it is coasting, else with a dark rim and a label."""
     height, width = image.shape[:2]
     margin = 6 * unit
     left, right = region.left * width - margin, region.right * width + margin
     top, bottom = region.top * height - margin, region.bottom * height + margin
-    arm = max(ARM * min(right - left, bottom - top), 6 * unit)
+    arm = max(ARM_SHARE * min(right - left, bottom - top), 6 * unit)
     corners: list[tuple[float, float, int, int]] = [
         (left, top, 1, 1),
         (right, top, -1, 1),
         (left, bottom, 1, -1),
         (right, bottom, -1, -1),
     ]
-    strokes = [(DARK, 5 * unit), (colour, 2.4 * unit)]
-    for tone, thickness in [(colour, 1.2 * unit)] if region.coasting else strokes:
+    rimmed = [(DARK, 5 * unit), (colour, 2.4 * unit)]
+    for stroke, thickness in [(colour, 1.2 * unit)] if region.coasting else rimmed:
         for x, y, across, down in corners:
-            at = round(x), round(y)
-            for end in ((round(x + across * arm), at[1]), (at[0], round(y + down * arm))):
-                cv2.line(image, at, end, tone, max(1, round(thickness)), cv2.LINE_AA)
+            corner = round(x), round(y)
+            for end in ((round(x + across * arm), corner[1]), (corner[0], round(y + down * arm))):
+                cv2.line(image, corner, end, stroke, max(1, round(thickness)), cv2.LINE_AA)
     if not region.coasting:
-        _label(image, f"{region.id}  {region.score:.0%}", (round(left), round(top)), colour, unit)
+        _draw_label(image, f"{region.id}  {region.score:.0%}", (round(left), round(top)), colour, unit)
 
 
-def _label(image: Image, text: str, corner: PixelPoint, colour: tuple[int, int, int], unit: float) -> None:
-    """Write above the corner, or under it where the picture ends."""
+def _draw_label(image: Image, text: str, corner: PixelPoint, colour: Colour, unit: float) -> None:
+    """Draw a label above a corner, or below it where the picture has no room above."""
     scale = max(0.34, 0.78 * unit)
-    (wide, high), _ = cv2.getTextSize(text, FONT, scale, 1)
-    pad = round(high * 0.55)
-    x = min(max(corner[0], 0), max(0, image.shape[1] - wide - 2 * pad))
-    y = corner[1] - high - 3 * pad
-    y = y if y >= 0 else max(corner[1], 0) + pad
-    cv2.rectangle(image, (x, y), (x + wide + 2 * pad, y + high + 2 * pad), colour, cv2.FILLED)
-    cv2.putText(image, text, (x + pad, y + high + pad), FONT, scale, (30, 22, 10), 1, cv2.LINE_AA)
+    (text_width, text_height), _ = cv2.getTextSize(text, FONT, scale, 1)
+    padding = round(text_height * 0.55)
+    x = min(max(corner[0], 0), max(0, image.shape[1] - text_width - 2 * padding))
+    y = corner[1] - text_height - 3 * padding
+    y = y if y >= 0 else max(corner[1], 0) + padding
+    far_corner = x + text_width + 2 * padding, y + text_height + 2 * padding
+    cv2.rectangle(image, (x, y), far_corner, colour, cv2.FILLED)
+    baseline = x + padding, y + text_height + padding
+    cv2.putText(image, text, baseline, FONT, scale, LABEL_TEXT, 1, cv2.LINE_AA)

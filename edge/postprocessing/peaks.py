@@ -1,4 +1,4 @@
-"""Where a map peaks: what a viewer would look at first."""
+"""Peaks of a saliency map: the points that a viewer would look at first."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import numpy as np
 
 from edge.core.frames import Tensor
 
-REACH = 0.05
+RADIUS = 0.05
 """Radius of a peak's neighbourhood, in widths and heights of the map."""
-LEAST = 0.15
-"""Peaks lower than this share of the map's maximum are not told."""
+MIN_HEIGHT = 0.15
+"""Least height of a peak, relative to the map's maximum."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """A local maximum: position in [0, 1] of the frame's width and height, from the top left.
+    """A local maximum of a map.
 
-    `score` in [0, 1]: the share of the map's mass near the peak, that is the share of gaze expected
-    there. Near: within `REACH` of the width across and of the height down.
+    Attributes:
+        x: Horizontal position in [0, 1] of the frame's width, from the left.
+        y: Vertical position in [0, 1] of the frame's height, from the top.
+        score: Share of the map's mass in the neighbourhood, in [0, 1]: the share of gaze expected there.
     """
 
     x: float
@@ -28,41 +30,43 @@ class Peak:
     score: float
 
 
-def find_peaks(saliency: Tensor, most: int = 5) -> tuple[Peak, ...]:
-    """Return up to `most` peaks of a map (H, W), non-negative, by falling score.
+def find_peaks(saliency: Tensor, max_count: int = 5) -> tuple[Peak, ...]:
+    """Return the highest peaks of a map, sorted by falling score.
 
-    Neighbourhoods do not overlap: the higher of two near peaks is kept.
+    Neighbourhoods do not overlap: of two near peaks, the higher one is kept.
+
+    Args:
+        saliency: Map (H, W), non-negative.
+        max_count: Number of peaks at most.
     """
     height, width = saliency.shape
-    total, top = float(saliency.sum()), float(saliency.max())
-    if not top > 0:
+    total, maximum = float(saliency.sum()), float(saliency.max())
+    if not maximum > 0:
         return ()
-    maxima = (saliency == cv2.dilate(saliency, np.ones((3, 3), np.uint8))) & (saliency >= LEAST * top)
-    rows, columns = np.nonzero(maxima)
-    order = np.argsort(-saliency[rows, columns], kind="stable")
+    is_local_maximum = saliency == cv2.dilate(saliency, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero(is_local_maximum & (saliency >= MIN_HEIGHT * maximum))
+    highest_first = np.argsort(-saliency[rows, columns], kind="stable")
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    reach = max(REACH, 1.5 / width)
+    radius = max(RADIUS, 1.5 / width)
     peaks: list[Peak] = []
-    for index in order:
+    for index in highest_first:
         row, column = rows[index], columns[index]
-        cx, cy = (
-            _refined(saliency[row], column) / width,
-            _refined(saliency[:, column], row) / height,
-        )
-        if any((p.x - cx) ** 2 + (p.y - cy) ** 2 < (2 * reach) ** 2 for p in peaks):
+        peak_x = _refine(saliency[row], column) / width
+        peak_y = _refine(saliency[:, column], row) / height
+        if any((p.x - peak_x) ** 2 + (p.y - peak_y) ** 2 < (2 * radius) ** 2 for p in peaks):
             continue
-        near = ((y - cy) ** 2)[:, None] + ((x - cx) ** 2)[None, :] <= reach**2
-        peaks.append(Peak(cx, cy, float(saliency[near].sum()) / total))
-        if len(peaks) == most:
+        is_near = ((y - peak_y) ** 2)[:, None] + ((x - peak_x) ** 2)[None, :] <= radius**2
+        peaks.append(Peak(peak_x, peak_y, float(saliency[is_near].sum()) / total))
+        if len(peaks) == max_count:
             break
     return tuple(sorted(peaks, key=lambda peak: -peak.score))
 
 
-def _refined(line: Tensor, at: int) -> float:
-    """Return the maximum's place between pixels, by the parabola through it and its neighbours."""
-    centre = at + 0.5
-    if not 0 < at < len(line) - 1:
+def _refine(line: Tensor, index: int) -> float:
+    """Return the position of a maximum between pixels, by the parabola through it and its neighbours."""
+    centre = index + 0.5
+    if not 0 < index < len(line) - 1:
         return centre
-    left, middle, right = (float(v) for v in line[at - 1 : at + 2])
-    bend = left - 2 * middle + right
-    return centre + (0.5 * (left - right) / bend if bend < 0 else 0.0)
+    left, middle, right = (float(value) for value in line[index - 1 : index + 2])
+    curvature = left - 2 * middle + right
+    return centre + (0.5 * (left - right) / curvature if curvature < 0 else 0.0)

@@ -1,4 +1,4 @@
-"""Regions of a map: boxes around what draws the gaze."""
+"""Regions of a saliency map: boxes around the parts that attract the gaze."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.core.frames import Tensor
 from edge.postprocessing.peaks import Peak, find_peaks
 
-EDGE = 0.5
+EDGE_SHARE = 0.5
 """A region ends where the map falls below this share of its peak: full width at half maximum."""
-VALLEY = 0.8
-"""Two peaks are one region if the map between them stays above this share of the lower one."""
-SAMPLES = 17
-"""Points of the map looked at between two peaks."""
+VALLEY_SHARE = 0.8
+"""Two peaks belong to one region if the map between them stays above this share of the lower peak."""
+VALLEY_SAMPLES = 17
+"""Points of the map that are examined between two peaks."""
+
+Pixel = tuple[int, int]
+"""Row and column."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """What stands out of a map: a box and its centre of mass, in [0, 1] of the frame from the top left.
+    """A region of a map. Positions are in [0, 1] of the frame's width and height, from the top left.
 
-    `score` in [0, 1]: the share of the map's mass inside, that is the share of gaze expected there.
-    `id`: the same from frame to frame, never used again; 0 before a tracker has seen it. `age_s`: since it
-    was first seen. `coasting`: not seen in this frame; the box is where it should be.
+    Attributes:
+        x: Horizontal position of the centre of mass.
+        y: Vertical position of the centre of mass.
+        left: Left side of the box.
+        top: Top side of the box.
+        right: Right side of the box.
+        bottom: Bottom side of the box.
+        score: Share of the map's mass inside, in [0, 1]: the share of gaze expected there.
+        id: Id that stays the same from frame to frame and is never used again; 0 before tracking.
+        age_s: Seconds since the region was first seen.
+        coasting: The region was not seen in this frame; the box is its predicted position.
     """
 
     x: float
@@ -40,69 +52,77 @@ class Region:
     coasting: bool = False
 
 
-def find_regions(saliency: Tensor, most: int = 5) -> tuple[Region, ...]:
-    """Return up to `most` regions of a map (H, W), non-negative, by falling score; they do not overlap.
+def find_regions(saliency: Tensor, max_count: int = 5) -> tuple[Region, ...]:
+    """Return the regions of a map, sorted by falling score; they do not overlap.
 
-    A region is the connected part of the map around a peak that is at least `EDGE` times as high, and
-    nearer to this peak than to any other.
+    A region is the connected part of the map around a peak that is at least `EDGE_SHARE` times as high as the
+    peak and nearer to it than to any other peak.
+
+    Args:
+        saliency: Map (H, W), non-negative.
+        max_count: Number of regions at most.
     """
     total = float(saliency.sum())
-    tops = _tops(saliency, most)
-    regions = [_region(saliency, place, [p for p in tops if p != place], total) for place in tops]
+    peaks = _separate_peaks(saliency, max_count)
+    regions = [
+        _grow_region(saliency, peak, [other for other in peaks if other != peak], total) for peak in peaks
+    ]
     return tuple(sorted(regions, key=lambda region: -region.score))
 
 
-def _tops(saliency: Tensor, most: int) -> list[tuple[int, int]]:
-    """Return the pixels (row, column) of peaks with a valley between any two, the highest first."""
+def _separate_peaks(saliency: Tensor, max_count: int) -> list[Pixel]:
+    """Return the pixels of the peaks with a valley between any two of them, the highest first."""
     height, width = saliency.shape
 
-    def pixel(peak: Peak) -> tuple[int, int]:
+    def pixel(peak: Peak) -> Pixel:
         return min(int(peak.y * height), height - 1), min(int(peak.x * width), width - 1)
 
-    kept: list[tuple[int, int]] = []
-    for place in sorted(map(pixel, find_peaks(saliency, most)), key=lambda at: -saliency[at]):
-        if all(_lowest_between(saliency, place, other) < VALLEY * saliency[place] for other in kept):
-            kept.append(place)
-    return kept
+    separate: list[Pixel] = []
+    for peak in sorted(map(pixel, find_peaks(saliency, max_count)), key=lambda at: -saliency[at]):
+        valleys = (_lowest_between(saliency, peak, other) for other in separate)
+        if all(valley < VALLEY_SHARE * saliency[peak] for valley in valleys):
+            separate.append(peak)
+    return separate
 
 
-def _lowest_between(saliency: Tensor, a: tuple[int, int], b: tuple[int, int]) -> float:
-    rows = np.rint(np.linspace(a[0], b[0], SAMPLES)).astype(np.intp)
-    columns = np.rint(np.linspace(a[1], b[1], SAMPLES)).astype(np.intp)
+def _lowest_between(saliency: Tensor, a: Pixel, b: Pixel) -> float:
+    rows = np.rint(np.linspace(a[0], b[0], VALLEY_SAMPLES)).astype(np.intp)
+    columns = np.rint(np.linspace(a[1], b[1], VALLEY_SAMPLES)).astype(np.intp)
     return float(saliency[rows, columns].min())
 
 
-def _region(saliency: Tensor, place: tuple[int, int], others: list[tuple[int, int]], total: float) -> Region:
+def _grow_region(saliency: Tensor, peak: Pixel, others: list[Pixel], total: float) -> Region:
     height, width = saliency.shape
-    mask = np.zeros((height + 2, width + 2), np.uint8)  # OpenCV's floodFill wants a rim of one pixel
+    mask = np.zeros((height + 2, width + 2), np.uint8)  # OpenCV's floodFill needs a border of one pixel
     for other in others:
-        _fence(mask, place, other)
-    mask[place[0] + 1, place[1] + 1] = 0
-    level = float(saliency[place])
-    flags = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (2 << 8)
-    _, _, _, (left, top, wide, high) = cv2.floodFill(
-        saliency, mask, (place[1], place[0]), 0, (1 - EDGE) * level, level, flags
+        _draw_border(mask, peak, other)
+    mask[peak[0] + 1, peak[1] + 1] = 0
+    level = float(saliency[peak])
+    inside_value = 2
+    flags = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (inside_value << 8)
+    _, _, _, (left, top, box_width, box_height) = cv2.floodFill(
+        saliency, mask, (peak[1], peak[0]), 0, (1 - EDGE_SHARE) * level, level, flags
     )
-    inside = mask[top + 1 : top + high + 1, left + 1 : left + wide + 1] == 2
-    mass = np.where(inside, saliency[top : top + high, left : left + wide], 0)
-    down, across = mass.sum(axis=1), mass.sum(axis=0)
-    share = float(down.sum())
+    is_inside = mask[top + 1 : top + box_height + 1, left + 1 : left + box_width + 1] == inside_value
+    mass = np.where(is_inside, saliency[top : top + box_height, left : left + box_width], 0)
+    row_mass, column_mass = mass.sum(axis=1), mass.sum(axis=0)
+    region_mass = float(row_mass.sum())
     return Region(
-        x=(left + 0.5 + float(across @ np.arange(wide)) / share) / width,
-        y=(top + 0.5 + float(down @ np.arange(high)) / share) / height,
+        x=(left + 0.5 + float(column_mass @ np.arange(box_width)) / region_mass) / width,
+        y=(top + 0.5 + float(row_mass @ np.arange(box_height)) / region_mass) / height,
         left=left / width,
         top=top / height,
-        right=(left + wide) / width,
-        bottom=(top + high) / height,
-        score=min(1.0, share / total),
+        right=(left + box_width) / width,
+        bottom=(top + box_height) / height,
+        score=min(1.0, region_mass / total),
     )
 
 
-def _fence(mask: np.ndarray, a: tuple[int, int], b: tuple[int, int]) -> None:
-    """Draw the line of points as far from `a` as from `b` into the mask: a flood does not cross it."""
+def _draw_border(mask: NDArray[np.uint8], a: Pixel, b: Pixel) -> None:
+    """Draw the perpendicular bisector of two peaks into the mask, so that the fill does not cross it."""
     middle_y, middle_x = (a[0] + b[0]) / 2 + 1, (a[1] + b[1]) / 2 + 1
     down, across = b[0] - a[0], b[1] - a[1]
-    stretch = sum(mask.shape) / math.hypot(down, across)
-    one = round(middle_x - down * stretch), round(middle_y + across * stretch)
-    two = round(middle_x + down * stretch), round(middle_y - across * stretch)
-    cv2.line(mask, one, two, 1)
+    factor = sum(mask.shape) / math.hypot(down, across)
+    start = round(middle_x - down * factor), round(middle_y + across * factor)
+    end = round(middle_x + down * factor), round(middle_y - across * factor)
+    cv2.line(mask, start, end, 1)

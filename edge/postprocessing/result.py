@@ -1,4 +1,4 @@
-"""The result of one frame, and the transforms that sinks apply to it."""
+"""Result of one frame, and the transforms that sinks apply to it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from edge.postprocessing.regions import Region
 
 @dataclass(frozen=True)
 class Result:
-    """A frame's saliency map (height, width), non-negative.
+    """A frame with its saliency map.
 
-    `latency_ms`: from the frame's decoding, or live from its capture, to its map, waiting included.
-    `regions`: with ids, the one to follow first; none where no `MapAnalyzer` looked.
+    Attributes:
+        frame: The frame.
+        saliency: Map (H, W), non-negative.
+        latency_ms: Time from decoding (of a live source: from capture) to the map, with all waiting.
+        regions: Tracked regions, the one to follow first; empty before a `MapAnalyzer` has found them.
     """
 
     frame: Frame
@@ -24,9 +27,9 @@ class Result:
 
 
 ResultTransform = Callable[[Result], Result]
-"""What a sink does with a result first: an `MapAnalyzer`, which finds regions, or nothing."""
+"""What a sink applies to each result first: a `MapAnalyzer` or `identity`."""
 
 
 def identity(result: Result) -> Result:
-    """Return the result."""
+    """Return the result unchanged."""
     return result

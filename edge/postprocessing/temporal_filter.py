@@ -1,7 +1,7 @@
-"""Maps smoothed over time without lag: flicker is damped, a target that jumps is followed at once.
+"""Smoothing of maps over time without lag: flicker is damped, and a target that jumps shows at once.
 
-A recursive filter whose gain is set, pixel by pixel, by how much the map changes there, on a past that
-was moved by the camera's own motion: E. Dubois and S. Sabri, "Noise reduction in image sequences using
+It is a recursive filter. Its gain depends, pixel by pixel, on how much the map changes there. The previous
+map is moved along the camera's motion first. E. Dubois and S. Sabri, "Noise reduction in image sequences using
 motion-compensated temporal filtering", IEEE Transactions on Communications 32(7), 1984.
 """
 
@@ -16,48 +16,53 @@ from numpy.typing import NDArray
 from edge.core.frames import Tensor
 from edge.preprocessing.egomotion import warp_frame
 
-CALM_S = 0.2
-"""The filter's time constant where the map does not change by more than `NOISE`."""
+TIME_CONSTANT_S = 0.2
+"""Time constant of the filter where the map does not change by more than `NOISE`."""
 NOISE, CHANGE = 0.1, 0.3
-"""Shares of the map's maximum: a change up to the first is noise, from the second on it is taken whole."""
-LONGEST_S = 0.5
-"""After a longer silence the past is forgotten."""
+"""Shares of the map's maximum: a change below the first is noise, one above the second is passed fully."""
+MAX_GAP_S = 0.5
+"""The previous map is forgotten after a longer gap."""
 
 
 class TemporalFilter:
-    """Smooths maps (H, W), non-negative, that come in order."""
+    """Smooths maps (H, W), non-negative, that come in order of time."""
 
     def __init__(self) -> None:
-        self._past: Tensor | None = None
-        self._at_s = 0.0
+        self._last: Tensor | None = None
+        self._last_s = 0.0
 
-    def __call__(self, saliency: Tensor, at_s: float, back: NDArray[np.float64] | None = None) -> Tensor:
-        """Return the smoothed map (H, W) of the moment `at_s`, in seconds.
+    def __call__(self, saliency: Tensor, time_s: float, to_last: NDArray[np.float64] | None = None) -> Tensor:
+        """Return the smoothed map (H, W).
 
-        `back`: the camera's motion, a homography (3, 3) from this map's pixels to the last one's. The
-        gain rises from 1 - exp(-dt / CALM_S) to 1, linearly between `NOISE` and `CHANGE`. A map of another
-        size, or a clock that jumps, starts anew.
+        The gain rises from 1 - exp(-dt / TIME_CONSTANT_S) to 1, linearly between `NOISE` and `CHANGE`. The
+        filter restarts with a map of another size, or when the time goes back or leaps.
+
+        Args:
+            saliency: The map (H, W).
+            time_s: Time of the map in seconds.
+            to_last: Motion of the camera: homography (3, 3) from pixels of this map to those of the last one.
         """
-        past, elapsed_s = self._past, at_s - self._at_s
-        self._at_s = at_s
-        if past is None or past.shape != saliency.shape or not 0 <= elapsed_s <= LONGEST_S:
-            self._past = saliency.copy()
-            return self._past
-        if back is not None:
-            past = warp_frame(past, saliency, back)  # what the camera did not see then is as it is now
-        top = max(float(saliency.max()), float(past.max()))
-        if not top > 0:
-            self._past = saliency.copy()
-            return self._past
-        least = 1 - math.exp(-elapsed_s / CALM_S)
-        step = saliency - past
-        # A blurred change is a target's; a lone pixel's is noise.
-        gain: Tensor = cv2.blur(np.abs(step), (3, 3))
-        gain -= NOISE * top
-        gain *= (1 - least) / ((CHANGE - NOISE) * top)
-        gain += least
-        np.clip(gain, least, 1, out=gain)
-        gain *= step
-        gain += past
-        self._past = gain
-        return gain
+        last, elapsed_s = self._last, time_s - self._last_s
+        self._last_s = time_s
+        if last is None or last.shape != saliency.shape or not 0 <= elapsed_s <= MAX_GAP_S:
+            self._last = saliency.copy()
+            return self._last
+        if to_last is not None:
+            last = warp_frame(last, saliency, to_last)
+        maximum = max(float(saliency.max()), float(last.max()))
+        if not maximum > 0:
+            self._last = saliency.copy()
+            return self._last
+        min_gain = 1 - math.exp(-elapsed_s / TIME_CONSTANT_S)
+        step = saliency - last
+        # The change is blurred, because that of a target covers an area and that of noise a single pixel.
+        # The following operations work in place, because each new map of this size costs time.
+        filtered: Tensor = cv2.blur(np.abs(step), (3, 3))
+        filtered -= NOISE * maximum
+        filtered *= (1 - min_gain) / ((CHANGE - NOISE) * maximum)
+        filtered += min_gain
+        np.clip(filtered, min_gain, 1, out=filtered)
+        filtered *= step
+        filtered += last
+        self._last = filtered
+        return filtered

@@ -1,4 +1,4 @@
-"""Regions over frames: the same thing keeps its id, through frames that miss it and the camera's motion."""
+"""Tracking of regions: a region keeps its id over missed frames and through the camera's motion."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from numpy.typing import NDArray
 
 from edge.postprocessing.regions import Region
 
-HOLD_S = 0.5
-"""How long a region that is not seen is kept."""
+MAX_COAST_S = 0.5
+"""Time that a region is kept without being seen."""
 GATE = 0.08
-"""How far, in widths of the frame, a region may be from where it was expected: plus `REACH_PER_S`
-for each second since it was seen."""
-REACH_PER_S = 0.4
-START = 0.03
-"""A region of a lower score gets no id, but goes on with one that it has: Y. Zhang et al., "ByteTrack",
-ECCV 2022, which keeps weak detections for what is already tracked."""
-SETTLE_S = 0.25
+"""Largest distance, in frame widths, between a region and its prediction; see `GATE_PER_S`."""
+GATE_PER_S = 0.4
+"""Growth of the gate per second since the region was seen."""
+MIN_START_SCORE = 0.03
+"""Least score of a new region; a region that already has an id may be weaker (Y. Zhang et al., "ByteTrack",
+ECCV 2022)."""
+VELOCITY_TIME_S = 0.25
 """Time constant of a region's velocity."""
-LEAD = 1.3
-"""The first region, which gimbals follow, gives way only to one with this many times its score."""
+SWITCH_RATIO = 1.3
+"""The region to follow, at which gimbals point, is replaced only by one with this many times its score."""
 
 
 @dataclass
 class _Track:
+    """A region under its id, with its velocity in frame widths and heights per second."""
+
     region: Region
     born_s: float
     seen_s: float
@@ -35,104 +37,128 @@ class _Track:
 
 
 class RegionTracker:
-    """Gives regions their ids. Distances are in widths of the frame, so that both axes count alike."""
+    """Gives regions their ids. Distances are in frame widths, so that both axes count alike."""
 
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
-        self._given, self._first = 0, 0
-        self._at_s: float | None = None
-        self._usual_s = 0.0
+        self._last_id = 0
+        self._followed_id = 0
+        self._time_s: float | None = None
+        self._last_step_s = 0.0
 
     def __call__(
         self,
         regions: tuple[Region, ...],
-        at_s: float,
+        time_s: float,
         aspect: float = 1.0,
-        motion: NDArray[np.float64] | None = None,
+        from_last: NDArray[np.float64] | None = None,
     ) -> tuple[Region, ...]:
-        """Return the moment's regions with ids, those that are missed for a while included.
+        """Return the tracked regions of a frame.
 
-        The first is the one to follow; the others come by falling score, seen before missed.
+        The tracks are forgotten, but not the ids used, when the time goes back or leaps: by more than
+        `MAX_COAST_S` and more than twice the last step, because frames may come once per second.
 
-        `at_s`: seconds; when they go back, or leap by more than `HOLD_S` and than twice the time before
-        (frames may come once a second), all is forgotten but the ids given. `aspect`: the frame's height over
-        its width. `motion`: the camera's own, a homography (3, 3) from the last frame to this one, both in
-        [0, 1].
+        Args:
+            regions: Regions found in the frame.
+            time_s: Time of the frame in seconds.
+            aspect: The frame's height over its width.
+            from_last: Motion of the camera: homography (3, 3) from the last frame to this one, in [0, 1].
+
+        Returns:
+            The regions with ids. The one to follow is first; then those that were seen come before those
+            that are coasting, by falling score.
         """
-        elapsed_s = 0.0 if self._at_s is None else at_s - self._at_s
-        self._at_s = at_s
-        usual_s, self._usual_s = self._usual_s, elapsed_s
-        if not 0 <= elapsed_s <= max(HOLD_S, 2 * usual_s):
+        step_s = 0.0 if self._time_s is None else time_s - self._time_s
+        last_step_s = self._last_step_s
+        self._time_s, self._last_step_s = time_s, step_s
+        if not 0 <= step_s <= max(MAX_COAST_S, 2 * last_step_s):
             self._tracks.clear()
         for track in self._tracks:
-            track.region = _predicted(track, elapsed_s, motion)
-        free = set(range(len(regions)))
-        waiting = set(range(len(self._tracks)))
-        for _, at, seen in sorted(self._near(regions, at_s, aspect)):
-            if at in waiting and seen in free:
-                waiting.remove(at)
-                free.remove(seen)
-                self._follow(self._tracks[at], regions[seen], at_s, elapsed_s)
+            track.region = _predict(track, step_s, from_last)
+        new_regions, missed = self._match(regions, time_s, aspect, step_s)
         self._tracks = [
             track
-            for at, track in enumerate(self._tracks)
-            if at not in waiting or (at_s - track.seen_s <= HOLD_S and _within(track.region))
+            for index, track in enumerate(self._tracks)
+            if index not in missed or (time_s - track.seen_s <= MAX_COAST_S and _is_in_frame(track.region))
         ]
-        for seen in sorted(free):
-            if regions[seen].score < START:
-                continue
-            self._given += 1
-            self._tracks.append(_Track(replace(regions[seen], id=self._given), at_s, at_s))
-        return self._told(at_s)
+        for region in new_regions:
+            if region.score >= MIN_START_SCORE:
+                self._last_id += 1
+                self._tracks.append(_Track(replace(region, id=self._last_id), time_s, time_s))
+        return self._output(time_s)
 
-    def _near(self, regions: tuple[Region, ...], at_s: float, aspect: float) -> list[tuple[float, int, int]]:
-        """Return (distance, track, region) of all pairs within the gate."""
+    def _match(
+        self, regions: tuple[Region, ...], time_s: float, aspect: float, step_s: float
+    ) -> tuple[list[Region], set[int]]:
+        """Update the tracks with the nearest regions.
+
+        Returns:
+            The regions without a track, and the indices of the tracks without a region.
+        """
+        unmatched_regions = set(range(len(regions)))
+        unmatched_tracks = set(range(len(self._tracks)))
+        for _, track_index, region_index in sorted(self._pairs(regions, time_s, aspect)):
+            if track_index in unmatched_tracks and region_index in unmatched_regions:
+                unmatched_tracks.remove(track_index)
+                unmatched_regions.remove(region_index)
+                _update(self._tracks[track_index], regions[region_index], time_s, step_s)
+        return [regions[index] for index in sorted(unmatched_regions)], unmatched_tracks
+
+    def _pairs(
+        self, regions: tuple[Region, ...], time_s: float, aspect: float
+    ) -> list[tuple[float, int, int]]:
+        """Return (distance, track index, region index) of all pairs within the gate."""
         pairs = []
-        for at, track in enumerate(self._tracks):
-            gate = GATE + REACH_PER_S * (at_s - track.seen_s)
-            for seen, region in enumerate(regions):
-                apart = math.hypot(region.x - track.region.x, (region.y - track.region.y) * aspect)
-                if apart <= gate:
-                    pairs.append((apart, at, seen))
+        for track_index, track in enumerate(self._tracks):
+            gate = GATE + GATE_PER_S * (time_s - track.seen_s)
+            for region_index, region in enumerate(regions):
+                distance = math.hypot(region.x - track.region.x, (region.y - track.region.y) * aspect)
+                if distance <= gate:
+                    pairs.append((distance, track_index, region_index))
         return pairs
 
-    @staticmethod
-    def _follow(track: _Track, region: Region, at_s: float, elapsed_s: float) -> None:
-        """Take what is seen as it is: the map was smoothed already. Only the velocity is filtered."""
-        gain = 1 - math.exp(-elapsed_s / SETTLE_S)
-        if elapsed_s > 0:
-            track.vx += gain * (region.x - track.region.x) / elapsed_s
-            track.vy += gain * (region.y - track.region.y) / elapsed_s
-        track.region = replace(region, id=track.region.id)
-        track.seen_s = at_s
-
-    def _told(self, at_s: float) -> tuple[Region, ...]:
-        told = [
-            replace(_inside(track.region), age_s=at_s - track.born_s, coasting=track.seen_s < at_s)
+    def _output(self, time_s: float) -> tuple[Region, ...]:
+        """Return the regions of all tracks, the one to follow first."""
+        regions = [
+            replace(
+                _clip_to_frame(track.region),
+                age_s=time_s - track.born_s,
+                coasting=track.seen_s < time_s,
+            )
             for track in self._tracks
         ]
-        told.sort(key=lambda region: (region.coasting, -region.score))
-        first = next((region for region in told if region.id == self._first), None)
-        if told and (first is None or told[0].score > LEAD * first.score):
-            first = told[0]
-        if first is None:
-            self._first = 0
+        regions.sort(key=lambda region: (region.coasting, -region.score))
+        followed = next((region for region in regions if region.id == self._followed_id), None)
+        if regions and (followed is None or regions[0].score > SWITCH_RATIO * followed.score):
+            followed = regions[0]
+        if followed is None:
+            self._followed_id = 0
             return ()
-        self._first = first.id
-        return (first, *(region for region in told if region is not first))
+        self._followed_id = followed.id
+        return (followed, *(region for region in regions if region is not followed))
 
 
-def _predicted(track: _Track, elapsed_s: float, motion: NDArray[np.float64] | None) -> Region:
+def _update(track: _Track, region: Region, time_s: float, step_s: float) -> None:
+    """Move a track to a region; only the velocity is filtered, because the map is smoothed already."""
+    gain = 1 - math.exp(-step_s / VELOCITY_TIME_S)
+    if step_s > 0:
+        track.vx += gain * (region.x - track.region.x) / step_s
+        track.vy += gain * (region.y - track.region.y) / step_s
+    track.region = replace(region, id=track.region.id)
+    track.seen_s = time_s
+
+
+def _predict(track: _Track, step_s: float, from_last: NDArray[np.float64] | None) -> Region:
     region = track.region
     x, y = region.x, region.y
-    if motion is not None:
-        mapped = motion @ (x, y, 1.0)
+    if from_last is not None:
+        mapped = from_last @ (x, y, 1.0)
         if mapped[2] > 0:
             x, y = float(mapped[0] / mapped[2]), float(mapped[1] / mapped[2])
-    return _shifted(region, x - region.x + track.vx * elapsed_s, y - region.y + track.vy * elapsed_s)
+    return _shift(region, x - region.x + track.vx * step_s, y - region.y + track.vy * step_s)
 
 
-def _shifted(region: Region, dx: float, dy: float) -> Region:
+def _shift(region: Region, dx: float, dy: float) -> Region:
     return replace(
         region,
         x=region.x + dx,
@@ -144,14 +170,14 @@ def _shifted(region: Region, dx: float, dy: float) -> Region:
     )
 
 
-def _inside(region: Region) -> Region:
-    """Return the region without what of its box lies outside the frame, as of one that coasts out of it."""
+def _clip_to_frame(region: Region) -> Region:
+    """Return the region with its box cut at the sides of the frame."""
     left, top, right, bottom = (
         min(max(side, 0.0), 1.0) for side in (region.left, region.top, region.right, region.bottom)
     )
     return replace(region, left=left, top=top, right=right, bottom=bottom)
 
 
-def _within(region: Region) -> bool:
-    """Say whether the region's middle is still in the frame."""
+def _is_in_frame(region: Region) -> bool:
+    """Say whether the centre of a region is in the frame."""
     return 0 <= region.x <= 1 and 0 <= region.y <= 1
