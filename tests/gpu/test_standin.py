@@ -75,15 +75,15 @@ def aerogaze(start: Start) -> Start:
 def test_cuda_and_runner_tests_pass_on_the_stand_in_driver(start: Start, backend: str, module: str) -> None:
     if not _installed(module):
         pytest.skip(f"{module} is not installed")
-    lazily = "import os, sys, pytest; sys.setdlopenflags(os.RTLD_LAZY); sys.exit(pytest.main(sys.argv[1:]))"
+    # Lazy binding: pycuda refers to functions that the stand-in lacks.
+    run_lazily = (
+        "import os, sys, pytest; sys.setdlopenflags(os.RTLD_LAZY); sys.exit(pytest.main(sys.argv[1:]))"
+    )
     words = ["-q", "-p", "no:cacheprovider", HERE / "test_cuda.py", HERE / "test_runner.py", "-k", backend]
-    process = start(
-        "-c", lazily, *words, **{NEEDED_BACKEND: backend}
-    )  # lazy: pycuda refers to functions that the stand-in lacks
+    process = start("-c", run_lazily, *words, **{NEEDED_BACKEND: backend})
     assert process.returncode == 0, process.stdout + process.stderr
-    assert re.search(r"\b2\d passed, 1 skipped", process.stdout), (
-        process.stdout
-    )  # the skipped one needs a machine without a GPU
+    # The skipped test needs a machine without a GPU.
+    assert re.search(r"\b2\d passed, 1 skipped", process.stdout), process.stdout
 
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])

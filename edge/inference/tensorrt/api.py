@@ -114,7 +114,7 @@ def build_plan(onnx: bytes, target: BuildTarget, timing_caches: Sequence[bytes] 
     if not TYPE_CHECKING:
         trt = load_tensorrt(target.kind)
 
-    logger = _logger(trt)
+    logger = _make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -146,7 +146,7 @@ def find_unsupported_node(onnx: bytes, kind: TensorRTKind) -> str:
     """
     if not TYPE_CHECKING:
         trt = load_tensorrt(kind)
-    logger = _logger(trt)
+    logger = _make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     return _parse(trt.OnnxParser(network, logger), onnx)
@@ -177,7 +177,7 @@ class TensorRTEngine:
         if not TYPE_CHECKING:
             trt = load_tensorrt(kind)
         self._trt = trt
-        self._logger = _logger(trt)
+        self._logger = _make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         self._runtime.engine_host_code_allowed = False
         self.description = f"{_MODULES[kind][0]} {trt.__version__}"
@@ -194,7 +194,7 @@ class TensorRTEngine:
     def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Set the shapes of the dynamic inputs, by name."""
         for name in self._names:
-            if -1 in _sides(self._engine.get_tensor_shape(name)) and name in shapes:
+            if -1 in _to_shape(self._engine.get_tensor_shape(name)) and name in shapes:
                 accepted = self._context.set_input_shape(name, shapes[name])
                 self._check(accepted, f"does not accept {name} of shape {shapes[name]}")
 
@@ -231,7 +231,7 @@ class TensorRTEngine:
         Returns:
             A mapping that fills with milliseconds by layer name.
         """
-        self._profiler = _profiler(self._trt)
+        self._profiler = _make_profiler(self._trt)
         self._context.profiler = self._profiler
         times: Mapping[str, list[float]] = self._profiler.times_ms
         return times
@@ -247,7 +247,7 @@ class TensorRTEngine:
 
     def _tensors(self, mode: trt.TensorIOMode) -> list[EngineTensor]:
         return [
-            EngineTensor(name, _sides(self._context.get_tensor_shape(name)), self._dtype(name))
+            EngineTensor(name, _to_shape(self._context.get_tensor_shape(name)), self._dtype(name))
             for name in self._names
             if self._engine.get_tensor_mode(name) == mode
         ]
@@ -263,11 +263,11 @@ class TensorRTEngine:
             raise InputError(f"{self.description}: the engine {problem}: {_take_errors(self._logger)}")
 
 
-def _sides(dims: trt.Dims) -> tuple[int, ...]:
+def _to_shape(dims: trt.Dims) -> tuple[int, ...]:
     return tuple(dims[axis] for axis in range(len(dims)))
 
 
-def _logger(trt: Any) -> Any:
+def _make_logger(trt: Any) -> Any:
     """Return a logger that collects TensorRT's errors."""
 
     class Logger(trt.ILogger):
@@ -282,7 +282,7 @@ def _logger(trt: Any) -> Any:
     return Logger()
 
 
-def _profiler(trt: Any) -> Any:
+def _make_profiler(trt: Any) -> Any:
     """Return a profiler that collects the milliseconds of each layer."""
 
     class Profiler(trt.IProfiler):

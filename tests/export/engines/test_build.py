@@ -27,7 +27,7 @@ from export.engines.build import TIMING_CACHE, EngineStatus, build_engines
 from export.engines.build_source import release_engine_source
 from export.release.builder import make_release
 from tests.conftest import Outcome
-from tests.export.conftest import FAST
+from tests.support.exporting import FAKE_TIMING
 from trainer.models.student import Student
 
 needs_rtx = pytest.mark.skipif(
@@ -53,7 +53,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_every_graph_of_a_release_compiles(
     student: Student, footage: CalibrationFrames, tmp_path: Path, command: Command
 ) -> None:
-    make_release(student, footage, tmp_path / "r", options=FAST)
+    make_release(student, footage, tmp_path / "r", options=FAKE_TIMING)
     outcome = command("build", tmp_path / "r", "--target", "rtx")
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "r" / "engines" / "rtx"
@@ -321,7 +321,7 @@ def test_a_board_builds_without_torch_and_onnx() -> None:
 
 def test_a_tensorrt_that_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
-    with pytest.raises(InputError, match=r"stubs alone\?\); it comes with JetPack"):
+    with pytest.raises(InputError, match=r"only stubs\?\); it comes with JetPack"):
         load_tensorrt("tensorrt")
     monkeypatch.undo()
     if importlib.util.find_spec("tensorrt") is None:
