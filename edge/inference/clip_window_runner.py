@@ -38,6 +38,7 @@ class ClipWindowRunner:
 
     def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
         """Return the next map for the next frame."""
+        # A copy: the caller may reuse its buffer, and the window keeps the frame.
         frame = np.array(feed[self._input], np.float32)
         is_sliding = self._clip.maps == 1
         copies = self._clip.frames if is_sliding and not self._window else 1

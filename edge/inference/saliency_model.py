@@ -114,6 +114,7 @@ class SaliencyModel:
         batch = len(prepared) // len(names)
         feed = {name: prepared[index * batch : (index + 1) * batch] for index, name in enumerate(names)}
         if self._is_first_frame:
+            # The first frame is fed several times, so that the states settle on it.
             for _ in range(self.release.preroll):
                 self._runner.infer(feed)
             self._is_first_frame = False

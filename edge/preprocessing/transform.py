@@ -143,6 +143,7 @@ class FramePreprocessor:
 def _count_halvings(width: int, height: int, target: tuple[int, int]) -> int:
     rows, columns = target
     count = 0
+    # The area resize that follows still has at least four input pixels per output pixel on each side.
     while height >= 8 * rows and width >= 8 * columns and height % 2 == width % 2 == 0:
         height, width, count = height // 2, width // 2, count + 1
     return count

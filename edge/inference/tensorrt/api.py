@@ -179,6 +179,7 @@ class TensorRTEngine:
         self._trt = trt
         self._logger = _make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
+        # A plan may contain code for the CPU, which must never run.
         self._runtime.engine_host_code_allowed = False
         self.description = f"{_MODULES[kind][0]} {trt.__version__}"
         engine = self._runtime.deserialize_cuda_engine(plan)

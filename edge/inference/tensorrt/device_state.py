@@ -71,6 +71,7 @@ class DeviceRecurrentState:
         """Return the addresses that frame number `frame` of a clip reads and writes, by tensor name."""
         addresses = {name: ring[frame % self.period].address for name, ring in self._rings.items()}
         for state, lag in zip(self._states, self.lags, strict=True):
+            # While the clip is shorter than the lag, the state is the output of its first frame.
             past = self._rings[state.output][max(0, frame - lag) % self.period]
             addresses[state.input] = (past if frame else self._starts[state.input]).address
         return addresses

@@ -140,6 +140,7 @@ class TensorRTRunner:
                 for _ in range(FRAMES_IN_FLIGHT)
             ]
         )
+        # The period is a multiple of the slots, so that slots and states repeat together in CUDA graphs.
         self._states = DeviceRecurrentState(
             signature.states, dtypes, cuda, self._streams.compute, FRAMES_IN_FLIGHT
         )
@@ -211,6 +212,7 @@ class TensorRTRunner:
             self._make_current()
             for stream in self._streams:
                 self._cuda.synchronize(stream)
+        # Graphs refer to the engine, and the engine to the context.
         self._cuda.free_graphs()
         self._engine.close()
         self._cuda.close()
