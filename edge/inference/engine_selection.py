@@ -137,7 +137,7 @@ def read_plan(engine: Path, plan_sha256: str) -> bytes:
                 f"{path} belongs to another user, or everybody may write it, and an engine is code: "
                 "build it again, or chown it and chmod o-w it"
             )
-    # Read once: the bytes that are hashed are the bytes that will run, even if the file is replaced meanwhile.
+    # Read once: the hashed bytes are the bytes that will run, even if the file is replaced meanwhile.
     with engine.open("rb") as file:
         plan = file.read(MAX_PLAN_BYTES)
     if hashlib.sha256(plan).hexdigest() != plan_sha256:
