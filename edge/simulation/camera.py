@@ -16,6 +16,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 NEAR_M = 0.2
+"""Smallest depth in metres that is used for projection; points behind it are projected as if there."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class CameraFlight:
         pitch = min(max(self.pitch + self.pitch_noise.value_at(time_s), 0.16), 1.53)
         reach = self.distance_m * math.exp(self.zoom_noise.value_at(time_s))
         aside, ahead = (w.value_at(time_s) * reach / self.focal for w in self.wander)
+        # At a shallow pitch, the same offset in the image is a longer distance on the ground.
         ahead /= max(math.sin(pitch), 0.3)
         sy, cy = math.sin(yaw), math.cos(yaw)
         spot = self.focus(time_s) + np.array([aside * cy + ahead * sy, -aside * sy + ahead * cy])

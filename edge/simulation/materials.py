@@ -61,7 +61,7 @@ HARD_MATERIALS = ("asphalt", "concrete", "pink paving", "brick", "gravel")
 @functools.lru_cache(maxsize=1)
 def noise_bank() -> tuple[Image, ...]:
     """Return periodic noise images (1024, 1024), from coarse to fine."""
-    rng = np.random.default_rng(20)
+    rng = np.random.default_rng(20)  # a fixed seed: all scenes share the bank
     bank = []
     for slope, first in ((0.55, 2), (0.62, 3), (0.68, 4), (0.6, 8), (0.6, 16), (0.78, 24)):
         total = np.zeros((BANK_SIZE, BANK_SIZE), np.float32)
@@ -101,8 +101,8 @@ def sample_noise(rng: Rng, level: int, size: int) -> Image:
         tile = np.asarray(cv2.transpose(tile), np.uint8)
     if size == BANK_SIZE:
         return tile
-    way = cv2.INTER_CUBIC if size > BANK_SIZE else cv2.INTER_AREA
-    return np.asarray(cv2.resize(tile, (size, size), interpolation=way), np.uint8)
+    interpolation = cv2.INTER_CUBIC if size > BANK_SIZE else cv2.INTER_AREA
+    return np.asarray(cv2.resize(tile, (size, size), interpolation=interpolation), np.uint8)
 
 
 def sample_colour_table(rng: Rng, material: str) -> Image:

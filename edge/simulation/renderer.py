@@ -184,8 +184,9 @@ def draw_haze(image: Image, scene: Scene, camera: SceneCamera) -> Image:
     height, width = image.shape[0] // 2, image.shape[1] // 2
     below = camera.sine_below_horizon(width, height)
     lowest = float(below.min())
-    nearest_m = camera.position[2] / max(lowest, MIN_SLOPE)
-    if lowest > 0 and nearest_m < 0.03 * scene.haze_m:
+    farthest_m = camera.position[2] / max(lowest, MIN_SLOPE)
+    # Without a horizon in view, and with the farthest ground near, neither haze nor sky is visible.
+    if lowest > 0 and farthest_m < 0.03 * scene.haze_m:
         return image
     transmission = cv2.exp(-camera.position[2] / scene.haze_m / np.maximum(below, MIN_SLOPE))
     transmission[below <= 0] = 0
@@ -252,6 +253,7 @@ def draw_foam(image: Image, scene: Scene, camera: SceneCamera, time_s: float) ->
 
 def hash_noise(number: Array, salt: float) -> Array:
     """Return a fixed, irregular value in [-1, 1] for each integer."""
+    # The common shader idiom fract(sin(x * a) * b).
     return np.asarray(2 * np.modf(np.abs(np.sin(number * 12.9898 + salt) * 43758.5453))[0] - 1)
 
 

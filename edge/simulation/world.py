@@ -95,6 +95,7 @@ class World:
             image = np.asarray(
                 cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8
             )
+        # The generator accepts no negative seeds, but negative indices are valid.
         rng = np.random.default_rng([self.seed, 99, index % 2**63])
         image = apply_effects(image, self._scene.effects, self._drift(time_s), rng)
         return WorldFrame(image, self.targets(index))
@@ -139,6 +140,7 @@ def visible_targets(scene: Scene, camera: SceneCamera, time_s: float) -> tuple[V
         clipped = np.clip(bounds, 0, edge)
         w, h = clipped[1] - clipped[0]
         area = float(np.prod(np.maximum(bounds[1] - bounds[0], 1e-3)))
+        # The projection of a mesh around the camera is huge and meaningless.
         if depth < MIN_DEPTH_M or w <= 0 or h <= 0 or area > 4 * float(np.prod(edge)):
             continue
         overlap = np.maximum(np.minimum(high, clipped[1]) - np.maximum(low, clipped[0]), 0).prod(1)
