@@ -1,1 +1,1 @@
-"""Carries signed bundles onto boards, and back off them when they fail."""
+"""Delivers signed bundles to boards, and reverts them if they fail."""

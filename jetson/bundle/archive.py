@@ -142,6 +142,7 @@ def write_bundle(
         files=tuple(entries),
         signers=signers,
     )
+    # The CMS signature covers sw-description, which does not contain cms_sha256: no circle.
     cms = metadata.cms.sign(sw_description(manifest)) if metadata.cms else None
     if cms is not None:
         manifest = dataclasses.replace(manifest, cms_sha256=hashlib.sha256(cms).hexdigest())
@@ -202,7 +203,9 @@ def read_signed_manifest(reader: cpio.ArchiveReader, trust: Trust | None = None)
     verify_signatures(signatures, BUNDLE_PURPOSE, text, label)
     if trust is not None:
         trust.require_threshold(sorted(signatures), label)
+    # Only bytes with a valid signature reach the parser of the manifest.
     manifest = parse_manifest(canonical_json.decode(text, f"{label}: manifest.json"))
+    # Python takes true for 1, so the parser may have accepted it: compare the bytes as well.
     if canonical_json.encode(manifest.to_dict()) != text:
         raise InputError(f"{label}: manifest.json is not as aerogaze writes it: bundle it again")
     if tuple(sorted(signatures)) != manifest.signers:
@@ -245,6 +248,7 @@ def read_bundle(
         blocks = _update_digest(member.blocks(), digest)
         if sink is not None:
             sink(entry, blocks)
+        # Read what the sink left: the checksum and the padding are checked at the end of the data.
         for _ in blocks:
             pass
         if digest.hexdigest() != entry.sha256:

@@ -257,6 +257,7 @@ def _text(value: Any, pattern: re.Pattern[str], label: str) -> str:
 
 
 def _integer(value: Any, minimum: int, maximum: int, label: str) -> int:
+    # Not isinstance: bool is a subclass of int.
     if type(value) is not int or not minimum <= value <= maximum:
         raise _manifest_error(
             f"{label} is {value!r:.40}, expected a whole number from {minimum} to {maximum}"

@@ -145,7 +145,7 @@ class DeviceBoard:
                     raise BusyError(f"{BUSY_MESSAGE} {self.root}: wait until it has ended") from None
                 yield
         except OSError as error:
-            if error.errno is None:
+            if error.errno is None:  # raised by Python code: a defect, not a fault of the disk
                 raise
             reason = os.strerror(error.errno) + ("; free some space" if error.errno == errno.ENOSPC else "")
             raise InputError(
@@ -260,6 +260,7 @@ class DeviceBoard:
                 seen_at=max(trial.seen_at, now),
             ).with_event(now, event, slot, slot.why)
             save_state(self.disk, self.root, good)
+        # Ctrl-C, SIGTERM and SIGHUP arrive as KeyboardInterrupt (see jetson.cli.device).
         except (CheckError, OSError, KeyboardInterrupt) as error:
             reason = str(error) or "interrupted"
             reverted = self._revert(trial, reason)

@@ -80,6 +80,7 @@ def _parse_service(path: Path, value: Any) -> Service:
             raise InputError(f"{path}: service {name} must be a command as a list of words")
     for name, maximum in maxima.items():
         seconds = value.get(name, maximum)
+        # bool is a subclass of int, but true is no number of seconds.
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= maximum:
             raise InputError(f"{path}: service {name} must be a number of seconds, at most {maximum:g}")
     return CommandService(

@@ -80,6 +80,7 @@ class TensorRTBackend:
         from export.engines.build import TIMING_CACHE, build_engines
         from export.engines.build_source import release_engine_source
 
+        # Caches of both slots: the engines of the other slot were built on the same GPU.
         board_caches = folder.parents[1].glob(f"*/engines/{TIMING_CACHE}")
         caches = [*sorted(board_caches), *sorted((folder.parent / "caches").glob("*"))]
         source, target = release_engine_source(release), BuildTarget.parse(self._target)

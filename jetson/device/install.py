@@ -72,6 +72,7 @@ def install(board: DeviceBoard, path: Path, autopilot: Autopilot, reinstall: boo
         try:
             board.log(f"writing slot {name}")
             _clear_slot(board, name)
+            # The second read of the same open file writes what the first one has verified.
             file.seek(0)
             _write_slot(board, name, signed, lambda sink: read_bundle(file, str(path), trust, sink))
             slot = _try_slot(board, name, signed.manifest)

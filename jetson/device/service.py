@@ -107,6 +107,7 @@ class CommandService:
         """
         deadline = time.monotonic() + self.watch_s
         while self.health_command and (remaining := deadline - time.monotonic()) > 0:
+            # Wait first: the restart command itself has just reported success.
             time.sleep(min(self.every_s, remaining))
             self.check_health()
 

@@ -159,6 +159,7 @@ def _check_types(state: BoardState) -> None:
         if not isinstance(text, str):
             raise TypeError(f"{text!r:.40} is not text")
     for number in numbers:
+        # Not isinstance: bool is a subclass of int.
         if type(number) is not int or not 0 <= number < MAX_INTEGER:
             raise TypeError(f"{number!r:.40} is not a counter or time")
     if not isinstance(state.trial, bool):

@@ -28,6 +28,6 @@ def decode(data: bytes, label: str) -> dict[str, Any]:
         document = json.loads(data)
         if isinstance(document, dict) and encode(document) == data:
             return document
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # RecursionError: deeply nested input
         pass
     raise InputError(f"{label} is not the canonical JSON that aerogaze writes: it was damaged or changed")

@@ -60,6 +60,7 @@ def generate_key(path: Path) -> SigningKey:
     private_pem = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    # The public key comes first: it can be removed again if the private key cannot be written.
     with atomic_file(public_path) as pending:
         pending.write_bytes(
             private_key.public_key().public_bytes(

@@ -300,7 +300,7 @@ def test_rollout_over_ssh_retries_a_broken_connection(
     assert [counter(tmp_path / f"boards/{n:04}") for n in range(1, 5)] == [2, 2, 1, 1]
 
 
-DOCS = Path(__file__).parents[3] / "docs/fleet.md"
+DOCS = Path(__file__).parents[3] / "docs/reference/fleet.md"
 
 
 def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from edge.core.errors import CheckError, InputError
+from jetson.device import arming_interlock
 from jetson.device.arming_interlock import MavlinkAutopilot, NoHeartbeatError, UnknownAutopilot
 from tests.conftest import Outcome
 from tests.support.ports import free_udp_port
@@ -24,6 +25,8 @@ pytest.importorskip("pymavlink", reason="pymavlink is not installed")
 from pymavlink import mavutil
 
 MAV = mavutil.mavlink
+PATIENCE_S = 30.0
+"""Waits for something that must come end when it comes, at the latest after this time."""
 
 
 class Vehicle:
@@ -70,7 +73,7 @@ def run_vehicle(port: int, **options: Any) -> Iterator[Vehicle]:
 
 def test_check_raises_only_while_the_vehicle_is_armed() -> None:
     port = free_udp_port()
-    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S)
     with run_vehicle(port) as drone:
         autopilot.check_disarmed()
         drone.armed = True
@@ -80,9 +83,11 @@ def test_check_raises_only_while_the_vehicle_is_armed() -> None:
         autopilot.check_disarmed()
 
 
-def test_check_raises_if_a_second_vehicle_on_the_link_is_armed() -> None:
+def test_check_raises_if_a_second_vehicle_on_the_link_is_armed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arming_interlock.MIN_LISTEN_S > 1, "an autopilot sends one heartbeat per second"
+    monkeypatch.setattr(arming_interlock, "MIN_LISTEN_S", PATIENCE_S)  # a slow machine may delay heartbeats
     port = free_udp_port()
-    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S)
     with (
         run_vehicle(port, system=2),
         run_vehicle(port, every_s=1.0, armed=True),
@@ -149,9 +154,9 @@ class ArmingRequester:
             f"udpout:127.0.0.1:{port}", source_system=1, source_component=1
         )
 
-    def request(self, command: int = MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST) -> Any:
+    def request(self, command: int = MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST, timeout_s: float = 0.5) -> Any:
         self._link.mav.command_long_send(10, 191, command, 0, 1, 0, 0, 0, 0, 0, 0)
-        return self._link.recv_match(type="COMMAND_ACK", blocking=True, timeout=0.5)
+        return self._link.recv_match(type="COMMAND_ACK", blocking=True, timeout=timeout_s)
 
     def close(self) -> None:
         self._link.close()
@@ -159,11 +164,11 @@ class ArmingRequester:
 
 def test_arming_requests_are_denied_only_within_deny_arming() -> None:
     port = free_udp_port()
-    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}")
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S)
     with run_vehicle(port), closing(ArmingRequester(port)) as requester:
         with autopilot.deny_arming():
             for _ in range(3):
-                answer = requester.request()
+                answer = requester.request(timeout_s=PATIENCE_S)
                 assert answer.result == MAV.MAV_RESULT_DENIED
                 assert (answer.get_srcSystem(), answer.get_srcComponent()) == (10, 191)
                 assert (answer.target_system, answer.target_component) == (1, 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from jetson.signing.keys import SigningKey, generate_key, read_limited
 from jetson.signing.trust import load_trust_document, make_trust, write_trust
 from tests.conftest import Outcome
 from tests.support.boards import ORIN, START_2026, copy_release, flown_counter, install_bundle
+from tests.support.clocks import SteppingClock
 from tests.support.disks import FakeBackend
 
 Command = Callable[..., Outcome]
@@ -274,23 +275,33 @@ class FixedPowerMeter:
 
     description = "fixed"
 
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+
     def start(self) -> None:
-        self._since = time.monotonic()
+        self._start_s = self._now_s()
 
     def stop(self) -> float:
-        return 5 * (time.monotonic() - self._since)
+        return 5 * (self._now_s() - self._start_s)
 
 
 def test_power_bound_uses_the_meter_and_fails_without_one(
     board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board.backend = OnnxRuntimeBackend()
-    monkeypatch.setattr("jetson.device.engine_trial.find_energy_meter", lambda root, nvml: FixedPowerMeter())
+    clock = SteppingClock(step_ns=50_000_000)
+    monkeypatch.setattr(
+        "edge.profiler.measurement.energy.time", SimpleNamespace(monotonic=lambda: clock() / 1e9)
+    )
+    monkeypatch.setattr(
+        "jetson.device.engine_trial.find_energy_meter",
+        lambda root, nvml: FixedPowerMeter(lambda: clock() / 1e9),
+    )
     monkeypatch.setattr("edge.profiler.measurement.sampler.POWER_S", 0.2)
     board.policy = parse_policy("fastest within power<=6W")
     slot = install_bundle(board, make_bundle(release=copy_release(tmp_path / "one", "int8"))).current_slot
     assert slot is not None
-    assert slot.measured[0]["power_w"] == pytest.approx(5, abs=0.1)
+    assert slot.measured[0]["power_w"] == pytest.approx(5)
     board.policy = parse_policy("fastest within power<=4W")
     with pytest.raises(CheckError, match=r"int8: power 5\.0 > 4 W"):
         install_bundle(board, make_bundle(counter=2, release=copy_release(tmp_path / "two", "int8")))

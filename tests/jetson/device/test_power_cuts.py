@@ -71,14 +71,14 @@ def check_board_is_intact(root: Path, bundles: dict[int, Path], context: object)
 def test_interruption_at_each_step_leaves_the_old_or_the_new_release(
     flying_board: Path, bundles: dict[int, Path], tmp_path: Path
 ) -> None:
-    count = count_steps(flying_board, bundles[NEW], tmp_path / "whole")
+    count = count_steps(flying_board, bundles[NEW], tmp_path / "complete")
     assert count > 40
     counters = []
     for at in range(1, count + 1):
-        root = Path(shutil.copytree(flying_board, tmp_path / "cut"))
-        with pytest.raises(PowerCut) as cut:
+        root = Path(shutil.copytree(flying_board, tmp_path / "interrupted"))
+        with pytest.raises(PowerCut) as interruption:
             install(make_board(root, InterruptedDisk(at)), bundles[NEW], NoAutopilot())
-        counters.append(check_board_is_intact(root, bundles, cut.value))
+        counters.append(check_board_is_intact(root, bundles, interruption.value))
         shutil.rmtree(root)
     assert set(counters) == {OLD, NEW}
     assert counters == sorted(counters), "the new release stays once it is marked good"
@@ -88,30 +88,30 @@ def test_interruption_at_each_step_leaves_the_old_or_the_new_release(
 def test_power_cut_at_each_step_loses_no_flown_data(
     flying_board: Path, bundles: dict[int, Path], tmp_path: Path, lost: str
 ) -> None:
-    count = count_steps(flying_board, bundles[NEW], tmp_path / "whole")
+    count = count_steps(flying_board, bundles[NEW], tmp_path / "complete")
     generator = random.Random(3)  # noqa: S311
     for at in range(1, count + 1):
-        root = Path(shutil.copytree(flying_board, tmp_path / "cut"))
+        root = Path(shutil.copytree(flying_board, tmp_path / "interrupted"))
         disk = LossyDisk(at)
-        with pytest.raises(PowerCut) as cut:
+        with pytest.raises(PowerCut) as interruption:
             install(make_board(root, disk), bundles[NEW], NoAutopilot())
         disk.lose(lost, generator)
-        assert check_board_is_intact(root, bundles, cut.value) in (OLD, NEW)
+        assert check_board_is_intact(root, bundles, interruption.value) in (OLD, NEW)
         shutil.rmtree(root)
 
 
 class UnsyncedDisk(LossyDisk):
     """Ignores all synchronization: proves that the test above can fail."""
 
-    def step(self, what: str, path: Path) -> None:
-        if what not in ("fsync", "sync"):
-            super().step(what, path)
+    def step(self, operation: str, path: Path) -> None:
+        if operation not in ("fsync", "sync"):
+            super().step(operation, path)
 
 
 def test_power_cut_test_detects_a_disk_without_sync(
     flying_board: Path, bundles: dict[int, Path], tmp_path: Path
 ) -> None:
-    root = Path(shutil.copytree(flying_board, tmp_path / "cut"))
+    root = Path(shutil.copytree(flying_board, tmp_path / "interrupted"))
     disk = UnsyncedDisk(0)
     install(make_board(root, disk), bundles[NEW], NoAutopilot())
     disk.lose("data", random.Random(1))  # noqa: S311
@@ -123,7 +123,7 @@ def test_power_cut_test_detects_a_disk_without_sync(
 def test_disk_error_at_any_step_raises_input_error(
     flying_board: Path, bundles: dict[int, Path], tmp_path: Path, number: int, forever: bool
 ) -> None:
-    count = count_steps(flying_board, bundles[NEW], tmp_path / "whole")
+    count = count_steps(flying_board, bundles[NEW], tmp_path / "complete")
     for at in range(1, count + 1, 3):
         root = Path(shutil.copytree(flying_board, tmp_path / "failing"))
         with pytest.raises(InputError, match="cannot write the board"):
@@ -135,12 +135,11 @@ def test_disk_error_at_any_step_raises_input_error(
 INSTALL_SCRIPT = """
 import sys
 from pathlib import Path
-import jetson.cli.device as commands
-from tests.support.boards import make_board
+from jetson.cli.device import open_board
 from tests.support.disks import KilledDisk
 from jetson.device.arming_interlock import NoAutopilot
 from jetson.device.install import install
-board = commands.open_board(Path(sys.argv[1]))
+board = open_board(Path(sys.argv[1]))
 board.disk = KilledDisk(int(sys.argv[3]))
 install(board, Path(sys.argv[2]), NoAutopilot())
 print(board.disk.steps)
@@ -164,7 +163,7 @@ def check_kill_at_steps(
 
 
 def count_steps_of_process(flying_board: Path, bundles: dict[int, Path], tmp_path: Path) -> int:
-    root = Path(shutil.copytree(flying_board, tmp_path / "whole"))
+    root = Path(shutil.copytree(flying_board, tmp_path / "complete"))
     done = run_install(root, bundles[NEW], 0)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
