@@ -72,7 +72,7 @@ def profile_release(
     truth: FixationTruth | None = None,
     on_turn: OnTurn = lambda calls, total: None,
 ) -> Document:
-    """Measure the candidates and return the document, which docs/profile.md describes.
+    """Measure the candidates and return the document, which docs/reference/profile.md describes.
 
     Ctrl-C during the measurement ends it: the document then has what was measured, and says `interrupted`.
 

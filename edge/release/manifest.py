@@ -255,7 +255,7 @@ def save_release(release: Release) -> None:
     document = dataclasses.asdict(release)
     del document["folder"]
     preprocessing = document["preprocessing"]
-    # Optional keys are written only if they are used (docs/release.md).
+    # Optional keys are written only if they are used (docs/reference/release.md).
     for table, optional in ((document, "raw_frame"), (document, "clip"), (preprocessing, "alignment")):
         if table[optional] is None:
             del table[optional]

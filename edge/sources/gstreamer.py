@@ -87,7 +87,7 @@ def _open(name: str, pipeline: str, failure: str, scale: int = 1, every_frame: b
     if not has_backend("GStreamer"):
         raise InputError(
             f"{name.split(':')[0]}: needs an OpenCV with GStreamer; this one, {cv2.__version__}, was built "
-            "without it, as those of PyPI are: use the system's python3-opencv, as docs/live.md says"
+            "without it, as those of PyPI are: use the system's python3-opencv, as docs/how-to/live.md says"
         )
     return open_with_timeout(
         OPEN_TIMEOUT_S,

@@ -75,7 +75,7 @@ def open_v4l2(name: str, min_size: tuple[int, int] | None = None) -> CaptureSour
         raise InputError(f"this user may not open {device}; expected a member of the group video")
     if not has_backend("v4l/v4l2"):
         raise InputError(
-            f"{name} needs an OpenCV with V4L2: use the system's python3-opencv, as docs/live.md says"
+            f"{name} needs an OpenCV with V4L2: use the system's python3-opencv, as docs/how-to/live.md says"
         )
     capture = open_capture(int(match[1]), cv2.CAP_V4L2)
     if capture.isOpened():

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("install")
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An environment as docs/live.md makes it: the system's OpenCV, and what else a drone needs."""
+    """An environment as docs/how-to/live.md makes it: the system's OpenCV, and what else a drone needs."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     if not Path(DEBIAN).exists():
         pytest.skip(f"no {DEBIAN}")
@@ -90,7 +90,7 @@ def test_the_maps_of_a_clip_are_the_same_by_every_path(
     assert len(maps["file"]) == 12
     assert maps["file"] == maps["live"] == maps["gst"]
     for one, other in zip(maps["file"], maps["fused"], strict=True):
-        assert cc(decoded(one), decoded(other)) > 0.995, "fusing keeps what docs/export.md says"
+        assert cc(decoded(one), decoded(other)) > 0.995, "fusing keeps what docs/reference/export.md says"
 
 
 def decoded(png: bytes) -> np.ndarray:

@@ -17,7 +17,7 @@ Command = Callable[..., Outcome]
 
 
 TINYHD_M = {"box_auc": 0.975, "box_zblur": 4.18, "box_hit": 0.34}
-"""Its authors' weights on the same frames: docs/results.md."""
+"""Its authors' weights on the same frames: docs/explanation/results.md."""
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED_RELEASES.iterdir()))

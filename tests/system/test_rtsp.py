@@ -20,7 +20,8 @@ import pytest
 from edge.core.errors import InputError
 from edge.core.run_status import RunInfo, Status
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline.run import LiveSettings, run_pipeline
+from edge.pipeline.run import RunHooks, run_pipeline
+from edge.pipeline.supervisor import LiveSettings
 from edge.postprocessing.result import Result
 from edge.sources.factory import open_source
 
@@ -91,8 +92,9 @@ def test_a_server_that_is_killed_and_comes_back_is_survived(url: str, start: Sta
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
-    plan = LiveSettings(lambda: open_source(url), lambda: SaliencyModel(None, None, 1))
-    summary = run_pipeline(source, model, [], None, results.append, stop, status, plan)
+    settings = LiveSettings(lambda: open_source(url), lambda: SaliencyModel(None, None, 1))
+    hooks = RunHooks(on_result=results.append)
+    summary = run_pipeline(source, model, [], live=settings, status=status, stop=stop, hooks=hooks)
     disturbing.join()
     assert noticed[0] < 2
     assert summary.faults == {"source": 1}

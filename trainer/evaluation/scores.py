@@ -215,7 +215,7 @@ def evaluate(
     if not videos:
         raise InputError(
             f"no frame of {dataset.kind} at {dataset.root} has a density, a fixation or a box; "
-            "expected a labelled data set (docs/data.md says where labels lie)"
+            "expected a labelled data set (docs/reference/data.md says where labels lie)"
         )
     scores = {name: _average(name, videos, count) for name, count in frame_counts.items() if count}
     skipped = {m.name: _skip_reason(m, truths) for m in METRICS if m.name not in scores}

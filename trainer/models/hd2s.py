@@ -3,7 +3,7 @@
 Encoder: Xie, Sun, Huang, Tu, Murphy, "Rethinking Spatiotemporal Feature Learning", ECCV 2018 (S3D). Four maps
 by independent decoders: Bellitto et al., "Hierarchical Domain-Adapted Feature Learning for Video Saliency
 Prediction", IJCV 129 (2021) (HD2S). The widths of the decoders are our choice: they match the published size
-and work of TinyHD's teacher (docs/networks.md).
+and work of TinyHD's teacher (docs/explanation/networks.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 The encoder is the first part of EfficientNet-Lite0 (arXiv 1905.11946) with its ImageNet weights. Only
 `TemporalMemory` looks back: a convolution over time and space, computed as a 2-D convolution over cached
 frames. The clip form and the step form share all weights and all other code, so they compute the same maps.
-The widths and the choice of earlier frames are ours (docs/networks.md, docs/adr/0005).
+The widths and the choice of earlier frames are ours (docs/explanation/networks.md, docs/adr/0005).
 """
 
 from __future__ import annotations

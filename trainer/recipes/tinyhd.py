@@ -61,7 +61,7 @@ class StreamTable(Table):
 
 
 class ClipDataTable(Table):
-    """Source of the clips: simulated scenes, or a data set in its layout (docs/data.md)."""
+    """Source of the clips: simulated scenes, or a data set in its layout (docs/reference/data.md)."""
 
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
     root: Path | None = None

@@ -119,7 +119,7 @@ class JointTransfer(TrainingStage):
 
     With `soft` above 0 it also learns from the maps of both students with half the weight each: the abstract
     says "distilled from the two students", but section III-C only copies weights. Or it learns from the
-    teachers' mean map, which is our addition (docs/results.md has the effect).
+    teachers' mean map, which is our addition (docs/explanation/results.md has the effect).
 
     Args:
         recipe: Recipe of the student.

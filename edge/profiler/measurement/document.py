@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SCHEMA = 2
-"""Version of the document's layout, which docs/profile.md describes."""
+"""Version of the document's layout, which docs/reference/profile.md describes."""
 Document = dict[str, Any]
 """A document, or a part of one that is being filled in."""
 Row = Mapping[str, Any]
