@@ -1,7 +1,7 @@
 """Smoothing of maps over time without lag: flicker is damped, and a target that jumps shows at once.
 
-It is a recursive filter. Its gain depends, pixel by pixel, on how much the map changes there. The previous
-map is moved along the camera's motion first. E. Dubois and S. Sabri, "Noise reduction in image sequences using
+It is a recursive filter. Its gain depends, pixel by pixel, on how much the map changes there. The last map is
+first moved along the camera's motion. E. Dubois and S. Sabri, "Noise reduction in image sequences using
 motion-compensated temporal filtering", IEEE Transactions on Communications 32(7), 1984.
 """
 

@@ -1,4 +1,4 @@
-"""A bundle of 5 MB over SSH to a board on loopback: what flashing adds to the trial of its engines there."""
+"""Time that flashing a bundle of 5 MB over SSH to a board on loopback adds to the trial of its engines."""
 
 from __future__ import annotations
 
@@ -6,54 +6,56 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from edge.release.manifest import locate_release
 from jetson.bundle.archive import BundleMetadata, write_bundle
 from jetson.signing.keys import generate_key
-from tests.bench.rows import Row
+from tests.bench.rows import BenchRow, print_note
 from tests.support.fleets import command
 from tests.support.sshd import SFTP, SSHD, sshd
 
-SIZE = 5_000_000
+BUNDLE_BYTES = 5_000_000
 ROUNDS = 3
 
 
-def flash_rows(folder: Path) -> list[Row]:
-    """The seconds of a flash before the trial and after it; none where sshd is missing."""
+def flash_rows(folder: Path) -> Iterator[BenchRow]:
+    """Yield the seconds of a flash before and after the trial; nothing where sshd is missing."""
     if SSHD is None or SFTP is None:
-        print("no sshd here (apt-get install openssh-server): flashing is not measured")
-        return []
-    key, here, padding = generate_key(folder / "k"), folder / "sshd", folder / "padding.cache"
-    here.mkdir()
+        print_note("flashing is not measured: there is no sshd (apt-get install openssh-server)")
+        return
+    key, server_folder, padding = generate_key(folder / "k"), folder / "sshd", folder / "padding.cache"
+    server_folder.mkdir()
     release = locate_release(Path("skd-128"))
-    padding.write_bytes(os.urandom(SIZE - sum(p.stat().st_size for p in release.iterdir() if p.is_file())))
-    found = []
-    with sshd(here) as server:
+    release_bytes = sum(path.stat().st_size for path in release.iterdir() if path.is_file())
+    padding.write_bytes(os.urandom(BUNDLE_BYTES - release_bytes))
+    seconds = []
+    with sshd(server_folder) as server:
         words = [*server.words(), "--root", str(folder / "drone"), "--trust", str(folder / "k.pub")]
         for counter in range(1, ROUNDS + 1):
             bundle = folder / f"{counter}.swu"
             write_bundle(release, [key], BundleMetadata(counter=counter, timing_caches=(padding,)), bundle)
-            found.append(_beside(command("flash", bundle, *words)))
-    seconds = sorted(found)[ROUNDS // 2]
-    what = f"flash of {SIZE / 1e6:g} MB over SSH, less the trial of its engines"
-    return [Row(what, seconds, "s", 5, at_least=False)]
+            seconds.append(flash_seconds_without_trial(command("flash", bundle, *words)))
+    what = f"flash of {BUNDLE_BYTES / 1e6:g} MB over SSH, without the trial of its engines"
+    yield BenchRow(what, sorted(seconds)[ROUNDS // 2], "s", 5, at_least=False)
 
 
-def _beside(words: list[str]) -> float:
-    """Return the seconds of a flash less those between the first `trying` and what was chosen."""
-    started, trying, chosen = time.monotonic(), 0.0, 0.0
+def flash_seconds_without_trial(words: list[str]) -> float:
+    """Return the seconds of a flash without those between its first `trying` and its choice."""
+    start_s, trial_start_s, trial_end_s = time.monotonic(), 0.0, 0.0
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
-            if line.startswith("trying") and not trying:
-                trying = time.monotonic()
+            lines.append(line)
+            if line.startswith("trying") and not trial_start_s:
+                trial_start_s = time.monotonic()
             if re.match(r"(fp32|fp16|int8): ", line):
-                chosen = time.monotonic()
-    whole = time.monotonic() - started
-    assert process.returncode == 0, "".join(said)
-    assert 0 < trying < chosen
-    print(f"a flash took {whole:.1f} s, {chosen - trying:.1f} s of it the trial")
-    return whole - (chosen - trying)
+                trial_end_s = time.monotonic()
+    seconds = time.monotonic() - start_s
+    assert process.returncode == 0, "".join(lines)
+    assert 0 < trial_start_s < trial_end_s
+    trial_s = trial_end_s - trial_start_s
+    print_note(f"a flash took {seconds:.1f} s, {trial_s:.1f} s of it for the trial")
+    return seconds - trial_s

@@ -1,4 +1,4 @@
-"""A whole run, and the command as a process."""
+"""Speed of a whole run, and of the command as a process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,34 +17,34 @@ from edge.pipeline.run import run_pipeline
 from edge.simulation.world import World
 from edge.sinks.files.jsonl import JsonlSink
 from edge.sources.factory import open_source
-from tests.bench.rows import Row, turns
+from tests.bench.rows import BenchRow, print_rates, print_times, time_in_turns
+
+CLIP_FRAMES = 300
 
 
-def made_clip(path: Path) -> Path:
-    """Write 300 frames of 1280x720 as a video (.mp4: MPEG-4, .avi: JPEGs), and return its place."""
+def write_clip(path: Path) -> Path:
+    """Write a video of 1280x720 (.mp4: MPEG-4, .avi: JPEGs) and return its path."""
     codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
     writer = cv2.VideoWriter(str(path), codec, 30, (1280, 720))
     world = World(2, 1280, 720, 30)
     images = [world.frame(index).image for index in range(30)]
-    for _ in range(10):
-        for image in images:
-            writer.write(image)
+    for index in range(CLIP_FRAMES):
+        writer.write(images[index % len(images)])
     writer.release()
     return path
 
 
-def decoding_rows(folder: Path) -> list[Row]:
-    """A whole run's rate over 1280x720 clips against decoding them and nothing else.
+def decoding_rows(folder: Path) -> Iterator[BenchRow]:
+    """Yield the rate of a whole run over 1280x720 clips, relative to decoding alone.
 
-    JPEGs take longer to decode than a frame to prepare and run; MPEG-4 does not, on two cores, and so has no
-    bound: a run cannot be faster than what it adds.
+    A JPEG takes longer to decode than a frame to prepare and infer. MPEG-4 does not, on two cores, so it has
+    no bound: a run is no faster than its own work.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # as `aerogaze run` does
     model = SaliencyModel(None, None, threads=1)
-    rows = []
     for name, bound in (("clip.avi", 0.9), ("clip.mp4", None)):
-        clip = made_clip(folder / name)
+        clip = write_clip(folder / name)
 
         def decode(clip: Path = clip) -> None:
             capture = cv2.VideoCapture(str(clip))
@@ -51,82 +52,76 @@ def decoding_rows(folder: Path) -> list[Row]:
                 pass
             capture.release()
 
-        def whole(clip: Path = clip) -> None:
+        def run(clip: Path = clip) -> None:
             source = open_source(str(clip))
             run_pipeline(source, model, [])
             source.close()
 
-        seconds = turns({"decode": decode, "whole": whole}, calls=1, rounds=15)
-        print(name, {what: f"{300 / value:.0f} frames/s" for what, value in seconds.items()})
-        what = f"1280x720 {clip.suffix}: a run's rate over decoding's alone"
-        rows.append(Row(what, seconds["decode"] / seconds["whole"], "x", bound))
+        seconds = time_in_turns({"decoding": decode, "run": run}, repeats=1, rounds=15)
+        print_rates(f"1280x720 {clip.suffix}", seconds, CLIP_FRAMES)
+        what = f"1280x720 {clip.suffix}: rate of a run over decoding alone"
+        yield BenchRow(what, seconds["decoding"] / seconds["run"], "x", bound)
     model.close()
     cv2.setNumThreads(threads)
-    return rows
 
 
-def pipeline_rows(clip: Path, folder: Path) -> list[Row]:
-    """A whole run at R = 64 over a 1280x720 clip, against loops that decode and resize only.
+def pipeline_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
+    """Yield the time of a whole run at R = 64, relative to loops that only decode and resize.
 
-    `bare` is the loop that OpenCV offers: one area resize. `prepared` is ours, which halves first, and
-    so is a harder mark: it keeps two cores busy by itself, and inference comes on top.
+    One loop resizes in one pass, as OpenCV offers it. The other one resizes as the run does, by halving
+    first: it keeps two cores busy by itself, so inference adds to its time.
     """
     model = SaliencyModel(None, None, threads=1)
 
-    def bare() -> None:
+    def resize_by_opencv() -> None:
         capture = cv2.VideoCapture(str(clip))
         while (image := capture.read()[1]) is not None:
             cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
         capture.release()
 
-    def prepared() -> None:
+    def resize_by_model() -> None:
         source = open_source(str(clip))
         for frame in source:
             model.prepare(frame.image)
         source.close()
 
-    def whole() -> None:
+    def run() -> None:
         source = open_source(str(clip))
         run_pipeline(source, model, [JsonlSink(folder / "o.jsonl")])
         source.close()
 
-    seconds = turns({"bare": bare, "prepared": prepared, "whole": whole}, calls=1, rounds=9)
-    print({name: f"{value:.2f} s" for name, value in seconds.items()})
-    what = "1280x720 at R=64: run over decoding and"
-    return [
-        Row(f"{what} OpenCV's one-pass resize", seconds["whole"] / seconds["bare"], "x", 1.15, False),
-        Row(f"{what} our own resize", seconds["whole"] / seconds["prepared"], "x", 2, False),
-    ]
+    calls = {"OpenCV's resize": resize_by_opencv, "our resize": resize_by_model, "run": run}
+    seconds = time_in_turns(calls, repeats=1, rounds=9)
+    print_times(f"{CLIP_FRAMES} frames of 1280x720 at R=64", seconds)
+    what = "1280x720 at R=64: time of a run over decoding and"
+    over_opencv = seconds["run"] / seconds["OpenCV's resize"]
+    yield BenchRow(f"{what} OpenCV's one-pass resize", over_opencv, "x", 1.15, at_least=False)
+    over_model = seconds["run"] / seconds["our resize"]
+    yield BenchRow(f"{what} our own resize", over_model, "x", 2, at_least=False)
 
 
-def process_rows(clip: Path, folder: Path) -> list[Row]:
-    """The command as a process: memory, time to the first map, time of --help."""
+def process_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
+    """Yield memory and start-up times of the command as a process."""
     code = (
         "import sys; from edge.cli.main import invoke; invoke(sys.argv[1:]); "
         "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
     )
     words = ["run", str(clip), "--maps", str(folder / "maps"), "--jsonl", str(folder / "o.jsonl")]
-    peaks, firsts, helps = [], [], []
+    peaks_mb, first_maps_s, helps_s = [], [], []
     for _ in range(5):
-        before = time.perf_counter()
-        told = subprocess.run(
+        start_s = time.perf_counter()
+        output = subprocess.run(
             [sys.executable, "-c", code, *words, "--json"], capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        total = time.perf_counter() - before
-        summary = json.loads(told[0])
-        firsts.append(total - summary["seconds"] + summary["first_map_s"])
-        peaks.append(int(told[1]) / 1024)
-        before = time.perf_counter()
+        total_s = time.perf_counter() - start_s
+        summary = json.loads(output[0])
+        first_maps_s.append(total_s - summary["seconds"] + summary["first_map_s"])
+        peaks_mb.append(int(output[1]) / 1024)
+        start_s = time.perf_counter()
         subprocess.run([sys.executable, "-m", "edge.cli.main", "--help"], capture_output=True, check=True)
-        helps.append(time.perf_counter() - before)
-    return [
-        Row("aerogaze run, 1280x720: peak memory", statistics.median(peaks), "MB", 300, False),
-        Row(
-            "aerogaze run: start to first map, end of process included",
-            statistics.median(firsts),
-            "s",
-            2,
-            False,
-        ),
-        Row("aerogaze --help", statistics.median(helps), "s", 0.3, False),
-    ]
+        helps_s.append(time.perf_counter() - start_s)
+    peak_mb = statistics.median(peaks_mb)
+    yield BenchRow("aerogaze run, 1280x720: peak memory", peak_mb, "MB", 300, at_least=False)
+    what = "aerogaze run: start to first map, and end of the process"
+    yield BenchRow(what, statistics.median(first_maps_s), "s", 2, at_least=False)
+    yield BenchRow("aerogaze --help", statistics.median(helps_s), "s", 0.3, at_least=False)

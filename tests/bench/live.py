@@ -1,6 +1,6 @@
-"""What the pipeline costs: added latency, a minute in real time, memory and what is left behind.
+"""Cost of the pipeline: added latency, a minute in real time, memory, and what remains after a run.
 
-`python -m tests.bench long` takes ten minutes in real time, and 100,000 frames.
+`python -m tests.bench long` takes ten minutes in real time, and then 100,000 frames.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ import numpy as np
 
 from edge.core.frames import Frame
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline.run import LiveSettings, RunSummary, run_pipeline
+from edge.pipeline.run import RunHooks, run_pipeline
+from edge.pipeline.supervisor import LiveSettings
 from edge.postprocessing.result import Result
 from edge.sinks.files.jsonl import JsonlSink
 from edge.sources.realtime_playback import PacedSource
 from edge.sources.video_file import VideoSource
-from tests.bench.flight import made_clip
-from tests.bench.rows import Row
+from tests.bench.flight import write_clip
+from tests.bench.rows import BenchRow, print_note
 
 FPS = 100.0
-TURNS, FRAMES, WARM = 12, 150, 20
+TURNS, FRAMES, WARM_UP_FRAMES = 12, 150, 20
+MEMORY_INTERVAL = 1000
+"""Frames between two readings of the memory."""
 
 
-class Steady:
-    """Frames of the student's size, `fps` a second (None: as fast as they are taken)."""
+class SteadySource:
+    """Frames of the student's size at a frame rate; None: as fast as they are read."""
 
     name, width, height = "steady", 64, 64
     length: int | None = None
@@ -46,11 +49,11 @@ class Steady:
             yield Frame(index, time.monotonic(), self.image)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
-class Looped:
-    """A video file again and again, for `frames` frames."""
+class LoopedSource:
+    """A video file, repeated until a number of frames is reached."""
 
     def __init__(self, clip: Path, frames: int) -> None:
         first = VideoSource(clip)
@@ -60,7 +63,7 @@ class Looped:
         first.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames, with media time that goes on."""
+        """Yield the frames, with continuous media time."""
         index = 0
         while True:
             source = VideoSource(self._clip)
@@ -73,116 +76,117 @@ class Looped:
             source.close()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
-def added_rows() -> list[Row]:
-    """Capture to map, less preparing and inferring by hand: at one pace, in turns, a difference a turn.
+def added_latency_rows() -> Iterator[BenchRow]:
+    """Yield the latency that the pipeline adds to preparing and inferring in a plain loop.
 
-    The frames are of the student's size, so that what is left is the pipeline's own: checks, and threads
-    that wake each other. On a busy machine these wait for a core: the quietest turn is printed too.
+    Loop and pipeline take turns at the same frame rate, and each turn gives a difference. The frames have the
+    student's size, so the difference is the pipeline's own: checks, and threads that wake each other. On a
+    busy machine these wait for a core, so the quietest turn is printed, too.
     """
     model = SaliencyModel(None, None, 1)
     turns: list[tuple[float, ...]] = []
     for _ in range(TURNS):
-        bare: list[float] = []
-        whole: list[float] = []
-        told: list[float] = []
+        loop_ms: list[float] = []
+        map_ms: list[float] = []
+        sink_ms: list[float] = []
         model.reset()
-        for frame in Steady(FRAMES, FPS):
+        for frame in SteadySource(FRAMES, FPS):
             model.infer(model.prepare(frame.image))
-            bare.append((time.monotonic() - frame.capture_s) * 1e3)
+            loop_ms.append((time.monotonic() - frame.capture_s) * 1e3)
 
-        def take(result: Result, whole: list[float] = whole, told: list[float] = told) -> None:
-            whole.append(result.latency_ms)
-            told.append((time.monotonic() - result.frame.capture_s) * 1e3)
+        def record(result: Result, map_ms: list[float] = map_ms, sink_ms: list[float] = sink_ms) -> None:
+            map_ms.append(result.latency_ms)
+            sink_ms.append((time.monotonic() - result.frame.capture_s) * 1e3)
 
-        opened = SaliencyModel(model.release, model.precision, 1)  # a live run closes its model
-        run_pipeline(Steady(FRAMES, FPS), opened, [], on_result=take, live=LiveSettings())
+        live_model = SaliencyModel(model.release, model.precision, 1)  # a live run closes its model
+        run_pipeline(
+            SteadySource(FRAMES, FPS), live_model, [], hooks=RunHooks(on_result=record), live=LiveSettings()
+        )
         turns.append(
-            tuple(float(q) for ms in (bare, whole, told) for q in np.percentile(ms[WARM:], [50, 99]))
+            tuple(
+                float(percentile)
+                for times_ms in (loop_ms, map_ms, sink_ms)
+                for percentile in np.percentile(times_ms[WARM_UP_FRAMES:], [50, 99])
+            )
         )
     model.close()
-    bare50, bare99, whole50, whole99, told50, told99 = np.asarray(turns).T
-    print(
-        f"by hand p50 {np.median(bare50):.3f} p99 {np.median(bare99):.3f} ms; capture to map "
-        f"p50 {np.median(whole50):.3f} p99 {np.median(whole99):.3f} ms; told to sinks "
-        f"p50 {np.median(told50):.3f} p99 {np.median(told99):.3f} ms; added in the quietest turn "
-        f"p50 {(whole50 - bare50).min():.3f} p99 {(whole99 - bare99).min():.3f} ms"
+    loop_p50, loop_p99, map_p50, map_p99, sink_p50, sink_p99 = np.asarray(turns).T
+    print_note(
+        f"plain loop p50 {np.median(loop_p50):.3f} p99 {np.median(loop_p99):.3f} ms; capture to map "
+        f"p50 {np.median(map_p50):.3f} p99 {np.median(map_p99):.3f} ms; capture to sinks "
+        f"p50 {np.median(sink_p50):.3f} p99 {np.median(sink_p99):.3f} ms; added in the quietest turn "
+        f"p50 {(map_p50 - loop_p50).min():.3f} p99 {(map_p99 - loop_p99).min():.3f} ms"
     )
-    return [
-        Row("added by the pipeline, p50", float(np.median(whole50 - bare50)), "ms", 0.10, at_least=False),
-        Row("added by the pipeline, p99", float(np.median(whole99 - bare99)), "ms", 1.0, at_least=False),
-    ]
+    added_p50, added_p99 = float(np.median(map_p50 - loop_p50)), float(np.median(map_p99 - loop_p99))
+    yield BenchRow("latency added by the pipeline, p50", added_p50, "ms", 0.10, at_least=False)
+    yield BenchRow("latency added by the pipeline, p99", added_p99, "ms", 1.0, at_least=False)
 
 
-def realtime_rows(clip: Path, folder: Path, seconds: float = 60) -> list[Row]:
-    """The default student on 1280x720 video at 30 fps in real time: decoding, resizing, JSON lines."""
+def realtime_rows(clip: Path, folder: Path, seconds: float = 60) -> Iterator[BenchRow]:
+    """Yield drops and latency of the default student on 1280x720 video at 30 fps in real time."""
     model = SaliencyModel(None, None, 1)
-    source = PacedSource(Looped(clip, round(seconds * 30)))
-    memory: list[float] = []
-
-    def watch(result: Result) -> None:
-        if result.frame.index % 1000 == 999:
-            memory.append(resident_mb())
-
-    summary = run_pipeline(
-        source, model, [JsonlSink(folder / "live.jsonl")], on_result=watch, live=LiveSettings()
-    )
-    print(
+    source = PacedSource(LoopedSource(clip, round(seconds * 30)))
+    memory = MemoryRecorder()
+    sinks = [JsonlSink(folder / "live.jsonl")]
+    summary = run_pipeline(source, model, sinks, hooks=RunHooks(on_result=memory), live=LiveSettings())
+    faults = ", ".join(f"{count} of {kind}" for kind, count in summary.faults.items()) or "none"
+    print_note(
         f"real time, {seconds:g} s: {summary.frames} frames, {summary.dropped} dropped, capture to map "
-        f"p50 {summary.latency_p50_ms:.2f} p99 {summary.latency_p99_ms:.2f} ms, faults {summary.faults}, "
-        f"resident {memory[0]:.1f} to {memory[-1]:.1f} MB"
+        f"p50 {summary.latency_p50_ms:.2f} p99 {summary.latency_p99_ms:.2f} ms, faults: {faults}, "
+        f"resident {memory.readings_mb[0]:.1f} to {memory.readings_mb[-1]:.1f} MB"
     )
     what = f"1280x720 at 30 fps in real time, {seconds:g} s"
-    return [
-        Row(f"{what}: frames dropped", float(summary.dropped), "", 0, at_least=False),
-        Row(f"{what}: capture to map, p99", summary.latency_p99_ms, "ms", 20, at_least=False),
-    ]
+    yield BenchRow(f"{what}: frames dropped", float(summary.dropped), "", 0, at_least=False)
+    yield BenchRow(f"{what}: capture to map, p99", summary.latency_p99_ms, "ms", 20, at_least=False)
 
 
-def memory_rows(folder: Path, frames: int = 10_000) -> list[Row]:
-    """Growth of resident memory after the first 1,000 frames, and what a run leaves behind."""
+def memory_rows(folder: Path, frames: int = 10_000) -> Iterator[BenchRow]:
+    """Yield the growth of the memory after the first 1,000 frames, and what a run leaves open."""
     model = SaliencyModel(None, None, 1)
-    threads, files = threading.active_count(), open_files()
-    memory: list[float] = []
-
-    def watch(result: Result) -> None:
-        if result.frame.index % 1000 == 999:
-            memory.append(resident_mb())
-
-    def once() -> RunSummary:
-        return run_pipeline(Steady(frames, None), model, [JsonlSink(folder / "m.jsonl")], on_result=watch)
-
-    summary = once()
-    left = threading.active_count() - threads + open_files() - files
+    handles_before = threading.active_count() + count_open_files()
+    memory = MemoryRecorder()
+    sinks = [JsonlSink(folder / "m.jsonl")]
+    summary = run_pipeline(SteadySource(frames, None), model, sinks, hooks=RunHooks(on_result=memory))
+    handles_left = threading.active_count() + count_open_files() - handles_before
     model.close()
-    print(f"{summary.frames} frames at {summary.fps:.0f} fps: {memory[0]:.1f} to {memory[-1]:.1f} MB")
+    first_mb, last_mb = memory.readings_mb[0], memory.readings_mb[-1]
+    print_note(f"{summary.frames} frames at {summary.fps:.0f} fps: {first_mb:.1f} to {last_mb:.1f} MB")
+    growth_mb = max(memory.readings_mb) - first_mb
     what = f"{frames} frames"
-    return [
-        Row(f"{what}: memory grown after the first 1,000", max(memory) - memory[0], "MB", 5, at_least=False),
-        Row(f"{what}: threads, files and sockets left", float(left), "", 0, at_least=False),
-    ]
+    yield BenchRow(f"{what}: memory grown after the first 1,000", growth_mb, "MB", 5, at_least=False)
+    yield BenchRow(f"{what}: threads, files and sockets left", float(handles_left), "", 0, at_least=False)
 
 
-def live_rows(folder: Path) -> list[Row]:
-    """All of these, as `make bench` has them."""
-    clip = made_clip(folder / "clip.mp4")
-    return [*added_rows(), *realtime_rows(clip, folder), *memory_rows(folder)]
+def live_rows(folder: Path) -> Iterator[BenchRow]:
+    """Yield all rows, measured for as long as `make bench` does."""
+    clip = write_clip(folder / "clip.mp4")
+    yield from added_latency_rows()
+    yield from realtime_rows(clip, folder)
+    yield from memory_rows(folder)
 
 
-def long_rows(folder: Path) -> list[Row]:
-    """The same for as long as a flight."""
-    clip = made_clip(folder / "clip.mp4")
-    return [*realtime_rows(clip, folder, 600), *memory_rows(folder, 100_000)]
+def long_rows(folder: Path) -> Iterator[BenchRow]:
+    """Yield the rows of real time and memory, measured for as long as a flight."""
+    clip = write_clip(folder / "clip.mp4")
+    yield from realtime_rows(clip, folder, 600)
+    yield from memory_rows(folder, 100_000)
 
 
-def resident_mb() -> float:
-    """Return this process's resident memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+class MemoryRecorder:
+    """Hook on results that reads the resident memory every `MEMORY_INTERVAL` frames."""
+
+    def __init__(self) -> None:
+        self.readings_mb: list[float] = []
+
+    def __call__(self, result: Result) -> None:
+        if result.frame.index % MEMORY_INTERVAL == MEMORY_INTERVAL - 1:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.readings_mb.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
-def open_files() -> int:
-    """Return how many files and sockets are open."""
+def count_open_files() -> int:
+    """Return the number of open files and sockets."""
     return len(os.listdir("/proc/self/fd"))
