@@ -1,1 +1,1 @@
-"""Compares two graphs or engines, by map and by layer."""
+"""Compares two graphs or engines, by their maps and layer by layer."""

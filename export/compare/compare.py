@@ -1,9 +1,9 @@
-"""Two graphs on the same frames: how far apart their outputs are, and where inside they part."""
+"""Comparison of two graphs on the same frames: differences of their outputs and of their inner tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,35 +14,44 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Image
 from edge.metrics.saliency import cc, kld, sqnr_db
-from export.compare.graph_stepper import GraphStepper
+from export.compare.graph_stepper import GraphStepper, Outputs
 
 Array = NDArray[Any]
 NON_LAYER_OPERATORS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
-"""Operators whose outputs are no layer's of their own."""
+"""Operators whose outputs do not count as layers."""
 
 
 @dataclass
 class TensorDifference:
-    """What was found of one tensor over all frames, of `b` against `a`.
+    """Difference of a tensor in B from the same tensor in A, over all frames.
 
-    `sqnr_db`: of `a` over the difference, over all values of all frames. `cc`: one a frame, where both
-    vary; `kld`: one a frame, of the values as densities: what is below 0 is lifted to it by the least first.
+    Attributes:
+        max_error: Largest absolute difference.
+        cc: Linear correlation coefficient of each frame on which both tensors vary.
+        kld: Kullback-Leibler divergence of each frame, with the values as densities. If a tensor has values
+            below 0, its minimum is subtracted first.
     """
 
     max_error: float = 0.0
-    _sum: float = 0.0
+    _error_sum: float = 0.0
     _count: int = 0
     _signal: float = 0.0
     _noise: float = 0.0
     cc: list[float] = field(default_factory=list)
     kld: list[float] = field(default_factory=list)
 
-    def add(self, a: Array, b: Array, saliency: bool = False) -> None:
-        """Take one frame's values in, of any float type."""
+    def add(self, a: Array, b: Array, is_map: bool = False) -> None:
+        """Add the values of one frame, of any float type.
+
+        Args:
+            a: Values in A.
+            b: Values in B.
+            is_map: The tensor is a saliency map, which has a correlation even if it is constant.
+        """
         x, y = a.astype(np.float64), b.astype(np.float64)
         error = np.abs(x - y)
-        self.max_error = float(np.maximum(self.max_error, error.max()))  # NaN stays
-        self._sum += float(error.sum())
+        self.max_error = float(np.maximum(self.max_error, error.max()))  # keeps NaN
+        self._error_sum += float(error.sum())
         self._count += error.size
         self._signal += float((x * x).sum())
         self._noise += float((error * error).sum())
@@ -50,23 +59,23 @@ class TensorDifference:
             self.cc.append(math.nan)
             self.kld.append(math.nan)
             return
-        if saliency or (np.ptp(x) > 0 and np.ptp(y) > 0):
-            same = np.array_equal(x, y)  # a constant map has no correlation, and is like itself
-            self.cc.append(1.0 if same else cc(x, y))
+        if is_map or (np.ptp(x) > 0 and np.ptp(y) > 0):
+            # CC is undefined for constant maps; two equal maps count as fully correlated.
+            self.cc.append(1.0 if np.array_equal(x, y) else cc(x, y))
         self.kld.append(kld(y, x))
 
     @property
     def mean_error(self) -> float:
-        """Return the mean absolute difference."""
-        return self._sum / self._count
+        """Mean absolute difference."""
+        return self._error_sum / self._count
 
     @property
     def sqnr_db(self) -> float:
-        """Return the signal's power over the difference's, in dB."""
+        """Power of A over the power of the difference, in dB, over all values of all frames."""
         return sqnr_db(self._signal, self._noise)
 
     def summary(self) -> dict[str, float | None]:
-        """Return it as plain numbers; None where there is none."""
+        """Return all numbers by name; None for a number that is not finite."""
         numbers = {
             "max_error": self.max_error,
             "mean_error": self.mean_error,
@@ -80,7 +89,15 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class WorstFrame:
-    """The frame whose maps are least alike, `image` (H, W, 3) BGR, with both maps (h, w)."""
+    """The frame with the least correlation of both maps.
+
+    Attributes:
+        index: Index of the frame.
+        image: The frame (H, W, 3), BGR.
+        a: Map of A (h, w).
+        b: Map of B (h, w).
+        cc: Correlation of both maps.
+    """
 
     index: int
     image: Image
@@ -91,7 +108,14 @@ class WorstFrame:
 
 @dataclass(frozen=True)
 class MatchedLayer:
-    """A tensor that both graphs have: its name, what makes it in A, and what it is called in either."""
+    """A tensor that both graphs have.
+
+    Attributes:
+        name: Name of the tensor.
+        operator: Operator that produces it in A.
+        a: Name of the tensor in A whose values are compared.
+        b: Name of the tensor in B whose values are compared.
+    """
 
     name: str
     operator: str
@@ -101,7 +125,15 @@ class MatchedLayer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found: by output, and by layer in A's order if that was asked for."""
+    """Result of a comparison.
+
+    Attributes:
+        frames: Number of maps compared.
+        saliency: Name of A's output with the map.
+        outputs: Difference of each output.
+        layers: Difference of each matched layer, in A's order.
+        worst: The frame with the least correlation.
+    """
 
     frames: int
     saliency: str
@@ -109,9 +141,9 @@ class Comparison:
     layers: dict[str, TensorDifference]
     worst: WorstFrame
 
-    def diverging(self, least_db: float) -> str | None:
-        """Return the first layer whose SQNR is below a limit; one that is not a number is."""
-        return next((name for name, t in self.layers.items() if not t.sqnr_db >= least_db), None)
+    def first_diverging(self, min_db: float) -> str | None:
+        """Return the first layer whose SQNR is less than `min_db` or NaN, if any."""
+        return next((name for name, layer in self.layers.items() if not layer.sqnr_db >= min_db), None)
 
 
 def compare_graphs(
@@ -122,42 +154,70 @@ def compare_graphs(
     layers: Sequence[MatchedLayer] = (),
     on_frame: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Step both through the frames of one clip, each with states of its own, as they would fly.
+    """Run both graphs through one clip, each with its own states, as they would run in flight.
+
+    Args:
+        a: The reference.
+        b: The graph that is compared with it.
+        frames: The frames of the clip.
+        fps: Frame rate of the clip.
+        layers: Inner tensors to compare.
+        on_frame: Called after each frame.
 
     Raises:
-        InputError: no frames; outputs of other shapes, or none in common.
+        InputError: If there are too few frames, or a tensor has different shapes in both graphs.
     """
-    for side in (a, b):
-        side.reset(fps)
-    names = [a.saliency, *(name for name in a.outputs if name in b.outputs and name != a.saliency)]
-    outputs = {name: TensorDifference() for name in names}
-    inside = {layer.name: TensorDifference() for layer in layers}
-    worst: WorstFrame | None = None
-    shown: list[Frame] = []
+    for stepper in (a, b):
+        stepper.reset(fps)
+    accumulator = _DifferenceAccumulator(a, b, layers)
+    recent: list[Frame] = []
     for frame in frames:
-        shown = [*shown, frame][-1 - a.delay_frames :]
-        x, y = a.step(frame.image), b.step(frame.image)
+        recent = [*recent, frame][-1 - a.delay_frames :]
+        a_outputs, b_outputs = a.step(frame.image), b.step(frame.image)
         on_frame()
-        if x is None or y is None or len(shown) <= a.delay_frames:
-            continue  # a clip that is not full, or the map of a frame before the first
-        for name, tally in outputs.items():
-            other = b.saliency if name == a.saliency else name
-            _check_shapes(name, x[name], y[other])
-            tally.add(x[name], y[other], saliency=name == a.saliency)
-        for layer in layers:
-            _check_shapes(layer.name, x[layer.a], y[layer.b])
-            inside[layer.name].add(x[layer.a], y[layer.b])
-        found = outputs[a.saliency].cc[-1]
-        if worst is None or not found >= worst.cc:
-            maps = (_map(x[a.saliency]), _map(y[b.saliency]))
-            worst = WorstFrame(shown[0].index, shown[0].image, *maps, found)
-    if worst is None:
-        raise InputError("too few frames for a map: expected more readable footage, 16 frames for clips")
-    return Comparison(len(outputs[a.saliency].cc), a.saliency, outputs, inside, worst)
+        if a_outputs is None or b_outputs is None or len(recent) <= a.delay_frames:
+            continue  # a clip that is not full, or a delayed map of no frame
+        accumulator.add(recent[0], a_outputs, b_outputs)
+    return accumulator.result()
 
 
-def _map(output: Array) -> Array:
-    """Return an output's last map (H, W), its channel first or last; of what is no map, a row of values."""
+class _DifferenceAccumulator:
+    """Differences of all outputs and layers, and the worst frame so far."""
+
+    def __init__(self, a: GraphStepper, b: GraphStepper, layers: Sequence[MatchedLayer]) -> None:
+        self._saliency, self._b_saliency, self._layers = a.saliency, b.saliency, layers
+        shared = [name for name in a.outputs if name in b.outputs and name != a.saliency]
+        self._output_differences = {name: TensorDifference() for name in (a.saliency, *shared)}
+        self._layer_differences = {layer.name: TensorDifference() for layer in layers}
+        self._worst: WorstFrame | None = None
+
+    def add(self, frame: Frame, a: Outputs, b: Outputs) -> None:
+        """Add the outputs for one frame."""
+        for name, difference in self._output_differences.items():
+            is_map = name == self._saliency
+            b_name = self._b_saliency if is_map else name
+            _check_shapes(name, a[name], b[b_name])
+            difference.add(a[name], b[b_name], is_map)
+        for layer in self._layers:
+            _check_shapes(layer.name, a[layer.a], b[layer.b])
+            self._layer_differences[layer.name].add(a[layer.a], b[layer.b])
+        frame_cc = self._output_differences[self._saliency].cc[-1]
+        if self._worst is None or not frame_cc >= self._worst.cc:  # NaN is worse than any number
+            maps = (_last_map(a[self._saliency]), _last_map(b[self._b_saliency]))
+            self._worst = WorstFrame(frame.index, frame.image, *maps, frame_cc)
+
+    def result(self) -> Comparison:
+        """Return the comparison."""
+        if self._worst is None:
+            raise InputError("too few frames for a map: expected more readable footage, 16 frames for clips")
+        frames = len(self._output_differences[self._saliency].cc)
+        return Comparison(
+            frames, self._saliency, self._output_differences, self._layer_differences, self._worst
+        )
+
+
+def _last_map(output: Array) -> Array:
+    """Return the last map (H, W) of an output, with its channel first or last; other outputs as one row."""
     if output.ndim == 4 and output.shape[3] == 1 < output.shape[1]:
         output = output[..., 0]
     rows = np.atleast_2d(output)
@@ -167,51 +227,51 @@ def _map(output: Array) -> Array:
 def _check_shapes(name: str, a: Array, b: Array) -> None:
     if a.shape != b.shape:
         raise InputError(
-            f"{name} is {a.shape} in A and {b.shape} in B; expected graphs whose maps have one size: "
+            f"{name} is {a.shape} in A and {b.shape} in B; expected graphs whose maps have the same size: "
             "compare two precisions of one student"
         )
 
 
 def match_layers(a: onnx.ModelProto, b: onnx.ModelProto) -> list[MatchedLayer]:
-    """Return the tensors that both graphs have, in A's order; the outputs of the graph are among them.
+    """Return the tensors with the same name in both graphs, in A's order, outputs included.
 
-    Where a graph rounds a tensor (QuantizeLinear, DequantizeLinear), what its readers see is taken.
+    If a graph quantizes a tensor, the values behind its Q/DQ nodes are compared.
 
     Raises:
-        InputError: there is none.
+        InputError: If there is no such tensor.
     """
-    seen_a, seen_b = _seen(a), _seen(b)
-    found = [
-        MatchedLayer(name, operator, tensor, seen_b[name][1])
-        for name, (operator, tensor) in seen_a.items()
-        if name in seen_b
+    a_tensors, b_tensors = _consumed_tensors(a), _consumed_tensors(b)
+    layers = [
+        MatchedLayer(name, operator, tensor, b_tensors[name][1])
+        for name, (operator, tensor) in a_tensors.items()
+        if name in b_tensors
     ]
-    if not found:
+    if not layers:
         raise InputError(
-            "no tensor inside has the same name in A and B, so layers cannot be told to belong together; "
+            "no inner tensor has the same name in A and B, so layers cannot be matched; "
             "expected two precisions of one graph: leave --layers out"
         )
-    return found
+    return layers
 
 
-def _seen(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
-    """Return operator and what readers see of each float tensor that a node makes, in order."""
-    made_by = {output: node for node in model.graph.node for output in node.output if output}
-    restored = {}
+def _consumed_tensors(model: onnx.ModelProto) -> Mapping[str, tuple[str, str]]:
+    """Return, for each tensor that a node produces, its operator and the tensor that its consumers read."""
+    producers = {output: node for node in model.graph.node for output in node.output if output}
+    dequantized = {}
     for node in model.graph.node:
-        source = made_by.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        source = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if source is not None and source.op_type == "QuantizeLinear":
-            restored[source.input[0]] = node.output[0]
-    given = {output.name for output in model.graph.output}
+            dequantized[source.input[0]] = node.output[0]
+    outputs = {output.name for output in model.graph.output}
     return {
         **{
-            name: (node.op_type, restored.get(name, name))
-            for name, node in made_by.items()
+            name: (node.op_type, dequantized.get(name, name))
+            for name, node in producers.items()
             if node.op_type not in NON_LAYER_OPERATORS
         },
-        **{  # an output keeps its name behind the rounding
-            after: (made_by[before].op_type, after)
-            for before, after in restored.items()
-            if after in given and before in made_by
+        **{  # a graph's output keeps its name behind the Q/DQ nodes
+            after: (producers[before].op_type, after)
+            for before, after in dequantized.items()
+            if after in outputs and before in producers
         },
     }

@@ -1,4 +1,4 @@
-"""How a graph that is no release's is fed: as `calibrate` wrote beside it, as asked for, or as the other."""
+"""Input specification of a graph file that has no release."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from export.graphs.calibrated_folder import CALIBRATION_FILE, read_calibrated_gr
 
 @dataclass(frozen=True)
 class GraphInputSpec:
-    """What a graph's one input is given of a frame, and which output is judged."""
+    """Conversion of a frame to a graph's only input, and the name of the output with the map."""
 
     image: ImageInput
     output: str
@@ -39,44 +39,50 @@ class GraphInputSpec:
         return f"{image.width}x{image.height} {image.layout} {colour}, v * {scale} + {offset}"
 
     def document(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the specification as plain values for JSON."""
         return {**asdict(self.image), "output": self.output}
 
 
 def read_calibrated_spec(path: Path) -> GraphInputSpec | None:
-    """Return how a graph is fed that `aerogaze calibrate` wrote; None for any other file.
+    """Return the specification of a graph that `aerogaze calibrate` wrote; None for any other file.
 
     Raises:
-        InputError: the `calibration.json` beside it cannot be read.
+        InputError: If the `calibration.json` in its folder cannot be read.
     """
-    if not (path.parent / CALIBRATION_FILE).is_file():
+    file = path.parent / CALIBRATION_FILE
+    if not file.is_file():
         return None
-    found = read_calibrated_graph(path.parent)
-    if found.hashes.get(path.name) != sha256(path):
+    graph = read_calibrated_graph(path.parent)
+    if graph.hashes.get(path.name) != sha256(path):
         return None
     try:
-        return GraphInputSpec(_image(found.image), found.output)
+        return GraphInputSpec(_parse_image(graph.image), graph.output)
     except (KeyError, TypeError, ValueError) as error:
-        place = path.parent / CALIBRATION_FILE
-        raise InputError(f"{place} does not say how the graph is fed ({error!r}): calibrate again") from None
+        raise InputError(f"{file} does not describe the graph's input ({error!r}): calibrate again") from None
 
 
 def spec_from_request(
-    path: Path, model: onnx.ModelProto, asked: InputRequest, other: GraphInputSpec | None
+    path: Path, model: onnx.ModelProto, request: InputRequest, other: GraphInputSpec | None
 ) -> GraphInputSpec:
-    """Return how a lone graph is fed: as it was asked for, and what was not, as the other graph is.
+    """Return the specification of a graph file from command-line options.
+
+    Args:
+        path: The graph file.
+        model: Its graph. Open dimensions of its input are set.
+        request: The options.
+        other: Specification of the other graph; it replaces options that are not given.
 
     Raises:
-        InputError: it is not a graph of one image, or options do not fit it.
+        InputError: If the graph does not have one image input, or options do not fit it.
     """
     inputs = data_inputs(model)
     if len(inputs) != 1:
         raise InputError(
             f"{path} has inputs {', '.join(value.name for value in inputs) or 'none'}; expected one image; "
-            "compare it beside its release, which says what they are"
+            "compare it with its release, which describes them"
         )
-    layout, size, colour, scale, offset = asked.image()
-    output = asked.output
+    layout, size, colour, scale, offset = request.parse_image()
+    output = request.output
     if other:
         sides = inputs[0].type.tensor_type.shape.dim[1:]
         if any(side.dim_value <= 0 for side in sides):
@@ -92,15 +98,15 @@ def spec_from_request(
     return GraphInputSpec(image, select_output(path, model, output))
 
 
-def _image(told: Mapping[str, Any]) -> ImageInput:
+def _parse_image(document: Mapping[str, Any]) -> ImageInput:
     image = ImageInput(
-        int(told["width"]),
-        int(told["height"]),
-        int(told["channels"]),
-        LAYOUTS[LAYOUTS.index(told["layout"])],
-        COLOURS[COLOURS.index(told["colour"])],
-        tuple(map(float, told["scale"])),
-        tuple(map(float, told["offset"])),
+        int(document["width"]),
+        int(document["height"]),
+        int(document["channels"]),
+        LAYOUTS[LAYOUTS.index(document["layout"])],
+        COLOURS[COLOURS.index(document["colour"])],
+        tuple(map(float, document["scale"])),
+        tuple(map(float, document["offset"])),
     )
     if image.channels not in (1, 3) or min(image.width, image.height) < 1:
         raise ValueError(f"{image.width}x{image.height}x{image.channels}")

@@ -1,16 +1,13 @@
-"""What `aerogaze compare` compares: a release's graph or a graph file, on a runner of Polygraphy's.
+"""Runs a graph through a clip frame by frame, on a Polygraphy runner.
 
-Polygraphy runs ONNX Runtime and TensorRT behind one interface. Its Comparator gives both runners the same
-inputs, though, and a streaming graph is fed what it gave itself before: so frames are stepped through here.
+Polygraphy runs ONNX Runtime and TensorRT behind one interface. Its Comparator is not used: it gives both
+runners the same inputs, but a streaming graph needs its own earlier outputs as inputs.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +18,7 @@ from polygraphy.backend.onnx import modify_outputs
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.logger import G_LOGGER
 
+from calibration.inputs.onnx_import import data_inputs
 from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
 from edge.core.frames import Image
@@ -28,201 +26,165 @@ from edge.hardware.gpu import detect_gpu
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
-from edge.preprocessing.transform import FramePreprocessor
-from edge.release.manifest import Form, Release, TargetEngine, load_release
+from edge.release.manifest import Form, Release, StateSpec
+from export.compare.frame_inputs import AlignedInputs, ClipInputs, FrameInputs, PairInputs, SingleFrameInputs
 from export.compare.graph_input_spec import GraphInputSpec
+from export.compare.graph_operand import GraphOperand, load_graph
 
-Backend = Literal["onnxruntime", "tensorrt", "rtx", "local"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Outputs = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class GraphOperand:
-    """Which graph, and what runs it.
-
-    `backend`: "onnxruntime" runs the graph made for it; "tensorrt" the one made for TensorRT, by ONNX Runtime
-    as it is written; "rtx" and "local" build that one and run it on a GPU.
-    """
-
-    text: str
-    model: Path
-    precision: str
-    backend: Backend
-    release: Release | None
-    form: Form | None
-
-    @classmethod
-    def parse(cls, text: str, form: Form | None = None) -> GraphOperand:
-        """Read `RELEASE[:PRECISION][@PLACE]` or `FILE.onnx[@PLACE]`; a release's precision is fp32 if none.
-
-        Raises:
-            InputError: no such release, precision, form, place or file.
-        """
-        name, _, placed = text.partition("@")
-        backend = next((p for p in BACKENDS if p == (placed or "onnxruntime")), None)
-        if backend is None:
-            raise InputError(f"no place {placed!r} to run {name}; expected one of {', '.join(BACKENDS)}")
-        if Path(name).suffix == ".onnx":
-            if not Path(name).is_file():
-                raise InputError(f"no graph {name}; expected an ONNX file, or a release as my-release:int8")
-            return cls(text, Path(name), "", backend, None, None)
-        folder, _, precision = name.partition(":")
-        release, precision = load_release(folder), precision or "fp32"
-        engine: TargetEngine = "onnxruntime" if backend == "onnxruntime" else "tensorrt"
-        form = form or release.forms()[0]
-        graph = release.graph(precision, form, engine)
-        return cls(text, release.path(graph), precision, backend, release, form)
-
-
 class GraphStepper:
-    """A graph opened on a runner, stepped through a clip frame by frame.
+    """A graph on an active runner, with the inputs and states of one clip.
 
-    `known`: the release whose inputs, states and preprocessing it has, or how its one image is fed.
-    `taps`: tensors inside to be given as outputs, too.
-
-    Raises:
-        InputError: the runner cannot run the graph, or there is no GPU for it.
+    Args:
+        runner: The runner of the graph.
+        inputs: Converts frames to the inputs of the graph.
+        state: The recurrent states of the graph.
+        outputs: Names of the outputs, without extra ones.
+        saliency: Name of the output with the map.
+        delay_frames: Number of frames by which a map is late.
     """
 
-    def __init__(self, spec: GraphOperand, known: Release | GraphInputSpec, taps: Sequence[str] = ()) -> None:
-        release = known if isinstance(known, Release) else None
-        self.name = spec.text
-        model = load_graph(spec.model)
-        self.outputs = tuple(output.name for output in model.graph.output)
-        self._form: Form = spec.form or "stream"
-        inputs = {i.name: i for i in model.graph.input if i.name not in _constants(model)}
-        self._states = release.states if release else ()
-        states = self._states if self._form == "stream" else ()
-        states = tuple(s for s in states if s.input in inputs)
-        frames = [name for name in inputs if name not in {s.input for s in states}]
-        if spec.release is None and release is not None:
-            self._form = "pair" if len(frames) == 2 else release.forms()[0]
-        self._alignment = release.preprocessing if release and release.preprocessing.alignment else None
-        self._check(spec, frames)
-        self._frames = frames
-        self.prepare: Callable[[Image], NDArray[Any]]
-        self.prepare = known.image if isinstance(known, GraphInputSpec) else known.prepare
-        self.saliency = known.output if known.output in self.outputs else self.outputs[0]
-        self.delay_frames = release.delay_frames if release and self._form != "clip" else 0
-        self._preroll = release.preroll if release and self._form == "stream" else 0
-        tapped = list(dict.fromkeys([*self.outputs, *taps]))
-        if taps:
-            model = modify_outputs(model, outputs=tapped)
-        self._runner = _runner(spec, model)
+    def __init__(
+        self,
+        runner: BaseRunner,
+        inputs: FrameInputs,
+        state: RecurrentState[NDArray[Any]],
+        outputs: tuple[str, ...],
+        saliency: str,
+        delay_frames: int,
+    ) -> None:
+        self.outputs, self.saliency, self.delay_frames = outputs, saliency, delay_frames
+        self._runner, self._inputs, self._state = runner, inputs, state
         self._runner.activate()
-        kinds = {
-            n: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for n, i in inputs.items()
-        }
-        self._carried: RecurrentState[NDArray[Any]] = RecurrentState(
-            states, {s.input: np.full(s.shape, s.start, kinds[s.input]) for s in states}
-        )
-        self._clip = release.clip if release and self._form == "clip" else None
-        self._before: deque[NDArray[Any]] = deque(maxlen=self._clip.frames if self._clip else 1)
-        self._steps = 0
-
-    def _check(self, spec: GraphOperand, frames: Sequence[str]) -> None:
-        expected = 2 if self._form == "pair" or self._alignment else 1
-        if len(frames) != expected:
-            raise InputError(f"{spec.text} has inputs {', '.join(frames) or 'none'}; expected {expected}")
 
     def reset(self, fps: float = NOMINAL_FPS) -> None:
-        """Forget the past: a new clip of `fps` frames a second."""
-        self._carried.reset(fps)
-        if self._form == "pair":
-            lag = max((state.lag_frames(fps) for state in self._states), default=1)
-            self._before = deque(maxlen=lag)
-        if self._alignment:
-            self.prepare = FramePreprocessor(self._alignment, fps)
-        self._before.clear()
-        self._steps = 0
+        """Start a new clip at `fps` frames per second."""
+        self._state.reset(fps)
+        self._inputs.reset(fps)
 
     def step(self, frame: Image) -> Outputs | None:
-        """Return every output for the next frame (H, W, 3), uint8 BGR; copies, whatever their type.
+        """Return copies of all outputs for the next frame (H, W, 3), uint8 BGR.
 
-        None while a clip that gives a map a frame is not full; the last of its maps is the frame's.
+        Returns:
+            The outputs by name; None while a clip is not full. The last map of a clip is that of the frame.
         """
-        prepared = self.prepare(frame)
-        if self._clip:
-            self._steps += 1
-            sliding = self._clip.maps == 1
-            self._before.extend([prepared] * (self._clip.frames if sliding and not self._before else 1))
-            if self._steps % self._clip.maps:
-                return None
-            return self._infer({self._frames[0]: np.stack(self._before, axis=2)})
-        if self._alignment:
-            return self._infer(dict(zip(self._frames, np.split(prepared, 2), strict=True)))
-        if self._form == "pair":
-            before = self._before[0] if self._before else prepared
-            pair = (before, prepared) if self.delay_frames else (prepared, before)
-            self._before.append(prepared)
-            return self._infer(dict(zip(self._frames, pair, strict=True)))
-        feed = {self._frames[0]: prepared}
-        if not self._before:
-            self._before.append(prepared)
-            for _ in range(self._preroll):
-                self._infer(feed)
-        return self._infer(feed)
-
-    def _infer(self, feed: dict[str, NDArray[Any]]) -> Outputs:
-        given = self._runner.infer({**feed, **self._carried.feed()})
-        outputs = {name: np.array(value) for name, value in given.items()}
-        self._carried.update(outputs)
+        outputs: Outputs | None = None
+        for feed in self._inputs.feeds(frame):
+            values = self._runner.infer({**feed, **self._state.feed()})
+            outputs = {name: np.array(value) for name, value in values.items()}
+            self._state.update(outputs)
         return outputs
 
     def close(self) -> None:
-        """Free the runner."""
+        """Release the runner."""
         self._runner.deactivate()
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
-    """Return an ONNX file's graph.
+def open_stepper(
+    operand: GraphOperand, spec: Release | GraphInputSpec, extra_outputs: Sequence[str] = ()
+) -> GraphStepper:
+    """Open a graph on its backend.
+
+    Args:
+        operand: The graph and its backend.
+        spec: The release whose inputs, states and preprocessing the graph has, or the specification of its
+            only image input.
+        extra_outputs: Names of inner tensors to return in addition to the outputs.
 
     Raises:
-        InputError: it is none.
+        InputError: If the backend cannot run the graph, there is no GPU for it, or the inputs do not match.
     """
-    try:
-        model = onnx.load(path)
-    except Exception:  # protobuf's DecodeError has no types
-        model = onnx.ModelProto()
-    if not model.graph.node:
-        raise InputError(f"{path} is no ONNX file (or cut off): export it again")
-    return model
+    model = load_graph(operand.model)
+    outputs = tuple(output.name for output in model.graph.output)
+    graph_inputs = {value.name: value for value in data_inputs(model)}
+    release = spec if isinstance(spec, Release) else None
+    states: tuple[StateSpec, ...] = ()
+    if release is not None and operand.form in (None, "stream"):
+        states = tuple(state for state in release.states if state.input in graph_inputs)
+    state_inputs = {state.input for state in states}
+    frame_names = [name for name in graph_inputs if name not in state_inputs]
+    form = _resolve_form(operand, release, frame_names)
+    inputs = _frame_inputs(operand, spec, form, frame_names)
+    starts = {}
+    for state in states:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(graph_inputs[state.input].type.tensor_type.elem_type)
+        starts[state.input] = np.full(state.shape, state.start, dtype)
+    if extra_outputs:
+        model = modify_outputs(model, outputs=list(dict.fromkeys([*outputs, *extra_outputs])))
+    return GraphStepper(
+        _open_runner(operand, model),
+        inputs,
+        RecurrentState(states, starts),
+        outputs,
+        spec.output if spec.output in outputs else outputs[0],
+        release.delay_frames if release is not None and form != "clip" else 0,
+    )
 
 
-def _constants(model: onnx.ModelProto) -> set[str]:
-    return {tensor.name for tensor in model.graph.initializer}
+def _resolve_form(operand: GraphOperand, release: Release | None, frame_names: Sequence[str]) -> Form:
+    """Return the form of a graph; that of a graph file beside a release is recognized by its inputs."""
+    if operand.release is None and release is not None:
+        return "pair" if len(frame_names) == 2 else release.forms()[0]
+    return operand.form or "stream"
 
 
-def _runner(spec: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL  # it tells every step; what matters is raised
-    if spec.backend in ("rtx", "local"):
-        return _tensorrt_runner(spec, model)
+def _frame_inputs(
+    operand: GraphOperand, spec: Release | GraphInputSpec, form: Form, names: Sequence[str]
+) -> FrameInputs:
+    """Return the conversion of frames to the inputs of a graph."""
+    aligned = isinstance(spec, Release) and spec.preprocessing.alignment is not None
+    expected = 2 if form == "pair" or aligned else 1
+    if len(names) != expected:
+        raise InputError(
+            f"{operand.text} has inputs {', '.join(names) or 'none'}; expected {expected} for frames: compare "
+            "it with a graph of the same form"
+        )
+    if not isinstance(spec, Release):
+        return SingleFrameInputs(spec.image, names[0])
+    if form == "clip" and spec.clip is not None:
+        return ClipInputs(spec.prepare, names[0], spec.clip)
+    if aligned:
+        return AlignedInputs(spec.preprocessing, names)
+    if form == "pair":
+        return PairInputs(spec.prepare, names, spec.states, looks_ahead=spec.delay_frames > 0)
+    return SingleFrameInputs(spec.prepare, names[0], spec.preroll if form == "stream" else 0)
+
+
+def _open_runner(operand: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL  # it logs every step; errors are raised anyway
+    if operand.backend in ("rtx", "local"):
+        return _open_tensorrt_runner(operand, model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if spec.backend == "tensorrt":  # as parity does: ONNX Runtime would quantise float16 biases by itself
+    if operand.backend == "tensorrt":  # as in the parity check: ONNX Runtime would quantize float16 biases
         model = emulate_fp16(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
+    except Exception as error:  # onnxruntime's exceptions share no base class
         reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"ONNX Runtime {ort.__version__} cannot run {spec.model} ({reason}): export it again"
+            f"ONNX Runtime {ort.__version__} cannot run {operand.model} ({reason}): export it again"
         ) from None
-    return OnnxrtRunner(session, name=spec.text)
+    return OnnxrtRunner(session, name=operand.text)
 
 
-def _tensorrt_runner(spec: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
-    """Build and run with TensorRT, at the desk: Polygraphy's loaders trust a plan like a program."""
+def _open_tensorrt_runner(operand: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
+    """Build the graph with TensorRT.
+
+    Polygraphy loads plans with host code allowed. The plan here was built a moment ago, never read from a
+    file.
+    """
     if detect_gpu() is None:
         raise InputError(
-            f"{spec.text} wants an NVIDIA GPU with its driver, and there is none here; "
-            "compare @tensorrt instead: the same graph, run by ONNX Runtime as it is written"
+            f"{operand.text} needs an NVIDIA GPU with its driver, and this machine has none; "
+            "compare @tensorrt instead: the same graph, run by ONNX Runtime without optimizations"
         )
     from polygraphy import config
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
-    config.USE_TENSORRT_RTX = spec.backend == "rtx"
-    plan = build_plan(model.SerializeToString(), BuildTarget.parse(spec.backend))
-    return TrtRunner(EngineFromBytes(plan.data), name=spec.text)
+    config.USE_TENSORRT_RTX = operand.backend == "rtx"
+    plan = build_plan(model.SerializeToString(), BuildTarget.parse(operand.backend))
+    return TrtRunner(EngineFromBytes(plan.data), name=operand.text)

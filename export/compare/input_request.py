@@ -1,4 +1,4 @@
-"""What a user says of the input of an ONNX file."""
+"""Command-line options that describe the input of an ONNX file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from edge.core.frames import parse_size
 Numbers = tuple[float, ...]
 
 
+# Each field is an option of the same name.
 @dataclass(frozen=True)
 class InputRequest:
-    """What a user says on the command line of how an ONNX file is fed; None is not said."""
+    """Options that describe the input of an ONNX file; None for an option that is not given.
+
+    Attributes:
+        layout: Layout of the input.
+        size: Size of the input, WIDTHxHEIGHT.
+        colour: Order of the channels.
+        scale: Scale of pixel values, one number or one per channel.
+        offset: Offset of pixel values, one number or one per channel.
+        output: Name of the output with the map.
+    """
 
     layout: Layout | None
     size: str | None
@@ -22,30 +32,33 @@ class InputRequest:
     offset: str | None
     output: str | None
 
-    def said(self) -> str | None:
-        """Return the first option that was given."""
+    def first_option(self) -> str | None:
+        """Return the name of the first option that is given, if any."""
         return next((f"--{f.name}" for f in fields(InputRequest) if getattr(self, f.name) is not None), None)
 
-    def image(self) -> tuple[Layout | None, tuple[int, int] | None, Colour | None, Numbers, Numbers]:
+    def parse_image(self) -> tuple[Layout | None, tuple[int, int] | None, Colour | None, Numbers, Numbers]:
         """Return layout, size (width, height), colour, scale and offset.
 
+        Scale and offset are empty if they are not given.
+
         Raises:
-            InputError: numbers that are none.
+            InputError: If the size, scale or offset is not understood.
         """
         size = parse_size(self.size, "--size") if self.size is not None else None
-        scale, offset = _numbers("--scale", self.scale), _numbers("--offset", self.offset)
+        scale, offset = _parse_numbers("--scale", self.scale), _parse_numbers("--offset", self.offset)
         return self.layout, size, self.colour, scale, offset
 
 
-def _numbers(option: str, text: str | None) -> Numbers:
+def _parse_numbers(option: str, text: str | None) -> Numbers:
     try:
-        return tuple(_number(part) for part in text.split(",")) if text is not None else ()
+        return tuple(_parse_number(part) for part in text.split(",")) if text is not None else ()
     except (ValueError, ZeroDivisionError):
         raise InputError(
-            f"{option} {text!r} is not understood; expected a number, or one a channel: 0.017,0.0175,0.0174"
+            f"{option} {text!r} is not understood; expected a number, or one per channel: 0.017,0.0175,0.0174"
         ) from None
 
 
-def _number(text: str) -> float:
-    above, slash, below = text.partition("/")
-    return float(above) / float(below) if slash else float(above)
+def _parse_number(text: str) -> float:
+    """Return a number or a fraction such as 1/255."""
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(numerator)

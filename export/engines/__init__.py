@@ -1,1 +1,1 @@
-"""Compiles graphs to TensorRT engines."""
+"""Builds TensorRT engines from the graphs of a release or of a calibrated ONNX file."""

@@ -1,4 +1,4 @@
-"""What engines are built of: a release, or what `aerogaze calibrate` wrote of anybody's graph."""
+"""Sources of engines: a release, or a folder that `aerogaze calibrate` wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from export.graphs.calibrated_folder import CALIBRATION_FILE, load_calibrated_gr
 
 @dataclass(frozen=True)
 class EngineSource:
-    """A name, a folder, and the graphs in it that are made for TensorRT."""
+    """Graphs to build engines from.
+
+    Attributes:
+        name: Name of the release or of the calibrated graph.
+        folder: Its folder.
+        graphs: The ONNX files that are made for TensorRT.
+    """
 
     name: str
     folder: Path
@@ -20,26 +26,29 @@ class EngineSource:
 
 
 def open_engine_source(name: str | None) -> EngineSource:
-    """Open a release (as `edge.release.manifest.load_release` finds it) or a folder that `aerogaze calibrate` wrote.
+    """Open a release or a folder that `aerogaze calibrate` wrote.
+
+    Args:
+        name: Folder of the release or of the calibrated graph; or as in `edge.release.manifest.load_release`.
 
     Raises:
-        InputError: it is neither, a file in it was changed, or it has no graph for TensorRT.
+        InputError: If it is neither, a file in it was changed, or it has no graph for TensorRT.
     """
     if name is not None and (Path(name) / CALIBRATION_FILE).is_file():
-        found = load_calibrated_graph(Path(name))
-        return EngineSource(found.name, found.folder, found.graphs("tensorrt"))
+        graph = load_calibrated_graph(Path(name))
+        return EngineSource(graph.name, graph.folder, graph.graphs("tensorrt"))
     if name is not None and Path(name).suffix == ".onnx" and not Path(name).is_dir():
         raise InputError(
-            f"{name} is a graph alone; expected a release, or the folder that aerogaze calibrate makes of it"
+            f"{name} is a graph file; expected a release, or the folder that aerogaze calibrate makes from it"
         )
     return release_engine_source(load_release(name))
 
 
 def release_engine_source(release: Release) -> EngineSource:
-    """Return what is built of a release.
+    """Return the graphs of a release to build engines from.
 
     Raises:
-        InputError: it has no graph for TensorRT.
+        InputError: If the release has no graph for TensorRT.
     """
     graphs = tuple(release.path(graph) for graph in release.graphs if graph.engine in ("any", "tensorrt"))
     if not graphs:

@@ -1,4 +1,4 @@
-"""Every graph compiles with NVIDIA's own builder, GPU or not; and engines know what they are."""
+"""Tests of the build of engines with NVIDIA's builder, with or without a GPU, and of their identities."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ NAMES = ["stream.fp32", "stream.fp16", "stream.int8.tensorrt"]
 
 
 @pytest.fixture
-def built(release: Path, command: Command) -> Path:
-    """The folder of the shipped release's engines, just built."""
+def engines(release: Path, command: Command) -> Path:
+    """The folder with the engines of the shipped release, just built."""
     outcome = command("build", release, "--target", "rtx")
     assert outcome.code == 0, outcome.err
     return release / "engines" / "rtx"
@@ -50,7 +50,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 @needs_rtx
-def test_every_graph_of_a_release_compiles(
+def test_every_graph_of_a_release_is_built(
     student: Student, footage: CalibrationFrames, tmp_path: Path, command: Command
 ) -> None:
     make_release(student, footage, tmp_path / "r", options=FAKE_TIMING)
@@ -67,11 +67,11 @@ def test_every_graph_of_a_release_compiles(
         assert identity["kind"] == "rtx"
         assert identity["builder"]["tf32"] is False
         assert identity["graph"] in outcome.out.replace("\n", "")
-    assert [entry.name for entry in folder.parent.iterdir()] == ["rtx"]  # the lock is gone
+    assert [entry.name for entry in folder.parent.iterdir()] == ["rtx"]  # the lock is removed
 
 
 @needs_rtx
-def test_engines_are_built_for_gpus_that_are_not_there(release: Path, command: Command) -> None:
+def test_engines_are_built_for_other_gpus(release: Path, command: Command) -> None:
     outcome = command("build", release, "--target", "rtx:8.6,12.0")
     assert outcome.code == 0, outcome.err
     folder = release / "engines" / "rtx-8.6-12.0"
@@ -86,43 +86,43 @@ def test_engines_are_built_for_gpus_that_are_not_there(release: Path, command: C
 
 
 @needs_rtx
-def test_engines_that_fit_stay_as_they_are(built: Path, release: Path, command: Command) -> None:
-    before = {path: path.stat().st_mtime_ns for path in built.iterdir()}
+def test_engines_that_fit_are_not_rebuilt(engines: Path, release: Path, command: Command) -> None:
+    before = {path: path.stat().st_mtime_ns for path in engines.iterdir()}
     outcome = command("build", release, "--target", "rtx")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("kept") == 3
     assert "nothing to build" in outcome.out
-    assert {path: path.stat().st_mtime_ns for path in built.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in engines.iterdir()} == before
     outcome = command("build", release, "--target", "rtx", "--check")
     assert outcome.code == 0, outcome.err
     assert "all 3 engines" in outcome.out
-    (built / "stream.fp16.engine").unlink()
+    (engines / "stream.fp16.engine").unlink()
     outcome = command("build", release, "--target", "rtx")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("kept") == 2
 
 
-def changed(**values: object) -> Callable[[Path], None]:
-    """Return what makes an engine say something else of itself."""
+def change_identity(**values: object) -> Callable[[Path], None]:
+    """Return a function that changes values in the identity file of an engine."""
 
     def change(engine: Path) -> None:
-        place = engine.with_name(engine.name + ".json")
-        place.write_text(json.dumps({**json.loads(place.read_text()), **values}))
+        path = engine.with_name(engine.name + ".json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     return change
 
 
 @needs_rtx
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
-        (changed(version="10.3.0"), "TensorRT 10.3.0, here 1."),
-        (changed(compute_capabilities=["8.7"]), "compute capability 8.7, here 8.0 and later"),
-        (changed(gpu="Orin"), "GPU Orin, here none"),
-        (changed(jetpack="6.2"), "JetPack 6.2, here none"),
-        (changed(onnx_sha256="0123456789"), "built from another graph (01234567, here "),
-        (changed(builder={"tf32": True}), "builder settings tf32 True, here strongly_typed True"),
-        (changed(schema=2), "identity of schema 2, expected 1"),
+        (change_identity(version="10.3.0"), "TensorRT 10.3.0, here 1."),
+        (change_identity(compute_capabilities=["8.7"]), "compute capability 8.7, here 8.0 and later"),
+        (change_identity(gpu="Orin"), "GPU Orin, here none"),
+        (change_identity(jetpack="6.2"), "JetPack 6.2, here none"),
+        (change_identity(onnx_sha256="0123456789"), "built from another graph (01234567, here "),
+        (change_identity(builder={"tf32": True}), "builder settings tf32 True, here strongly_typed True"),
+        (change_identity(schema=2), "identity of schema 2, expected 1"),
         (lambda engine: engine.write_bytes(b"other"), "its file is not the one that was built"),
         (lambda engine: engine.with_name(engine.name + ".json").unlink(), "engine.json beside it"),
         (lambda engine: engine.with_name(engine.name + ".json").write_text("{"), "cannot be read"),
@@ -140,50 +140,50 @@ def changed(**values: object) -> Callable[[Path], None]:
         "no JSON",
     ],
 )
-def test_an_engine_that_does_not_fit_is_named_and_rebuilt_on_request(
-    built: Path, release: Path, command: Command, spoil: Callable[[Path], None], says: str
+def test_engine_that_does_not_fit_is_named_and_rebuilt_on_request(
+    engines: Path, release: Path, command: Command, damage: Callable[[Path], None], message: str
 ) -> None:
-    whole = hashes(built)
-    spoil(built / "stream.fp16.engine")
-    spoilt = hashes(built)
-    for more in (["--check"], []):
-        outcome = command("build", release, "--target", "rtx", *more)
+    original = hashes(engines)
+    damage(engines / "stream.fp16.engine")
+    damaged = hashes(engines)
+    for options in (["--check"], []):
+        outcome = command("build", release, "--target", "rtx", *options)
         assert outcome.code == 1
-        assert says in outcome.err
+        assert message in outcome.err
         assert "stream.fp16.engine" in outcome.err
         assert outcome.err.count("\n") == 1
-        assert hashes(built) == spoilt
+        assert hashes(engines) == damaged
     outcome = command("build", release, "--target", "rtx", "--rebuild")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("kept") == 2
     names = [f"{name}.engine" for name in NAMES]
-    assert {name: hashes(built)[name] for name in names} == {name: whole[name] for name in names}
+    assert {name: hashes(engines)[name] for name in names} == {name: original[name] for name in names}
 
 
 @needs_rtx
-def test_the_last_build_tells_how_long_the_next_takes(release: Path, tmp_path: Path) -> None:
-    opened, told = release_engine_source(load_release(release)), []
+def test_estimate_of_a_build_is_the_duration_of_the_last_one(release: Path, tmp_path: Path) -> None:
+    source, estimates = release_engine_source(load_release(release)), []
 
     def on_start(engine: EngineStatus, estimate_s: float | None) -> None:
-        told.append((engine.graph.name, estimate_s))
+        estimates.append((engine.graph.name, estimate_s))
 
-    done = dict.fromkeys(NAMES, 0.0)
+    durations = dict.fromkeys(NAMES, 0.0)
     for out in ("first", "second"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AEROGAZE_CACHE", str(tmp_path / "cache"))
-            for identity, _ in build_engines(opened, BuildTarget("rtx"), tmp_path / out, on_start=on_start):
+            for identity, _ in build_engines(source, BuildTarget("rtx"), tmp_path / out, on_start=on_start):
                 if out == "first":
-                    done[identity.graph.removesuffix(".onnx")] = identity.seconds
-    assert told[:3] == [(f"{name}.onnx", None) for name in NAMES]
-    assert told[3:] == [(f"{name}.onnx", done[name]) for name in NAMES]
+                    durations[identity.graph.removesuffix(".onnx")] = identity.seconds
+    assert estimates[:3] == [(f"{name}.onnx", None) for name in NAMES]
+    assert estimates[3:] == [(f"{name}.onnx", durations[name]) for name in NAMES]
 
 
 @needs_rtx
 @pytest.mark.filterwarnings("ignore:.*iming cache operations are no-ops:DeprecationWarning")
-def test_what_a_builder_learns_is_kept_beside_the_engines(
+def test_timing_cache_is_kept_with_the_engines(
     release: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorRT for RTX stands in for TensorRT: its timing cache has the same calls and holds nothing."""
+    """TensorRT for RTX replaces TensorRT here: its timing cache has the same calls and is empty."""
     monkeypatch.setitem(sys.modules, "tensorrt", load_tensorrt("rtx"))
     outcome = command("build", release, "--target", "local")
     assert outcome.code == 0, outcome.err
@@ -199,65 +199,65 @@ def test_what_a_builder_learns_is_kept_beside_the_engines(
     assert (folder / TIMING_CACHE).is_file()
 
 
-def test_a_second_build_in_the_folder_is_told_so(release: Path, command: Command) -> None:
-    place = release / "engines" / "rtx"
-    with writer_lock(place):
+def test_second_build_in_the_same_folder_is_refused(release: Path, command: Command) -> None:
+    path = release / "engines" / "rtx"
+    with writer_lock(path):
         outcome = command("build", release, "--target", "rtx")
     assert outcome.code == 2
     assert "is being written by another aerogaze" in outcome.err
     assert outcome.err.count("\n") == 1
-    assert not place.exists()
+    assert not path.exists()
 
 
-def test_a_killed_build_locks_nobody_out(tmp_path: Path) -> None:
-    place = tmp_path / "engines"
-    code = (
+def test_lock_of_a_killed_build_is_released(tmp_path: Path) -> None:
+    path = tmp_path / "engines"
+    script = (
         "import sys, time; from pathlib import Path; from edge.core.locks import writer_lock\n"
         "with writer_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="another aerogaze"), writer_lock(place):
+        with pytest.raises(InputError, match="another aerogaze"), writer_lock(path):
             pass
         holder.send_signal(signal.SIGKILL)
     assert (tmp_path / ".engines.lock").exists()
-    with writer_lock(place):
+    with writer_lock(path):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 @needs_rtx
-def test_a_disk_that_is_full_half_way_costs_nothing(built: Path, release: Path) -> None:
-    """A limit on the size of files stands in for the disk: the second engine is over it."""
-    before = hashes(built)
+def test_full_disk_during_a_build_leaves_the_old_engines(engines: Path, release: Path) -> None:
+    """A limit on file sizes replaces the full disk: the second engine exceeds it."""
+    before = hashes(engines)
     for name in NAMES:
-        changed(version="0")(built / f"{name}.engine")
-    spoilt = hashes(built)
-    size = (built / "stream.fp32.engine").stat().st_size
+        change_identity(version="0")(engines / f"{name}.engine")
+    damaged = hashes(engines)
+    size = (engines / "stream.fp32.engine").stat().st_size
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1024, resource.RLIM_INFINITY))
 
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "edge.cli.main", "build", str(release), "--target", "rtx", "--rebuild"],
         capture_output=True,
         text=True,
         preexec_fn=limit,
         env={**os.environ, "COLUMNS": "80"},
     )
-    assert told.returncode == 2, told.stderr
-    assert told.stderr.startswith(f"aerogaze: cannot write {built}: File too large; choose a path")
-    assert told.stderr.count("\n") == 1
-    assert hashes(built) == spoilt
-    assert spoilt.keys() == before.keys()
-    assert [entry.name for entry in built.parent.iterdir()] == ["rtx"]
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith(f"aerogaze: cannot write {engines}: File too large; choose a path")
+    assert result.stderr.count("\n") == 1
+    assert hashes(engines) == damaged
+    assert damaged.keys() == before.keys()
+    assert [entry.name for entry in engines.parent.iterdir()] == ["rtx"]
 
 
 @needs_rtx
-def test_a_graph_that_tensorrt_refuses_is_told_in_its_words() -> None:
+def test_error_for_a_refused_graph_has_the_message_of_tensorrt() -> None:
     value = helper.make_tensor_value_info
     node = helper.make_node("StringNormalizer", ["x"], ["y"])
     graph = helper.make_graph(
@@ -282,14 +282,14 @@ def test_a_graph_that_tensorrt_refuses_is_told_in_its_words() -> None:
         ("rtx:8.6,12.0,8.6", BuildTarget("rtx", ("8.6", "12.0")), "rtx-8.6-12.0"),
     ],
 )
-def test_a_target_is_read(text: str, target: BuildTarget, folder: str) -> None:
+def test_target_is_parsed(text: str, target: BuildTarget, folder: str) -> None:
     assert BuildTarget.parse(text) == target
     assert target.folder == folder
     assert BuildTarget.parse(str(target)) == target
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--target", "rtx:86"], "no target 'rtx:86'; expected local, rtx, or"),
         (["--target", "jetson"], "no target 'jetson'"),
@@ -301,25 +301,24 @@ def test_a_target_is_read(text: str, target: BuildTarget, folder: str) -> None:
         ),
     ],
 )
-def test_bad_words_are_one_clear_line(
-    release: Path, command: Command, words: list[str], message: str
+def test_invalid_arguments_are_refused_in_one_line(
+    release: Path, command: Command, arguments: list[str], message: str
 ) -> None:
-
-    outcome = command("build", release, *(word.replace("{release}", str(release)) for word in words))
+    outcome = command("build", release, *(word.replace("{release}", str(release)) for word in arguments))
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
-    made = [path for path in release.rglob("*") if path.suffix in (".engine", ".lock")]
-    assert made == []
+    left = [path for path in release.rglob("*") if path.suffix in (".engine", ".lock")]
+    assert left == []
 
 
-def test_a_board_builds_without_torch_and_onnx() -> None:
-    code = "import sys, export.cli.build; print({'torch', 'onnx'} & sys.modules.keys())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+def test_build_command_does_not_import_torch_or_onnx() -> None:
+    script = "import sys, export.cli.build; print({'torch', 'onnx'} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
 
 
-def test_a_tensorrt_that_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorrt_is_reported_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     with pytest.raises(InputError, match=r"only stubs\?\); it comes with JetPack"):
         load_tensorrt("tensorrt")
