@@ -1,4 +1,4 @@
-"""Runs the command: `python -m edge` is `aerogaze`."""
+"""Entry point of `python -m edge`, the same as `aerogaze`."""
 
 from edge.cli.main import main
 

@@ -1,1 +1,1 @@
-"""The command line: entry point, `run` and `profile`."""
+"""Command line: entry point, and the commands `run` and `profile`."""

@@ -1,4 +1,4 @@
-"""A command's options from a TOML file; the command line wins."""
+"""Command options from a TOML file; options on the command line take precedence."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from edge.core.toml_reader import read_toml
 
 
 def load_config_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Take a file's keys as defaults of the command's options, each named as on the command line.
+    """Use the keys of a file, named like the options, as the defaults of the command's options.
 
     Raises:
-        InputError: the file cannot be read as TOML, or has a key or a kind of value that no option has.
+        InputError: The file is not valid TOML, or has an unknown key or a value of the wrong type.
     """
     if path is None:
         return
     document = read_toml(path, "a TOML file of options")
     if empty := [key for key, value in document.items() if value == ""]:
-        raise InputError(f"{path}: {empty[0]} is empty; expected a value, or no such line")
-    known = {_key(option): option for option in ctx.command.params if option is not param}
+        raise InputError(f"{path}: {empty[0]} is empty; expected a value: give one, or remove the line")
+    options = {_option_key(option): option for option in ctx.command.params if option is not param}
     defaults: dict[str, object] = {}
     for key, value in document.items():
-        option = known.get(key.replace("_", "-"))
+        option = options.get(key.replace("_", "-"))
         if option is None or option.name is None:
             raise InputError(
-                f"{path} has an unknown key {key!r}; expected some of {', '.join(sorted(known))}"
+                f"{path} has an unknown key {key!r}; expected some of {', '.join(sorted(options))}"
             )
-        defaults[option.name] = _as_typed(path, key, value, option)
+        defaults[option.name] = _convert_value(path, key, value, option)
     ctx.default_map = defaults
 
 
-def _key(option: click.Parameter) -> str:
+def _option_key(option: click.Parameter) -> str:
     return max(option.opts, key=len).lstrip("-").replace("_", "-")
 
 
-def _as_typed(path: Path, key: str, value: object, option: click.Parameter) -> object:
-    """Return a value as the command line would give it: text, which the option then reads and checks."""
+def _convert_value(path: Path, key: str, value: object, option: click.Parameter) -> object:
+    """Return a value as the command line gives it: as text, which click then parses and checks."""
     is_flag = isinstance(option, click.Option) and option.is_flag
     if is_flag and isinstance(value, bool):
         return value

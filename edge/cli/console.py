@@ -1,4 +1,4 @@
-"""What edge's commands show on a terminal."""
+"""Terminal output of the commands: console, log lines and progress bars."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from rich.progress import (
 from rich.text import Text
 
 
-class _Err(Console):
+class _StderrConsole(Console):
     def on_broken_pipe(self) -> None:
-        """Say nothing more; rich would exit, and put /dev/null in the place of standard output too."""
+        """Stop printing. rich itself would exit, and also redirect standard output to /dev/null."""
         self.quiet = True
 
 
-ERR_CONSOLE = _Err(stderr=True, markup=False)
+ERR_CONSOLE = _StderrConsole(stderr=True, markup=False)
 
 
-class _Rate(ProgressColumn):
+class _RateColumn(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
@@ -38,16 +38,16 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.0f} {self._unit}" if task.speed else "")
 
 
-class _ToConsole(logging.Handler):
+class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(Exception, SystemExit):  # where standard error is gone: the run is not
+        with suppress(Exception, SystemExit):  # the run continues if standard error was closed
             ERR_CONSOLE.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def show_log(logger: logging.Logger) -> Iterator[None]:
-    """Print what is logged, over a progress bar if there is one."""
-    handler, level = _ToConsole(), logger.level
+    """Print the records of a logger while the block runs, above a progress bar if there is one."""
+    handler, level = _ConsoleHandler(), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -81,7 +81,7 @@ def progress_bar(
         TextColumn(f"{title} {{task.description}}" if title else "{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        *([_Rate(unit)] if unit else []),
+        *([_RateColumn(unit)] if unit else []),
         *columns,
         TimeElapsedColumn(),
         console=ERR_CONSOLE,

@@ -1,4 +1,4 @@
-"""The command `aerogaze`: a table of stages, each imported only when it is called."""
+"""Entry point `aerogaze`: a table of commands, each imported only when it is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-# OpenCV and FFmpeg speak on standard error about every odd file; we say it in one line ourselves.
+# OpenCV and FFmpeg print to standard error about every damaged file; our own errors are one line each.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -21,7 +21,13 @@ from edge.core.errors import CheckError, InputError
 
 @dataclass(frozen=True)
 class CommandEntry:
-    """Where a command lives, what it does in a line, and the extra that installs what it needs."""
+    """A command in the table.
+
+    Attributes:
+        module: Module that defines the command, under the command's name.
+        help: Help text in one line.
+        extra: Optional dependencies that the command needs.
+    """
 
     module: str
     help: str
@@ -30,70 +36,71 @@ class CommandEntry:
 
 COMMANDS = {
     "demo": CommandEntry(
-        "export.cli.demo", "Train, export, measure and run, with a report to look at.", "export"
+        "export.cli.demo", "Train, export, measure and run a small student; write a report.", "export"
     ),
     "train": CommandEntry("trainer.cli.train", "Distil a student from a recipe.", "train"),
-    "label": CommandEntry("trainer.cli.label", "Write a model's maps of any tree of video.", "train"),
-    "evaluate": CommandEntry("trainer.cli.evaluate", "Score maps against where viewers looked.", "train"),
+    "label": CommandEntry(
+        "trainer.cli.label", "Write a model's saliency maps for a tree of videos.", "train"
+    ),
+    "evaluate": CommandEntry("trainer.cli.evaluate", "Score saliency maps against recorded gaze.", "train"),
     "export": CommandEntry(
-        "export.cli.export", "Make a release from a student: graphs per precision.", "export"
+        "export.cli.export", "Export a student as a release, with a graph per precision.", "export"
     ),
-    "calibrate": CommandEntry("export.cli.calibrate", "Make int8 graphs of a release or any ONNX.", "export"),
-    "sensitivity": CommandEntry("export.cli.sensitivity", "Say what each layer loses in int8.", "export"),
-    "build": CommandEntry("export.cli.build", "Compile a release's graphs with TensorRT.", "export"),
-    "compare": CommandEntry("export.cli.compare", "Say how far apart two graphs' maps are.", "export"),
+    "calibrate": CommandEntry(
+        "export.cli.calibrate", "Quantize a release or any ONNX graph to int8.", "export"
+    ),
+    "sensitivity": CommandEntry(
+        "export.cli.sensitivity", "Measure the accuracy that each layer loses in int8.", "export"
+    ),
+    "build": CommandEntry("export.cli.build", "Build TensorRT engines for a release.", "export"),
+    "compare": CommandEntry("export.cli.compare", "Compare the maps of two graphs.", "export"),
     "profile": CommandEntry("edge.cli.profile", "Measure latency per precision."),
-    "run": CommandEntry("edge.cli.run", "Turn a video into saliency maps."),
-    "keys": CommandEntry("jetson.cli.bundle", "Make signing keys, and say which are trusted.", "jetson"),
-    "bundle": CommandEntry("jetson.cli.bundle", "Sign a release as one file, or check one.", "jetson"),
-    "flash": CommandEntry("jetson.cli.flash", "Put a bundle onto a board over SSH.", "flash"),
+    "run": CommandEntry("edge.cli.run", "Compute saliency maps of a video or camera."),
+    "keys": CommandEntry("jetson.cli.bundle", "Create signing keys and list trusted keys.", "jetson"),
+    "bundle": CommandEntry("jetson.cli.bundle", "Sign a release as one file, or verify one.", "jetson"),
+    "flash": CommandEntry("jetson.cli.flash", "Install a bundle on a board over SSH.", "flash"),
     "wheels": CommandEntry(
-        "jetson.cli.wheels", "Gather a board's runtime, for boards without internet.", "flash"
+        "jetson.cli.wheels", "Download a board's runtime, for boards without internet.", "flash"
     ),
-    "fleet": CommandEntry("jetson.cli.fleet", "Put a bundle onto many boards, ring after ring.", "flash"),
+    "fleet": CommandEntry("jetson.cli.fleet", "Install a bundle on many boards, ring by ring.", "flash"),
     "device": CommandEntry(
-        "jetson.cli.device", "Install bundles on this board, and take them back.", "jetson"
+        "jetson.cli.device", "Install bundles on this board and roll them back.", "jetson"
     ),
 }
+_OWN_PACKAGES = {"edge", "export", "calibration", "trainer", "jetson"}
 
 
 class _LazyGroup(click.Group):
-    """Lists the stages without importing any."""
+    """Group that lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        stage = COMMANDS.get(name)
-        if stage is None:
+        entry = COMMANDS.get(name)
+        if entry is None:
             return None
         try:
-            module = importlib.import_module(stage.module)
+            module = importlib.import_module(entry.module)
         except ModuleNotFoundError as error:
-            if stage.extra is None or (error.name or "").split(".")[0] in {
-                "edge",
-                "export",
-                "calibration",
-                "trainer",
-                "jetson",
-            }:
+            if entry.extra is None or (error.name or "").split(".")[0] in _OWN_PACKAGES:
                 raise
             raise InputError(
                 f"aerogaze {name} needs {error.name}, which is not installed: "
-                f"pip install 'aerogaze[{stage.extra}]'"
+                f"pip install 'aerogaze[{entry.extra}]'"
             ) from None
         command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, stage.help) for name, stage in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="aerogaze", message="aerogaze %(version)s")
 def aerogaze() -> None:
-    """Video saliency on a drone: distil, quantise, profile, run.
+    """Video saliency on drones: distil, quantize, profile, deploy and run.
 
     \b
     Example:
@@ -102,51 +109,54 @@ def aerogaze() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> None:
-    """Run one command in this process, as a user would type it.
+    """Run one command in this process.
 
     Raises:
-        InputError, CheckError: as the command does.
+        InputError: The input of the command is invalid.
+        CheckError: A check of the command failed.
     """
     aerogaze.main(list(arguments), prog_name="aerogaze", standalone_mode=False)
 
 
 def main() -> NoReturn:
-    """Run the command line: exit code 0 on success, 2 on bad input, 1 on a failed check."""
+    """Run the command line and exit: code 0 on success, 2 on invalid input, 1 on a failed check."""
     code = run_cli(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as of a run that was asked to end
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A run that was stopped by a signal keeps its handlers (edge.cli.stop_signals). Python removes them
+        # while it exits; a repeated signal would then kill the process and replace the exit code.
         if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
-            signal.signal(number, signal.SIG_IGN)  # asked twice: Python's own end would die of it
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 def run_cli(arguments: Sequence[str]) -> int:
-    """Run one command, print its error in one line, and return the exit code."""
+    """Run one command, print an error as one line, and return the exit code."""
     try:
         invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
     except InputError as error:
-        return _say(str(error), 2)
+        return _print_error(str(error), 2)
     except CheckError as error:
-        return _say(str(error), 1)
+        return _print_error(str(error), 1)
     except click.UsageError as error:
-        context = error.ctx.command_path if error.ctx else "aerogaze"
-        return _say(f"{error.format_message()} ({context} --help shows the use)", 2)
+        command = error.ctx.command_path if error.ctx else "aerogaze"
+        return _print_error(f"{error.format_message()} (see {command} --help)", 2)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", 130)
+        return _print_error("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _say(f"{where}{error.strerror}", 2)
+        path = f"{error.filename}: " if error.filename else ""
+        return _print_error(f"{path}{error.strerror}", 2)
     return 0
 
 
-def _say(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     click.echo(f"aerogaze: {' '.join(message.split())}", err=True)
     return code
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Option types and options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from edge.inference.engine_selection import ENGINE_CHOICES
 
 
 class NonEmptyCommand(click.Command):
-    """A command whose arguments all say something: "" comes of a variable that is not set.
+    """Command that rejects empty arguments, which usually come from an unset shell variable.
 
     Raises:
-        InputError: one is empty.
+        InputError: An argument is empty.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments."""
-        before = ctx.command_path
-        for word in args:
-            if not word or (word.startswith("--") and word.endswith("=")):
-                raise InputError(f"{word or before} is followed by nothing: give a value, or leave it out")
-            before = word
+        """Check the arguments and parse them."""
+        previous = ctx.command_path
+        for argument in args:
+            if not argument or (argument.startswith("--") and argument.endswith("=")):
+                raise InputError(f"empty value after {argument or previous}: give a value, or leave it out")
+            previous = argument
         return super().parse_args(ctx, args)
 
 
 class FiniteRange(click.FloatRange):
-    """A number in a range; NaN, which click takes for one, is in none."""
+    """Float range that rejects NaN, which click accepts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number; fail as click's types do."""
+        """Return the number, or fail like other click types."""
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
@@ -44,5 +44,5 @@ engine_option = click.option(
     type=click.Choice(ENGINE_CHOICES),
     default="auto",
     show_default=True,
-    help="What runs it; auto: TensorRT if an engine that fits was built, else ONNX Runtime.",
+    help="Inference engine. auto: TensorRT if a matching engine was built, otherwise ONNX Runtime.",
 )

@@ -1,1 +1,1 @@
-"""Sinks: files, MAVLink, the live page. Each takes the results of a run."""
+"""Outputs of a run: files, MAVLink messages and a live web page."""

@@ -1,4 +1,4 @@
-"""The interface of a sink."""
+"""Interface of a sink."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from edge.postprocessing.result import Result
 
 
 class Sink(Protocol):
-    """Takes results in order, on a thread of its own."""
+    """Output of a run: gets the results in order, on a thread of its own."""
 
     def write(self, result: Result) -> None:
-        """Take the next result.
+        """Write the next result.
 
         Raises:
-            InputError: the output cannot go on; in a live run it gets no more, and is finished at the end.
-            Any other error: in a live run this result is lost, and the next one is given.
+            InputError: The output cannot continue. In a live run the sink gets no more results; what it has
+                written is finished at the end.
+            Exception: Any other error. In a live run only this result is lost.
         """
 
     def finish(self) -> None:
-        """All results are in: write the output to its end. Whatever can fail fails here.
+        """Complete the output after the last result; everything that can fail fails here.
 
         Raises:
-            InputError: the output is not whole.
+            InputError: The output is incomplete.
         """
 
     def commit(self) -> None:
-        """Put the finished output in its place."""
+        """Move the finished output to its final path."""
 
     def discard(self) -> None:
-        """The run failed: leave nothing behind, and what was there before as it was."""
+        """Remove the output of a failed run; an older output at the same path stays as it was."""

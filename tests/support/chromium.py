@@ -1,4 +1,4 @@
-"""A headless Chromium, told what to do through its DevTools protocol on two pipes."""
+"""Headless Chromium, controlled through its DevTools protocol on two pipes."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE_S = 40.0
+CALL_TIMEOUT_S = 40.0
 
 
 class Chromium:
-    """One page. Pipes, not a websocket: the standard library speaks them."""
+    """One page. It is controlled by pipes because the standard library has no websocket client."""
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM is not None
-        to_them, self._out = os.pipe()
-        self._in, from_them = os.pipe()
-        # The shell puts the pipes where Chromium expects them: 3 to read, 4 to write.
-        words = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
+        their_input, self._out = os.pipe()
+        self._in, their_output = os.pipe()
+        # The shell moves the pipes to where Chromium expects them: 3 to read, 4 to write.
+        script = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         flags += ["--remote-debugging-pipe", f"--user-data-dir={folder}"]
         self._process = subprocess.Popen(
             [
                 "/bin/bash",
                 "-c",
-                words,
+                script,
                 "chromium",
-                str(to_them),
-                str(from_them),
+                str(their_input),
+                str(their_output),
                 CHROMIUM,
                 *flags,
                 "about:blank",
             ],
-            pass_fds=(to_them, from_them),
+            pass_fds=(their_input, their_output),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={
@@ -49,8 +49,8 @@ class Chromium:
             },
             start_new_session=True,
         )
-        os.close(to_them)
-        os.close(from_them)
+        os.close(their_input)
+        os.close(their_output)
         self._buffer, self._number = b"", 0
         self._session: str | None = None
         self.errors: list[str] = []
@@ -61,14 +61,14 @@ class Chromium:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: object) -> Any:
-        """Call a method and return its result."""
+        """Call a method of the protocol and return its result."""
         self._number += 1
         message: dict[str, object] = {"id": self._number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
+        deadline_s = time.monotonic() + CALL_TIMEOUT_S
+        while time.monotonic() < deadline_s:
             answer = self._read()
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
@@ -86,7 +86,7 @@ class Chromium:
         return json.loads(message)
 
     def screen(self, width: int, height: int, dark: bool = False, phone: bool = False) -> None:
-        """Set the window's size and the colours that the user prefers."""
+        """Set the size of the window and the preferred colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -98,30 +98,30 @@ class Chromium:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, url: str) -> None:
-        """Go to an address."""
+        """Open a URL."""
         self.call("Page.navigate", url=url)
 
     def value(self, script: str) -> Any:
-        """Return what an expression is worth on the page."""
+        """Return the value of an expression on the page."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
     def wait(self, script: str, seconds: float = 30) -> None:
-        """Wait until an expression is true."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        """Wait until an expression is true on the page."""
+        deadline_s = time.monotonic() + seconds
+        while time.monotonic() < deadline_s:
             if self.value(script):
                 return
             time.sleep(0.1)
         raise AssertionError(f"never became true: {script}")
 
     def picture(self, full: bool = False) -> bytes:
-        """Return a PNG of the page."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
-        return base64.b64decode(shot["data"])
+        """Return a screenshot of the page as PNG."""
+        screenshot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
+        return base64.b64decode(screenshot["data"])
 
     def close(self) -> None:
-        """End it and all that it started."""
+        """End Chromium and its child processes."""
         self._process.terminate()
         try:
             self._process.wait(10)

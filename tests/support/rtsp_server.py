@@ -1,6 +1,6 @@
-"""A real RTSP server of GStreamer's on loopback: `python3 rtsp_server.py PORT WIDTH HEIGHT`.
+"""RTSP server of GStreamer on loopback: `python3 rtsp_server.py PORT WIDTH HEIGHT`.
 
-It runs under Debian's Python, which has GObject's bindings, as a process of its own.
+It runs as a process of its own under Debian's Python, which has the bindings of GObject.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""Sinks that write files: JSON lines, map images, overlay videos."""
+"""Sinks that write files: JSON lines, map images and overlay videos."""

@@ -1,4 +1,4 @@
-"""JSON lines: one object a frame."""
+"""JSON lines sink: one object per frame."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from edge.postprocessing.result import Result, ResultTransform, identity
 
 
 class JsonlSink:
-    """Writes an object a frame; the fields are in docs/sinks.md.
+    """Writes one JSON object per frame; docs/reference/sinks.md describes its fields.
 
-    `camera` adds where its regions are: bearing and elevation.
+    Args:
+        path: Output file.
+        transform: Applied to each result first, for example to find regions.
+        camera: Adds bearing and elevation to each region.
 
     Raises:
-        InputError: the file cannot be made; later: the disk is full.
+        InputError: The file cannot be created, or, from `write` and `finish`, the disk is full.
     """
 
     def __init__(
@@ -28,7 +31,7 @@ class JsonlSink:
         self._transform, self._camera = transform, camera
         self._pending = PendingFile(path)
         self._file = self._pending.path.open("wb", buffering=0)
-        self._whole = 0
+        self._complete_bytes = 0
 
     def write(self, result: Result) -> None:
         """Append one line."""
@@ -41,28 +44,29 @@ class JsonlSink:
             "latency_ms": round(result.latency_ms, 3),
             "peaks": [
                 {
-                    "x": round(p.x * width, 1),
-                    "y": round(p.y * height, 1),
-                    "score": round(p.score, 4),
+                    "x": round(peak.x * width, 1),
+                    "y": round(peak.y * height, 1),
+                    "score": round(peak.score, 4),
                 }
-                for p in peaks
+                for peak in peaks
             ],
             "regions": [region_to_json(region, width, height, self._camera) for region in result.regions],
         }
         line = f"{json.dumps(row)}\n".encode()
         with translate_write_errors(self._pending.target):
             while line:
-                line = line[self._file.write(line) :]  # a disk that gets full takes a part
-        self._whole = self._file.tell()
+                # An unbuffered write to an almost full disk can take a part of the line.
+                line = line[self._file.write(line) :]
+        self._complete_bytes = self._file.tell()
 
     def finish(self) -> None:
-        """Close the file, without the part of a line that a full disk took."""
+        """Cut off an incomplete last line and close the file."""
         with translate_write_errors(self._pending.target):
-            self._file.truncate(self._whole)
+            self._file.truncate(self._complete_bytes)
             self._file.close()
 
     def commit(self) -> None:
-        """Put the file in its place."""
+        """Move the file to its final path."""
         self._pending.commit()
 
     def discard(self) -> None:
@@ -75,7 +79,17 @@ class JsonlSink:
 def region_to_json(
     region: Region, width: int, height: int, camera: CameraGeometry | None
 ) -> dict[str, object]:
-    """Return the region as JSON has it: in pixels of a width x height frame, angles in degrees."""
+    """Return a region as a JSON object.
+
+    Args:
+        region: The region, in relative coordinates.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        camera: Adds `bearing_deg` and `elevation_deg`.
+
+    Returns:
+        Coordinates in pixels of the frame, angles in degrees.
+    """
     row: dict[str, object] = {
         "id": region.id,
         "x": round(region.x * width, 1),

@@ -1,4 +1,4 @@
-"""Saliency maps as 16-bit PNG images, one a frame."""
+"""Map image sink: one 16-bit grayscale PNG per frame."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from edge.core.frames import Tensor
 from edge.postprocessing.result import Result
 
 LONG_SIDE = 256
-"""Pixels of a map's longer side; the aspect is the frame's. No student computes finer maps."""
-_NAME = re.compile(r"\d{6,}\.png")
+"""Longer side of a map image in pixels. No student computes finer maps."""
+_MAP_NAME = re.compile(r"\d{6,}\.png")
 
 
 class MapsSink:
-    """Writes `DIR/000000.png` and on: 65535 is the frame's own maximum, 0 is none.
+    """Writes a folder of saliency maps: 000000.png, 000001.png, ...
 
-    A folder that holds nothing but such maps is replaced.
+    A value of 65535 is the maximum of that frame, 0 is no saliency. An older folder that holds only such
+    maps is replaced.
 
     Raises:
-        InputError: the folder holds other files, or cannot be written; later: the disk is full.
+        InputError: The folder holds other files or cannot be written, or, from `write`, the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
         self._pending = PendingFolder(folder, is_ours=_is_map)
 
     def write(self, result: Result) -> None:
-        """Write the frame's map."""
+        """Write the map of one frame."""
         image = to_uint16(fit_to_aspect(result.saliency, result.frame.width, result.frame.height))
         encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
         path = self._pending.path / f"{result.frame.index:06d}.png"
@@ -40,14 +41,14 @@ class MapsSink:
             with translate_write_errors(self._pending.target):
                 path.write_bytes(encoded.tobytes())
         except InputError:
-            path.unlink(missing_ok=True)  # a part of a map is none
+            path.unlink(missing_ok=True)  # a full disk leaves a damaged image
             raise
 
     def finish(self) -> None:
-        """Each map was written whole."""
+        """Do nothing: each map is already complete."""
 
     def commit(self) -> None:
-        """Put the folder in its place."""
+        """Move the folder to its final path."""
         self._pending.commit()
 
     def discard(self) -> None:
@@ -56,23 +57,27 @@ class MapsSink:
 
 
 def _is_map(entry: Path) -> bool:
-    """Say whether a file is a map of ours: its name, and a PNG of 16 bits of grey, as no camera writes."""
-    if not _NAME.fullmatch(entry.name) or not entry.is_file():
+    """Return whether a file is a map of this sink: by its name, and as a 16-bit grayscale PNG.
+
+    Cameras write no such PNG, so their images are never taken for maps.
+    """
+    if not _MAP_NAME.fullmatch(entry.name) or not entry.is_file():
         return False
     with entry.open("rb") as file:
-        return file.read(26)[24:26] == b"\x10\x00"
+        return file.read(26)[24:26] == b"\x10\x00"  # bit depth and colour type of the IHDR chunk
 
 
 def fit_to_aspect(saliency: Tensor, width: int, height: int) -> Tensor:
-    """Return the map stretched to the aspect of a width x height frame, `LONG_SIDE` long."""
-    shrink = LONG_SIDE / max(width, height)
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    stretched: Tensor = cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    return stretched
+    """Resize a map to the aspect ratio of a width x height frame; its longer side is `LONG_SIDE`."""
+    scale = LONG_SIDE / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resized: Tensor = cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return resized
 
 
 def to_uint16(saliency: Tensor) -> NDArray[np.uint16]:
-    """Return the map (H, W), non-negative, divided by its maximum, as uint16."""
-    top = float(saliency.max())
-    image: NDArray[np.uint16] = np.rint(saliency * (65535 / top if top > 0 else 0)).astype(np.uint16)
+    """Scale a non-negative map (H, W) to uint16, so that its maximum becomes 65535."""
+    maximum = float(saliency.max())
+    scale = 65535 / maximum if maximum > 0 else 0
+    image: NDArray[np.uint16] = np.rint(saliency * scale).astype(np.uint16)
     return image

@@ -1,1 +1,1 @@
-"""The live page: what a running pipeline sees and how it does, for a browser, Prometheus, or a watchdog."""
+"""Live web page of a running pipeline, with status and metrics for monitoring tools."""

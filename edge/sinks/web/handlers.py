@@ -1,4 +1,4 @@
-"""What is at which path."""
+"""HTTP request handler of the live page: one method per path."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from urllib.parse import parse_qs, urlsplit
 from edge.sinks.web.auth import AccessPolicy, cookie_name
 from edge.sinks.web.live_view import LiveView
 
-STREAM_S = 1 / 25
-"""Least time between pictures of a stream."""
+MIN_PICTURE_INTERVAL_S = 1 / 25
+"""Minimum time between two pictures of a stream."""
 BOUNDARY = "aerogaze-picture"
-IDLE_S = 5.0
-"""How long a client may take none of what it is sent, or say nothing."""
+IDLE_TIMEOUT_S = 5.0
+"""Time after which a client that neither sends nor receives is disconnected."""
 HTML = "text/html; charset=utf-8"
-PLAIN = "text/plain; charset=utf-8"
-SAFE = {
+PLAIN_TEXT = "text/plain; charset=utf-8"
+SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'",
@@ -32,172 +32,198 @@ SAFE = {
 
 
 class LivePageServerBase(ThreadingHTTPServer):
-    """What a request handler needs of its server."""
+    """Interface of the server that a request handler uses.
 
-    door: AccessPolicy
+    Attributes:
+        access: Access policy for requests.
+        view: Content of the page.
+        port: TCP port of the server.
+        stream_slots: Limits the number of streams.
+        closing: Set when the server closes.
+    """
+
+    access: AccessPolicy
     view: LiveView
     port: int
-    streams: threading.BoundedSemaphore
+    stream_slots: threading.BoundedSemaphore
     closing: threading.Event
 
-    def tell(self, what: str) -> None:
-        """Count a client's mistake among the faults."""
+    def report_client_fault(self, message: str) -> None:
+        """Count misbehaviour of a client as a fault."""
         raise NotImplementedError
 
-    def streaming(self, client: Any) -> None:
+    def exempt_from_timeout(self, client: Any) -> None:
         """Exempt a client from the time limit of a request."""
         raise NotImplementedError
 
 
 class RequestHandler(BaseHTTPRequestHandler):
-    """Answers one request; nothing can be changed through it."""
+    """Answers the requests of one client; all of them are read-only."""
 
     server: LivePageServerBase
     server_version, sys_version = "aerogaze", ""
-    timeout = IDLE_S
+    timeout = IDLE_TIMEOUT_S
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer a GET request."""
         try:
             url = urlsplit(self.path)
         except ValueError:
-            self._say(HTTPStatus.BAD_REQUEST, "no such address\n")
+            self._send_text(HTTPStatus.BAD_REQUEST, "invalid URL\n")
             return
-        door, headers = self.server.door, self.headers
-        if not door.knows(headers.get("Host")):
-            self._say(HTTPStatus.FORBIDDEN, "this page is served to this machine only, as localhost\n")
+        access, headers = self.server.access, self.headers
+        if not access.accepts_host(headers.get("Host")):
+            self._send_text(
+                HTTPStatus.FORBIDDEN, "this page is served to this machine only: use localhost as the host\n"
+            )
             return
         if url.path == "/healthz":
-            self._healthz()
+            self._send_health()
             return
         token = parse_qs(url.query).get("token", [None])[-1]
-        if not door.opens(token, headers.get("Cookie"), headers.get("Authorization"), self.server.port):
-            self._ask(url.path, wrong=token is not None)
+        port = self.server.port
+        if not access.is_authorized(token, headers.get("Cookie"), headers.get("Authorization"), port):
+            self._request_token(url.path, is_wrong=token is not None)
             return
-        if url.path == "/" and token is not None and door.token is not None:
-            self._keep(door.token if door.opens(token, None, None, self.server.port) else None)
+        if url.path == "/" and token is not None and access.token is not None:
+            is_valid = access.is_authorized(token, None, None, port)
+            self._redirect_without_token(access.token if is_valid else None)
             return
-        page = {
-            "/": self._page,
-            "/status.json": self._status,
-            "/metrics": self._metrics,
-            "/stream.mjpg": self._stream,
-            "/frame.jpg": self._frame,
+        send = {
+            "/": self._send_page,
+            "/status.json": self._send_status,
+            "/metrics": self._send_metrics,
+            "/stream.mjpg": self._send_stream,
+            "/frame.jpg": self._send_picture,
         }.get(url.path)
-        if page is None:
-            self._say(
+        if send is None:
+            self._send_text(
                 HTTPStatus.NOT_FOUND,
-                "there is /, /stream.mjpg, /frame.jpg, /status.json, /metrics, /healthz\n",
+                "not found; available: /, /stream.mjpg, /frame.jpg, /status.json, /metrics, /healthz\n",
             )
         else:
-            page()
+            send()
 
     def do_HEAD(self) -> None:
-        """Answer without a body."""
+        """Answer a HEAD request: the same without a body."""
         self.do_GET()
 
-    def log_message(self, *words: object) -> None:
-        """Say nothing."""
+    def log_message(self, *args: object) -> None:
+        """Log nothing: requests are not events of the run."""
 
     def version_string(self) -> str:
-        """Name no versions."""
+        """Return the value of the Server header, without version numbers."""
         return "aerogaze"
 
-    def _page(self) -> None:
-        self._send(HTTPStatus.OK, HTML, _asset("page.html"))
+    def _send_page(self) -> None:
+        self._send(HTTPStatus.OK, HTML, _read_asset("page.html"))
 
-    def _status(self) -> None:
-        self._send(HTTPStatus.OK, "application/json", json.dumps(self.server.view.document()).encode())
+    def _send_status(self) -> None:
+        document = self.server.view.status_document()
+        self._send(HTTPStatus.OK, "application/json", json.dumps(document).encode())
 
-    def _healthz(self) -> None:
-        seen = self.server.view.status.snapshot()
-        healthy = seen.state == "running"
-        self._say(HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, f"{seen.state}\n")
+    def _send_health(self) -> None:
+        snapshot = self.server.view.status.snapshot()
+        is_healthy = snapshot.state == "running"
+        self._send_text(
+            HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE, f"{snapshot.state}\n"
+        )
 
-    def _metrics(self) -> None:
+    def _send_metrics(self) -> None:
         try:
             from edge.sinks.web.prometheus import CONTENT_TYPE, format_metrics
         except ModuleNotFoundError:
-            self._say(
+            self._send_text(
                 HTTPStatus.NOT_IMPLEMENTED,
                 "metrics need prometheus_client, which is not installed: pip install 'aerogaze[metrics]'\n",
             )
             return
         self._send(HTTPStatus.OK, CONTENT_TYPE, format_metrics(self.server.view.status.snapshot()))
 
-    def _frame(self) -> None:
-        shown = self.server.view.picture(0, wait_s=1.0)
-        if shown is None:
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "no picture yet\n")
+    def _send_picture(self) -> None:
+        picture = self.server.view.picture(0, wait_s=1.0)
+        if picture is None:
+            self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, "no picture yet\n")
         else:
-            self._send(HTTPStatus.OK, "image/jpeg", shown[1])
+            self._send(HTTPStatus.OK, "image/jpeg", picture[1])
 
-    def _stream(self) -> None:
-        """Send pictures until the client goes: always the newest, so that a slow one misses some."""
-        if not self.server.streams.acquire(blocking=False):
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many watch\n")
+    def _send_stream(self) -> None:
+        """Send the newest picture repeatedly until the client disconnects; a slow client skips pictures."""
+        if not self.server.stream_slots.acquire(blocking=False):
+            self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams\n")
             return
         try:
-            self._start(HTTPStatus.OK, f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+            self._start_response(HTTPStatus.OK, f"multipart/x-mixed-replace; boundary={BOUNDARY}")
             if self.command == "HEAD":
                 return
-            self.server.streaming(self.connection)
+            self.server.exempt_from_timeout(self.connection)
             self.wfile.write(f"--{BOUNDARY}\r\n".encode())
             number = 0
             while not self.server.closing.is_set():
-                shown = self.server.view.picture(number, wait_s=1.0)
-                if shown is None:
-                    if self._gone():
+                picture = self.server.view.picture(number, wait_s=1.0)
+                if picture is None:
+                    if self._is_disconnected():
                         return
                     continue
-                number, jpeg = shown
-                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                started = time.monotonic()
-                # The next boundary at once: browsers show a picture when they have seen its end.
-                try:
-                    self.wfile.write(head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode())
-                except TimeoutError:
-                    self.server.tell(f"a client took no picture for {IDLE_S:g} s, and was let go")
-                    raise
-                self.server.closing.wait(max(0.0, STREAM_S - (time.monotonic() - started)))
+                number, jpeg = picture
+                started_s = time.monotonic()
+                self._write_part(jpeg)
+                remaining_s = MIN_PICTURE_INTERVAL_S - (time.monotonic() - started_s)
+                self.server.closing.wait(max(0.0, remaining_s))
         finally:
-            self.server.streams.release()
+            self.server.stream_slots.release()
 
-    def _gone(self) -> bool:
-        """Say whether the client has hung up, while there is nothing to send it."""
+    def _write_part(self, jpeg: bytes) -> None:
+        head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+        try:
+            # The next boundary is sent at once: browsers show a picture when they have seen its end.
+            self.wfile.write(head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode())
+        except TimeoutError:
+            self.server.report_client_fault(
+                f"a client received no picture for {IDLE_TIMEOUT_S:g} s and was disconnected"
+            )
+            raise
+
+    def _is_disconnected(self) -> bool:
+        """Return whether the client has closed the connection; checked while no picture is available."""
         self.connection.setblocking(False)
         try:
             return not self.connection.recv(1024)
         except BlockingIOError:
             return False
         finally:
-            self.connection.settimeout(IDLE_S)
+            self.connection.settimeout(IDLE_TIMEOUT_S)
 
-    def _ask(self, path: str, wrong: bool) -> None:
+    def _request_token(self, path: str, is_wrong: bool) -> None:
         if path == "/":
-            note = "That was not it." if wrong else ""
-            page = _asset("token.html").replace(b"{{note}}", note.encode())
+            note = "This token is not valid." if is_wrong else ""
+            page = _read_asset("token.html").replace(b"{{note}}", note.encode())
             self._send(HTTPStatus.UNAUTHORIZED, HTML, page)
         else:
-            self._say(HTTPStatus.UNAUTHORIZED, "this needs the page's token: ?token=, cookie, or Bearer\n")
+            self._send_text(
+                HTTPStatus.UNAUTHORIZED,
+                "this path needs the token: as ?token=, as the page's cookie, or as a Bearer token\n",
+            )
 
-    def _keep(self, token: str | None) -> None:
-        """Keep the token as a cookie, and take what was given out of the address, which people share."""
+    def _redirect_without_token(self, token: str | None) -> None:
+        """Redirect to the plain URL, which is safe to share; keep a valid token as a cookie."""
         cookie = f"{cookie_name(self.server.port)}={token}; HttpOnly; SameSite=Lax; Path=/; Max-Age=604800"
-        kept = {} if token is None else {"Set-Cookie": cookie}
-        self._start(HTTPStatus.SEE_OTHER, PLAIN, Location="/", **kept, **{"Content-Length": "0"})
+        cookie_header = {} if token is None else {"Set-Cookie": cookie}
+        self._start_response(
+            HTTPStatus.SEE_OTHER, PLAIN_TEXT, Location="/", **cookie_header, **{"Content-Length": "0"}
+        )
 
-    def _say(self, status: HTTPStatus, words: str) -> None:
-        self._send(status, PLAIN, words.encode())
+    def _send_text(self, status: HTTPStatus, text: str) -> None:
+        self._send(status, PLAIN_TEXT, text.encode())
 
-    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self._start(status, kind, **{"Content-Length": str(len(body))})
+    def _send(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self._start_response(status, content_type, **{"Content-Length": str(len(body))})
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _start(self, status: HTTPStatus, kind: str, **headers: str) -> None:
+    def _start_response(self, status: HTTPStatus, content_type: str, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, **SAFE, **headers}.items():
+        for name, value in {"Content-Type": content_type, **SECURITY_HEADERS, **headers}.items():
             self.send_header(name, value)
         if status == HTTPStatus.UNAUTHORIZED:
             self.send_header("WWW-Authenticate", 'Bearer realm="aerogaze"')
@@ -205,5 +231,5 @@ class RequestHandler(BaseHTTPRequestHandler):
             self.end_headers()
 
 
-def _asset(name: str) -> bytes:
+def _read_asset(name: str) -> bytes:
     return (resources.files("edge.sinks.web") / name).read_bytes()

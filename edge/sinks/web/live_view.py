@@ -1,4 +1,4 @@
-"""What the page shows: the newest picture, encoded when somebody asks, and the last minutes' numbers."""
+"""Content of the live page: the newest picture, encoded on demand, and recent counts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ from edge.postprocessing.result import Result, ResultTransform
 from edge.sinks.files.jsonl import region_to_json
 from edge.sinks.files.overlay_video import draw_overlay
 
-LONG_SIDE = 960
-"""Most pixels of a picture's longer side."""
-QUALITY = 80
-MINUTES = 5
-WATCHED_S = 3.0
-"""How long after a question somebody is still thought to be there."""
+MAX_LONG_SIDE = 960
+"""Maximum longer side of a picture in pixels."""
+JPEG_QUALITY = 80
+HISTORY_S = 5 * 60
+"""Length of the history, with one point per second."""
+VIEWER_TIMEOUT_S = 3.0
+"""After this time without a request, the page counts as having no viewers."""
 
 
 class LiveView:
-    """Takes results from the pipeline's side, and answers any number of clients.
+    """Newest result and recent counts, shared between the pipeline and any number of clients.
 
-    Taking one costs microseconds: a picture is drawn and encoded by the first client's thread that wants
-    it, once for all.
+    `update` costs microseconds. A picture is drawn and encoded once, on the thread of the first client that
+    requests it.
+
+    Args:
+        status: Status to show.
+        transform: Applied to results while there are viewers.
+        camera: Adds bearing and elevation to each region.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -45,14 +52,14 @@ class LiveView:
         self._latest: Result | None = None
         self._number = 0
         self._jpeg: tuple[int, bytes] = (0, b"")
-        self._asked_s = -WATCHED_S
-        self._closed = False
-        self._history: deque[dict[str, float]] = deque(maxlen=60 * MINUTES)
-        self._counted = (clock(), 0, 0)
+        self._last_request_s = -VIEWER_TIMEOUT_S
+        self._is_closed = False
+        self._history: deque[dict[str, float]] = deque(maxlen=HISTORY_S)
+        self._last_sample = (clock(), 0, 0)  # time, frames, dropped
 
-    def take(self, result: Result) -> None:
-        """Keep the newest result; look at it only if somebody is there."""
-        if self._clock() - self._asked_s < WATCHED_S:
+    def update(self, result: Result) -> None:
+        """Store the newest result; transform it only while there are viewers."""
+        if self._clock() - self._last_request_s < VIEWER_TIMEOUT_S:
             result = self._transform(result)
         with self._changed:
             self._latest = result
@@ -60,62 +67,67 @@ class LiveView:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let all who wait go."""
+        """Wake all waiting clients; they get no more pictures."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()
 
     def picture(self, after: int, wait_s: float) -> tuple[int, bytes] | None:
-        """Return the number and JPEG of the newest picture, once it is newer than `after`.
+        """Wait for a picture that is newer than a given one.
 
-        None if there is none within `wait_s`, or the page is closed.
+        Args:
+            after: Number of the last picture that the client has; 0 for none.
+            wait_s: Maximum time to wait.
+
+        Returns:
+            Number and JPEG of the newest picture; None on timeout or if the view is closed.
         """
-        self._asked_s = self._clock()
+        self._last_request_s = self._clock()
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._number > after, wait_s)
-            if self._closed or self._number <= after:
+            self._changed.wait_for(lambda: self._is_closed or self._number > after, wait_s)
+            if self._is_closed or self._number <= after:
                 return None
         with self._encoding:
             with self._changed:
                 number, result = self._number, self._latest
             if self._jpeg[0] != number and result is not None:
-                self._jpeg = number, _encoded(result)
+                self._jpeg = number, _encode_picture(result)
             return self._jpeg
 
-    def sample(self) -> None:
-        """Add a point to the history, if a second has passed since the last."""
+    def sample_history(self) -> None:
+        """Add a point to the history if at least a second has passed since the last one."""
         now = self._clock()
-        then, frames, dropped = self._counted
-        if now - then < 1:
+        last_s, frames, dropped = self._last_sample
+        if now - last_s < 1:
             return
-        seen = self.status.snapshot()
-        self._counted = now, seen.frames, seen.dropped
+        snapshot = self.status.snapshot()
+        self._last_sample = now, snapshot.frames, snapshot.dropped
         self._history.append(
             {
-                "fps": round((seen.frames - frames) / (now - then), 1),
-                "dropped": round((seen.dropped - dropped) / (now - then), 1),
+                "fps": round((snapshot.frames - frames) / (now - last_s), 1),
+                "dropped": round((snapshot.dropped - dropped) / (now - last_s), 1),
             }
         )
 
-    def document(self) -> dict[str, object]:
-        """Return all that the page shows beside the picture, as JSON has it."""
-        self._asked_s = self._clock()
-        seen, result = self.status.snapshot(), self._latest
-        latencies = seen.latencies_ms or (0.0,)
-        p50, p90, p99 = np.percentile(latencies, [50, 90, 99])
+    def status_document(self) -> dict[str, object]:
+        """Return everything that the page shows except the picture, as a JSON object."""
+        self._last_request_s = self._clock()
+        snapshot, result = self.status.snapshot(), self._latest
+        latencies_ms = snapshot.latencies_ms or (0.0,)
+        p50, p90, p99 = np.percentile(latencies_ms, [50, 90, 99])
         document: dict[str, object] = {
-            "about": vars(seen.run_info),
-            "state": seen.state,
-            "uptime_s": round(seen.uptime_s, 1),
-            "frames": seen.frames,
-            "dropped": seen.dropped,
-            "held": seen.held,
-            "fps": round(seen.fps, 1),
+            "about": vars(snapshot.run_info),
+            "state": snapshot.state,
+            "uptime_s": round(snapshot.uptime_s, 1),
+            "frames": snapshot.frames,
+            "dropped": snapshot.dropped,
+            "held": snapshot.held,
+            "fps": round(snapshot.fps, 1),
             "latency_ms": {"p50": round(p50, 2), "p90": round(p90, 2), "p99": round(p99, 2)},
-            "latencies_ms": [round(value, 2) for value in seen.latencies_ms],
+            "latencies_ms": [round(value, 2) for value in snapshot.latencies_ms],
             "history": list(self._history),
-            "faults": seen.faults,
-            "open_faults": seen.open_faults,
+            "faults": snapshot.faults,
+            "open_faults": snapshot.open_faults,
         }
         if result is not None:
             height, width = result.frame.height, result.frame.width
@@ -124,8 +136,8 @@ class LiveView:
         return document
 
 
-def _encoded(result: Result) -> bytes:
+def _encode_picture(result: Result) -> bytes:
     height, width = result.frame.image.shape[:2]
-    shrink = min(1.0, LONG_SIDE / max(width, height))
-    picture = draw_overlay(result, max(1, round(width * shrink)), max(1, round(height * shrink)))
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    scale = min(1.0, MAX_LONG_SIDE / max(width, height))
+    picture = draw_overlay(result, max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

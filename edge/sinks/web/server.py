@@ -1,4 +1,4 @@
-"""A small HTTP server, bounded in clients and in patience: nobody at its far end can hold anything up."""
+"""HTTP server of the live page, with limits on clients, time and buffers: no client can block the run."""
 
 from __future__ import annotations
 
@@ -10,120 +10,120 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.sinks.web.auth import AccessPolicy
-from edge.sinks.web.handlers import IDLE_S, LivePageServerBase, RequestHandler
+from edge.sinks.web.handlers import IDLE_TIMEOUT_S, LivePageServerBase, RequestHandler
 from edge.sinks.web.live_view import LiveView
 
 MAX_CLIENTS = 16
 MAX_STREAMS = 8
 REQUEST_TIMEOUT_S = 10.0
-"""How long anything but a stream may take in all."""
-SEND_BYTES = 256 * 1024
-"""What the system keeps of a stream on its way: little, so that a slow client sees new pictures, not old."""
-TICK_S = 0.25
-BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\ntoo many clients\n"
+"""Total time limit of a request, except for streams."""
+SEND_BUFFER_BYTES = 256 * 1024
+"""Send buffer of a connection: small, so that a slow client gets new pictures instead of queued old ones."""
+POLL_INTERVAL_S = 0.25
+BUSY_RESPONSE = b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\ntoo many clients\n"
 
 
 class LivePageServer(LivePageServerBase):
-    """Serves a view through a door, a thread a client.
+    """Serves a live view under an access policy, with one thread per client.
 
     Raises:
-        InputError: the address is taken, or is none of this machine's.
+        InputError: The address is in use, or is not an address of this machine.
     """
 
     daemon_threads = True
-    block_on_close = False  # close() below does it, with an end
+    block_on_close = False  # close() waits for the client threads itself, with a time limit
     request_queue_size = MAX_CLIENTS
 
-    def __init__(self, door: AccessPolicy, view: LiveView) -> None:
-        self.door, self.view = door, view
-        self.streams = threading.BoundedSemaphore(MAX_STREAMS)
+    def __init__(self, access: AccessPolicy, view: LiveView) -> None:
+        self.access, self.view = access, view
+        self.stream_slots = threading.BoundedSemaphore(MAX_STREAMS)
         self.closing = threading.Event()
-        self._clients: dict[Any, float | None] = {}
-        self._guard = threading.Lock()
-        self.address_family = door.family
+        self._clients: dict[Any, float | None] = {}  # start of the request; None: no time limit
+        self._clients_lock = threading.Lock()
+        self.address_family = access.family
         try:
-            super().__init__((door.host, door.port), RequestHandler)
+            super().__init__((access.host, access.port), RequestHandler)
         except (OSError, OverflowError) as error:
-            told = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"cannot serve at {door.host}:{door.port} ({told}): name another address"
+                f"cannot serve at {access.host}:{access.port} ({reason}): choose another address"
             ) from None
         self.port = int(self.server_address[1])
         self._thread = threading.Thread(
-            target=self.serve_forever, args=(TICK_S,), name="aerogaze-http", daemon=True
+            target=self.serve_forever, args=(POLL_INTERVAL_S,), name="aerogaze-http", daemon=True
         )
         self._thread.start()
 
     def server_bind(self) -> None:
-        """Bind, and do not ask a name server who we are."""
+        """Bind the socket, without the base class's look-up of the host name, which can take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def close(self) -> None:
-        """Let all clients go and wait for their threads."""
+        """Disconnect all clients and wait for their threads, at most `IDLE_TIMEOUT_S`."""
         self.closing.set()
         self.view.close()
         self.shutdown()
         self._thread.join()
         self.server_close()
-        end = time.monotonic() + IDLE_S
-        while self._cut(until_s=None) and time.monotonic() < end:
+        deadline_s = time.monotonic() + IDLE_TIMEOUT_S
+        while self._disconnect(started_before_s=None) and time.monotonic() < deadline_s:
             time.sleep(0.01)
 
     def service_actions(self) -> None:
-        """Between requests: keep the history, and cut off who takes too long."""
-        self.view.sample()
-        if self._cut(time.monotonic() - REQUEST_TIMEOUT_S):
-            self.tell("a client took its time, and was cut off")
+        """Update the history and disconnect clients that exceed the time limit; called between requests."""
+        self.view.sample_history()
+        if self._disconnect(time.monotonic() - REQUEST_TIMEOUT_S):
+            self.report_client_fault("a client exceeded the time limit of a request and was disconnected")
         self.view.status.report_recovery("http")
 
-    def tell(self, what: str) -> None:
-        """Count what clients do wrong among the faults."""
-        self.view.status.report_fault("http", what)
+    def report_client_fault(self, message: str) -> None:
+        """Count misbehaviour of a client as a fault of kind "http"."""
+        self.view.status.report_fault("http", message)
 
-    def streaming(self, client: Any) -> None:
-        """Give a client all the time it wants."""
-        with self._guard:
+    def exempt_from_timeout(self, client: Any) -> None:
+        """Exempt a client from the time limit of a request."""
+        with self._clients_lock:
             self._clients[client] = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a client's thread, or say that there are enough."""
-        with self._guard:
-            welcome = len(self._clients) < MAX_CLIENTS
-            if welcome:
+        """Start the thread of a client, or refuse it if there are too many."""
+        with self._clients_lock:
+            is_accepted = len(self._clients) < MAX_CLIENTS
+            if is_accepted:
                 self._clients[request] = time.monotonic()
-        if welcome:
-            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        if is_accepted:
+            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             super().process_request(request, client_address)
             return
-        self.tell(f"more than {MAX_CLIENTS} clients came at a time, and some were turned away")
+        self.report_client_fault(f"more than {MAX_CLIENTS} clients at a time; some were refused")
         request.setblocking(False)
         with contextlib.suppress(OSError):
-            request.send(BUSY)
+            request.send(BUSY_RESPONSE)
         self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a client, and forget it."""
+        """Serve a client on its own thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._guard:
+            with self._clients_lock:
                 self._clients.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients come and go; that is no news."""
+        """Ignore errors of single connections: clients may disconnect at any time."""
 
-    def _cut(self, until_s: float | None) -> int:
-        """Hang up on those who came before a moment, or on all; return how many there were."""
-        with self._guard:
-            late = [
+    def _disconnect(self, started_before_s: float | None) -> int:
+        """Disconnect the clients whose request started before a time, or all; return their number."""
+        with self._clients_lock:
+            clients = [
                 client
-                for client, came_s in self._clients.items()
-                if until_s is None or (came_s is not None and came_s < until_s)
+                for client, started_s in self._clients.items()
+                if started_before_s is None or (started_s is not None and started_s < started_before_s)
             ]
-        for client in late:
+        for client in clients:
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
-        return len(late)
+        return len(clients)

@@ -1,4 +1,4 @@
-"""The live page as a sink: results go to whoever looks at it."""
+"""Live page sink: serves the results of a run to browsers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from edge.sinks.web.server import LivePageServer
 
 
 class HttpSink:
-    """Serves the page at `:PORT` (to this machine) or `HOST:PORT` (to all who have the token).
+    """Serves a live page at `:PORT` (to this machine only) or `HOST:PORT` (to clients with the token).
+
+    Args:
+        address: Address to serve at.
+        token: Access token; None generates one if other machines can reach the address.
+        status: Status to show.
+        transform: Applied to results while the page has viewers, for example to find regions.
+        camera: Adds bearing and elevation to each region.
 
     Raises:
-        InputError: an address that cannot be, or is taken; a token that is easily guessed.
+        InputError: The address is invalid or in use, or the token is easy to guess.
     """
 
     def __init__(
@@ -27,26 +34,26 @@ class HttpSink:
     ) -> None:
         self._view = LiveView(status, transform, camera)
         self._server = LivePageServer(parse_access_policy(address, token), self._view)
-        self._open = True
+        self._is_open = True
 
     @property
     def url(self) -> str:
-        """What to type into a browser."""
-        return self._server.door.url(self._server.port)
+        """URL of the page, with the token if it was generated."""
+        return self._server.access.url(self._server.port)
 
     def write(self, result: Result) -> None:
-        """Keep the result for who looks."""
-        self._view.take(result)
+        """Make the result available to clients."""
+        self._view.update(result)
 
     def finish(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing: no output is pending."""
 
     def commit(self) -> None:
-        """Close the page."""
-        if self._open:
-            self._open = False
+        """Stop serving."""
+        if self._is_open:
+            self._is_open = False
             self._server.close()
 
     def discard(self) -> None:
-        """Close the page."""
+        """Stop serving."""
         self.commit()

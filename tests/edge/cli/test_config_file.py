@@ -9,18 +9,18 @@ import pytest
 from tests.conftest import Outcome
 
 
-def test_a_run_takes_its_options_from_a_file_and_the_command_line_wins(
+def test_options_come_from_the_file_and_the_command_line_takes_precedence(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
         f'source = "synthetic:7:128x96:5"\nmax-frames = 4\njson = true\njsonl = "{tmp_path}/o.jsonl"'
     )
-    told = json.loads(command("run", "--config", config).out)
-    assert (told["frames"], told["source"]) == (4, "synthetic:7:128x96:5")
+    summary = json.loads(command("run", "--config", config).out)
+    assert (summary["frames"], summary["source"]) == (4, "synthetic:7:128x96:5")
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 4
-    told = json.loads(command("run", "synthetic:8:128x96", "--config", config, "--max-frames", 2).out)
-    assert (told["frames"], told["source"]) == (2, "synthetic:8:128x96:100")
+    summary = json.loads(command("run", "synthetic:8:128x96", "--config", config, "--max-frames", 2).out)
+    assert (summary["frames"], summary["source"]) == (2, "synthetic:8:128x96:100")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_run_takes_its_options_from_a_file_and_the_command_line_wins(
         ("source = ", "run.toml is not valid TOML: "),
     ],
 )
-def test_a_wrong_file_is_one_line(
+def test_invalid_file_is_one_clear_line(
     command: Callable[..., Outcome], tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "run.toml").write_text(text)
@@ -45,7 +45,7 @@ def test_a_wrong_file_is_one_line(
     assert outcome.err.count("\n") == 1
 
 
-def test_a_missing_file_is_one_line(command: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_missing_file_is_one_clear_line(command: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = command("run", "--config", tmp_path / "none.toml")
     assert outcome.code == 2
     assert "none.toml: No such file" in outcome.err

@@ -10,7 +10,7 @@ import pytest
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame
-from edge.postprocessing.annotations import FOLLOWED, WHITE, draw_annotations
+from edge.postprocessing.annotations import FOLLOWED_COLOUR, WHITE, draw_annotations
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.regions import Region
@@ -24,17 +24,17 @@ from edge.sources.factory import open_source
 
 @pytest.fixture
 def results(flight: np.ndarray) -> list[Result]:
-    found = []
+    frames = []
     for index, image in enumerate(flight):
         saliency = np.zeros((64, 64), np.float32)
         saliency[16:18, 4 * index + 2] = 0.25, 0.5
-        found.append(Result(Frame(index, index / 10, image), saliency, 1.5))
-    return found
+        frames.append(Result(Frame(index, index / 10, image), saliency, 1.5))
+    return frames
 
 
-def test_json_lines(tmp_path: Path, results: list[Result]) -> None:
+def test_jsonl_sink_writes_one_object_per_frame(tmp_path: Path, results: list[Result]) -> None:
     sink = JsonlSink(tmp_path / "out.jsonl")
-    write(sink, results)
+    write_all(sink, results)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["frame"] for row in rows] == list(range(12))
     assert rows[3]["capture_s"] == 0.3
@@ -45,8 +45,8 @@ def test_json_lines(tmp_path: Path, results: list[Result]) -> None:
     assert peak["score"] == pytest.approx(1)
 
 
-def test_maps_keep_the_frames_aspect_and_sixteen_bits(tmp_path: Path, results: list[Result]) -> None:
-    write(MapsSink(tmp_path / "maps"), results)
+def test_maps_are_16_bit_images_with_the_aspect_of_the_frame(tmp_path: Path, results: list[Result]) -> None:
+    write_all(MapsSink(tmp_path / "maps"), results)
     files = sorted((tmp_path / "maps").iterdir())
     assert [file.name for file in files] == [f"{index:06d}.png" for index in range(12)]
     image = cv2.imread(str(files[5]), cv2.IMREAD_UNCHANGED)
@@ -59,8 +59,8 @@ def test_maps_keep_the_frames_aspect_and_sixteen_bits(tmp_path: Path, results: l
     assert (row + 0.5) / 144 == pytest.approx(17.5 / 64, abs=0.01)
 
 
-def test_an_overlay_plays_and_shows_the_peak(tmp_path: Path, results: list[Result], video: Path) -> None:
-    write(OverlaySink(tmp_path / "overlay.mp4", open_source(str(video))), results)
+def test_overlay_can_be_played_and_shows_the_peak(tmp_path: Path, results: list[Result], video: Path) -> None:
+    write_all(OverlaySink(tmp_path / "overlay.mp4", open_source(str(video))), results)
     source = open_source(str(tmp_path / "overlay.mp4"))
     frames = list(source)
     assert (len(frames), source.width, source.height, source.fps) == (12, 320, 180, 10)
@@ -70,7 +70,9 @@ def test_an_overlay_plays_and_shows_the_peak(tmp_path: Path, results: list[Resul
     assert abs(row - 17.5 / 64 * 180) < 20
 
 
-def test_a_discarded_sink_leaves_what_was_there(tmp_path: Path, results: list[Result], video: Path) -> None:
+def test_discarded_sink_leaves_older_files_unchanged(
+    tmp_path: Path, results: list[Result], video: Path
+) -> None:
     (tmp_path / "out.jsonl").write_text("old")
     sinks: list[Sink] = [
         JsonlSink(tmp_path / "out.jsonl"),
@@ -84,49 +86,49 @@ def test_a_discarded_sink_leaves_what_was_there(tmp_path: Path, results: list[Re
     assert (tmp_path / "out.jsonl").read_text() == "old"
 
 
-def test_an_overlay_with_an_odd_name_is_refused(tmp_path: Path, video: Path) -> None:
+def test_overlay_with_an_unknown_suffix_is_rejected(tmp_path: Path, video: Path) -> None:
     with pytest.raises(InputError, match=r"ending in \.mp4"):
         OverlaySink(tmp_path / "overlay.gif", open_source(str(video)))
 
 
-def test_an_overlay_on_a_full_disk_is_refused(
+def test_overlay_on_a_full_disk_is_rejected(
     tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("edge.sinks.files.overlay_video.disk_usage", lambda path: usage._replace(free=0))
-    with pytest.raises(InputError, match="the disk is all but full; free some space"):
+    with pytest.raises(InputError, match="the disk is almost full; free some space"):
         OverlaySink(tmp_path / "overlay.mp4", open_source(str(video)))
     assert not [*tmp_path.glob(".overlay*")]
 
 
-def write(sink: Sink, results: list[Result]) -> None:
+def write_all(sink: Sink, results: list[Result]) -> None:
     for result in results:
         sink.write(result)
     sink.finish()
     sink.commit()
 
 
-def test_a_video_that_is_cut_short_is_no_success(tmp_path: Path, results: list[Result], video: Path) -> None:
+def test_truncated_video_fails_at_the_end(tmp_path: Path, results: list[Result], video: Path) -> None:
     sink = OverlaySink(tmp_path / "overlay.mp4", open_source(str(video)))
     for result in results:
         sink.write(result)
     sink._writer.release()
     (written,) = tmp_path.iterdir()
-    written.write_bytes(written.read_bytes()[:20_000])  # as a full disk leaves it
+    written.write_bytes(written.read_bytes()[:20_000])  # like on a full disk
     with pytest.raises(InputError, match="is the disk full"):
         sink.finish()
     sink.discard()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_camera_frame_is_no_map_of_ours(tmp_path: Path, flight: np.ndarray) -> None:
+def test_folder_with_an_image_of_a_camera_is_not_replaced(tmp_path: Path, flight: np.ndarray) -> None:
     cv2.imwrite(str(tmp_path / "000001.png"), flight[0])
     with pytest.raises(InputError, match=r"holds 000001\.png"):
         MapsSink(tmp_path)
 
 
-def test_json_lines_tell_regions_and_where_they_are(tmp_path: Path, results: list[Result]) -> None:
-    write(JsonlSink(tmp_path / "out.jsonl", MapAnalyzer(), CameraGeometry(90, pitch_deg=-30)), results)
+def test_jsonl_sink_writes_regions_with_their_angles(tmp_path: Path, results: list[Result]) -> None:
+    write_all(JsonlSink(tmp_path / "out.jsonl", MapAnalyzer(), CameraGeometry(90, pitch_deg=-30)), results)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     for index, row in enumerate(rows):
         region = row["regions"][0]
@@ -142,24 +144,24 @@ def test_json_lines_tell_regions_and_where_they_are(tmp_path: Path, results: lis
     assert bearings[0] == pytest.approx(-45, abs=6)
 
 
-def test_marks_tell_the_one_to_follow_from_others_and_stay_in_the_picture(flight: np.ndarray) -> None:
+def test_tracked_region_is_marked_differently_and_marks_stay_inside_the_image(flight: np.ndarray) -> None:
     first = Region(0.3, 0.5, 0.2, 0.4, 0.4, 0.6, 0.4, 1)
     other = Region(0.7, 0.5, 0.6, 0.4, 0.8, 0.6, 0.2, 12)
     saliency = np.zeros((8, 8), np.float32)
 
-    def drawn(*regions: Region, size: tuple[int, int] = (640, 360)) -> np.ndarray:
+    def draw(*regions: Region, size: tuple[int, int] = (640, 360)) -> np.ndarray:
         image = np.zeros((size[1], size[0], 3), np.uint8)
         draw_annotations(image, Result(Frame(0, 0, flight[0]), saliency, 1, regions))
         return image
 
-    image = drawn(first, other)
+    image = draw(first, other)
     left, right = image[:, :320], image[:, 320:]
-    assert (left == FOLLOWED).all(axis=2).sum() > 300  # its label is filled
+    assert (left == FOLLOWED_COLOUR).all(axis=2).sum() > 300  # its label is filled
     assert not (left == WHITE).all(axis=2).any()
     assert (right == WHITE).all(axis=2).sum() > 300
-    lost = drawn(first, Region(0.7, 0.5, 0.6, 0.4, 0.8, 0.6, 0.2, 12, coasting=True))
-    assert 0 < (lost[:, 320:] > 0).sum() < (right > 0).sum() / 3  # a thin bracket, no label
-    corner = drawn(Region(0, 0, -0.1, -0.1, 0.1, 0.1, 0.9, 123456))
-    assert (corner == FOLLOWED).all(axis=2).sum() > 300
+    coasting = draw(first, Region(0.7, 0.5, 0.6, 0.4, 0.8, 0.6, 0.2, 12, coasting=True))
+    assert 0 < (coasting[:, 320:] > 0).sum() < (right > 0).sum() / 3  # a thin bracket, no label
+    corner = draw(Region(0, 0, -0.1, -0.1, 0.1, 0.1, 0.9, 123456))
+    assert (corner == FOLLOWED_COLOUR).all(axis=2).sum() > 300
     for size in ((1, 1), (2, 200), (200, 3)):
-        drawn(first, other, size=size)
+        draw(first, other, size=size)

@@ -1,4 +1,4 @@
-"""A disk that gets full while a live run records: a real, small file system."""
+"""Runs that fill the disk: on a real, small file system."""
 
 from __future__ import annotations
 
@@ -15,45 +15,47 @@ from tests.conftest import Outcome
 
 @pytest.fixture
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """256 KiB of disk, or as much as a test asks for."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '256k')}", "none", str(place)]
+    """Mount a disk of 256 KiB, or of the size that a test asks for."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '256k')}", "none", str(path)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True)
+        result = subprocess.run(mount, capture_output=True, text=True)
     except OSError as error:
         pytest.skip(f"no mount: {error}")
-    if done.returncode:
-        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)  # noqa: S607
+    if result.returncode:
+        pytest.skip(f"mounting is not permitted: {result.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)  # noqa: S607
 
 
-def test_what_is_whole_is_kept_and_the_rest_goes_on(
+def test_live_run_keeps_complete_maps_and_continues_its_other_sinks(
     command: Callable[..., Outcome], disk: Path, tmp_path: Path
 ) -> None:
-    words = ["run", "synthetic:3:320x180:12", "--realtime", "--fps", "10", "--json"]
-    (disk / "ballast").write_bytes(bytes(128 * 1024))  # what is left takes some maps, not twelve
-    outcome = command(*words, "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl")
+    arguments = ["run", "synthetic:3:320x180:12", "--realtime", "--fps", "10", "--json"]
+    (disk / "ballast").write_bytes(bytes(128 * 1024))  # leaves space for some of the twelve maps
+    outcome = command(*arguments, "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl")
     assert outcome.code == 1
-    assert "not every output is whole: sink:maps: cannot write" in outcome.err
+    assert "not every output is complete: sink:maps: cannot write" in outcome.err
     assert outcome.err.count("sink:maps: cannot write") == 2, "when it happens, and at the end"
     summary = json.loads(outcome.out)
     assert summary["faults"] == {"sink:maps": 1}
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == summary["frames"] > 6
-    kept = list((disk / "maps").iterdir())
-    assert 0 < len(kept) < summary["frames"]
-    assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in kept)
+    maps = list((disk / "maps").iterdir())
+    assert 0 < len(maps) < summary["frames"]
+    assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in maps)
 
 
 @pytest.mark.parametrize("disk", ["4m"], indirect=True)
-def test_a_video_ends_before_the_disk_is_full_and_plays(
+def test_video_ends_before_the_disk_is_full_and_can_be_played(
     command: Callable[..., Outcome], disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.sinks.files.overlay_video.RESERVE_BYTES", 1 << 20)
+    monkeypatch.setattr("edge.sinks.files.overlay_video.RESERVED_BYTES", 1 << 20)
     monkeypatch.setattr("edge.sinks.files.overlay_video.DISK_CHECK_INTERVAL", 5)
-    words = ["run", "synthetic:3:1280x720:150", "--realtime", "--fps", "20", "--json"]
-    outcome = command(*words, "--overlay", disk / "o.mp4", "--maps", disk / "maps")  # which take the rest
+    arguments = ["run", "synthetic:3:1280x720:150", "--realtime", "--fps", "20", "--json"]
+    outcome = command(
+        *arguments, "--overlay", disk / "o.mp4", "--maps", disk / "maps"
+    )  # the maps fill the rest
     summary = json.loads(outcome.out)
     assert outcome.code == 1
     assert "sink:overlay: the disk of" in outcome.err
@@ -62,37 +64,39 @@ def test_a_video_ends_before_the_disk_is_full_and_plays(
     while video.read()[0]:
         read += 1
     assert 0 < read < summary["frames"]
-    assert f"there is room for {read} frames of video" in outcome.err
+    assert f"the video ends after {read} frames" in outcome.err
 
 
-def test_a_files_run_goes_on_without_what_does_not_fit(
+def test_run_over_a_file_continues_without_the_sink_whose_disk_is_full(
     command: Callable[..., Outcome], disk: Path, tmp_path: Path
 ) -> None:
     assert command("run", "synthetic:4:320x180:1", "--maps", disk / "maps").code == 0
     older = (disk / "maps" / "000000.png").read_bytes()
     (disk / "ballast").write_bytes(bytes(176 * 1024))
-    words = ["run", "synthetic:3:320x180:12", "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl"]
-    outcome = command(*words)
+    arguments = ["run", "synthetic:3:320x180:12", "--maps", disk / "maps", "--jsonl", tmp_path / "o.jsonl"]
+    outcome = command(*arguments)
     assert outcome.code == 1
-    assert "not every output is whole: sink:maps: cannot write" in outcome.err
+    assert "not every output is complete: sink:maps: cannot write" in outcome.err
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 12
     assert sorted(path.name for path in disk.iterdir()) == ["ballast", "maps"]
-    assert (disk / "maps" / "000000.png").read_bytes() == older, "what was there is as it was"
+    assert (disk / "maps" / "000000.png").read_bytes() == older, "the older maps are unchanged"
     assert f"wrote {tmp_path / 'o.jsonl'}" in outcome.out
     assert f"wrote {disk / 'maps'}" not in outcome.out
 
 
-def test_json_lines_end_with_a_whole_one(command: Callable[..., Outcome], disk: Path, tmp_path: Path) -> None:
+def test_json_lines_end_with_a_complete_line(
+    command: Callable[..., Outcome], disk: Path, tmp_path: Path
+) -> None:
     (disk / "ballast").write_bytes(bytes(252 * 1024))
-    words = ["run", "synthetic:3:64x64:60", "--realtime", "--fps", "100", "--json"]
-    outcome = command(*words, "--jsonl", disk / "o.jsonl")
+    arguments = ["run", "synthetic:3:64x64:60", "--realtime", "--fps", "100", "--json"]
+    outcome = command(*arguments, "--jsonl", disk / "o.jsonl")
     summary = json.loads(outcome.out)
     assert outcome.code == 1
     rows = [json.loads(line) for line in (disk / "o.jsonl").read_text().splitlines()]
     assert 0 < len(rows) < summary["frames"]
 
 
-def test_a_files_run_leaves_nothing_half_written(command: Callable[..., Outcome], disk: Path) -> None:
+def test_run_over_a_file_leaves_no_incomplete_output(command: Callable[..., Outcome], disk: Path) -> None:
     (disk / "ballast").write_bytes(bytes(192 * 1024))
     outcome = command("run", "synthetic:3:320x180:12", "--maps", disk / "maps")
     assert outcome.code == 2

@@ -1,4 +1,4 @@
-"""The live page in a real browser."""
+"""Live page in a real browser."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 
 class Flight:
-    """A page, fed twenty times a second until it is told to stall."""
+    """Page that gets twenty results per second while `running` is set."""
 
     def __init__(self, images: np.ndarray, address: str = ":0") -> None:
-        source = "a/very/long/name/of-a-source-that-would-not-fit-on-any-phone-whatever-one-does.mp4"
-        self.status = Status(RunInfo("skd-64", "int8", "onnxruntime", source), quiet_s=0)
+        source = "a/very/long/name/of-a-source-that-would-not-fit-on-any-phone-in-any-orientation.mp4"
+        self.status = Status(RunInfo("skd-64", "int8", "onnxruntime", source), recovery_s=0)
         self.sink = HttpSink(address, None, self.status, MapAnalyzer(), CameraGeometry(70))
         self._images, self._end, self.running = images, threading.Event(), threading.Event()
         self.running.set()
@@ -62,16 +62,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def flying(flight: np.ndarray) -> Iterator[Flight]:
-    made = Flight(flight)
-    yield made
-    made.close()
+    opened = Flight(flight)
+    yield opened
+    opened.close()
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(
     ("width", "height", "phone"), [(1280, 900, False), (390, 844, True), (320, 568, True)]
 )
-def test_the_stream_is_shown_and_the_plots_are_drawn(
+def test_page_shows_the_stream_and_draws_the_plots(
     browser: Chromium, flying: Flight, width: int, height: int, phone: bool, dark: bool
 ) -> None:
     browser.screen(width, height, dark, phone)
@@ -85,18 +85,18 @@ def test_the_stream_is_shown_and_the_plots_are_drawn(
     for plot in ("latency", "rate"):
         points = browser.value(f"document.querySelector('#{plot} path').getAttribute('d')")
         assert "NaN" not in points
-        wide, high = browser.value(
+        path_width, path_height = browser.value(
             f"(box => [box.width, box.height])(document.querySelector('#{plot} path').getBBox())"
         )
-        assert wide > (width / 4 if plot == "latency" else 0)
-        assert high > 5
+        assert path_width > (width / 4 if plot == "latency" else 0)
+        assert path_height > 5
     assert browser.errors == []
     picture = cv2.imdecode(np.frombuffer(browser.picture(), np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     assert (picture[-60:, :8].mean() < 60) == dark
 
 
-def test_pictures_move_and_a_stall_is_seen(browser: Chromium, flying: Flight) -> None:
+def test_pictures_move_and_a_stall_is_shown(browser: Chromium, flying: Flight) -> None:
     browser.screen(800, 600)
     browser.open(flying.sink.url)
     browser.wait("document.getElementById('stream')?.naturalWidth === 320")
@@ -111,8 +111,8 @@ def test_pictures_move_and_a_stall_is_seen(browser: Chromium, flying: Flight) ->
     flying.status.set_state("stalled")
     flying.status.report_fault("source", "<i>no frame</i> for 2.1 s")
     browser.wait("document.getElementById('view').classList.contains('still')")
-    told = browser.value("document.getElementById('why').textContent")
-    assert told == "stalled: <i>no frame</i> for 2.1 s"  # as words, not as HTML
+    reason = browser.value("document.getElementById('why').textContent")
+    assert reason == "stalled: <i>no frame</i> for 2.1 s"  # as text, not as HTML
     flying.status.report_recovery("source")
     flying.running.set()
     browser.wait("!document.getElementById('view').classList.contains('still')")
@@ -120,19 +120,17 @@ def test_pictures_move_and_a_stall_is_seen(browser: Chromium, flying: Flight) ->
     assert browser.errors == []
 
 
-def test_a_page_elsewhere_asks_for_its_token_and_a_lost_drone_is_seen(
-    browser: Chromium, flight: np.ndarray
-) -> None:
-    made = Flight(flight, "0.0.0.0:0")
+def test_page_asks_for_its_token_and_shows_a_lost_connection(browser: Chromium, flight: np.ndarray) -> None:
+    remote = Flight(flight, "0.0.0.0:0")
     try:
-        url, _, token = made.sink.url.partition("?token=")
-        here = f"http://127.0.0.1:{made.sink._server.port}/"
-        assert url.endswith(here.rpartition(":")[2])
-        browser.open(here)
+        url, _, token = remote.sink.url.partition("?token=")
+        local_url = f"http://127.0.0.1:{remote.sink._server.port}/"
+        assert url.endswith(local_url.rpartition(":")[2])
+        browser.open(local_url)
         browser.wait("document.querySelector('input[name=token]') !== null")
         browser.value(f"document.querySelector('input').value = {token!r}; document.forms[0].submit()")
         browser.wait("document.getElementById('stream')?.naturalWidth === 320")
-        assert browser.value("location.href") == here  # the token is out of the address
+        assert browser.value("location.href") == local_url  # without the token
     finally:
-        made.close()
+        remote.close()
     browser.wait("document.getElementById('state').textContent === 'no connection'")

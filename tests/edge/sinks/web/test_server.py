@@ -1,4 +1,4 @@
-"""The live page's server on loopback: what it says, to whom, and that nobody holds it up."""
+"""Server of the live page on loopback: responses, access, and clients that misbehave."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from edge.core.frames import Frame
 from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.regions import Region
-from edge.postprocessing.result import Result
+from edge.postprocessing.result import Result, identity
 from edge.sinks.web import server
-from edge.sinks.web.handlers import RequestHandler
+from edge.sinks.web.handlers import IDLE_TIMEOUT_S, RequestHandler
 from edge.sinks.web.live_view import LiveView
 from edge.sinks.web.sink import HttpSink
 from tests.conftest import Outcome
+from tests.support.clocks import ManualClock
+from tests.support.waiting import aerogaze_threads, wait_until
 
 REGION = Region(0.75, 0.5, 0.7, 0.4, 0.8, 0.6, 0.31, 4, 1.5)
 
@@ -40,7 +42,7 @@ def result(index: int, image: np.ndarray, *regions: Region) -> Result:
 
 @pytest.fixture
 def status() -> Status:
-    return Status(RunInfo("skd-64", "int8", "none", "<b>camera</b>"), quiet_s=0)
+    return Status(RunInfo("skd-64", "int8", "none", "<b>camera</b>"), recovery_s=0)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def page(status: Status) -> Iterator[HttpSink]:
     sink = HttpSink(":0", None, status, camera=CameraGeometry(90))
     yield sink
     sink.discard()
-    assert not [t for t in threading.enumerate() if t.name.startswith("aerogaze")]
+    assert not aerogaze_threads()
 
 
 def port(sink: HttpSink) -> int:
@@ -62,13 +64,13 @@ def get(sink: HttpSink, path: str, method: str = "GET", **headers: str) -> tuple
         return answer.status, dict(answer.getheaders()), answer.read()
 
 
-def watch(sink: HttpSink, extra: str = "") -> socket.socket:
+def open_stream(sink: HttpSink) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", port(sink)), timeout=5)
-    client.sendall(f"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n".encode())
+    client.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
     return client
 
 
-def test_the_status_is_told_whole(page: HttpSink, status: Status, flight: np.ndarray) -> None:
+def test_status_json_holds_the_whole_status(page: HttpSink, status: Status, flight: np.ndarray) -> None:
     status.set_state("running")
     for index in range(100):
         status.count_result(float(index + 1))
@@ -76,30 +78,35 @@ def test_the_status_is_told_whole(page: HttpSink, status: Status, flight: np.nda
     status.report_fault("source", "unplugged")
     page.write(result(7, flight[0], REGION))
     code, headers, body = get(page, "/status.json")
-    told = json.loads(body)
+    document = json.loads(body)
     assert (code, headers["Content-Type"]) == (200, "application/json")
-    assert (told["state"], told["frames"], told["dropped"], told["frame"]) == ("running", 100, 3, 7)
-    assert told["latency_ms"] == {"p50": 50.5, "p90": 90.1, "p99": 99.01}
-    assert told["latencies_ms"] == [float(index + 1) for index in range(100)]
-    assert (told["faults"], told["open_faults"]) == ({"source": 1}, {"source": "unplugged"})
-    (region,) = told["regions"]
+    assert (document["state"], document["frames"], document["dropped"], document["frame"]) == (
+        "running",
+        100,
+        3,
+        7,
+    )
+    assert document["latency_ms"] == {"p50": 50.5, "p90": 90.1, "p99": 99.01}
+    assert document["latencies_ms"] == [float(index + 1) for index in range(100)]
+    assert (document["faults"], document["open_faults"]) == ({"source": 1}, {"source": "unplugged"})
+    (region,) = document["regions"]
     assert (region["id"], region["x"], region["left"], region["bottom"]) == (4, 240, 224, 108)
-    assert region["bearing_deg"] == pytest.approx(26.57, abs=0.01)  # arctan(.5 tan 45 degrees)
-    assert told["about"]["source"] == "<b>camera</b>"
+    assert region["bearing_deg"] == pytest.approx(26.57, abs=0.01)  # arctan(0.5 tan 45 degrees)
+    assert document["about"]["source"] == "<b>camera</b>"
 
 
-def test_history_counts_by_the_second(flight: np.ndarray) -> None:
-    now = [50.0]
-    status = Status(RunInfo("", "", "", ""), lambda: now[0])
-    view = LiveView(status, lambda result: result, None, lambda: now[0])
+def test_history_has_one_point_per_second(flight: np.ndarray) -> None:
+    clock = ManualClock()
+    status = Status(RunInfo("", "", "", ""), clock)
+    view = LiveView(status, identity, None, clock)
     for _ in range(400):
         for _ in range(30):
             status.count_result(1.0)
         status.count_dropped(2)
-        now[0] += 1
-        view.sample()
-        view.sample()  # asked twice within the second
-    history = view.document()["history"]
+        clock.advance(1)
+        view.sample_history()
+        view.sample_history()  # a second call within the same second
+    history = view.status_document()["history"]
     assert isinstance(history, list)
     assert len(history) == 300
     assert history[0] == history[-1] == {"fps": 30.0, "dropped": 2.0}
@@ -108,12 +115,14 @@ def test_history_counts_by_the_second(flight: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("state", "code"), [("starting", 503), ("running", 200), ("stalled", 503), ("stopped", 503)]
 )
-def test_health(page: HttpSink, status: Status, state: str, code: int) -> None:
+def test_health_check_succeeds_only_while_running(
+    page: HttpSink, status: Status, state: str, code: int
+) -> None:
     status.set_state(state)  # type: ignore[arg-type]
     assert get(page, "/healthz")[::2] == (code, f"{state}\n".encode())
 
 
-def test_metrics_are_prometheus(page: HttpSink, status: Status) -> None:
+def test_metrics_are_valid_prometheus_text(page: HttpSink, status: Status) -> None:
     parser = pytest.importorskip("prometheus_client.parser", reason="prometheus_client is not installed")
     for latency in (1.0, 2.0, 3.0):
         status.count_result(latency)
@@ -142,7 +151,7 @@ def test_metrics_are_prometheus(page: HttpSink, status: Status) -> None:
     assert (samples["aerogaze_fault_open", "source"], samples["aerogaze_fault_open", "sink:http"]) == (1, 0)
 
 
-def test_pictures_come_as_a_stream_and_singly(page: HttpSink, flight: np.ndarray) -> None:
+def test_pictures_are_served_singly_and_as_a_stream(page: HttpSink, flight: np.ndarray) -> None:
     assert get(page, "/frame.jpg")[0] == 503
     page.write(result(0, flight[0], REGION))
     code, headers, body = get(page, "/frame.jpg")
@@ -150,7 +159,7 @@ def test_pictures_come_as_a_stream_and_singly(page: HttpSink, flight: np.ndarray
     picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     assert picture.shape == (180, 320, 3)
-    with watch(page) as client, client.makefile("rb") as stream:
+    with open_stream(page) as client, client.makefile("rb") as stream:
         head = b"".join(iter(stream.readline, b"\r\n"))
         assert b"multipart/x-mixed-replace; boundary=aerogaze-picture" in head
         for index in range(1, 4):
@@ -162,20 +171,20 @@ def test_pictures_come_as_a_stream_and_singly(page: HttpSink, flight: np.ndarray
             page.write(result(index, flight[index]))
 
 
-def test_a_picture_is_encoded_once_and_only_for_who_watches(
+def test_picture_is_encoded_once_and_only_with_viewers(
     page: HttpSink, flight: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded, encode = [], cv2.imencode
 
-    def counted(*words: object) -> object:
+    def counting_encode(*arguments: object) -> object:
         encoded.append(1)
-        return encode(*words)  # type: ignore[call-overload]
+        return encode(*arguments)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(cv2, "imencode", counted)
+    monkeypatch.setattr(cv2, "imencode", counting_encode)
     for index in range(50):
         page.write(result(index, flight[0]))
     assert encoded == []
-    clients = [watch(page) for _ in range(4)]
+    clients = [open_stream(page) for _ in range(4)]
     for client in clients:
         read_pictures(client, 1)
     assert len(encoded) == 1
@@ -189,63 +198,63 @@ def test_a_picture_is_encoded_once_and_only_for_who_watches(
 def read_pictures(client: socket.socket, count: int) -> None:
     data = b""
     while data.count(b"\xff\xd9\r\n") < count:
-        came = client.recv(1 << 16)
-        assert came
-        data += came
+        received = client.recv(1 << 16)
+        assert received
+        data += received
 
 
-def test_regions_are_looked_for_only_while_somebody_is_there(status: Status, flight: np.ndarray) -> None:
-    now, looked = [0.0], []
+def test_results_are_transformed_only_while_there_are_viewers(status: Status, flight: np.ndarray) -> None:
+    clock, transformed = ManualClock(), []
 
-    def look(result: Result) -> Result:
-        looked.append(1)
+    def transform(result: Result) -> Result:
+        transformed.append(result.frame.index)
         return result
 
-    view = LiveView(status, look, None, lambda: now[0])
-    view.take(result(0, flight[0]))
-    assert looked == []
-    view.document()
-    view.take(result(1, flight[0]))
-    assert looked == [1]
-    now[0] = 60
-    view.take(result(2, flight[0]))
-    assert looked == [1]
+    view = LiveView(status, transform, None, clock)
+    view.update(result(0, flight[0]))
+    assert transformed == []
+    view.status_document()
+    view.update(result(1, flight[0]))
+    assert transformed == [1]
+    clock.advance(60)
+    view.update(result(2, flight[0]))
+    assert transformed == [1]
 
 
-def test_clients_that_do_not_read_hold_nobody_up(page: HttpSink, flight: np.ndarray) -> None:
-    """Two who watch and never read, one who never asks; writing stays quick, and others are served."""
-    big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)  # large as a JPEG
-    asleep = [watch(page), watch(page), socket.create_connection(("127.0.0.1", port(page)))]
-    with watch(page) as awake:
-        slowest, seen = 0.0, 0
-        reader = threading.Thread(target=read_pictures, args=(awake, 8))
+def test_clients_that_do_not_read_block_nobody(page: HttpSink, flight: np.ndarray) -> None:
+    """Two viewers never read, one client sends no request; the run is not blocked and others are served."""
+    large_image = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)  # large as a JPEG
+    silent = [open_stream(page), open_stream(page), socket.create_connection(("127.0.0.1", port(page)))]
+    with open_stream(page) as viewer:
+        slowest_s, answers = 0.0, 0
+        reader = threading.Thread(target=read_pictures, args=(viewer, 8))
         reader.start()
         for index in range(60):
-            started = time.perf_counter()
-            page.write(result(index, big))
-            slowest = max(slowest, time.perf_counter() - started)
+            started_s = time.perf_counter()
+            page.write(result(index, large_image))
+            slowest_s = max(slowest_s, time.perf_counter() - started_s)
             time.sleep(0.03)
-            seen += get(page, "/status.json")[0] == 200 if index % 20 == 0 else 0
+            answers += get(page, "/status.json")[0] == 200 if index % 20 == 0 else 0
         reader.join(20)
         assert not reader.is_alive()
-    assert slowest < 1  # who does not read has five seconds; it is not the run that waits for them
-    assert seen == 3
-    started = time.perf_counter()
+    assert slowest_s < IDLE_TIMEOUT_S  # a silent client may take this long, but the run does not wait for it
+    assert answers == 3
+    started_s = time.perf_counter()
     page.discard()
-    assert time.perf_counter() - started < 3
-    for client in asleep:
+    assert time.perf_counter() - started_s < IDLE_TIMEOUT_S
+    for client in silent:
         client.close()
 
 
-def test_a_watcher_that_takes_nothing_is_cut_off(
+def test_viewer_that_receives_nothing_is_disconnected(
     page: HttpSink, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RequestHandler, "timeout", 0.3)
-    big = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
-    with watch(page):
+    large_image = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+    with open_stream(page):
         assert wait_until(lambda: len(page._server._clients) == 1)
         for index in range(200):
-            page.write(result(index, big))
+            page.write(result(index, large_image))
             time.sleep(0.02)
             if not page._server._clients:
                 break
@@ -253,14 +262,7 @@ def test_a_watcher_that_takes_nothing_is_cut_off(
     assert status.snapshot().faults == {"http": 1}
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 5) -> bool:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    return true()
-
-
-def test_there_are_only_so_many_clients_and_they_have_only_so_long(
+def test_number_of_clients_and_time_of_requests_are_limited(
     status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
@@ -270,9 +272,9 @@ def test_there_are_only_so_many_clients_and_they_have_only_so_long(
             socket.create_connection(("127.0.0.1", port(sink)), timeout=5) for _ in range(server.MAX_CLIENTS)
         ]
         assert wait_until(lambda: len(sink._server._clients) == server.MAX_CLIENTS)
-        with socket.create_connection(("127.0.0.1", port(sink)), timeout=5) as one_more:
-            assert b"503" in one_more.recv(100)
-        for number, client in enumerate(silent):  # who sends a byte now and then is cut off as well
+        with socket.create_connection(("127.0.0.1", port(sink)), timeout=5) as refused:
+            assert b"503" in refused.recv(100)
+        for number, client in enumerate(silent):  # an incomplete request does not extend the time limit
             if number == 0:
                 client.sendall(b"GET")
             assert client.recv(10) == b""
@@ -283,8 +285,8 @@ def test_there_are_only_so_many_clients_and_they_have_only_so_long(
         sink.discard()
 
 
-def test_too_many_watchers_are_told_so(page: HttpSink) -> None:
-    clients = [watch(page) for _ in range(server.MAX_STREAMS)]
+def test_stream_beyond_the_limit_gets_503(page: HttpSink) -> None:
+    clients = [open_stream(page) for _ in range(server.MAX_STREAMS)]
     for client in clients:
         assert b"200" in client.recv(100)
     assert get(page, "/stream.mjpg")[0] == 503
@@ -294,7 +296,7 @@ def test_too_many_watchers_are_told_so(page: HttpSink) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-def test_the_address_that_is_told_is_one_that_answers(status: Status, address: str) -> None:
+def test_printed_url_can_be_opened(status: Status, address: str) -> None:
     sink = HttpSink(address, None, status)
     try:
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
@@ -304,7 +306,7 @@ def test_the_address_that_is_told_is_one_that_answers(status: Status, address: s
         sink.discard()
 
 
-def test_a_token_is_asked_for_and_kept(status: Status) -> None:
+def test_token_is_required_and_kept_as_a_cookie(status: Status) -> None:
     sink = HttpSink("0.0.0.0:0", None, status)
     try:
         token = re.findall(r"token=([\w-]+)", sink.url)[0]
@@ -314,30 +316,30 @@ def test_a_token_is_asked_for_and_kept(status: Status) -> None:
         code, _, body = get(sink, "/")
         assert code == 401
         assert b'name="token"' in body
-        assert b"That was not it" in get(sink, "/?token=wrong")[2]
-        assert get(sink, "/healthz")[0] == 503  # open to watchdogs: it says one word
+        assert b"This token is not valid" in get(sink, "/?token=wrong")[2]
+        assert get(sink, "/healthz")[0] == 503  # open to monitoring tools: it reveals only the state
         assert get(sink, f"/status.json?token={token}")[0] == 200
         assert get(sink, "/status.json", Authorization=f"Bearer {token}")[0] == 200
         code, headers, _ = get(sink, f"/?token={token}")
         assert (code, headers["Location"]) == (303, "/")
         cookie = headers["Set-Cookie"]
         assert "HttpOnly" in cookie
-        ours = cookie.partition(";")[0]
-        code, _, body = get(sink, "/", Cookie=ours)
+        own_cookie = cookie.partition(";")[0]
+        code, _, body = get(sink, "/", Cookie=own_cookie)
         assert code == 200
         assert token.encode() not in body
-        code, headers, _ = get(sink, "/?token=wrong", Cookie=ours)
-        assert (code, headers.get("Set-Cookie")) == (303, None), "what opened the door stays"
+        code, headers, _ = get(sink, "/?token=wrong", Cookie=own_cookie)
+        assert (code, headers.get("Set-Cookie")) == (303, None), "the valid cookie is kept"
     finally:
         sink.discard()
 
 
-def test_a_page_without_a_token_keeps_none(page: HttpSink) -> None:
+def test_page_without_a_token_sets_no_cookie(page: HttpSink) -> None:
     code, headers, _ = get(page, "/?token=x%0d%0aSet-Cookie:%20session=evil")
     assert (code, headers.get("Set-Cookie")) == (200, None)
 
 
-def test_odd_requests_are_answered_or_dropped(page: HttpSink) -> None:
+def test_malformed_requests_are_answered_or_dropped(page: HttpSink) -> None:
     assert get(page, "/", Host="evil.example")[0] == 403
     assert get(page, "/nothing")[0] == 404
     assert get(page, "/", method="POST")[0] == 501
@@ -352,7 +354,7 @@ def test_odd_requests_are_answered_or_dropped(page: HttpSink) -> None:
     assert get(page, "/status.json")[0] == 200
 
 
-def test_ipv6(status: Status) -> None:
+def test_page_is_served_over_ipv6(status: Status) -> None:
     try:
         sink = HttpSink("[::1]:0", None, status)
     except InputError as error:
@@ -363,66 +365,49 @@ def test_ipv6(status: Status) -> None:
     sink.discard()
 
 
-def test_clients_that_come_and_go_leave_nothing(page: HttpSink, flight: np.ndarray) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+def test_disconnected_clients_leave_no_open_files(page: HttpSink, flight: np.ndarray) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
     for index in range(30):
         page.write(result(index, flight[0]))
-        assert wait_until(lambda: len(page._server._clients) < 4)  # who has gone is seen within a second
-        with watch(page) as client:
+        assert wait_until(
+            lambda: len(page._server._clients) < 4
+        )  # a disconnected client is noticed within a second
+        with open_stream(page) as client:
             if index % 2:
                 read_pictures(client, 1)
         get(page, "/status.json")
     assert wait_until(lambda: not page._server._clients, 10)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= open_before
 
 
-def test_the_page_needs_nothing_from_elsewhere(page: HttpSink) -> None:
+def test_page_loads_nothing_from_other_hosts(page: HttpSink) -> None:
     _, _, body = get(page, "/")
     links = re.findall(r"(?:src|href|url\()\s*=?\s*[\"']?(https?:|//)[^\"')\s]*", body.decode())
     assert links == []
 
 
-def test_an_address_that_is_taken_is_one_line(page: HttpSink, status: Status) -> None:
+def test_address_in_use_is_one_clear_line(page: HttpSink, status: Status) -> None:
     with pytest.raises(InputError, match=rf"cannot serve at 127\.0\.0\.1:{port(page)} .*in use"):
         HttpSink(f":{port(page)}", None, status)
     with pytest.raises(InputError, match=r"cannot serve at 203\.0\.113\.9:1"):
         HttpSink("203.0.113.9:1", None, status)
 
 
-def test_the_command_serves_and_closes(command: Callable[..., Outcome], video: Path) -> None:
-    done = command("run", video, "--http", ":0")
-    assert done.code == 0, done.err
-    assert re.search(r"live page: http://127\.0\.0\.1:\d+/\n", done.err)
-    done = command("run", video, "--http", "0.0.0.0:0")
-    assert re.search(r"live page: http://\S+:\d+/\?token=[\w-]{22}\n", done.err)
-    done = command("run", video, "--http", "nowhere")
-    assert (done.code, done.err.count("\n")) == (2, 1)
+def test_command_serves_the_page_and_closes_it(command: Callable[..., Outcome], video: Path) -> None:
+    outcome = command("run", video, "--http", ":0")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"live page: http://127\.0\.0\.1:\d+/\n", outcome.err)
+    outcome = command("run", video, "--http", "0.0.0.0:0")
+    assert re.search(r"live page: http://\S+:\d+/\?token=[\w-]{22}\n", outcome.err)
+    outcome = command("run", video, "--http", "nowhere")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--gimbal", "--fov", "60"], "--gimbal needs a link"),
-        (["--gimbal", "--mavlink", "udpout:127.0.0.1:9"], "--gimbal needs the camera's field of view"),
-        (["--on-gimbal"], "give both"),
-        (["--mount", "-30"], "give --fov"),
-        (["--fov", "60", "--mount", "north"], "expected PITCH"),
-        (["--fov", "180"], "180"),
-    ],
-)
-def test_options_that_do_not_fit_are_one_line(
-    command: Callable[..., Outcome], video: Path, words: list[str], told: str
-) -> None:
-    done = command("run", video, *words)
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert told in done.err
-
-
-def test_the_server_is_loaded_only_when_it_is_asked_for() -> None:
+def test_run_imports_the_server_only_on_demand() -> None:
     code = (
         "import sys, edge.cli.run; "
         "late = {'http.server', 'prometheus_client', 'pymavlink', 'edge.sinks.web'} & set(sys.modules); "
         "sys.exit(str(late) if late else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr

@@ -1,0 +1,20 @@
+"""Waiting for conditions that other threads bring about."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+    """Poll a condition until it is true or the time is over; return its last value."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (value := condition()) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return value
+
+
+def aerogaze_threads() -> list[threading.Thread]:
+    """Return the running threads of the pipeline and its sinks."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("aerogaze")]
