@@ -1,4 +1,4 @@
-"""`aerogaze run`'s options for who else is told: the camera's angles, MAVLink, the live page."""
+"""Options of `aerogaze run` for camera angles, MAVLink and the live page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,53 @@ from edge.postprocessing.result import ResultTransform
 from edge.sinks.sink import Sink
 
 TOKEN_VARIABLE = "AEROGAZE_HTTP_TOKEN"  # noqa: S105 (the name of a variable)
+_OPTIONS = (
+    click.option(
+        "--fov",
+        type=FiniteRange(0, 180, min_open=True, max_open=True),
+        help="Horizontal field of view of the camera in degrees; adds bearing and elevation.",
+    ),
+    click.option(
+        "--mount",
+        metavar="PITCH[,YAW[,ROLL]]",
+        help="Mounting angles of the camera in degrees: up, right, clockwise.",
+    ),
+    click.option(
+        "--mavlink", metavar="LINK", help="Send MAVLink to udpout:HOST:PORT or /dev/ttyTHS1[:BAUD]."
+    ),
+    click.option(
+        "--mavlink-system",
+        type=click.IntRange(1, 255),
+        default=1,
+        show_default=True,
+        help="MAVLink system id of the vehicle.",
+    ),
+    click.option("--gimbal", is_flag=True, help="Point the gimbal at the tracked region (needs --fov)."),
+    click.option("--on-gimbal", is_flag=True, help="The camera is mounted on the gimbal."),
+    click.option(
+        "--http", metavar="[HOST]:PORT", help="Serve a live page; without a host, to this machine only."
+    ),
+    click.option(
+        "--http-token",
+        envvar=TOKEN_VARIABLE,
+        help=f"Token that other machines need for the page (or ${TOKEN_VARIABLE}; default: generated).",
+    ),
+)
 
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """What the options say; `camera` is None where no field of view was given."""
+    """Values of the options.
+
+    Attributes:
+        camera: Geometry of the camera; None without a field of view.
+        mavlink: Name of the MAVLink link; None for no MAVLink.
+        mavlink_system: MAVLink system id of the vehicle.
+        gimbal: Point the gimbal at the tracked region.
+        on_gimbal: The camera is mounted on the gimbal.
+        http: Address of the live page; None for no page.
+        http_token: Access token of the live page; None generates one if needed.
+    """
 
     camera: CameraGeometry | None
     mavlink: str | None
@@ -34,67 +76,31 @@ class SinkOptions:
 
 
 def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which gets them as `sink_options`."""
-    options = [
-        click.option(
-            "--fov",
-            type=FiniteRange(0, 180, min_open=True, max_open=True),
-            help="The camera's horizontal field of view in degrees: gives bearing and elevation.",
-        ),
-        click.option(
-            "--mount",
-            metavar="PITCH[,YAW[,ROLL]]",
-            help="Where the camera points from straight ahead, in degrees: up, right, clockwise.",
-        ),
-        click.option(
-            "--mavlink", metavar="LINK", help="Tell MAVLink: udpout:HOST:PORT, or /dev/ttyTHS1[:BAUD]."
-        ),
-        click.option(
-            "--mavlink-system",
-            type=click.IntRange(1, 255),
-            default=1,
-            show_default=True,
-            help="The vehicle's MAVLink system id.",
-        ),
-        click.option(
-            "--gimbal", is_flag=True, help="Point the gimbal at the region to follow (needs --fov)."
-        ),
-        click.option(
-            "--on-gimbal", is_flag=True, help="The camera rides on that gimbal: angles add to the gimbal's."
-        ),
-        click.option(
-            "--http", metavar="[HOST]:PORT", help="Serve a live page; without a host, to this machine only."
-        ),
-        click.option(
-            "--http-token",
-            envvar=TOKEN_VARIABLE,
-            help=f"What the page asks for from elsewhere (or ${TOKEN_VARIABLE}; default: one is made).",
-        ),
-    ]
+    """Add the options to a command, which gets their values as `sink_options`."""
 
     @functools.wraps(command)
-    def collected(**values: Any) -> None:
+    def wrapper(**values: Any) -> None:
         names = ("mavlink", "mavlink_system", "gimbal", "on_gimbal", "http", "http_token")
-        camera = _camera(values.pop("fov"), values.pop("mount"))
-        said = SinkOptions(camera, **{name: values.pop(name) for name in names})
-        _check(said)
-        command(**values, sink_options=said)
+        camera = _parse_camera(values.pop("fov"), values.pop("mount"))
+        sink_options = SinkOptions(camera, **{name: values.pop(name) for name in names})
+        _check_combination(sink_options)
+        command(**values, sink_options=sink_options)
 
-    return functools.reduce(lambda made, option: option(made), reversed(options), collected)
+    return functools.reduce(lambda function, option: option(function), reversed(_OPTIONS), wrapper)
 
 
 def open_network_sinks(options: SinkOptions, status: Status, transform: ResultTransform) -> list[Sink]:
-    """Open the MAVLink link and the live page, as far as they were asked for.
+    """Open the MAVLink sink and the live page, as the options say.
 
     Raises:
-        InputError: a link or an address that cannot be opened.
+        InputError: A link or an address cannot be opened.
     """
     sinks: list[Sink] = []
     try:
         if options.mavlink:
             from edge.sinks.mavlink.camera import MavlinkSink
 
-            gimbal = (options.gimbal and options.camera) or None
+            gimbal = options.camera if options.gimbal else None
             sinks.append(
                 MavlinkSink(
                     options.mavlink, status, transform, options.mavlink_system, gimbal, options.on_gimbal
@@ -113,41 +119,44 @@ def open_network_sinks(options: SinkOptions, status: Status, transform: ResultTr
     return sinks
 
 
-def _check(said: SinkOptions) -> None:
-    comes_from, source = click.get_current_context().get_parameter_source, click.core.ParameterSource
-    asked = (
-        source.COMMANDLINE,
-        source.DEFAULT_MAP,
-    )  # DEFAULT_MAP: --config; a token in the environment may stay
-    for option, main, needed in (
-        ("http_token", "--http", said.http),
-        ("mavlink_system", "--mavlink", said.mavlink),
+def _check_combination(options: SinkOptions) -> None:
+    """Reject options without the option that they belong to.
+
+    A token in the environment is allowed without --http: it may be set for all runs of a machine.
+    """
+    parameter_source = click.get_current_context().get_parameter_source
+    user_sources = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
+    for name, main_option, main_value in (
+        ("http_token", "--http", options.http),
+        ("mavlink_system", "--mavlink", options.mavlink),
     ):
-        if comes_from(option) in asked and not needed:
-            raise InputError(f"--{option.replace('_', '-')} says how {main} is meant: give both")
-    if said.on_gimbal and not said.gimbal:
-        raise InputError("--on-gimbal says how --gimbal is meant: give both")
-    if said.gimbal and not said.mavlink:
-        raise InputError("--gimbal needs a link to the gimbal's manager: give --mavlink udpout:HOST:PORT")
-    if said.gimbal and said.camera is None:
+        if parameter_source(name) in user_sources and not main_value:
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect without {main_option}: give both options"
+            )
+    if options.on_gimbal and not options.gimbal:
+        raise InputError("--on-gimbal has no effect without --gimbal: give both options")
+    if options.gimbal and not options.mavlink:
+        raise InputError("--gimbal needs a link to the gimbal manager: give --mavlink udpout:HOST:PORT")
+    if options.gimbal and options.camera is None:
         raise InputError("--gimbal needs the camera's field of view: give --fov DEGREES")
-    if said.on_gimbal and said.camera and said.camera != CameraGeometry(said.camera.fov_deg):
-        raise InputError("--on-gimbal takes where the camera points from the gimbal: leave --mount out")
+    if options.on_gimbal and options.camera and options.camera != CameraGeometry(options.camera.fov_deg):
+        raise InputError("--on-gimbal takes the camera's angles from the gimbal: leave --mount out")
 
 
-def _camera(fov: float | None, mount: str | None) -> CameraGeometry | None:
-    if fov is None:
+def _parse_camera(fov_deg: float | None, mount: str | None) -> CameraGeometry | None:
+    if fov_deg is None:
         if mount is not None:
-            raise InputError("--mount alone gives no angles: give --fov DEGREES too")
+            raise InputError("--mount needs the camera's field of view: give --fov DEGREES")
         return None
     if mount is None:
-        return CameraGeometry(fov)
+        return CameraGeometry(fov_deg)
     try:
         angles = [float(angle) for angle in mount.split(",")]
     except ValueError:
         angles = []
     if not 1 <= len(angles) <= 3 or not all(-180 <= angle <= 180 for angle in angles):
         raise InputError(
-            f"cannot read --mount {mount!r}: expected PITCH[,YAW[,ROLL]] in degrees, as -30 or -30,90,0"
+            f"invalid --mount {mount!r}: expected PITCH[,YAW[,ROLL]] in degrees, such as -30 or -30,90,0"
         )
-    return CameraGeometry(fov, *angles)
+    return CameraGeometry(fov_deg, *angles)

@@ -1,1 +1,1 @@
-"""Runs frames through a model into sinks, each stage on threads of its own."""
+"""Pipeline from a source through a model into sinks, with threads of its own for each stage."""

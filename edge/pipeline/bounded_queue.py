@@ -1,4 +1,4 @@
-"""What two threads pass things through: in order and bounded, or the newest alone."""
+"""Bounded queue between one producer and one consumer thread."""
 
 from __future__ import annotations
 
@@ -11,83 +11,94 @@ Item = TypeVar("Item")
 
 
 class BoundedQueue(Generic[Item]):
-    """Up to `size` items between one thread that writes and one that reads.
+    """Queue of up to `size` items between one producer and one consumer thread.
 
-    Where there is no place, `put` waits for one; or, with `newest`, drops the oldest item. A channel of
-    size 1 that keeps the newest is the latest-wins slot of three buffers: the writer fills one, one is
-    ready, the reader holds one.
+    With size 1 and `drop_oldest`, this is triple buffering: the producer fills one item, one is ready, and
+    the consumer holds one.
+
+    Args:
+        size: Maximum number of items.
+        drop_oldest: Drop the oldest item when the queue is full, instead of blocking the producer.
     """
 
-    def __init__(self, size: int, newest: bool = False) -> None:
-        self._size, self._newest = size, newest
+    def __init__(self, size: int, drop_oldest: bool = False) -> None:
+        self._size, self._drop_oldest = size, drop_oldest
         self._items: deque[Item] = deque()
         self._lock = threading.Lock()
-        self._ended = False
-        self._filled, self._freed = _Signal(), _Signal()
+        self._is_finished = False
+        self._item_added, self._slot_freed = _BinarySemaphore(), _BinarySemaphore()
 
     def put(self, item: Item) -> int | None:
-        """Pass an item on; return how many older ones were dropped for it, or None if the channel ended."""
+        """Add an item; return the number of items dropped for it, or None if the queue was finished."""
         while True:
             with self._lock:
-                if self._ended:
+                if self._is_finished:
                     return None
-                full = len(self._items) == self._size
-                if not full or self._newest:
-                    if full:
+                is_full = len(self._items) == self._size
+                if not is_full or self._drop_oldest:
+                    if is_full:
                         self._items.popleft()
                     self._items.append(item)
                     break
-            self._freed.wait()
-        self._filled.set()
-        return int(full)
+            self._slot_freed.acquire()
+        self._item_added.release()
+        return int(is_full)
 
     def get(self, wait: bool = True) -> Item | None:
-        """Return the oldest item; None once the channel has ended, or, without `wait`, while it is empty."""
+        """Remove and return the oldest item.
+
+        Args:
+            wait: Block while the queue is empty and not finished.
+
+        Returns:
+            The item; None if the queue is empty and either finished or `wait` is false.
+        """
         while True:
             with self._lock:
                 if self._items:
                     item = self._items.popleft()
                     break
-                if self._ended or not wait:
+                if self._is_finished or not wait:
                     return None
-            self._filled.wait()
-        self._freed.set()
+            self._item_added.acquire()
+        self._slot_freed.release()
         return item
 
-    def empty(self) -> bool:
-        """Say whether nothing waits inside."""
+    def is_empty(self) -> bool:
+        """Return whether the queue has no items."""
         return not self._items
 
-    def end(self) -> None:
-        """Take no more items; those inside can still be had."""
+    def finish(self) -> None:
+        """Accept no more items; the remaining ones can still be taken."""
         with self._lock:
-            self._ended = True
-        self._filled.set()
-        self._freed.set()
+            self._is_finished = True
+        self._item_added.release()
+        self._slot_freed.release()
 
-    def close(self) -> int:
-        """End, and throw away what is inside; return how many items that were."""
+    def abort(self) -> int:
+        """Finish the queue and drop its items; return their number."""
         with self._lock:
-            self._ended = True
-            left = len(self._items)
+            self._is_finished = True
+            dropped = len(self._items)
             self._items.clear()
-        self.end()
-        return left
+        self.finish()
+        return dropped
 
 
-class _Signal:
-    """Wakes one thread, now or when it comes to wait.
+class _BinarySemaphore:
+    """Wakes one thread, now or when it starts to wait.
 
-    A bare lock, not a Condition: there the woken thread finds the lock still held, and sleeps once more.
+    A bare lock instead of `threading.Condition`: a thread that a condition wakes finds the condition's lock
+    still held and has to sleep a second time.
     """
 
     def __init__(self) -> None:
-        self._held = threading.Lock()
-        self._held.acquire()
+        self._lock = threading.Lock()
+        self._lock.acquire()
 
-    def set(self) -> None:
-        with suppress(RuntimeError):  # it is set
-            self._held.release()
+    def release(self) -> None:
+        with suppress(RuntimeError):  # released already
+            self._lock.release()
 
-    def wait(self) -> None:
-        self._held.acquire()
+    def acquire(self) -> None:
+        self._lock.acquire()

@@ -1,4 +1,4 @@
-"""Whether the system's clock can be gone by."""
+"""Monitor for jumps of the system clock."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from collections.abc import Callable
 
 from edge.core.run_status import Status
 
-JUMP_S = 1.0
-"""A change of the system's clock against the monotonic one that is told."""
+MIN_JUMP_S = 1.0
+"""Smallest change of the system clock against the monotonic clock that is reported."""
 
 
 class ClockMonitor:
-    """Tells jumps of the system's clock; nothing here goes by it."""
+    """Reports jumps of the system clock as faults of kind "clock".
 
-    def __init__(self, status: Status, wall: Callable[[], float] = time.time) -> None:
-        self._status, self._wall = status, wall
-        self._offset_s = wall() - time.monotonic()
+    The pipeline itself uses the monotonic clock only. The report explains time stamps in other programs.
 
-    def look(self) -> None:
-        """Compare the system's clock with the monotonic one."""
-        before, self._offset_s = self._offset_s, self._wall() - time.monotonic()
-        jump = self._offset_s - before
-        if abs(jump) > JUMP_S:
+    Args:
+        status: Gets the faults.
+        system_clock: System time in seconds.
+    """
+
+    def __init__(self, status: Status, system_clock: Callable[[], float] = time.time) -> None:
+        self._status, self._system_clock = status, system_clock
+        self._offset_s = system_clock() - time.monotonic()
+
+    def check(self) -> None:
+        """Compare the system clock with the monotonic clock."""
+        previous_s, self._offset_s = self._offset_s, self._system_clock() - time.monotonic()
+        jump_s = self._offset_s - previous_s
+        if abs(jump_s) > MIN_JUMP_S:
             self._status.report_fault(
-                "clock", f"the system's clock jumped by {jump:+.1f} s; times here do not"
+                "clock", f"the system clock jumped by {jump_s:+.1f} s; times of this run are not affected"
             )
         else:
             self._status.report_recovery("clock")

@@ -1,4 +1,4 @@
-"""A source as it is read: on from where it was left, or decoded ahead; its frames held to those before."""
+"""Readers of a source: resume indices after a reconnect, check order and time stamps, decode ahead."""
 
 from __future__ import annotations
 
@@ -10,97 +10,113 @@ from edge.core.frames import Frame, Source
 from edge.core.run_status import Status
 from edge.pipeline.bounded_queue import BoundedQueue
 
-AHEAD = 2
-"""Decoded frames that wait: enough to overlap, few enough to be small."""
-LATE_S = 1.0
-"""A stamp of capture is believed if it is at most this old on arrival."""
+PREFETCHED_FRAMES = 2
+"""Decoded frames that wait: enough to overlap decoding with inference, few enough to save memory."""
+MAX_FRAME_AGE_S = 1.0
+"""A camera's time stamp is accepted if it is at most this old when the frame arrives."""
 
 
 class FrameReader:
-    """A source that is read once, on from where it was left; its ids go on from `first`.
+    """Reads a source once. The source is not closed: it belongs to the caller.
 
-    `came_s`: when the last frame came, or was decoded (monotonic, s).
+    Args:
+        source: Source of frames.
+        first_index: Index of the first frame, to continue the indices of an earlier source.
+
+    Attributes:
+        source: Source of frames.
+        next_index: Index that the next frame should have.
+        arrival_s: Time when the last frame arrived or was decoded (monotonic clock).
     """
 
-    def __init__(self, source: Source, first: int = 0) -> None:
-        self.source, self.next = source, first
-        """`next`: the id that the next frame should have."""
-        self._first, self._frames, self.came_s = first, iter(source), 0.0
+    def __init__(self, source: Source, first_index: int = 0) -> None:
+        self.source, self.next_index, self.arrival_s = source, first_index, 0.0
+        self._first_index, self._frames = first_index, iter(source)
         self._shape: tuple[int, ...] | None = None
 
     def read(self) -> Frame | None:
-        """Return the next frame, None at the end; raises what the source's frames raise."""
+        """Return the next frame, or None at the end; errors of the source pass through."""
         frame = next(self._frames, None)
-        if frame is not None and self._first:
-            frame = replace(frame, index=self._first + frame.index)
-        self.came_s = time.monotonic()
+        if frame is not None and self._first_index:
+            frame = replace(frame, index=self._first_index + frame.index)
+        self.arrival_s = time.monotonic()
         return frame
 
     def close(self) -> None:
-        """Nothing to let go of: the source is its opener's."""
+        """Do nothing: this reader has no thread."""
 
-    def checked(self, frame: Frame, status: Status) -> Frame | None:
-        """Hold a camera's frame to the ids, clock and size of those before.
+    def check(self, frame: Frame, status: Status) -> Frame | None:
+        """Check index, time stamp and size of a camera's frame, and report irregularities as faults.
 
-        What is odd is told to `status`, once an episode. None: the frame was seen before.
+        Returns:
+            The frame, with its time of arrival if its time stamp is wrong; None for a repeated frame.
         """
-        missed = frame.index - self.next
         status.report_recovery("source")
-        if missed < 0:
+        missing = frame.index - self.next_index
+        if missing < 0:
             status.report_fault(
-                "frames", f"frame {frame.index} came where {self.next} was due, and is left out"
+                "frames", f"got frame {frame.index} where {self.next_index} was expected; it is skipped"
             )
             return None
-        self.next = frame.index + 1
-        if missed:
+        self.next_index = frame.index + 1
+        if missing:
             status.report_fault(
-                "frames", f"{missed} before frame {frame.index} were lost or could not be decoded"
+                "frames", f"{missing} frames before frame {frame.index} were lost or could not be decoded"
             )
-            status.count_dropped(missed)
+            status.count_dropped(missing)
         else:
             status.report_recovery("frames")
-        now = self.came_s
-        if not now - LATE_S <= frame.capture_s <= now:
-            off = f"{frame.capture_s - now:+.3f} s"
-            status.report_fault(
-                "stamps", f"the source's clock is off by {off}: frames get their time of arrival"
-            )
-            frame = replace(frame, capture_s=now)
-        else:
+        frame = self._check_time_stamp(frame, status)
+        self._check_size(frame, status)
+        return frame
+
+    def _check_time_stamp(self, frame: Frame, status: Status) -> Frame:
+        now = self.arrival_s
+        if now - MAX_FRAME_AGE_S <= frame.capture_s <= now:
             status.report_recovery("stamps")
+            return frame
+        status.report_fault(
+            "stamps",
+            f"the clock of the source is off by {frame.capture_s - now:+.3f} s: "
+            "frames get their time of arrival",
+        )
+        return replace(frame, capture_s=now)
+
+    def _check_size(self, frame: Frame, status: Status) -> None:
         shape = frame.image.shape
         self._shape = self._shape or shape
-        if shape != self._shape:
-            sizes = [f"{width}x{height}" for height, width, *_ in (shape, self._shape)]
-            status.report_fault("size", "frames are {} now, and were {}".format(*sizes))
-        else:
+        if shape == self._shape:
             status.report_recovery("size")
-        return frame
+            return
+        (height, width, *_), (first_height, first_width, *_) = shape, self._shape
+        status.report_fault(
+            "size", f"the frame size changed from {first_width}x{first_height} to {width}x{height}"
+        )
 
 
 class PrefetchingReader(FrameReader):
-    """A file that is decoded ahead, on a thread of its own, while the frames before are prepared and run."""
+    """Reader that decodes a file ahead, on a thread of its own, while earlier frames are prepared and run."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self._decoded: BoundedQueue[tuple[Frame, float]] = BoundedQueue(AHEAD)
+        self._decoded: BoundedQueue[tuple[Frame, float]] = BoundedQueue(PREFETCHED_FRAMES)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._decode, name="aerogaze-decoder", daemon=True)
         self._thread.start()
 
     def read(self) -> Frame | None:
-        """As `FrameReader` says."""
+        """Return the next frame, or None at the end; errors of the source pass through."""
         decoded = self._decoded.get()
         if decoded is not None:
-            frame, self.came_s = decoded
+            frame, self.arrival_s = decoded
             return frame
         if self._error is not None:
             raise self._error
         return None
 
     def close(self) -> None:
-        """Decode no more, and let go of whoever waits for a frame; the source stays open."""
-        self._decoded.close()
+        """Stop decoding and wake a thread that waits for a frame."""
+        self._decoded.abort()
         self._thread.join()
 
     def _decode(self) -> None:
@@ -108,7 +124,7 @@ class PrefetchingReader(FrameReader):
             for frame in self._frames:
                 if self._decoded.put((frame, time.monotonic())) is None:
                     break
-        except BaseException as error:  # SystemExit too: it would end this thread alone
+        except BaseException as error:  # also SystemExit, which would silently end this thread only
             self._error = error
         finally:
-            self._decoded.end()
+            self._decoded.finish()

@@ -1,4 +1,4 @@
-"""Quantiles of a run of any length, in memory that does not grow."""
+"""Quantiles of a run's latencies in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from array import array
 
 import numpy as np
 
-MOST = 65536
-"""Values kept: all, up to here; from then on a sample in which each value is as likely as any other."""
+CAPACITY = 65536
+"""Number of kept values: all of them up to here, then a uniform random sample."""
 
 
 class LatencyReservoir:
-    """Latencies in milliseconds; a reservoir sample by Vitter's algorithm R (1985)."""
+    """Reservoir sample of latencies in milliseconds, by algorithm R (Vitter, 1985)."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._kept = array("d")
+        self._sample = array("d")
         self._random = random.Random(0)  # noqa: S311
 
     def add(self, latency_ms: float) -> None:
-        """Take a value."""
+        """Add a value."""
         self.count += 1
-        if len(self._kept) < MOST:
-            self._kept.append(latency_ms)
-        elif (at := self._random.randrange(self.count)) < MOST:
-            self._kept[at] = latency_ms
+        if len(self._sample) < CAPACITY:
+            self._sample.append(latency_ms)
+        elif (index := self._random.randrange(self.count)) < CAPACITY:
+            self._sample[index] = latency_ms
 
     def quantiles(self) -> tuple[float, float]:
-        """Return the median and the 99th percentile; 0 where there is nothing."""
-        if not self._kept:
+        """Return the median and the 99th percentile; zeros without values."""
+        if not self._sample:
             return 0.0, 0.0
-        p50, p99 = np.percentile(np.frombuffer(self._kept), [50, 99])
+        p50, p99 = np.percentile(np.frombuffer(self._sample), [50, 99])
         return float(p50), float(p99)

@@ -1,58 +1,73 @@
-"""What a service tells systemd: sd_notify(3), datagrams to the socket that it names."""
+"""Notification of systemd about the state of a service, by sd_notify(3)."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge.core.run_status import Status, StatusSnapshot
 
-EVERY_S = 1.0
-"""How often the state is told in words."""
+STATUS_INTERVAL_S = 1.0
+"""Time between two status texts."""
 
 
 class SystemdNotifier:
-    """Tells systemd that we are ready, alive and stopping; does nothing where no systemd asked to be told."""
+    """Tells systemd that the service is ready, alive or stopping; does nothing without NOTIFY_SOCKET.
 
-    def __init__(self, status: Status, environ: Mapping[str, str] = os.environ) -> None:
-        self._status = status
+    Args:
+        status: Status of the run.
+        environ: Environment variables, which name the socket and the watchdog's interval.
+        clock: Monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        status: Status,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._status, self._clock = status, clock
         self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
-        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        limit_us = environ.get("WATCHDOG_USEC", "0") if ours else "0"
-        self._alive_every_s = int(limit_us) / 1e6 / 3
-        self._told_s = self._alive_s = float("-inf")
+        # systemd sets WATCHDOG_PID; child processes inherit the variables but are not watched.
+        is_watched = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        watchdog_us = environ.get("WATCHDOG_USEC", "0") if is_watched else "0"
+        self._watchdog_interval_s = int(watchdog_us) / 1e6 / 3
+        self._last_status_s = self._last_watchdog_s = float("-inf")
 
     def ready(self) -> None:
-        """Say that everything is open."""
+        """Report that the service has started."""
         self._send("READY=1")
 
     def tick(self) -> None:
-        """Say that the run is looked after, thrice in the watchdog's time, and how it is, once a second."""
-        now = time.monotonic()
-        if self._alive_every_s and now - self._alive_s >= self._alive_every_s:
-            self._alive_s = now
+        """Report what is due: a keep-alive three times per watchdog interval, a status text every second."""
+        now = self._clock()
+        if self._watchdog_interval_s and now - self._last_watchdog_s >= self._watchdog_interval_s:
+            self._last_watchdog_s = now
             self._send("WATCHDOG=1")
-        if self._address and now - self._told_s >= EVERY_S:
-            self._told_s = now
+        if self._address and now - self._last_status_s >= STATUS_INTERVAL_S:
+            self._last_status_s = now
             self._send(f"STATUS={format_snapshot(self._status.snapshot())}")
 
     def stopping(self) -> None:
-        """Say that the end is in hand."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1")
 
     def _send(self, text: str) -> None:
         if self._address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-                to.setblocking(False)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
+                notify_socket.setblocking(False)
                 try:
-                    to.sendto(text.encode(), self._address)
+                    notify_socket.sendto(text.encode(), self._address)
                 except OSError:
-                    return  # nobody listens, or not now: the frames come first
+                    return  # nobody listens, or the buffer is full: frames matter more
 
 
-def format_snapshot(seen: StatusSnapshot) -> str:
-    """Return a pipeline's state as one line."""
-    faults = "".join(f"; {kind}: {message}" for kind, message in sorted(seen.open_faults.items()))
-    return f"{seen.state}, {seen.fps:.1f} fps, {seen.frames} frames, {seen.dropped} dropped{faults}"
+def format_snapshot(snapshot: StatusSnapshot) -> str:
+    """Return the state of a pipeline as one line."""
+    faults = "".join(f"; {kind}: {message}" for kind, message in sorted(snapshot.open_faults.items()))
+    return (
+        f"{snapshot.state}, {snapshot.fps:.1f} fps, {snapshot.frames} frames, "
+        f"{snapshot.dropped} dropped{faults}"
+    )

@@ -1,4 +1,4 @@
-"""A camera, an engine and a sink that are slow, fail or hang as a test of live runs says."""
+"""Doubles of a camera, a model and a sink that are slow, fail or hang as a test of live runs says."""
 
 from __future__ import annotations
 
@@ -15,31 +15,44 @@ from edge.postprocessing.result import Result
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
 FPS = 50.0
+HANG_LIMIT_S = 20
+"""Longest hang, so that a failed test leaves no thread behind for long."""
 
 
 class ScriptedCamera:
-    """Frames of the given ids at `FPS`, stamped as they come; then it fails, hangs, or ends."""
+    """Camera that yields frames with the given indices at `FPS`, then fails, hangs or ends.
+
+    Args:
+        indices: Indices of the frames.
+        fails: Message of the error after the last frame.
+        hangs: After the last frame, the camera hangs until this event is set.
+        stamp: Capture time of a frame, from its index and the current time.
+        image: Image of a frame, from its index.
+
+    Attributes:
+        closed: Number of calls of `close`.
+    """
 
     name, fps, height, width = "camera", FPS, 90, 160
     length: int | None = None
 
     def __init__(
         self,
-        ids: Sequence[int],
+        indices: Sequence[int],
         fails: str | None = None,
         hangs: threading.Event | None = None,
         stamp: Callable[[int, float], float] = lambda index, now: now,
         image: Callable[[int], np.ndarray] = lambda index: IMAGE,
     ) -> None:
-        self.ids, self.fails, self.hangs, self.stamp, self.image = ids, fails, hangs, stamp, image
+        self.indices, self.fails, self.hangs, self.stamp, self.image = indices, fails, hangs, stamp, image
         self.closed = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        for index in self.ids:
+        for index in self.indices:
             time.sleep(1 / FPS)
             yield Frame(index, self.stamp(index, time.monotonic()), self.image(index))
         if self.hangs is not None:
-            self.hangs.wait(20)
+            self.hangs.wait(HANG_LIMIT_S)
         if self.fails is not None:
             raise InputError(self.fails)
 
@@ -48,7 +61,19 @@ class ScriptedCamera:
 
 
 class ScriptedModel(SaliencyModel):
-    """The shipped student, slowed, broken or hung as the test says, by the count of its calls."""
+    """The shipped student, made slow, broken or hanging at given calls of `submit`.
+
+    Args:
+        delay_s: Duration of each call.
+        nan: Calls whose map is not finite.
+        fails_at: Call that raises an error.
+        hangs_at: Call that hangs until `released` is set.
+        released: Ends the hang.
+
+    Attributes:
+        calls: Number of calls of `submit` so far.
+        closed: Number of calls of `close`.
+    """
 
     def __init__(
         self,
@@ -56,16 +81,11 @@ class ScriptedModel(SaliencyModel):
         nan: Sequence[int] = (),
         fails_at: int | None = None,
         hangs_at: int | None = None,
-        hung: threading.Event | None = None,
+        released: threading.Event | None = None,
     ) -> None:
-        self.delay_s, self.nan, self.fails_at, self.hangs_at, self.hung = (
-            delay_s,
-            nan,
-            fails_at,
-            hangs_at,
-            hung,
-        )
-        self.calls = -1_000_000  # not while it opens
+        self.delay_s, self.nan, self.fails_at = delay_s, nan, fails_at
+        self.hangs_at, self.released = hangs_at, released
+        self.calls = -1_000_000  # opening the model calls submit, too: no script then
         self.closed = 0
         super().__init__(None, "fp32", 1)
         self.calls = 0
@@ -75,8 +95,8 @@ class ScriptedModel(SaliencyModel):
         time.sleep(self.delay_s if call >= 0 else 0)
         if call == self.fails_at:
             raise RuntimeError("CUDA error 700")
-        if call == self.hangs_at and self.hung is not None:
-            self.hung.wait(20)
+        if call == self.hangs_at and self.released is not None:
+            self.released.wait(HANG_LIMIT_S)
         super().submit(prepared)
 
     def collect(self) -> Tensor:
@@ -89,26 +109,45 @@ class ScriptedModel(SaliencyModel):
 
 
 class RecordingSink:
-    """A sink that keeps what it is given, slowly or not, and fails where told."""
+    """Sink that records its results and its end.
+
+    Args:
+        delay_s: Duration of each write.
+        errors: Errors by the number of the write, from 1.
+        finish_error: Error that `finish` raises.
+
+    Attributes:
+        results: Results written without an error.
+        ended: How the sink ended: "finished committed", "discarded", or "" while it is open.
+    """
 
     def __init__(
-        self, delay_s: float = 0, fails: Mapping[int, BaseException] | None = None, whole: bool = True
+        self,
+        delay_s: float = 0,
+        errors: Mapping[int, BaseException] | None = None,
+        finish_error: BaseException | None = None,
     ) -> None:
-        self.delay_s, self.fails, self.whole = delay_s, fails or {}, whole
+        self.delay_s, self.errors, self.finish_error = delay_s, errors or {}, finish_error
         self.results: list[Result] = []
-        self.calls = 0
+        self.writes = 0
         self.ended = ""
+
+    @property
+    def indices(self) -> list[int]:
+        """Indices of the recorded frames."""
+        return [result.frame.index for result in self.results]
 
     def write(self, result: Result) -> None:
         time.sleep(self.delay_s)
-        self.calls += 1
-        if (error := self.fails.get(self.calls)) is not None:
+        self.writes += 1
+        if (error := self.errors.get(self.writes)) is not None:
             raise error
         self.results.append(result)
 
     def finish(self) -> None:
-        if not self.whole:
-            raise InputError("half of it is missing")
+        if self.finish_error is not None:
+            raise self.finish_error
+        self.ended += "finished "
 
     def commit(self) -> None:
         self.ended += "committed"

@@ -1,1 +1,1 @@
-"""MAVLink sinks: camera tracking, gimbal control and the link under them."""
+"""MAVLink sink: camera tracking, gimbal control and the link that carries them."""

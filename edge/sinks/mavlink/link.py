@@ -1,4 +1,4 @@
-"""Lines that MAVLink travels on: a UDP peer or a serial line. Neither reading nor writing ever waits."""
+"""MAVLink transports: a UDP peer or a serial line. Reads and writes never block."""
 
 from __future__ import annotations
 
@@ -9,67 +9,68 @@ from typing import Protocol
 
 from edge.core.errors import InputError
 
-BAUD = 57600
-MOST_BYTES = 8192
-"""Read at once: a peer that floods the line cannot keep us busy."""
+DEFAULT_BAUD = 57600
+MAX_READ_BYTES = 8192
+"""Maximum number of bytes per read, so that a peer that floods the line cannot keep the sink busy."""
 
 
 class MavlinkLink(Protocol):
-    """Bytes out and in."""
+    """Transport of MAVLink packets."""
 
-    whole: bool
-    """Whether what is read at once is whole messages."""
+    is_packet_based: bool
+    """Whether each item that `read` returns holds complete messages."""
 
     def write(self, data: bytes) -> None:
-        """Send one packet; what cannot go now is lost.
+        """Send one packet; it is lost if the line cannot take it now.
 
         Raises:
-            OSError: the line is down.
+            OSError: The line is down.
         """
 
     def read(self) -> list[bytes]:
-        """Return what has come, at most `MOST_BYTES` and a datagram."""
+        """Return the received data, at most `MAX_READ_BYTES` and one datagram."""
 
     def close(self) -> None:
-        """Let go of the line."""
+        """Close the line."""
 
 
 def open_link(name: str) -> MavlinkLink:
-    """Open `udpout:HOST:PORT` or a serial line, `DEVICE[:BAUD]`.
+    """Open a link by name: `udpout:HOST:PORT`, or a serial line as `DEVICE[:BAUD]`.
 
     Raises:
-        InputError: not such a name, or the line cannot be opened.
+        InputError: The name is invalid, or the line cannot be opened.
     """
     if name.startswith("/dev/"):
         device, _, baud = name.partition(":")
         if baud and not baud.isdecimal():
-            raise InputError(f"cannot read the link {name}: expected a rate, as in {device}:921600")
-        return SerialLink(device, int(baud or BAUD))
-    kind, _, place = name.partition(":")
-    host, _, port = place.rpartition(":")
+            raise InputError(f"invalid MAVLink link {name}: expected a baud rate, such as {device}:921600")
+        return SerialLink(device, int(baud or DEFAULT_BAUD))
+    kind, _, address = name.partition(":")
+    host, _, port = address.rpartition(":")
     if kind != "udpout" or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(
-            f"cannot read the link {name!r}: expected udpout:HOST:PORT or a serial line, /dev/ttyTHS1[:BAUD]"
+            f"invalid MAVLink link {name!r}: expected udpout:HOST:PORT or a serial line such as "
+            "/dev/ttyTHS1[:BAUD]"
         )
     return UdpLink(host.strip("[]"), int(port))
 
 
 class UdpLink:
-    """Datagrams to one peer, and from its host only."""
+    """UDP socket to one peer; datagrams from other hosts are ignored."""
 
-    whole = True
+    is_packet_based = True
 
     def __init__(self, host: str, port: int) -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            address_info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         except OSError as error:
             raise InputError(
-                f"cannot find {host} for MAVLink ({error.strerror}): name another host"
+                f"cannot resolve the MAVLink host {host} ({error.strerror}): choose another host"
             ) from None
-        family, self._peer = found[0], found[4]
+        family, self._peer = address_info[0], address_info[4]
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.bind(("", 0))  # so that answers can be read before anything was sent
+        self._socket.bind(("", 0))  # an unbound socket cannot be read before the first write
 
     def write(self, data: bytes) -> None:
         """Send one datagram."""
@@ -77,18 +78,18 @@ class UdpLink:
             self._socket.sendto(data, self._peer)
 
     def read(self) -> list[bytes]:
-        """Return the datagrams that have come."""
-        came: list[bytes] = []
+        """Return the received datagrams."""
+        datagrams: list[bytes] = []
         size = 0
-        while size < MOST_BYTES:
+        while size < MAX_READ_BYTES:
             try:
                 data, sender = self._socket.recvfrom(65536)
             except (BlockingIOError, ConnectionRefusedError):
                 break
-            size += len(data) + 1
+            size += len(data) + 1  # empty datagrams count, too: a flood of them must end the loop
             if sender[0] == self._peer[0]:
-                came.append(data[:MOST_BYTES])
-        return came
+                datagrams.append(data[:MAX_READ_BYTES])
+        return datagrams
 
     def close(self) -> None:
         """Close the socket."""
@@ -96,9 +97,9 @@ class UdpLink:
 
 
 class SerialLink:
-    """A serial line to an autopilot."""
+    """Serial line to an autopilot."""
 
-    whole = False
+    is_packet_based = False
 
     def __init__(self, device: str, baud: int) -> None:
         try:
@@ -110,17 +111,20 @@ class SerialLink:
         try:
             self._serial = serial.Serial(device, baud, timeout=0, write_timeout=0)
         except (OSError, ValueError) as error:
-            told = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-            raise InputError(f"cannot open {device} at {baud} baud ({told}): name another line") from None
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            raise InputError(
+                f"cannot open {device} at {baud} baud ({reason}): choose another serial line"
+            ) from None
 
     def write(self, data: bytes) -> None:
-        """Send what the line's buffer has room for: pyserial's own write would spin until there is more."""
+        """Send as much as fits into the line's buffer."""
+        # pyserial's own write would spin until there is room for everything.
         with contextlib.suppress(BlockingIOError):
             os.write(self._serial.fileno(), data)
 
     def read(self) -> list[bytes]:
-        """Return what has come."""
-        return [bytes(self._serial.read(MOST_BYTES))]
+        """Return the received bytes."""
+        return [bytes(self._serial.read(MAX_READ_BYTES))]
 
     def close(self) -> None:
         """Close the line."""

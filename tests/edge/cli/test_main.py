@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and how it ends."""
+"""Command line: outputs, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,40 +16,41 @@ import numpy as np
 import pytest
 
 from edge.cli.main import COMMANDS
-from edge.cli.run import stop_on_signals
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 
 
-def test_a_run_writes_everything(command: Command, video: Path, tmp_path: Path) -> None:
-    places = [tmp_path / "o.mp4", tmp_path / "o.jsonl", tmp_path / "maps"]
-    outcome = command("run", video, "--overlay", places[0], "--jsonl", places[1], "--maps", places[2])
+def test_run_writes_all_outputs(command: Command, video: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "o.mp4", tmp_path / "o.jsonl", tmp_path / "maps"]
+    outcome = command("run", video, "--overlay", paths[0], "--jsonl", paths[1], "--maps", paths[2])
     assert outcome.code == 0, outcome.err
     assert "12 frames" in outcome.out
-    assert all(f"wrote {place}" in outcome.out for place in places)
+    assert all(f"wrote {path}" in outcome.out for path in paths)
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 12
     assert len(list((tmp_path / "maps").iterdir())) == 12
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["maps", "o.jsonl", "o.mp4"]
 
 
-def test_a_run_tells_itself_as_json(command: Command, folder: Path) -> None:
+def test_run_prints_its_summary_as_json(command: Command, folder: Path) -> None:
     outcome = command("run", folder, "--max-frames", "3", "--precision", "fp32", "--json")
-    told = json.loads(outcome.out)
-    assert (told["frames"], told["release"], told["precision"]) == (3, "skd-64", "fp32")
+    summary = json.loads(outcome.out)
+    assert (summary["frames"], summary["release"], summary["precision"]) == (3, "skd-64", "fp32")
 
 
-def test_a_cut_video_keeps_its_maps_and_is_told(command: Command, video: Path, tmp_path: Path) -> None:
-    cut = tmp_path / "cut.avi"
-    cut.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
-    outcome = command("run", cut, "--jsonl", tmp_path / "o.jsonl")
+def test_truncated_video_keeps_its_maps_and_prints_a_warning(
+    command: Command, video: Path, tmp_path: Path
+) -> None:
+    truncated = tmp_path / "truncated.avi"
+    truncated.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
+    outcome = command("run", truncated, "--jsonl", tmp_path / "o.jsonl")
     count = len((tmp_path / "o.jsonl").read_text().splitlines())
     assert outcome.code == 0
     assert 3 < count < 12
     assert f"gave {count} readable frames" in outcome.err
 
 
-def test_a_profile_tells_its_conditions(command: Command, tmp_path: Path) -> None:
+def test_profile_writes_latencies_and_conditions(command: Command, tmp_path: Path) -> None:
     outcome = command("profile", "--precision", "int8,fp32", "--json", tmp_path / "l.json")
     assert outcome.code == 0, outcome.err
     document = json.loads((tmp_path / "l.json").read_text())
@@ -63,7 +63,7 @@ def test_a_profile_tells_its_conditions(command: Command, tmp_path: Path) -> Non
     assert document["versions"]["onnxruntime"]
 
 
-BAD = [
+INVALID = [
     (["run", "missing.mp4"], "no source 'missing.mp4'; expected a video file"),
     (["run", "{video}", "--release", "nonsense"], "no release 'nonsense'"),
     (["run", "{video}", "--precision", "int4"], "unknown precision 'int4'"),
@@ -80,8 +80,8 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(row[0]) for row in BAD])
-def test_bad_input_is_one_clear_line(
+@pytest.mark.parametrize(("arguments", "message"), INVALID, ids=[" ".join(row[0]) for row in INVALID])
+def test_invalid_input_is_one_clear_line(
     command: Command, video: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "mine.txt").touch()
@@ -95,7 +95,7 @@ def test_bad_input_is_one_clear_line(
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_images_of_different_sizes_leave_nothing(command: Command, folder: Path, tmp_path: Path) -> None:
+def test_images_of_different_sizes_leave_no_output(command: Command, folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "9.png"), np.zeros((90, 160, 3), np.uint8))
     out = tmp_path / "out"
     outcome = command(
@@ -120,33 +120,33 @@ def test_every_command_has_help_with_an_example(command: Command, name: str) -> 
     assert f"Example: aerogaze {name}" in " ".join(outcome.out.split())
 
 
-def test_a_drone_loads_no_torch(video: Path) -> None:
+def test_run_imports_no_training_package(video: Path) -> None:
     code = (
         "import sys; from edge.cli.main import invoke; "
         f"invoke(['run', {str(video)!r}]); "
         "print(sorted({'torch', 'onnx', 'lightning', 'pydantic', 'matplotlib'} & set(sys.modules)))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.splitlines()[-1] == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_loads_no_stage() -> None:
+def test_help_imports_no_command() -> None:
     code = (
         "import sys; from edge.cli.main import aerogaze; aerogaze.main(['--help'], standalone_mode=False); "
         "print(sorted({'numpy', 'cv2', 'onnxruntime', 'rich', 'torch'} & set(sys.modules)))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.splitlines()[-1] == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_nobody_is_told_of_the_machine(tmp_path: Path) -> None:
+def test_run_writes_no_telemetry(tmp_path: Path) -> None:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))}
-    words = [sys.executable, "-m", "edge.cli.main", "run", "synthetic:1:320x180:5"]
-    told = subprocess.run(
-        words, env={**environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    arguments = [sys.executable, "-m", "edge.cli.main", "run", "synthetic:1:320x180:5"]
+    result = subprocess.run(
+        arguments, env={**environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    assert told.stderr == ""
-    assert not [*tmp_path.rglob("*")], "ONNX Runtime keeps what it wants to tell in ~/.cache/Microsoft"
+    assert result.stderr == ""
+    assert not [*tmp_path.rglob("*")], "ONNX Runtime stores its telemetry in ~/.cache/Microsoft"
 
 
 @pytest.mark.parametrize("pause_s", [0.001, 0.1])
@@ -160,10 +160,10 @@ def test_nobody_is_told_of_the_machine(tmp_path: Path) -> None:
         (signal.SIGTERM, signal.SIGTERM),
     ],
 )
-def test_a_signal_ends_a_run_cleanly(
+def test_signal_ends_a_run_cleanly(
     tmp_path: Path, numbers: tuple[signal.Signals, ...], pause_s: float
 ) -> None:
-    words = [
+    arguments = [
         "run",
         "synthetic:1:320x180:3000",
         "--maps",
@@ -172,7 +172,7 @@ def test_a_signal_ends_a_run_cleanly(
         str(tmp_path / "o.jsonl"),
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge.cli.main", *words],
+        [sys.executable, "-m", "edge.cli.main", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,84 +193,58 @@ def test_a_signal_ends_a_run_cleanly(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (("--blur", "nan"), "nan is not in the range 0<=x<="),
         (("--fps", "nan"), "nan is not in the range"),
         (("--fov", "nan"), "nan is not in the range 0<x<180"),
         (("--threads", "9999"), "9999 is not in the range 1<=x<=256"),
-        (("--http-token", "a-token-of-mine"), "--http-token says how --http is meant: give both"),
-        (("--mavlink-system", "5"), "--mavlink-system says how --mavlink is meant: give both"),
-        (("--jsonl", ""), "--jsonl is followed by nothing: give a value, or leave it out"),
-        (("--jsonl=",), "--jsonl= is followed by nothing"),
-        (("",), "synthetic:1:320x180:2 is followed by nothing"),
+        (("--http-token", "a-token-of-mine"), "--http-token has no effect without --http: give both options"),
+        (("--mavlink-system", "5"), "--mavlink-system has no effect without --mavlink: give both options"),
+        (("--jsonl", ""), "empty value after --jsonl: give a value, or leave it out"),
+        (("--jsonl=",), "empty value after --jsonl="),
+        (("",), "empty value after synthetic:1:320x180:2"),
     ],
 )
-def test_what_means_nothing_is_refused(command: Command, words: tuple[str, ...], told: str) -> None:
-    outcome = command("run", "synthetic:1:320x180:2", *words)
+def test_meaningless_option_is_rejected(command: Command, arguments: tuple[str, ...], message: str) -> None:
+    outcome = command("run", "synthetic:1:320x180:2", *arguments)
     assert outcome.code == 2
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ('jsonl = ""', "jsonl is empty; expected a value"),
-        ('http-token = "a-token-of-mine"', "--http-token says how --http is meant: give both"),
+        ('http-token = "a-token-of-mine"', "--http-token has no effect without --http: give both options"),
         ("fps = nan", "nan is not in the range"),
     ],
 )
-def test_what_means_nothing_in_a_config_is_refused(
-    command: Command, tmp_path: Path, line: str, told: str
+def test_meaningless_option_in_a_config_file_is_rejected(
+    command: Command, tmp_path: Path, line: str, message: str
 ) -> None:
     (tmp_path / "run.toml").write_text(f'source = "synthetic:1:320x180:2"\n{line}\n')
     outcome = command("run", "--config", tmp_path / "run.toml")
     assert outcome.code == 2
-    assert told in outcome.err
+    assert message in outcome.err
 
 
-def test_a_token_in_the_environment_may_stay_without_a_page(
+def test_token_in_the_environment_is_allowed_without_a_page(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AEROGAZE_HTTP_TOKEN", "a-token-of-mine")
     assert command("run", "synthetic:1:320x180:2").code == 0
 
 
-@pytest.mark.parametrize("over", [False, True])
-def test_an_interrupt_that_comes_later_than_twins_do_ends_it_at_once(
-    over: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edge.cli.run.REPEATED_SIGNAL_S", 0.2)
-    before, stop, reached = signal.getsignal(signal.SIGINT), threading.Event(), list[str]()
-
-    def run() -> None:
-        with stop_on_signals(stop):
-            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-                signal.raise_signal(number)
-            if not over:
-                time.sleep(0.25)
-                signal.raise_signal(signal.SIGINT)
-        reached.append("over")
-        signal.raise_signal(signal.SIGINT)  # a twin
-        time.sleep(0.25)
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert stop.is_set()
-    assert signal.getsignal(signal.SIGINT) is before
-    assert reached == ["over"] * over
-
-
-def test_no_command_shows_the_help(command: Command) -> None:
+def test_call_without_a_command_shows_the_help(command: Command) -> None:
     outcome = command()
     assert outcome.code == 2
     assert "Commands:\n" in outcome.err
 
 
-def test_names_with_brackets_are_names(command: Command, video: Path, tmp_path: Path) -> None:
-    place = tmp_path / "clip[bold] 12:00.avi"
-    place.write_bytes(video.read_bytes())
-    outcome = command("run", place, "--jsonl", tmp_path / "[red]o.jsonl")
+def test_file_names_with_brackets_are_printed_verbatim(command: Command, video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clip[bold] 12:00.avi"
+    path.write_bytes(video.read_bytes())
+    outcome = command("run", path, "--jsonl", tmp_path / "[red]o.jsonl")
     assert outcome.code == 0, outcome.err
     assert f"wrote {tmp_path}/[red]o.jsonl" in outcome.out

@@ -1,4 +1,4 @@
-"""What systemd is told, through a real socket; and a service that is ended."""
+"""Notification of systemd through a real socket, and the end of a service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.conftest import Outcome
 
 
 @pytest.fixture
-def listening(tmp_path: Path) -> Iterator[socket.socket]:
+def notify_socket(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(20)
@@ -32,23 +31,27 @@ def status() -> Status:
     return Status(RunInfo("skd-64", "int8", "test", "camera"))
 
 
-def test_ready_alive_state_and_stopping_are_told(listening: socket.socket, status: Status) -> None:
-    notifier = SystemdNotifier(status, {"NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "300000"})
+def test_notifier_sends_ready_watchdog_status_and_stopping(
+    notify_socket: socket.socket, status: Status
+) -> None:
+    environ = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "300000"}
+    now = [100.0]
+    notifier = SystemdNotifier(status, environ, lambda: now[0])
     notifier.ready()
     status.set_state("running")
     status.report_fault("source", "unplugged")
     for _ in range(5):
         notifier.tick()
-        time.sleep(0.05)
+        now[0] += 0.06
     notifier.stopping()
-    told = [listening.recv(1000).decode() for _ in range(6)]
-    assert told[0] == "READY=1"
-    assert told[-1] == "STOPPING=1"
-    assert told[1:5].count("WATCHDOG=1") == 3  # every 100 ms: thrice in its time
-    assert "STATUS=running, 0.0 fps, 0 frames, 0 dropped; source: unplugged" in told
+    messages = [notify_socket.recv(1000).decode() for _ in range(6)]
+    assert messages[0] == "READY=1"
+    assert messages[-1] == "STOPPING=1"
+    assert messages[1:5].count("WATCHDOG=1") == 3  # every 100 ms: three times per watchdog interval
+    assert "STATUS=running, 0.0 fps, 0 frames, 0 dropped; source: unplugged" in messages
 
 
-def test_an_abstract_socket_is_found(status: Status) -> None:
+def test_notifier_sends_to_an_abstract_socket(status: Status) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0aerogaze-test-{os.getpid()}")
         listener.settimeout(5)
@@ -57,48 +60,50 @@ def test_an_abstract_socket_is_found(status: Status) -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/notify", "WATCHDOG_USEC": "1000"}])
-def test_nobody_who_listens_is_no_matter(status: Status, environ: dict[str, str]) -> None:
+def test_notifier_ignores_a_missing_socket(status: Status, environ: dict[str, str]) -> None:
     notifier = SystemdNotifier(status, environ)
-    for tell in (notifier.ready, notifier.tick, notifier.stopping):
-        tell()
+    for notify in (notifier.ready, notifier.tick, notifier.stopping):
+        notify()
 
 
-def test_another_process_watchdog_is_not_ours(listening: socket.socket, status: Status) -> None:
-    environ = {"NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
+def test_notifier_sends_no_watchdog_message_for_another_process(
+    notify_socket: socket.socket, status: Status
+) -> None:
+    environ = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
     notifier = SystemdNotifier(status, environ)
     notifier.tick()
     notifier.stopping()
-    assert [listening.recv(100)[:7] for _ in range(2)] == [b"STATUS=", b"STOPPIN"]
+    assert [notify_socket.recv(100)[:7] for _ in range(2)] == [b"STATUS=", b"STOPPIN"]
 
 
-def test_a_live_run_that_ends_by_itself_says_so(
-    listening: socket.socket, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+def test_live_run_reports_stopping_when_its_source_ends(
+    notify_socket: socket.socket, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", listening.getsockname())
+    monkeypatch.setenv("NOTIFY_SOCKET", notify_socket.getsockname())
     assert command("run", "synthetic:7:64x64:5", "--realtime").code == 0
-    told = [listening.recv(1000).decode()]
-    while told[-1] != "STOPPING=1":
-        told.append(listening.recv(1000).decode())
-    assert told[0] == "READY=1"
+    messages = [notify_socket.recv(1000).decode()]
+    while messages[-1] != "STOPPING=1":
+        messages.append(notify_socket.recv(1000).decode())
+    assert messages[0] == "READY=1"
 
 
-def test_a_service_is_ready_alive_and_ends_cleanly_by_sigterm(
-    listening: socket.socket, tmp_path: Path
+def test_service_reports_its_state_and_ends_cleanly_on_sigterm(
+    notify_socket: socket.socket, tmp_path: Path
 ) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
         'source = "synthetic:7:128x96:10000"\nrealtime = true\njsonl = "o.jsonl"\nmaps = "maps"\n'
     )
-    environ = {**os.environ, "NOTIFY_SOCKET": listening.getsockname(), "WATCHDOG_USEC": "600000"}
-    words = [sys.executable, "-m", "edge.cli.main", "run", "--config", str(config), "--json"]
-    with subprocess.Popen(words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) as service:
-        told = [listening.recv(1000).decode()]
-        while told.count("WATCHDOG=1") < 5:
-            told.append(listening.recv(1000).decode())
+    environ = {**os.environ, "NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "600000"}
+    arguments = [sys.executable, "-m", "edge.cli.main", "run", "--config", str(config), "--json"]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) as service:
+        messages = [notify_socket.recv(1000).decode()]
+        while messages.count("WATCHDOG=1") < 5:
+            messages.append(notify_socket.recv(1000).decode())
         service.send_signal(signal.SIGTERM)
         out, _ = service.communicate(timeout=20)
-    assert told[0] == "READY=1"
-    assert any(text.startswith("STATUS=running, ") for text in told)
+    assert messages[0] == "READY=1"
+    assert any(text.startswith("STATUS=running, ") for text in messages)
     assert service.returncode == 0
     summary = json.loads(out)
     assert summary["interrupted"]
@@ -107,11 +112,11 @@ def test_a_service_is_ready_alive_and_ends_cleanly_by_sigterm(
         {json.loads(line)["frame"] for line in lines}
     )
     assert summary["frames"] == len(lines) == len(list((tmp_path / "maps").iterdir())) > 3
-    listening.settimeout(1)
-    left = []
+    notify_socket.settimeout(1)
+    remaining = []
     try:
         while True:
-            left.append(listening.recv(1000).decode())
+            remaining.append(notify_socket.recv(1000).decode())
     except TimeoutError:
         pass
-    assert "STOPPING=1" in left
+    assert "STOPPING=1" in remaining

@@ -1,0 +1,73 @@
+"""Report of `aerogaze run` on the terminal, as text or JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge.cli.console import ERR_CONSOLE
+from edge.core.errors import CheckError
+from edge.core.run_status import RunInfo
+from edge.pipeline.run import RunSummary
+
+
+def print_warnings(summary: RunSummary, source: str, expected_frames: int | None) -> None:
+    """Print that a run over a file was interrupted, or that the file has fewer frames than it announces."""
+    if summary.interrupted:
+        ERR_CONSOLE.print(f"interrupted: kept the {summary.frames} frames done so far", highlight=False)
+    elif expected_frames and summary.frames < expected_frames:
+        ERR_CONSOLE.print(
+            f"warning: {source} gave {summary.frames} readable frames of {expected_frames} announced "
+            "(truncated or damaged?); their maps were kept",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_json(summary: RunSummary, run_info: RunInfo) -> None:
+    """Print the summary as one JSON object."""
+    document = {
+        "source": run_info.source,
+        "release": run_info.release,
+        "precision": run_info.precision,
+        "engine": run_info.engine,
+    }
+    print(json.dumps({**document, **dataclasses.asdict(summary)}))
+
+
+def print_text(
+    summary: RunSummary, run_info: RunInfo, is_live: bool, outputs: Mapping[str, Path | None]
+) -> None:
+    """Print the summary as text.
+
+    Args:
+        summary: Summary of the run.
+        run_info: Description of the run.
+        is_live: Whether the run was live.
+        outputs: Path of each output by the name of its sink.
+    """
+    latency_start = "capture" if is_live else "decoded frame"
+    print(
+        f"{summary.frames} frames in {summary.seconds:.2f} s ({summary.fps:.0f} fps), "
+        f"{run_info.release} {run_info.precision}, {run_info.engine}\n"
+        f"first map after {summary.first_map_s:.2f} s; {latency_start} to map: "
+        f"p50 {summary.latency_p50_ms:.2f} ms, p99 {summary.latency_p99_ms:.2f} ms"
+    )
+    if is_live:
+        faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
+        print(f"live: {summary.dropped} frames dropped, {summary.held} maps held; faults: {faults or 'none'}")
+    for name, path in outputs.items():
+        if f"sink:{name}" in summary.wrote:
+            print(f"wrote {path}")
+
+
+def check_outputs(summary: RunSummary) -> None:
+    """Check that all outputs are complete.
+
+    Raises:
+        CheckError: An output is missing or incomplete.
+    """
+    if summary.failed:
+        raise CheckError(f"not every output is complete: {'; '.join(summary.failed)}")
