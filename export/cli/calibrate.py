@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from calibration.inputs.onnx_import import UserGraph
-from calibration.quantization.dla_cache import VERSION, cache_text
-from calibration.search.accuracy import Budget
+from calibration.inputs.onnx_import import ImportedGraph
+from calibration.quantization.dla_cache import DEFAULT_TENSORRT_VERSION, format_cache
+from calibration.search.accuracy import AccuracyBudget
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
 from edge.inference.tensorrt.api import find_unsupported_node
@@ -27,110 +27,117 @@ from export.cli.target_options import (
     target_options,
     warn,
 )
-from export.graphs.int8 import DEFAULT_BUDGET, CalibrationOptions, CalibrationResult, Int8Result
+from export.graphs.int8 import CalibrationResult
+from export.graphs.int8_search import DEFAULT_BUDGET, CalibrationOptions, Int8Result
 from export.release.builder import is_release_file
 from export.release.recalibrate import calibrate_graph, calibrate_release, is_calibration_file
 
 
 @click.command(epilog="Example: aerogaze calibrate model.onnx --frames flight.mp4 --out model-int8")
 @click.argument("target")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Write to this new folder.")
 @target_options
 @click.option(
     "--budget",
-    help="What int8 may lose, as cc=0.005, kld=0.005 or both; given, the fastest mix of int8 and float "
-    "layers within it is searched for. [default: cc=0.005,kld=0.005, without a search where all fit]",
+    help="Limits for the loss of int8: cc=0.005, kld=0.005, or both with a comma. If given, the fastest mix "
+    "of int8 and float layers within them is searched for. [default: cc=0.005,kld=0.005, with a search only "
+    "if not all layers fit]",
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="A folder for ranges, by content.")
-@click.option("--dla", default=VERSION, show_default=True, help="TensorRT version of the DLA cache.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder that caches histograms.")
+@click.option(
+    "--dla", default=DEFAULT_TENSORRT_VERSION, show_default=True, help="TensorRT version of the DLA cache."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def calibrate(
     target: str,
     out: Path,
-    asked: TargetRequest,
+    request: TargetRequest,
     budget: str | None,
     cache: Path | None,
     dla: str,
     as_json: bool,
 ) -> None:
-    """Make the int8 graphs of TARGET: a release, a shipped one's name, or an ONNX file.
+    """Make int8 graphs of TARGET: a release, the name of a shipped one, or an ONNX file.
 
-    Ranges over your frames; one graph for ONNX Runtime and one for TensorRT, each judged on frames held
-    out. What is not 2 % faster than float, or loses too much, does not ship.
+    Finds ranges on your frames and makes one graph for ONNX Runtime and one for TensorRT. Each is evaluated
+    on held-out frames. A graph that is not 2 % faster than float, or loses too much, does not ship.
     """
     options = CalibrationOptions(
-        asked.method,
-        Budget.parse(budget) if budget is not None else DEFAULT_BUDGET,
-        budget is not None,
-        asked.threads,
-        cache or cache_folder(),
+        method=request.method,
+        budget=AccuracyBudget.parse(budget) if budget is not None else DEFAULT_BUDGET,
+        thorough=budget is not None,
+        threads=request.threads,
+        cache=cache or cache_folder(),
     )
-    cache_text({}, dla)
-    opened = open_target(target, asked)
-    release = opened if isinstance(opened, Release) else None
-    ours = is_calibration_file if release is None else is_release_file
-    PendingFolder(out, ours).discard()  # told now, not after the work
-    if isinstance(opened, UserGraph):
-        warn(_refused(opened))
-    with step_progress() as (progress, step):
-        footage = read_footage(opened, asked, progress)
+    format_cache({}, dla)  # fails now, not after the work, if the version has no calibration cache
+    opened = open_target(target, request)
+    is_release = isinstance(opened, Release)
+    # Fails now, not after the work, if the folder cannot be written.
+    PendingFolder(out, is_release_file if is_release else is_calibration_file).discard()
+    if isinstance(opened, ImportedGraph):
+        warn(_tensorrt_warnings(opened))
+    results: dict[str, CalibrationResult] = {}
+    with step_progress() as (progress, advance):
+        footage = read_footage(opened, request, progress)
         if isinstance(opened, Release):
-            found = {
-                str(form): made
-                for form, made in calibrate_release(opened, footage, out, options, dla, step).items()
+            results |= {
+                str(form): result
+                for form, result in calibrate_release(opened, footage, out, options, dla, advance).items()
             }
         else:
-            name = Path(target).stem
-            found = {"": calibrate_graph(opened, name, footage, out, options, dla, step)}
-    warn([doubt for made in found.values() for doubt in made.doubts])
+            results[""] = calibrate_graph(opened, Path(target).stem, footage, out, options, dla, advance)
+    warn([warning for result in results.values() for warning in result.warnings])
     if as_json:
-        document = {form: [one.document() for one in made.int8] for form, made in found.items()}
-        print(json.dumps({"out": str(out), "int8": document if release else document[""]}))
+        document = {form: [int8.to_dict() for int8 in result.int8] for form, result in results.items()}
+        print(json.dumps({"out": str(out), "int8": document if is_release else document[""]}))
         return
-    Console().print(_table(f"{target} -> {out}", found))
-    apart = "held out" if footage.apart else "the same: too few to hold any out"
-    used = ", ".join(dict.fromkeys(made.method for made in found.values()))
-    print(f"{used} ranges from {len(footage.windows)} windows, judged on {len(footage.held_out)}, {apart}")
-    for form, made in found.items():
-        for one in made.int8:
-            print(f"{form} {one.engine}: {one.choice.reason}; latency {one.latency} {_where(one)}".strip())
+    Console().print(_table(f"{target} -> {out}", results))
+    evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
+    methods = ", ".join(dict.fromkeys(result.method for result in results.values()))
+    print(
+        f"{methods} ranges from {len(footage.windows)} windows, evaluated on {len(footage.held_out)}, "
+        f"{evaluated}"
+    )
+    for form, result in results.items():
+        for int8 in result.int8:
+            print(f"{form} {int8.engine}: {int8.search.reason}; {_describe_latency(int8)}".strip())
     print(f"wrote {out}")
 
 
-def _refused(user: UserGraph) -> list[str]:
-    """Return what TensorRT for RTX would not take of a graph; nothing where it is not installed."""
+def _tensorrt_warnings(imported: ImportedGraph) -> list[str]:
+    """Return why TensorRT for RTX would reject a graph; nothing if it is not installed."""
     with suppress(InputError):
-        refused = find_unsupported_node(user.model.SerializeToString(), "rtx")
-        if refused:
-            return [f"TensorRT cannot parse the graph ({refused}): what is made runs on ONNX Runtime alone"]
+        reason = find_unsupported_node(imported.model.SerializeToString(), "rtx")
+        if reason:
+            return [f"TensorRT cannot parse the graph ({reason}): the result runs on ONNX Runtime only"]
     return []
 
 
-def _where(one: Int8Result) -> str:
-    best = one.choice.best or next((tried for tried in one.choice.tried if tried.float_ms), None)
-    base = f", float {best.float_ms:.3f} ms" if best and best.float_ms else ""
-    return f"on {one.conditions.get('cpu') or one.conditions.get('name')}{base}"
+def _describe_latency(int8: Int8Result) -> str:
+    trial = int8.search.best or next((trial for trial in int8.search.trials if trial.float_ms), None)
+    float_latency = f", float {trial.float_ms:.3f} ms" if trial and trial.float_ms else ""
+    machine = int8.conditions.get("cpu") or int8.conditions.get("name")
+    return f"latency {int8.latency_kind} on {machine}{float_latency}"
 
 
-def _table(title: str, found: dict[str, CalibrationResult]) -> Table:
+def _table(title: str, results: dict[str, CalibrationResult]) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("int8 for")
     for column in ("layers", "SQNR dB", "CC", "KLD", "ms", "gain"):
         table.add_column(column, justify="right", no_wrap=True)
-    for form, made in found.items():
-        for one in made.int8:
-            best, quality = one.choice.best, one.quality
-            named = f"{form} {one.engine}".strip()
-            most = max((len(tried.layers) for tried in one.choice.tried), default=0)
+    for form, result in results.items():
+        for int8 in result.int8:
+            best, quality = int8.search.best, int8.quality
+            layers = max((len(trial.layers) for trial in int8.search.trials), default=0)
             cells: list[Any] = ["none ships", "-", "-", "-", "-", "-"]
             if best is not None and quality is not None:
                 cells = [
-                    f"{len(best.layers)} of {most}",
+                    f"{len(best.layers)} of {layers}",
                     f"{quality.sqnr_db:.1f}",
                     f"{quality.cc:.5f}",
                     f"{quality.kld:.0e}",
                     f"{best.latency_ms:.3f}",
                     f"{best.gain:+.0%}",
                 ]
-            table.add_row(named, *cells)
+            table.add_row(f"{form} {int8.engine}".strip(), *cells)
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,25 @@ from edge.core.errors import CheckError, InputError
 from edge.release.manifest import FORMS, Form, Release
 from edge.sources.factory import open_source
 from export.cli.target_options import input_options
-from export.compare.compare import Comparison, Tally, compare_sides, matched_layers
-from export.compare.graph_input_spec import Fed, as_asked, as_calibrated
-from export.compare.graph_stepper import Side, Spec, read_graph
+from export.compare.compare import Comparison, TensorDifference, compare_graphs, match_layers
+from export.compare.graph_input_spec import GraphInputSpec, read_calibrated_spec, spec_from_request
+from export.compare.graph_operand import GraphOperand, load_graph
+from export.compare.graph_stepper import open_stepper
 from export.compare.input_request import InputRequest
 
-MOST = 100
-Pair = tuple[Release | Fed, Release | Fed]
+DEFAULT_FRAMES = 100
+InputSpec = Release | GraphInputSpec
 COLUMNS = ("max", "mean", "SQNR", "CC", "least CC", "KLD")
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """The two graphs with the specifications of their inputs."""
+
+    a: GraphOperand
+    b: GraphOperand
+    a_input: InputSpec
+    b_input: InputSpec
 
 
 @click.command(epilog="Example: aerogaze compare skd-64:fp32 skd-64:int8 --frames flight.mp4")
@@ -34,25 +46,33 @@ COLUMNS = ("max", "mean", "SQNR", "CC", "least CC", "KLD")
 @click.argument("b")
 @click.option("--frames", required=True, help="Footage: a video, a folder of images, or synthetic:SEED.")
 @click.option(
-    "--max-frames", type=click.IntRange(min=1), default=MOST, show_default=True, help="The first so many."
+    "--max-frames",
+    type=click.IntRange(min=1),
+    default=DEFAULT_FRAMES,
+    show_default=True,
+    help="Compare only this many first frames.",
 )
-@click.option("--form", type=click.Choice(FORMS), help="Of releases (default: stream, if it has it).")
+@click.option("--form", type=click.Choice(FORMS), help="Form of releases (default: stream, if available).")
 @input_options
-@click.option("--layers", is_flag=True, help="Also every tensor inside that both graphs have.")
+@click.option("--layers", is_flag=True, help="Also compare each inner tensor that both graphs have.")
 @click.option(
-    "--diverged", type=float, default=20.0, show_default=True, help="A layer below this SQNR (dB) diverges."
+    "--diverged",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="SQNR in dB below which a layer counts as diverging.",
 )
 @click.option("--picture", type=click.Path(path_type=Path), help="Write the worst frame's maps as PNG.")
-@click.option("--max-error", type=float, help="Gate: exit code 1 if the maps differ by more anywhere.")
-@click.option("--min-cc", type=float, help="Gate: exit code 1 if the maps' mean CC is less.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--max-error", type=float, help="Exit with code 1 if any value of the maps differs by more.")
+@click.option("--min-cc", type=float, help="Exit with code 1 if the mean CC of the maps is lower.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def compare(
     a: str,
     b: str,
     frames: str,
     max_frames: int,
     form: Form | None,
-    asked: InputRequest,
+    request: InputRequest,
     layers: bool,
     diverged: float,
     picture: Path | None,
@@ -60,129 +80,143 @@ def compare(
     min_cc: float | None,
     as_json: bool,
 ) -> None:
-    """Run A and B on the same frames and say how far apart their maps are.
+    """Run A and B on the same frames and compare their maps.
 
-    Each is RELEASE:PRECISION or a .onnx file, and @tensorrt, @rtx or @local after it says what runs it
-    (default: @onnxruntime). B is judged against A.
+    Each is RELEASE:PRECISION or a .onnx file. Append @tensorrt, @rtx or @local to select what runs it
+    (default: @onnxruntime). B is compared with A as the reference.
     """
     if picture:
         if picture.suffix.lower() != ".png":
             raise InputError(f"cannot write {picture}: expected a name ending in .png")
-        PendingFile(picture).discard()  # told now, not after the running
-    specs = Spec.parse(a, form), Spec.parse(b, form)
-    known = _known(specs, asked)
-    matched = matched_layers(*(read_graph(spec.model) for spec in specs)) if layers else []
-    with ExitStack() as opened:
-        source = open_source(frames)
-        opened.callback(source.close)
-        sides = []
-        taps = [m.a for m in matched], [m.b for m in matched]
-        for spec, one, tapped in zip(specs, known, taps, strict=True):
-            sides.append(Side(spec, one, tapped))
-            opened.callback(sides[-1].close)
-        a_side, b_side = sides
-        progress = opened.enter_context(progress_bar(spinner=True))
-        total = min(filter(None, (source.length, max_frames)))
-        task = progress.add_task(escape(f"compare {a} and {b}"), total=total)
-        taken = islice(source, max_frames)
-        found = compare_sides(a_side, b_side, taken, source.fps, matched, lambda: progress.advance(task))
-    document = _document(specs, known, frames, found, diverged)
+        PendingFile(picture).discard()  # fails now, not after the work, if the file cannot be written
+    operands = _resolve_inputs(GraphOperand.parse(a, form), GraphOperand.parse(b, form), request)
+    comparison = _run(operands, frames, max_frames, layers)
+    document = _to_dict(operands, frames, comparison, diverged)
     if picture:
         from export.compare.picture import write_picture
 
-        write_picture(found.worst, (f"A: {a}", f"B: {b}"), picture)
+        write_picture(comparison.worst, (f"A: {a}", f"B: {b}"), picture)
     if as_json:
         print(json.dumps(document, indent=1))
     else:
-        _print(found, specs, known, diverged)
+        _print(comparison, operands, diverged)
         if picture:
             print(f"wrote {picture}")
-    _gates(found, max_error, min_cc)
+    _check_gates(comparison, max_error, min_cc)
 
 
-def _known(specs: tuple[Spec, Spec], asked: InputRequest) -> Pair:
-    """Return what tells how each graph is fed: its release, its folder, the other's, or what was asked."""
-    told = [spec.release or as_calibrated(spec.model) for spec in specs]
-    if asked.said() and (all(told) or any(isinstance(one, Release) for one in told)):
+def _resolve_inputs(a: GraphOperand, b: GraphOperand, request: InputRequest) -> _Operands:
+    """Find the input specification of both graphs.
+
+    It is that of the graph's release, the `calibration.json` beside the graph, the other graph's release, or
+    what the user requested; in this order.
+    """
+    known = [operand.release or read_calibrated_spec(operand.model) for operand in (a, b)]
+    option = request.first_option()
+    if option and (all(known) or any(isinstance(spec, Release) for spec in known)):
         raise InputError(
-            f"{asked.said()} is for ONNX files of which nothing says how they are fed; a release, or the "
-            "calibration.json beside a graph, says it itself: leave it out"
+            f"{option} is for ONNX files without an input specification; a release, or the calibration.json "
+            "beside a graph, states it itself: leave it out"
         )
-    for index, spec in enumerate(specs):
-        other = told[1 - index]
-        if told[index] is None:
-            model = read_graph(spec.model)
-            told[index] = other if isinstance(other, Release) else as_asked(spec.model, model, asked, other)
-    a, b = told
-    assert a
-    assert b
-    return a, b
+    for index, operand in enumerate((a, b)):
+        other = known[1 - index]
+        if known[index] is None:
+            model = load_graph(operand.model)
+            if not isinstance(other, Release):
+                other = spec_from_request(operand.model, model, request, other)
+            known[index] = other
+    a_input, b_input = known
+    assert a_input
+    assert b_input
+    return _Operands(a, b, a_input, b_input)
 
 
-def _document(
-    specs: tuple[Spec, Spec], known: Pair, frames: str, found: Comparison, diverged: float
-) -> dict[str, Any]:
+def _run(operands: _Operands, frames: str, max_frames: int, layers: bool) -> Comparison:
+    matched = match_layers(load_graph(operands.a.model), load_graph(operands.b.model)) if layers else []
+    with ExitStack() as stack:
+        source = open_source(frames)
+        stack.callback(source.close)
+        a = open_stepper(operands.a, operands.a_input, [layer.a for layer in matched])
+        stack.callback(a.close)
+        b = open_stepper(operands.b, operands.b_input, [layer.b for layer in matched])
+        stack.callback(b.close)
+        progress = stack.enter_context(progress_bar(spinner=True))
+        total = min(filter(None, (source.length, max_frames)))
+        task = progress.add_task(escape(f"compare {operands.a.text} and {operands.b.text}"), total=total)
+        selected = islice(source, max_frames)
+        return compare_graphs(a, b, selected, source.fps, matched, lambda: progress.advance(task))
+
+
+def _to_dict(operands: _Operands, frames: str, comparison: Comparison, diverged: float) -> dict[str, Any]:
     document: dict[str, Any] = {
         "schema": 1,
-        "a": specs[0].text,
-        "b": specs[1].text,
-        "fed": [one.document() if isinstance(one, Fed) else one.name for one in known],
+        "a": operands.a.text,
+        "b": operands.b.text,
+        "fed": [
+            spec.document() if isinstance(spec, GraphInputSpec) else spec.name
+            for spec in (operands.a_input, operands.b_input)
+        ],
         "source": frames,
-        "frames": found.frames,
-        "saliency": found.saliency,
-        "outputs": {name: tally.summary() for name, tally in found.outputs.items()},
-        "worst_frame": found.worst.index,
+        "frames": comparison.frames,
+        "saliency": comparison.saliency,
+        "outputs": {name: difference.summary() for name, difference in comparison.outputs.items()},
+        "worst_frame": comparison.worst.index,
     }
-    if found.layers:
-        document["layers"] = {name: tally.summary() for name, tally in found.layers.items()}
+    if comparison.layers:
+        document["layers"] = {name: difference.summary() for name, difference in comparison.layers.items()}
         document["diverged_db"] = diverged
-        document["first_diverging"] = found.diverging(diverged)
+        document["first_diverging"] = comparison.first_diverging(diverged)
     return document
 
 
-def _print(found: Comparison, specs: tuple[Spec, Spec], known: Pair, diverged: float) -> None:
-    title = f"{specs[1].text} against {specs[0].text}, {found.frames} frames"
+def _print(comparison: Comparison, operands: _Operands, diverged: float) -> None:
+    title = f"{operands.b.text} against {operands.a.text}, {comparison.frames} frames"
     console = Console()
-    console.print(_table(title, "output", found.outputs))
-    if found.layers:
-        console.print(_table("inside, in A's order", "layer", found.layers, found.diverging(diverged)))
-        first = found.diverging(diverged)
-        said = f"no layer is below {diverged:g} dB"
-        print(f"first layer below {diverged:g} dB: {first}" if first else said)
+    console.print(_table(title, "output", comparison.outputs))
+    if comparison.layers:
+        first = comparison.first_diverging(diverged)
+        console.print(_table("inner tensors, in A's order", "layer", comparison.layers, first))
+        if first:
+            print(f"first layer below {diverged:g} dB: {first}")
+        else:
+            print(f"no layer is below {diverged:g} dB")
     print("max, mean: absolute difference; SQNR in dB; CC, KLD: means over frames")
-    for fed in dict.fromkeys(str(one) for one in known if isinstance(one, Fed)):
-        print(f"fed: {fed}")
-    print(f"least alike: frame {found.worst.index}, CC {found.worst.cc:.5f}")
+    specs = (spec for spec in (operands.a_input, operands.b_input) if isinstance(spec, GraphInputSpec))
+    for spec in dict.fromkeys(map(str, specs)):
+        print(f"input: {spec}")
+    print(f"largest difference: frame {comparison.worst.index}, CC {comparison.worst.cc:.5f}")
 
 
-def _table(title: str, what: str, tallies: dict[str, Tally], marked: str | None = None) -> Table:
+def _table(
+    title: str, heading: str, differences: dict[str, TensorDifference], marked: str | None = None
+) -> Table:
     table = Table(title=escape(title), title_justify="left")
-    table.add_column(what, overflow="fold")
+    table.add_column(heading, overflow="fold")
     for column in COLUMNS:
         table.add_column(column, justify="right")
-    for name, tally in tallies.items():
-        s = tally.summary()
+    for name, difference in differences.items():
+        s = difference.summary()
         cells = [
-            _text(s["max_error"], ".1e"),
-            _text(s["mean_error"], ".1e"),
-            _text(s["sqnr_db"], ".1f"),
-            _text(s["cc"], ".5f") if tally.cc else "-",
-            _text(s["least_cc"], ".5f") if tally.cc else "-",
-            _text(s["kld"], ".1e"),
+            _format(s["max_error"], ".1e"),
+            _format(s["mean_error"], ".1e"),
+            _format(s["sqnr_db"], ".1f"),
+            _format(s["cc"], ".5f") if difference.cc else "-",
+            _format(s["least_cc"], ".5f") if difference.cc else "-",
+            _format(s["kld"], ".1e"),
         ]
         style = "bold" if name == marked else None
         table.add_row(escape(name), *cells, style=style)
     return table
 
 
-def _text(value: float | None, form: str) -> str:
-    return "NaN" if value is None else format(value, form)
+def _format(value: float | None, spec: str) -> str:
+    return "NaN" if value is None else format(value, spec)
 
 
-def _gates(found: Comparison, max_error: float | None, min_cc: float | None) -> None:
-    maps = found.outputs[found.saliency].summary()
-    error, likeness = maps["max_error"], maps["cc"]
+def _check_gates(comparison: Comparison, max_error: float | None, min_cc: float | None) -> None:
+    maps = comparison.outputs[comparison.saliency].summary()
+    error, mean_cc = maps["max_error"], maps["cc"]
     if max_error is not None and not (error is not None and error <= max_error):
-        raise CheckError(f"the maps differ by {_text(error, '.2e')}; the gate is at most {max_error:g}")
-    if min_cc is not None and not (likeness is not None and likeness >= min_cc):
-        raise CheckError(f"the maps' mean CC is {_text(likeness, '.5f')}; the gate is at least {min_cc:g}")
+        raise CheckError(f"the maps differ by {_format(error, '.2e')}; expected at most {max_error:g}")
+    if min_cc is not None and not (mean_cc is not None and mean_cc >= min_cc):
+        raise CheckError(f"the maps' mean CC is {_format(mean_cc, '.5f')}; expected at least {min_cc:g}")

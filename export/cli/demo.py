@@ -1,4 +1,4 @@
-"""`aerogaze demo`: every stage once, by the commands a user would type, and a report."""
+"""`aerogaze demo`: runs every stage once, through the commands that a user types, and writes a report."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import shlex
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
 from edge.cli.main import invoke
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.release.manifest import DEFAULT_RELEASE
 from edge.sources.factory import open_source
-from export.cli.demo_report import write_report
+from export.cli.demo_report import render_report
 from trainer.models.student import load_student
 
-SOURCE = "synthetic:11:640x360:120"
+DEFAULT_SOURCE = "synthetic:11:640x360:120"
 PRECISIONS = "fp32,fp16,int8"
-OUT = Console(highlight=False, soft_wrap=True)
+OUT_CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
 @click.command(epilog="Example: aerogaze demo --source flight.mp4")
 @click.option(
     "--source",
-    default=SOURCE,
+    default=DEFAULT_SOURCE,
     show_default=True,
     help="A video, a folder of images, or synthetic:SEED.",
 )
@@ -38,88 +39,79 @@ OUT = Console(highlight=False, soft_wrap=True)
     type=click.Path(path_type=Path),
     default="out/demo",
     show_default=True,
-    help="The folder to write to.",
+    help="Write to this folder.",
 )
 @click.option(
-    "--student", default=DEFAULT_RELEASE, show_default=True, help="The student to export, measure and run."
+    "--student", default=DEFAULT_RELEASE, show_default=True, help="Student to export, measure and run."
 )
 def demo(source: str, out: Path, student: str) -> None:
     """Train for a minute, then export, build, measure and run the shipped student; write a report."""
     started = time.perf_counter()
-    open_source(source).close()  # what is wrong is told now, not after the training
+    open_source(source).close()  # fails now, not after the training, if there is no such source
     load_student(student)
     summary_path, report_path = out / "summary.json", out / "report.html"
+    # Both are written last, so a demo without them is incomplete.
     for stale in (summary_path, report_path):
-        stale.unlink(missing_ok=True)  # written last: without it a demo is not complete
-    shutil.rmtree(out / "training", ignore_errors=True)  # or it would be gone on with, not shown again
-    release, latency = out / "release", out / "latency.json"
-    seconds: dict[str, float] = {}
-
-    def stage(title: str, *arguments: str | Path) -> None:
-        words = [str(argument) for argument in arguments]
-        OUT.print(f"\n[bold]{title}[/bold]\n[dim]{escape(f'$ aerogaze {shlex.join(words)}')}[/dim]")
-        before = time.perf_counter()
-        invoke(words)
-        seconds[words[0]] = time.perf_counter() - before
-
-    stage(
-        "A minute of distillation on the made world",
-        "train",
-        "demo",
-        "--out",
-        out / "demo-32.safetensors",
-        "--run",
-        out / "training",
-    )
-    stage(
-        f"The shipped student {student} as graphs per precision, calibrated on your frames",
-        "export",
-        student,
-        "--frames",
-        source,
-        "--out",
-        release,
-        "--form",
-        "stream",
-        "--calibration-frames",
-        "120",
-    )
-    engines: list[dict[str, object]] = []
-    if importlib.util.find_spec("tensorrt_rtx"):
-        stage("Engines, by NVIDIA's builder", "build", release, "--target", "rtx")
-        places = sorted((release / ENGINES_FOLDER / "rtx").glob("*.engine.json"))
-        engines = [json.loads(place.read_text()) for place in places]
-    else:
-        OUT.print("\nEngines: left out, TensorRT for RTX is not installed: pip install 'aerogaze\\[rtx]'")
-    stage("Latency per precision", "profile", release, "--precision", PRECISIONS, "--json", latency)
-    stage(
-        "The clip",
-        "run",
-        source,
-        "--release",
-        release,
-        "--overlay",
-        out / "overlay.mp4",
-        "--jsonl",
-        out / "saliency.jsonl",
-        "--maps",
-        out / "maps",
-    )
-
-    manifest = json.loads((release / "release.json").read_text())
-    summary = {
-        "schema": 1,
-        "source": source,
-        "seconds": seconds,
-        "release": {k: manifest[k] for k in ("name", "student", "calibrated", "graphs")},
-        "engines": engines,
-        "profile": json.loads(latency.read_text()),
-        "frames": len((out / "saliency.jsonl").read_text().splitlines()),
-    }
-    with written_file(report_path) as path:
-        path.write_text(write_report(summary, out))
-    with written_file(summary_path) as path:
+        stale.unlink(missing_ok=True)
+    shutil.rmtree(out / "training", ignore_errors=True)  # train would resume it and have nothing to show
+    stages = _Stages()
+    summary = _run_stages(stages, source, out, student)
+    with atomic_file(report_path) as path:
+        path.write_text(render_report(summary, out))
+    with atomic_file(summary_path) as path:
         path.write_text(json.dumps(summary, indent=1) + "\n")
-    OUT.print(
+    OUT_CONSOLE.print(
         f"\n[bold]Done in {time.perf_counter() - started:.0f} s.[/bold] Open {escape(str(report_path))}"
     )
+
+
+class _Stages:
+    """Runs commands and keeps the seconds of each."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, title: str, command: str, *arguments: str | Path) -> None:
+        words = [command, *map(str, arguments)]
+        OUT_CONSOLE.print(f"\n[bold]{title}[/bold]\n[dim]{escape(f'$ aerogaze {shlex.join(words)}')}[/dim]")
+        started = time.perf_counter()
+        invoke(words)
+        self.seconds[command] = time.perf_counter() - started
+
+
+def _run_stages(stages: _Stages, source: str, out: Path, student: str) -> dict[str, Any]:
+    """Run the commands in `out`, and return the summary of their results."""
+    release, latency = out / "release", out / "latency.json"
+    student_file, training = out / "demo-32.safetensors", out / "training"
+    title = "A minute of distillation on the simulated world"
+    stages.run(title, "train", "demo", "--out", student_file, "--run", training)
+    title = f"The shipped student {student} as one graph per precision, calibrated on your frames"
+    options = ("--form", "stream", "--calibration-frames", "120")
+    stages.run(title, "export", student, "--frames", source, "--out", release, *options)
+    engines = _build_engines(stages, release)
+    stages.run("Latency per precision", "profile", release, "--precision", PRECISIONS, "--json", latency)
+    overlay, results = out / "overlay.mp4", out / "saliency.jsonl"
+    outputs = ("--overlay", overlay, "--jsonl", results, "--maps", out / "maps")
+    stages.run("The clip", "run", source, "--release", release, *outputs)
+    manifest = json.loads((release / "release.json").read_text())
+    return {
+        "schema": 1,
+        "source": source,
+        "seconds": stages.seconds,
+        "release": {key: manifest[key] for key in ("name", "student", "calibrated", "graphs")},
+        "engines": engines,
+        "profile": json.loads(latency.read_text()),
+        "frames": len(results.read_text().splitlines()),
+    }
+
+
+def _build_engines(stages: _Stages, release: Path) -> list[dict[str, object]]:
+    """Build engines if TensorRT for RTX is installed, and return their identities."""
+    if not importlib.util.find_spec("tensorrt_rtx"):
+        OUT_CONSOLE.print(
+            "\nEngines: skipped, TensorRT for RTX is not installed: pip install 'aerogaze\\[rtx]'"
+        )
+        return []
+    stages.run("Engines, by NVIDIA's builder", "build", release, "--target", "rtx")
+    identities = sorted((release / ENGINES_FOLDER / "rtx").glob("*.engine.json"))
+    return [json.loads(path.read_text()) for path in identities]

@@ -1,4 +1,4 @@
-"""The demo's report: one self-contained page."""
+"""Report of the demo: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-MAX_FRAMES = 48
+MAX_CLIP_FRAMES = 48
 WIDTH = 640
-INK, ACCENT = "#8a8f98", "#e8590c"
+GREY, ORANGE = "#8a8f98", "#e8590c"
 STAGES = ("teachers", "students", "network")
 
 
-def write_report(summary: Mapping[str, Any], folder: Path) -> str:
-    """Return the page for a demo's summary; `folder` holds its overlay, training and maps."""
+def render_report(summary: Mapping[str, Any], folder: Path) -> str:
+    """Return the page for a summary of the demo; `folder` holds its overlay, training and maps."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (Path(__file__).parent / "demo_report.html").read_text()
     )
     graphs = {g["precision"]: g for g in summary["release"]["graphs"] if g["engine"] != "tensorrt"}
     latencies = summary["profile"]["latencies"]
-    base = next((row["p50_ms"] for row in latencies if row["precision"] == "fp32"), None)
+    fp32_ms = next((row["p50_ms"] for row in latencies if row["precision"] == "fp32"), None)
     rows = [
         {
             **row,
             **graphs[row["precision"]]["verified"],
-            "gain": base / row["p50_ms"] if base else None,
+            "gain": fp32_ms / row["p50_ms"] if fp32_ms else None,
         }
         for row in latencies
     ]
     return template.render(
         summary=summary,
         rows=rows,
-        clip=_clip(folder / "overlay.mp4"),
+        clip=_encode_clip(folder / "overlay.mp4"),
         latency_plot=_latency_plot(rows),
         loss_plot=_loss_plot(folder / "training"),
         version=version("aerogaze"),
     )
 
 
-def _clip(video: Path) -> str:
-    """Return the overlay as an animated WebP, shrunk and thinned, as a data address."""
+def _encode_clip(video: Path) -> str:
+    """Return the overlay as an animated WebP in a data URL, smaller and with fewer frames."""
     capture = cv2.VideoCapture(str(video))
     fps = capture.get(cv2.CAP_PROP_FPS) or 10.0
-    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or MAX_FRAMES
-    step = max(1, -(-total // MAX_FRAMES))
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or MAX_CLIP_FRAMES
+    step = max(1, -(-total // MAX_CLIP_FRAMES))
     frames, index = [], 0
     while True:
-        ok, frame = capture.read()
-        if not ok:
+        is_read, frame = capture.read()
+        if not is_read:
             break
         if index % step == 0:
             height = round(frame.shape[0] * WIDTH / frame.shape[1])
@@ -77,12 +77,12 @@ def _latency_plot(rows: list[dict[str, Any]]) -> Markup:
     names = [row["precision"] + (" (emulated)" if row["emulated"] else "") for row in rows]
     p50 = [row["p50_ms"] for row in rows]
     p99 = [row["p99_ms"] for row in rows]
-    colours = [INK if row["emulated"] else ACCENT for row in rows]
+    colours = [GREY if row["emulated"] else ORANGE for row in rows]
     axes.barh(names, p50, color=colours, height=0.55)
-    axes.hlines(names, p50, p99, color=INK, linewidth=1.5)
-    axes.plot(p99, names, "|", color=INK, markersize=12)
+    axes.hlines(names, p50, p99, color=GREY, linewidth=1.5)
+    axes.plot(p99, names, "|", color=GREY, markersize=12)
     axes.invert_yaxis()
-    axes.set_xlabel("ms a frame: bar p50, mark p99")
+    axes.set_xlabel("ms per frame: bar p50, mark p99")
     return _svg(figure, axes)
 
 
@@ -97,25 +97,25 @@ def _loss_plot(training: Path) -> Markup:
                 [int(r["step"]) for r in rows],
                 [float(r["loss"]) for r in rows],
                 style,
-                color=ACCENT if stage == "network" else INK,
+                color=ORANGE if stage == "network" else GREY,
                 label=stage,
             )
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.legend(frameon=False, labelcolor=INK)
+    axes.legend(frameon=False, labelcolor=GREY)
     return _svg(figure, axes)
 
 
 def _svg(figure: Figure, axes: Any) -> Markup:
-    """Return the figure as inline SVG that reads on light and dark pages."""
-    axes.tick_params(colors=INK)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
+    """Return the figure as inline SVG that is legible on light and dark pages."""
+    axes.tick_params(colors=GREY)
+    axes.xaxis.label.set_color(GREY)
+    axes.yaxis.label.set_color(GREY)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
+        spine.set_color(GREY)
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "aerogaze"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
-    return Markup(text[text.index("<svg") :])  # noqa: S704  our own drawing
+    return Markup(text[text.index("<svg") :])  # noqa: S704  Matplotlib escapes all text

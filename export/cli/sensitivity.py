@@ -12,15 +12,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from calibration.inputs import distribution_shift as familiar
-from calibration.quantization.qdq_placement import quantisable
-from calibration.ranges.activation_ranges import count
-from calibration.search.accuracy import Judge
-from calibration.search.method_selection import ranges_by, ranked
-from calibration.search.sensitivity import Sensitivity, measure
-from edge.core.atomic_files import PendingFile, cache_folder, written_file
+from calibration.inputs.calibration_frames import CalibrationFrames
+from calibration.inputs.distribution_shift import (
+    STATISTICS_FILE,
+    ChannelStatistics,
+    load_statistics,
+    measure_shift,
+    shift_warning,
+)
+from calibration.inputs.graph_inputs import InputFeeder
+from calibration.inputs.onnx_import import ImportedGraph
+from calibration.quantization.qdq_placement import quantizable_layers
+from calibration.ranges.activation_ranges import count_histograms
+from calibration.search.accuracy import AccuracyEvaluator
+from calibration.search.method_selection import ranges_by_method, rank_methods
+from calibration.search.sensitivity import Sensitivity, measure_sensitivity
+from edge.core.atomic_files import PendingFile, atomic_file, cache_folder
 from edge.release.manifest import Form, Release, TargetEngine
-from export.cli.sensitivity_plot import plot as draw
+from export.cli.sensitivity_plot import plot_sensitivity
 from export.cli.target_options import (
     TargetRequest,
     open_target,
@@ -29,8 +38,8 @@ from export.cli.target_options import (
     target_options,
     warn,
 )
-from export.graphs.int8 import QDQ_SCHEMES
-from export.release.recalibrate import release_feeding
+from export.graphs.int8_search import QDQ_SCHEMES
+from export.release.recalibrate import release_feeder
 
 
 @click.command(epilog="Example: aerogaze sensitivity skd-64 --frames flight.mp4 --plot layers.png")
@@ -41,82 +50,100 @@ from export.release.recalibrate import release_feeding
     type=click.Choice(list(QDQ_SCHEMES)),
     default="tensorrt",
     show_default=True,
-    help="Whose placement of Q/DQ.",
+    help="Place Q/DQ for this engine.",
 )
 @click.option(
     "--form",
     type=click.Choice(["stream", "pair"]),
     default="stream",
     show_default=True,
-    help="Of a release.",
+    help="Form of a release's graph.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture: PNG, SVG or PDF.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a plot: PNG, SVG or PDF.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sensitivity(
     target: str,
-    asked: TargetRequest,
+    request: TargetRequest,
     engine: TargetEngine,
     form: Form,
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what each layer of TARGET loses in int8: it alone, and all but it.
+    """Measure what each layer of TARGET loses in int8: with only it in int8, and with all others in int8.
 
-    TARGET is a release, a shipped one's name, or an ONNX file. Judged on frames held out, against fp32.
+    TARGET is a release, the name of a shipped one, or an ONNX file. The loss is measured on held-out frames,
+    against fp32.
     """
-    opened = open_target(target, asked)
+    opened = open_target(target, request)
     if plot:
-        PendingFile(plot).discard()  # told now, not after the work
-    if isinstance(opened, Release):
-        model = onnx.load(opened.path(opened.graph("fp32", form)))
-        feeding = release_feeding(opened, form)
-        statistics = familiar.load(opened.folder / familiar.STATISTICS) if form == "stream" else {}
-    else:
-        model, feeding, statistics = opened.model, opened.feeding, opened.statistics
-    flavour = QDQ_SCHEMES[engine]
-    with step_progress() as (progress, step):
-        footage = read_footage(opened, asked, progress)
-        step("ranges", 0, len(footage.windows))
-        counted = count(model, feeding, footage, cache_folder(), lambda more: step("ranges", more, None))
-        by = ranges_by(asked.method, counted)
-        used = ranked(by, model, feeding, footage.windows, flavour, engine == "tensorrt")[0]
-        ranges = by[used]
-        doubt = familiar.doubt(familiar.shift(model, feeding, footage.windows, statistics))
-        judge = Judge(model, feeding, footage.held_out)
-        step("layers", 0, 2 * len(quantisable(model, flavour)) + 1)
-        found = measure(model, ranges, flavour, judge, lambda more: step("layers", more, None))
-    warn([*footage.doubts, *([doubt] if doubt else [])])
+        PendingFile(plot).discard()  # fails now, not after the work, if the file cannot be written
+    model, feeder, statistics = _load_graph(opened, form)
+    scheme = QDQ_SCHEMES[engine]
+    with step_progress() as (progress, advance):
+        footage = read_footage(opened, request, progress)
+        advance("ranges", 0, len(footage.windows))
+        histograms = count_histograms(
+            model, feeder, footage, cache_folder(), lambda windows: advance("ranges", windows, None)
+        )
+        ranges = ranges_by_method(request.method, histograms)
+        method = rank_methods(ranges, model, feeder, footage.windows, scheme, engine == "tensorrt")[0]
+        warning = shift_warning(measure_shift(model, feeder, footage.windows, statistics))
+        evaluator = AccuracyEvaluator(model, feeder, footage.held_out)
+        advance("layers", 0, 2 * len(quantizable_layers(model, scheme)) + 1)
+        result = measure_sensitivity(
+            model, ranges[method], scheme, evaluator, lambda graphs: advance("layers", graphs, None)
+        )
+    warn([*footage.warnings, *([warning] if warning else [])])
     if plot:
-        with written_file(plot) as path:
-            draw(found, path, f"{Path(target).name}, int8 for {engine}")
+        with atomic_file(plot) as path:
+            plot_sensitivity(result, path, f"{Path(target).name}, int8 for {engine}")
     if as_json:
-        conditions = {"target": target, "engine": engine, "method": used, "frames": footage.source}
-        counts = {"windows": len(footage.windows), "held_out": len(footage.held_out), "apart": footage.apart}
-        print(json.dumps({**conditions, **counts, **dataclasses.asdict(found)}))
+        conditions = {"target": target, "engine": engine, "method": method, "frames": footage.source}
+        print(json.dumps({**conditions, **_count(footage), **dataclasses.asdict(result)}))
         return
-    Console().print(_table(found, f"{target}, int8 for {engine}: each layer alone, and the rest without it"))
-    apart = "held out" if footage.apart else "the same: too few to hold any out"
+    title = f"{target}, int8 for {engine}: only this layer in int8, and all but this layer"
+    Console().print(_table(result, title))
+    evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
     print(
-        f"means over {len(footage.held_out)} frames, {apart}; {used} ranges from "
+        f"means over {len(footage.held_out)} frames, {evaluated}; {method} ranges from "
         f"{len(footage.windows)} windows"
     )
     if plot:
         print(f"wrote {plot}")
 
 
-def _table(found: Sensitivity, title: str) -> Table:
+def _load_graph(
+    target: Release | ImportedGraph, form: Form
+) -> tuple[onnx.ModelProto, InputFeeder, ChannelStatistics]:
+    """Return the fp32 graph of a target, its feeder, and the statistics of its training data."""
+    if isinstance(target, ImportedGraph):
+        return target.model, target.feeder, target.statistics
+    model = onnx.load(target.path(target.graph("fp32", form)))
+    statistics = load_statistics(target.folder / STATISTICS_FILE) if form == "stream" else {}
+    return model, release_feeder(target, form), statistics
+
+
+def _count(footage: CalibrationFrames) -> dict[str, object]:
+    return {
+        "windows": len(footage.windows),
+        "held_out": len(footage.held_out),
+        "apart": footage.is_disjoint,
+    }
+
+
+def _table(result: Sensitivity, title: str) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("layer", overflow="ellipsis", no_wrap=True)
     for column in ("alone dB", "1-CC", "KLD", "rest dB", "1-CC", "KLD"):
         table.add_column(column, justify="right", no_wrap=True)
-    for layer in found.layers:
+    for layer in result.layers:
         cells = [
             cell
-            for q in (layer.alone, layer.all_but)
-            for cell in (f"{q.sqnr_db:.1f}", f"{1 - q.cc:.1e}", f"{q.kld:.1e}")
+            for quality in (layer.alone, layer.all_but)
+            for cell in (f"{quality.sqnr_db:.1f}", f"{1 - quality.cc:.1e}", f"{quality.kld:.1e}")
         ]
         table.add_row(escape(layer.layer), *cells)
-    whole = found.whole
+    whole = result.whole
     table.add_section()
     table.add_row(
         "all in int8", "", "", "", f"{whole.sqnr_db:.1f}", f"{1 - whole.cc:.1e}", f"{whole.kld:.1e}"

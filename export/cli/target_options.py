@@ -1,4 +1,4 @@
-"""What `calibrate` and `sensitivity` take: a release or anybody's ONNX file, and footage for it."""
+"""Options of `calibrate` and `sensitivity`: a release or an ONNX file, and footage for it."""
 
 from __future__ import annotations
 
@@ -12,133 +12,145 @@ from typing import Any
 
 import click
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from calibration.inputs.calibration_frames import MOST, CalibrationFrames, read_frames
+from calibration.inputs.calibration_frames import MAX_WINDOWS, CalibrationFrames, read_frames
 from calibration.inputs.onnx_import import (
     COLOURS,
+    DEFAULT_OFFSET,
+    DEFAULT_SCALE,
     LAYOUTS,
-    OFFSET,
-    SCALE,
-    UserGraph,
-    open_graph,
+    ImportedGraph,
+    import_graph,
 )
-from calibration.search.method_selection import BEST, CHOICES, Choosing
+from calibration.search.method_selection import BEST, METHOD_CHOICES, MethodChoice
 from edge.cli.console import progress_bar
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Source
 from edge.preprocessing.transform import Preprocessing
-from edge.release.manifest import load_release
-from edge.release.manifest import Release
+from edge.release.manifest import Release, load_release
 from edge.sources.factory import open_source
 from export.compare.input_request import InputRequest
+from export.graphs.int8_search import ProgressCallback
 from export.release.recalibrate import window_length
 
 _FOOTAGE = (
     click.option(
         "--frames",
         multiple=True,
-        help="Footage: a video, a folder of images, or synthetic:SEED. Once or more.",
+        help="Footage: a video, a folder of images, or synthetic:SEED. Can be repeated.",
     ),
     click.option(
         "--calibration-frames",
         type=click.IntRange(min=1),
-        default=MOST,
+        default=MAX_WINDOWS,
         show_default=True,
-        help="Windows of frames at most, chosen for variety.",
+        help="Most windows of frames to use. The most varied ones are chosen.",
     ),
     click.option(
         "--method",
-        type=click.Choice(CHOICES),
+        type=click.Choice(METHOD_CHOICES),
         default=BEST,
         show_default=True,
-        help="How ranges are chosen.",
+        help="Method that chooses the ranges.",
     ),
     click.option(
         "--threads",
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Threads of inference that latency is measured with.",
+        help="Threads of inference when latency is measured.",
     ),
 )
 _INPUT = (
-    click.option("--layout", type=click.Choice(LAYOUTS), help="Of an ONNX file's input, if not clear."),
-    click.option("--size", help="WIDTHxHEIGHT of an ONNX file's input, if it leaves it open."),
+    click.option("--layout", type=click.Choice(LAYOUTS), help="Input layout of an ONNX file, if ambiguous."),
+    click.option("--size", help="Input WIDTHxHEIGHT of an ONNX file, if dynamic."),
     click.option(
         "--colour",
         type=click.Choice(COLOURS),
-        help="Order of an ONNX file's channels. [default: rgb]",
+        help="Channel order of an ONNX file's input. [default: rgb]",
     ),
     click.option(
         "--scale",
-        help="Of an ONNX file's input, v * scale + offset: a number, or one a channel with commas. "
+        help="Scale of an ONNX file's input, v * scale + offset: a number, or one per channel with commas. "
         "[default: 1/255]",
     ),
-    click.option("--offset", help="As --scale. [default: 0]"),
-    click.option("--output", help="The ONNX file's output that is judged (default: its first)."),
+    click.option(
+        "--offset",
+        help="Offset of an ONNX file's input, v * scale + offset: a number, or one per channel with commas. "
+        "[default: 0]",
+    ),
+    click.option(
+        "--output", help="Output of an ONNX file that accuracy is measured on. [default: the first]"
+    ),
 )
 
 
 @dataclass(frozen=True)
 class TargetRequest(InputRequest):
-    """What a user says on the command line of a target, of footage for it and of how it is used."""
+    """Values of the options for a target: its input, the footage, and the calibration."""
 
     frames: tuple[str, ...]
     calibration_frames: int
-    method: Choosing
+    method: MethodChoice
     threads: int
 
 
 def target_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `TargetRequest`, and hand them over as `asked`."""
-    return _gathering(command, TargetRequest, (*_FOOTAGE, *_INPUT))
+    """Add the options of `TargetRequest` to a command, which gets them as `request`."""
+    return _add_options(command, TargetRequest, (*_FOOTAGE, *_INPUT))
 
 
 def input_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `InputRequest`, and hand them over as `asked`."""
-    return _gathering(command, InputRequest, _INPUT)
+    """Add the options of `InputRequest` to a command, which gets them as `request`."""
+    return _add_options(command, InputRequest, _INPUT)
 
 
-def _gathering(
+def _add_options(
     command: Callable[..., None], kind: type[InputRequest], options: Sequence[Callable[..., Any]]
 ) -> Callable[..., None]:
     @wraps(command)
-    def gathered(**given: Any) -> None:
-        asked = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-        command(asked=asked, **given)
+    def call(**values: Any) -> None:
+        request = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        command(request=request, **values)
 
-    wrapped: Callable[..., None] = gathered
+    wrapped: Callable[..., None] = call
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
 
 
-def open_target(name: str, asked: TargetRequest) -> Release | UserGraph:
-    """Open a release's folder, a shipped release's name, or an ONNX file.
+def open_target(name: str, request: TargetRequest) -> Release | ImportedGraph:
+    """Open a release (a folder or a shipped name) or an ONNX file.
 
     Raises:
-        InputError: it is none, or no sound one; options that do not fit it.
+        InputError: There is no such target, it is not valid, or an option does not fit it.
     """
     path = Path(name)
     if not path.is_file() and path.suffix.lower() != ".onnx":
-        if asked.said():
-            raise InputError(f"{asked.said()} is for ONNX files; a release says it itself: leave it out")
+        if option := request.first_option():
+            raise InputError(f"{option} is for ONNX files; a release states it itself: leave it out")
         release = load_release(name)
         if release.raw_frame is not None:
             raise InputError(
-                f"release {release.name} takes raw frames, and its ranges are those of the graphs without; "
-                "calibrate the student's release before --fuse-preprocess"
+                f"release {release.name} takes raw frames, and its ranges are those of the graphs without "
+                "fused preprocessing; expected a release of prepared frames: calibrate that one, then fuse "
+                "it with export --fuse-preprocess"
             )
         if release.clip is not None:
-            raise InputError(f"release {release.name} takes clips, which are exported in fp32 and fp16 only")
+            raise InputError(
+                f"release {release.name} takes clips, which have fp32 and fp16 graphs only; expected a "
+                "release in stream or pair form"
+            )
         return release
-    layout, size, colour, scale, offset = asked.image()
-    return open_graph(path, layout, size, colour or "rgb", scale or SCALE, offset or OFFSET, asked.output)
+    layout, size, colour, scale, offset = request.parse_image()
+    return import_graph(
+        path, layout, size, colour or "rgb", scale or DEFAULT_SCALE, offset or DEFAULT_OFFSET, request.output
+    )
 
 
-class _Told:
-    """A source that tells of every frame that was read from it."""
+class _ObservedSource:
+    """Source that calls a function for every frame read from it."""
 
     def __init__(self, source: Source, on_frame: Callable[[], None]) -> None:
         self._source, self._on_frame = source, on_frame
@@ -154,43 +166,46 @@ class _Told:
         self._source.close()
 
 
-def read_footage(target: Release | UserGraph, asked: TargetRequest, progress: Progress) -> CalibrationFrames:
-    """Read the footage that was asked for at the target's size.
+def read_footage(
+    target: Release | ImportedGraph, request: TargetRequest, progress: Progress
+) -> CalibrationFrames:
+    """Read the requested footage at the size of the target.
 
     Raises:
-        InputError: as `read_frames`.
+        InputError: As `read_frames`.
     """
     if isinstance(target, Release):
         preprocessing, length = target.preprocessing, window_length(target)
     else:
         preprocessing, length = Preprocessing(target.image.width, target.image.height), 1
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         sources: list[Source] = []
-        for name in asked.frames:
+        for name in request.frames:
             sources.append(open_source(name))
-            opened.callback(sources[-1].close)
+            stack.callback(sources[-1].close)
         lengths = [source.length for source in sources]
-        known = None if None in lengths else sum(filter(None, lengths))
-        task = progress.add_task("reading frames", total=known)
-        told = [_Told(source, lambda: progress.advance(task)) for source in sources]
-        return read_frames(told, preprocessing, length, asked.calibration_frames)
+        total = None if None in lengths else sum(filter(None, lengths))
+        task = progress.add_task("reading frames", total=total)
+        observed = [_ObservedSource(source, lambda: progress.advance(task)) for source in sources]
+        return read_frames(observed, preprocessing, length, request.calibration_frames)
 
 
 @contextmanager
-def step_progress() -> Iterator[tuple[Progress, Callable[[str, int, int | None], None]]]:
-    """Give a bar, and what moves it on: of what, how many more, of how many."""
+def step_progress() -> Iterator[tuple[Progress, ProgressCallback]]:
+    """Show a progress bar with a line per step, and yield it with the function that advances a step."""
     with progress_bar(spinner=True) as progress:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def step(what: str, more: int, total: int | None) -> None:
-            if what not in tasks or (not more and progress.tasks[tasks[what]].finished):
-                tasks[what] = progress.add_task(escape(what), total=total)
-            progress.update(tasks[what], advance=more)
+        def advance(step: str, units: int, total: int | None) -> None:
+            is_restart = step in tasks and not units and progress.tasks[tasks[step]].finished
+            if step not in tasks or is_restart:
+                tasks[step] = progress.add_task(escape(step), total=total)
+            progress.update(tasks[step], advance=units)
 
-        yield progress, step
+        yield progress, advance
 
 
-def warn(doubts: Sequence[str]) -> None:
-    """Say what is odd about the footage, a line each."""
-    for doubt in dict.fromkeys(doubts):
-        print(f"warning: {doubt}", file=sys.stderr)
+def warn(warnings: Sequence[str]) -> None:
+    """Print each warning once, one per line, on standard error."""
+    for warning in dict.fromkeys(warnings):
+        print(f"warning: {warning}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What `aerogaze calibrate` wrote of anybody's graph, read again: its graphs, and how they are fed."""
+"""Reader of the folder that `aerogaze calibrate` writes for an ONNX file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class CalibratedGraph:
-    """A graph's folder as `calibration.json` tells of it.
+    """Folder of a calibrated graph, as its `calibration.json` describes it.
 
-    `image`: the fields of `calibration.inputs.onnx_import.ImageInput`; `output`: what was judged;
-    `hashes`: the
-    SHA-256 of each file, by name.
+    Attributes:
+        image: Fields of `calibration.inputs.onnx_import.ImageInput`.
+        output: Output that accuracy was evaluated on.
+        hashes: SHA-256 of each file, by name.
     """
 
     folder: Path
@@ -32,40 +33,49 @@ class CalibratedGraph:
     hashes: Mapping[str, str]
 
     def graphs(self, engine: TargetEngine) -> tuple[Path, ...]:
-        """Return the graphs there are for an engine, floats first."""
+        """Return the graphs that an engine can run, float graphs first."""
         names = ("fp32.onnx", "fp16.onnx", f"int8.{engine}.onnx")
         return tuple(self.folder / name for name in names if name in self.hashes)
 
 
 def read_calibrated_graph(folder: Path) -> CalibratedGraph:
-    """Read `calibration.json`; the files beside it are not looked at.
+    """Read `calibration.json`. The other files are not checked.
 
     Raises:
-        InputError: it cannot be read, or is of another schema.
+        InputError: It cannot be read, or has another schema.
     """
-    place = folder / CALIBRATION_FILE
+    path = folder / CALIBRATION_FILE
     try:
-        told = json.loads(place.read_text())
-        if told["schema"] != SCHEMA:
+        document = json.loads(path.read_text())
+        if document["schema"] != SCHEMA:
             raise InputError(
-                f"{place} has schema {told['schema']!r}; this aerogaze reads schema {SCHEMA}: calibrate again"
+                f"{path} has schema {document['schema']!r}; expected schema {SCHEMA}, which this aerogaze "
+                "reads: calibrate again"
             )
-        hashes = {Path(name).name: str(file["sha256"]) for name, file in told["files"].items()}
-        return CalibratedGraph(folder, str(told["name"]), dict(told["input"]), str(told["output"]), hashes)
+        hashes = {Path(name).name: str(file["sha256"]) for name, file in document["files"].items()}
+        return CalibratedGraph(
+            folder=folder,
+            name=str(document["name"]),
+            image=dict(document["input"]),
+            output=str(document["output"]),
+            hashes=hashes,
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{place} cannot be read ({error!r}): calibrate again") from None
+        raise InputError(f"{path} cannot be read ({error!r}): calibrate again") from None
 
 
 def load_calibrated_graph(folder: Path) -> CalibratedGraph:
-    """Read a folder and check that every file is there and unchanged.
+    """Read `calibration.json` and check that every file is present and unchanged.
 
     Raises:
-        InputError: as `read_calibrated_graph`; a file is missing or changed.
+        InputError: As `read_calibrated_graph`; a file is missing or changed.
     """
-    found = read_calibrated_graph(folder)
-    for name, digest in found.hashes.items():
+    graph = read_calibrated_graph(folder)
+    for name, digest in graph.hashes.items():
         path = folder / name
         if not path.is_file() or sha256(path) != digest:
-            what = "is not the file that was written (its hash differs)" if path.is_file() else "is missing"
-            raise InputError(f"{path} {what}: copy the folder whole, or calibrate again")
-    return found
+            problem = (
+                "is not the file that was written (its hash differs)" if path.is_file() else "is missing"
+            )
+            raise InputError(f"{path} {problem}: copy the whole folder, or calibrate again")
+    return graph

@@ -1,4 +1,4 @@
-"""fp16 by casts in the graph: frames and maps stay float32, all between and the states float16."""
+"""Conversion of a graph to float16. Frames and maps stay float32."""
 
 from __future__ import annotations
 
@@ -8,48 +8,60 @@ from collections.abc import Sequence
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from calibration.quantization.fp16_emulation import GREATEST
-from calibration.quantization.qdq import sort
+from calibration.inputs.graph_inputs import InputFeeder
+from calibration.quantization.fp16_emulation import FP16_MAX
+from calibration.quantization.qdq import sort_nodes
 from edge.core.errors import InputError
 
 
-def to_fp16(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
-    """Return the graph in float16; inputs and outputs named in `kept` stay float32.
+def to_fp16(model: onnx.ModelProto, float32_names: Sequence[str]) -> onnx.ModelProto:
+    """Return the graph in float16.
 
-    Works on plain graphs and on those with Q/DQ (opset 19 and above), whose unquantised part and
-    scales become float16. Operators that know no float16 stay in float32.
+    Also converts graphs with Q/DQ (opset 19 and above): their layers outside int8 and their scales become
+    float16. Operators without a float16 type stay in float32.
+
+    Args:
+        model: The fp32 graph.
+        float32_names: Inputs and outputs that stay float32.
 
     Raises:
-        InputError: the graph cannot be converted.
+        InputError: The graph cannot be converted.
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # weights below float16's least value are told one by one
-            half: onnx.ModelProto = convert_float_to_float16(
+            warnings.simplefilter("ignore")  # one warning for each weight that float16 rounds to 0
+            fp16: onnx.ModelProto = convert_float_to_float16(
                 copied,
-                max_finite_val=GREATEST,  # else constants are clipped at 10,000
-                keep_io_types=list(kept),
-                op_block_list=_float_only(model),
+                max_finite_val=FP16_MAX,  # the default clips constants at 10,000
+                keep_io_types=list(float32_names),
+                op_block_list=_operators_without_fp16(model),
             )
-        sort(half.graph)
-        onnx.checker.check_model(half, full_check=True)
-    except Exception as error:  # its exceptions share no base of their own
+        sort_nodes(fp16.graph)
+        onnx.checker.check_model(fp16, full_check=True)
+    except Exception as error:  # the converter raises exceptions without a common base class
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"the graph cannot be turned to float16 ({reason}); expected operators that know it"
+            f"the graph cannot be converted to float16 ({reason}); expected operators that support it: "
+            "use it in fp32"
         ) from None
-    return half
+    return fp16
 
 
-def _float_only(model: onnx.ModelProto) -> list[str]:
-    """Return the operators in the graph that float16 is no type of, such as Range."""
+def float_outputs(model: onnx.ModelProto, feeder: InputFeeder) -> list[str]:
+    """Return the outputs that stay float32 in an fp16 graph: all except states."""
+    states = {state.output for state in feeder.states}
+    return [output.name for output in model.graph.output if output.name not in states]
+
+
+def _operators_without_fp16(model: onnx.ModelProto) -> list[str]:
+    """Return the operators of the graph that accept float32 but not float16, such as Range."""
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    found = set()
+    operators = set()
     for node in model.graph.node:
         schema = onnx.defs.get_schema(node.op_type, opset)
-        kinds = {kind for constraint in schema.type_constraints for kind in constraint.allowed_type_strs}
-        if "tensor(float)" in kinds and "tensor(float16)" not in kinds:
-            found.add(node.op_type)
-    return sorted(found)
+        types = {name for constraint in schema.type_constraints for name in constraint.allowed_type_strs}
+        if "tensor(float)" in types and "tensor(float16)" not in types:
+            operators.add(node.op_type)
+    return sorted(operators)

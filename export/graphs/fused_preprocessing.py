@@ -1,12 +1,13 @@
-"""Preprocessing inside the graph: a raw uint8 frame in, resized by area, scaled and transposed there.
+"""Fusion of preprocessing into a graph: it takes raw uint8 frames, and resizes and scales them itself.
 
-An area resize is linear and separable: two multiplications by fixed weights, rows first. The weights of
-the reference (edge.preprocessing.transform: halved as often as it says, then by area) repeat along the
-diagonal as
-often as both sizes share a factor, so each multiplication is by one small block: 1280x720 to 64x64 takes
-8 multiply-accumulates a value for the rows, where the whole matrix would take 64. The result is rounded
-to whole grey levels as the reference rounds: equal to it but for ties, and where it halves within one
-level. All of it is float32, whatever the precision of the graph behind.
+An area resize is linear and separable: two multiplications by constant matrices, rows first. The matrix of
+the reference (`edge.preprocessing.transform`: halvings, then an area resize) is block diagonal with equal
+blocks, as many as the greatest common divisor of both sizes. Multiplying by one block on reshaped data
+saves most of the work: 1280x720 to 64x64 takes 8 multiply-accumulates per value for the rows, the whole
+matrix would take 64.
+
+The result is rounded to whole grey levels like the reference. It is equal except for ties, and within one
+level where the reference halves. All of it is float32, whatever the precision of the graph behind it.
 """
 
 from __future__ import annotations
@@ -23,17 +24,25 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edge.preprocessing.raw_frame import RawFrameSpec
 from edge.preprocessing.transform import Preprocessing
 
-# BT.601 with Y in 16 to 235, U and V in 16 to 240, as cv2.COLOR_YUV2BGR_NV12 computes it.
+# BT.601 with Y in 16 to 235 and U, V in 16 to 240: what cv2.COLOR_YUV2BGR_NV12 computes.
 YUV_TO_RGB = np.array([[1.164, 0.0, 1.596], [1.164, -0.391, -0.813], [1.164, 2.018, 0.0]], np.float32)
 YUV_OFFSET = np.array([16, 128, 128], np.float32)
 HALVING_BIAS = 0.125
-"""Grey levels that the reference adds in a halving, on average: it rounds quarters, and half a level up."""
+"""Mean error of the reference in grey levels per halving: it rounds quarters, and rounds halves up."""
 Matrix = NDArray[np.float32]
+RepeatedBlock = tuple[int, Matrix]
+"""A block diagonal matrix of equal blocks: how often the block repeats, and the block."""
 
 
 def area_weights(size: int, target: int, halvings: int = 0) -> NDArray[np.float64]:
-    """Return the weights (target, size) of an area resize of a line: each output is the mean of the inputs
-    that it covers, those at its ends by the part covered. `halvings` by means of two come first.
+    """Return the weights (target, size) of an area resize of a line.
+
+    Each output is the mean of the inputs that it covers; the inputs at its ends count by the part covered.
+
+    Args:
+        size: Number of inputs.
+        target: Number of outputs.
+        halvings: Means of two that are taken first.
     """
     if halvings:
         return np.repeat(area_weights(size // 2, target, halvings - 1), 2, axis=1) / 2
@@ -43,62 +52,74 @@ def area_weights(size: int, target: int, halvings: int = 0) -> NDArray[np.float6
     return np.asarray(np.maximum(covered, 0) * target / size)
 
 
-def _block(size: int, target: int, halvings: int, each: int = 1) -> tuple[int, Matrix]:
-    """Return how often the weights' block repeats along the diagonal, and the block. `each`: neighbours
-    that are one value in the plane (a colour of NV12 stands for two pixels).
+def _resize_block(size: int, target: int, halvings: int, pixels_per_value: int = 1) -> RepeatedBlock:
+    """Return the matrix of an area resize as a repeated block.
+
+    Args:
+        size: Number of pixels.
+        target: Number of outputs.
+        halvings: Means of two that are taken first.
+        pixels_per_value: Neighbouring pixels that share a value: 2 for the colours of NV12.
     """
-    times = math.gcd(size >> halvings, target, size // each)
+    repeats = math.gcd(size >> halvings, target, size // pixels_per_value)
     weights = area_weights(size, target, halvings)
-    if each > 1:
-        weights = weights.reshape(target, -1, each).sum(2)
-    rows, columns = target // times, weights.shape[1] // times
-    return times, weights[:rows, :columns].astype(np.float32)
+    if pixels_per_value > 1:
+        weights = weights.reshape(target, -1, pixels_per_value).sum(2)
+    rows, columns = target // repeats, weights.shape[1] // repeats
+    return repeats, weights[:rows, :columns].astype(np.float32)
 
 
-class _Graph:
-    """Nodes and constants under one prefix."""
+class _NodeBuilder:
+    """Builder of nodes and constants whose names share a prefix."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
 
-    def constant(self, value: Matrix | NDArray[np.int64], what: str) -> str:
-        name = f"{self._prefix}_{what}_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
+    def constant(self, value: Matrix | NDArray[np.int64], name: str) -> str:
+        full_name = f"{self._prefix}_{name}_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, full_name))
+        return full_name
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         name = f"{self._prefix}_{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
-    def shaped(self, x: str, *shape: int) -> str:
+    def reshape(self, x: str, *shape: int) -> str:
         return self.add("Reshape", x, self.constant(np.array(shape, np.int64), "shape"))
 
-    def sliced(self, x: str, start: int, end: int, axis: int) -> str:
-        ends = [self.constant(np.array([v], np.int64), "at") for v in (start, end, axis)]
+    def slice(self, x: str, start: int, end: int, axis: int) -> str:
+        ends = [self.constant(np.array([value], np.int64), "at") for value in (start, end, axis)]
         return self.add("Slice", x, *ends)
 
-    def resized(self, x: str, rows: tuple[int, Matrix], columns: tuple[int, Matrix], channels: int) -> str:
+    def resize(self, x: str, rows: RepeatedBlock, columns: RepeatedBlock, channels: int) -> str:
         """Resize (1, H, W, channels) to (channels, h, w)."""
-        (times, block), (across, along) = rows, columns
-        height, width = times * block.shape[0], across * along.shape[1]  # already, and not yet
-        x = self.shaped(x, times, block.shape[1], width * channels)
-        x = self.add("MatMul", self.constant(block[None], "rows"), x)
-        x = self.shaped(x, height, width, channels)
+        (row_repeats, row_block), (column_repeats, column_block) = rows, columns
+        target_height = row_repeats * row_block.shape[0]
+        width = column_repeats * column_block.shape[1]
+        x = self.reshape(x, row_repeats, row_block.shape[1], width * channels)
+        x = self.add("MatMul", self.constant(row_block[None], "rows"), x)
+        x = self.reshape(x, target_height, width, channels)
         x = self.add("Transpose", x, perm=[2, 0, 1])
-        x = self.shaped(x, channels * height * across, along.shape[1])
-        x = self.add("MatMul", x, self.constant(np.ascontiguousarray(along.T), "columns"))
-        return self.shaped(x, channels, height, across * along.shape[0])
+        x = self.reshape(x, channels * target_height * column_repeats, column_block.shape[1])
+        x = self.add("MatMul", x, self.constant(np.ascontiguousarray(column_block.T), "columns"))
+        return self.reshape(x, channels, target_height, column_repeats * column_block.shape[0])
 
 
 def fuse_preprocessing(
     model: onnx.ModelProto, inputs: Sequence[str], preprocessing: Preprocessing, raw: RawFrameSpec
 ) -> onnx.ModelProto:
-    """Return the graph with its inputs (1, 3, h, w) float32 replaced by raw frames of the same names.
+    """Return the graph with raw frames as inputs.
 
-    Any precision: what was there is not changed, so ranges of the graph without it hold.
+    The nodes of the graph are not changed, so ranges that were found without preprocessing stay valid.
+
+    Args:
+        model: Graph of any precision.
+        inputs: Inputs (1, 3, h, w) float32 that become raw frames of the same names.
+        preprocessing: Preprocessing of the student.
+        raw: Size and format of the raw frames.
     """
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
@@ -106,48 +127,56 @@ def fuse_preprocessing(
     for name in inputs:
         value = next(i for i in graph.input if i.name == name)
         value.CopyFrom(helper.make_tensor_value_info(name, TensorProto.UINT8, raw.shape))
-        prefix = _Graph(f"{name}_raw")
-        prepared = _prepared(prefix, name, preprocessing, raw)
+        builder = _NodeBuilder(f"{name}_raw")
+        prepared = _add_preprocessing(builder, name, preprocessing, raw)
         for node in graph.node:
-            for index, given in enumerate(node.input):
-                if given == name:
+            for index, input_name in enumerate(node.input):
+                if input_name == name:
                     node.input[index] = prepared
-        nodes = [*prefix.nodes, *graph.node]
+        nodes = [*builder.nodes, *graph.node]
         del graph.node[:]
         graph.node.extend(nodes)
-        graph.initializer.extend(prefix.constants)
+        graph.initializer.extend(builder.constants)
     onnx.checker.check_model(fused, full_check=True)
     return fused
 
 
-def _prepared(graph: _Graph, name: str, preprocessing: Preprocessing, raw: RawFrameSpec) -> str:
+def _add_preprocessing(
+    builder: _NodeBuilder, name: str, preprocessing: Preprocessing, raw: RawFrameSpec
+) -> str:
+    """Add the nodes from a raw frame to the prepared input, and return the name of the latter."""
     size, target = (raw.height, raw.width), (preprocessing.height, preprocessing.width)
-    halvings = preprocessing.halvings(raw.width, raw.height)
-    x = graph.add("Cast", name, to=TensorProto.FLOAT)
+    halvings = preprocessing.count_halvings(raw.width, raw.height)
+    x = builder.add("Cast", name, to=TensorProto.FLOAT)
     if raw.format == "bgr":
-        rows, columns = (_block(s, t, halvings) for s, t in zip(size, target, strict=True))
-        x = graph.resized(x, rows, columns, 3)
-        x = graph.add("Gather", x, graph.constant(np.array([2, 1, 0], np.int64), "rgb"), axis=0)
+        rows, columns = (_resize_block(s, t, halvings) for s, t in zip(size, target, strict=True))
+        x = builder.resize(x, rows, columns, 3)
+        x = builder.add("Gather", x, builder.constant(np.array([2, 1, 0], np.int64), "rgb"), axis=0)
     else:
-        x = _from_nv12(graph, x, size, target, halvings)
+        x = _add_nv12_to_rgb(builder, x, size, target, halvings)
     if halvings:
         bias = np.array(HALVING_BIAS * halvings, np.float32)
-        x = graph.add("Add", x, graph.constant(bias, "bias"))
-    x = graph.add("Round", x)
-    x = graph.add("Mul", x, graph.constant(np.array(preprocessing.scale, np.float32), "scale"))
-    x = graph.add("Add", x, graph.constant(np.array(preprocessing.offset, np.float32), "offset"))
-    return graph.shaped(x, 1, 3, *target)
+        x = builder.add("Add", x, builder.constant(bias, "bias"))
+    x = builder.add("Round", x)
+    x = builder.add("Mul", x, builder.constant(np.array(preprocessing.scale, np.float32), "scale"))
+    x = builder.add("Add", x, builder.constant(np.array(preprocessing.offset, np.float32), "offset"))
+    return builder.reshape(x, 1, 3, *target)
 
 
-def _from_nv12(graph: _Graph, x: str, size: tuple[int, int], target: tuple[int, int], halvings: int) -> str:
-    """Return RGB (3, h, w), not rounded: the planes are resized, then turned to RGB, which is linear, too."""
+def _add_nv12_to_rgb(
+    builder: _NodeBuilder, x: str, size: tuple[int, int], target: tuple[int, int], halvings: int
+) -> str:
+    """Add the nodes from NV12 to RGB (3, h, w), not rounded.
+
+    The planes are resized first, because the conversion is linear and the small planes are cheaper.
+    """
     height = size[0]
     planes = []
-    for channels, each, start, end in ((1, 1, 0, height), (2, 2, height, height * 3 // 2)):
-        rows, columns = (_block(s, t, halvings, each) for s, t in zip(size, target, strict=True))
-        planes.append(graph.resized(graph.sliced(x, start, end, 1), rows, columns, channels))
-    x = graph.shaped(graph.add("Concat", *planes, axis=0), 3, target[0] * target[1])
-    x = graph.add("Sub", x, graph.constant(YUV_OFFSET[:, None], "zero"))
-    x = graph.add("MatMul", graph.constant(YUV_TO_RGB, "to_rgb"), x)
-    ends = [graph.constant(np.array(v, np.float32), "end") for v in (0, 255)]
-    return graph.shaped(graph.add("Clip", x, *ends), 3, *target)
+    for channels, pixels, start, end in ((1, 1, 0, height), (2, 2, height, height * 3 // 2)):
+        rows, columns = (_resize_block(s, t, halvings, pixels) for s, t in zip(size, target, strict=True))
+        planes.append(builder.resize(builder.slice(x, start, end, 1), rows, columns, channels))
+    x = builder.reshape(builder.add("Concat", *planes, axis=0), 3, target[0] * target[1])
+    x = builder.add("Sub", x, builder.constant(YUV_OFFSET[:, None], "zero"))
+    x = builder.add("MatMul", builder.constant(YUV_TO_RGB, "to_rgb"), x)
+    limits = [builder.constant(np.array(value, np.float32), "end") for value in (0, 255)]
+    return builder.reshape(builder.add("Clip", x, *limits), 3, *target)

@@ -1,4 +1,4 @@
-"""A student's forms as fp32 ONNX graphs, batch norm folded."""
+"""Export of a student to fp32 ONNX graphs, with batch norms folded."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from torch import Tensor, nn
 
 from edge.core.errors import InputError
 from edge.release.manifest import Form
-from trainer.models.folded import folded
+from trainer.models.batch_norm_folding import fold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
 OPSET = 20
-"""Q/DQ on float16 needs 19; ONNX Runtime's quantiser refuses 21 and above."""
+"""ONNX opset. Q/DQ on float16 needs 19 or above; ONNX Runtime's quantizer refuses 21 and above."""
 SALIENCY = "saliency"
 
 
 def export_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelProto:
-    """Return the fp32 graph. `batch`: None leaves it dynamic; a stream has its states' batch, 1.
+    """Return the fp32 graph of a student.
+
+    Args:
+        student: The student.
+        form: Form of the graph.
+        batch: Batch size; None leaves it dynamic. A stream has the batch of its states, 1.
 
     Raises:
-        InputError: the student has no such form.
+        InputError: The student has no such form.
     """
     forms = forms_of(student)
     if form not in forms.modules:
@@ -35,16 +40,16 @@ def export_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelPr
         )
     size = student.settings.preprocessing()
     frames, states = forms.inputs(form), forms.states if form == "stream" else ()
-    # A tensor each: the exporter would take one tensor given twice for one input.
     clip = (forms.window,) if form == "clip" else ()
+    # One tensor per input: the exporter merges inputs that are the same tensor.
     arguments = [torch.zeros(batch or 2, 3, *clip, size.height, size.width) for _ in frames]
     arguments += [torch.full(state.shape, state.start) for state in states]
     return trace_onnx(
-        folded(forms.modules[form]),
+        fold_batch_norm(forms.modules[form]),
         tuple(arguments),
         [*frames, *(state.input for state in states)],
         [SALIENCY, *dict.fromkeys(state.output for state in states)],
-        dynamic=batch is None,
+        dynamic_batch=batch is None,
     )
 
 
@@ -53,10 +58,18 @@ def trace_onnx(
     arguments: tuple[Tensor, ...],
     inputs: Sequence[str],
     outputs: Sequence[str],
-    dynamic: bool = False,
+    dynamic_batch: bool = False,
 ) -> onnx.ModelProto:
-    """Return a module's graph for arguments of these shapes; `dynamic`: of any batch."""
-    axes = tuple({0: torch.export.Dim("batch")} for _ in arguments) if dynamic else None
+    """Return the graph of a module.
+
+    Args:
+        module: The module.
+        arguments: Example arguments, which set the shapes.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        dynamic_batch: Leave the first dimension of each input dynamic.
+    """
+    axes = tuple({0: torch.export.Dim("batch")} for _ in arguments) if dynamic_batch else None
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -76,7 +89,7 @@ def trace_onnx(
         logging.getLogger("torch.onnx").setLevel(level)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:  # where in the code each comes from: a quarter of a small graph's bytes
+    for node in model.graph.node:  # the source line of each node: a quarter of the bytes of a small graph
         node.ClearField("metadata_props")
     onnx.checker.check_model(model, full_check=True)
     return model

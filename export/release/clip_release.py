@@ -1,12 +1,14 @@
-"""Making a release of a student that takes whole clips: TinyHD S and M.
+"""Release builder for students that take whole clips: TinyHD S and M.
 
-fp32 and fp16. int8 was measured, and is not faster (docs/export.md, "TinyHD in int8"): most of the work is in
-grouped 3-D convolutions, for which neither engine has fast int8 kernels (docs/adr/0005-memories.md).
+It writes fp32 and fp16 graphs. int8 was measured and is not faster (docs/reference/export.md, "TinyHD in
+int8"): most of the work is in grouped 3-D convolutions, for which neither engine has fast int8 kernels
+(docs/adr/0005-memories.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,26 +18,35 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from calibration.inputs.calibration_frames import CalibrationFrames, spread_over
-from calibration.inputs.graph_inputs import Feed, open_session
-from calibration.search.fp16_diagnostics import weakest
-from edge.core.atomic_files import written_folder
-from edge.core.errors import CheckError
-from edge.metrics.saliency import cc, kld, max_error
+from calibration.inputs.calibration_frames import CalibrationFrames, sample_evenly
+from calibration.inputs.graph_inputs import FeedDict, open_session
+from calibration.search.fp16_diagnostics import describe_weakest_node
+from edge.core.atomic_files import atomic_folder
+from edge.metrics.saliency import cc
 from edge.release.manifest import GOLDEN_FILE, ClipSpec, Graph, Precision, Release, Verification, save_release
-from export.graphs import onnx_export as graphs
 from export.graphs.fp16 import to_fp16
+from export.graphs.onnx_export import SALIENCY, export_onnx
 from export.release.builder import is_release_file
-from export.release.parity import TOLERANCES
+from export.release.parity import check_parity
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-MOST = 16
-"""Clips read at most: a quarter of them is held out, and there is nothing to calibrate."""
-FEW = 4
-"""Clips that graphs are held to PyTorch's maps on, and golden frames: S runs a whole clip for each."""
+MAX_CLIPS = 16
+"""Most clips read. A quarter of them is held out; nothing is calibrated on the others."""
+VERIFIED_CLIPS = 4
+"""Clips that graphs are verified on, and golden frames. S runs a whole clip for each frame."""
 Maps = NDArray[np.float32]
 Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _ReferenceClips:
+    """Held-out clips and golden clips, with PyTorch's maps (maps, H, W) of each clip."""
+
+    held_out: Sequence[Frames]
+    held_out_maps: Sequence[Maps]
+    golden: Sequence[Frames]
+    golden_maps: Sequence[Maps]
 
 
 def make_clip_release(
@@ -45,64 +56,50 @@ def make_clip_release(
     on_step: Callable[[str], None] = lambda step: None,
     blur: float = 0.0,
 ) -> Release:
-    """Export a student in clip form into `folder`, whole or not at all. `blur`: as of `Release`.
+    """Export a student in clip form. The folder is written as a whole or not at all.
+
+    Args:
+        student: The student.
+        frames: Clips to verify on.
+        folder: Folder of the release.
+        on_step: Called with the name of each step.
+        blur: Blur of the maps, see `Release`.
 
     Raises:
-        InputError: the folder cannot be written, or holds other files.
-        CheckError: a graph is further from PyTorch than its tolerance.
+        InputError: The folder cannot be written or holds other files.
+        CheckError: A graph differs from PyTorch by more than its tolerance.
     """
     forms = forms_of(student)
-    first = frames.golden[:FEW]
-    golden = _golden_clips(first, forms.window, forms.maps)
-    judged = spread_over(frames.held_out, FEW)
-
-    def feed(session: ort.InferenceSession, clip: Frames) -> Feed:
-        return {"frame": _prepared(student, clip)}
-
+    golden_frames = frames.golden[:VERIFIED_CLIPS]
     on_step("PyTorch's maps")
-    network = forms.modules["clip"]
-    with torch.inference_mode():
-        held, kept = (
-            [network(torch.from_numpy(_prepared(student, clip)))[0].numpy() for clip in clips]
-            for clips in (judged, golden)
-        )
-    made = []
-    with written_folder(folder, ours=is_release_file) as path:
-        model = graphs.export_onnx(student, "clip", 1)
-        models: dict[Precision, onnx.ModelProto] = {
-            "fp32": model,
-            "fp16": to_fp16(model, ["frame", graphs.SALIENCY]),
-        }
-        for precision, graph in models.items():
+    reference = _compute_reference(
+        student,
+        sample_evenly(frames.held_out, VERIFIED_CLIPS),
+        _golden_clips(golden_frames, forms.window, forms.maps),
+    )
+    graphs = []
+    with atomic_folder(folder, is_ours=is_release_file) as path:
+        fp32 = export_onnx(student, "clip", 1)
+        models: dict[Precision, onnx.ModelProto] = {"fp32": fp32, "fp16": to_fp16(fp32, ["frame", SALIENCY])}
+        for precision, model in models.items():
             on_step(f"clip {precision}")
-            session = open_session(graph)
-            found, told = (
-                [session.run(None, feed(session, clip))[0][0] for clip in clips] for clips in (judged, golden)
-            )
-            verified = _verified(
-                precision,
-                np.concatenate(found),
-                np.concatenate(held),
-                partial(weakest, graph, feed, judged),
-            )
-            likeness = min(cc(a, b) for a, b in zip(np.concatenate(told), np.concatenate(kept), strict=True))
+            verification = _verify_clip_graph(student, model, precision, reference)
             file = f"clip.{precision}.onnx"
-            onnx.save(graph, path / file)
-            verified = Verification(**{**vars(verified), "golden_cc": likeness})
-            made.append(Graph(file, "clip", precision, "any", 1, verified))
-        maps = np.concatenate(kept)[: len(first)].astype(np.float32)
-        np.savez_compressed(path / GOLDEN_FILE, frames=first, maps=maps)
+            onnx.save(model, path / file)
+            graphs.append(Graph(file, "clip", precision, "any", 1, verification))
+        maps = np.concatenate(reference.golden_maps)[: len(golden_frames)].astype(np.float32)
+        np.savez_compressed(path / GOLDEN_FILE, frames=golden_frames, maps=maps)
         release = Release(
             folder=path,
             name=student.name,
             student=vars(student.settings),
             preprocessing=student.settings.preprocessing(),
-            inputs=forms_of(student).inputs("clip"),
-            output=graphs.SALIENCY,
+            inputs=forms.inputs("clip"),
+            output=SALIENCY,
             delay_frames=student.settings.delay_frames,
             preroll=0,
             states=(),
-            graphs=tuple(made),
+            graphs=tuple(graphs),
             trained=student.trained,
             calibrated=None,
             clip=ClipSpec(forms.window, forms.maps),
@@ -112,34 +109,57 @@ def make_clip_release(
     return release
 
 
-def _golden_clips(clip: Frames, length: int, maps: int) -> list[Frames]:
-    """Return the clips whose maps are those of the frames, in the layout of `ClipWindowRunner`."""
+def _compute_reference(
+    student: Student, held_out: Sequence[Frames], golden: Sequence[Frames]
+) -> _ReferenceClips:
+    network = forms_of(student).modules["clip"]
+
+    def compute_maps(clips: Sequence[Frames]) -> list[Maps]:
+        return [network(torch.from_numpy(_prepare_clip(student, clip)))[0].numpy() for clip in clips]
+
+    with torch.inference_mode():
+        return _ReferenceClips(held_out, compute_maps(held_out), golden, compute_maps(golden))
+
+
+def _verify_clip_graph(
+    student: Student, model: onnx.ModelProto, precision: Precision, reference: _ReferenceClips
+) -> Verification:
+    """Compare a graph's maps with PyTorch's.
+
+    Raises:
+        CheckError: The difference exceeds the tolerance.
+    """
+
+    def feed(session: ort.InferenceSession, clip: Frames) -> FeedDict:
+        return {"frame": _prepare_clip(student, clip)}
+
+    session = open_session(model)
+    maps, golden_maps = (
+        np.concatenate([session.run(None, feed(session, clip))[0][0] for clip in clips])
+        for clips in (reference.held_out, reference.golden)
+    )
+    verification = check_parity(
+        f"{precision} graph in clip form",
+        precision,
+        maps,
+        np.concatenate(reference.held_out_maps),
+        partial(describe_weakest_node, model, feed, reference.held_out),
+    )
+    expected = np.concatenate(reference.golden_maps)
+    return replace(verification, golden_cc=min(cc(a, b) for a, b in zip(golden_maps, expected, strict=True)))
+
+
+def _golden_clips(frames: Frames, length: int, maps: int) -> list[Frames]:
+    """Return the clips whose maps are those of the frames, padded like those of `ClipWindowRunner`."""
     if maps == 1:
-        padded = np.concatenate([clip[:1]] * (length - 1) + [clip])
-        return [padded[index : index + length] for index in range(len(clip))]
-    blocks = -(-len(clip) // length)
-    padded = np.concatenate([clip] + [clip[-1:]] * (blocks * length - len(clip)))
+        padded = np.concatenate([frames[:1]] * (length - 1) + [frames])
+        return [padded[index : index + length] for index in range(len(frames))]
+    blocks = -(-len(frames) // length)
+    padded = np.concatenate([frames] + [frames[-1:]] * (blocks * length - len(frames)))
     return [padded[index * length : (index + 1) * length] for index in range(blocks)]
 
 
-def _prepared(student: Student, clip: Frames) -> Maps:
+def _prepare_clip(student: Student, clip: Frames) -> Maps:
     """Return a clip (T, H, W, 3) as (1, 3, T, H, W)."""
     prepare = student.settings.preprocessing()
     return np.stack([prepare(frame) for frame in clip], axis=2)
-
-
-def _verified(precision: Precision, maps: Maps, expected: Maps, where: Callable[[], str]) -> Verification:
-    pairs = list(zip(maps, expected, strict=True))
-    error = max(max_error(a, b) for a, b in pairs)
-    likeness = float(np.mean([cc(a, b) for a, b in pairs]))
-    tolerance = TOLERANCES[precision]
-    off = error if precision == "fp32" else 1 - likeness
-    if not off <= tolerance:
-        what = "largest difference" if precision == "fp32" else "1 - CC"
-        named = f" ({where()})" if precision == "fp16" else ""
-        raise CheckError(
-            f"the {precision} graph in clip form is not the student: {what} {off:.2e}, "
-            f"expected at most {tolerance:.0e}{named}; nothing was written"
-        )
-    divergence = float(np.mean([kld(a, b) for a, b in pairs]))
-    return Verification(len(pairs), error, likeness, divergence, tolerance, 1.0)

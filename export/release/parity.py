@@ -1,9 +1,9 @@
-"""Parity: how far a graph's maps are from PyTorch's, on real frames."""
+"""Parity: comparison of a graph's maps with PyTorch's, on real frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.inputs.calibration_frames import CalibrationFrames, Windows
-from calibration.inputs.graph_inputs import Feeding, Window, open_session
-from calibration.search.fp16_diagnostics import weakest
+from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
+from calibration.search.fp16_diagnostics import describe_weakest_node
 from edge.core.errors import CheckError
 from edge.metrics.saliency import cc, kld, max_error
 from edge.release.manifest import Form, Precision, TargetEngine, Verification
@@ -23,69 +23,79 @@ from trainer.models.student import Student
 Map = NDArray[np.float32]
 
 TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 1e-4, "int8": 2e-2}
-"""fp32: largest absolute difference of maps in [0, 1]; a map is exp of logarithms down to -30 or so, whose
-rounding in float32 is a few 1e-6 of each sum. fp16, rounded after each operator, and int8: 1 - mean CC
-with fp32's maps."""
+"""fp32: largest absolute difference of maps in [0, 1]. A map is exp of logarithms down to about -30, whose
+rounding in float32 is a few 1e-6 of each sum. fp16, which rounds after each operator, and int8: 1 - mean CC
+with the maps of fp32."""
 
 
 def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
-    """Return PyTorch's map (H, W) of each window's judged frame: the last, or the one before where
-    the student is paired with the next frame.
+    """Return PyTorch's map (H, W) of each window's evaluated frame.
+
+    That frame is the last one; the one before where the student is paired with the next frame.
     """
     forms, prepare = forms_of(student), student.settings.preprocessing()
     maps = []
     with torch.inference_mode():
         for window in windows:
-            frames = torch.from_numpy(prepare.window(list(window)))
-            maps.append(forms.whole(frames)[0, 0].numpy())
+            frames = torch.from_numpy(prepare.stack_window(list(window)))
+            maps.append(forms.window_map(frames)[0, 0].numpy())
     return maps
 
 
 class OpenedGraph:
-    """An ONNX graph opened for measuring."""
+    """ONNX graph of a student in an inference session."""
 
-    def __init__(self, model: onnx.ModelProto, form: Form, student: Student, plain: bool) -> None:
-        """`plain`: run the operators as they are written.
+    def __init__(
+        self, model: onnx.ModelProto, form: Form, student: Student, disable_qdq_fusion: bool
+    ) -> None:
+        """Open a session.
 
-        ONNX Runtime quantises float16 biases of graphs made for TensorRT by itself, and overflows.
+        Args:
+            model: The graph.
+            form: Form of the graph.
+            student: The student that it was exported from.
+            disable_qdq_fusion: Run Q/DQ nodes as separate operators. Needed for graphs for TensorRT: ONNX
+                Runtime would quantize their float16 biases by itself, and overflow.
         """
-        self._model, self._plain = model, plain
-        self._session = open_session(model, plain=plain)
-        self.feeding = student_feeding(student, form)
+        self._model, self._disable_qdq_fusion = model, disable_qdq_fusion
+        self._session = open_session(model, disable_qdq_fusion=disable_qdq_fusion)
+        self.feeder = student_feeder(student, form)
 
-    def map(self, window: Window) -> Map:
-        """Return the map (H, W) of a window's judged frame."""
-        return self.feeding.result(self._session, window)
+    def predict(self, window: Window) -> Map:
+        """Return the map (H, W) of a window's evaluated frame."""
+        return self.feeder.run(self._session, window)
 
-    def weakest(self, windows: Iterable[Window]) -> str:
-        """Say which node bears float16 least."""
-        return weakest(self._model, self.feeding, windows, self._plain)
+    def describe_weakest_node(self, windows: Iterable[Window]) -> str:
+        """Return a sentence about the node that loses most in float16."""
+        return describe_weakest_node(self._model, self.feeder, windows, self._disable_qdq_fusion)
 
 
-def student_feeding(student: Student, form: Form) -> Feeding:
-    """Return how a form of a student is fed."""
-    return Feeding(
-        student.settings.preprocessing(),
-        forms_of(student).inputs(form),
-        SALIENCY,
-        forms_of(student).states if form == "stream" else (),
-        student.settings.delay_frames > 0,
-        student.settings.preprocessing().beside,
+def student_feeder(student: Student, form: Form) -> InputFeeder:
+    """Return the feeder for a form of a student."""
+    forms, preprocessing = forms_of(student), student.settings.preprocessing()
+    return InputFeeder(
+        prepare=preprocessing,
+        inputs=forms.inputs(form),
+        output=SALIENCY,
+        states=forms.states if form == "stream" else (),
+        looks_ahead=student.settings.delay_frames > 0,
+        align_past=preprocessing.align,
     )
 
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Windows for each of some consecutive frames, a clip's first, with PyTorch's maps of these."""
+    """Windows of consecutive frames from the start of a clip, with PyTorch's map of each."""
 
     windows: Sequence[Window]
     maps: Sequence[Map]
 
 
 def make_golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
-    """Return the footage's first frames with PyTorch's maps, as a clip by itself.
+    """Return the golden set of a student: the first frames of the footage as a clip.
 
-    Before it a stream has its preroll, if any; at its end the last frame follows itself.
+    The first frame is repeated before the clip for the preroll of a stream, the last frame after it for the
+    delay of a student that looks ahead.
     """
     forms, delay = forms_of(student), student.settings.delay_frames
     windows = golden_windows(frames.golden, forms.preroll, delay, forms.window)
@@ -93,7 +103,7 @@ def make_golden_set(student: Student, frames: CalibrationFrames) -> GoldenSet:
 
 
 def golden_windows(clip: NDArray[np.uint8], preroll: int, delay: int, length: int) -> list[Window]:
-    """Return the window, of `length` frames at most, on which the map of each frame of a clip depends."""
+    """Return the frames that the map of each frame of a clip depends on, at most `length` per window."""
     padded = np.concatenate([clip[:1]] * preroll + [clip] + [clip[-1:]] * delay)
     ends = range(1 + preroll + delay, len(padded) + 1)
     return [padded[max(0, end - length) : end] for end in ends]
@@ -107,23 +117,72 @@ def verify_graph(
     expected: Sequence[Map],
     golden: GoldenSet,
 ) -> Verification:
-    """Compare a graph's maps with the expected ones, and note how like the golden maps it gets.
+    """Compare a graph's maps with the expected ones and with the golden maps.
+
+    Args:
+        graph: The graph.
+        precision: Precision of the graph, which sets the tolerance.
+        engine: Engine that the graph is for.
+        windows: Windows of the expected maps.
+        expected: PyTorch's maps.
+        golden: Golden set. Its lowest correlation is recorded, not checked.
 
     Raises:
-        CheckError: the graph is further off than `TOLERANCES` allows.
+        CheckError: The difference exceeds `TOLERANCES`.
     """
-    maps = [graph.map(window) for window in windows]
-    errors = [max_error(a, b) for a, b in zip(maps, expected, strict=True)]
-    likeness = float(np.mean([cc(a, b) for a, b in zip(maps, expected, strict=True)]))
-    divergence = float(np.mean([kld(a, b) for a, b in zip(maps, expected, strict=True)]))
+    verification = check_parity(
+        f"{precision} graph for {engine} engines",
+        precision,
+        [graph.predict(window) for window in windows],
+        expected,
+        lambda: graph.describe_weakest_node(windows),
+    )
+    golden_ccs = (
+        cc(graph.predict(window), map_) for window, map_ in zip(golden.windows, golden.maps, strict=True)
+    )
+    return replace(verification, golden_cc=min(golden_ccs))
+
+
+def check_parity(
+    name: str,
+    precision: Precision,
+    maps: Iterable[Map],
+    expected: Iterable[Map],
+    describe_weakest: Callable[[], str],
+) -> Verification:
+    """Compare maps with the expected ones.
+
+    Args:
+        name: Name of the graph in errors.
+        precision: Precision of the graph, which sets the tolerance.
+        maps: Maps of the graph.
+        expected: PyTorch's maps.
+        describe_weakest: Returns a sentence about the weakest node of a float16 graph, for errors.
+
+    Returns:
+        The comparison, with a `golden_cc` of 1.
+
+    Raises:
+        CheckError: The difference exceeds `TOLERANCES`.
+    """
+    pairs = list(zip(maps, expected, strict=True))
+    largest_error = max(max_error(a, b) for a, b in pairs)
+    mean_cc = float(np.mean([cc(a, b) for a, b in pairs]))
+    mean_kld = float(np.mean([kld(a, b) for a, b in pairs]))
     tolerance = TOLERANCES[precision]
-    off = max(errors) if precision == "fp32" else 1 - likeness
-    if not off <= tolerance:
-        what = "largest difference" if precision == "fp32" else "1 - CC"
-        where = f" ({graph.weakest(windows)})" if precision == "fp16" else ""
+    difference = largest_error if precision == "fp32" else 1 - mean_cc
+    if not difference <= tolerance:  # also true for NaN
+        measure = "largest difference" if precision == "fp32" else "1 - CC"
+        weakest = f" ({describe_weakest()})" if precision == "fp16" else ""
         raise CheckError(
-            f"the {precision} graph for {engine} engines is not the student: {what} {off:.2e}, "
-            f"expected at most {tolerance:.0e}{where}; nothing was written"
+            f"the {name} does not reproduce the student: {measure} {difference:.2e}, "
+            f"expected at most {tolerance:.0e}{weakest}; nothing was written"
         )
-    least = min(cc(graph.map(w), map_) for w, map_ in zip(golden.windows, golden.maps, strict=True))
-    return Verification(len(maps), max(errors), likeness, divergence, tolerance, least)
+    return Verification(
+        frames=len(pairs),
+        max_error=largest_error,
+        mean_cc=mean_cc,
+        mean_kld=mean_kld,
+        tolerance=tolerance,
+        golden_cc=1.0,
+    )

@@ -1,4 +1,4 @@
-"""int8 graphs made anew, for a release or for anybody's graph."""
+"""Calibration of an existing release or of a user's ONNX graph: new int8 graphs, float graphs unchanged."""
 
 from __future__ import annotations
 
@@ -9,107 +9,110 @@ from pathlib import Path
 
 import onnx
 
-from calibration.inputs import distribution_shift as familiar
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.inputs.graph_inputs import Feeding, open_session
-from calibration.inputs.onnx_import import UserGraph
-from calibration.quantization.dla_cache import cache_text
-from calibration.search.accuracy import Budget, Judge, Quality
-from calibration.search.fp16_diagnostics import overflow, weakest
-from edge.core.atomic_files import sha256, writing, written_folder
+from calibration.inputs.distribution_shift import STATISTICS_FILE, load_statistics
+from calibration.inputs.graph_inputs import InputFeeder, open_session
+from calibration.inputs.onnx_import import ImportedGraph
+from calibration.quantization.dla_cache import format_cache
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
+from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
+from edge.core.atomic_files import atomic_folder, sha256, translate_write_errors
 from edge.core.errors import InputError
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.metrics.saliency import cc, max_error
 from edge.release.manifest import GOLDEN_FILE, Form, Graph, Release, Verification, save_release
-from edge.release.quantization import QUANTIZATION_FILE, TensorRanges, trained_ranges
-from edge.release.quantization import save_release as save_quantisation
-from export.graphs.calibrated_folder import CALIBRATION_FILE
-from export.graphs.fp16 import to_fp16
+from edge.release.quantization import QUANTIZATION_FILE, TensorRanges, save_quantization, trained_ranges
+from export.graphs.calibrated_folder import CALIBRATION_FILE, SCHEMA
+from export.graphs.fp16 import float_outputs, to_fp16
 from export.graphs.int8 import (
-    QDQ_SCHEMES,
-    CalibrationOptions,
     CalibrationResult,
-    Int8Result,
-    Step,
     build_int8_graphs,
     calibration_document,
     describe_calibration,
-    float_outputs,
 )
+from export.graphs.int8_search import QDQ_SCHEMES, CalibrationOptions, Int8Result, ProgressCallback
 from export.release.builder import is_release_file
 from export.release.parity import TOLERANCES, golden_windows
 
 
 def calibrate_graph(
-    user: UserGraph,
+    imported: ImportedGraph,
     name: str,
     frames: CalibrationFrames,
     folder: Path,
     options: CalibrationOptions,
-    dla: str,
-    on_step: Step = lambda what, more, total: None,
+    dla_version: str,
+    on_progress: ProgressCallback = lambda step, advance, total: None,
 ) -> CalibrationResult:
-    """Write a user's graph in fp32, fp16 and int8 with all that was found, whole or not at all.
+    """Write a user's graph in fp32, fp16 and int8. The folder is written as a whole or not at all.
+
+    Args:
+        imported: The graph.
+        name: Name of the graph.
+        frames: Footage to calibrate on, and footage held out to evaluate on.
+        folder: Folder for the graphs and `calibration.json`.
+        options: Options of the calibration.
+        dla_version: TensorRT version of the DLA cache.
+        on_progress: Called for each unit of work.
 
     Raises:
-        InputError: the folder cannot be written or holds other files; as `build_int8_graphs`.
+        InputError: The folder cannot be written or holds other files; as `build_int8_graphs`.
     """
-    half = to_fp16(user.model, [*user.feeding.inputs, *float_outputs(user.model, user.feeding)])
-    judged = Judge(user.model, user.feeding, frames.held_out)(half)
-    made = build_int8_graphs(user.model, user.feeding, frames, user.statistics, options, on_step)
-    doubt = _unfit(half, judged, made.extremes, user.feeding, frames)
-    if doubt is not None:
-        made = dataclasses.replace(made, doubts=(*made.doubts, doubt))
-    with written_folder(folder, ours=is_calibration_file) as path, writing(folder):
-        _save(user.model, path / "fp32.onnx")
-        if doubt is None:
-            _save(half, path / "fp16.onnx")
-        for found in made.int8:
-            if found.model is not None:
-                _save(found.model, path / f"int8.{found.engine}.onnx")
-        (path / "dla.cache").write_text(cache_text(made.ranges, dla))
+    model, feeder = imported.model, imported.feeder
+    fp16 = to_fp16(model, [*feeder.inputs, *float_outputs(model, feeder)])
+    fp16_quality = AccuracyEvaluator(model, feeder, frames.held_out)(fp16)
+    result = build_int8_graphs(model, feeder, frames, imported.statistics, options, on_progress)
+    rejection = _reject_fp16(fp16, fp16_quality, result.extremes, feeder, frames)
+    if rejection is not None:
+        result = dataclasses.replace(result, warnings=(*result.warnings, rejection))
+    with atomic_folder(folder, is_ours=is_calibration_file) as path, translate_write_errors(folder):
+        _save(model, path / "fp32.onnx")
+        if rejection is None:
+            _save(fp16, path / "fp16.onnx")
+        for int8 in result.int8:
+            if int8.model is not None:
+                _save(int8.model, path / f"int8.{int8.engine}.onnx")
+        (path / "dla.cache").write_text(format_cache(result.ranges, dla_version))
         document = {
-            "schema": 1,
+            "schema": SCHEMA,
             "name": name,
-            "input": dataclasses.asdict(user.image),
-            "output": user.feeding.output,
-            "calibrated": describe_calibration(frames, options, made.method),
-            "doubts": made.doubts,
-            "fp16": dataclasses.asdict(judged) if doubt is None else None,
-            "int8": [found.document() for found in made.int8],
-            "ranges": made.ranges,
+            "input": dataclasses.asdict(imported.image),
+            "output": feeder.output,
+            "calibrated": describe_calibration(frames, options, result.method),
+            "doubts": result.warnings,
+            "fp16": dataclasses.asdict(fp16_quality) if rejection is None else None,
+            "int8": [int8.to_dict() for int8 in result.int8],
+            "ranges": result.ranges,
             "files": {
                 file.name: {"sha256": sha256(file), "size_bytes": file.stat().st_size}
                 for file in sorted(path.iterdir())
             },
         }
         (path / CALIBRATION_FILE).write_text(json.dumps(document, indent=1) + "\n")
-    return made
+    return result
 
 
-def _unfit(
-    half: onnx.ModelProto,
-    judged: Quality,
+def _reject_fp16(
+    model: onnx.ModelProto,
+    quality: Quality,
     extremes: TensorRanges,
-    feeding: Feeding,
+    feeder: InputFeeder,
     frames: CalibrationFrames,
 ) -> str | None:
-    """Say why a graph in float16 is not written, if it is not: it overflows, or is too far from fp32."""
-    found = overflow(half, extremes)
-    if found is None and not 1 - judged.cc <= TOLERANCES["fp16"]:
-        where = weakest(half, feeding, frames.held_out)
-        least = 1 - TOLERANCES["fp16"]
-        found = f"CC with fp32 is {judged.cc:.5f}, expected at least {least:.4f}; {where}"
-    return f"no fp16.onnx: {found}" if found else None
+    """Return why a float16 graph is not written: it overflows or differs too much; None if it is written."""
+    reason = describe_overflow(model, extremes)
+    if reason is None and not 1 - quality.cc <= TOLERANCES["fp16"]:
+        weakest = describe_weakest_node(model, feeder, frames.held_out)
+        min_cc = 1 - TOLERANCES["fp16"]
+        reason = f"CC with fp32 is {quality.cc:.5f}, expected at least {min_cc:.4f}; {weakest}"
+    return f"no fp16.onnx: {reason}" if reason else None
 
 
 def is_calibration_file(entry: Path) -> bool:
-    """Say whether an entry of a folder is part of what `calibrate_graph` wrote there."""
+    """Return whether an entry of a folder is part of what `calibrate_graph` wrote there."""
     graphs = ("fp32.onnx", "fp16.onnx", *(f"int8.{engine}.onnx" for engine in QDQ_SCHEMES))
-    return (
-        entry.name in {CALIBRATION_FILE, "dla.cache", ENGINES_FOLDER, *graphs}
-        and (entry.parent / CALIBRATION_FILE).is_file()
-    )
+    names = {CALIBRATION_FILE, "dla.cache", ENGINES_FOLDER, *graphs}
+    return entry.name in names and (entry.parent / CALIBRATION_FILE).is_file()
 
 
 def calibrate_release(
@@ -117,103 +120,121 @@ def calibrate_release(
     frames: CalibrationFrames,
     folder: Path,
     options: CalibrationOptions,
-    dla: str,
-    on_step: Step = lambda what, more, total: None,
+    dla_version: str,
+    on_progress: ProgressCallback = lambda step, advance, total: None,
 ) -> dict[Form, CalibrationResult]:
-    """Write a release whose int8 graphs are made anew; its float graphs and golden set stay.
+    """Write a release with new int8 graphs. Its float graphs and its golden set are copied.
 
-    What int8 loses is told against the release's fp32 graphs, which were held to PyTorch.
+    The loss of int8 is measured against the release's fp32 graphs, which were verified against PyTorch.
+
+    Args:
+        release: The release.
+        frames: Footage to calibrate on, and footage held out to evaluate on.
+        folder: Folder of the new release. It is written as a whole or not at all.
+        options: Options of the calibration.
+        dla_version: TensorRT version of the DLA cache.
+        on_progress: Called for each unit of work.
 
     Raises:
-        InputError: the folder cannot be written or holds other files; as `build_int8_graphs`.
+        InputError: The folder cannot be written or holds other files; as `build_int8_graphs`.
     """
-    found: dict[Form, CalibrationResult] = {}
+    results: dict[Form, CalibrationResult] = {}
     graphs = [graph for graph in release.graphs if graph.precision != "int8"]
-    statistics = familiar.load(release.folder / familiar.STATISTICS)
-    forms = [graph.form for graph in graphs if graph.precision == "fp32"]
-    with written_folder(folder, ours=is_release_file) as path, writing(folder):
-        for name in (GOLDEN_FILE, familiar.STATISTICS, *(graph.file for graph in graphs)):
+    statistics = load_statistics(release.folder / STATISTICS_FILE)
+    fp32_graphs = [graph for graph in graphs if graph.precision == "fp32"]
+    with atomic_folder(folder, is_ours=is_release_file) as path, translate_write_errors(folder):
+        for name in (GOLDEN_FILE, STATISTICS_FILE, *(graph.file for graph in graphs)):
             if (release.folder / name).is_file():
                 shutil.copyfile(release.folder / name, path / name)
-        for form in forms:
-            fp32 = next(g for g in graphs if (g.form, g.precision) == (form, "fp32"))
+        for fp32 in fp32_graphs:
+            form = fp32.form
             model = onnx.load(release.path(fp32))
-            feeding = release_feeding(release, form)
-            made = found[form] = build_int8_graphs(
+            feeder = release_feeder(release, form)
+            result = results[form] = build_int8_graphs(
                 model,
-                feeding,
+                feeder,
                 frames,
-                statistics if form == forms[0] else {},
+                statistics if fp32 is fp32_graphs[0] else {},  # they are of the tensors of the first form
                 options,
-                on_step,
+                on_progress,
                 trained_ranges(release.trained, form),
             )
-            (path / f"{form}.dla.cache").write_text(cache_text(made.ranges, dla))
-            for one in made.int8:
-                if one.model is None or one.quality is None:
+            (path / f"{form}.dla.cache").write_text(format_cache(result.ranges, dla_version))
+            for int8 in result.int8:
+                if int8.model is None:
                     continue
-                file = f"{form}.int8.{one.engine}.onnx"
-                _save(one.model, path / file)
-                verified = _verified(release, feeding, one, frames, model, options.budget)
-                graphs.append(Graph(file, form, "int8", one.engine, fp32.batch, verified))
-        save_quantisation({form: one.quantisation for form, one in found.items()}, path / QUANTIZATION_FILE)
-        made_anew = dataclasses.replace(
-            release,
-            folder=path,
-            graphs=tuple(graphs),
-            calibrated=calibration_document(frames, options, found),
+                file = f"{form}.int8.{int8.engine}.onnx"
+                _save(int8.model, path / file)
+                verification = _verify_int8(release, feeder, int8, frames, model, options.budget)
+                graphs.append(Graph(file, form, "int8", int8.engine, fp32.batch, verification))
+        save_quantization(
+            {form: result.quantization for form, result in results.items()}, path / QUANTIZATION_FILE
         )
-        save_release(made_anew)
-    return found
+        save_release(
+            dataclasses.replace(
+                release,
+                folder=path,
+                graphs=tuple(graphs),
+                calibrated=calibration_document(frames, options, results),
+            )
+        )
+    return results
 
 
-def release_feeding(release: Release, form: Form) -> Feeding:
-    """Return how a release's graphs of a form are fed."""
-    return Feeding(
-        release.preprocessing,
-        release.inputs_of(form),
-        release.output,
-        release.states if form == "stream" else (),
-        release.delay_frames > 0,
-        release.preprocessing.beside,
+def release_feeder(release: Release, form: Form) -> InputFeeder:
+    """Return the feeder for a release's graphs of a form."""
+    return InputFeeder(
+        prepare=release.preprocessing,
+        inputs=release.input_names(form),
+        output=release.output,
+        states=release.states if form == "stream" else (),
+        looks_ahead=release.delay_frames > 0,
+        align_past=release.preprocessing.align,
     )
 
 
 def window_length(release: Release) -> int:
-    """Return how many frames in a row a map of the release depends on.
+    """Return the number of consecutive frames that a map of the release depends on.
 
     Raises:
-        InputError: the release does not say.
+        InputError: The release does not state it.
     """
     window = (release.calibrated or {}).get("window")
     if not isinstance(window, int) or window < 1:
         raise InputError(
-            f"release {release.name} does not say on how many frames a map depends; "
+            f"release {release.name} does not state how many frames a map depends on; "
             "expected calibrated.window in release.json: export it again"
         )
     return window
 
 
-def _verified(
+def _verify_int8(
     release: Release,
-    feeding: Feeding,
-    one: Int8Result,
+    feeder: InputFeeder,
+    int8: Int8Result,
     frames: CalibrationFrames,
     fp32: onnx.ModelProto,
-    budget: Budget,
+    budget: AccuracyBudget,
 ) -> Verification:
-    assert one.model is not None
-    assert one.quality is not None
-    plain = one.engine == "tensorrt"
-    judge = Judge(fp32, feeding, frames.held_out)
-    errors = [max_error(a, b) for a, b in zip(judge.maps(one.model, plain), judge.expected, strict=True)]
-    clip, expected = release.golden()
-    windows = golden_windows(clip, release.preroll, release.delay_frames, window_length(release))
-    session = open_session(one.model, plain=plain)
-    maps = [feeding.result(session, window) for window in windows]
-    least = min(cc(a, b) for a, b in zip(maps, expected, strict=True))
-    tolerance = budget.cc if budget.cc is not None else 1.0
-    return Verification(len(errors), max(errors), one.quality.cc, one.quality.kld, tolerance, least)
+    """Return the comparison of an int8 graph with fp32 on held-out windows and on the golden set."""
+    assert int8.model is not None
+    assert int8.quality is not None
+    is_tensorrt = int8.engine == "tensorrt"
+    evaluator = AccuracyEvaluator(fp32, feeder, frames.held_out)
+    maps = evaluator.compute_maps(int8.model, is_tensorrt)
+    errors = [max_error(a, b) for a, b in zip(maps, evaluator.expected, strict=True)]
+    golden_frames, golden_maps = release.load_golden()
+    windows = golden_windows(golden_frames, release.preroll, release.delay_frames, window_length(release))
+    session = open_session(int8.model, disable_qdq_fusion=is_tensorrt)
+    int8_maps = (feeder.run(session, window) for window in windows)
+    return Verification(
+        frames=len(errors),
+        max_error=max(errors),
+        mean_cc=int8.quality.cc,
+        mean_kld=int8.quality.kld,
+        tolerance=budget.cc if budget.cc is not None else 1.0,
+        golden_cc=min(cc(a, b) for a, b in zip(int8_maps, golden_maps, strict=True)),
+    )
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

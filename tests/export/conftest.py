@@ -1,70 +1,35 @@
-"""Small students, and frames to export them with."""
+"""Fixtures of the export tests: untrained students, footage, and latencies that no machine changes."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-import onnx
 import pytest
-import torch
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.quantization.qdq import quantized_nodes
 from calibration.search.accuracy import AccuracyBudget
-from calibration.search.latency_benchmark import ConfirmedLatency
-from export.cli import export as commands
-from export.graphs import int8
-from export.graphs.int8 import CalibrationOptions
+from edge.preprocessing.transform import Preprocessing
+from export.cli import export as export_command
+from export.graphs import int8_search
 from export.release.builder import EXPORT_OPTIONS
-from trainer.models.skd import SpatiotemporalNetwork
-from trainer.models.student import Pair, SkdSettings, Student
-
-
-class Fast:
-    """Each layer in int8 is said to save a twentieth: what is measured here hangs on the machine."""
-
-    kind = "measured"
-
-    def __init__(self, *arguments: object) -> None:
-        pass
-
-    def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
-        return 1 - 0.05 * len(quantized_nodes(candidate)), 1.0
-
-    def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
-        candidate_ms, float_ms = self(candidate)
-        return ConfirmedLatency(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
-
-    def conditions(self) -> dict[str, object]:
-        return {"name": "a test"}
-
-
-FAST = CalibrationOptions(timer=Fast)
+from tests.support.exporting import FakeTimer, random_student
+from trainer.models.student import Student
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands take `Fast` for any timer."""
-    monkeypatch.setattr(int8, "MeasuredLatency", Fast)
-    monkeypatch.setattr(int8, "ModelledLatency", Fast)
+def fake_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace both timers of the commands by `FakeTimer`."""
+    monkeypatch.setattr(int8_search, "MeasuredLatency", FakeTimer)
+    monkeypatch.setattr(int8_search, "ModelledLatency", FakeTimer)
 
 
 @pytest.fixture
-def lenient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command export take int8 graphs of untrained students, too."""
+def loose_budget(fake_timer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the export command ship int8 graphs of untrained students, which lose more than trained ones."""
     budget = AccuracyBudget(cc=0.02, kld=0.02)
-    monkeypatch.setattr(commands, "EXPORT", dataclasses.replace(EXPORT_OPTIONS, budget=budget))
-
-
-def random_student(resolution: int, pair: Pair) -> Student:
-    """Return an untrained student whose batch norms have seen some data."""
-    torch.manual_seed(0)
-    network = SpatiotemporalNetwork().train()
-    for _ in range(3):
-        network(*torch.randn(2, 4, 3, resolution, resolution))
-    settings = SkdSettings(resolution, pair, "log_density")
-    return Student(f"random-{resolution}", settings, network.eval(), {"data": "none"})
+    options = dataclasses.replace(EXPORT_OPTIONS, budget=budget)
+    monkeypatch.setattr(export_command, "EXPORT_OPTIONS", options)
 
 
 @pytest.fixture(params=["previous", "next"])
@@ -76,8 +41,6 @@ def student(request: pytest.FixtureRequest) -> Student:
 @pytest.fixture
 def footage(flight: np.ndarray) -> CalibrationFrames:
     """Frame pairs at R = 32: eight to calibrate on, two held out."""
-    from edge.preprocessing.transform import Preprocessing
-
     small = np.stack([Preprocessing(32, 32).resize(frame) for frame in flight])
     windows = np.stack([small[:-1], small[1:]], axis=1)
     return CalibrationFrames(windows[:8], windows[-2:], small[:8], "flight")

@@ -21,7 +21,7 @@ from trainer.data.map_shards import SCHEMA, LabellingPlan, ShardedMaps
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.inference.predictors import DEFAULT_FPS, fingerprint, open_predictors
 from trainer.inference.pseudo_labels import clips_sha256, write_shards
-from trainer.training.loop import process_group
+from trainer.training.distributed import process_group
 
 MAX_NAMED_CLIPS = 3
 """Clips at fault that are named on the screen; the JSON names all."""
@@ -166,8 +166,8 @@ def _parse_share(text: str | None) -> tuple[int, int]:
     """Return index and number of shares: from --shard, else from torchrun or srun."""
     group = process_group()
     if text is None:
-        return group.rank, group.world
-    if group.world > 1:
+        return group.rank, group.world_size
+    if group.world_size > 1:
         raise InputError("--shard was given, but torchrun or srun already shares the work: leave it out")
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     part, parts = map(int, match.groups()) if match else (0, 0)
@@ -180,7 +180,7 @@ def _divide_machine(part: int) -> None:
     """Take this process's share of the cores and GPUs that it shares with the others on this machine."""
     import torch
 
-    local_processes = process_group().local_world
+    local_processes = process_group().local_world_size
     torch.set_num_threads(max(1, detect_machine().cores // local_processes))
     if local_processes > 1:
         cv2.setNumThreads(1)

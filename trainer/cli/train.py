@@ -26,7 +26,9 @@ from trainer.models.student import Student, parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.recipes.loader import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe, load_recipe
 from trainer.training import tinyhd
-from trainer.training.loop import TrainingProgress, TrainingRun, process_group
+from trainer.training.distributed import process_group
+from trainer.training.loop import TrainingRun
+from trainer.training.monitor import TrainingProgress
 from trainer.training.run import train as train_student
 
 MIN_DATA_WAIT = 0.3
@@ -149,7 +151,7 @@ def _run_training(
         def on_step(progress: TrainingProgress) -> None:
             task = tasks[progress.stage]
             bar.update(task, completed=progress.step, loss=progress.loss, visible=True)
-            wait_shares[progress.stage] = progress.wait
+            wait_shares[progress.stage] = progress.data_wait
 
         student = train_student(recipe, TrainingRun(folder, interval, on_step))
     return student, wait_shares

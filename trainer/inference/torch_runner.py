@@ -1,6 +1,6 @@
 """Runner of a student in PyTorch: baseline for measurements, and engine for GPUs without TensorRT.
 
-`edge` imports no torch, so `aerogaze profile --torch` loads this module by name.
+`edge` imports no torch, so pyproject.toml registers this module for `aerogaze profile --torch`.
 """
 
 from __future__ import annotations

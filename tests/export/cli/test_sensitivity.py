@@ -1,3 +1,5 @@
+"""Tests of `aerogaze sensitivity`."""
+
 from __future__ import annotations
 
 import json
@@ -6,14 +8,16 @@ from pathlib import Path
 
 import cv2
 
-from calibration.quantization.qdq_placement import CPU, quantisable
-from tests.calibration.quantization.test_qdq_placement import residual
+from calibration.quantization.qdq_placement import CPU, quantizable_layers
 from tests.conftest import Outcome
+from tests.support.onnx_graphs import residual_network
 
 Command = Callable[..., Outcome]
 
 
-def test_a_releases_layers_as_table_picture_and_json(folder: Path, tmp_path: Path, command: Command) -> None:
+def test_layers_of_a_release_are_shown_as_table_plot_and_json(
+    folder: Path, tmp_path: Path, command: Command
+) -> None:
     picture = tmp_path / "layers.png"
     outcome = command("sensitivity", "skd-64", "--frames", folder, "--plot", picture)
     assert outcome.code == 0, outcome.err
@@ -25,17 +29,21 @@ def test_a_releases_layers_as_table_picture_and_json(folder: Path, tmp_path: Pat
     assert image is not None
     assert image.shape[1] == 1200
     outcome = command("sensitivity", "skd-64", "--frames", folder, "--json", "--engine", "onnxruntime")
-    found = json.loads(outcome.out)
-    assert found["whole"]["cc"] > 0.99
-    assert {*found["layers"][0]["alone"]} == {"sqnr_db", "cc", "kld"}
+    result = json.loads(outcome.out)
+    assert result["whole"]["cc"] > 0.99
+    assert {*result["layers"][0]["alone"]} == {"sqnr_db", "cc", "kld"}
 
 
-def test_anybodys_graph_and_what_cannot_be_written(folder: Path, tmp_path: Path, command: Command) -> None:
+def test_onnx_file_is_measured_and_an_unwritable_plot_rejected(
+    folder: Path, tmp_path: Path, command: Command
+) -> None:
     path = tmp_path / "net.onnx"
-    path.write_bytes(residual().SerializeToString())
+    path.write_bytes(residual_network().SerializeToString())
     outcome = command("sensitivity", path, "--frames", folder, "--json", "--engine", "onnxruntime")
     assert outcome.code == 0, outcome.err
-    assert [layer["layer"] for layer in json.loads(outcome.out)["layers"]] == quantisable(residual(), CPU)
+    assert [layer["layer"] for layer in json.loads(outcome.out)["layers"]] == quantizable_layers(
+        residual_network(), CPU
+    )
     outcome = command("sensitivity", path, "--frames", folder, "--plot", path / "layers.png")
     assert outcome.code == 2
     assert "cannot write" in outcome.err

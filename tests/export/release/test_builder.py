@@ -1,3 +1,5 @@
+"""Tests of the release builder."""
+
 from __future__ import annotations
 
 import json
@@ -15,41 +17,40 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import RELEASE_MANIFEST, load_release
-from edge.release.manifest import PRECISIONS
+from edge.release.manifest import PRECISIONS, RELEASE_MANIFEST, load_release
 from edge.sinks.files.map_images import fit_to_aspect, to_uint16
 from edge.sources.factory import open_source
 from export.graphs.fp16 import to_fp16
-from export.release import builder as make
+from export.release import builder
 from export.release.builder import make_release
 from tests.conftest import Outcome
-from tests.export.conftest import FAST
+from tests.support.exporting import FAKE_TIMING
 from trainer.models.student import Student, as_skd, load_student
 
 
-def doubled(footage: CalibrationFrames) -> CalibrationFrames:
-    """Return the footage at R = 64."""
+def upscale(footage: CalibrationFrames) -> CalibrationFrames:
+    """Return the footage at R = 64, twice its size."""
     windows, held_out = (
         np.stack(list(w)).repeat(2, axis=2).repeat(2, axis=3) for w in (footage.windows, footage.held_out)
     )
     return CalibrationFrames(windows, held_out, windows[:, 0], footage.source)
 
 
-def test_a_release_is_whole_and_its_graphs_are_the_student(
+def test_release_has_all_graphs_and_they_reproduce_the_student(
     student: Student, footage: CalibrationFrames, tmp_path: Path
 ) -> None:
-    make_release(student, footage, tmp_path / "r", options=FAST)
+    make_release(student, footage, tmp_path / "r", options=FAKE_TIMING)
     release = load_release(tmp_path / "r")
     for form in ("stream", "pair"):
         for engine in ("onnxruntime", "tensorrt"):
             assert release.precisions(form, engine) == PRECISIONS
-    verified = {(g.form, g.precision, g.engine): v for g, v in release.verified()}
+    verified = {(g.form, g.precision, g.engine): v for g, v in release.verified_graphs()}
     assert len(verified) == 8
-    for (_, precision, _), found in verified.items():
-        assert found.frames == 2
+    for (_, precision, _), verification in verified.items():
+        assert verification.frames == 2
         if precision == "fp32":
-            assert found.max_error <= 1e-5
-        assert found.mean_cc > {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
+            assert verification.max_error <= 1e-5
+        assert verification.mean_cc > {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
     assert release.calibrated is not None
     assert release.calibrated["windows"] == 8
     assert release.calibrated["frames_sha256"] == footage.sha256
@@ -57,23 +58,23 @@ def test_a_release_is_whole_and_its_graphs_are_the_student(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_flies_gives_the_golden_maps(
+def test_loaded_release_reproduces_the_golden_maps(
     student: Student, footage: CalibrationFrames, tmp_path: Path, precision: str
 ) -> None:
-    make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
+    make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAKE_TIMING)
     model = SaliencyModel(tmp_path / "r", precision)
-    frames, maps = model.release.golden()
+    frames, maps = model.release.load_golden()
     np.testing.assert_allclose(
         compute_clip_maps(model, frames), maps, atol=1e-5 if precision == "fp32" else 0.05
     )
 
 
-def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
+def test_student_that_looks_ahead_assigns_each_map_to_its_own_frame(
     footage: CalibrationFrames, tmp_path: Path, folder: Path, command: Callable[..., Outcome]
 ) -> None:
     shipped = load_student("skd-64")  # trained, so that its maps differ from frame to frame
     student = replace(shipped, settings=replace(as_skd(shipped)[0], pair="next"))
-    make_release(student, doubled(footage), tmp_path / "r", forms=["stream"], options=FAST)
+    make_release(student, upscale(footage), tmp_path / "r", forms=["stream"], options=FAKE_TIMING)
     outcome = command(
         "run", folder, "--release", tmp_path / "r", "--precision", "fp32", "--maps", tmp_path / "maps"
     )
@@ -85,16 +86,16 @@ def test_a_student_with_look_ahead_gives_each_frame_its_own_map(
     assert len(written) == len(frames)
     for path, saliency in zip(written, alone, strict=True):
         expected = to_uint16(fit_to_aspect(saliency, 320, 180)).astype(int)
-        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert found is not None
-        assert np.abs(found.astype(int) - expected).max() <= 70  # 0.1 %
-    assert np.abs(alone[0] - alone[6]).max() > 0.01  # the maps differ, so that order shows
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert image is not None
+        assert np.abs(image.astype(int) - expected).max() <= 70  # 0.1 %
+    assert np.abs(alone[0] - alone[6]).max() > 0.01  # the maps differ, so a wrong order would be noticed
 
 
 @pytest.mark.parametrize(
     ("graph", "precision"), [("stream.fp32.onnx", "fp32"), ("stream.int8.onnxruntime.onnx", "int8")]
 )
-def test_nan_in_a_released_graph_is_refused_before_it_flies(
+def test_run_rejects_a_graph_with_nan_weights(
     release: Path, folder: Path, command: Callable[..., Outcome], graph: str, precision: str
 ) -> None:
     model = onnx.load(release / graph)
@@ -116,34 +117,33 @@ def test_nan_in_a_released_graph_is_refused_before_it_flies(
     assert outcome.err.count("\n") == 1
 
 
-def test_a_graph_that_is_not_the_student_is_never_released(
+def test_graph_that_differs_from_the_student_is_not_released(
     footage: CalibrationFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = load_student("skd-64")
-    whole = to_fp16
 
-    def shifted(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
+    def corrupt_and_convert(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
         weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[::-1], weight.name))
-        return whole(model, kept)
+        return to_fp16(model, kept)
 
-    monkeypatch.setattr(make, "to_fp16", shifted)
-    with pytest.raises(CheckError, match=r"the fp16 graph .* is not the student"):
-        make_release(student, doubled(footage), tmp_path / "r", options=FAST)
+    monkeypatch.setattr(builder, "to_fp16", corrupt_and_convert)
+    with pytest.raises(CheckError, match=r"the fp16 graph .* does not reproduce the student"):
+        make_release(student, upscale(footage), tmp_path / "r", options=FAKE_TIMING)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_release_replaces_an_older_one_and_nothing_else(
+def test_release_replaces_an_older_release_but_no_other_files(
     student: Student, footage: CalibrationFrames, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
+        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAKE_TIMING)
     (tmp_path / "r" / "yolo.onnx").touch()
     with pytest.raises(InputError, match=r"holds yolo\.onnx"):
-        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAST)
+        make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAKE_TIMING)
     (tmp_path / "zoo" / "engines").mkdir(parents=True)
     with pytest.raises(InputError, match="holds engines"):
-        make_release(student, footage, tmp_path / "zoo", forms=["stream"], options=FAST)
+        make_release(student, footage, tmp_path / "zoo", forms=["stream"], options=FAKE_TIMING)
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,21 @@ def test_a_release_replaces_an_older_one_and_nothing_else(
         (["synthetic:1:64x64:1"], "has fewer than 2 frames"),
     ],
 )
-def test_bad_frames_are_one_clear_line(
+def test_bad_frames_exit_with_2_and_one_line(
     command: Callable[..., Outcome], folder: Path, tmp_path: Path, frames: list[str], message: str
 ) -> None:
     for path in folder.iterdir():
         cv2.imwrite(str(path), np.zeros((180, 320, 3), np.uint8))
-    words = [w for name in frames for w in ("--frames", name.replace("{black}", str(folder)))]
-    outcome = command("export", "skd-64", "--out", tmp_path / "r", *words)
+    options = [option for name in frames for option in ("--frames", name.replace("{black}", str(folder)))]
+    outcome = command("export", "skd-64", "--out", tmp_path / "r", *options)
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.usefixtures("quick")
-def test_the_command_exports_a_student(command: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fake_timer")
+def test_command_exports_a_student(command: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:
     outcome = command("export", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--form", "stream")
     assert outcome.code == 0, outcome.err
     assert "stream int8" in outcome.out

@@ -1,4 +1,4 @@
-"""A streaming student as a release: several states, a window as long as its memory, no pair form."""
+"""Tests of a streaming student as a release: several states, a window as long as its memory, no pair form."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import onnx
 import pytest
 
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import load_release
-from edge.release.manifest import PRECISIONS
+from edge.release.manifest import PRECISIONS, load_release
 from tests.conftest import Outcome
-from tests.trainer.models.test_streaming import settled
+from tests.support.untrained import small_streaming_network
 from trainer.models.forms import forms_of
 from trainer.models.streaming import WINDOW
 from trainer.models.student import StreamingSettings, Student
@@ -23,23 +22,25 @@ from trainer.models.student import StreamingSettings, Student
 @pytest.fixture(scope="module")
 def student() -> Student:
     """A small streaming student whose batch norms have seen some data."""
-    return Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
+    return Student("small", StreamingSettings(96, 128, 4), small_streaming_network(4), {"data": "none"})
 
 
 @pytest.fixture(scope="module")
-def saved(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It, in a file."""
+def student_file(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student in a file."""
     path = tmp_path_factory.mktemp("student") / "small.safetensors"
     student.save(path)
     return path
 
 
-@pytest.mark.usefixtures("lenient")
-def test_it_is_exported_verified_built_and_run_by_the_commands(
-    student: Student, saved: Path, tmp_path: Path, command: Callable[..., Outcome]
+@pytest.mark.usefixtures("loose_budget")
+def test_streaming_student_is_exported_built_and_run_by_the_commands(
+    student: Student, student_file: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
     place = tmp_path / "r"
-    outcome = command("export", saved, "--frames", "synthetic:7:320x180:24", "--out", place, "--blur", "0.02")
+    outcome = command(
+        "export", student_file, "--frames", "synthetic:7:320x180:24", "--out", place, "--blur", "0.02"
+    )
     assert outcome.code == 0, outcome.err
     release = load_release(place)
     assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 1, 0)
@@ -56,13 +57,13 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
     for engine in ("onnxruntime", "tensorrt"):
         assert release.precisions("stream", engine) == PRECISIONS
         assert release.precisions("pair", engine) == ()
-    for graph, found in release.verified():
-        assert found.mean_cc > {"fp32": 0.999999, "fp16": 0.999, "int8": 0.98}[graph.precision]
+    for graph, verification in release.verified_graphs():
+        assert verification.mean_cc > {"fp32": 0.999999, "fp16": 0.999, "int8": 0.98}[graph.precision]
         if graph.precision == "fp32":
-            assert found.max_error <= 1e-5
+            assert verification.max_error <= 1e-5
     for precision in PRECISIONS:
         model = SaliencyModel(place, precision)
-        frames, maps = model.release.golden()
+        frames, maps = model.release.load_golden()
         atol = 1e-5 if precision == "fp32" else 0.1
         np.testing.assert_allclose(compute_clip_maps(model, frames), maps, atol=atol)
         model.close()
@@ -78,16 +79,16 @@ def test_it_is_exported_verified_built_and_run_by_the_commands(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (["--frames", f"synthetic:1:64x64:{WINDOW - 1}"], f"has fewer than {WINDOW} frames"),
         (["--frames", "synthetic:1:64x64:9", "--form", "pair"], "has no pair form; it has stream"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_line(
-    saved: Path, tmp_path: Path, command: Callable[..., Outcome], words: list[str], message: str
+def test_export_that_does_not_fit_the_student_exits_with_2_and_one_line(
+    student_file: Path, tmp_path: Path, command: Callable[..., Outcome], options: list[str], message: str
 ) -> None:
-    outcome = command("export", saved, "--out", tmp_path / "r", *words)
+    outcome = command("export", student_file, "--out", tmp_path / "r", *options)
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1

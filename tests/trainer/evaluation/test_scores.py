@@ -44,7 +44,7 @@ class TruthPredictor:
 
 
 def test_frames_are_averaged_to_videos_and_videos_to_the_mean(tmp_path: Path) -> None:
-    trees.dhf1k(tmp_path, [1, 2])
+    trees.write_dhf1k(tmp_path, [1, 2])
     (tmp_path / "annotation" / "0002" / "maps" / "0001.png").unlink()
     evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 0), ("002", 3)}))
     first, second = (video.scores["cc"] for video in evaluation.videos)
@@ -60,7 +60,7 @@ def test_frames_are_averaged_to_videos_and_videos_to_the_mean(tmp_path: Path) ->
 
 
 def test_best_and_worst_frames_are_the_extremes(tmp_path: Path) -> None:
-    trees.dhf1k(tmp_path, [1, 2])
+    trees.write_dhf1k(tmp_path, [1, 2])
     evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 1)}))
     assert evaluation.ranked_by == "cc"
     assert [(s.clip, s.frame.index) for s in evaluation.worst[:1]] == [("001", 1)]
@@ -75,19 +75,19 @@ def test_best_and_worst_frames_are_the_extremes(tmp_path: Path) -> None:
 
 
 def test_metric_without_truth_is_skipped_with_a_reason(tmp_path: Path) -> None:
-    trees.dhf1k(tmp_path, [1])
+    trees.write_dhf1k(tmp_path, [1])
     evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor())
     assert evaluation.skipped["sauc"] == evaluation.skipped["ig"] == "no fixations of other videos"
     assert evaluation.scores["cc"].low is None
     for path in (tmp_path / "annotation" / "0001" / "fixation").iterdir():
-        trees.fixations(path, [])
+        trees.write_fixations(path, [])
     evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor())
     assert evaluation.skipped["nss"] == "not defined on any frame"
     assert "nss" not in evaluation.videos[0].scores
 
 
 def test_frame_with_empty_density_does_not_count(tmp_path: Path) -> None:
-    trees.dhf1k(tmp_path, [1])
+    trees.write_dhf1k(tmp_path, [1])
     blank = np.zeros((trees.HEIGHT, trees.WIDTH), np.uint8)
     cv2.imwrite(str(tmp_path / "annotation" / "0001" / "maps" / "0002.png"), blank)
     assert evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor()).scores["kld"].frames == 3
@@ -96,7 +96,7 @@ def test_frame_with_empty_density_does_not_count(tmp_path: Path) -> None:
 def test_negatives_of_sauc_are_fixations_of_other_videos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees.dhf1k(tmp_path, [1, 2, 3])
+    trees.write_dhf1k(tmp_path, [1, 2, 3])
     rows: list[set[int]] = []
 
     def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray, convention: str) -> float:
@@ -114,7 +114,7 @@ def test_baseline_of_information_gain_is_fixations_of_other_videos(
     tmp_path: Path, convention: Literal["pysaliency", "matlab"]
 ) -> None:
     """A map equal to the baseline gains nothing; the truth gains a lot, its inverse little."""
-    dataset = open_dataset("dhf1k", trees.dhf1k(tmp_path, [1, 2, 3]))
+    dataset = open_dataset("dhf1k", trees.write_dhf1k(tmp_path, [1, 2, 3]))
     size = (trees.WIDTH, trees.HEIGHT)
 
     class BaselinePredictor(TruthPredictor):
@@ -148,7 +148,7 @@ def test_information_gain_equals_the_value_computed_by_hand() -> None:
 
 def test_convention_is_passed_to_the_metrics(tmp_path: Path) -> None:
     """Two fixations on a map of two levels; expected values computed by hand in each convention."""
-    trees.dhf1k(tmp_path, [1], frames=1)
+    trees.write_dhf1k(tmp_path, [1], frames=1)
     dataset = open_dataset("dhf1k", tmp_path)
 
     class HalfPredictor(TruthPredictor):
@@ -182,7 +182,7 @@ def test_convention_is_passed_to_the_metrics(tmp_path: Path) -> None:
 def test_negatives_in_matlab_convention_are_from_ten_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees.dhf1k(tmp_path, [1, 2, 3], frames=8)
+    trees.write_dhf1k(tmp_path, [1, 2, 3], frames=8)
     counts: dict[str, set[int]] = {"matlab": set(), "pysaliency": set()}
 
     def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray, convention: str) -> float:
@@ -208,7 +208,7 @@ def test_confidence_interval_is_that_of_the_mean() -> None:
 
 
 def test_data_set_without_labels_is_rejected(tmp_path: Path) -> None:
-    trees.film(tmp_path / "a.avi", 2)
+    trees.write_video(tmp_path / "a.avi", 2)
     with pytest.raises(InputError, match=r"no frame of videos at .* has a density, a fixation or a box"):
         evaluate(open_dataset("videos", tmp_path), TruthPredictor())
 
@@ -219,7 +219,7 @@ def test_student_predictor_yields_one_map_per_frame(pair: Pair, tmp_path: Path) 
     settings = SkdSettings(32, pair, "log_density")
     student = Student("small", settings, SpatiotemporalNetwork().eval(), {})
     student.save(tmp_path / "small.safetensors")
-    trees.dhf1k(tmp_path, [1], frames=3)
+    trees.write_dhf1k(tmp_path, [1], frames=3)
     (clip,) = open_dataset("dhf1k", tmp_path).clips
     predictor = StudentPredictor(str(tmp_path / "small.safetensors"))
     labelled_maps = list(predictor.predict(clip.name, clip.frames()))
@@ -241,7 +241,7 @@ def test_student_with_lag_in_seconds_gets_the_frame_of_that_age(tmp_path: Path) 
     Student("far", SkdSettings(64, "previous", "log_density", 0.2), network, {}).save(
         tmp_path / "far.safetensors"
     )
-    trees.dhf1k(tmp_path, [1], frames=8)
+    trees.write_dhf1k(tmp_path, [1], frames=8)
     (clip,) = open_dataset("dhf1k", tmp_path).clips
     frames = list(clip.frames())
     far = [m for _, m in StudentPredictor(str(tmp_path / "far.safetensors"), fps=10).predict("a", frames)]
@@ -293,7 +293,7 @@ def test_release_and_student_of_the_same_name_agree(real: Path) -> None:
 
 
 def test_maps_written_by_run_score_as_the_release(command: Command, tmp_path: Path) -> None:
-    root = trees.boxes(tmp_path / "data", ["car1", "car2"])
+    root = trees.write_boxes(tmp_path / "data", ["car1", "car2"])
     for name in ("car1", "car2"):
         assert command("run", root / name / "frames", "--maps", tmp_path / "maps" / name).code == 0
     documents = {}
@@ -308,7 +308,7 @@ def test_maps_written_by_run_score_as_the_release(command: Command, tmp_path: Pa
 
 
 def test_command_prints_and_writes_scores(command: Command, tmp_path: Path) -> None:
-    root = trees.dhf1k(tmp_path / "data", [1, 601, 602])
+    root = trees.write_dhf1k(tmp_path / "data", [1, 601, 602])
     (root / "annotation" / "0602" / "maps" / "0001.png").write_bytes(b"no map")
     outputs = ["--json", tmp_path / "o" / "s.json", "--picture", tmp_path / "o" / "p.png"]
     outcome = command("evaluate", "skd-64", "--dataset", "dhf1k", "--root", root, "--split", "val", *outputs)
@@ -350,7 +350,7 @@ BAD = [
 def test_bad_input_exits_with_2_and_one_line(
     command: Command, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    trees.boxes(tmp_path / "data", ["car1"], frames=1)
+    trees.write_boxes(tmp_path / "data", ["car1"], frames=1)
     names = {"data": tmp_path / "data", "out": tmp_path}
     outcome = command("evaluate", *(word.format(**names) for word in arguments))
     assert outcome.code == 2

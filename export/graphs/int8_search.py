@@ -1,0 +1,273 @@
+"""Search for the fastest int8 graph of an engine that keeps an accuracy budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from calibration.quantization.qdq import quantize
+from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme, quantizable_layers
+from calibration.ranges.histogram import Method
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
+from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
+from calibration.search.latency_benchmark import LatencyTimer, MeasuredLatency
+from calibration.search.latency_model import ModelledLatency, convolution_mmacs
+from calibration.search.method_selection import BEST, MethodChoice
+from calibration.search.mixed_precision import (
+    MIN_GAIN,
+    Measurements,
+    SearchResult,
+    SearchSettings,
+    Trial,
+    find_fastest_assignment,
+)
+from calibration.search.surrogate_model import Assignment
+from edge.release.manifest import TargetEngine
+from edge.release.quantization import TensorRanges
+from export.graphs.fp16 import float_outputs, to_fp16
+
+DEFAULT_BUDGET = AccuracyBudget(cc=0.005, kld=0.005)
+QDQ_SCHEMES: dict[TargetEngine, QdqScheme] = {"onnxruntime": CPU, "tensorrt": TENSORRT}
+MAX_SEARCH_WINDOWS = 16
+"""Most held-out windows that a search uses. Its result is then evaluated on all of them."""
+BUDGET_FRACTIONS = (1.0, 0.8, 0.5)
+"""Fractions of the budget that are searched with, in this order. The next one is tried if the graph in the
+form that ships exceeds the budget."""
+ProgressCallback = Callable[[str, int, int | None], None]
+"""Called with the name of a step, the number of units done since the last call, and the total if known."""
+
+
+def make_timer(
+    engine: TargetEngine, model: onnx.ModelProto, evaluator: AccuracyEvaluator, threads: int
+) -> LatencyTimer:
+    """Return the source of an engine's latencies: measured if the engine runs here, else modelled."""
+    if engine == "tensorrt":
+        return ModelledLatency(model)
+    return MeasuredLatency(model, evaluator.feeder, next(iter(evaluator.windows)), threads)
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Options of a calibration.
+
+    Attributes:
+        method: How ranges are chosen.
+        budget: Limits for the accuracy loss.
+        thorough: Search for a faster mix even if all layers fit in int8.
+        threads: Threads of inference that latency is measured with.
+        cache: Folder for histograms; None keeps none.
+        tries: Most graphs that the search of an engine tries; None for the default.
+        offer: Ship int8 that keeps the budget even without a gain where latency is only modelled; boards
+            measure it themselves.
+        timer: Returns the source of latencies.
+    """
+
+    method: MethodChoice = BEST
+    budget: AccuracyBudget = DEFAULT_BUDGET
+    thorough: bool = False
+    threads: int = 1
+    cache: Path | None = None
+    tries: int | None = None
+    offer: bool = False
+    timer: Callable[[TargetEngine, onnx.ModelProto, AccuracyEvaluator, int], LatencyTimer] = make_timer
+
+
+@dataclass(frozen=True)
+class Int8Result:
+    """Result of the search for one engine.
+
+    Attributes:
+        method: Method that the ranges were chosen with.
+        latency_kind: "measured" or "modelled".
+        search: The trials, the best of them, and the reason.
+        model: The graph that ships; None if int8 does not ship.
+        quality: Quality of that graph on all held-out windows.
+        conditions: Conditions that latency was measured or modelled under.
+    """
+
+    engine: TargetEngine
+    method: Method
+    ranges: TensorRanges
+    latency_kind: str
+    search: SearchResult
+    model: onnx.ModelProto | None
+    quality: Quality | None
+    conditions: dict[str, object]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types, without the graph and the ranges."""
+        best = self.search.best if self.model is not None else None
+        return {
+            "engine": self.engine,
+            "method": self.method,
+            "ships": self.model is not None,
+            "reason": self.search.reason,
+            "latency": self.latency_kind,
+            "conditions": self.conditions,
+            "int8_layers": sorted(best.layers) if best else [],
+            "quality": dataclasses.asdict(self.quality) if self.quality else None,
+            "latency_ms": best.latency_ms if best else None,
+            "float_ms": best.float_ms if best else None,
+            "sure_gain": best.confirmed_gain if best else None,
+            "tried": [_trial_to_dict(trial) for trial in self.search.trials],
+        }
+
+    def reject(self, reason: str) -> Int8Result:
+        """Return the result with nothing that ships."""
+        search = dataclasses.replace(self.search, best=None, reason=f"{reason}: float ships alone")
+        return dataclasses.replace(self, search=search, model=None, quality=None)
+
+
+def _trial_to_dict(trial: Trial) -> dict[str, Any]:
+    return {
+        "int8_layers": sorted(trial.layers),
+        **dataclasses.asdict(trial.quality),
+        "budget_spent": trial.budget_used,
+        "latency_ms": trial.latency_ms,
+        "float_ms": trial.float_ms,
+        "sure_gain": trial.confirmed_gain,
+    }
+
+
+class EngineSearch:
+    """Search over the layers that an engine computes in int8."""
+
+    def __init__(
+        self,
+        engine: TargetEngine,
+        model: onnx.ModelProto,
+        method: Method,
+        ranges: TensorRanges,
+        evaluator: AccuracyEvaluator,
+        options: CalibrationOptions,
+        on_progress: ProgressCallback,
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            engine: The engine.
+            model: The fp32 graph.
+            method: Method that the ranges were chosen with.
+            ranges: Ranges of the activations.
+            evaluator: Compares maps with those of the fp32 graph on the held-out windows.
+            options: Options of the calibration.
+            on_progress: Called for each trial.
+        """
+        self._engine, self._model, self._method, self._ranges = engine, model, method, ranges
+        self._evaluator, self._options, self._on_progress = evaluator, options, on_progress
+        self._scheme = QDQ_SCHEMES[engine]
+        self._is_tensorrt = engine == "tensorrt"
+        self._layers = quantizable_layers(model, self._scheme)
+        self._timer = options.timer(engine, model, evaluator, options.threads)
+        self._conditions = self._timer.conditions()
+        self._subset = AccuracyEvaluator.on_subset(
+            model, evaluator.feeder, evaluator.windows, MAX_SEARCH_WINDOWS
+        )
+
+    def run(self) -> Int8Result:
+        """Return the fastest graph that keeps the budget in the form that ships, or the reason for none."""
+        budget = self._options.budget
+        for fraction in BUDGET_FRACTIONS:
+            search = rescore(self._search(fraction), budget)
+            if search.best is None:
+                if fraction == BUDGET_FRACTIONS[0]:
+                    return self._result(search)
+                break
+            graph = self._shipped_form(search.best)
+            quality = self._evaluator(graph, self._is_tensorrt)
+            if budget.fraction_used(quality) <= 1:
+                return self._result(_explain_offer(search, search.best), graph, quality)
+        # A search over part of the layers passed, but its graph exceeds the budget on all held-out windows or
+        # with its other layers in float16.
+        reason = f"the int8 graph that would ship exceeds the budget of {budget}"
+        if self._is_tensorrt:
+            windows = self._subset.windows
+            weakest = describe_weakest_node(graph, self._evaluator.feeder, windows, disable_qdq_fusion=True)
+            reason += f" ({weakest})"
+        return self._result(search).reject(reason)
+
+    def _search(self, fraction: float) -> SearchResult:
+        options, step = self._options, f"int8 for {self._engine}"
+        is_offered = options.offer and self._timer.kind == "modelled"
+        self._on_progress(step, 0, None)
+        return find_fastest_assignment(
+            self._layers,
+            convolution_mmacs(self._model),
+            Measurements(
+                quality=lambda layers: self._subset(self._quantize(layers), self._is_tensorrt),
+                latency=lambda layers: self._timer(self._quantize(layers)),
+                confirm=lambda layers: self._timer.confirm(self._quantize(layers)),
+            ),
+            SearchSettings(
+                budget=scale_budget(options.budget, fraction),
+                thorough=options.thorough,
+                max_trials=options.tries,
+                min_gain=-math.inf if is_offered else MIN_GAIN,
+            ),
+            lambda trials: self._on_progress(step, trials, None),
+        )
+
+    def _quantize(self, layers: Assignment) -> onnx.ModelProto:
+        return quantize(self._model, self._ranges, self._scheme, layers)
+
+    def _shipped_form(self, trial: Trial) -> onnx.ModelProto:
+        """Return the graph as it ships: for TensorRT, the layers that are not in int8 are in float16."""
+        graph = self._quantize(trial.layers)
+        if not self._is_tensorrt:
+            return graph
+        feeder = self._evaluator.feeder
+        return to_fp16(graph, [*feeder.inputs, *float_outputs(self._model, feeder)])
+
+    def _result(
+        self, search: SearchResult, model: onnx.ModelProto | None = None, quality: Quality | None = None
+    ) -> Int8Result:
+        return Int8Result(
+            engine=self._engine,
+            method=self._method,
+            ranges=self._ranges,
+            latency_kind=self._timer.kind,
+            search=search,
+            model=model,
+            quality=quality,
+            conditions=self._conditions,
+        )
+
+
+def _explain_offer(search: SearchResult, best: Trial) -> SearchResult:
+    """Return the search with the reason why a graph without sufficient gain ships."""
+    if best.gain >= MIN_GAIN:
+        return search
+    reason = f"{search.reason}; modelled gain {best.gain:+.1%}, offered to boards to measure"
+    return dataclasses.replace(search, reason=reason)
+
+
+def reject_fp16_overflow(result: Int8Result, extremes: TensorRanges) -> Int8Result:
+    """Return the result without its graph if a float16 part of it overflows on the calibration frames.
+
+    Args:
+        result: Result of a search.
+        extremes: Least and greatest value of each activation.
+    """
+    overflow = describe_overflow(result.model, extremes) if result.model is not None else None
+    return result if overflow is None else result.reject(overflow)
+
+
+def rescore(search: SearchResult, budget: AccuracyBudget) -> SearchResult:
+    """Return a search whose trials state the used fraction of `budget`, not of the part searched with."""
+
+    def rescore_trial(trial: Trial) -> Trial:
+        return dataclasses.replace(trial, budget_used=budget.fraction_used(trial.quality))
+
+    best = None if search.best is None else rescore_trial(search.best)
+    return dataclasses.replace(search, best=best, trials=tuple(map(rescore_trial, search.trials)))
+
+
+def scale_budget(budget: AccuracyBudget, fraction: float) -> AccuracyBudget:
+    """Return a fraction of a budget; a limit that is not set stays so."""
+    return AccuracyBudget(budget.cc and budget.cc * fraction, budget.kld and budget.kld * fraction)
