@@ -118,7 +118,7 @@ def save(rows: dict[str, list[BenchRow]], machine: str) -> None:
     OUT.parent.mkdir(exist_ok=True)
     saved = json.loads(OUT.read_text()).get("themes", {}) if OUT.is_file() else {}
     for theme, theme_rows in rows.items():
-        saved[theme] = {"machine": machine, "rows": [row._asdict() for row in theme_rows]}
+        saved[theme] = {"machine": machine, "rows": [row.to_document() for row in theme_rows]}
     OUT.write_text(json.dumps({"themes": saved}, indent=1) + "\n")
     print(f"wrote {OUT}")
 

@@ -38,14 +38,14 @@ def calibration_rows(folder: Path) -> Iterator[BenchRow]:
     start_s = time.perf_counter()
     calibrate(student, frames)
     seconds = time.perf_counter() - start_s
-    what = f"skd-64: ranges of {CALIBRATION_WINDOWS} windows, best of four methods"
-    yield BenchRow(what, seconds, "s", 60, at_least=False)
+    label = f"skd-64: ranges of {CALIBRATION_WINDOWS} windows, best of four methods"
+    yield BenchRow(label, seconds, "s", 60, at_least=False)
     for exported in exported_students():
         yield from export_rows(exported, folder)
     code = "from tests.bench.calibration import peak_mb; print(peak_mb())"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    what = f"192x256: ranges of {CALIBRATION_WINDOWS} windows, peak memory"
-    yield BenchRow(what, float(process.stdout), "MB", 1000, at_least=False)
+    label = f"192x256: ranges of {CALIBRATION_WINDOWS} windows, peak memory"
+    yield BenchRow(label, float(process.stdout), "MB", 1000, at_least=False)
 
 
 def exported_students() -> Iterator[Student]:

@@ -64,13 +64,13 @@ def engine_rows(folder: Path) -> Iterator[BenchRow]:
     release = load_release(release_folder)
     frame = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
     feed = {"frame": frame}
-    one, batch = torch.from_numpy(frame), torch.from_numpy(np.repeat(frame, PAPER_BATCH, axis=0))
+    single, batch = torch.from_numpy(frame), torch.from_numpy(np.repeat(frame, PAPER_BATCH, axis=0))
     torch.set_num_threads(detect_machine().cores)
     runners = {name: open_runner(release, name, threads=DEFAULT_THREADS) for name in ("fp32", "int8")}
 
     def run_eager() -> object:
         with torch.inference_mode():
-            return network(one, one)
+            return network(single, single)
 
     def run_eager_batch() -> object:
         with torch.inference_mode():
@@ -93,8 +93,8 @@ def engine_rows(folder: Path) -> Iterator[BenchRow]:
     )
     # Both calls compute the same number of frames.
     seconds = time_in_turns({"int8": run_int8_batch, "eager": run_eager_batch}, repeats=1, rounds=12)
-    what = f"R=32 streaming int8 over PyTorch eager pair at batch {PAPER_BATCH}"
-    yield BenchRow(what, seconds["eager"] / seconds["int8"], "x", 4.5)
+    label = f"R=32 streaming int8 over PyTorch eager pair at batch {PAPER_BATCH}"
+    yield BenchRow(label, seconds["eager"] / seconds["int8"], "x", 4.5)
 
 
 class FusedClip(torch.nn.Module):
@@ -148,8 +148,8 @@ def streaming_rows(folder: Path) -> Iterator[BenchRow]:
         print_times(f"rc {rc}, per call", seconds)
         for variant, bound, delay in bounds:
             ratio = seconds[variant] / MAPS[variant] / (seconds["stream"] / CLIP_FRAMES)
-            what = (
+            label = (
                 f"rc {rc}, 192x256: maps/s of the streaming student over TinyHD-{variant} "
                 f"(delay: 0 frames and {delay})"
             )
-            yield BenchRow(what, ratio, "x", bound)
+            yield BenchRow(label, ratio, "x", bound)

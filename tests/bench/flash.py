@@ -37,8 +37,8 @@ def flash_rows(folder: Path) -> Iterator[BenchRow]:
             bundle = folder / f"{counter}.swu"
             write_bundle(release, [key], BundleMetadata(counter=counter, timing_caches=(padding,)), bundle)
             seconds.append(flash_seconds_without_trial(command("flash", bundle, *words)))
-    what = f"flash of {BUNDLE_BYTES / 1e6:g} MB over SSH, without the trial of its engines"
-    yield BenchRow(what, sorted(seconds)[ROUNDS // 2], "s", 5, at_least=False)
+    label = f"flash of {BUNDLE_BYTES / 1e6:g} MB over SSH, without the trial of its engines"
+    yield BenchRow(label, sorted(seconds)[ROUNDS // 2], "s", 5, at_least=False)
 
 
 def flash_seconds_without_trial(words: list[str]) -> float:

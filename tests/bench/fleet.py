@@ -27,8 +27,8 @@ def fleet_rows(folder: Path, count: int = BOARDS) -> Iterator[BenchRow]:
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     failed = (folder / "report.json").read_text().count('"outcome": "failed"')
     assert (code, failed) == (1, len(faults))
-    what = f"a fleet of {count} folders, {failed} failing"
-    print_note(f"{what}: {cpu_s / count:.2f} s of CPU time and {seconds / count:.2f} s per board")
-    yield BenchRow(f"{what}: elapsed time", seconds / 60, "min", 10, at_least=False)
-    yield BenchRow(f"{what}: CPU time per core, of two", cpu_s / 60 / 2, "min")
-    yield BenchRow(f"{what}: memory of all processes", peak_mb, "MB", 500, at_least=False)
+    label = f"a fleet of {count} folders, {failed} failing"
+    print_note(f"{label}: {cpu_s / count:.2f} s of CPU time and {seconds / count:.2f} s per board")
+    yield BenchRow(f"{label}: elapsed time", seconds / 60, "min", 10, at_least=False)
+    yield BenchRow(f"{label}: CPU time per core, of two", cpu_s / 60 / 2, "min")
+    yield BenchRow(f"{label}: memory of all processes", peak_mb, "MB", 500, at_least=False)

@@ -59,8 +59,8 @@ def decoding_rows(folder: Path) -> Iterator[BenchRow]:
 
         seconds = time_in_turns({"decoding": decode, "run": run}, repeats=1, rounds=15)
         print_rates(f"1280x720 {clip.suffix}", seconds, CLIP_FRAMES)
-        what = f"1280x720 {clip.suffix}: rate of a run over decoding alone"
-        yield BenchRow(what, seconds["decoding"] / seconds["run"], "x", bound)
+        label = f"1280x720 {clip.suffix}: rate of a run over decoding alone"
+        yield BenchRow(label, seconds["decoding"] / seconds["run"], "x", bound)
     model.close()
     cv2.setNumThreads(threads)
 
@@ -93,11 +93,11 @@ def pipeline_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
     calls = {"OpenCV's resize": resize_by_opencv, "our resize": resize_by_model, "run": run}
     seconds = time_in_turns(calls, repeats=1, rounds=9)
     print_times(f"{CLIP_FRAMES} frames of 1280x720 at R=64", seconds)
-    what = "1280x720 at R=64: time of a run over decoding and"
+    label = "1280x720 at R=64: time of a run over decoding and"
     over_opencv = seconds["run"] / seconds["OpenCV's resize"]
-    yield BenchRow(f"{what} OpenCV's one-pass resize", over_opencv, "x", 1.15, at_least=False)
+    yield BenchRow(f"{label} OpenCV's one-pass resize", over_opencv, "x", 1.15, at_least=False)
     over_model = seconds["run"] / seconds["our resize"]
-    yield BenchRow(f"{what} our own resize", over_model, "x", 2, at_least=False)
+    yield BenchRow(f"{label} our own resize", over_model, "x", 2, at_least=False)
 
 
 def process_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
@@ -122,6 +122,6 @@ def process_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
         helps_s.append(time.perf_counter() - start_s)
     peak_mb = statistics.median(peaks_mb)
     yield BenchRow("aerogaze run, 1280x720: peak memory", peak_mb, "MB", 300, at_least=False)
-    what = "aerogaze run: start to first map, and end of the process"
-    yield BenchRow(what, statistics.median(first_maps_s), "s", 2, at_least=False)
+    label = "aerogaze run: start to first map, and end of the process"
+    yield BenchRow(label, statistics.median(first_maps_s), "s", 2, at_least=False)
     yield BenchRow("aerogaze --help", statistics.median(helps_s), "s", 0.3, at_least=False)

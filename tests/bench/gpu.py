@@ -98,8 +98,8 @@ def cuda_graph_rows(folder: Path) -> Iterator[BenchRow]:
     for runner in runners.values():
         runner.close()
     print_times("SKD-32, fp16, per call", seconds)
-    what = "SKD-32, fp16, batch 1: rate of the CUDA graph over plain launches"
-    yield BenchRow(what, seconds["plain"] / seconds["replay"], "x", 1.5)
+    label = "SKD-32, fp16, batch 1: rate of the CUDA graph over plain launches"
+    yield BenchRow(label, seconds["plain"] / seconds["replay"], "x", 1.5)
 
 
 def paper_rows(folder: Path) -> Iterator[BenchRow]:
@@ -143,8 +143,8 @@ def pipeline_rows(folder: Path) -> Iterator[BenchRow]:
     seconds = time_in_turns({"engine": run_engine, "run": run}, repeats=1, rounds=7)
     print_rates(f"skd-64, fp16, {model.engine}", seconds, FRAMES)
     model.close()
-    what = "skd-64, fp16: rate of a run over the engine's"
-    yield BenchRow(what, seconds["engine"] / seconds["run"], "x", 0.95)
+    label = "skd-64, fp16: rate of a run over the engine's"
+    yield BenchRow(label, seconds["engine"] / seconds["run"], "x", 0.95)
 
 
 def gpu_rows(folder: Path) -> Iterator[BenchRow]:

@@ -138,9 +138,9 @@ def realtime_rows(clip: Path, folder: Path, seconds: float = 60) -> Iterator[Ben
         f"p50 {summary.latency_p50_ms:.2f} p99 {summary.latency_p99_ms:.2f} ms, faults: {faults}, "
         f"resident {memory.readings_mb[0]:.1f} to {memory.readings_mb[-1]:.1f} MB"
     )
-    what = f"1280x720 at 30 fps in real time, {seconds:g} s"
-    yield BenchRow(f"{what}: frames dropped", float(summary.dropped), "", 0, at_least=False)
-    yield BenchRow(f"{what}: capture to map, p99", summary.latency_p99_ms, "ms", 20, at_least=False)
+    label = f"1280x720 at 30 fps in real time, {seconds:g} s"
+    yield BenchRow(f"{label}: frames dropped", float(summary.dropped), "", 0, at_least=False)
+    yield BenchRow(f"{label}: capture to map, p99", summary.latency_p99_ms, "ms", 20, at_least=False)
 
 
 def memory_rows(folder: Path, frames: int = 10_000) -> Iterator[BenchRow]:
@@ -155,9 +155,9 @@ def memory_rows(folder: Path, frames: int = 10_000) -> Iterator[BenchRow]:
     first_mb, last_mb = memory.readings_mb[0], memory.readings_mb[-1]
     print_note(f"{summary.frames} frames at {summary.fps:.0f} fps: {first_mb:.1f} to {last_mb:.1f} MB")
     growth_mb = max(memory.readings_mb) - first_mb
-    what = f"{frames} frames"
-    yield BenchRow(f"{what}: memory grown after the first 1,000", growth_mb, "MB", 5, at_least=False)
-    yield BenchRow(f"{what}: threads, files and sockets left", float(handles_left), "", 0, at_least=False)
+    label = f"{frames} frames"
+    yield BenchRow(f"{label}: memory grown after the first 1,000", growth_mb, "MB", 5, at_least=False)
+    yield BenchRow(f"{label}: threads, files and sockets left", float(handles_left), "", 0, at_least=False)
 
 
 def live_rows(folder: Path) -> Iterator[BenchRow]:

@@ -56,6 +56,6 @@ def metric_rows() -> Iterator[BenchRow]:
         rounds=20,
     )
     print_times("AUC per map", seconds, maps=len(maps))
-    what, ours_s = "AUC, 1280x720: pysaliency's", seconds["ours"]
-    yield BenchRow(f"{what} over ours", seconds["AUC_per_image"] / ours_s, "x", 5)
-    yield BenchRow(f"{what} with one sort over ours", seconds["AUCs"] / ours_s, "x", 3)
+    label, ours_s = "AUC, 1280x720: pysaliency's", seconds["ours"]
+    yield BenchRow(f"{label} over ours", seconds["AUC_per_image"] / ours_s, "x", 5)
+    yield BenchRow(f"{label} with one sort over ours", seconds["AUCs"] / ours_s, "x", 3)

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 
 class BenchRow(NamedTuple):
-    """A measured value and its bound, if it has one. The field names are keys of `out/bench.json`.
+    """A measured value and its bound, if it has one.
 
     Attributes:
-        what: What was measured.
+        label: What was measured.
         value: The value.
         unit: Its unit; "" for none.
         bound: The bound that the value must keep; None for none.
         at_least: The bound is a lower one, else an upper one.
     """
 
-    what: str
+    label: str
     value: float
     unit: str
     bound: float | None = None
@@ -32,14 +32,24 @@ class BenchRow(NamedTuple):
             return True
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
+    def to_document(self) -> dict[str, str | float | bool | None]:
+        """Return the row for `out/bench.json`."""
+        return {
+            "what": self.label,
+            "value": self.value,
+            "unit": self.unit,
+            "bound": self.bound,
+            "at_least": self.at_least,
+        }
+
     def describe(self) -> str:
         """Return the row as a sentence."""
         value = f"{self.value:.4g} {self.unit}" if self.unit else f"{self.value:.5f}"
         if self.bound is None:
-            return f"{self.what}: {value}"
+            return f"{self.label}: {value}"
         verdict = "ok" if self.is_within_bound else "BROKEN"
         return (
-            f"{self.what}: {value} ({'at least' if self.at_least else 'at most'} {self.bound:g}: {verdict})"
+            f"{self.label}: {value} ({'at least' if self.at_least else 'at most'} {self.bound:g}: {verdict})"
         )
 
 

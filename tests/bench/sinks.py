@@ -74,8 +74,8 @@ def analysis_rows() -> Iterator[BenchRow]:
         times = ", ".join(f"{name} {_median_ms(call):.3f} ms" for name, call in parts.items())
         print_note(f"{height}x{width}: {times}")
         total_ms = _median_ms(lambda i, a=analyze, r=results: a(r[i]))  # type: ignore[misc]
-        what = f"smoothing, regions and tracking of a {height}x{width} map"
-        yield BenchRow(what, total_ms, "ms", bound, at_least=False)
+        label = f"smoothing, regions and tracking of a {height}x{width} map"
+        yield BenchRow(label, total_ms, "ms", bound, at_least=False)
 
 
 def write_rows(folder: Path) -> Iterator[BenchRow]:
@@ -105,8 +105,8 @@ def write_rows(folder: Path) -> Iterator[BenchRow]:
             page.write(results[index])
             page._view.picture(index, 0)
 
-        what = "a picture for all viewers of the live page"
-        yield BenchRow(what, _median_ms(encode_picture), "ms", 40, at_least=False)
+        label = "a picture for all viewers of the live page"
+        yield BenchRow(label, _median_ms(encode_picture), "ms", 40, at_least=False)
         for _, sink, _ in sinks:
             sink.discard()
 

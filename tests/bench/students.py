@@ -32,9 +32,9 @@ def student_rows() -> Iterator[BenchRow]:
         seconds = time_in_turns(calls, repeats=50, rounds=12)
         for precision in precisions:
             graph = release.graph(precision)
-            what = f"{name} {precision}"
-            yield BenchRow(f"{what}: size", release.path(graph).stat().st_size / 1e6, "MB")
+            label = f"{name} {precision}"
+            yield BenchRow(f"{label}: size", release.path(graph).stat().st_size / 1e6, "MB")
             if graph.verified is not None:
-                yield BenchRow(f"{what}: CC", graph.verified.mean_cc, "", MIN_CC[precision])
-            yield BenchRow(f"{what}: latency", seconds[precision] * 1e3, "ms")
-            yield BenchRow(f"{what}: speed-up", seconds["fp32"] / seconds[precision], "x")
+                yield BenchRow(f"{label}: CC", graph.verified.mean_cc, "", MIN_CC[precision])
+            yield BenchRow(f"{label}: latency", seconds[precision] * 1e3, "ms")
+            yield BenchRow(f"{label}: speed-up", seconds["fp32"] / seconds[precision], "x")

@@ -14,8 +14,8 @@ from edge.profiler.measurement.sampler import CALLS_PER_TURN, CandidateMeasureme
 from edge.profiler.report.table import notes
 from edge.profiler.session import ProfileSettings, compare_with_fp32, profile_release
 from edge.release.manifest import load_release
-from tests.edge.hardware.test_sensors import ORIN, tree
 from tests.support.clocks import SteppingClock
+from tests.support.sensor_trees import ORIN_FILES, write_tree
 
 SETTINGS = ProfileSettings(threads=1, energy_s=0, clock_ns=SteppingClock(1_000_000))
 """Settings under which each call takes 1 ms, on any machine."""
@@ -63,10 +63,10 @@ def test_minimum_time_raises_the_number_of_runs() -> None:
 
 
 def test_board_that_throttles_all_the_time_is_marked(tmp_path: Path) -> None:
-    throttling = {**ORIN, "sys/class/thermal/cooling_device1/cur_state": "2"}
+    throttling = {**ORIN_FILES, "sys/class/thermal/cooling_device1/cur_state": "2"}
     release = load_release()
     candidates, _ = find_candidates(release, ["int8"], "stream", threads=1)
-    settings = replace(SETTINGS, energy_s=0.3, root=tree(tmp_path, throttling))
+    settings = replace(SETTINGS, energy_s=0.3, root=write_tree(tmp_path, throttling))
     document = profile_release(release, candidates, settings)
     assert document["conditions"]["throttled"] == ["cpu-throttle-alert"]
     assert document["conditions"]["temperatures_c"]["highest"]["tj-thermal"] == 52
@@ -81,7 +81,7 @@ def test_throttling_and_power_mode_that_change_during_the_measurement_are_report
     monkeypatch.setattr(conditions, "SAMPLE_PERIOD_S", 0.0)
     trip, mode = "sys/class/hwmon/hwmon2/oc1_event_cnt", "var/lib/nvpmodel/status"
     modes = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=15W >\n"
-    root = tree(tmp_path, {**ORIN, "etc/nvpmodel.conf": modes, mode: "pmode:0000"})
+    root = write_tree(tmp_path, {**ORIN_FILES, "etc/nvpmodel.conf": modes, mode: "pmode:0000"})
     assert read_board_facts(root).power_mode_name == "MAXN"
     release = load_release()
     candidates, _ = find_candidates(release, ["int8"], "stream", threads=1)

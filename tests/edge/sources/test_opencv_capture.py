@@ -63,8 +63,8 @@ def test_frames_lost_while_reads_fail_are_counted_by_the_time() -> None:
 def test_frames_that_a_decoder_skips_are_counted_by_their_stamps() -> None:
     gaps = FrameGapDetector()
     stamps = [index / 30 for index in range(60) if index not in (20, 33, 34)]
-    found = {round(stamp * 30): missing for stamp in stamps if (missing := gaps.count_missing(stamp))}
-    assert found == {21: 1, 35: 2}
+    gaps_by_frame = {round(stamp * 30): missing for stamp in stamps if (missing := gaps.count_missing(stamp))}
+    assert gaps_by_frame == {21: 1, 35: 2}
 
 
 @pytest.mark.parametrize(
