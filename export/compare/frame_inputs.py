@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.inputs.graph_inputs import FeedDict
 from edge.core.frames import Image
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.preprocessing.transform import FramePreprocessor, Preprocessing
 from edge.release.manifest import ClipSpec, StateSpec
 
 Prepare = Callable[[Image], NDArray[Any]]
-Feed = dict[str, NDArray[Any]]
 
 
 class FrameInputs(Protocol):
@@ -24,7 +24,7 @@ class FrameInputs(Protocol):
     def reset(self, fps: float) -> None:
         """Start a new clip at `fps` frames per second."""
 
-    def feeds(self, frame: Image) -> list[Feed]:
+    def feeds(self, frame: Image) -> list[FeedDict]:
         """Return the inputs of the runs for the next frame (H, W, 3), uint8 BGR.
 
         The last run gives the frame's map. There is no run while the graph needs more frames.
@@ -42,7 +42,7 @@ class SingleFrameInputs:
         """Start a new clip."""
         self._is_first = True
 
-    def feeds(self, frame: Image) -> list[Feed]:
+    def feeds(self, frame: Image) -> list[FeedDict]:
         """Return one feed; for the first frame `preroll` + 1 equal ones."""
         runs = self._preroll + 1 if self._is_first else 1
         self._is_first = False
@@ -60,7 +60,7 @@ class AlignedInputs:
         """Start a new clip."""
         self._prepare = FramePreprocessor(self._preprocessing, fps)
 
-    def feeds(self, frame: Image) -> list[Feed]:
+    def feeds(self, frame: Image) -> list[FeedDict]:
         """Return one feed."""
         return [dict(zip(self._names, np.split(self._prepare(frame), 2), strict=True))]
 
@@ -89,7 +89,7 @@ class PairInputs:
         lag = max((state.lag_frames(fps) for state in self._states), default=1)
         self._past: deque[NDArray[Any]] = deque(maxlen=lag)
 
-    def feeds(self, frame: Image) -> list[Feed]:
+    def feeds(self, frame: Image) -> list[FeedDict]:
         """Return one feed."""
         current = self._prepare(frame)
         past = self._past[0] if self._past else current
@@ -114,7 +114,7 @@ class ClipInputs:
         self._frames: deque[NDArray[Any]] = deque(maxlen=self._clip.frames)
         self._count = 0
 
-    def feeds(self, frame: Image) -> list[Feed]:
+    def feeds(self, frame: Image) -> list[FeedDict]:
         """Return one feed, or none while new frames are missing."""
         prepared = self._prepare(frame)
         self._count += 1

@@ -138,8 +138,8 @@ def _frame_inputs(
     expected = 2 if form == "pair" or aligned else 1
     if len(names) != expected:
         raise InputError(
-            f"{operand.text} has inputs {', '.join(names) or 'none'}; expected {expected} for frames: compare "
-            "it with a graph of the same form"
+            f"{operand.text} has inputs {', '.join(names) or 'none'}; expected {expected} for frames: "
+            "compare it with a graph of the same form"
         )
     if not isinstance(spec, Release):
         return SingleFrameInputs(spec.image, names[0])

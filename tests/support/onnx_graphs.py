@@ -1,4 +1,4 @@
-"""Small ONNX graphs with convolutions, and random inputs for them."""
+"""Small ONNX graphs, and random inputs for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 16
 """Height and width of the graphs' input x (1, 3, SIDE, SIDE)."""
+Steps = tuple[tuple[str, float | None], ...]
+OVERFLOWING: Steps = (("Abs", None), ("Mul", 2000.0), ("Mul", 2000.0), ("Sqrt", None))
+CANCELLING: Steps = (("Add", 30000.0), ("Add", -30000.0), ("Sigmoid", None))
+HARMLESS: Steps = (("Mul", 0.3), ("Add", 0.1), ("Sigmoid", None))
+"""Chains of operators, each with a constant or none, for `operator_chain`."""
 
 
 def random_feeds(count: int = 8) -> list[dict[str, np.ndarray]]:
@@ -110,3 +115,18 @@ def encoder_decoder_network() -> onnx.ModelProto:
     convolve("third", "up", 16, 16, transposed=True)
     convolve("up", "y", 16, 1, transposed=True)
     return builder.build("small", {"y": [1, 1, 2 * SIDE, 2 * SIDE], "pooled": [1, 32, 8, 8]})
+
+
+def operator_chain(*steps: tuple[str, float | None]) -> onnx.ModelProto:
+    """Return a graph from x to y (1, 3, 16, 16): a chain of operators, each with a constant or none."""
+    nodes, weights, last = [], [], "x"
+    for index, (operator, constant) in enumerate(steps):
+        output = "y" if index == len(steps) - 1 else f"t{index}"
+        inputs = [last] if constant is None else [last, f"c{index}"]
+        if constant is not None:
+            weights.append(numpy_helper.from_array(np.array([constant], np.float32), f"c{index}"))
+        nodes.append(helper.make_node(operator, inputs, [output], f"{operator}_{index}"))
+        last = output
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 16, 16]) for name in "xy"]
+    graph = helper.make_graph(nodes, "chain", values[:1], values[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
