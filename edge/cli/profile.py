@@ -204,7 +204,7 @@ def _report(document: Document, options: ProfileOptions) -> None:
     if options.history and not document["interrupted"]:
         save_to_history(document)
     if options.html:
-        from edge.profiler.report.html import render_page
+        from edge.profiler.report.html import render_page  # imported only for a report
 
         with atomic_file(options.html) as path:
             path.write_text(render_page(document, history), encoding="utf-8")

@@ -47,7 +47,7 @@ def find_peaks(saliency: Tensor, max_count: int = 5) -> tuple[Peak, ...]:
     rows, columns = np.nonzero(is_local_maximum & (saliency >= MIN_HEIGHT * maximum))
     highest_first = np.argsort(-saliency[rows, columns], kind="stable")
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    radius = max(RADIUS, 1.5 / width)
+    radius = max(RADIUS, 1.5 / width)  # on a small map, at least the adjacent pixels
     peaks: list[Peak] = []
     for index in highest_first:
         row, column = rows[index], columns[index]

@@ -96,9 +96,10 @@ def _grow_region(saliency: Tensor, peak: Pixel, others: list[Pixel], total: floa
     mask = np.zeros((height + 2, width + 2), np.uint8)  # OpenCV's floodFill needs a border of one pixel
     for other in others:
         _draw_border(mask, peak, other)
-    mask[peak[0] + 1, peak[1] + 1] = 0
+    mask[peak[0] + 1, peak[1] + 1] = 0  # a border to a near peak may cover the peak itself
     level = float(saliency[peak])
     inside_value = 2
+    # Four neighbours, so that the fill does not slip through a diagonal border.
     flags = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (inside_value << 8)
     _, _, _, (left, top, box_width, box_height) = cv2.floodFill(
         saliency, mask, (peak[1], peak[0]), 0, (1 - EDGE_SHARE) * level, level, flags

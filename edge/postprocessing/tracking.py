@@ -97,6 +97,7 @@ class RegionTracker:
         """
         unmatched_regions = set(range(len(regions)))
         unmatched_tracks = set(range(len(self._tracks)))
+        # Greedy assignment: the nearest pair first.
         for _, track_index, region_index in sorted(self._pairs(regions, time_s, aspect)):
             if track_index in unmatched_tracks and region_index in unmatched_regions:
                 unmatched_tracks.remove(track_index)

@@ -118,6 +118,7 @@ class _Profile:
         with sampler.open_candidates(self._candidates, self._feeds) as opened:
             self._measure_latency(opened, on_turn)
             energy = self._measure_energy(opened)
+        # What follows opens runners of its own, after those of the latency are closed.
         measurements = [measurement for measurement, _ in opened]
         start_s = self._recorder.readings[0].t_s
         rows = [

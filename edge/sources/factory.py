@@ -61,6 +61,7 @@ def exclusive_devices(name: str) -> list[str]:
         name = re.sub(r"^(/dev/video\d+).*", r"\1", name)
     for element, setting in DEFAULT_CAMERAS.items():
         key = setting.partition("=")[0]
+        # Up to the next "!", which ends the element's settings.
         name = re.sub(rf"\b{element}\b(?![^!]*\b{key}=)", f"{element} {setting}", name)
     devices = [os.path.realpath(path) for path in re.findall(r"/dev/[^\s\"'!;,]+", name)]
     sensors = re.findall(r"^csi:(\d+)|\bsensor-id=(\d+)", name)

@@ -200,6 +200,7 @@ def open_with_timeout(seconds: float, open_: Callable[[], CaptureSource], failur
             results.put(open_())
         except Exception as error:
             results.put(error)
+        # Both threads look, so that a source that arrives just when the time is over is closed, too.
         if abandoned.is_set():
             close_late_source()
 

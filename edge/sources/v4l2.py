@@ -107,7 +107,7 @@ def select_mode(
     if mode is not None:
         actual = _set_mode(capture, *mode)
         if not _is_mode(actual, mode):
-            capture.set(cv2.CAP_PROP_FOURCC, MJPEG)
+            capture.set(cv2.CAP_PROP_FOURCC, MJPEG)  # raw frames come first: they need no decoding
             actual = _set_mode(capture, *mode)
         if not _is_mode(actual, mode):
             capture.release()

@@ -22,7 +22,7 @@ def peak_bytes() -> int | None:
 def reset_peak() -> None:
     """Start the peak again from the present memory."""
     with suppress(OSError):  # old and hardened kernels refuse it
-        (PROCESS / "clear_refs").write_text("5")
+        (PROCESS / "clear_refs").write_text("5")  # 5 resets VmHWM
 
 
 def _status_bytes(field: str) -> int | None:

@@ -178,7 +178,8 @@ def measure_rounds(
             for offset in range(len(opened)):
                 index = (first + offset) % len(opened)
                 measurement, runner = opened[index]
-                runner.infer(feeds[index][0])
+                runner.infer(feeds[index][0])  # not measured: it brings the data back into the caches
+                # The monotonic clock, because the readings of the sensors have it, too.
                 measurement.turns_at_s.append(time.monotonic())
                 turns_ns[index].append(time_calls(runner, feeds[index], calls_per_turn, clock_ns))
                 after_turn(calls_per_turn)
@@ -197,7 +198,7 @@ def time_calls(
     runner: Runner, feeds: Sequence[InputFeed], calls: int, clock_ns: ClockNs = time.perf_counter_ns
 ) -> list[int]:
     """Return the nanoseconds of each call, with the feeds in turn."""
-    infer, count = runner.infer, len(feeds)
+    infer, count = runner.infer, len(feeds)  # looked up here, so that the lookup is not timed
     times_ns: list[int] = []
     for index in range(calls):
         feed = feeds[index % count]

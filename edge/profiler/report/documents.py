@@ -53,7 +53,7 @@ def read_document(path: Path) -> Document:
         if missing := next((name for name in REQUIRED_KEYS if name not in document), None):
             raise KeyError(missing)
         for row in document["latencies"]:
-            str(row["name"]), float(row["p50_ms"])
+            str(row["name"]), float(row["p50_ms"])  # raises if one is missing or no number
             if row_times(row).ndim != 2 or not row_times(row).size:
                 raise ValueError("times_ms is no table")
     except (KeyError, TypeError, ValueError) as error:

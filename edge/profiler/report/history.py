@@ -34,6 +34,7 @@ def save_to_history(document: Document) -> Path:
     digest = hashlib.sha256(repr(document["latencies"]).encode()).hexdigest()[:8]
     path = folder / f"{stamp}-{digest}.json"
     write_document(document, path)
+    # The names begin with the time, so that they sort from the oldest to the newest.
     for old in sorted(folder.glob("*.json"))[:-MAX_SAVED]:
         old.unlink(missing_ok=True)
     return path
