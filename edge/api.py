@@ -105,7 +105,7 @@ def run_model(
             last = frame
             waiting.append((frame, time.monotonic()))
             saliency = model.infer(model.prepare(frame.image))
-            if delay:  # the map is of a frame that is not there: the student has not yet looked ahead
+            if delay:  # the student looks ahead: its first maps belong to no frame
                 delay -= 1
                 continue
             yield analyze(_result(*waiting.popleft(), saliency))
@@ -122,10 +122,12 @@ def run_model(
 
 def _frames(source: Source | Iterable[Image], fps: float | None) -> tuple[Iterator[Frame], float]:
     rate = fps or getattr(source, "fps", None) or NOMINAL_FPS
-    return (
+    items: Iterable[Frame | Image] = source
+    frames = (
         item if isinstance(item, Frame) else Frame(index, index / rate, item)
-        for index, item in enumerate(source)
-    ), rate
+        for index, item in enumerate(items)
+    )
+    return frames, rate
 
 
 def _result(frame: Frame, since_s: float, saliency: Tensor) -> Result:
