@@ -4,12 +4,13 @@ from __future__ import annotations
 
 
 class ManualClock:
-    """Clock in seconds that moves only by `sleep` and `advance`."""
+    """Clock in seconds that moves by `sleep` and `advance`, and by a step each time it is read."""
 
-    def __init__(self, now_s: float = 1000.0) -> None:
-        self.now_s = now_s
+    def __init__(self, now_s: float = 1000.0, step_s: float = 0.0) -> None:
+        self.now_s, self.step_s = now_s, step_s
 
     def __call__(self) -> float:
+        self.now_s += self.step_s
         return self.now_s
 
     def advance(self, seconds: float) -> None:

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edge.core.errors import InputError
+from edge.hardware import energy_meters
 from edge.hardware.board import read_board_facts
+from edge.profiler import session
 from edge.profiler.measurement import conditions
 from edge.profiler.measurement.candidate import Candidate, ProfiledRunner, find_candidates
+from edge.profiler.measurement.energy import measure_energy, measure_idle_power
 from edge.profiler.measurement.sampler import CALLS_PER_TURN, CandidateMeasurement, NullRunner
 from edge.profiler.report.table import notes
 from edge.profiler.session import ProfileSettings, compare_with_fp32, profile_release
 from edge.release.manifest import load_release
-from tests.support.clocks import SteppingClock
+from tests.support.clocks import ManualClock, SteppingClock
 from tests.support.sensor_trees import ORIN_FILES, write_tree
 
 SETTINGS = ProfileSettings(threads=1, energy_s=0, clock_ns=SteppingClock(1_000_000))
@@ -62,7 +67,12 @@ def test_minimum_time_raises_the_number_of_runs() -> None:
     assert [sum(map(sum, row["times_ms"])) for row in document["latencies"]] == pytest.approx([300, 300])
 
 
-def test_board_that_throttles_all_the_time_is_marked(tmp_path: Path) -> None:
+def test_board_that_throttles_all_the_time_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock(step_s=0.002)
+    monkeypatch.setattr(energy_meters, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(session, "measure_energy", partial(measure_energy, now=clock))
+    idle_power = partial(measure_idle_power, now=clock, sleep=clock.sleep)
+    monkeypatch.setattr(session, "measure_idle_power", idle_power)
     throttling = {**ORIN_FILES, "sys/class/thermal/cooling_device1/cur_state": "2"}
     release = load_release()
     candidates, _ = find_candidates(release, ["int8"], "stream", threads=1)
