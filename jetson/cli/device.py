@@ -229,17 +229,17 @@ def agent(
     facts: Path | None,
 ) -> None:
     """Ask a server for new bundles, install them, and report the result to the server."""
-    from jetson.hawkbit.agent import Agent
-    from jetson.hawkbit.ddi_client import Ddi
+    from jetson.hawkbit.agent import UpdateAgent
+    from jetson.hawkbit.ddi_client import DdiClient
 
     token = read_limited(token_file).decode("ascii", "replace").strip() if token_file else None
     interlock = _select_autopilot(root, autopilot, no_autopilot)
-    polling = Agent(open_board(root, facts), Ddi(server, name, token), interlock)
+    update_agent = UpdateAgent(open_board(root, facts), DdiClient(server, name, token), interlock)
     with _interrupt_on_termination():
         if once:
-            polling.once()
+            update_agent.poll_once()
         else:
-            polling.run()
+            update_agent.run()
 
 
 def open_board(root: Path, facts: Path | None = None, policy: str | None = None) -> DeviceBoard:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from jetson.cli.options import PATH, autopilot_options, policy_option, reinstall_option
 from jetson.deploy.host import Host
-from jetson.deploy.push import Cargo, load
+from jetson.deploy.push import LoadedBundle, load_bundle
 from jetson.device.config import DEFAULT_ROOT
 from jetson.signing.trust import load_trust
 
@@ -76,14 +76,14 @@ def flash(
         no_autopilot=no_autopilot,
         reinstall=reinstall,
     )
-    status = _flash(host, load(bundle, load_trust([trust]) if trust else None), dry_run)
+    status = _flash(host, load_bundle(bundle, load_trust([trust]) if trust else None), dry_run)
     if as_json:
         print(json.dumps(status))
     elif not dry_run:
         _print_status(target, status)
 
 
-def _flash(host: Host, bundle: Cargo, dry_run: bool) -> dict[str, Any]:
+def _flash(host: Host, bundle: LoadedBundle, dry_run: bool) -> dict[str, Any]:
     """Install a bundle with a progress bar, and return the status of the board."""
     columns = TextColumn("sending"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn()
     with Progress(

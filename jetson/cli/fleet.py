@@ -16,11 +16,11 @@ from edge.core.atomic_files import atomic_file
 from edge.core.errors import CheckError
 from edge.core.locks import writer_lock
 from jetson.cli.options import PATH
-from jetson.deploy.push import Cargo, load
+from jetson.deploy.push import LoadedBundle, load_bundle
 from jetson.fleet import progress_view
 from jetson.fleet.inventory import Inventory, load_inventory
-from jetson.fleet.rollout import Rollout, installer
-from jetson.fleet.rollout_journal import Outcomes
+from jetson.fleet.rollout import Rollout, make_installer
+from jetson.fleet.rollout_journal import RolloutJournal
 from jetson.signing.trust import load_trust
 
 ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False)
@@ -51,21 +51,21 @@ def fleet(
 
     The same command again continues with the hosts that are not finished.
     """
-    hosts, loaded = load_inventory(inventory), load(bundle)
+    hosts, loaded = load_inventory(inventory), load_bundle(bundle)
     _check_trust(hosts, loaded)
-    journal = state or inventory.with_name(f"{inventory.stem}.{loaded.digest[:12]}.rollout")
+    journal_path = state or inventory.with_name(f"{inventory.stem}.{loaded.digest[:12]}.rollout")
     if dry_run:
-        rollout = Rollout(hosts, Outcomes(journal, loaded.digest), installer(loaded))
+        rollout = Rollout(hosts, RolloutJournal(journal_path, loaded.digest), make_installer(loaded))
         print("\n".join(progress_view.plan(rollout)))
         return
-    with writer_lock(journal):
-        outcomes = Outcomes(journal, loaded.digest)
-        _forget_outcomes(outcomes, hosts, retry_failed)
-        rollout = Rollout(hosts, outcomes, installer(loaded))
+    with writer_lock(journal_path):
+        journal = RolloutJournal(journal_path, loaded.digest)
+        _forget_outcomes(journal, hosts, retry_failed)
+        rollout = Rollout(hosts, journal, make_installer(loaded))
         try:
             _run(rollout)
         except KeyboardInterrupt:
-            finished = sum(name in outcomes for name in hosts.hosts)
+            finished = sum(name in journal for name in hosts.hosts)
             ERR_CONSOLE.print(
                 f"{finished} of {len(hosts.hosts)} hosts are finished; the same command continues"
             )
@@ -87,13 +87,13 @@ def fleet(
         )
 
 
-def _forget_outcomes(outcomes: Outcomes, hosts: Inventory, retry_failed: bool) -> None:
+def _forget_outcomes(journal: RolloutJournal, hosts: Inventory, retry_failed: bool) -> None:
     """Remove outcomes of names that mean another board now and, if asked, of hosts that failed."""
     moved = {
-        name for name, host in hosts.hosts.items() if name in outcomes and outcomes[name].place != host.place
+        name for name, host in hosts.hosts.items() if name in journal and journal[name].place != host.place
     }
-    failed = {name for name, outcome in outcomes.items() if retry_failed and not outcome.done}
-    outcomes.forget(moved | failed)
+    failed = {name for name, outcome in journal.items() if retry_failed and not outcome.done}
+    journal.forget(moved | failed)
 
 
 def _run(rollout: Rollout) -> None:
@@ -105,7 +105,7 @@ def _run(rollout: Rollout) -> None:
         asyncio.run(rollout.run())
 
 
-def _check_trust(hosts: Inventory, bundle: Cargo) -> None:
+def _check_trust(hosts: Inventory, bundle: LoadedBundle) -> None:
     """Check that the keys which new boards will trust have signed the bundle."""
     for path in {host.trust for host in hosts.hosts.values() if host.trust}:
         load_trust([path]).require_threshold(list(bundle.manifest.signers), str(bundle.place))

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from jetson.cli.options import PATH
-from jetson.wheels.target_platform import parse_machine
-from jetson.wheels.wheel_set import gather, write_folder
+from jetson.wheels.target_platform import parse_platform
+from jetson.wheels.wheel_set import collect_wheels, write_wheel_folder
 
 
 @click.command(epilog="Example: aerogaze wheels jetpack-6 --out wheels")
@@ -23,9 +23,9 @@ def wheels(machine: str, out: Path | None, as_json: bool) -> None:
     MACHINE is jetpack-6, jetpack-7, or a platform such as cp310-manylinux_2_35_aarch64.
     The wheels stay in the cache, and aerogaze flash uses them from there.
     """
-    wheel_set = gather(parse_machine(machine), lambda line: click.echo(line, err=True))
+    wheel_set = collect_wheels(parse_platform(machine), lambda line: click.echo(line, err=True))
     if out:
-        write_folder(wheel_set, out)
+        write_wheel_folder(wheel_set, out)
     if as_json:
         names = [wheel.path.name for wheel in wheel_set.wheels]
         print(json.dumps({"id": wheel_set.id, "size_bytes": wheel_set.size_bytes, "wheels": names}))

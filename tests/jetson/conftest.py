@@ -20,11 +20,11 @@ from tests.support.boards import ORIN, START_2026, copy_release
 from tests.support.disks import FakeBackend
 
 if TYPE_CHECKING:
-    from tests.support.sshd import Server
+    from tests.support.sshd import SshServer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     """A real sshd on loopback."""
     from tests.support.sshd import SFTP, SSHD, sshd
 

@@ -24,7 +24,7 @@ from tests.support.boards import copy_release
 from tests.support.fleets import boards, counter, first_board, inventory, spoil
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
-from tests.support.sshd import Server, cut_wire
+from tests.support.sshd import SshServer, cutting_proxy
 
 Command = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]
@@ -260,7 +260,7 @@ def test_invalid_input_exits_with_one_line(
     assert not (tmp_path / "new").exists()
 
 
-def write_ssh_inventory(server: Server, folder: Path, *wires: int) -> Path:
+def write_ssh_inventory(server: SshServer, folder: Path, *wires: int) -> Path:
     """Write an inventory of boards behind ports of this server, each with its own root.
 
     They are done one at a time: unlike real boards they share one home folder for uploads.
@@ -281,13 +281,13 @@ def write_ssh_inventory(server: Server, folder: Path, *wires: int) -> Path:
 def test_rollout_over_ssh_retries_a_broken_connection(
     command: Command,
     next_bundle: Path,
-    server: Server,
+    server: SshServer,
     make_boards: Callable[[int], list[str]],
     tmp_path: Path,
 ) -> None:
     make_boards(4)
     out = tmp_path / "report.json"
-    with cut_wire(server.port, 2000, times=1) as wire:
+    with cutting_proxy(server.port, 2000, times=1) as wire:
         fleet = write_ssh_inventory(server, tmp_path, server.port, wire.port, 1, server.port)
         spoil(tmp_path, ["boards/0004"])
         outcome = command("fleet", next_bundle, fleet, "--out", out)
