@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jetson.deploy.push import Ended, OnBytes, Say, said
+from jetson.deploy.push import CommandResult, Log, OnProgress, forward_lines
 
 
 class FolderTarget:
@@ -16,7 +16,7 @@ class FolderTarget:
     def __init__(self, root: Path) -> None:
         self.name, self._root = str(root), root
 
-    async def run(self, words: Sequence[str], say: Say | None = None) -> Ended:
+    async def run(self, words: Sequence[str], log: Log | None = None) -> CommandResult:
         """Run them in a process of their own, as on a board."""
         command = [sys.executable, "-m", "edge.cli.main", "device", *words, "--root", str(self._root)]
         pipe = asyncio.subprocess.PIPE
@@ -27,18 +27,18 @@ class FolderTarget:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            out, last = await asyncio.gather(process.stdout.read(), said(process.stderr, say))
-            return Ended(await process.wait(), out.decode(), last)
+            out, last = await asyncio.gather(process.stdout.read(), forward_lines(process.stderr, log))
+            return CommandResult(await process.wait(), out.decode(), last)
         finally:
             if process.returncode is None:
                 process.terminate()  # it goes back, if it was on trial
                 await process.wait()
 
-    async def send(self, place: Path, digest: str, on_bytes: OnBytes) -> str:
+    async def send(self, place: Path, digest: str, on_progress: OnProgress) -> str:
         """It is here already."""
         return str(place.resolve())
 
-    async def drop(self, name: str) -> None:
+    async def remove(self, name: str) -> None:
         """Keep it: it is the desk's."""
 
     async def close(self) -> None:

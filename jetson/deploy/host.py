@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
-from jetson.bundle.manifest import Manifest
+from jetson.bundle.manifest import BundleManifest
 from jetson.deploy.folder_target import FolderTarget
-from jetson.deploy.push import Cargo, OnBytes, Say, Wish, flash
-from jetson.deploy.runtime_provisioning import Runtime, When
-from jetson.deploy.ssh_target import Login, SshTarget, parse_login
-from jetson.device.config import ROOT
+from jetson.deploy.push import LoadedBundle, Log, OnProgress, PushOptions, push_bundle
+from jetson.deploy.runtime_provisioning import RuntimePolicy, RuntimeProvisioner
+from jetson.deploy.ssh_target import SshLogin, SshTarget, parse_login
+from jetson.device.config import DEFAULT_ROOT
 from jetson.device.precision_policy import parse_policy
 
 
@@ -26,7 +26,7 @@ class Host:
 
     address: str
     trust: Path | None = None
-    root: Path = ROOT
+    root: Path = DEFAULT_ROOT
     """The board's folder there."""
     aerogaze: str | None = None
     """The command there; None: the one of /opt/aerogaze, else the one on its path."""
@@ -51,7 +51,7 @@ class Host:
             )
 
     @property
-    def login(self) -> Login | None:
+    def login(self) -> SshLogin | None:
         """Where SSH goes; None for a folder."""
         return parse_login(self.address, identity=self.identity, known_hosts=self.known_hosts)
 
@@ -63,21 +63,23 @@ class Host:
             return str(Path(self.address).resolve())
         return f"{login.host}:{login.port or 22}{self.root}"
 
-    async def flash(self, cargo: Cargo, say: Say, on_bytes: OnBytes, dry_run: bool = False) -> dict[str, Any]:
+    async def flash(
+        self, cargo: LoadedBundle, log: Log, on_progress: OnProgress, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Put a bundle onto it, as `jetson.deploy.push.flash` says, and let go of it."""
         login = self.login
-        wish = Wish(self.trust, self._options(), dry_run)
+        wish = PushOptions(self.trust, self._options(), dry_run)
         if login is None:
-            return await flash(FolderTarget(Path(self.address)), cargo, wish, say, on_bytes)
+            return await push_bundle(FolderTarget(Path(self.address)), cargo, wish, log, on_progress)
         board = SshTarget(login, self.root, sudo=self.sudo)
-        when: When = "needed" if self.runtime is None else "always" if self.runtime else "never"
-        carry = Runtime(when, self.aerogaze, ("--root", str(self.root), *self._asked()))
+        when: RuntimePolicy = "needed" if self.runtime is None else "always" if self.runtime else "never"
+        carry = RuntimeProvisioner(when, self.aerogaze, ("--root", str(self.root), *self._asked()))
 
-        async def prepare(manifest: Manifest) -> str | None:
-            return await carry.ready(board, manifest, dry_run, say, on_bytes)
+        async def prepare(manifest: BundleManifest) -> str | None:
+            return await carry.ensure(board, manifest, dry_run, log, on_progress)
 
         try:
-            return await flash(board, cargo, replace(wish, prepare=prepare), say, on_bytes)
+            return await push_bundle(board, cargo, replace(wish, prepare=prepare), log, on_progress)
         finally:
             await board.close()
 

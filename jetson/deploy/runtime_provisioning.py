@@ -13,10 +13,10 @@ from typing import Literal, Protocol
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
-from jetson.bundle.manifest import Manifest, version_key
-from jetson.deploy.push import Ended, OnBytes, Say
-from jetson.wheels.target_platform import Machine, parse_machine
-from jetson.wheels.wheel_set import SETUP, WheelSet, gather, write_requirements
+from jetson.bundle.manifest import BundleManifest, version_key
+from jetson.deploy.push import CommandResult, Log, OnProgress
+from jetson.wheels.target_platform import TargetPlatform, parse_platform
+from jetson.wheels.wheel_set import INSTALLER, WheelSet, collect_wheels, temporary_requirements
 
 COMMAND = "/opt/aerogaze/bin/aerogaze"
 PYTHON = "$(command -v /usr/bin/python3 || command -v python3)"
@@ -25,24 +25,24 @@ WHEELS = "wheels"
 _GATHERER = ThreadPoolExecutor(1)
 """Many boards at once want the same set: one gathers it, and none holds up a connection."""
 
-When = Literal["needed", "always", "never"]
+RuntimePolicy = Literal["needed", "always", "never"]
 
 
-class Board(Protocol):
+class ShellTarget(Protocol):
     """What is asked of a board that may have no aerogaze yet."""
 
     name: str
     program: str
 
-    async def shell(self, script: str, say: Say | None = None, sudo: bool = False) -> Ended:
+    async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
         """Run a script by its sh."""
 
-    async def send(self, place: Path, digest: str, on_bytes: OnBytes, name: str | None = None) -> str:
+    async def send(self, place: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
         """Bring a file there, whole, and return its name there."""
 
 
 @dataclass(frozen=True)
-class Runtime:
+class RuntimeProvisioner:
     """Which runtime a board is to have, and where.
 
     `command`: the board's aerogaze, as PLACE/bin/aerogaze; None: the one of /opt/aerogaze, else the one on
@@ -50,12 +50,12 @@ class Runtime:
     already the one carried; never. `questions`: options of `aerogaze device disarmed`.
     """
 
-    when: When = "needed"
+    when: RuntimePolicy = "needed"
     command: str | None = None
     questions: tuple[str, ...] = ()
 
-    async def ready(
-        self, board: Board, manifest: Manifest, dry_run: bool, say: Say, on_bytes: OnBytes
+    async def ensure(
+        self, board: ShellTarget, manifest: BundleManifest, dry_run: bool, log: Log, on_progress: OnProgress
     ) -> str | None:
         """See that the board has a runtime for a bundle; return its version, in a dry run that which it would
         have. None: a dry run found that it has none to ask.
@@ -80,31 +80,33 @@ class Runtime:
             raise CheckError(
                 f"the bundle needs aerogaze {manifest.runtime}, the desk has {version('aerogaze')}: update it"
             )
-        say(f"{board.name} has " + (f"aerogaze {has}" if has else "no aerogaze yet"))
+        log(f"{board.name} has " + (f"aerogaze {has}" if has else "no aerogaze yet"))
         machine, there = await _probe(board, place)
-        carried = await asyncio.get_running_loop().run_in_executor(_GATHERER, gather, machine, say)
+        carried = await asyncio.get_running_loop().run_in_executor(_GATHERER, collect_wheels, machine, log)
         board.program = f"{place}/bin/aerogaze"
         if carried.id == there and has:
-            say("its runtime is the one that would be carried")
+            log("its runtime is the one that would be carried")
             return has
         if dry_run:
-            say(
+            log(
                 f"it would get {carried}, at {place}: "
                 + ", ".join(f"{w.name} {w.version}" for w in carried.wheels)
             )
             if not has:
-                say("whether the bundle fits is known then; nothing was done (dry run)")
+                log("whether the bundle fits is known then; nothing was done (dry run)")
             board.program = found or board.program
             return version("aerogaze") if has else None
-        say(f"sending {carried}")
-        await _send(board, carried, on_bytes)
-        setup = await board.send(SETUP, sha256(SETUP), lambda done, of: None, f"{WHEELS}/{SETUP.name}")
+        log(f"sending {carried}")
+        await _send(board, carried, on_progress)
+        setup = await board.send(
+            INSTALLER, sha256(INSTALLER), lambda done, of: None, f"{WHEELS}/{INSTALLER.name}"
+        )
         done = await board.shell(
-            f"exec {PYTHON} {shlex.join([setup, place, '--', *self.questions])}", say, sudo=True
+            f"exec {PYTHON} {shlex.join([setup, place, '--', *self.questions])}", log, sudo=True
         )
         if done.code:
             raise (CheckError if done.code == 1 else InputError)(done.last)
-        say(f"aerogaze {version('aerogaze')} is there, at {place}")
+        log(f"aerogaze {version('aerogaze')} is there, at {place}")
         return version("aerogaze")
 
     def _place(self) -> str | None:
@@ -113,7 +115,7 @@ class Runtime:
             str(path.parent.parent) if path.is_absolute() and path.parts[-2:] == ("bin", "aerogaze") else None
         )
 
-    async def _find(self, board: Board) -> tuple[str | None, str | None]:
+    async def _find(self, board: ShellTarget) -> tuple[str | None, str | None]:
         """Return the command there, and its version if it starts."""
         names = [self.command] if self.command else [COMMAND, "aerogaze"]
         tries = " || ".join(f"command -v {shlex.quote(name)}" for name in names)
@@ -124,9 +126,9 @@ class Runtime:
         return found, has if name == "aerogaze" and has else None
 
 
-async def _probe(board: Board, place: str) -> tuple[Machine, str | None]:
+async def _probe(board: ShellTarget, place: str) -> tuple[TargetPlatform, str | None]:
     """Ask by a script that is part of the command: nothing is written there."""
-    words = ["-c", SETUP.read_text("utf-8"), "--probe", place]
+    words = ["-c", INSTALLER.read_text("utf-8"), "--probe", place]
     done = await board.shell(f"exec {PYTHON} {shlex.join(words)}")
     try:
         told = json.loads(done.out)
@@ -136,18 +138,18 @@ async def _probe(board: Board, place: str) -> tuple[Machine, str | None]:
             f"{board.name} has no Python 3 that starts ({done.last or 'it says nothing'}): "
             "expected /usr/bin/python3, as JetPack 6 and 7 have it"
         ) from None
-    return parse_machine(machine), there
+    return parse_platform(machine), there
 
 
-async def _send(board: Board, carried: WheelSet, on_bytes: OnBytes) -> None:
+async def _send(board: ShellTarget, carried: WheelSet, on_progress: OnProgress) -> None:
     """Send what is not there already, and remove the wheels of sets before this one."""
-    with write_requirements(carried) as requirements:
+    with temporary_requirements(carried) as requirements:
         files = [*(wheel.path for wheel in carried.wheels), requirements]
         total, before, name = sum(path.stat().st_size for path in files), 0, ""
         for path in files:
 
             def tell(done: int, of: int, before: int = before) -> None:
-                on_bytes(before + done, total)
+                on_progress(before + done, total)
 
             name = await board.send(path, sha256(path), tell, f"{WHEELS}/{path.name}")
             before += path.stat().st_size

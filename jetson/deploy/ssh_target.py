@@ -16,18 +16,25 @@ from typing import Any
 import asyncssh
 
 from edge.core.errors import CheckError, InputError
-from jetson.deploy.push import ARRIVED, Ended, LostError, OnBytes, Say, said
+from jetson.deploy.push import (
+    CORRUPT_UPLOAD_MESSAGE,
+    CommandResult,
+    Log,
+    OnProgress,
+    UnreachableError,
+    forward_lines,
+)
 
-ARRIVALS = ".cache/aerogaze/arrived"
+UPLOAD_FOLDER = ".cache/aerogaze/arrived"
 """Where uploads go, in the home of the user there."""
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 LARGEST_ANSWER = 1 << 20
 TRIES = 3
 """Uploads that break are taken up again so often; the next call goes on where this one broke, too."""
 
 
 @dataclass(frozen=True)
-class Login:
+class SshLogin:
     """Where and as whom. None: as ssh's own files say (~/.ssh/config, known_hosts, keys, agent)."""
 
     user: str
@@ -37,7 +44,7 @@ class Login:
     known_hosts: Path | None = None
 
 
-def parse_login(text: str, **files: Path | None) -> Login | None:
+def parse_login(text: str, **files: Path | None) -> SshLogin | None:
     """Read user@host or user@host:port; None is something else, as a folder.
 
     Raises:
@@ -49,67 +56,67 @@ def parse_login(text: str, **files: Path | None) -> Login | None:
     user, host, port = match.groups()
     if port and not 0 < int(port) < 1 << 16:
         raise InputError(f"{text!r}: no host has a port {port}; expected 1 to 65535, or none for ssh's own")
-    return Login(user, host.strip("[]"), int(port) if port else None, **files)
+    return SshLogin(user, host.strip("[]"), int(port) if port else None, **files)
 
 
 class SshTarget:
     """Runs the board's commands over SSH; connects anew where a connection broke."""
 
-    def __init__(self, login: Login, root: Path, aerogaze: str = "aerogaze", sudo: bool = False) -> None:
+    def __init__(self, login: SshLogin, root: Path, aerogaze: str = "aerogaze", sudo: bool = False) -> None:
         self.name = f"{login.user}@{login.host}"
         self.program = aerogaze
         self._login, self._root = login, root
         self._sudo = ["sudo", "-n"] if sudo else []
         self._connection: asyncssh.SSHClientConnection | None = None
 
-    async def run(self, words: Sequence[str], say: Say | None = None) -> Ended:
+    async def run(self, words: Sequence[str], log: Log | None = None) -> CommandResult:
         """Run them without a terminal; what is begun there goes on if the connection breaks."""
-        done = await self._call([*self._sudo, self.program, "device", *words, "--root", str(self._root)], say)
+        done = await self._call([*self._sudo, self.program, "device", *words, "--root", str(self._root)], log)
         if done.code == 127:
             raise InputError(
                 f"{self.name} has no {self.program}: say --aerogaze PLACE/bin/aerogaze, or not --no-runtime"
             )
         return done
 
-    async def shell(self, script: str, say: Say | None = None, sudo: bool = False) -> Ended:
+    async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
         """Run a script by sh, with sudo if that was asked for."""
-        return await self._call([*(self._sudo if sudo else []), "sh", "-c", script], say)
+        return await self._call([*(self._sudo if sudo else []), "sh", "-c", script], log)
 
-    async def _call(self, words: Sequence[str], say: Say | None) -> Ended:
+    async def _call(self, words: Sequence[str], log: Log | None) -> CommandResult:
         command = shlex.join(words)
         with _told(self.name):
             connection = await self._connected()
             async with connection.create_process(command, stdin=asyncssh.DEVNULL) as process:
-                out, last = await asyncio.gather(_read(process.stdout), said(process.stderr, say))
+                out, last = await asyncio.gather(_read(process.stdout), forward_lines(process.stderr, log))
                 await process.wait()
         code = process.exit_status
         if code is None and process.exit_signal is None:
-            raise LostError(
+            raise UnreachableError(
                 f"the connection to {self.name} broke; what was begun there goes on by itself: "
                 "ask aerogaze device status there"
             )
-        return Ended(1 if code is None else code, str(out), last)
+        return CommandResult(1 if code is None else code, str(out), last)
 
-    async def send(self, place: Path, digest: str, on_bytes: OnBytes, name: str | None = None) -> str:
+    async def send(self, place: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
         """Upload, going on after what is there already if its hash is right; see that all of it arrived."""
-        name = f"{ARRIVALS}/{name or digest + place.suffix}"
+        name = f"{UPLOAD_FOLDER}/{name or digest + place.suffix}"
         for left in reversed(range(TRIES)):
             try:
-                await self._upload(place, name, on_bytes)
+                await self._upload(place, name, on_progress)
                 break
-            except (asyncssh.Error, OSError, LostError) as error:
+            except (asyncssh.Error, OSError, UnreachableError) as error:
                 await self.close()
                 if not left:
-                    raise LostError(
+                    raise UnreachableError(
                         f"the upload to {self.name} broke {TRIES} times ({_reason(error)}): "
                         "call it again, and it goes on where it broke"
                     ) from None
         if await self._hash(name, place.stat().st_size) != digest:
-            await self.drop(name)
-            raise CheckError(f"{ARRIVED} {self.name} is not what was sent: call it again")
+            await self.remove(name)
+            raise CheckError(f"{CORRUPT_UPLOAD_MESSAGE} {self.name} is not what was sent: call it again")
         return name
 
-    async def drop(self, name: str) -> None:
+    async def remove(self, name: str) -> None:
         """Remove what was sent; if the connection is gone it stays, and does no harm."""
         with suppress(asyncssh.Error, OSError, InputError):
             async with (await self._connected()).start_sftp_client() as sftp:
@@ -149,7 +156,7 @@ class SshTarget:
                 )
         return self._connection
 
-    async def _upload(self, place: Path, name: str, on_bytes: OnBytes) -> None:
+    async def _upload(self, place: Path, name: str, on_progress: OnProgress) -> None:
         size = place.stat().st_size
         async with (await self._connected()).start_sftp_client() as sftp:
             await sftp.makedirs(posixpath.dirname(name), exist_ok=True)
@@ -158,15 +165,15 @@ class SshTarget:
             with place.open("rb") as file:
                 file.seek(start)
                 async with sftp.open(name, "r+b" if there else "wb") as remote:
-                    for at in range(start, size, BLOCK):
-                        on_bytes(at, size)
-                        await remote.write(file.read(BLOCK), at)
+                    for at in range(start, size, BLOCK_BYTES):
+                        on_progress(at, size)
+                        await remote.write(file.read(BLOCK_BYTES), at)
                     await remote.truncate(size)
-            on_bytes(size, size)
+            on_progress(size, size)
 
     async def _good(self, place: Path, name: str, there: int) -> int:
         """Return how much of what is there is right: all, all but what was under way, or nothing."""
-        for length in (there, (there // BLOCK - 1) * BLOCK):
+        for length in (there, (there // BLOCK_BYTES - 1) * BLOCK_BYTES):
             if length > 0 and await self._hash(name, length) == _hash_of_start(place, length):
                 return length
         return 0
@@ -181,8 +188,8 @@ class SshTarget:
 def _hash_of_start(place: Path, length: int) -> str:
     digest = hashlib.sha256()
     with place.open("rb") as file:
-        for at in range(0, length, BLOCK):
-            digest.update(file.read(min(BLOCK, length - at)))
+        for at in range(0, length, BLOCK_BYTES):
+            digest.update(file.read(min(BLOCK_BYTES, length - at)))
     return digest.hexdigest()
 
 
@@ -221,7 +228,9 @@ def _told(name: str) -> Iterator[None]:
     except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
         if isinstance(error, OSError) and error.filename:  # of the desk: --identity, --known-hosts
             raise InputError(f"cannot read {error.filename}: {error.strerror}; name another file") from None
-        raise LostError(f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?") from None
+        raise UnreachableError(
+            f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?"
+        ) from None
 
 
 def _reason(error: BaseException) -> str:

@@ -33,7 +33,7 @@ RINGS: tuple[dict[str, Any], ...] = ({"hosts": 1}, {"hosts": "10%"}, {"hosts": "
 
 
 @dataclass(frozen=True)
-class Pace:
+class RolloutPolicy:
     """How a roll-out goes.
 
     `at_once`: hosts under way at a time. `tries`: of a host, while its faults may pass; `backoff_s`: the
@@ -66,7 +66,7 @@ class Inventory:
 
     place: Path
     rings: tuple[Ring, ...]
-    pace: Pace
+    policy: RolloutPolicy
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -130,7 +130,7 @@ def _options(place: Path, what: str, given: Any, more: Set[str] = frozenset()) -
     return options
 
 
-def _pace(place: Path, document: Mapping[str, Any]) -> Pace:
+def _pace(place: Path, document: Mapping[str, Any]) -> RolloutPolicy:
     given = document.get("rollout", {})
     most = {"at-once": 1024, "tries": 100, "backoff-s": 300.0, "limit-s": 86400.0}
     _known(place, "[rollout]", given, set(most))
@@ -143,7 +143,7 @@ def _pace(place: Path, document: Mapping[str, Any]) -> Pace:
                 f"{place}: [rollout] {key} is {value!r}; expected a {'whole ' if whole else ''}number, "
                 f"{least} to {most[key]:g}"
             )
-    return Pace(**{key.replace("-", "_"): value for key, value in given.items()})
+    return RolloutPolicy(**{key.replace("-", "_"): value for key, value in given.items()})
 
 
 def _rings(place: Path, document: Mapping[str, Any], hosts: dict[str, Host]) -> tuple[Ring, ...]:

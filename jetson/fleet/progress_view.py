@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from jetson.deploy.push import Cargo
+from jetson.deploy.push import LoadedBundle
 from jetson.fleet.rollout import Rollout
 
 LAST = 5
@@ -83,7 +83,7 @@ def end(rollout: Rollout, console: Console) -> None:
         console.print(line, soft_wrap=True)
 
 
-def report(rollout: Rollout, cargo: Cargo) -> dict[str, Any]:
+def report(rollout: Rollout, cargo: LoadedBundle) -> dict[str, Any]:
     """Return the report: each host with its ring, outcome, precision, why, tries and seconds."""
     hosts = []
     for ring in rollout.inventory.rings:

@@ -13,9 +13,9 @@ from typing import Any
 
 from edge.core.errors import CheckError, InputError
 from jetson.deploy.host import Host
-from jetson.deploy.push import Cargo, may_pass
+from jetson.deploy.push import LoadedBundle, is_transient
 from jetson.fleet.inventory import Inventory, Ring
-from jetson.fleet.rollout_journal import Outcome, Outcomes
+from jetson.fleet.rollout_journal import HostOutcome, RolloutJournal
 
 CORES = len(os.sched_getaffinity(0))
 LONGEST_WAIT_S = 300.0
@@ -24,13 +24,13 @@ Install = Callable[[Host], Awaitable[dict[str, Any]]]
 """Puts the bundle onto a host, and returns its status then."""
 
 
-def installer(cargo: Cargo) -> Install:
+def make_installer(cargo: LoadedBundle) -> Install:
     """Return what puts this bundle onto a host."""
-    return lambda host: host.flash(cargo, say=lambda line: None, on_bytes=lambda done, of: None)
+    return lambda host: host.flash(cargo, log=lambda line: None, on_progress=lambda done, of: None)
 
 
 @dataclass(frozen=True)
-class Count:
+class RingProgress:
     """Hosts of a ring by where they are."""
 
     hosts: int
@@ -56,7 +56,7 @@ class Rollout:
     """
 
     inventory: Inventory
-    outcomes: Outcomes
+    outcomes: RolloutJournal
     install: Install
     tell: Callable[[str], None] = lambda line: None
     stopped: str | None = None
@@ -64,19 +64,19 @@ class Rollout:
     running: set[str] = field(default_factory=set)
     _halt: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def count(self, ring: Ring) -> Count:
+    def count(self, ring: Ring) -> RingProgress:
         """Return how far a ring is."""
         ended = [self.outcomes[name].done for name in ring.hosts if name in self.outcomes]
         running = len(self.running & set(ring.hosts))
-        return Count(len(ring.hosts), sum(ended), len(ended) - sum(ended), running)
+        return RingProgress(len(ring.hosts), sum(ended), len(ended) - sum(ended), running)
 
     async def run(self) -> None:
         """Go through the rings."""
-        pace = self.inventory.pace
+        policy = self.inventory.policy
         self.failures += [name for name in self.inventory.hosts if self._failed(name)]
         # Boards that are folders share this machine's cores: more at once would spoil what they measure.
-        remote = asyncio.Semaphore(pace.at_once)
-        here = asyncio.Semaphore(min(pace.at_once, CORES))
+        remote = asyncio.Semaphore(policy.at_once)
+        here = asyncio.Semaphore(min(policy.at_once, CORES))
         for ring in self.inventory.rings:
             self._judge(ring)
             todo = {name: host for name, host in ring.hosts.items() if name not in self.outcomes}
@@ -93,7 +93,7 @@ class Rollout:
 
     async def _host(self, ring: Ring, name: str, free: asyncio.Semaphore) -> None:
         """Try a host until it ends, or the roll-out stops before its next try."""
-        pace, tries, begun = self.inventory.pace, 0, time.monotonic()
+        policy, tries, begun = self.inventory.policy, 0, time.monotonic()
         host = ring.hosts[name]
         while True:
             async with free:
@@ -106,27 +106,27 @@ class Rollout:
                     done, why, precision, passing = await self._try(host)
                 finally:
                     self.running.discard(name)
-                if not passing or tries == pace.tries:
+                if not passing or tries == policy.tries:
                     seconds = round(time.monotonic() - begun, 3)
-                    self.outcomes.note(
-                        name, Outcome(host.place, done, why, precision, tries, seconds, int(time.time()))
+                    self.outcomes.record(
+                        name, HostOutcome(host.place, done, why, precision, tries, seconds, int(time.time()))
                     )
                     if not done:
                         self.failures.append(name)
                         self.tell(f"{name} failed: {why}")
                     self._judge(ring)
                     return
-            wait_s = min(pace.backoff_s * 2 ** (tries - 1), LONGEST_WAIT_S) * random.uniform(0.5, 1)  # noqa: S311
+            wait_s = min(policy.backoff_s * 2 ** (tries - 1), LONGEST_WAIT_S) * random.uniform(0.5, 1)  # noqa: S311
             self.tell(f"{name}: {why}; again in {wait_s:.1f} s")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._halt.wait(), wait_s)
 
     async def _try(self, host: Host) -> tuple[bool, str, str | None, bool]:
-        limit_s = self.inventory.pace.limit_s
+        limit_s = self.inventory.policy.limit_s
         try:
             status = await asyncio.wait_for(self.install(host), limit_s)
         except (InputError, CheckError) as error:
-            return False, " ".join(str(error).split()), None, may_pass(error)
+            return False, " ".join(str(error).split()), None, is_transient(error)
         except asyncio.TimeoutError:
             return False, f"did not end in {limit_s:g} s; it may go on by itself", None, False
         return True, str(status["why"]), str(status["precision"]), False

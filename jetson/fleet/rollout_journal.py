@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.core.atomic_files import written_file
+from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Outcome:
+class HostOutcome:
     """How a host ended. `place`: its board's, as `Host.place`; `why`: of its precision, or what failed;
     `ended_at`: seconds since 1970.
     """
@@ -29,7 +29,7 @@ class Outcome:
     ended_at: int
 
 
-class Outcomes(Mapping[str, Outcome]):
+class RolloutJournal(Mapping[str, HostOutcome]):
     """Outcomes by host, of one bundle; a host that is not in it is still to do.
 
     Raises:
@@ -39,11 +39,11 @@ class Outcomes(Mapping[str, Outcome]):
     def __init__(self, place: Path, digest: str) -> None:
         self._place = place
         self._head = json.dumps({"schema": SCHEMA, "bundle": digest})
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: dict[str, HostOutcome] = {}
         self._lines: dict[str, str] = {}
         self._read()
 
-    def __getitem__(self, host: str) -> Outcome:
+    def __getitem__(self, host: str) -> HostOutcome:
         return self._outcomes[host]
 
     def __iter__(self) -> Iterator[str]:
@@ -52,7 +52,7 @@ class Outcomes(Mapping[str, Outcome]):
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    def note(self, host: str, outcome: Outcome) -> None:
+    def record(self, host: str, outcome: HostOutcome) -> None:
         """Put how a host ended on the disk."""
         self._keep(host, outcome)
         self._save()
@@ -63,13 +63,13 @@ class Outcomes(Mapping[str, Outcome]):
             del self._outcomes[host], self._lines[host]
         self._save()
 
-    def _keep(self, host: str, outcome: Outcome) -> None:
+    def _keep(self, host: str, outcome: HostOutcome) -> None:
         self._outcomes[host] = outcome
         self._lines[host] = json.dumps({"host": host, **dataclasses.asdict(outcome)})
 
     def _save(self) -> None:
         # Safe from kills without fsync. What a power cut loses is done again, and boards know what they fly.
-        with written_file(self._place) as path:
+        with atomic_file(self._place) as path:
             path.write_text("\n".join([self._head, *self._lines.values(), ""]), "utf-8")
 
     def _read(self) -> None:
@@ -91,7 +91,7 @@ class Outcomes(Mapping[str, Outcome]):
                 )
             for line in rows:
                 row = json.loads(line)
-                self._keep(row.pop("host"), Outcome(**row))
+                self._keep(row.pop("host"), HostOutcome(**row))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise self._strange() from None
 

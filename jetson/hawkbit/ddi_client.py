@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge.core.atomic_files import writing
+from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
-from jetson.bundle.manifest import LARGEST_TOTAL
+from jetson.bundle.manifest import MAX_TOTAL_BYTES
 
 TIMEOUT_S = 30.0
 LARGEST_ANSWER = 1 << 20
-LARGEST_BUNDLE = LARGEST_TOTAL + (1 << 20)
+LARGEST_BUNDLE = MAX_TOTAL_BYTES + (1 << 20)
 BLOCK = 1 << 18
 Finished = Literal["none", "success", "failure"]
 NOW = ("attempt", "forced")
@@ -35,7 +35,7 @@ class ServerError(InputError):
 
 
 @dataclass(frozen=True)
-class Poll:
+class PollResult:
     """What the server answered: when to ask again, and what there is to do, as links."""
 
     sleep_s: float
@@ -60,7 +60,7 @@ class Deployment:
     install: bool = True
 
 
-class Ddi:
+class DdiClient:
     """A server as one device sees it. `base`: with the tenant, as https://updates.example.com/DEFAULT.
 
     Raises:
@@ -79,7 +79,7 @@ class Ddi:
         self._home = f"{base.rstrip('/')}/controller/v1/{device}"
         self._token = token
 
-    def poll(self) -> Poll:
+    def poll(self) -> PollResult:
         """Ask what there is to do.
 
         Raises:
@@ -91,7 +91,7 @@ class Ddi:
             hours, minutes, seconds = map(int, answer["config"]["polling"]["sleep"].split(":"))
         deployment = links.get("deploymentBase")
         wait = min(max(hours * 3600 + minutes * 60 + seconds, 1), 86400)
-        return Poll(wait, links.get("configData"), deployment, links.get("cancelAction"))
+        return PollResult(wait, links.get("configData"), deployment, links.get("cancelAction"))
 
     def deployment(self, href: str) -> Deployment:
         """Read what to install.
@@ -116,7 +116,7 @@ class Ddi:
                         return Deployment(number, _feedback(href), name, url, size, download, install)
         raise ServerError(f"{href} offers no .swu")
 
-    def say(
+    def send_feedback(
         self, feedback: str, number: str, execution: str, finished: Finished, details: Sequence[str]
     ) -> None:
         """Give feedback: "proceeding", "downloaded", or "closed" with success or failure.
@@ -131,13 +131,13 @@ class Ddi:
         """Confirm that what was cancelled will not be done: nothing is under way between two polls."""
         with _expected(href):
             number = str(self._json(href)["id"])
-        self.say(_feedback(href), number, "closed", "success", ["cancelled"])
+        self.send_feedback(_feedback(href), number, "closed", "success", ["cancelled"])
 
-    def configure(self, href: str, data: dict[str, str]) -> None:
+    def send_attributes(self, href: str, data: dict[str, str]) -> None:
         """Tell what device this is."""
         self._json(href, "PUT", {"mode": "merge", "data": data})
 
-    def fetch(self, deployment: Deployment, place: Path) -> None:
+    def download(self, deployment: Deployment, place: Path) -> None:
         """Download the bundle, going on after what is there already.
 
         Raises:
@@ -154,7 +154,7 @@ class Ddi:
         headers = {"Range": f"bytes={there}-"} if there else {}
         with self._opened(deployment.href, "GET", None, headers) as answer:
             goes_on = there > 0 and answer.status == 206
-            with writing(place), place.open("ab" if goes_on else "wb") as file:
+            with translate_write_errors(place), place.open("ab" if goes_on else "wb") as file:
                 left = deployment.size_bytes - (there if goes_on else 0)
                 while left > 0 and (block := _read(answer, min(BLOCK, left))):
                     file.write(block)

@@ -33,7 +33,7 @@ CUDA = {"36": "cuda12", "38": "cuda"}
 """Extra of aerogaze by Jetson Linux's major version: JetPack 6 and 7."""
 
 
-class Refused(Exception):  # noqa: N818
+class InstallError(Exception):
     """One line: what was wrong, what was expected, what to do."""
 
     def __init__(self, told: str, code: int = 2) -> None:
@@ -41,7 +41,7 @@ class Refused(Exception):  # noqa: N818
         self.code = code
 
 
-def spelt_machine(facts: str = "/") -> str:
+def detect_platform(facts: str = "/") -> str:
     """Spell this machine as the desk does: cp310-manylinux_2_35_aarch64+cuda12."""
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "no glibc").partition(" ")
     libc = "manylinux_" + "_".join(version.split(".")[:2]) if name == "glibc" else name
@@ -70,13 +70,13 @@ def read_requirements(wheels: str) -> tuple[str, str]:
         with open(os.path.join(wheels, REQUIREMENTS)) as file:
             text = file.read()
     except OSError as error:
-        raise Refused(
+        raise InstallError(
             f"cannot read {error.filename}: {error.strerror}; make the folder with aerogaze wheels"
         ) from None
-    asked, here = re.search(r"^# machine (\S+)$", text, re.M), spelt_machine()
+    asked, here = re.search(r"^# machine (\S+)$", text, re.M), detect_platform()
     if asked is None or not _fits(asked.group(1), here):
         told = asked.group(1) if asked else "an unknown machine"
-        raise Refused(f"these wheels are for {told}, this is {here}: aerogaze wheels {here} --out DIR")
+        raise InstallError(f"these wheels are for {told}, this is {here}: aerogaze wheels {here} --out DIR")
     return text, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -98,19 +98,19 @@ def make(wheels: str, store: str, text: str, identity: str, lock: int) -> str:
     needs = (int(unpacked.group(1)) * 5 // 4 if unpacked else 0) + SPARE_BYTES  # with what is compiled
     free = shutil.disk_usage(store).free
     if free < needs:
-        raise Refused(f"{store} has {free >> 20} MiB free, {needs >> 20} are needed: free some space")
-    say(f"making {made}")
+        raise InstallError(f"{store} has {free >> 20} MiB free, {needs >> 20} are needed: free some space")
+    log(f"making {made}")
     # pip comes with the wheels: Debian's Python can make an environment without one, and has no ensurepip.
     run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", made], _VENV, lock)
     python = os.path.join(made, "bin", "python")
     pips = glob.glob(os.path.join(glob.escape(wheels), "pip-*.whl"))
     if len(pips) != 1:
-        raise Refused(f"{wheels} has {len(pips)} wheels of pip, expected 1: copy the whole folder again")
+        raise InstallError(f"{wheels} has {len(pips)} wheels of pip, expected 1: copy the whole folder again")
     with open(pips[0], "rb") as file:  # it runs before it could check itself
         digest = hashlib.sha256(file.read()).hexdigest()
     if f"--hash=sha256:{digest}" not in text:
-        raise Refused(f"{pips[0]} is not the one of the list: copy the whole folder again")
-    say("installing the wheels")
+        raise InstallError(f"{pips[0]} is not the one of the list: copy the whole folder again")
+    log("installing the wheels")
     run([python, pips[0] + "/pip", "--isolated", "--disable-pip-version-check", "install", "--quiet",
          "--no-index", "--no-deps", "--ignore-installed", "--require-hashes", "--no-cache-dir",
          "--find-links", wheels, "--requirement", f"{wheels}/{REQUIREMENTS}"], "pip says", lock)  # fmt: skip
@@ -130,7 +130,7 @@ def starts(made: str, lock: int) -> bool:
     """Say whether a runtime that is there whole still starts."""
     try:
         run([os.path.join(made, "bin", "python"), "-I", "-c", TRIAL], "", lock)
-    except (Refused, OSError):
+    except (InstallError, OSError):
         return False
     return True
 
@@ -156,7 +156,7 @@ def install(wheels: str, place: str, questions: list[str]) -> bool:
     """Make the runtime of a folder of wheels and switch to it; return whether anything changed."""
     text, identity = read_requirements(wheels)
     if os.path.lexists(place) and not os.path.islink(place):
-        raise Refused(f"{place} is not a runtime made here: move it away, or name another place")
+        raise InstallError(f"{place} is not a runtime made here: move it away, or name another place")
     before = os.path.realpath(place) if os.path.exists(place) else None
     store = place + ".runtimes"
     os.makedirs(store, exist_ok=True)
@@ -164,7 +164,9 @@ def install(wheels: str, place: str, questions: list[str]) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(f"another command makes a runtime at {place}: wait until it has ended") from None
+            raise InstallError(
+                f"another command makes a runtime at {place}: wait until it has ended"
+            ) from None
         if id_of(place) == identity and starts(place, lock.fileno()):
             return False
         made = make(wheels, store, text, identity, lock.fileno())
@@ -176,7 +178,7 @@ def install(wheels: str, place: str, questions: list[str]) -> bool:
     return True
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Tell a step."""
     print(line, file=sys.stderr, flush=True)
 
@@ -200,7 +202,7 @@ def run(words: list[str], told: str, lock: int) -> None:
     if done.returncode:
         lines = done.stdout.decode(errors="replace").strip().splitlines() or ["it says nothing"]
         last = lines[-1].replace("aerogaze: ", "", 1)
-        raise Refused(f"{told}: {last}") if told else Refused(last, done.returncode)
+        raise InstallError(f"{told}: {last}") if told else InstallError(last, done.returncode)
 
 
 def _fsync(folder: str) -> None:
@@ -220,17 +222,17 @@ def main() -> int:
     wish = parser.parse_args()
     place = os.path.join(os.path.realpath(os.path.dirname(wish.place) or "."), os.path.basename(wish.place))
     if wish.probe:  # from python -c, too, where there is no __file__
-        print(json.dumps({"machine": spelt_machine(), "runtime": id_of(place)}))
+        print(json.dumps({"machine": detect_platform(), "runtime": id_of(place)}))
         return 0
     wheels = os.path.dirname(os.path.abspath(__file__))
     os.umask(0o022)  # a service of another user runs it
     try:
         changed = install(wheels, place, wish.questions)
-    except Refused as error:
-        say(f"aerogaze: {error}")
+    except InstallError as error:
+        log(f"aerogaze: {error}")
         return error.code
     except OSError as error:
-        say(f"aerogaze: cannot write {error.filename or place}: {error.strerror}; take sudo or another place")
+        log(f"aerogaze: cannot write {error.filename or place}: {error.strerror}; take sudo or another place")
         return 2
     print(json.dumps({"changed": changed, "runtime": id_of(place)}))
     return 0

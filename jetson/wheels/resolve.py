@@ -23,7 +23,7 @@ from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filen
 from packaging.version import Version
 
 from edge.core.errors import InputError
-from jetson.wheels.target_platform import Machine
+from jetson.wheels.target_platform import TargetPlatform
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 ROUNDS = 8
@@ -40,9 +40,9 @@ class Wheel:
     python: SpecifierSet
     unpacked_bytes: int
 
-    def needs(self, machine: Machine, extras: Iterable[str]) -> Iterator[Requirement]:
+    def needs(self, machine: TargetPlatform, extras: Iterable[str]) -> Iterator[Requirement]:
         """Give what it requires there."""
-        environments = [{**machine.markers(), "extra": extra} for extra in ("", *sorted(extras))]
+        environments = [{**machine.marker_environment(), "extra": extra} for extra in ("", *sorted(extras))]
         for one in self.requires:
             if one.marker is None or any(one.marker.evaluate(each) for each in environments):
                 yield one
@@ -61,8 +61,8 @@ def read_wheel(path: Path) -> Wheel:
     return Wheel(path, name, version, requires, SpecifierSet(metadata.get("Requires-Python", "")), size)
 
 
-def needed(
-    root: Wheel, machine: Machine, there: dict[NormalizedName, Wheel]
+def find_dependencies(
+    root: Wheel, machine: TargetPlatform, there: dict[NormalizedName, Wheel]
 ) -> tuple[set[NormalizedName], set[str]]:
     """Go through all that `root` needs on a machine; return the names found, and what is missing."""
     found: set[NormalizedName] = set()
@@ -85,7 +85,7 @@ def needed(
     return found - {root.name}, missing
 
 
-def download(root: Wheel, machine: Machine, folder: Path) -> None:
+def download_wheels(root: Wheel, machine: TargetPlatform, folder: Path) -> None:
     """Put into an empty folder the wheels that `root` needs on a machine, and pip's own.
 
     Raises:
@@ -95,12 +95,12 @@ def download(root: Wheel, machine: Machine, folder: Path) -> None:
         raise InputError(
             f"the board has Python {machine.python}, aerogaze needs {root.python}: JetPack 6 and 7 have such"
         )
-    asked = {"pip", *needed(root, machine, {})[1]}
+    asked = {"pip", *find_dependencies(root, machine, {})[1]}
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _pip(asked, machine, Path(scratch))
             wheels = {one.name: one for one in map(read_wheel, Path(scratch).glob("*.whl"))}
-            found, missing = needed(root, machine, wheels)
+            found, missing = find_dependencies(root, machine, wheels)
             if not missing:
                 for name in {canonicalize_name("pip"), *found}:
                     path = wheels[name].path
@@ -110,20 +110,24 @@ def download(root: Wheel, machine: Machine, folder: Path) -> None:
     raise InputError(f"the wheels for {machine} cannot be chosen: {', '.join(sorted(missing))} stay missing")
 
 
-def constraints(machine: Machine) -> list[str]:
+def read_constraints(machine: TargetPlatform) -> list[str]:
     """Return the versions that were tested together, for a machine's Python."""
     lines = (line.partition("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines())
     chosen = (Requirement(line) for line in lines if line)
-    return [f"{r.name}{r.specifier}" for r in chosen if not r.marker or r.marker.evaluate(machine.markers())]
+    return [
+        f"{r.name}{r.specifier}"
+        for r in chosen
+        if not r.marker or r.marker.evaluate(machine.marker_environment())
+    ]
 
 
-def _pip(asked: Iterable[str], machine: Machine, folder: Path) -> None:
+def _pip(asked: Iterable[str], machine: TargetPlatform, folder: Path) -> None:
     pins = folder / "constraints.txt"
-    pins.write_text("\n".join(constraints(machine)))
+    pins.write_text("\n".join(read_constraints(machine)))
     words = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1",
         "--only-binary", ":all:", "--implementation", "cp", "--python-version", machine.python,
-        *(word for platform in machine.platforms() for word in ("--platform", platform)),
+        *(word for platform in machine.platform_tags() for word in ("--platform", platform)),
         "--constraint", str(pins), "--dest", str(folder), *sorted(asked),
     ]  # fmt: skip
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -20,10 +20,10 @@ from edge.core.errors import InputError
 PACKAGES = ("edge", "export", "calibration", "trainer", "jetson")
 LEFT_OUT = ("edge/release/shipped/", "trainer/students/")
 START_OF_ZIP = (1980, 1, 1, 0, 0, 0)
-WHEEL = "Wheel-Version: 1.0\nGenerator: aerogaze\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+WHEEL_FILE = "Wheel-Version: 1.0\nGenerator: aerogaze\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def own_wheel() -> tuple[str, bytes]:
+def build_own_wheel() -> tuple[str, bytes]:
     """Return the name and content of a wheel of the aerogaze that is running.
 
     Raises:
@@ -38,11 +38,11 @@ def own_wheel() -> tuple[str, bytes]:
     files = dict(_code())
     files |= {
         f"{info}/METADATA": metadata.encode(),
-        f"{info}/WHEEL": WHEEL.encode(),
+        f"{info}/WHEEL": WHEEL_FILE.encode(),
         f"{info}/entry_points.txt": entry_points.encode(),
     }
-    files[f"{info}/RECORD"] = record(files, f"{info}/RECORD")
-    return f"aerogaze-{here.version}-py3-none-any.whl", zipped(files)
+    files[f"{info}/RECORD"] = build_record(files, f"{info}/RECORD")
+    return f"aerogaze-{here.version}-py3-none-any.whl", zip_files(files)
 
 
 def _code() -> Iterator[tuple[str, bytes]]:
@@ -56,7 +56,7 @@ def _code() -> Iterator[tuple[str, bytes]]:
                     yield name, path.read_bytes()
 
 
-def record(files: dict[str, bytes], own_name: str) -> bytes:
+def build_record(files: dict[str, bytes], own_name: str) -> bytes:
     """Return a wheel's RECORD: each file with its hash, itself without."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -67,7 +67,7 @@ def record(files: dict[str, bytes], own_name: str) -> bytes:
     return text.getvalue().encode()
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def zip_files(files: dict[str, bytes]) -> bytes:
     """Return files as an archive that is the same, byte for byte, whenever it is made."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -18,7 +18,7 @@ _SPELLING = re.compile(r"cp3(\d{1,2})-manylinux_2_(\d{1,3})_(aarch64|x86_64)(?:\
 
 
 @dataclass(frozen=True)
-class Machine:
+class TargetPlatform:
     """CPython 3.`minor` on Linux with glibc 2.`glibc`. `cuda`: the extra that drives its GPU, or none."""
 
     minor: int
@@ -41,7 +41,7 @@ class Machine:
         """Which extras of aerogaze it gets."""
         return frozenset({"jetson", self.cuda} - {""})
 
-    def platforms(self) -> list[str]:
+    def platform_tags(self) -> list[str]:
         """Return the platform tags of wheels that run there, the newest C library first."""
         found = []
         for glibc in range(self.glibc, OLDEST_GLIBC[self.processor] - 1, -1):
@@ -50,7 +50,7 @@ class Machine:
                 found.append(f"{OLD_NAMES[glibc]}_{self.processor}")
         return found
 
-    def markers(self) -> dict[str, str]:
+    def marker_environment(self) -> dict[str, str]:
         """Return what environment markers (PEP 508) see there."""
         return {
             "implementation_name": "cpython",
@@ -67,7 +67,7 @@ class Machine:
         }
 
 
-def parse_machine(text: str) -> Machine:
+def parse_platform(text: str) -> TargetPlatform:
     """Read a machine as it is spelt, or jetpack-6 or jetpack-7.
 
     Raises:
@@ -80,4 +80,4 @@ def parse_machine(text: str) -> Machine:
             "aarch64 or x86_64, as cp310-manylinux_2_35_aarch64"
         )
     minor, glibc, processor, cuda = match.groups()
-    return Machine(int(minor), processor, int(glibc), cuda or "")
+    return TargetPlatform(int(minor), processor, int(glibc), cuda or "")

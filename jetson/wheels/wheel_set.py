@@ -12,14 +12,14 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from edge.core.atomic_files import cache_folder, sha256, written_file, written_folder
-from jetson.wheels.resolve import CONSTRAINTS, Wheel, download, read_wheel
-from jetson.wheels.self_wheel import own_wheel
-from jetson.wheels.target_platform import Machine
+from edge.core.atomic_files import atomic_file, atomic_folder, cache_folder, sha256
+from jetson.wheels.resolve import CONSTRAINTS, Wheel, download_wheels, read_wheel
+from jetson.wheels.self_wheel import build_own_wheel
+from jetson.wheels.target_platform import TargetPlatform
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 REQUIREMENTS = "requirements.txt"
-SETUP = Path(__file__).with_name("install_runtime.py")
+INSTALLER = Path(__file__).with_name("install_runtime.py")
 """Runs on the board, by its own Python."""
 
 
@@ -27,7 +27,7 @@ SETUP = Path(__file__).with_name("install_runtime.py")
 class WheelSet:
     """Wheels with their versions and hashes as pip's --require-hashes takes them, ours among them."""
 
-    machine: Machine
+    machine: TargetPlatform
     wheels: tuple[Wheel, ...]
     requirements: str
 
@@ -46,7 +46,7 @@ class WheelSet:
         return f"{len(self.wheels)} wheels, {self.size_bytes / 1e6:.0f} MB, for {self.machine}"
 
 
-def gather(machine: Machine, say: Say) -> WheelSet:
+def collect_wheels(machine: TargetPlatform, log: Log) -> WheelSet:
     """Return a machine's set: from the cache, else with pip from the package index.
 
     The cache counts while this aerogaze needs what it needed then; each file is held to its hash.
@@ -58,9 +58,9 @@ def gather(machine: Machine, say: Say) -> WheelSet:
     own = _own(store)
     folder = store / f"{machine}-{_key(own, machine)}"
     if not _whole(folder):
-        say(f"gathering wheels for {machine}")
-        with written_folder(folder, ours=lambda path: path.suffix in (".whl", ".txt")) as made:
-            download(own, machine, made)
+        log(f"gathering wheels for {machine}")
+        with atomic_folder(folder, is_ours=lambda path: path.suffix in (".whl", ".txt")) as made:
+            download_wheels(own, machine, made)
             (made / REQUIREMENTS).write_text(_lines(made.glob("*.whl")))
     wheels = (own, *map(read_wheel, sorted(folder.glob("*.whl"))))
     needs = sum(wheel.unpacked_bytes for wheel in wheels)
@@ -68,22 +68,22 @@ def gather(machine: Machine, say: Say) -> WheelSet:
     return WheelSet(machine, wheels, head + _lines(wheel.path for wheel in wheels))
 
 
-def write_folder(found: WheelSet, out: Path) -> None:
+def write_wheel_folder(found: WheelSet, out: Path) -> None:
     """Write a set as a folder for a board, carried by any means: wheels, their list, what installs them.
 
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
-    names = {REQUIREMENTS, SETUP.name}
-    with written_folder(out, ours=lambda path: path.suffix == ".whl" or path.name in names) as made:
+    names = {REQUIREMENTS, INSTALLER.name}
+    with atomic_folder(out, is_ours=lambda path: path.suffix == ".whl" or path.name in names) as made:
         for wheel in found.wheels:
             shutil.copyfile(wheel.path, made / wheel.path.name)
-        shutil.copyfile(SETUP, made / SETUP.name)
+        shutil.copyfile(INSTALLER, made / INSTALLER.name)
         (made / REQUIREMENTS).write_text(found.requirements)
 
 
 @contextmanager
-def write_requirements(found: WheelSet) -> Iterator[Path]:
+def temporary_requirements(found: WheelSet) -> Iterator[Path]:
     """Give the list of a set as a file, while the block lasts."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / REQUIREMENTS
@@ -92,15 +92,15 @@ def write_requirements(found: WheelSet) -> Iterator[Path]:
 
 
 def _own(store: Path) -> Wheel:
-    name, data = own_wheel()
+    name, data = build_own_wheel()
     place = store / "own" / hashlib.sha256(data).hexdigest()[:16] / name
     if not place.exists() or place.read_bytes() != data:
-        with written_file(place) as path:
+        with atomic_file(place) as path:
             path.write_bytes(data)
     return read_wheel(place)
 
 
-def _key(own: Wheel, machine: Machine) -> str:
+def _key(own: Wheel, machine: TargetPlatform) -> str:
     asked = [*sorted(map(str, own.needs(machine, machine.extras))), CONSTRAINTS.read_text()]
     return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
 

@@ -18,14 +18,14 @@ import pytest
 from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
-from jetson.wheels.install_runtime import spelt_machine
-from tests.support.sshd import ROOT, Server
-from tests.support.wheelhouse import index_reached
+from jetson.wheels.install_runtime import detect_platform
+from tests.support.sshd import ROOT, SshServer
+from tests.support.wheelhouse import is_index_reachable
 
 PLAYBOOK = os.environ.get("ANSIBLE_PLAYBOOK") or shutil.which("ansible-playbook")
 ANSIBLE = ROOT / "jetson" / "ansible"
 Command = Callable[..., Outcome]
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 pytestmark = [
     pytest.mark.skipif(
         PLAYBOOK is None, reason="no ansible-playbook on the path, nor named by ANSIBLE_PLAYBOOK"
@@ -44,7 +44,7 @@ class Played(NamedTuple):
 
 
 @pytest.fixture
-def play(server: Server, tmp_path: Path) -> Callable[..., Played]:
+def play(server: SshServer, tmp_path: Path) -> Callable[..., Played]:
     """Run the example playbook against one board."""
     known = tmp_path / "known"
     known.write_text(server.known_hosts.read_text().replace("127.0.0.1", f"[127.0.0.1]:{server.port}"))
@@ -83,72 +83,88 @@ def status(command: Command, root: Path) -> dict[str, object]:
 
 
 def test_a_board_is_flown_once_and_check_mode_is_honest(
-    play: Callable[..., Played], command: Command, make: Make, public: Path, tmp_path: Path
+    play: Callable[..., Played],
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    tmp_path: Path,
 ) -> None:
-    bundle, root = make(), tmp_path / "drone"
-    dry = play(bundle, "--check", aerogaze_trust=str(public))
+    bundle, root = make_bundle(), tmp_path / "drone"
+    dry = play(bundle, "--check", aerogaze_trust=str(public_key_file))
     assert dry.code == 0, dry.said
     assert dry.changed
     assert not root.exists()
-    first = play(bundle, aerogaze_trust=str(public))
+    first = play(bundle, aerogaze_trust=str(public_key_file))
     assert first.code == 0, first.said
     assert first.changed
     assert (status(command, root)["counter"], status(command, root)["state"]) == (1, "good")
     for words in ((), ("--check",)):
-        again = play(bundle, *words, aerogaze_trust=str(public))
+        again = play(bundle, *words, aerogaze_trust=str(public_key_file))
         assert (again.code, again.changed) == (0, 0), again.said
     assert not list(root.rglob("*.swu"))
 
 
 def test_a_refusal_is_the_boards_own_line(
-    play: Callable[..., Played], command: Command, make: Make, public: Path, tmp_path: Path
+    play: Callable[..., Played],
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    tmp_path: Path,
 ) -> None:
     root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
-    refused = play(make(), aerogaze_options=["--policy", "fastest within p99<=.0001"])
+    command("device", "trust", public_key_file, "--root", root)
+    refused = play(make_bundle(), aerogaze_options=["--policy", "fastest within p99<=.0001"])
     assert refused.code == 2
     assert re.search(r"no precision may fly on this board.*\(a check did not hold;", refused.said), (
         refused.said
     )
-    bad = play(make(), aerogaze_options=["--policy", "slowest"])
+    bad = play(make_bundle(), aerogaze_options=["--policy", "slowest"])
     assert "(wrong use or bad input; the board flies what it flew before)" in bad.said, bad.said
     assert status(command, root)["state"] == "none"
     assert not list(root.rglob("*.swu"))
-    other = play(make(expires="2001-01-31"))
+    other = play(make_bundle(expires="2001-01-31"))
     assert "expired after 2001-01-31" in other.said, other.said
 
 
 def test_another_release_of_the_same_counter_is_not_taken_for_it(
-    play: Callable[..., Played], command: Command, make: Make, public: Path, tmp_path: Path
+    play: Callable[..., Played],
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    tmp_path: Path,
 ) -> None:
     root = tmp_path / "drone"
-    assert command("flash", make(), root, "--trust", public).code == 0
-    refused = play(make(expires="2099-01-31"))
+    assert command("flash", make_bundle(), root, "--trust", public_key_file).code == 0
+    refused = play(make_bundle(expires="2099-01-31"))
     assert "another release with counter 1 is on the board" in refused.said, refused.said
 
 
 def test_a_new_board_gets_a_runtime(
-    play: Callable[..., Played], command: Command, make: Make, public: Path, tmp_path: Path
+    play: Callable[..., Played],
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    tmp_path: Path,
 ) -> None:
-    if not index_reached():
+    if not is_index_reachable():
         pytest.skip("no package index can be reached")
     wheels, place = tmp_path / "wheels", tmp_path / "opt/aerogaze"
-    made = command("wheels", spelt_machine(), "--out", wheels)
+    made = command("wheels", detect_platform(), "--out", wheels)
     assert made.code == 0, made.err
     more = {
-        "aerogaze_wheels": str(wheels), "aerogaze_place": str(place), "aerogaze_trust": str(public),
+        "aerogaze_wheels": str(wheels), "aerogaze_place": str(place), "aerogaze_trust": str(public_key_file),
         "aerogaze_command": f"{place}/bin/aerogaze",
     }  # fmt: skip
-    if not Path("/usr/bin/python3").exists() or spelt_machine().split("-")[0] != usr_python():
+    if not Path("/usr/bin/python3").exists() or detect_platform().split("-")[0] != usr_python():
         more["aerogaze_python"] = sys.executable
-    dry = play(make(), "--check", **more)
+    dry = play(make_bundle(), "--check", **more)
     assert dry.code == 0, dry.said
     assert dry.changed
     assert not place.exists()
-    first = play(make(), **more)
+    first = play(make_bundle(), **more)
     assert first.code == 0, first.said
     assert "include-system-site-packages = true" in (place / "pyvenv.cfg").read_text()
-    again = play(make(), **more)
+    again = play(make_bundle(), **more)
     assert (again.code, again.changed) == (0, 0), again.said
 
 

@@ -39,7 +39,7 @@ ForceCommand export HOME={home}; cd {home} && eval "$SSH_ORIGINAL_COMMAND"
 
 
 @dataclass(frozen=True)
-class Server:
+class SshServer:
     """Where it listens, and the files that a client needs."""
 
     port: int
@@ -62,7 +62,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def new_ssh_key(place: Path) -> None:
+def generate_ssh_key(place: Path) -> None:
     """Write a key to `place` and its public half to `place.pub`."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(str(place))
@@ -71,10 +71,10 @@ def new_ssh_key(place: Path) -> None:
 
 
 @contextmanager
-def sshd(here: Path) -> Iterator[Server]:
+def sshd(here: Path) -> Iterator[SshServer]:
     """Run sshd until the block ends; `aerogaze` there is ours."""
     for name in ("host", "user"):
-        new_ssh_key(here / name)
+        generate_ssh_key(here / name)
     shutil.copy(here / "user.pub", here / "authorized")
     port = free_port()
     aerogaze = here / "aerogaze"
@@ -93,7 +93,7 @@ def sshd(here: Path) -> Iterator[Server]:
         process = subprocess.Popen(words, stderr=log)
         try:
             _wait(port, process, here / "log")
-            yield Server(port, here / "user", known, aerogaze, home)
+            yield SshServer(port, here / "user", known, aerogaze, home)
         finally:
             process.terminate()
             process.wait(timeout=10)
@@ -110,7 +110,7 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @dataclass
-class Wire:
+class CuttingProxy:
     """A port that leads to another one, and how many bytes were sent there."""
 
     port: int
@@ -118,11 +118,11 @@ class Wire:
 
 
 @contextmanager
-def cut_wire(port: int, after: int, times: int) -> Iterator[Wire]:
+def cutting_proxy(port: int, after: int, times: int) -> Iterator[CuttingProxy]:
     """Give a wire that leads to another; the first `times` connections are cut after so many bytes sent."""
     server = socket.create_server(("127.0.0.1", 0))
     server.settimeout(0.1)
-    wire = Wire(int(server.getsockname()[1]))
+    wire = CuttingProxy(int(server.getsockname()[1]))
     stop, threads = threading.Event(), []
 
     def pump(source: socket.socket, sink: socket.socket, most: float, sends: bool) -> None:

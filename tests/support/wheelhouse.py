@@ -15,9 +15,9 @@ from sysconfig import get_config_var
 
 import pytest
 
-from jetson.wheels.install_runtime import spelt_machine
-from jetson.wheels.self_wheel import WHEEL, record, zipped
-from jetson.wheels.wheel_set import REQUIREMENTS, SETUP
+from jetson.wheels.install_runtime import detect_platform
+from jetson.wheels.self_wheel import WHEEL_FILE, build_record, zip_files
+from jetson.wheels.wheel_set import INSTALLER, REQUIREMENTS
 
 STUB = """
 import sys
@@ -30,7 +30,7 @@ def main():
 
 
 @functools.cache
-def index_reached() -> bool:
+def is_index_reachable() -> bool:
     """Say whether pip can download a small wheel."""
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "0", "--no-deps", "mdurl"]
@@ -52,26 +52,28 @@ def stub_wheels(
         "jetson/cli/device.py": b"",
         "stub.py": STUB.format(version=version, armed=armed).encode(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: aerogaze\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": WHEEL.encode(),
+        f"{info}/WHEEL": WHEEL_FILE.encode(),
         f"{info}/entry_points.txt": b"[console_scripts]\naerogaze = stub:main\n",
     }
-    files[f"{info}/RECORD"] = record(files, f"{info}/RECORD")
+    files[f"{info}/RECORD"] = build_record(files, f"{info}/RECORD")
     folder.mkdir(parents=True)
-    (folder / f"aerogaze-{version}-py3-none-any.whl").write_bytes(data := zipped(files))
+    (folder / f"aerogaze-{version}-py3-none-any.whl").write_bytes(data := zip_files(files))
     for wheel in pips:
         shutil.copy(wheel, folder)
-    shutil.copy(SETUP, folder)
+    shutil.copy(INSTALLER, folder)
     digest = hashlib.sha256(data).hexdigest()
     lines = f"aerogaze=={version} --hash=sha256:{digest}\n"
     for wheel in pips:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         lines += f"pip=={wheel.name.split('-')[1]} --hash=sha256:{digest}\n"
-    (folder / REQUIREMENTS).write_text(f"# machine {machine or spelt_machine()}\n# unpacked 9 bytes\n{lines}")
+    (folder / REQUIREMENTS).write_text(
+        f"# machine {machine or detect_platform()}\n# unpacked 9 bytes\n{lines}"
+    )
     return folder
 
 
 def make(wheels: Path, place: Path, *questions: str) -> tuple[int, bool, str]:
     """Run the board's script; return its exit code, whether it changed anything, and what it said."""
-    words = [sys.executable, str(wheels / SETUP.name), str(place), "--", *questions]
+    words = [sys.executable, str(wheels / INSTALLER.name), str(place), "--", *questions]
     done = subprocess.run(words, capture_output=True, text=True)
     return done.returncode, bool(done.stdout) and json.loads(done.stdout)["changed"], done.stderr

@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 from edge.core.atomic_files import sha256
-from jetson.signing.keys import Key, new_key
+from jetson.signing.keys import SigningKey, generate_key
 from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
-from jetson.deploy.ssh_target import ARRIVALS, BLOCK, Login, parse_login
-from tests.support.sshd import Server, cut_wire, new_ssh_key
+from jetson.deploy.ssh_target import BLOCK_BYTES, UPLOAD_FOLDER, SshLogin, parse_login
+from tests.support.sshd import SshServer, cutting_proxy, generate_ssh_key
 
 Command = Callable[..., Outcome]
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 
 
 @pytest.fixture
-def arrived(server: Server) -> Path:
+def arrived(server: SshServer) -> Path:
     """Where uploads go."""
-    return server.home / ARRIVALS
+    return server.home / UPLOAD_FOLDER
 
 
 def status(command: Command, root: Path) -> dict[str, object]:
@@ -36,39 +36,41 @@ def status(command: Command, root: Path) -> dict[str, object]:
     return told
 
 
-def test_a_folder_is_flashed_like_a_board(command: Command, make: Make, public: Path, tmp_path: Path) -> None:
+def test_a_folder_is_flashed_like_a_board(
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "drone"
-    first = command("flash", make(), root)
+    first = command("flash", make_bundle(), root)
     assert first.code == 2
     assert "trusts no key yet" in first.err
-    assert command("flash", make(), root, "--trust", public, "--dry-run").code == 0
+    assert command("flash", make_bundle(), root, "--trust", public_key_file, "--dry-run").code == 0
     assert not (root / "trust.json").exists()
-    outcome = command("flash", make(), root, "--trust", public)
+    outcome = command("flash", make_bundle(), root, "--trust", public_key_file)
     assert outcome.code == 0, outcome.err
     assert "flies skd-64 counter 1 in slot a" in outcome.out
     assert "chose int8: fastest of int8" in outcome.out
-    told = json.loads(command("flash", make(counter=2), root, "--json").out)
+    told = json.loads(command("flash", make_bundle(counter=2), root, "--json").out)
     assert (told["counter"], told["slot"]) == (2, "b")
-    refused = command("flash", make(counter=1), root)
+    refused = command("flash", make_bundle(counter=1), root)
     assert refused.code == 1
     assert "this board has flown 2" in refused.err
-    bad_policy = command("flash", make(counter=3), root, "--policy", "fastest within p99<=.0001")
+    bad_policy = command("flash", make_bundle(counter=3), root, "--policy", "fastest within p99<=.0001")
     assert bad_policy.code == 1
     assert bad_policy.err.splitlines()[-1].startswith("aerogaze: no precision may fly on this board")
     assert status(command, root)["counter"] == 2
 
 
 def test_a_bundle_that_the_board_would_refuse_is_not_sent(
-    command: Command, make: Make, public: Path, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
-    stranger: Key = new_key(tmp_path / "stranger")
-    refused = command("flash", make(stranger), root)
+    command("device", "trust", public_key_file, "--root", root)
+    stranger: SigningKey = generate_key(tmp_path / "stranger")
+    refused = command("flash", make_bundle(stranger), root)
     assert refused.code == 1
     assert "trusts none of the keys that signed" in refused.err
     spoilt = tmp_path / "spoilt.swu"
-    spoilt.write_bytes(make().read_bytes()[:-1])
+    spoilt.write_bytes(make_bundle().read_bytes()[:-1])
     assert command("flash", spoilt, root).code == 2
     assert not (root / "state.json").exists()
 
@@ -76,84 +78,99 @@ def test_a_bundle_that_the_board_would_refuse_is_not_sent(
 @pytest.mark.parametrize(
     ("text", "login"),
     [
-        ("pilot@drone-7.local", Login("pilot", "drone-7.local")),
-        ("pilot@10.0.0.7:2222", Login("pilot", "10.0.0.7", 2222)),
-        ("pilot@[fe80::1%eth0]:22", Login("pilot", "fe80::1%eth0", 22)),
+        ("pilot@drone-7.local", SshLogin("pilot", "drone-7.local")),
+        ("pilot@10.0.0.7:2222", SshLogin("pilot", "10.0.0.7", 2222)),
+        ("pilot@[fe80::1%eth0]:22", SshLogin("pilot", "fe80::1%eth0", 22)),
         ("drones/7", None),
         ("./pilot@drone", None),
         ("@drone", None),
     ],
 )
-def test_targets_are_read(text: str, login: Login | None) -> None:
+def test_targets_are_read(text: str, login: SshLogin | None) -> None:
     assert parse_login(text) == login
 
 
 @pytest.mark.parametrize(
     ("target", "told"), [("pilot@drone:65536", "no host has a port 65536"), ("pilot@drone:0", "a port 0")]
 )
-def test_a_port_that_is_none_is_one_line(command: Command, make: Make, target: str, told: str) -> None:
-    outcome = command("flash", make(), target)
+def test_a_port_that_is_none_is_one_line(
+    command: Command, make_bundle: MakeBundle, target: str, told: str
+) -> None:
+    outcome = command("flash", make_bundle(), target)
     assert outcome.code == 2
     assert told in outcome.err
 
 
 def test_an_identity_that_is_no_key_is_one_line(
-    command: Command, make: Make, server: Server, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, server: SshServer, tmp_path: Path
 ) -> None:
     (tmp_path / "id").write_text(
         "-----BEGIN OPENSSH PRIVATE KEY-----\nno\n-----END OPENSSH PRIVATE KEY-----\n"
     )
     words = [*server.words(), "--identity", tmp_path / "id"]
-    outcome = command("flash", make(), *words, "--root", tmp_path / "drone")
+    outcome = command("flash", make_bundle(), *words, "--root", tmp_path / "drone")
     assert outcome.code == 2
     assert "an SSH key cannot be read" in outcome.err.splitlines()[-1]
 
 
 def test_a_board_is_flashed_over_ssh(
-    command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    server: SshServer,
+    arrived: Path,
+    tmp_path: Path,
 ) -> None:
     root = tmp_path / "drone"
     words = [*server.words(), "--root", root]
-    dry = command("flash", make(), *words, "--trust", public, "--dry-run")
+    dry = command("flash", make_bundle(), *words, "--trust", public_key_file, "--dry-run")
     assert dry.code == 0, dry.err
     assert not root.exists() or not (root / "trust.json").exists()
-    outcome = command("flash", make(), *words, "--trust", public)
+    outcome = command("flash", make_bundle(), *words, "--trust", public_key_file)
     assert outcome.code == 0, outcome.err
     for step in ("whole", "verifying the signature", "trying int8", "switched to slot a", "marked good"):
         assert step in outcome.err
     assert "chose int8" in outcome.out
     started = time.monotonic()
-    assert command("flash", make(counter=2), *words).code == 0
+    assert command("flash", make_bundle(counter=2), *words).code == 0
     assert time.monotonic() - started < 30
     assert status(command, root)["counter"] == 2
     assert list(arrived.iterdir()) == []
-    refused = command("flash", make(counter=3), *words, "--policy", "fastest within p99<=.0001")
+    refused = command("flash", make_bundle(counter=3), *words, "--policy", "fastest within p99<=.0001")
     assert refused.code == 1
     assert "no precision may fly on this board" in refused.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("said", ["", "no", "[]", '{"schema": 2}', '{"schema": 1}'])
 def test_a_board_that_answers_otherwise_is_one_line(
-    command: Command, make: Make, server: Server, tmp_path: Path, said: str
+    command: Command, make_bundle: MakeBundle, server: SshServer, tmp_path: Path, said: str
 ) -> None:
     other = tmp_path / "aerogaze"
     other.write_text(f"#!/bin/sh\necho '{said}'\n")
     other.chmod(0o755)
-    refused = command("flash", make(), *server.words(), "--aerogaze", other)
+    refused = command("flash", make_bundle(), *server.words(), "--aerogaze", other)
     assert refused.code == 2
     assert "has an aerogaze of another version" in refused.err.splitlines()[-1]
 
 
 def test_a_changed_or_unknown_host_key_is_refused(
-    command: Command, make: Make, public: Path, server: Server, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, server: SshServer, tmp_path: Path
 ) -> None:
     root = tmp_path / "drone"
     other = tmp_path / "other"
-    new_ssh_key(other)
+    generate_ssh_key(other)
     for known in ("", f"[127.0.0.1]:{server.port} {other.with_suffix('.pub').read_text()}"):
         (tmp_path / "known").write_text(known)
-        words = [*server.words(), "--root", root, "--trust", public, "--known-hosts", tmp_path / "known"]
-        refused = command("flash", make(), *words)
+        words = [
+            *server.words(),
+            "--root",
+            root,
+            "--trust",
+            public_key_file,
+            "--known-hosts",
+            tmp_path / "known",
+        ]
+        refused = command("flash", make_bundle(), *words)
         assert refused.code == 2
         assert "host key of" in refused.err
         assert refused.err.splitlines()[-1].startswith("aerogaze: ")
@@ -161,23 +178,27 @@ def test_a_changed_or_unknown_host_key_is_refused(
 
 
 def test_host_keys_are_checked_whatever_the_configuration_says(
-    command: Command, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(tmp_path, monkeypatch, "UserKnownHostsFile none\n")
-    refused = command("flash", make(), "pilot@127.0.0.1:1")
+    refused = command("flash", make_bundle(), "pilot@127.0.0.1:1")
     assert refused.code == 2
     assert "no host key is checked: name a file with --known-hosts" in refused.err.splitlines()[-1]
     (tmp_path / "known").touch()
-    named = command("flash", make(), "pilot@127.0.0.1:1", "--known-hosts", tmp_path / "known")
+    named = command("flash", make_bundle(), "pilot@127.0.0.1:1", "--known-hosts", tmp_path / "known")
     assert "cannot reach" in named.err
 
 
 def test_the_configuration_cannot_take_host_keys_away_at_its_end(
-    command: Command, make: Make, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    make_bundle: MakeBundle,
+    server: SshServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     configure(tmp_path, monkeypatch, "Match final\n  UserKnownHostsFile none\n")
     words = [server.words()[0], "--identity", server.identity, "--aerogaze", server.aerogaze]
-    refused = command("flash", make(), *words, "--root", tmp_path / "drone")
+    refused = command("flash", make_bundle(), *words, "--root", tmp_path / "drone")
     assert refused.code == 2
     assert "host key of" in refused.err
 
@@ -190,27 +211,33 @@ def configure(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 def test_a_key_that_the_board_does_not_know_is_one_line(
-    command: Command, make: Make, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    make_bundle: MakeBundle,
+    server: SshServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     other = tmp_path / "other"
-    new_ssh_key(other)
-    refused = command("flash", make(), *server.words(), "--identity", other, "--root", tmp_path / "drone")
+    generate_ssh_key(other)
+    refused = command(
+        "flash", make_bundle(), *server.words(), "--identity", other, "--root", tmp_path / "drone"
+    )
     assert refused.code == 2
     assert "takes none of your keys" in refused.err
 
 
 def test_a_board_without_aerogaze_is_told(
-    command: Command, make: Make, server: Server, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, server: SshServer, tmp_path: Path
 ) -> None:
     words = [*server.words(), "--aerogaze", "/no/aerogaze", "--root", tmp_path / "drone"]
-    refused = command("flash", make(), *words)
+    refused = command("flash", make_bundle(), *words)
     assert refused.code == 2
     assert "has no /no/aerogaze: say --aerogaze PLACE/bin/aerogaze" in refused.err
 
 
-def test_a_board_that_is_not_there_is_one_line(command: Command, make: Make) -> None:
-    refused = command("flash", make(), "pilot@127.0.0.1:1")
+def test_a_board_that_is_not_there_is_one_line(command: Command, make_bundle: MakeBundle) -> None:
+    refused = command("flash", make_bundle(), "pilot@127.0.0.1:1")
     assert refused.code == 2
     assert "cannot reach pilot@127.0.0.1" in refused.err
 
@@ -221,71 +248,90 @@ CUTS = [pytest.param(CHANCE.randrange(1, 400_000), marks=pytest.mark.long) for _
 
 @pytest.mark.parametrize("after", [500, 60_000, *CUTS])
 def test_a_wire_cut_at_any_byte_is_mended_or_told(
-    command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path, after: int
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    server: SshServer,
+    arrived: Path,
+    tmp_path: Path,
+    after: int,
 ) -> None:
     root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
+    command("device", "trust", public_key_file, "--root", root)
     known = tmp_path / "known"
-    with cut_wire(server.port, after, times=1) as wire:
+    with cutting_proxy(server.port, after, times=1) as wire:
         known.write_text(server.known_hosts.read_text())
         words = [*server.words(wire.port), "--known-hosts", known, "--root", root]
-        first = command("flash", make(), *words)
+        first = command("flash", make_bundle(), *words)
         assert first.code in (0, 2), first.err
         if first.code:
             assert first.err.splitlines()[-1].startswith("aerogaze: ")
-            again = command("flash", make(), *words)
+            again = command("flash", make_bundle(), *words)
             assert again.code == 0, again.err
         assert first.code == 0 or after < 60_000, "a cut upload is taken up again"
     assert status(command, root)["state"] == "good"
 
 
 def test_a_cut_upload_is_taken_up_again_without_a_word_of_the_librarys(
-    make: Make, public: Path, server: Server, tmp_path: Path
+    make_bundle: MakeBundle, public_key_file: Path, server: SshServer, tmp_path: Path
 ) -> None:
-    with cut_wire(server.port, BLOCK // 2, times=1) as wire:
-        words = [*server.words(wire.port), "--root", tmp_path / "drone", "--trust", public]
-        bundle = make(timing_caches=(big(tmp_path),))
+    with cutting_proxy(server.port, BLOCK_BYTES // 2, times=1) as wire:
+        words = [*server.words(wire.port), "--root", tmp_path / "drone", "--trust", public_key_file]
+        bundle = make_bundle(timing_caches=(big(tmp_path),))
         command = [sys.executable, "-m", "edge.cli.main", "flash", bundle, *words]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert wire.sent > 3 * BLOCK
+    assert wire.sent > 3 * BLOCK_BYTES
     assert "Traceback" not in done.stderr
     assert "Task exception" not in done.stderr
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_an_upload_goes_on_where_it_broke(
-    command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path, spoilt: bool
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    server: SshServer,
+    arrived: Path,
+    tmp_path: Path,
+    spoilt: bool,
 ) -> None:
-    root, bundle = tmp_path / "drone", make(timing_caches=(big(tmp_path),))
-    command("device", "trust", public, "--root", root)
+    root, bundle = tmp_path / "drone", make_bundle(timing_caches=(big(tmp_path),))
+    command("device", "trust", public_key_file, "--root", root)
     part = arrived / f"{sha256(bundle)}.swu"
     arrived.mkdir(parents=True, exist_ok=True)
-    there = bundle.read_bytes()[: 2 * BLOCK + 1000]
+    there = bundle.read_bytes()[: 2 * BLOCK_BYTES + 1000]
     part.write_bytes(b"?" + there[1:] if spoilt else there)
-    with cut_wire(server.port, 1 << 40, times=0) as wire:
+    with cutting_proxy(server.port, 1 << 40, times=0) as wire:
         outcome = command("flash", bundle, *server.words(wire.port), "--root", root)
     assert outcome.code == 0, outcome.err
     size = bundle.stat().st_size
-    assert (size if spoilt else size - 2 * BLOCK) < wire.sent < size + (0 if not spoilt else BLOCK)
+    assert (
+        (size if spoilt else size - 2 * BLOCK_BYTES) < wire.sent < size + (0 if not spoilt else BLOCK_BYTES)
+    )
     assert status(command, root)["state"] == "good"
 
 
 def big(tmp_path: Path) -> Path:
     place = tmp_path / "big.timing"
-    place.write_bytes(os.urandom(3 * BLOCK))
+    place.write_bytes(os.urandom(3 * BLOCK_BYTES))
     return place
 
 
 def test_two_flashes_at_once_end_well(
-    command: Command, make: Make, public: Path, server: Server, arrived: Path, tmp_path: Path
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    server: SshServer,
+    arrived: Path,
+    tmp_path: Path,
 ) -> None:
     root = tmp_path / "drone"
-    command("device", "trust", public, "--root", root)
+    command("device", "trust", public_key_file, "--root", root)
     words = [sys.executable, "-m", "edge.cli.main", "flash"]
     processes = [
         subprocess.Popen(
-            [*words, str(make(counter=counter)), *server.words(), "--root", str(root)],
+            [*words, str(make_bundle(counter=counter)), *server.words(), "--root", str(root)],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         for counter in (1, 2)

@@ -15,40 +15,40 @@ from tests.conftest import Outcome
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.deploy import runtime_provisioning as runtime
-from jetson.deploy.push import Ended, OnBytes, Say, load
-from jetson.deploy.runtime_provisioning import Runtime
-from jetson.deploy.ssh_target import ARRIVALS
-from jetson.wheels.install_runtime import spelt_machine
-from jetson.wheels.target_platform import Machine
+from jetson.deploy.push import CommandResult, Log, OnProgress, load_bundle
+from jetson.deploy.runtime_provisioning import RuntimeProvisioner
+from jetson.deploy.ssh_target import UPLOAD_FOLDER
+from jetson.wheels.install_runtime import detect_platform
+from jetson.wheels.target_platform import TargetPlatform
 from jetson.wheels.wheel_set import WheelSet
-from tests.support.sshd import Server, cut_wire
-from tests.support.wheelhouse import index_reached
+from tests.support.sshd import SshServer, cutting_proxy
+from tests.support.wheelhouse import is_index_reachable
 
 Command = Callable[..., Outcome]
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 pytestmark = pytest.mark.xdist_group("wheels")
 
 
-def words(server: Server, place: Path, port: int | None = None) -> list[str]:
+def words(server: SshServer, place: Path, port: int | None = None) -> list[str]:
     return [*server.words(port)[:-1], f"{place}/bin/aerogaze"]
 
 
 def test_a_new_board_gets_a_runtime_and_flies(
-    command: Command, make: Make, public: Path, server: Server, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, server: SshServer, tmp_path: Path
 ) -> None:
-    if not index_reached():
+    if not is_index_reachable():
         pytest.skip("no package index can be reached")
     place, root = tmp_path / "opt/aerogaze", tmp_path / "drone"
-    options = [*words(server, place), "--root", root, "--trust", public]
-    dry = command("flash", make(), *options, "--dry-run")
+    options = [*words(server, place), "--root", root, "--trust", public_key_file]
+    dry = command("flash", make_bundle(), *options, "--dry-run")
     assert dry.code == 0, dry.err
     assert "it would get " in dry.err
     assert "numpy " in dry.err
     assert not place.exists()
-    with cut_wire(server.port, 20 << 20, times=3) as wire:
-        first = command("flash", make(), *words(server, place, wire.port), *options[-4:])
+    with cutting_proxy(server.port, 20 << 20, times=3) as wire:
+        first = command("flash", make_bundle(), *words(server, place, wire.port), *options[-4:])
     assert first.code == 0, first.err
-    size = sum(wheel.stat().st_size for wheel in (server.home / ARRIVALS / "wheels").glob("*.whl"))
+    size = sum(wheel.stat().st_size for wheel in (server.home / UPLOAD_FOLDER / "wheels").glob("*.whl"))
     assert size < wire.sent < size + (24 << 20), "what broke went on"
     assert "has no aerogaze yet" in first.err
     assert "installing the wheels" in first.err
@@ -57,13 +57,13 @@ def test_a_new_board_gets_a_runtime_and_flies(
     told = subprocess.run([place / "bin/python", "-I", "-c", sees], capture_output=True, text=True)
     assert told.stdout.startswith(str(tmp_path)), "what was carried comes before the system's"
     assert "include-system-site-packages = true" in (place / "pyvenv.cfg").read_text()
-    second = command("flash", make(counter=2), *options)
+    second = command("flash", make_bundle(counter=2), *options)
     assert second.code == 0, second.err
     assert "wheels" not in second.err, "what is new enough is left as it is"
     before = place.resolve()
-    with cut_wire(server.port, 1 << 40, times=0) as wire:
+    with cutting_proxy(server.port, 1 << 40, times=0) as wire:
         same = command(
-            "flash", make(counter=3), *words(server, place, wire.port), "--root", root, "--runtime"
+            "flash", make_bundle(counter=3), *words(server, place, wire.port), "--root", root, "--runtime"
         )
     assert same.code == 0, same.err
     assert "its runtime is the one that would be carried" in same.err
@@ -76,25 +76,29 @@ def test_a_new_board_gets_a_runtime_and_flies(
 
 
 def test_a_board_with_an_aerogaze_of_its_own_keeps_it(
-    command: Command, make: Make, public: Path, server: Server, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, server: SshServer, tmp_path: Path
 ) -> None:
-    options = [*server.words(), "--root", tmp_path / "drone", "--trust", public]
-    outcome = command("flash", make(), *options)
+    options = [*server.words(), "--root", tmp_path / "drone", "--trust", public_key_file]
+    outcome = command("flash", make_bundle(), *options)
     assert outcome.code == 0, outcome.err
     assert "wheels" not in outcome.err
-    refused = command("flash", make(counter=2), *options, "--runtime")
+    refused = command("flash", make_bundle(counter=2), *options, "--runtime")
     assert refused.code == 2
     assert "no runtime can be put at" in refused.err
-    newer = command("flash", make(counter=2, runtime="99.0"), *options)
+    newer = command("flash", make_bundle(counter=2, runtime="99.0"), *options)
     assert newer.code == 1
     assert "the bundle needs aerogaze 99.0" in newer.err
 
 
 def test_a_bundle_that_is_too_new_for_the_desk_is_told_before_anything_is_sent(
-    command: Command, make: Make, public: Path, server: Server, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, server: SshServer, tmp_path: Path
 ) -> None:
     outcome = command(
-        "flash", make(runtime="99.0"), *words(server, tmp_path / "opt/aerogaze"), "--trust", public
+        "flash",
+        make_bundle(runtime="99.0"),
+        *words(server, tmp_path / "opt/aerogaze"),
+        "--trust",
+        public_key_file,
     )
     assert outcome.code == 1
     assert "the bundle needs aerogaze 99.0, the desk has" in outcome.err
@@ -105,11 +109,11 @@ class Here:
 
     name, program = "here", ""
 
-    async def shell(self, script: str, say: Say | None = None, sudo: bool = False) -> Ended:
+    async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
         done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True)
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
-    async def send(self, place: Path, digest: str, on_bytes: OnBytes, name: str | None = None) -> str:
+    async def send(self, place: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
         raise AssertionError(f"{place} is sent")
 
 
@@ -118,40 +122,46 @@ def test_a_dry_run_sends_nothing_to_a_board_without_runtime(
 ) -> None:
     asked: list[str] = []
 
-    def gather(machine: Machine, say: Say) -> WheelSet:
+    def collect_wheels(machine: TargetPlatform, log: Log) -> WheelSet:
         asked.append(str(machine))
         return WheelSet(machine, (), "")
 
-    monkeypatch.setattr(runtime, "gather", gather)
+    monkeypatch.setattr(runtime, "gather", collect_wheels)
     said: list[str] = []
-    wish = Runtime(command=str(tmp_path / "bin/aerogaze"))
-    ready = wish.ready(Here(), load(bundle).manifest, True, said.append, lambda done, of: None)
+    wish = RuntimeProvisioner(command=str(tmp_path / "bin/aerogaze"))
+    ready = wish.ensure(Here(), load_bundle(bundle).manifest, True, said.append, lambda done, of: None)
     assert asyncio.run(ready) is None
-    assert asked == [spelt_machine()]
+    assert asked == [detect_platform()]
     assert "nothing was done (dry run)" in said[-1]
 
 
 def test_a_desk_without_index_says_so(
-    command: Command, make: Make, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    make_bundle: MakeBundle,
+    server: SshServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in {"AEROGAZE_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == tmp_path
     outcome = command(
-        "flash", make(), *words(server, tmp_path / "opt/aerogaze"), "--root", tmp_path / "drone"
+        "flash", make_bundle(), *words(server, tmp_path / "opt/aerogaze"), "--root", tmp_path / "drone"
     )
     assert outcome.code == 2
-    assert f"the wheels for {spelt_machine()} cannot be gathered" in outcome.err.splitlines()[-1]
+    assert f"the wheels for {detect_platform()} cannot be gathered" in outcome.err.splitlines()[-1]
 
 
-def test_no_runtime_asks_for_none(command: Command, make: Make, server: Server, tmp_path: Path) -> None:
+def test_no_runtime_asks_for_none(
+    command: Command, make_bundle: MakeBundle, server: SshServer, tmp_path: Path
+) -> None:
     options = [*words(server, tmp_path / "opt/aerogaze"), "--root", tmp_path / "drone", "--no-runtime"]
-    outcome = command("flash", make(), *options)
+    outcome = command("flash", make_bundle(), *options)
     assert outcome.code == 2
     assert "say --aerogaze PLACE/bin/aerogaze, or not --no-runtime" in outcome.err
 
 
-def test_a_folder_has_no_runtime(command: Command, make: Make, tmp_path: Path) -> None:
-    outcome = command("flash", make(), tmp_path / "drone", "--runtime")
+def test_a_folder_has_no_runtime(command: Command, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    outcome = command("flash", make_bundle(), tmp_path / "drone", "--runtime")
     assert outcome.code == 2
     assert "is a folder, which this desk's own aerogaze works on" in outcome.err

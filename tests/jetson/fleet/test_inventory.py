@@ -9,7 +9,7 @@ import pytest
 from edge.core.errors import InputError
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
-from jetson.fleet.inventory import Pace, load_inventory
+from jetson.fleet.inventory import RolloutPolicy, load_inventory
 
 
 def written(folder: Path, text: str) -> Path:
@@ -47,7 +47,7 @@ def test_options_are_flashs_and_defaults_stand_behind(tmp_path: Path) -> None:
     assert three.login is None
     assert three.address == str(tmp_path / "boards/3")
     assert (three.policy, three.trust) == ("closest", Path("/etc/k.pub"))
-    assert fleet.pace == Pace(at_once=8)
+    assert fleet.policy == RolloutPolicy(at_once=8)
     assert [len(ring.hosts) for ring in fleet.rings] == [1, 1, 1]
 
 
@@ -74,7 +74,7 @@ HOST = '[hosts]\n"pilot@d1" = {}\n'
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("hosts = [", "is no TOML"),
+        ("hosts = [", "is not valid TOML"),
         ("", "names no hosts; expected [hosts]"),
         ("[hosts]", "names no hosts"),
         (

@@ -15,11 +15,11 @@ from edge.core.errors import CheckError, InputError
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.deploy.host import Host
-from jetson.deploy.push import LostError
+from jetson.deploy.push import UnreachableError
 from jetson.fleet import progress_view as fleet_view
 from jetson.fleet.inventory import load_inventory
 from jetson.fleet.rollout import Rollout
-from jetson.fleet.rollout_journal import Outcomes
+from jetson.fleet.rollout_journal import RolloutJournal
 from tests.support.fleets import inventory
 
 STATUS = {"why": "int8: fastest of int8", "precision": "int8"}
@@ -62,7 +62,7 @@ def rolled(
     """Roll out onto so many hosts, and return how that went."""
     stand = Stand(faults or {}, takes_s)
     fleet = load_inventory(inventory(folder, names(count), text))
-    rollout = Rollout(fleet, Outcomes(folder / "state", "0" * 64), stand)
+    rollout = Rollout(fleet, RolloutJournal(folder / "state", "0" * 64), stand)
     asyncio.run(rollout.run())
     return rollout, stand
 
@@ -72,7 +72,7 @@ def refused(at: int) -> Exception:
 
 
 def lost(times: int) -> Callable[[int], Exception | None]:
-    return lambda at: LostError("cannot reach it") if at <= times else None
+    return lambda at: UnreachableError("cannot reach it") if at <= times else None
 
 
 def test_rings_follow_each_other(tmp_path: Path) -> None:

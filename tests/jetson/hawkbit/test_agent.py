@@ -20,16 +20,16 @@ import pytest
 
 from edge.core.errors import CheckError, InputError
 from jetson.device.arming_interlock import ArmedError, NoAutopilot
-from jetson.device.board import Board
+from jetson.device.board import DeviceBoard
 from jetson.device.service import CommandService
-from jetson.hawkbit.agent import Agent
-from jetson.hawkbit.ddi_client import Ddi, Deployment, ServerError
-from jetson.signing.keys import Key
+from jetson.hawkbit.agent import UpdateAgent
+from jetson.hawkbit.ddi_client import DdiClient, Deployment, ServerError
+from jetson.signing.keys import SigningKey
 from jetson.signing.trust import make_trust
-from tests.jetson.device.test_power_cuts import a_board
+from tests.support.boards import make_board
 
 GOOSEBIT = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))
-Make = Callable[..., Path]
+MakeBundle = Callable[..., Path]
 
 SERVE = """
 import asyncio, sys, uvicorn
@@ -110,52 +110,52 @@ def goose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Goose]:
         process.wait(timeout=20)
 
 
-def an_agent(goose: Goose, root: Path, key: Key, name: str) -> tuple[Agent, list[str]]:
-    board, said = a_board(root), list[str]()
-    board.say = said.append
-    board.set_trust(make_trust([key.public]), None)
-    return Agent(board, Ddi(f"{goose.base}/DEFAULT", name), NoAutopilot()), said
+def an_agent(goose: Goose, root: Path, key: SigningKey, name: str) -> tuple[UpdateAgent, list[str]]:
+    board, said = make_board(root), list[str]()
+    board.log = said.append
+    board.set_trust(make_trust([key.public_key]), None)
+    return UpdateAgent(board, DdiClient(f"{goose.base}/DEFAULT", name), NoAutopilot()), said
 
 
-def flown(board: Board) -> int | None:
-    slot = board.state().flown
+def flown(board: DeviceBoard) -> int | None:
+    slot = board.read_state().current_slot
     return slot.counter if slot else None
 
 
 def test_a_board_takes_what_goosebit_rolls_out_and_says_how_it_went(
-    goose: Goose, make: Make, key: Key, tmp_path: Path
+    goose: Goose, make_bundle: MakeBundle, key: SigningKey, tmp_path: Path
 ) -> None:
     agent, said = an_agent(goose, tmp_path / "drone", key, "drone-1")
-    assert agent.once() == 10, "registered, and to ask again soon"
-    goose.roll_out(make(counter=1))
-    agent.once()
+    assert agent.poll_once() == 10, "registered, and to ask again soon"
+    goose.roll_out(make_bundle(counter=1))
+    agent.poll_once()
     assert flown(agent.board) == 1
     told = goose.device("drone-1")
     assert (told["last_state"], told["sw_version"]) == ("Finished", "1.0.0")
     assert not list((agent.board.root / "arrived").iterdir())
-    before = agent.board.state()
-    agent.once()
-    assert agent.board.state() == before, "nothing more to do"
+    before = agent.board.read_state()
+    agent.poll_once()
+    assert agent.board.read_state() == before, "nothing more to do"
 
-    goose.roll_out(make(counter=2))
+    goose.roll_out(make_bundle(counter=2))
     agent.autopilot = Armed()
-    agent.once()
+    agent.poll_once()
     assert flown(agent.board) == 1, "not while it is armed"
     assert goose.device("drone-1")["last_state"] == "Running"
     agent.autopilot = NoAutopilot()
-    agent.once()
+    agent.poll_once()
     assert flown(agent.board) == 2
 
-    goose.roll_out(make(counter=3))
+    goose.roll_out(make_bundle(counter=3))
     agent.board.service = CommandService(("false",))
-    agent.once()
+    agent.poll_once()
     assert flown(agent.board) == 2, "it went back"
     assert goose.device("drone-1")["last_state"] == "Error"
     assert any("did not stay healthy" in line for line in said)
 
 
 class Armed(NoAutopilot):
-    def check(self) -> None:
+    def check_disarmed(self) -> None:
         raise CheckError("the drone is armed")
 
 
@@ -195,7 +195,7 @@ def test_odd_answers_are_one_line(body: bytes) -> None:
         answering(type("Odd", (Quiet,), {"body": body})) as base,
         pytest.raises(ServerError, match="answered"),
     ):
-        Ddi(f"{base}/DEFAULT", "d").poll()
+        DdiClient(f"{base}/DEFAULT", "d").poll()
 
 
 class Cutting(Quiet):
@@ -217,10 +217,10 @@ class Cutting(Quiet):
 def test_a_download_goes_on_where_it_broke(tmp_path: Path) -> None:
     with answering(Cutting) as base:
         offered = Deployment("1", "", "b.swu", f"{base}/b.swu", len(Cutting.data))
-        server = Ddi(f"{base}/DEFAULT", "d")
+        server = DdiClient(f"{base}/DEFAULT", "d")
         with pytest.raises(ServerError, match="broke off with 2000000 bytes to go"):
-            server.fetch(offered, tmp_path / "b.swu")
-        server.fetch(offered, tmp_path / "b.swu")
+            server.download(offered, tmp_path / "b.swu")
+        server.download(offered, tmp_path / "b.swu")
     assert (tmp_path / "b.swu").read_bytes() == Cutting.data
     assert Cutting.ranges == [None, "bytes=1000000-"]
 
@@ -236,13 +236,13 @@ def test_a_download_goes_on_where_it_broke(tmp_path: Path) -> None:
 )
 def test_wrong_servers_and_names_are_one_line(base: str, device: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Ddi(base, device)
+        DdiClient(base, device)
 
 
 def test_links_to_files_are_not_followed(tmp_path: Path) -> None:
-    server = Ddi("http://127.0.0.1:1/DEFAULT", "d")
+    server = DdiClient("http://127.0.0.1:1/DEFAULT", "d")
     with pytest.raises(ServerError, match="expected a link with http"):
-        server.fetch(Deployment("1", "", "b.swu", "file:///etc/passwd", 10), tmp_path / "b")
+        server.download(Deployment("1", "", "b.swu", "file:///etc/passwd", 10), tmp_path / "b")
 
 
 class Silent:
@@ -251,35 +251,37 @@ class Silent:
     def __init__(self) -> None:
         self.said: list[tuple[str, str, str]] = []
 
-    def say(self, feedback: str, number: str, execution: str, finished: str, details: list[str]) -> None:
+    def send_feedback(
+        self, feedback: str, number: str, execution: str, finished: str, details: list[str]
+    ) -> None:
         self.said.append((execution, finished, details[0]))
 
 
 @pytest.mark.parametrize("why", ["armed at the switch", "busy", "no room"])
 def test_what_says_nothing_against_a_bundle_is_waited_for(
-    make: Make, key: Key, tmp_path: Path, why: str
+    make_bundle: MakeBundle, key: SigningKey, tmp_path: Path, why: str
 ) -> None:
-    board = a_board(tmp_path / "drone")
-    board.set_trust(make_trust([key.public]), None)
-    server, bundle = Silent(), make()
+    board = make_board(tmp_path / "drone")
+    board.set_trust(make_trust([key.public_key]), None)
+    server, bundle = Silent(), make_bundle()
 
     class ArmedLater(NoAutopilot):
         asked = 0
 
-        def check(self) -> None:
+        def check_disarmed(self) -> None:
             self.asked += 1
             if self.asked > 1:
                 raise ArmedError("the drone is armed")
 
-    def fetch(offered: Deployment, place: Path) -> None:
+    def download(offered: Deployment, place: Path) -> None:
         del offered
         if why == "no room":
             raise InputError("cannot write it: is the disk full?")
         place.write_bytes(bundle.read_bytes())
 
-    server.fetch = fetch  # type: ignore[attr-defined]
-    agent = Agent(board, server, ArmedLater() if "armed" in why else NoAutopilot())  # type: ignore[arg-type]
-    with board.locked() if why == "busy" else nullcontext():
+    server.download = download  # type: ignore[attr-defined]
+    agent = UpdateAgent(board, server, ArmedLater() if "armed" in why else NoAutopilot())  # type: ignore[arg-type]
+    with board.lock() if why == "busy" else nullcontext():
         agent._deploy(Deployment("1", "f", "b.swu", "h", bundle.stat().st_size))
     assert server.said[-1][:2] == ("proceeding", "none")
     assert server.said[-1][2].startswith("waiting: ")
@@ -292,9 +294,9 @@ def test_what_says_nothing_against_a_bundle_is_waited_for(
     [{"update": "skip"}, {"update": "forced", "maintenanceWindow": "unavailable"}, {"download": "skip"}],
 )
 def test_nothing_is_installed_until_the_server_lets_it(
-    make: Make, key: Key, tmp_path: Path, waits: dict[str, str]
+    make_bundle: MakeBundle, key: SigningKey, tmp_path: Path, waits: dict[str, str]
 ) -> None:
-    bundle = make()
+    bundle = make_bundle()
     offer: dict[str, str] = {"download": "attempt", **waits}
     said: list[str] = []
 
@@ -321,18 +323,18 @@ def test_nothing_is_installed_until_the_server_lets_it(
             self.send_response(200)
             self.end_headers()
 
-    board = a_board(tmp_path / "drone")
-    board.set_trust(make_trust([key.public]), None)
+    board = make_board(tmp_path / "drone")
+    board.set_trust(make_trust([key.public_key]), None)
     with answering(Hawk) as base:
-        agent = Agent(board, Ddi(f"{base}/DEFAULT", "d"), NoAutopilot())
+        agent = UpdateAgent(board, DdiClient(f"{base}/DEFAULT", "d"), NoAutopilot())
         for _ in range(3):
-            agent.once()
+            agent.poll_once()
         assert flown(board) is None
         fetches = "download" not in waits
         assert said == (["proceeding", "downloaded"] if fetches else []), "told once, not at each poll"
         assert (board.root / "arrived" / "7.swu").exists() == fetches
         offer |= {"download": "attempt", "update": "attempt", "maintenanceWindow": "available"}
-        agent.once()
+        agent.poll_once()
     assert flown(board) == 1
     assert said[-1] == "closed"
 
@@ -340,12 +342,16 @@ def test_nothing_is_installed_until_the_server_lets_it(
 def test_a_download_larger_than_offered_is_begun_anew(tmp_path: Path) -> None:
     with answering(type("Whole", (Quiet,), {"body": b"bundle"})) as base:
         (tmp_path / "b.swu").write_bytes(b"something longer")
-        Ddi(f"{base}/DEFAULT", "d").fetch(Deployment("1", "", "b.swu", f"{base}/b", 6), tmp_path / "b.swu")
+        DdiClient(f"{base}/DEFAULT", "d").download(
+            Deployment("1", "", "b.swu", f"{base}/b", 6), tmp_path / "b.swu"
+        )
     assert (tmp_path / "b.swu").read_bytes() == b"bundle"
 
 
 @pytest.mark.parametrize("link", ["http://[", "http:///none", "http://a b/", "b.swu", "http://\udcff/"])
 def test_odd_links_are_one_line(tmp_path: Path, link: str) -> None:
     with pytest.raises(ServerError) as told:
-        Ddi("http://127.0.0.1:1/DEFAULT", "d").fetch(Deployment("1", "", "b.swu", link, 10), tmp_path / "b")
+        DdiClient("http://127.0.0.1:1/DEFAULT", "d").download(
+            Deployment("1", "", "b.swu", link, 10), tmp_path / "b"
+        )
     assert "\n" not in str(told.value)

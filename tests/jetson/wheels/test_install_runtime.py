@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jetson.wheels.install_runtime import spelt_machine
+from jetson.wheels.install_runtime import detect_platform
 from jetson.wheels.wheel_set import REQUIREMENTS
 from tests.conftest import find_python
 from tests.support.wheelhouse import make, stub_wheels
@@ -76,7 +76,7 @@ def test_wheels_for_another_machine_are_refused_with_the_remedy(tmp_path: Path) 
     wheels = stub_wheels(tmp_path / "wheels", machine="cp39-manylinux_2_35_riscv64")
     code, _, told = make(wheels, tmp_path / "aerogaze")
     assert code == 2
-    assert f"this is {spelt_machine()}: aerogaze wheels {spelt_machine()} --out DIR" in told
+    assert f"this is {detect_platform()}: aerogaze wheels {detect_platform()} --out DIR" in told
 
 
 def test_a_folder_that_somebody_made_is_left_alone(tmp_path: Path) -> None:

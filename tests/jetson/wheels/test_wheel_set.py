@@ -16,22 +16,22 @@ from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
 from edge.core.errors import InputError
-from jetson.wheels.resolve import constraints, needed, read_wheel
-from jetson.wheels.self_wheel import own_wheel
-from jetson.wheels.target_platform import JETPACKS, Machine, parse_machine
+from jetson.wheels.resolve import find_dependencies, read_constraints, read_wheel
+from jetson.wheels.self_wheel import build_own_wheel
+from jetson.wheels.target_platform import JETPACKS, TargetPlatform, parse_platform
 from jetson.wheels.wheel_set import REQUIREMENTS
 from tests.conftest import Outcome, find_python
-from tests.support.wheelhouse import index_reached
+from tests.support.wheelhouse import is_index_reachable
 
 Command = Callable[..., Outcome]
 
 
 def test_a_machine_is_spelt_as_wheels_are_tagged() -> None:
-    six = parse_machine("jetpack-6")
-    assert six == Machine(10, "aarch64", 35, "cuda12")
-    assert parse_machine(str(six)) == six
-    assert six.platforms()[0] == "manylinux_2_35_aarch64"
-    assert six.platforms()[-2:] == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
+    six = parse_platform("jetpack-6")
+    assert six == TargetPlatform(10, "aarch64", 35, "cuda12")
+    assert parse_platform(str(six)) == six
+    assert six.platform_tags()[0] == "manylinux_2_35_aarch64"
+    assert six.platform_tags()[-2:] == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
 
 
 @pytest.mark.parametrize("text", ["jetpack-5", "cp310-musllinux_1_2_aarch64", "cp310-manylinux_2_35_armv7l"])
@@ -49,7 +49,7 @@ def test_a_python_that_is_too_old_or_new_is_one_line(command: Command, text: str
 
 
 def test_our_wheel_is_the_same_each_time_and_has_no_network_in_it(tmp_path: Path) -> None:
-    (name, data), (_, again) = own_wheel(), own_wheel()
+    (name, data), (_, again) = build_own_wheel(), build_own_wheel()
     assert data == again
     place = tmp_path / name
     place.write_bytes(data)
@@ -66,17 +66,17 @@ def test_our_wheel_is_the_same_each_time_and_has_no_network_in_it(tmp_path: Path
 
 
 def test_what_is_needed_depends_on_the_machines_python(tmp_path: Path) -> None:
-    name, data = own_wheel()
+    name, data = build_own_wheel()
     (tmp_path / name).write_bytes(data)
     own = read_wheel(tmp_path / name)
-    missing = {cp: needed(own, Machine(cp, "aarch64", 35), {})[1] for cp in (10, 12)}
+    missing = {cp: find_dependencies(own, TargetPlatform(cp, "aarch64", 35), {})[1] for cp in (10, 12)}
     assert {one.partition(">")[0] for one in missing[10] - missing[12]} == {"tomli"}
     assert any(one.startswith("cryptography") for one in missing[12])
 
 
 def test_constraints_are_those_of_the_machines_python() -> None:
-    assert {"numpy==2.2.6", "onnxruntime==1.23.2"} <= set(constraints(parse_machine("jetpack-6")))
-    assert {"numpy==2.4.6", "onnxruntime==1.31.1"} <= set(constraints(parse_machine("jetpack-7")))
+    assert {"numpy==2.2.6", "onnxruntime==1.23.2"} <= set(read_constraints(parse_platform("jetpack-6")))
+    assert {"numpy==2.4.6", "onnxruntime==1.31.1"} <= set(read_constraints(parse_platform("jetpack-7")))
 
 
 @pytest.mark.xdist_group("wheels")
@@ -84,17 +84,17 @@ def test_constraints_are_those_of_the_machines_python() -> None:
 def test_a_boards_wheels_are_resolved_without_a_compiler(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jetpack: str
 ) -> None:
-    if not index_reached():
+    if not is_index_reachable():
         pytest.skip("no package index can be reached")
-    machine, out = parse_machine(jetpack), tmp_path / "wheels"
+    machine, out = parse_platform(jetpack), tmp_path / "wheels"
     monkeypatch.setenv("CC", "/bin/false")
     outcome = command("wheels", jetpack, "--out", out, "--json")
     assert outcome.code == 0, outcome.err
     told = json.loads(outcome.out)
     found = {parse_wheel_filename(name)[0]: parse_wheel_filename(name) for name in told["wheels"]}
     runs = {
-        *cpython_tags((3, machine.minor), platforms=machine.platforms()),
-        *compatible_tags((3, machine.minor), f"cp3{machine.minor}", machine.platforms()),
+        *cpython_tags((3, machine.minor), platforms=machine.platform_tags()),
+        *compatible_tags((3, machine.minor), f"cp3{machine.minor}", machine.platform_tags()),
     }
     assert all(tags & runs for _, _, _, tags in found.values())
     assert {"aerogaze", "numpy", "onnxruntime", "opencv-python-headless", "pip", "cryptography", "pymavlink",
@@ -107,7 +107,7 @@ def test_a_boards_wheels_are_resolved_without_a_compiler(
     if (python := find_python(machine.python)) is not None:  # the judge: that Python's own pip, with no index
         words = [python, "-m", "pip", "install", "--dry-run", "--no-index", "--ignore-installed", "--quiet",
                  "--only-binary", ":all:", "--target", str(tmp_path / "none"), "--find-links", str(out),
-                 *(w for p in machine.platforms() for w in ("--platform", p)),
+                 *(w for p in machine.platform_tags() for w in ("--platform", p)),
                  f"aerogaze[{','.join(sorted(machine.extras))}]"]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -130,4 +130,4 @@ def test_a_desk_without_index_and_set_is_told_in_one_line(
 
 def test_a_spelling_that_is_none_is_refused() -> None:
     with pytest.raises(InputError, match="no wheels are gathered for 'orin'"):
-        parse_machine("orin")
+        parse_platform("orin")
