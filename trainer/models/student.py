@@ -23,7 +23,7 @@ from trainer.models.skd import RESOLUTIONS, SpatiotemporalNetwork
 from trainer.models.tinyhd import DECODERS, MAPS, TinyHD, Variant
 
 SCHEMA = 1
-SHIPPED = Path(__file__).parent.parent / "students"
+SHIPPED_STUDENTS = Path(__file__).parent.parent / "students"
 
 Head = Literal["density", "log_density"]
 """Meaning of a raw map."""
@@ -231,9 +231,9 @@ def load_student(name: str | Path) -> Student:
     """
     path = Path(name)
     if not path.is_file():
-        shipped = SHIPPED / f"{name}.safetensors"
+        shipped = SHIPPED_STUDENTS / f"{name}.safetensors"
         if not shipped.is_file():
-            names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+            names = ", ".join(sorted(p.stem for p in SHIPPED_STUDENTS.glob("*.safetensors")))
             raise InputError(
                 f"no student {str(name)!r}; expected a .safetensors file made by aerogaze train, "
                 f"or a shipped student: {names}"

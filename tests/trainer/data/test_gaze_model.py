@@ -1,4 +1,4 @@
-"""The model of gaze: a density, on the target, that prefers what moves."""
+"""Gaze model: the density is on targets and prefers those that move."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from edge.simulation.world import VisibleTarget, World
 from trainer.data.gaze_model import gaze_density
 
 
-class Still:
-    """A world whose targets never change."""
+class StaticWorld:
+    """World whose targets never change."""
 
     width, height, fps = 256, 144, 10.0
 
@@ -18,18 +18,19 @@ class Still:
         self._targets = targets
 
     def targets(self, index: int) -> tuple[VisibleTarget, ...]:
-        """Always the same."""
+        """Return the same targets for every frame."""
         return self._targets
 
 
-def thing(ident: int, x: float, moving: bool, contrast: float = 0.5) -> VisibleTarget:
-    """A car-sized target in the middle row."""
-    return VisibleTarget(ident, "car", (x, 68.0, 12.0, 8.0), 2.0 if moving else 0.0, moving, contrast, 1.0)
+def car(target_id: int, x: float, moving: bool, contrast: float = 0.5) -> VisibleTarget:
+    """Return a car-sized target in the middle row."""
+    return VisibleTarget(
+        target_id, "car", (x, 68.0, 12.0, 8.0), 2.0 if moving else 0.0, moving, contrast, 1.0
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_density_sums_to_one(seed: int) -> None:
-    """Whatever the scene and the size asked for."""
     world = World(seed, 256, 144)
     for shape in ((64, 64), (160, 90)):
         density = gaze_density(world, 12, *shape)
@@ -39,36 +40,31 @@ def test_density_sums_to_one(seed: int) -> None:
         assert density.sum() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_mover_beats_its_twin() -> None:
-    """The same look at the same distance from the middle gets much less when it stands."""
-    density = gaze_density(Still(thing(0, 60, True), thing(1, 184, False)), 0, 256, 144)
+def test_moving_target_gets_more_attention_than_its_static_twin() -> None:
+    density = gaze_density(StaticWorld(car(0, 60, True), car(1, 184, False)), 0, 256, 144)
     assert density[:, :128].sum() > 4 * density[:, 128:].sum()
 
 
-def test_contrast_decides_among_the_still() -> None:
-    """Without motion what stands out wins."""
-    density = gaze_density(Still(thing(0, 60, False, 0.2), thing(1, 184, False, 0.9)), 0, 256, 144)
+def test_contrast_decides_between_static_targets() -> None:
+    density = gaze_density(StaticWorld(car(0, 60, False, 0.2), car(1, 184, False, 0.9)), 0, 256, 144)
     assert density[:, 128:].sum() > 2 * density[:, :128].sum()
 
 
-def test_few_get_attention() -> None:
-    """A weak rival of a strong thing gets less than its share."""
-    pair = Still(thing(0, 60, True, 0.9), thing(1, 184, True, 0.1))
-    density = gaze_density(pair, 0, 256, 144)
+def test_weak_target_gets_little_attention_next_to_a_strong_one() -> None:
+    world = StaticWorld(car(0, 60, True, 0.9), car(1, 184, True, 0.1))
+    density = gaze_density(world, 0, 256, 144)
     assert density[:, :128].sum() > 1.5 * density[:, 128:].sum()
 
 
-def test_nothing_to_see_is_a_look_at_the_middle() -> None:
-    """An empty world gives a broad central density."""
-    density = gaze_density(Still(), 0, 64, 36)
+def test_empty_world_has_a_broad_central_density() -> None:
+    density = gaze_density(StaticWorld(), 0, 64, 36)
     row, column = divmod(int(density.argmax()), 64)
     assert row in (17, 18)
     assert column in (31, 32)
     assert density.max() < 0.01
 
 
-def test_peak_lies_on_a_target() -> None:
-    """The lag moves attention, not the place, off the target."""
+def test_peak_of_the_density_is_on_a_target() -> None:
     hits = []
     for seed in range(30):
         world = World(seed, 256, 144)

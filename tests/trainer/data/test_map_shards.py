@@ -1,4 +1,4 @@
-"""Shards: what is written is read back, at random, by other processes, and damage is named."""
+"""Map shards: round trip, random access, other processes, plans and damaged files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ramp(peak: float, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three clips in two shards: frames 0 and 5, none, frame 2."""
+    """Return a folder of two shards with three clips: frames 0 and 5, no frame, frame 2."""
     write_or_check_plan(tmp_path, PLAN)
     first, second = ShardWriter(16, 12), ShardWriter(16, 12)
     first.add(0, [ramp(1, 0), ramp(7, 1)])
@@ -39,11 +39,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_maps_are_read_back_to_half_a_step_of_their_peak(folder: Path) -> None:
+def test_maps_are_read_back_within_half_a_step_of_their_peak(folder: Path) -> None:
     maps = ShardedMaps(folder)
     assert maps.clips == {"a/b.mp4": 2, "broken.mp4": 0, "c.mp4": 1}
     assert maps.frames("a/b.mp4").tolist() == [0, 5]
-    assert maps.frames("broken.mp4").tolist() == maps.frames("nobody").tolist() == []
+    assert maps.frames("broken.mp4").tolist() == maps.frames("unknown").tolist() == []
     for clip, frame, name, peak, seed in (
         ("a/b.mp4", 0, "spatial", 1, 0),
         ("a/b.mp4", 0, "temporal", 7, 1),
@@ -51,15 +51,15 @@ def test_maps_are_read_back_to_half_a_step_of_their_peak(folder: Path) -> None:
         ("c.mp4", 2, "spatial", 3, 4),
         ("c.mp4", 2, "temporal", 3, 5),
     ):
-        found = maps.map(clip, frame, name)
-        assert found.dtype == np.float32
-        assert np.abs(found - ramp(peak, seed)).max() <= peak / 255 * 0.501
+        saliency = maps.map(clip, frame, name)
+        assert saliency.dtype == np.float32
+        assert np.abs(saliency - ramp(peak, seed)).max() <= peak / 255 * 0.501
     assert not maps.map("a/b.mp4", 5, "temporal").any()
     assert maps.faults == {"broken.mp4": ["broken.mp4: not readable as a video"]}
     assert (maps.shards, maps.seconds) == (2, 1.75)
 
 
-def test_plain_numpy_reads_a_shard(folder: Path) -> None:
+def test_numpy_alone_reads_a_shard(folder: Path) -> None:
     with np.load(shard_path(folder, 0)) as file:
         assert json.loads(file["index"].tobytes())["clips"][0] == {
             "name": "a/b.mp4",
@@ -72,12 +72,12 @@ def test_plain_numpy_reads_a_shard(folder: Path) -> None:
         assert file["png"][1:4].tobytes() == b"PNG"
 
 
-def test_maps_are_resized_as_images_are(tmp_path: Path) -> None:
+def test_maps_are_resized_like_images(tmp_path: Path) -> None:
     write_or_check_plan(tmp_path, PLAN)
     shard = ShardWriter(16, 12)
     large = np.zeros((24, 32), np.float32)
-    large[:2, :2] = 8  # one pixel of the small map
-    large[2:4, 2] = 4  # half of another
+    large[:2, :2] = 8  # one pixel of the resized map
+    large[2:4, 2] = 4  # half of another pixel
     shard.add(0, [large, np.full((3, 4), 2, np.float32)])
     shard.end_clip("a", [])
     shard.write(shard_path(tmp_path, 0), 0)
@@ -88,22 +88,22 @@ def test_maps_are_resized_as_images_are(tmp_path: Path) -> None:
     assert (maps.map("a", 0, "temporal") == 2).all()
 
 
-def test_a_reader_may_be_handed_to_other_processes(folder: Path) -> None:
+def test_reader_can_be_pickled(folder: Path) -> None:
     maps = ShardedMaps(folder)
-    here = maps.map("c.mp4", 2)
-    again = pickle.loads(pickle.dumps(maps))
-    np.testing.assert_array_equal(again.map("c.mp4", 2), here)
+    original = maps.map("c.mp4", 2)
+    copied = pickle.loads(pickle.dumps(maps))
+    np.testing.assert_array_equal(copied.map("c.mp4", 2), original)
 
 
 @pytest.mark.parametrize(
     ("clip", "frame", "name"), [("a/b.mp4", 1, None), ("a/b.mp4", 6, None), ("x", 0, None), ("c.mp4", 2, "x")]
 )
-def test_a_map_that_is_not_there_is_named(folder: Path, clip: str, frame: int, name: str | None) -> None:
+def test_missing_map_is_reported(folder: Path, clip: str, frame: int, name: str | None) -> None:
     with pytest.raises(InputError, match=rf"no map .* of {clip}, frame {frame}; expected"):
         ShardedMaps(folder).map(clip, frame, name)
 
 
-def test_a_plan_is_kept_and_another_refused(folder: Path) -> None:
+def test_plan_is_stored_and_another_plan_is_rejected(folder: Path) -> None:
     write_or_check_plan(folder, replace(PLAN, model="./m"))
     with pytest.raises(
         InputError, match=r"holds other maps \(sha256 0 there, 1 here; width 16 there, 32 here\)"
@@ -114,7 +114,7 @@ def test_a_plan_is_kept_and_another_refused(folder: Path) -> None:
         write_or_check_plan(folder, PLAN)
 
 
-def test_damage_is_named(folder: Path) -> None:
+def test_damaged_shard_is_reported(folder: Path) -> None:
     path = shard_path(folder, 1)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"shard-000001.npz is damaged .*remove it and label again"):

@@ -1,3 +1,5 @@
+"""Students on disk: round trip, the shipped student, and damaged files."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,51 +21,51 @@ def student() -> Student:
     return Student("small", settings, SpatiotemporalNetwork().eval(), {"seed": 3})
 
 
-def test_it_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
+def test_saved_student_loads_unchanged(student: Student, tmp_path: Path) -> None:
     student.save(tmp_path / "s.safetensors")
-    again = load_student(tmp_path / "s.safetensors")
-    assert (again.name, again.settings, again.trained) == ("small", student.settings, {"seed": 3})
+    loaded = load_student(tmp_path / "s.safetensors")
+    assert (loaded.name, loaded.settings, loaded.trained) == ("small", student.settings, {"seed": 3})
     for key, value in student.network.state_dict().items():
-        assert torch.equal(again.network.state_dict()[key], value)
-    assert not again.network.training
+        assert torch.equal(loaded.network.state_dict()[key], value)
+    assert not loaded.network.training
 
 
-def test_a_student_of_clips_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_saved_tinyhd_student_loads_unchanged(tmp_path: Path) -> None:
     settings = TinyHDSettings("M", 8, ("D2", "D1"), 64, 96)
     student = Student("clips", settings, settings.build().eval(), {})
     student.save(tmp_path / "s.safetensors")
-    again = load_student(tmp_path / "s.safetensors")
-    assert again.settings == settings
+    loaded = load_student(tmp_path / "s.safetensors")
+    assert loaded.settings == settings
     assert (settings.delay_frames, TinyHDSettings("S").delay_frames) == (15, 0)
-    assert as_tinyhd(again)[1].maps == 16
+    assert as_tinyhd(loaded)[1].maps == 16
     for key, value in student.network.state_dict().items():
-        assert torch.equal(again.network.state_dict()[key], value)
+        assert torch.equal(loaded.network.state_dict()[key], value)
     with pytest.raises(InputError, match="student clips is of kind tinyhd; expected skd"):
-        as_skd(again)
+        as_skd(loaded)
     with pytest.raises(InputError, match=r"frames of 64 x 100; expected multiples of 32"):
         TinyHDSettings("M", width=100, height=64)
 
 
-def test_the_shipped_student_says_how_it_was_trained() -> None:
+def test_shipped_student_stores_the_record_of_its_training() -> None:
     student = load_student("skd-64")
     assert student.settings.delay_frames == 0
-    told = student.trained["recipe"]
-    del told["world"]["workers"]  # had its place there then
-    recipe = SkdRecipe.model_validate(told)
+    stored = student.trained["recipe"]
+    del stored["world"]["workers"]  # this key was in the table world when the student was trained
+    recipe = SkdRecipe.model_validate(stored)
     assert recipe == load_recipe("skd-64", {"mixed": "true"})
     assert min(recipe.teachers.steps, recipe.students.steps, recipe.network.steps) > 0
     assert student.trained["data"] == "made world"
     assert student.trained["commit"]
 
 
-def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _set_nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     tensors["trunk.0.0.weight"][0] = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
-        (_nan, r"weight trunk\.0\.0\.weight is not finite"),
+        (_set_nan, r"weight trunk\.0\.0\.weight is not finite"),
         (lambda tensors, metadata: metadata.update(schema="9"), "student schema '9'"),
         (lambda tensors, metadata: tensors.pop("trunk.0.0.weight"), "is not a student of aerogaze train"),
         (lambda tensors, metadata: metadata.update(student="{}"), "is not a student of aerogaze train"),
@@ -81,8 +83,8 @@ def _nan(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         ),
     ],
 )
-def test_a_spoilt_file_is_named(
-    student: Student, tmp_path: Path, spoil: Callable[..., object], message: str
+def test_damaged_file_is_reported(
+    student: Student, tmp_path: Path, damage: Callable[..., object], message: str
 ) -> None:
     path = tmp_path / "s.safetensors"
     student.save(path)
@@ -93,16 +95,16 @@ def test_a_spoilt_file_is_named(
         "trained": "{}",
         "student": '{"kind": "skd", "resolution": 32, "pair": "next", "head": "density"}',
     }
-    spoil(tensors, metadata)
+    damage(tensors, metadata)
     save_file(tensors, path, metadata)
     with pytest.raises(InputError, match=message):
         load_student(path)
 
 
-def test_what_is_no_student_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no student 'nobody'.*shipped student: skd-"):
-        load_student("nobody")
+def test_missing_student_and_other_file_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no student 'unknown'.*shipped student: skd-"):
+        load_student("unknown")
     path = tmp_path / "s.safetensors"
-    path.write_bytes(b"weights, honestly")
+    path.write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="is not a safetensors file"):
         load_student(path)

@@ -1,3 +1,5 @@
+"""TinyHD's students, teacher, encoder and losses: sizes, shapes, weights and gradients."""
+
 from __future__ import annotations
 
 import itertools
@@ -24,7 +26,7 @@ from trainer.models.mobilenet3d import (
 from trainer.models.student import parameter_count
 from trainer.models.tinyhd import DECODERS, LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
 
-# Parameters in millions and GMAC a clip of 16 frames at 192 x 256: computed on the authors' networks.
+# Parameters in millions, and GMAC per clip of 16 frames at 192 x 256, computed from the authors' networks.
 PUBLISHED: dict[tuple[Variant, Reduction], tuple[float, float]] = {
     ("S", 1): (3.94, 5.13), ("S", 2): (1.37, 3.35), ("S", 4): (0.51, 2.07),
     ("M", 1): (3.92, 7.22), ("M", 2): (1.37, 6.16), ("M", 4): (0.52, 3.56),
@@ -32,18 +34,17 @@ PUBLISHED: dict[tuple[Variant, Reduction], tuple[float, float]] = {
 SUBSETS = [names for size in (1, 2, 3) for names in itertools.combinations(DECODERS, size)]
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def meta() -> Iterator[Tensor]:
-    """A clip without values: networks made beside it compute shapes only."""
+    """Yield a clip on the meta device, on which networks compute only shapes."""
     with torch.device("meta"):
         yield torch.empty(1, 3, 16, 192, 256)
 
@@ -57,32 +58,34 @@ def test_students_have_the_published_size_and_work(
     assert multiply_accumulates(network, meta) == pytest.approx(published[1] * 1e9, rel=0.06)
 
 
-def test_the_teacher_has_the_published_size_and_work(meta: Tensor) -> None:
+def test_teacher_has_the_published_size_and_work(meta: Tensor) -> None:
     network = HD2S()
     assert parameter_count(network) == pytest.approx(29.8e6, rel=0.02)
     assert multiply_accumulates(network, meta) == pytest.approx(22.0e9, rel=0.02)
 
 
 @pytest.mark.parametrize(("coarse_times", "expected"), [(2, 2), (1, 1)])
-def test_the_encoders_levels_are_the_papers(meta: Tensor, coarse_times: int, expected: int) -> None:
+def test_levels_of_the_encoder_have_the_shapes_of_the_paper(
+    meta: Tensor, coarse_times: int, expected: int
+) -> None:
     encoder = MobileNet3D(1, coarse_times)  # type: ignore[arg-type]
     shapes = [tuple(x.shape[1:]) for x in encoder(meta)]
     assert shapes == [(28, 8, 96, 128), (24, 4, 48, 64), (136, 2, 24, 32), (520, expected, 12, 16)]
 
 
-def test_the_encoder_turns_the_houses_scaling_into_imagenets() -> None:
+def test_encoder_converts_the_scaling_to_that_of_imagenet() -> None:
     image = torch.randint(0, 256, (2, 3, 16, 4, 4)).float()
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = (image / 255 - mean.view(3, 1, 1, 1)) / deviation.view(3, 1, 1, 1)
     torch.testing.assert_close(ImageNetScaling()(image / 127.5 - 1), expected, atol=1e-5, rtol=1e-5)
     encoder = MobileNet3D(8)
-    seen: list[Tensor] = []
-    encoder.stem.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    stem_inputs: list[Tensor] = []
+    encoder.stem.register_forward_pre_hook(lambda module, inputs: stem_inputs.append(inputs[0]))
     encoder((image / 127.5 - 1).repeat(1, 1, 1, 8, 8))
-    torch.testing.assert_close(seen[0][..., :4, :4], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stem_inputs[0][..., :4, :4], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_frame_is_unfolded_as_torch_does() -> None:
+def test_each_frame_is_shuffled_like_torch_pixel_shuffle() -> None:
     x = torch.rand(2, 8, 3, 4, 5)
     for t in range(3):
         assert torch.equal(_pixel_shuffle_frames(x)[:, :, t], nn.PixelShuffle(2)(x[:, :, t]))
@@ -91,7 +94,7 @@ def test_a_frame_is_unfolded_as_torch_does() -> None:
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (96, 128)])
 @pytest.mark.parametrize("rc", REDUCTIONS)
 @pytest.mark.parametrize("variant", MAPS)
-def test_maps_have_the_clips_size(
+def test_maps_have_the_size_of_the_clip(
     meta: Tensor, variant: Variant, rc: Reduction, height: int, width: int
 ) -> None:
     maps = TinyHD(variant, rc)(meta[..., :height, :width])
@@ -102,7 +105,7 @@ def test_maps_have_the_clips_size(
     }
 
 
-def test_the_teachers_maps_bear_the_names_of_d1s(meta: Tensor) -> None:
+def test_maps_of_the_teacher_have_the_names_of_those_of_d1(meta: Tensor) -> None:
     maps = HD2S()(meta)
     assert maps.fused.shape == (1, 1, 192, 256)
     assert list(maps.parts) == list(LEVELS)
@@ -111,7 +114,9 @@ def test_the_teachers_maps_bear_the_names_of_d1s(meta: Tensor) -> None:
 
 @pytest.mark.parametrize("variant", MAPS)
 @pytest.mark.parametrize("decoders", SUBSETS)
-def test_each_subset_of_decoders(meta: Tensor, variant: Variant, decoders: tuple[str, ...]) -> None:
+def test_subset_of_decoders_returns_its_maps(
+    meta: Tensor, variant: Variant, decoders: tuple[str, ...]
+) -> None:
     names = [name for decoder in decoders for name in {"D1": LEVELS, "D2": ("d2",), "D3": ("d3",)}[decoder]]
     maps = TinyHD(variant, 4, decoders)(meta)
     assert maps.fused.shape == (1, MAPS[variant], 192, 256)
@@ -119,22 +124,22 @@ def test_each_subset_of_decoders(meta: Tensor, variant: Variant, decoders: tuple
 
 
 @pytest.mark.parametrize("variant", MAPS)
-def test_maps_are_between_zero_and_one_and_follow_the_clip(variant: Variant) -> None:
+def test_maps_are_between_zero_and_one_and_depend_on_the_clip(variant: Variant) -> None:
     network = TinyHD(variant, 8)
     with torch.inference_mode():
-        one, other = network(torch.randn(2, 3, 16, 32, 64)).fused
-    assert 0 < one.min() < one.max() < 1
-    assert not torch.allclose(one, other)
+        first, second = network(torch.randn(2, 3, 16, 32, 64)).fused
+    assert 0 < first.min() < first.max() < 1
+    assert not torch.allclose(first, second)
 
 
-def test_the_teacher_computes() -> None:
+def test_maps_of_the_teacher_are_between_zero_and_one() -> None:
     with torch.inference_mode():
         maps = HD2S().eval()(torch.randn(1, 3, 16, 32, 32))
     assert all(part.min() > 0 and part.max() < 1 for part in (maps.fused, *maps.parts.values()))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 15, 32, 32), (1, 3, 16, 32, 30), (3, 16, 32, 32)])
-def test_a_clip_that_does_not_fit_is_refused(meta: Tensor, shape: tuple[int, ...]) -> None:
+def test_clip_with_wrong_shape_is_rejected(meta: Tensor, shape: tuple[int, ...]) -> None:
     for network in (TinyHD("S", 8), HD2S()):
         with pytest.raises(InputError, match=r"expected \(N, 3, 16, H, W\) with sides that are multiples of"):
             network(torch.zeros(shape))
@@ -143,12 +148,12 @@ def test_a_clip_that_does_not_fit_is_refused(meta: Tensor, shape: tuple[int, ...
 @pytest.mark.parametrize(
     ("variant", "rc", "decoders"), [("L", 1, ["D1"]), ("S", 3, ["D1"]), ("S", 1, []), ("S", 1, ["D4"])]
 )
-def test_an_unknown_student_is_refused(variant: Variant, rc: Reduction, decoders: list[str]) -> None:
+def test_unknown_student_is_rejected(variant: Variant, rc: Reduction, decoders: list[str]) -> None:
     with pytest.raises(InputError, match="expected S or M, rc 1, 2, 4, 8, one or more of D1, D2, D3"):
         TinyHD(variant, rc, decoders)
 
 
-def test_group_means_by_hand() -> None:
+def test_group_means_match_values_by_hand() -> None:
     weight = torch.tensor([[1.0, 3.0], [5.0, 7.0], [0.0, 2.0], [4.0, 2.0]])
     assert torch.equal(group_means(weight, (2, 1)), torch.tensor([[4.0], [2.0]]))
     assert torch.equal(group_means(torch.tensor([1.0, 3.0, 5.0, 7.0]), (2,)), torch.tensor([2.0, 6.0]))
@@ -157,7 +162,7 @@ def test_group_means_by_hand() -> None:
 
 
 def _published(encoder: MobileNet3D) -> dict[str, Tensor]:
-    """Weights in the order and shapes of torchvision's MobileNetV2, which the tests do not install."""
+    """Return random weights in the order and shapes of torchvision's MobileNetV2, which is not installed."""
     state = {
         f"features.{name}": torch.rand(*tensor.shape[:2], *tensor.shape[3:]) if tensor.dim() else tensor
         for name, tensor in encoder.state_dict().items()
@@ -176,21 +181,21 @@ def test_imagenet_weights_are_copied_along_time_and_averaged_in_groups(tmp_path:
     for t in range(3):
         assert torch.allclose(stem[0, :, t], flat[:rc].mean(0))
     for name, value in published.items():
-        mine = state.get(name.removeprefix("features."))
-        if mine is not None and mine.dim():
-            assert torch.allclose(mine.mean(), value.mean(), atol=1e-3), name
+        loaded = state.get(name.removeprefix("features."))
+        if loaded is not None and loaded.dim():
+            assert torch.allclose(loaded.mean(), value.mean(), atol=1e-3), name
 
 
-def test_an_encoder_of_smaller_width_takes_the_means_of_a_larger_one() -> None:
+def test_narrow_encoder_starts_from_the_means_of_a_wide_one() -> None:
     full, half = MobileNet3D(1), MobileNet3D(2)
     half.load_averaged(full)
     name = "scales.1.0.layers.0.weight"  # expands 16 channels to 96
-    theirs, mine = full.state_dict()[name], half.state_dict()[name]
-    assert mine.shape == (48, 8, 1, 1, 1)
-    assert mine[3, 5].item() == pytest.approx(theirs[6:8, 10:12].mean().item())
+    original, reduced = full.state_dict()[name], half.state_dict()[name]
+    assert reduced.shape == (48, 8, 1, 1, 1)
+    assert reduced[3, 5].item() == pytest.approx(original[6:8, 10:12].mean().item())
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_reported(tmp_path: Path) -> None:
     encoder, path = MobileNet3D(8), tmp_path / "weights.pth"
     with pytest.raises(InputError, match="no weights at"):
         encoder.load_imagenet(path)
@@ -207,7 +212,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         encoder.load_imagenet(path)
 
 
-def test_kl_by_hand() -> None:
+def test_kl_matches_value_by_hand() -> None:
     target, prediction = torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[0.2, 0.6]]]])
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert kl(target, prediction).item() == pytest.approx(expected, abs=1e-5)
@@ -215,38 +220,40 @@ def test_kl_by_hand() -> None:
 
 
 def test_kl_of_empty_maps_is_finite() -> None:
-    empty, some = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4, requires_grad=True)
-    kl(empty, some).backward()  # type: ignore[no-untyped-call]
-    assert kl(empty, some).item() == 0
-    assert some.grad is not None
-    assert not some.grad.any()
-    nothing = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    value = kl(some, nothing)
+    empty, maps = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4, requires_grad=True)
+    kl(empty, maps).backward()  # type: ignore[no-untyped-call]
+    assert kl(empty, maps).item() == 0
+    assert maps.grad is not None
+    assert not maps.grad.any()
+    empty_prediction = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    value = kl(maps, empty_prediction)
     value.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(value)
-    assert nothing.grad is not None
-    assert torch.isfinite(nothing.grad).all()
+    assert empty_prediction.grad is not None
+    assert torch.isfinite(empty_prediction.grad).all()
 
 
 def _maps(names: list[str], steps: int, single: int) -> SaliencyMaps:
-    """Random maps that are leaves: each has a gradient of its own only if the loss names it."""
+    """Return random leaf maps; each gets a gradient only if the loss depends on it."""
 
-    def some(n: int) -> Tensor:
+    def random_map(n: int) -> Tensor:
         return torch.rand(2, n, 8, 8, requires_grad=True)
 
-    return SaliencyMaps(some(steps), {name: some(single if name in LEVELS else steps) for name in names})
+    return SaliencyMaps(
+        random_map(steps), {name: random_map(single if name in LEVELS else steps) for name in names}
+    )
 
 
-ALL = [*LEVELS, "d2", "d3"]
+ALL_PARTS = [*LEVELS, "d2", "d3"]
 
 
-def _trained(student: SaliencyMaps, loss: Tensor) -> set[str]:
+def _parts_with_gradient(student: SaliencyMaps, loss: Tensor) -> set[str]:
     loss.backward()  # type: ignore[no-untyped-call]
     return {name for name, part in student.parts.items() if part.grad is not None}
 
 
-def test_the_loss_is_the_sum_of_its_terms() -> None:
-    student, teacher, truth = _maps(ALL, 1, 1), _maps([*LEVELS], 1, 1), torch.rand(2, 1, 8, 8)
+def test_hierarchical_loss_is_the_sum_of_its_terms() -> None:
+    student, teacher, truth = _maps(ALL_PARTS, 1, 1), _maps([*LEVELS], 1, 1), torch.rand(2, 1, 8, 8)
     expected = kl(truth, student.fused) + kl(teacher.fused, student.fused)
     expected = expected + sum(kl(teacher.parts[name], student.parts[name]) for name in LEVELS)
     torch.testing.assert_close(hierarchical_loss(student, teacher, truth), expected)
@@ -255,40 +262,40 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
 
 
 @pytest.mark.parametrize("steps", MAPS.values())
-def test_which_maps_have_a_term_of_their_own(steps: int) -> None:
+def test_parts_with_a_loss_term_depend_on_teacher_and_supervision(steps: int) -> None:
     teacher, truth = _maps([*LEVELS], steps, steps), torch.rand(2, steps, 8, 8)
-    student = _maps(ALL, steps, 1)
-    assert _trained(student, hierarchical_loss(student, teacher, truth)) == set(LEVELS)
+    student = _maps(ALL_PARTS, steps, 1)
+    assert _parts_with_gradient(student, hierarchical_loss(student, teacher, truth)) == set(LEVELS)
     assert teacher.fused.grad is None
-    assert _trained(student, hierarchical_loss(student, teacher, truth, 0.5)) == set(ALL)
-    student, assistant = _maps(ALL, steps, 1), _maps(ALL, steps, 1)
-    assert _trained(student, hierarchical_loss(student, assistant, truth)) == set(ALL)
+    assert _parts_with_gradient(student, hierarchical_loss(student, teacher, truth, 0.5)) == set(ALL_PARTS)
+    student, assistant = _maps(ALL_PARTS, steps, 1), _maps(ALL_PARTS, steps, 1)
+    assert _parts_with_gradient(student, hierarchical_loss(student, assistant, truth)) == set(ALL_PARTS)
     student = _maps(["d2"], steps, 1)
-    assert _trained(student, hierarchical_loss(student, teacher, truth)) == set()
+    assert _parts_with_gradient(student, hierarchical_loss(student, teacher, truth)) == set()
 
 
-def test_for_d1_the_teachers_maps_are_averaged_over_time() -> None:
+def test_maps_of_the_teacher_are_averaged_over_time_for_d1() -> None:
     student, teacher = _maps(["x2"], 16, 1), _maps(["x2"], 16, 16)
-    nothing = torch.zeros(2, 16, 8, 8)
+    empty = torch.zeros(2, 16, 8, 8)
     expected = kl(teacher.fused, student.fused)
     expected = expected + kl(teacher.parts["x2"].mean(1, keepdim=True), student.parts["x2"])
-    torch.testing.assert_close(hierarchical_loss(student, teacher, nothing), expected)
+    torch.testing.assert_close(hierarchical_loss(student, teacher, empty), expected)
 
 
-def test_a_clip_without_label_learns_from_the_teacher_alone() -> None:
-    student, teacher = _maps(ALL, 1, 1), _maps([*LEVELS], 1, 1)
+def test_clip_without_label_learns_from_the_teacher_alone() -> None:
+    student, teacher = _maps(ALL_PARTS, 1, 1), _maps([*LEVELS], 1, 1)
     truth = torch.rand(2, 1, 8, 8)
     truth[1] = 0
-    both = hierarchical_loss(student, teacher, truth, 0.5) - hierarchical_loss(
+    difference = hierarchical_loss(student, teacher, truth, 0.5) - hierarchical_loss(
         student, teacher, truth * 0, 0.5
     )
     maps = student.fused, student.parts["d2"], student.parts["d3"]
     labelled = [weight * kl(truth[:1], m[:1]) for weight, m in zip((1, 0.5, 0.5), maps, strict=True)]
-    torch.testing.assert_close(both, sum(labelled) / 2)
+    torch.testing.assert_close(difference, sum(labelled) / 2)
 
 
 @pytest.mark.parametrize("variant", MAPS)
-def test_the_loss_reaches_every_parameter(variant: Variant) -> None:
+def test_every_parameter_has_a_gradient(variant: Variant) -> None:
     network, steps = TinyHD(variant, 8), MAPS[variant]
     teacher = SaliencyMaps(
         torch.rand(2, steps, 32, 64), {name: torch.rand(2, steps, 32, 64) for name in LEVELS}

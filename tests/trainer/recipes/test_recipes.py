@@ -1,3 +1,5 @@
+"""Recipes: the shipped ones, changes, and reports of invalid values."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,16 +12,16 @@ from trainer.recipes.tinyhd import StreamTable, TinyHDTable
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED_RECIPES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_sound(path: Path) -> None:
+def test_shipped_recipe_is_valid(path: Path) -> None:
     names = {"student.weights": '"skd-64"', "student.release": '"skd-64"'} if path.stem == "qat" else {}
     recipe = load_recipe(path.stem, names)
     if isinstance(recipe, QatRecipe):
         assert list(recipe.stages) == ["tuning"]
         return
     if isinstance(recipe, TinyHDRecipe) and isinstance(recipe.student, StreamTable):
-        taught = {"stream": [], f"stream-{recipe.student.height}": ["teacher", "assistant-rc1"]}
+        stages = {"stream": [], f"stream-{recipe.student.height}": ["teacher", "assistant-rc1"]}
         assert recipe.name == path.stem
-        assert list(recipe.stages) == [*taught[recipe.name], "student"]
+        assert list(recipe.stages) == [*stages[recipe.name], "student"]
         return
     if isinstance(recipe, TinyHDRecipe):
         assert isinstance(recipe.student, TinyHDTable)
@@ -40,7 +42,7 @@ def test_every_shipped_recipe_is_sound(path: Path) -> None:
     assert recipe.settings().head == ("density" if recipe.loss == "mse" else "log_density")
 
 
-def test_changes_are_checked_like_the_file() -> None:
+def test_changes_override_the_file() -> None:
     recipe = load_recipe("skd-64", {"network.steps": "7", "loss": "mse", "students.mu": "0.25"})
     assert isinstance(recipe, SkdRecipe)
     assert (recipe.network.steps, recipe.loss, recipe.students.mu) == (7, "mse", 0.25)
@@ -65,7 +67,7 @@ def test_changes_are_checked_like_the_file() -> None:
         ({"name.first": "1"}, "name is not a table of the recipe"),
     ],
 )
-def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
+def test_invalid_value_of_an_skd_recipe_is_reported(changes: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_recipe("skd-64", changes)
 
@@ -90,13 +92,13 @@ def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
         ({"world.frames": "15"}, "world.frames must be 16 or more"),
     ],
 )
-def test_a_bad_value_of_tinyhds_is_named(changes: dict[str, str], message: str) -> None:
-    with pytest.raises(InputError, match=message) as told:
+def test_invalid_value_of_a_tinyhd_recipe_is_reported(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         load_recipe("tinyhd-s-rc4", changes)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_bad_file_is_named(tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no recipe 'skd-7'.*shipped recipe: demo"):
         load_recipe("skd-7")
     path = tmp_path / "r.toml"
@@ -118,6 +120,6 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         ({"student.kind": "'other'"}, "student.kind 'other': expected one of skd, tinyhd, stream"),
     ],
 )
-def test_a_bad_value_of_a_streaming_recipe_is_named(changes: dict[str, str], message: str) -> None:
+def test_invalid_value_of_a_streaming_recipe_is_reported(changes: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_recipe("stream-96", changes)

@@ -1,4 +1,4 @@
-"""Runs that are killed and gone on with, that are shared by processes, that go wrong."""
+"""Training loop: resuming after a kill, several processes, interrupts, and losses that diverge."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from tests.conftest import Outcome
-from tests.trainer.training.test_skd import QUICK, quick
+from tests.support.training import SHORT_SKD, KilledError, run_torchrun, set_options, short_skd_recipe
 from trainer.models.student import load_student
-from trainer.recipes.loader import SkdRecipe, StageTable
+from trainer.recipes.loader import StageTable
 from trainer.training.distributed import ProcessGroup, process_group
 from trainer.training.loop import TrainingRun, fit
 from trainer.training.monitor import TrainingProgress
@@ -31,7 +31,7 @@ from trainer.training.stage import Batch, TrainingStage
 
 
 class Points(Dataset[dict[str, Tensor]]):
-    """Points on a line to fit."""
+    """Points on a line, to which a linear network is fitted."""
 
     def __len__(self) -> int:
         return 40
@@ -42,17 +42,17 @@ class Points(Dataset[dict[str, Tensor]]):
 
 
 class Line(TrainingStage):
-    """A linear network without batch statistics: two processes must find what one finds."""
+    """Linear network without batch statistics, which two processes train exactly like one."""
 
     def __init__(self, table: StageTable) -> None:
         super().__init__(table)
         self.layer = nn.Linear(2, 1)
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
-        self.seen: list[float] = []
+        self.inputs: list[float] = []
 
     def loss(self, batch: Batch) -> Tensor:
-        self.seen += batch["x"][:, 0].tolist()
+        self.inputs += batch["x"][:, 0].tolist()
         error = self.layer(batch["x"])[:, 0] - batch["y"]
         return torch.mean(error * error)
 
@@ -60,63 +60,68 @@ class Line(TrainingStage):
 TABLE = StageTable(steps=30, batch=8, rate=0.05, schedule="cosine", average=0.5)
 
 
-def recipe() -> SkdRecipe:
-    return quick()
-
-
-def test_each_epoch_has_every_sample_once() -> None:
+def test_each_epoch_has_every_sample_once_in_new_order() -> None:
     line = Line(TABLE)
-    fit("line", line, Points(), recipe(), TABLE)
-    epochs = [sorted(line.seen[at : at + 40]) for at in range(0, 240, 40)]
+    fit("line", line, Points(), short_skd_recipe(), TABLE)
+    epochs = [sorted(line.inputs[start : start + 40]) for start in range(0, 240, 40)]
     assert all(epoch == epochs[0] and len(set(epoch)) == 40 for epoch in epochs)
-    assert line.seen[:40] != line.seen[40:80]
-
-
-class KilledError(Exception):
-    """As by the system, between two steps."""
+    assert line.inputs[:40] != line.inputs[40:80]
 
 
 @pytest.mark.parametrize("killed_at", [1, 7, 10, 29])
-def test_a_killed_run_goes_on_and_ends_where_the_whole_one_does(tmp_path: Path, killed_at: int) -> None:
-    def killer(progress: TrainingProgress) -> None:
+def test_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_run(
+    tmp_path: Path, killed_at: int
+) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == killed_at:
             raise KilledError
 
-    whole = Line(TABLE)
-    fit("line", whole, Points(), recipe(), TABLE)
+    uninterrupted = Line(TABLE)
+    fit("line", uninterrupted, Points(), short_skd_recipe(), TABLE)
     with pytest.raises(KilledError):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, killer))
+        fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path, 5, kill))
     steps: list[int] = []
     resumed = Line(TABLE)
-    fit("line", resumed, Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, lambda p: steps.append(p.step)))
+    fit(
+        "line",
+        resumed,
+        Points(),
+        short_skd_recipe(),
+        TABLE,
+        TrainingRun(tmp_path, 5, lambda p: steps.append(p.step)),
+    )
     assert steps == list(range((killed_at - 1) // 5 * 5 + 1, 31)) or steps[0] == killed_at + 1
-    for key, value in whole.state_dict().items():
+    for key, value in uninterrupted.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[key], value)
-    again = Line(TABLE)
-    fit("line", again, Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, killer))  # done: nothing runs
-    torch.testing.assert_close(again.layer.weight, whole.layer.weight)
+    loaded = Line(TABLE)
+    fit(
+        "line", loaded, Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path, 5, kill)
+    )  # finished: no step runs
+    torch.testing.assert_close(loaded.layer.weight, uninterrupted.layer.weight)
 
 
-def test_a_stage_that_was_finished_is_not_trained_again(tmp_path: Path) -> None:
+def test_finished_stages_are_loaded_instead_of_trained_again(tmp_path: Path) -> None:
     stages: list[str] = []
-    first = train(quick(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
+    first = train(short_skd_recipe(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
     assert stages.count("network") == 3
-    second = train(quick(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
+    second = train(short_skd_recipe(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
     assert stages.count("network") == 3
     for key, value in first.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[key], value)
     with pytest.raises(InputError, match="training of another recipe"):
-        train(quick(seed="5"), TrainingRun(tmp_path))
+        train(short_skd_recipe(seed="5"), TrainingRun(tmp_path))
 
 
-def test_a_checkpoint_that_is_spoilt_is_named(tmp_path: Path) -> None:
+def test_unreadable_checkpoint_is_reported_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "line").mkdir()
     (tmp_path / "line" / "last.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match="remove it to start the stage again"):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path))
+        fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path))
 
 
 class Rising(Line):
+    """Stage whose loss rises steadily."""
+
     def loss(self, batch: Batch) -> Tensor:
         raised: Tensor = 0 * self.layer(batch["x"]).mean() + 1 + self.global_step / 20
         return raised
@@ -126,164 +131,174 @@ RISE = r"line: the loss rose to .* from .* at the start"
 
 
 class RisingFromBelow(Rising):
-    """As NSS does, which is better the lower it is."""
+    """Stage whose loss rises from a negative value, as NSS can."""
 
     def loss(self, batch: Batch) -> Tensor:
         return super().loss(batch) - 3
 
 
 @pytest.mark.parametrize("kind", [Rising, RisingFromBelow])
-def test_a_loss_that_rises_ends_the_run(kind: type[Rising]) -> None:
+def test_rising_loss_ends_the_training(kind: type[Rising]) -> None:
     table = StageTable(steps=400, batch=8)
     with pytest.raises(InputError, match=RISE):
-        fit("line", kind(table), Points(), recipe(), table)
+        fit("line", kind(table), Points(), short_skd_recipe(), table)
 
 
-def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_reported_and_not_stored(tmp_path: Path) -> None:
     class Broken(Line):
         def loss(self, batch: Batch) -> Tensor:
-            self.layer.weight.data[0, 0] = float("nan")  # as a wrong gradient does, in a place no loss sees
+            self.layer.weight.data[0, 0] = float("nan")  # as a wrong gradient would, where no loss sees it
             return self.layer.bias.square().mean()
 
     with pytest.raises(InputError, match=r"line: layer.weight is not finite after 30 steps"):
-        fit("line", Broken(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path))
+        fit("line", Broken(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path))
     assert not (tmp_path / "line" / "done.pt").exists()
 
 
-def test_a_run_that_goes_on_knows_how_its_loss_began(tmp_path: Path) -> None:
-    def killer(progress: TrainingProgress) -> None:
+def test_resumed_run_compares_its_loss_with_that_of_the_first_steps(tmp_path: Path) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == 45:
             raise KilledError
 
     table = StageTable(steps=100, batch=8)
     with pytest.raises(KilledError):
-        fit("line", Rising(table), Points(), recipe(), table, TrainingRun(tmp_path, 5, killer))
+        fit("line", Rising(table), Points(), short_skd_recipe(), table, TrainingRun(tmp_path, 5, kill))
     with pytest.raises(InputError, match=RISE):
-        fit("line", Rising(table), Points(), recipe(), table, TrainingRun(tmp_path, 5))
+        fit("line", Rising(table), Points(), short_skd_recipe(), table, TrainingRun(tmp_path, 5))
 
 
-def test_a_run_killed_outright_goes_on_by_the_same_command(
+KILLED_AT_STEP_7 = """
+    import os, signal, sys
+    from edge.cli.main import run_cli
+    from trainer.training.monitor import LossMonitor
+
+    finish_step = LossMonitor.on_train_batch_end
+
+    def finish_step_or_die(self, trainer, *args):
+        finish_step(self, trainer, *args)
+        if self._stage == "network" and trainer.global_step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    LossMonitor.on_train_batch_end = finish_step_or_die
+    sys.exit(run_cli(sys.argv[1:]))
+"""
+
+
+def test_run_killed_by_the_system_resumes_with_the_same_command(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    changes = [w for k, v in (QUICK | {"network.steps": "40"}).items() for w in ("--set", f"{k}={v}")]
+    changes = set_options(SHORT_SKD | {"network.steps": "40"})
     out, run = tmp_path / "s.safetensors", tmp_path / "run"
-    words = ["train", "demo", "--out", str(out), "--run", str(run), *changes]
-    words += ["--interval", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "edge.cli.main", *map(str, words)])
-    checkpoint, until = tmp_path / "run" / "network" / "last.ckpt", time.monotonic() + 300
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    begun = int(torch.load(checkpoint, weights_only=False)["global_step"])
-    assert 0 < begun < 40
-    outcome = command(*words)
+    arguments = ["train", "demo", "--out", str(out), "--run", str(run), *changes, "--interval", "2"]
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(KILLED_AT_STEP_7))
+    killed = subprocess.run([sys.executable, script, *arguments], timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    checkpoint = run / "network" / "last.ckpt"
+    stored_step = int(torch.load(checkpoint, weights_only=False)["global_step"])
+    assert stored_step == 6
+    outcome = command(*arguments)
     assert outcome.code == 0, outcome.err
-    with (tmp_path / "run" / "network" / f"from-{begun:06d}" / "metrics.csv").open() as file:
-        assert int(next(csv.DictReader(file))["step"]) >= begun
-    assert load_student(tmp_path / "s.safetensors").name == "demo-32"
+    with (run / "network" / f"from-{stored_step:06d}" / "metrics.csv").open() as file:
+        assert int(next(csv.DictReader(file))["step"]) >= stored_step
+    assert load_student(out).name == "demo-32"
 
 
 @pytest.mark.parametrize("when", ["workers start", "steps run"])
-def test_ctrl_c_ends_it_with_one_line(tmp_path: Path, when: str) -> None:
-    changes = QUICK | {"network.steps": "5000", "teachers.steps": "0", "students.steps": "0", "workers": "1"}
-    words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path, when: str) -> None:
+    no_stages = {"teachers.steps": "0", "students.steps": "0"}
+    options = set_options(SHORT_SKD | no_stages | {"network.steps": "5000", "workers": "1"})
     out, run = tmp_path / "s.safetensors", tmp_path / "run"
     command = [sys.executable, "-m", "edge.cli.main", "train", "demo", "--out", str(out), "--run", str(run)]
     process = subprocess.Popen(
-        [*command, "--interval", "1", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--interval", "1", *options], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    mark = run / "recipe.json" if when == "workers start" else run / "network" / "last.ckpt"
-    until = time.monotonic() + 200
-    while not mark.exists() and process.poll() is None and time.monotonic() < until:
+    sign = run / "recipe.json" if when == "workers start" else run / "network" / "last.ckpt"
+    deadline = time.monotonic() + 200
+    while not sign.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=100)
-    assert process.returncode == 130, told
-    assert told.strip() == "aerogaze: interrupted"  # after the terminal's ^C
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert err.strip() == "aerogaze: interrupted"  # strip: the terminal shows ^C before it
     assert not out.exists()
 
 
-def test_an_interrupt_that_a_library_swallows_ends_it_all_the_same(tmp_path: Path) -> None:
-    told = []
+def test_interrupt_that_a_library_suppresses_still_ends_the_training(tmp_path: Path) -> None:
+    steps = []
 
-    def careless(progress: TrainingProgress) -> None:
-        told.append(progress.step)
+    def suppress_interrupt(progress: TrainingProgress) -> None:
+        steps.append(progress.step)
         with contextlib.suppress(BaseException):
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path, 5, careless))
-    assert told == [1]
+        fit(
+            "line",
+            Line(TABLE),
+            Points(),
+            short_skd_recipe(),
+            TABLE,
+            TrainingRun(tmp_path, 5, suppress_interrupt),
+        )
+    assert steps == [1]
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_interrupt_after_the_last_step_ends_it_too(tmp_path: Path) -> None:
-    class Late(Line):
+def test_interrupt_after_the_last_step_ends_the_training(tmp_path: Path) -> None:
+    class InterruptedAtEnd(Line):
         def on_train_end(self) -> None:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        fit("line", Late(TABLE), Points(), recipe(), TABLE, TrainingRun(tmp_path, 5))
+        fit("line", InterruptedAtEnd(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path, 5))
     assert not (tmp_path / "line" / "done.pt").exists()
 
 
-TWO = """
+TWO_PROCESSES = """
     import sys, torch
     from pathlib import Path
-    from tests.trainer.training.test_loop import TABLE, Line, Points, recipe
+    from tests.trainer.training.test_loop import TABLE, Line, Points
+    from tests.support.training import short_skd_recipe
     from trainer.training.distributed import process_group
     from trainer.training.loop import TrainingRun, fit
     if __name__ == "__main__":
         line = Line(TABLE)
-        fit("line", line, Points(), recipe(), TABLE, TrainingRun(Path(sys.argv[1]), 10))
+        fit("line", line, Points(), short_skd_recipe(), TABLE, TrainingRun(Path(sys.argv[1]), 10))
         torch.save(line.layer.state_dict(), f"{sys.argv[1]}/rank-{process_group().rank}.pt")
 """
 
 
-def torchrun(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = str(Path(__file__).parents[3])
-    return subprocess.run(
-        [*command, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-
-
-def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(TWO))
-    done = torchrun(script, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one = Line(TABLE)
-    fit("line", one, Points(), recipe(), TABLE)
+    script.write_text(textwrap.dedent(TWO_PROCESSES))
+    outcome = run_torchrun(script, tmp_path)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    single = Line(TABLE)
+    fit("line", single, Points(), short_skd_recipe(), TABLE)
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for key, value in one.layer.state_dict().items():
+    for key, value in single.layer.state_dict().items():
         assert torch.equal(ranks[0][key], ranks[1][key])
         torch.testing.assert_close(ranks[0][key], value, atol=1e-5, rtol=1e-5)
 
 
-def test_two_processes_train_a_student_by_the_command(tmp_path: Path) -> None:
-    changes = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+def test_command_trains_a_student_in_two_processes(tmp_path: Path) -> None:
     out, run = tmp_path / "s.safetensors", tmp_path / "run"
-    words = ["train", "demo", "--out", str(out), "--run", str(run), *changes]
-    done = torchrun("--no-python", "--", sys.executable, "-m", "edge.cli.main", *words)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("wrote") == 1
+    arguments = ["train", "demo", "--out", str(out), "--run", str(run), *set_options(SHORT_SKD)]
+    outcome = run_torchrun("--no-python", "--", sys.executable, "-m", "edge.cli.main", *arguments)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert outcome.stdout.count("wrote") == 1
     assert (tmp_path / "run" / "network" / "done.pt").is_file()
     assert load_student(tmp_path / "s.safetensors").name == "demo-32"
 
 
-def test_a_batch_that_cannot_be_shared_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_that_cannot_be_divided_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="a batch of 8 cannot be divided among 3 processes"):
-        fit("line", Line(TABLE), Points(), recipe(), TABLE)
+        fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +316,7 @@ def test_a_batch_that_cannot_be_shared_is_named(monkeypatch: pytest.MonkeyPatch)
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"}, ProcessGroup(0, 1, 1)),
     ],
 )
-def test_the_team_is_read_from_what_started_it(
+def test_process_group_is_read_from_the_environment_of_the_launcher(
     environment: dict[str, str], expected: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
@@ -310,11 +325,13 @@ def test_the_team_is_read_from_what_started_it(
     assert process_group() == expected
 
 
-def test_lightning_is_told_how_many_tasks_a_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_per_node_are_set_in_the_environment_for_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     srun = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "aerogaze"}
     monkeypatch.setattr(os, "environ", dict(srun))
     process_group()
     assert os.environ["SLURM_NTASKS_PER_NODE"] == "2"
     monkeypatch.setattr(os, "environ", srun | {"SLURM_NTASKS": "3"})
-    with pytest.raises(InputError, match="srun started 3 tasks on 2 nodes; expected the same number on each node"):
+    with pytest.raises(
+        InputError, match="srun started 3 tasks on 2 nodes; expected the same number on each node"
+    ):
         process_group()

@@ -1,4 +1,4 @@
-"""Quantisation-aware distillation: on students whose int8 misses, in the places that calibration chose."""
+"""Quantization-aware distillation of a student that exceeds the accuracy budget in int8."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -23,29 +22,31 @@ from edge.core.errors import InputError
 from edge.metrics.saliency import cc
 from edge.release.manifest import load_release
 from edge.release.quantization import QUANTIZATION_FILE, TRAINED_KEY, QuantizationRecord, load_quantization
-from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.graphs.onnx_export import export_onnx
 from export.release.builder import make_release
 from export.release.parity import student_feeder
 from export.release.recalibrate import calibrate_release
 from tests.conftest import Outcome
-from tests.export.conftest import FAST
-from tests.trainer.models.test_streaming import settled
+from tests.support import dataset_trees as trees
+from tests.support.exporting import FAKE_TIMING
+from tests.support.training import KilledError, set_options
+from tests.support.untrained import small_streaming_network
 from trainer.models.batch_norm_folding import fold_batch_norm, unfold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.student import SkdSettings, StreamingSettings, Student, load_student
 from trainer.recipes.loader import QatRecipe, load_recipe
 from trainer.training.fake_quantization import fake_quantize, run_form
 from trainer.training.loop import TrainingRun
+from trainer.training.monitor import TrainingProgress
 from trainer.training.run import train
 
-QUICK = {"workers": "0", "tuning.steps": "3", "tuning.batch": "4", "tuning.rate": "1e-4"}
-SHORT = replace(FAST, tries=1)
+SHORT_QAT = {"workers": "0", "tuning.steps": "3", "tuning.batch": "4", "tuning.rate": "1e-4"}
+ONE_TRIAL = replace(FAKE_TIMING, tries=1)
 
 
-def spoilt() -> Student:
-    """Return the shipped student at R = 32, with a weight in each channel that coarsens all others' steps."""
+def coarse_student() -> Student:
+    """Return the shipped student at R = 32 with a weight per channel that coarsens the int8 steps."""
     shipped = load_student("skd-64")
     network = copy.deepcopy(shipped.network)
     with torch.no_grad():
@@ -53,105 +54,117 @@ def spoilt() -> Student:
             if isinstance(layer, nn.Conv2d) and layer.in_channels >= 16:
                 rows = layer.weight.view(layer.out_channels, -1)
                 rows[torch.arange(len(rows)), rows.abs().argmin(1)] = 6 * rows.abs().amax(1)
-    return Student("spoilt", SkdSettings(32, "previous", "log_density"), network.eval(), {"data": "none"})
+    return Student("coarse", SkdSettings(32, "previous", "log_density"), network.eval(), {"data": "none"})
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two made flights of 24 frames, to train on and to calibrate with."""
-    place = tmp_path_factory.mktemp("videos")
+    """Return a folder with two simulated videos of 24 frames, to train on and to calibrate with."""
+    folder = tmp_path_factory.mktemp("videos")
     for seed in (1, 2):
-        writer = cv2.VideoWriter(str(place / f"{seed}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 72))
-        world = World(seed, 128, 72, 10)
-        for index in range(24):
-            writer.write(world.frame(index).image)
-        writer.release()
-    return place
+        trees.write_simulated_video(folder / f"{seed}.avi", seed, (128, 72), 24, fps=10)
+    return folder
 
 
-def footage(student: Student, videos: Path) -> CalibrationFrames:
+def read_videos(student: Student, videos: Path) -> CalibrationFrames:
     sources = [open_source(str(path)) for path in sorted(videos.iterdir())]
     return read_frames(sources, student.settings.preprocessing(), forms_of(student).window, 24)
 
 
 @pytest.fixture(scope="module")
-def missed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> tuple[Path, Path]:
-    """A student whose int8 misses the budget, and its release."""
-    place, student = tmp_path_factory.mktemp("missed"), spoilt()
-    student.save(place / "spoilt.safetensors")
-    make_release(student, footage(student, videos), place / "r", ["stream"], SHORT)
-    return place / "spoilt.safetensors", place / "r"
+def over_budget(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> tuple[Path, Path]:
+    """Return a student that exceeds the accuracy budget in int8, and its release."""
+    folder, student = tmp_path_factory.mktemp("over_budget"), coarse_student()
+    student.save(folder / "coarse.safetensors")
+    make_release(student, read_videos(student, videos), folder / "r", ["stream"], ONE_TRIAL)
+    return folder / "coarse.safetensors", folder / "r"
 
 
-def quick(student: Path, release: Path, changes: dict[str, str] | None = None) -> QatRecipe:
+def short_qat_recipe(student: Path, release: Path, changes: dict[str, str] | None = None) -> QatRecipe:
     paths = {"student.weights": json.dumps(str(student)), "student.release": json.dumps(str(release))}
-    recipe = load_recipe("qat", {**QUICK, **paths, **(changes or {})})
+    recipe = load_recipe("qat", {**SHORT_QAT, **paths, **(changes or {})})
     assert isinstance(recipe, QatRecipe)
     return recipe
 
 
-def of(videos: Path) -> dict[str, str]:
-    """Return the changes of a recipe that is trained on these."""
+def train_on(videos: Path) -> dict[str, str]:
+    """Return the changes of a recipe that trains on these videos."""
     return {"data.kind": "videos", "data.root": json.dumps(str(videos))}
 
 
-def test_int8_comes_closer_and_keeps_its_places_and_ranges(
-    missed: tuple[Path, Path], videos: Path, tmp_path: Path
+def test_tuning_reduces_the_int8_error_and_keeps_placement_and_ranges(
+    over_budget: tuple[Path, Path], videos: Path, tmp_path: Path
 ) -> None:
-    student, place = missed
-    before = load_release(place).calibrated
+    student, release = over_budget
+    before = load_release(release).calibrated
     assert before is not None
     assert before["int8"]["stream"][1]["tried"][0]["budget_spent"] > 1
-    tuned = train(quick(student, place, {"tuning.steps": "60", "tuning.batch": "8", **of(videos)}))
-    assert tuned.name == "spoilt-qat"
+    tuned = train(
+        short_qat_recipe(student, release, {"tuning.steps": "60", "tuning.batch": "8", **train_on(videos)})
+    )
+    assert tuned.name == "coarse-qat"
     assert tuned.trained["qat"]["kld_after"] < 0.75 * tuned.trained["qat"]["kld_before"]
-    frames = footage(tuned, videos)
-    made = make_release(tuned, frames, tmp_path / "r", ["stream"], SHORT)
-    assert made.calibrated is not None
-    engines = [before["int8"]["stream"][1], made.calibrated["int8"]["stream"][1]]
-    missed_by, comes_to = (one["tried"][0]["kld"] for one in engines)
-    assert comes_to < 0.95 * missed_by
-    told, now = (load_quantization(p / QUANTIZATION_FILE)["stream"] for p in (place, tmp_path / "r"))
-    assert now.places["tensorrt"] == told.places["tensorrt"]
-    again = calibrate_release(load_release(tmp_path / "r"), frames, tmp_path / "again", SHORT, "10.3.0")
-    assert again["stream"].quantization.places["tensorrt"] == told.places["tensorrt"]
+    frames = read_videos(tuned, videos)
+    tuned_release = make_release(tuned, frames, tmp_path / "r", ["stream"], ONE_TRIAL)
+    assert tuned_release.calibrated is not None
+    engines = [before["int8"]["stream"][1], tuned_release.calibrated["int8"]["stream"][1]]
+    kld_before, kld_after = (engine["tried"][0]["kld"] for engine in engines)
+    assert kld_after < 0.95 * kld_before
+    original, tuned_record = (
+        load_quantization(p / QUANTIZATION_FILE)["stream"] for p in (release, tmp_path / "r")
+    )
+    assert tuned_record.places["tensorrt"] == original.places["tensorrt"]
+    recalibrated = calibrate_release(
+        load_release(tmp_path / "r"), frames, tmp_path / "recalibrated", ONE_TRIAL, "10.3.0"
+    )
+    assert recalibrated["stream"].quantization.places["tensorrt"] == original.places["tensorrt"]
 
 
 @pytest.mark.parametrize("kind", ["skd", "streaming"])
-def test_what_is_trained_through_is_what_the_graph_computes(kind: str, videos: Path) -> None:
-    """A step of the fake-quantised network against the Q/DQ graph in ONNX Runtime, as it is written."""
-    student = spoilt()
+def test_fake_quantization_computes_the_maps_of_the_int8_graph(kind: str, videos: Path) -> None:
+    """Compare one step of the fake-quantized network with the Q/DQ graph in ONNX Runtime."""
+    student = coarse_student()
     if kind == "streaming":
-        student = Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
+        student = Student(
+            "small", StreamingSettings(96, 128, 4), small_streaming_network(4), {"data": "none"}
+        )
     model, feeder = export_onnx(student, "stream", 1), student_feeder(student, "stream")
-    window = next(iter(footage(student, videos).windows))
+    window = next(iter(read_videos(student, videos).windows))
     feed = feeder(open_session(model), window)
     ranges = collect_ranges(model, [feed], "minmax")
-    inputs, outputs = (tuple(v.name for v in values) for values in (model.graph.input, model.graph.output))
-    told = QuantizationRecord(inputs, outputs, {"tensorrt": find_qdq_placement(model, ranges, TENSORRT)})
-    fake = fake_quantize(student, "stream", 1, told, "tensorrt")
+    input_names, output_names = (
+        tuple(v.name for v in values) for values in (model.graph.input, model.graph.output)
+    )
+    record = QuantizationRecord(
+        input_names, output_names, {"tensorrt": find_qdq_placement(model, ranges, TENSORRT)}
+    )
+    fake = fake_quantize(student, "stream", 1, record, "tensorrt")
     session = open_session(quantize(model, ranges, TENSORRT), disable_qdq_fusion=True)
-    kept = [told.outputs[0], told.outputs[1]]
-    wanted = [one.run(kept, feed) for one in (session, open_session(model))]
+    outputs = [record.outputs[0], record.outputs[1]]
+    expected_outputs = [s.run(outputs, feed) for s in (session, open_session(model))]
     with torch.no_grad():
-        given = [value.numpy() for value in fake(*map(torch.from_numpy, feed.values()))[:2]]
-    for got, expected, plain in zip(given, *wanted, strict=True):
-        off = float(np.abs(expected - plain).max())
-        if got is given[1] or kind == "skd":  # a value half-way may go either way: a deep map shows that
-            assert np.mean(np.abs(got - expected) > 1e-5) < 0.01
-        assert np.abs(got - expected).mean() < 0.6 * np.abs(expected - plain).mean() < off
-    with torch.no_grad():  # and stepped through a window
-        shown = torch.from_numpy(student.settings.preprocessing().stack_window(list(window)))
-        stepped = run_form(fake, student, "stream", shown)[0, 0].numpy()
-    # A streaming student's map is a density: an exponential of what is off by halves of a step.
+        computed = [value.numpy() for value in fake(*map(torch.from_numpy, feed.values()))[:2]]
+    for index, (value, quantized, exact) in enumerate(zip(computed, *expected_outputs, strict=True)):
+        largest_error = float(np.abs(quantized - exact).max())
+        # A value half-way between two steps may be rounded either way, which a deep map amplifies.
+        if index == 1 or kind == "skd":
+            assert np.mean(np.abs(value - quantized) > 1e-5) < 0.01
+        mean_error = np.abs(quantized - exact).mean()
+        assert np.abs(value - quantized).mean() < 0.6 * mean_error < largest_error
+    with torch.no_grad():  # now the same for all steps of a window
+        frames = torch.from_numpy(student.settings.preprocessing().stack_window(list(window)))
+        stepped = run_form(fake, student, "stream", frames)[0, 0].numpy()
+    # The map of a streaming student is the exponential of values that differ by half a step.
     assert cc(stepped, feeder.run(session, window)) > (0.999 if kind == "skd" else 0.99)
 
 
 @pytest.mark.parametrize("kind", ["skd", "streaming"])
-def test_unfolded_is_the_folded_network(kind: str) -> None:
-    student = spoilt()
+def test_unfolded_network_folds_to_the_given_weights(kind: str) -> None:
+    student = coarse_student()
     if kind == "streaming":
-        student = Student("small", StreamingSettings(96, 128, 4), settled(4), {"data": "none"})
+        student = Student(
+            "small", StreamingSettings(96, 128, 4), small_streaming_network(4), {"data": "none"}
+        )
     module = copy.deepcopy(forms_of(student).modules["stream"])
     values = {name: value * 1.01 for name, value in fold_batch_norm(module).state_dict().items()}
     unfold_batch_norm(module, values)
@@ -159,42 +172,39 @@ def test_unfolded_is_the_folded_network(kind: str) -> None:
         torch.testing.assert_close(value, values[name], atol=1e-6, rtol=1e-5)
 
 
-def test_a_killed_run_goes_on(missed: tuple[Path, Path], videos: Path, tmp_path: Path) -> None:
-    class Killed(Exception):  # noqa: N818
-        pass
-
+def test_killed_tuning_resumes(over_budget: tuple[Path, Path], videos: Path, tmp_path: Path) -> None:
     steps: list[int] = []
 
-    def watch(progress: object) -> None:
-        steps.append(progress.step)  # type: ignore[attr-defined]
+    def kill_at_step_3(progress: TrainingProgress) -> None:
+        steps.append(progress.step)
         if len(steps) == 3:
-            raise Killed
+            raise KilledError
 
-    recipe = quick(*missed, {"tuning.steps": "4", **of(videos)})
-    with pytest.raises(Killed):
-        train(recipe, TrainingRun(tmp_path / "run", 2, watch))
-    tuned = train(recipe, TrainingRun(tmp_path / "run", 2, watch))
+    recipe = short_qat_recipe(*over_budget, {"tuning.steps": "4", **train_on(videos)})
+    with pytest.raises(KilledError):
+        train(recipe, TrainingRun(tmp_path / "run", 2, kill_at_step_3))
+    tuned = train(recipe, TrainingRun(tmp_path / "run", 2, kill_at_step_3))
     assert steps == [1, 2, 3, 3, 4]
     assert tuned.trained[TRAINED_KEY]["form"] == "stream"
     with pytest.raises(InputError, match="holds the training of another recipe"):
-        train(quick(*missed, {"tuning.steps": "5"}), TrainingRun(tmp_path / "run"))
+        train(short_qat_recipe(*over_budget, {"tuning.steps": "5"}), TrainingRun(tmp_path / "run"))
 
 
-def test_the_command_tunes_a_student(
-    missed: tuple[Path, Path], tmp_path: Path, command: Callable[..., Outcome]
+def test_command_tunes_a_student(
+    over_budget: tuple[Path, Path], tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
-    student, place = missed
+    student, release = over_budget
     out = tmp_path / "tuned.safetensors"
     world = {"world.width": "96", "world.height": "64", "tuning.batch": "2"}
-    words = [word for key, value in {**QUICK, **world}.items() for word in ("--set", f"{key}={value}")]
-    outcome = command("train", student, "--qat", place, "--out", out, *words)
+    options = set_options({**SHORT_QAT, **world})
+    outcome = command("train", student, "--qat", release, "--out", out, *options)
     assert outcome.code == 0, outcome.err
     assert "KLD of int8 maps to fp32's" in outcome.out
     assert load_student(out).trained["qat"]["recipe"]["tuning"]["steps"] == 3
 
 
 @pytest.mark.parametrize(
-    ("student", "release", "words", "message"),
+    ("student", "release", "options", "message"),
     [
         ("skd-64", "{r}", [], "was not made of student skd-64"),
         ("{s}", "none", [], "no release 'none'"),
@@ -204,17 +214,17 @@ def test_the_command_tunes_a_student(
         ("{s}", "{r}", ["--describe"], "--qat tunes one that is there"),
     ],
 )
-def test_bad_use_is_one_clear_line(
-    missed: tuple[Path, Path],
+def test_invalid_use_is_reported_in_one_line(
+    over_budget: tuple[Path, Path],
     tmp_path: Path,
     command: Callable[..., Outcome],
     student: str,
     release: str,
-    words: list[str],
+    options: list[str],
     message: str,
 ) -> None:
-    named = [name.format(s=missed[0], r=missed[1]) for name in (student, release)]
-    outcome = command("train", named[0], "--qat", named[1], "--out", tmp_path / "o.safetensors", *words)
+    named = [name.format(s=over_budget[0], r=over_budget[1]) for name in (student, release)]
+    outcome = command("train", named[0], "--qat", named[1], "--out", tmp_path / "o.safetensors", *options)
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The distillation for a few steps of each stage."""
+"""Distillation of SKD students: samples, losses, and a few steps of each stage."""
 
 from __future__ import annotations
 
@@ -15,34 +15,22 @@ from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
 from edge.simulation.world import World, WorldFrame
 from tests.conftest import Outcome
-from trainer.data import synthetic_pairs as made
+from tests.support.training import SHORT_SKD, set_options, short_skd_recipe
+from trainer.data import synthetic_pairs
 from trainer.data.gaze_model import gaze_density
 from trainer.data.synthetic_pairs import SyntheticPairStream
 from trainer.losses.saliency import hard_label, kl_cc
 from trainer.models.student import Pair, SkdSettings, as_skd, load_student, raw_to_saliency
-from trainer.recipes.loader import SkdRecipe, load_recipe
+from trainer.recipes.loader import load_recipe
 from trainer.training import skd
 from trainer.training.loop import TrainingRun
 from trainer.training.run import train
 
-QUICK = {
-    "world.width": "96", "world.height": "64", "world.pairs_per_scene": "2", "workers": "0",
-    "teachers.steps": "2", "teachers.batch": "2", "teachers.imagenet": "false",
-    "students.steps": "2", "students.batch": "4", "network.steps": "3", "network.batch": "4",
-}  # fmt: skip
-
-
 SKD = SkdSettings(32, "previous", "density")
 
 
-def quick(name: str = "demo", **changes: str) -> SkdRecipe:
-    recipe = load_recipe(name, {**QUICK, **{key.replace("__", "."): v for key, v in changes.items()}})
-    assert isinstance(recipe, SkdRecipe)
-    return recipe
-
-
-def test_samples_are_prepared_pairs_with_a_density() -> None:
-    recipe = quick()
+def test_synthetic_samples_are_preprocessed_pairs_with_a_density() -> None:
+    recipe = short_skd_recipe()
     samples = itertools.islice(SyntheticPairStream(recipe.world, SKD, 0, teachers=True), 6)
     for sample in samples:
         assert sample["frame"].shape == sample["other"].shape == (3, 32, 32)
@@ -53,90 +41,95 @@ def test_samples_are_prepared_pairs_with_a_density() -> None:
 
 
 @pytest.mark.parametrize("pair", ["previous", "next"])
-def test_a_frame_has_its_own_density_and_the_right_neighbour(
+def test_synthetic_frame_has_its_own_density_and_the_right_neighbour(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(made, "LENGTH", 4)  # so that the frame can be found again
-    monkeypatch.setattr(made, "FIRST", 1)
-    world, prepare = World(made.FIRST_TRAINING_SCENE, 96, 64, made.FPS), Preprocessing(32, 32)
+    monkeypatch.setattr(synthetic_pairs, "SCENE_FRAMES", 4)  # so few frames that the frame can be identified
+    monkeypatch.setattr(synthetic_pairs, "INITIAL_SCENES", 1)
+    world, prepare = (
+        World(synthetic_pairs.FIRST_TRAINING_SCENE, 96, 64, synthetic_pairs.FPS),
+        Preprocessing(32, 32),
+    )
     images = [torch.from_numpy(prepare(world.frame(index).image)[0]) for index in range(5)]
     densities = [torch.from_numpy(gaze_density(world, index, 32, 32))[None] for index in range(5)]
-    sides = set()
+    mirrorings = set()
     for sample in itertools.islice(
-        SyntheticPairStream(quick().world, SkdSettings(32, pair, "density"), 0, teachers=False), 12
+        SyntheticPairStream(short_skd_recipe().world, SkdSettings(32, pair, "density"), 0, teachers=False), 12
     ):
         for mirrored in (False, True):
-            turned = [image.flip(-1) if mirrored else image for image in images]
+            candidates = [image.flip(-1) if mirrored else image for image in images]
             frame = sample["frame"]
-            at = [i for i, image in enumerate(turned) if torch.allclose(image, frame, atol=1e-2)]
-            if not at:
+            matches = [i for i, image in enumerate(candidates) if torch.allclose(image, frame, atol=1e-2)]
+            if not matches:
                 continue
-            (index,) = at
-            sides.add(mirrored)
-            neighbour = turned[index - 1 if pair == "previous" else index + 1]
+            (index,) = matches
+            mirrorings.add(mirrored)
+            neighbour = candidates[index - 1 if pair == "previous" else index + 1]
             torch.testing.assert_close(sample["other"], neighbour, atol=1e-2, rtol=0)
             density = densities[index].flip(-1) if mirrored else densities[index]
             torch.testing.assert_close(sample["density"], density)
             break
         else:
-            pytest.fail("a frame that is not of the scene")
-    assert sides == {False, True}
+            pytest.fail("the frame is not from the scene")
+    assert mirrorings == {False, True}
 
 
-def test_a_lag_reaches_back_by_as_much_a_third_more_or_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_lag_varies_by_up_to_a_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    indices: list[int] = []
 
-    class Told(World):
+    class RecordingWorld(World):
         def frame(self, index: int) -> WorldFrame:
-            asked.append(index)
+            indices.append(index)
             return super().frame(index)
 
-    monkeypatch.setattr(made, "World", Told)
+    monkeypatch.setattr(synthetic_pairs, "World", RecordingWorld)
     student = SkdSettings(32, "previous", "density", lag_s=0.3)
-    for _ in itertools.islice(SyntheticPairStream(quick().world, student, 0, teachers=False), 6):
+    for _ in itertools.islice(SyntheticPairStream(short_skd_recipe().world, student, 0, teachers=False), 6):
         pass
-    gaps = {after - before for before, after in zip(asked[::2], asked[1::2], strict=True)}
+    gaps = {after - before for before, after in zip(indices[::2], indices[1::2], strict=True)}
     assert gaps == {2, 3, 4}
 
 
-def test_a_neighbour_that_is_aligned_differs_by_what_moves_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(made, "FIRST", 2)
-    world = quick(world__width="256", world__height="144", world__twins="1.0").world
+def test_aligned_neighbour_differs_less_than_an_unaligned_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic_pairs, "INITIAL_SCENES", 2)
+    world = short_skd_recipe(world__width="256", world__height="144", world__twins="1.0").world
     gaps = {}
     for align in (False, True):
         student = SkdSettings(64, "previous", "density", 0.3, align)
-        drawn = list(itertools.islice(SyntheticPairStream(world, student, 0, teachers=False), 24))
-        gaps[align] = float(np.mean([(s["frame"] - s["other"]).abs().mean() for s in drawn]))
+        samples = list(itertools.islice(SyntheticPairStream(world, student, 0, teachers=False), 24))
+        gaps[align] = float(np.mean([(s["frame"] - s["other"]).abs().mean() for s in samples]))
     assert gaps[True] < 0.5 * gaps[False]
 
 
-def test_streams_and_workers_share_no_scene_and_none_is_an_evaluations(
+def test_streams_share_no_scene_and_use_no_evaluation_scene(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[int] = []
+    scenes: list[int] = []
 
-    def told(seed: int, *size: int, twins: bool) -> World:
-        seen.append(seed)
+    def make_world(seed: int, *size: int, twins: bool) -> World:
+        scenes.append(seed)
         return World(7, 64, 64, 10.0)
 
-    monkeypatch.setattr(made, "World", told)
+    monkeypatch.setattr(synthetic_pairs, "World", make_world)
     for stream in range(4):
-        for _ in itertools.islice(SyntheticPairStream(quick().world, SKD, stream, teachers=False), 3):
+        for _ in itertools.islice(
+            SyntheticPairStream(short_skd_recipe().world, SKD, stream, teachers=False), 3
+        ):
             pass
-    assert len(set(seen)) == len(seen)
-    assert min(seen) >= made.FIRST_TRAINING_SCENE
+    assert len(set(scenes)) == len(scenes)
+    assert min(scenes) >= synthetic_pairs.FIRST_TRAINING_SCENE
 
 
-def test_every_early_pair_is_drawn_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(made, "FIRST", 3)
-    world = quick(world__reuse="4", world__pairs_per_scene="2").world
+def test_each_initial_pair_is_drawn_reuse_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic_pairs, "INITIAL_SCENES", 3)
+    world = short_skd_recipe(world__reuse="4", world__pairs_per_scene="2").world
     samples = itertools.islice(SyntheticPairStream(world, SKD, 0, teachers=False), 3 * 2 * 4)
-    drawn = Counter(round(float(sample["frame"].sum()), 1) for sample in samples)
-    assert sorted(drawn.values()) == [4] * 6  # mirroring keeps the sum
+    counts = Counter(round(float(sample["frame"].sum()), 1) for sample in samples)
+    assert sorted(counts.values()) == [4] * 6  # mirroring does not change the sum
 
 
-def test_the_same_recipe_gives_the_same_student() -> None:
-    first, second, third = (skd.distil(quick(seed=seed)) for seed in ("1", "1", "2"))
+def test_same_recipe_gives_the_same_student() -> None:
+    first, second, third = (skd.distil(short_skd_recipe(seed=seed)) for seed in ("1", "1", "2"))
     for key, value in first.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[key], value), key
     assert any(
@@ -145,8 +138,8 @@ def test_the_same_recipe_gives_the_same_student() -> None:
     )
 
 
-def test_frozen_parts_stay_and_the_decoder_learns() -> None:
-    recipe = quick(network__freeze="true", network__average="0.0")
+def test_frozen_parts_do_not_change_while_the_decoder_learns() -> None:
+    recipe = short_skd_recipe(network__freeze="true", network__average="0.0")
     students = skd.StudentDistillation(recipe, None)
     joint = skd.JointTransfer(recipe, students)
     before = {key: value.clone() for key, value in joint.network.state_dict().items()}
@@ -158,8 +151,8 @@ def test_frozen_parts_stay_and_the_decoder_learns() -> None:
     assert all(key.startswith("decoder.") for key in changed)
 
 
-def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
-    recipe = quick(students__mu="0.75")
+def test_student_loss_weights_its_teacher_by_mu() -> None:
+    recipe = short_skd_recipe(students__mu="0.75")
     teachers = skd.TeacherTraining(recipe).eval()
     students = skd.StudentDistillation(recipe, teachers).eval()
     batch = torch.utils.data.default_collate(
@@ -180,22 +173,24 @@ def test_each_student_learns_from_its_own_teacher_by_mu() -> None:
 
 
 @pytest.mark.parametrize("steps", ["1", "2", "10"])
-def test_a_cosine_of_few_steps_runs(steps: str) -> None:
-    recipe = quick(teachers__steps="0", students__steps="0", network__steps=steps, network__batch="2")
-    rates: list[float] = []
-    skd.distil(recipe, TrainingRun(on_step=lambda progress: rates.append(progress.loss)))
-    assert len(rates) == int(steps)
+def test_cosine_schedule_of_few_steps_runs(steps: str) -> None:
+    recipe = short_skd_recipe(
+        teachers__steps="0", students__steps="0", network__steps=steps, network__batch="2"
+    )
+    losses: list[float] = []
+    skd.distil(recipe, TrainingRun(on_step=lambda progress: losses.append(progress.loss)))
+    assert len(losses) == int(steps)
 
 
-def test_mixed_precision_with_a_worker_runs() -> None:
-    recipe = quick(mixed="true", workers="1", network__average="0.5")
+def test_mixed_precision_with_a_worker_gives_finite_weights() -> None:
+    recipe = short_skd_recipe(mixed="true", workers="1", network__average="0.5")
     student = skd.distil(recipe)
     assert all(torch.isfinite(value).all() for value in student.network.state_dict().values())
 
 
-def test_a_few_scenes_can_be_learnt() -> None:
+def test_loss_falls_when_few_scenes_are_learnt() -> None:
     losses: list[float] = []
-    recipe = quick(
+    recipe = short_skd_recipe(
         teachers__steps="0", students__steps="0", network__steps="60", network__batch="8",
         network__rate="1e-2", world__buffer="8", world__pairs_per_scene="8", world__reuse="1000",
     )  # fmt: skip
@@ -204,10 +199,11 @@ def test_a_few_scenes_can_be_learnt() -> None:
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
 
 
-def test_the_papers_recipe_runs(tmp_path: Path) -> None:
+def test_recipe_of_the_paper_runs_its_three_stages(tmp_path: Path) -> None:
     stages: list[str] = []
     student = train(
-        quick("paper-32"), TrainingRun(tmp_path, on_step=lambda progress: stages.append(progress.stage))
+        short_skd_recipe("paper-32"),
+        TrainingRun(tmp_path, on_step=lambda progress: stages.append(progress.stage)),
     )
     assert [stage for stage, _ in itertools.groupby(stages)] == ["teachers", "students", "network"]
     assert as_skd(student)[0].head == "density"
@@ -215,8 +211,8 @@ def test_the_papers_recipe_runs(tmp_path: Path) -> None:
     assert list((tmp_path / "network" / "tensorboard").iterdir())
 
 
-def test_a_loss_that_explodes_is_named() -> None:
-    recipe = quick(
+def test_exploding_loss_is_reported() -> None:
+    recipe = short_skd_recipe(
         loss="mse",
         teachers__steps="0",
         students__steps="0",
@@ -228,10 +224,9 @@ def test_a_loss_that_explodes_is_named() -> None:
         skd.distil(recipe)
 
 
-def test_the_command_writes_a_student(command: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_command_writes_a_student(command: Callable[..., Outcome], tmp_path: Path) -> None:
     out = tmp_path / "s.safetensors"
-    changes = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
-    outcome = command("train", "demo", "--out", out, *changes)
+    outcome = command("train", "demo", "--out", out, *set_options(SHORT_SKD))
     assert outcome.code == 0, outcome.err
     assert "318,498 parameters" in outcome.out
     assert load_student(out).trained["recipe"]["network"]["steps"] == 3
@@ -246,7 +241,7 @@ def test_the_command_writes_a_student(command: Callable[..., Outcome], tmp_path:
         (["demo", "--out", "/proc/none/s.safetensors"], "cannot write /proc/none/s.safetensors"),
     ],
 )
-def test_bad_use_is_one_clear_line(
+def test_invalid_use_is_reported_in_one_line(
     command: Callable[..., Outcome], arguments: list[str], message: str
 ) -> None:
     outcome = command("train", *arguments)
@@ -255,22 +250,22 @@ def test_bad_use_is_one_clear_line(
     assert outcome.err.count("\n") == 1
 
 
-def test_a_network_goes_on_from_a_students_weights_at_another_resolution() -> None:
-    none = {"teachers.steps": "0", "students.steps": "0", "students.mu": "0"}
-    recipe = load_recipe("skd-128", {**QUICK, **none, "network.steps": "1", "network.rate": "1e-9"})
+def test_network_starts_from_a_student_of_another_resolution() -> None:
+    no_stages = {"teachers.steps": "0", "students.steps": "0", "students.mu": "0"}
+    recipe = load_recipe("skd-128", {**SHORT_SKD, **no_stages, "network.steps": "1", "network.rate": "1e-9"})
     student = train(recipe)
     settings, network = as_skd(student)
     assert settings.resolution == 128
     for name, parameter in as_skd(load_student("skd-64"))[1].named_parameters():
         torch.testing.assert_close(network.get_parameter(name), parameter, atol=1e-6, rtol=0)
     with pytest.raises(InputError, match="no student 'none'"):
-        train(load_recipe("skd-128", {**QUICK, **none, "network.start": '"none"'}))
-    with pytest.raises(InputError, match="network.start replaces stage 1"):
-        quick("skd-64", network__start='"skd-64"')
+        train(load_recipe("skd-128", {**SHORT_SKD, **no_stages, "network.start": '"none"'}))
+    with pytest.raises(InputError, match=r"network\.start replaces stage 1"):
+        short_skd_recipe("skd-64", network__start='"skd-64"')
 
 
-def test_the_network_may_learn_from_the_teachers_mean_map() -> None:
-    recipe = quick(
+def test_network_loss_uses_the_mean_map_of_the_teachers() -> None:
+    recipe = short_skd_recipe(
         network__soft="0.25", network__taught_by='"teachers"', network__freeze="false", loss='"kl_cc"',
         students__steps="0", students__mu="0",
     )  # fmt: skip
@@ -286,4 +281,6 @@ def test_the_network_may_learn_from_the_teachers_mean_map() -> None:
     assert not any(name.startswith("_teachers") for name, _ in joint.named_parameters())
     train(recipe)
     with pytest.raises(InputError, match="by teachers needs teachers"):
-        quick(network__soft="0.25", network__taught_by='"teachers"', teachers__steps="0", students__mu="0")
+        short_skd_recipe(
+            network__soft="0.25", network__taught_by='"teachers"', teachers__steps="0", students__mu="0"
+        )

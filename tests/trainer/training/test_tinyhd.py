@@ -1,10 +1,10 @@
-"""TinyHD's stages: who teaches whom, on which frames; a few steps of each; a recipe from end to end."""
+"""Stages of TinyHD's distillation: teachers, losses, optimizer, resuming, and whole recipes."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,8 @@ from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.simulation.world import World
 from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
-from tests.trainer.data.test_clip_windows import tree
-from trainer.data import clip_windows as windows
+from tests.support.training import KilledError, set_options
+from trainer.data import clip_windows
 from trainer.data.clip_windows import MixedWindowDataset, SyntheticWindowStream, WindowDataset, WindowShape
 from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import kl
@@ -36,33 +36,34 @@ from trainer.training.run import train
 from trainer.training.stage import TrainingStage
 from trainer.training.tinyhd import StudentDistillation, TeacherTraining, run_teacher
 
-SIDES = {"student.height": "32", "student.width": "32", "workers": "0", "mixed": "false"}
-FEW = {
+SMALL_FRAMES = {"student.height": "32", "student.width": "32", "workers": "0", "mixed": "false"}
+FEW_STEPS = {
     "world.frames": "16", "world.buffer": "1",
     "teacher.steps": "1", "teacher.batch": "2", "distillation.steps": "2", "distillation.batch": "2",
 }  # fmt: skip
-ALL = [*LEVELS, "d2", "d3"]
+ALL_PARTS = [*LEVELS, "d2", "d3"]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _reproducible(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed torch and keep `fit` from setting the number of threads."""
     torch.manual_seed(0)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # fit's: the machine is shared
-    yield
-    monkeypatch.undo()
-    torch.set_num_threads(before)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
 
-def quick(name: str, **changes: str) -> TinyHDRecipe:
-    recipe = load_recipe(name, {**SIDES, **FEW, **{key.replace("__", "."): v for key, v in changes.items()}})
+def short_recipe(name: str, **changes: str) -> TinyHDRecipe:
+    recipe = load_recipe(
+        name, {**SMALL_FRAMES, **FEW_STEPS, **{key.replace("__", "."): v for key, v in changes.items()}}
+    )
     assert isinstance(recipe, TinyHDRecipe)
     return recipe
 
 
 class LastFrame(nn.Module):
-    """A teacher whose map is its clip's last frame."""
+    """Teacher whose map is the last frame of the clip."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,27 +76,29 @@ class LastFrame(nn.Module):
 
 
 class Bright(nn.Module):
-    """A teacher that looks at what is bright in a clip's frames: one map a clip."""
+    """Teacher whose map, one per clip, is the brightness of the last frame."""
 
     def forward(self, clip: Tensor) -> SaliencyMaps:
         fused = (clip[:, 0, -1:] + 1) / 2 + 0.01
         return SaliencyMaps(fused, {"x0": fused})
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs compute 3-D convolutions in bfloat16 rightly")
-def test_clips_are_not_trained_on_in_bfloat16_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds, whole = [], StudentDistillation.loss
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="GPUs compute 3-D convolutions in bfloat16 reproducibly"
+)
+def test_clip_networks_are_not_trained_in_bfloat16_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    autocast, original_loss = [], StudentDistillation.loss
 
     def loss(stage: StudentDistillation, batch: dict[str, Tensor]) -> Tensor:
-        kinds.append(torch.is_autocast_enabled("cpu"))
-        return whole(stage, batch)
+        autocast.append(torch.is_autocast_enabled("cpu"))
+        return original_loss(stage, batch)
 
     monkeypatch.setattr(StudentDistillation, "loss", loss)
-    train(quick("tinyhd-s-rc1", mixed="true"))
-    assert kinds == [False, False]
+    train(short_recipe("tinyhd-s-rc1", mixed="true"))
+    assert autocast == [False, False]
 
 
-def test_a_teacher_of_one_map_is_run_on_windows_that_end_at_each_frame() -> None:
+def test_teacher_with_one_map_runs_on_windows_that_end_at_each_frame() -> None:
     teacher, clip = LastFrame(), torch.rand(2, 3, 31, 4, 4)
     maps = run_teacher(teacher, clip, 16)
     assert torch.equal(maps.fused, clip[:, 0, 15:])
@@ -105,14 +108,14 @@ def test_a_teacher_of_one_map_is_run_on_windows_that_end_at_each_frame() -> None
     assert teacher.runs == 17
 
 
-def test_a_teacher_of_as_many_maps_is_run_once_on_the_students_frames() -> None:
+def test_teacher_with_all_maps_runs_once_on_the_frames_of_the_student() -> None:
     assistant, clip = TinyHD("M", 8).eval(), torch.rand(1, 3, 31, 32, 32)
     maps = run_teacher(assistant, clip, 16)
     torch.testing.assert_close(maps.fused, assistant(clip[:, :, 15:]).fused)
     assert not maps.fused.requires_grad
 
 
-def test_the_teachers_conspicuity_maps_learn_the_truth_by_their_weight() -> None:
+def test_teacher_loss_weights_conspicuity_maps_by_supervision() -> None:
     batch = {"clip": torch.randn(1, 3, 20, 32, 32), "density": torch.rand(1, 4, 32, 32)}
     stage = TeacherTraining(TeacherTable(steps=1, batch=2, supervision=0.5)).eval()
     maps, truth = stage.network(batch["clip"][:, :, 4:]), batch["density"][:, 3:]
@@ -120,128 +123,126 @@ def test_the_teachers_conspicuity_maps_learn_the_truth_by_their_weight() -> None
     torch.testing.assert_close(stage.loss(batch), expected)
 
 
-def test_an_assistant_gives_targets_to_all_six_maps() -> None:
+def test_assistant_provides_targets_for_all_six_maps() -> None:
     assistant, student = TinyHD("S", 4).eval(), TinyHD("S", 8)
     stage = StudentDistillation(DistilledTable(steps=1, batch=2), student, assistant).eval()
     batch = {"clip": torch.randn(2, 3, 16, 32, 32), "density": torch.rand(2, 1, 32, 32)}
-    ours, theirs = student(batch["clip"]), assistant(batch["clip"])
-    expected = kl(batch["density"], ours.fused) + kl(theirs.fused, ours.fused)
-    expected = expected + sum(kl(theirs.parts[name], ours.parts[name]) for name in ALL)
+    maps, targets = student(batch["clip"]), assistant(batch["clip"])
+    expected = kl(batch["density"], maps.fused) + kl(targets.fused, maps.fused)
+    expected = expected + sum(kl(targets.parts[name], maps.parts[name]) for name in ALL_PARTS)
     torch.testing.assert_close(stage.loss(batch), expected)
     assert all(name.startswith("network.") for name, _ in stage.named_parameters())
 
 
 def test_auxiliary_clips_learn_from_the_teacher_alone(tmp_path: Path) -> None:
-    trees.film(tmp_path / "videos" / "a.avi", 20)
+    trees.write_video(tmp_path / "videos" / "a.avi", 20)
     shape = WindowShape(32, 32)
     videos = WindowDataset(open_dataset("videos", tmp_path / "videos"), shape, 0)
-    labelled = WindowDataset(open_dataset("ucf-sports", tree(tmp_path)), shape, 0)
+    labelled = WindowDataset(open_dataset("ucf-sports", trees.write_ucf_sports(tmp_path)), shape, 0)
     mixed = MixedWindowDataset(labelled, videos, 0)
     student, teacher = TinyHD("S", 8), Bright()
     stage = StudentDistillation(DistilledTable(steps=1, batch=2, supervision=0.5), student, teacher).eval()
     for index, has_truth in ((0, True), (1, False)):
         batch = default_collate([mixed[index]])
-        ours, theirs = student(batch["clip"]), teacher(batch["clip"])
-        of_teacher = kl(theirs.fused, ours.fused) + kl(theirs.parts["x0"], ours.parts["x0"])
-        of_truth = stage.loss(batch) - of_teacher
-        assert (of_truth.item() > 0.1) == has_truth
-        assert has_truth or of_truth.item() == pytest.approx(0, abs=1e-6)
+        maps, targets = student(batch["clip"]), teacher(batch["clip"])
+        teacher_terms = kl(targets.fused, maps.fused) + kl(targets.parts["x0"], maps.parts["x0"])
+        truth_terms = stage.loss(batch) - teacher_terms
+        assert (truth_terms.item() > 0.1) == has_truth
+        assert has_truth or truth_terms.item() == pytest.approx(0, abs=1e-6)
 
 
 def samples(root: Path, frames: int = 16, densities: int = 1) -> list[dict[str, Tensor]]:
-    """Return a window of each of two clips that look at places of their own."""
-    dataset = open_dataset("ucf-sports", tree(root, clips=2, frames=18))
-    found = WindowDataset(dataset, WindowShape(32, 32, frames, densities), 0)
-    return [found[index] for index in range(2)]
+    """Return one window of each of two clips."""
+    dataset = open_dataset("ucf-sports", trees.write_ucf_sports(root, clips=2, frames=18))
+    windows = WindowDataset(dataset, WindowShape(32, 32, frames, densities), 0)
+    return [windows[index] for index in range(2)]
 
 
-def losses(stage: TrainingStage, given: list[dict[str, Tensor]], table: StageTable) -> list[float]:
-    told: list[float] = []
-    fit("a", stage, given, quick("tinyhd-s-rc1"), table, TrainingRun(on_step=lambda p: told.append(p.loss)))  # type: ignore[arg-type]
-    return told
+def train_losses(stage: TrainingStage, windows: list[dict[str, Tensor]], table: StageTable) -> list[float]:
+    """Return the loss of each step."""
+    losses: list[float] = []
+    run = TrainingRun(on_step=lambda progress: losses.append(progress.loss))
+    fit("a", stage, windows, short_recipe("tinyhd-s-rc1"), table, run)  # type: ignore[arg-type]
+    return losses
 
 
-def test_the_teacher_learns_a_few_clips(tmp_path: Path) -> None:
+def test_loss_of_the_teacher_falls_on_few_clips(tmp_path: Path) -> None:
     table = TeacherTable(steps=8, batch=2, rate=1e-2, schedule="steps")
-    told = losses(TeacherTraining(table), samples(tmp_path), table)
-    assert told[-1] < 0.85 * told[0]
+    losses = train_losses(TeacherTraining(table), samples(tmp_path), table)
+    assert losses[-1] < 0.85 * losses[0]
 
 
 @pytest.mark.parametrize(("variant", "schedule", "rate"), [("S", "steps", 5e-2), ("M", "constant", 1e-3)])
-def test_a_student_learns_a_few_clips(
+def test_loss_of_a_student_falls_on_few_clips(
     tmp_path: Path, variant: Variant, schedule: Literal["steps", "constant"], rate: float
 ) -> None:
     table = DistilledTable(steps=24, batch=2, rate=rate, schedule=schedule)
     student, maps = TinyHD(variant, 8), MAPS[variant]
     stage = StudentDistillation(table, student, Bright())
-    told = losses(stage, samples(tmp_path, 15 + maps, maps), table)
-    assert told[-1] < 0.85 * told[0]
+    losses = train_losses(stage, samples(tmp_path, 15 + maps, maps), table)
+    assert losses[-1] < 0.85 * losses[0]
 
 
-def test_the_papers_optimiser() -> None:
+def test_optimizer_is_that_of_the_paper() -> None:
     table = DistilledTable(steps=200, batch=2, rate=0.01, schedule="steps")
     stage = StudentDistillation(table, TinyHD("S", 8), Bright())
-    chosen = stage.configure_optimizers()
-    groups = {id(group["params"][0]): group for group in chosen["optimizer"].param_groups}
+    configured = stage.configure_optimizers()
+    groups = {id(group["params"][0]): group for group in configured["optimizer"].param_groups}
     by_name = {name: groups.pop(id(p)) for name, p in stage.named_parameters()}
     assert not groups
-    found = {
+    settings = {
         (name.split(".")[1] == "encoder", name.endswith("bias")): (group["lr"], group["weight_decay"])
         for name, group in by_name.items()
     }
-    assert found == {
+    assert settings == {
         (False, False): (0.01, 5e-4), (False, True): (0.02, 0.0),
         (True, False): (0.005, 5e-4), (True, True): (0.01, 0.0),
     }  # fmt: skip
     assert all(group["momentum"] == 0.9 for group in by_name.values())
-    assert sorted(chosen["lr_scheduler"]["scheduler"].milestones) == [100, 150, 180]
+    assert sorted(configured["lr_scheduler"]["scheduler"].milestones) == [100, 150, 180]
 
 
-class KilledError(Exception):
-    """As by the system, between two steps."""
-
-
-def test_a_killed_recipe_goes_on_where_it_was(tmp_path: Path) -> None:
-    root = tree(tmp_path / "data", clips=2, frames=18)
-    trees.film(tmp_path / "videos" / "a.avi", 20)
-    recipe = quick(
+def test_killed_recipe_resumes_in_its_stage(tmp_path: Path) -> None:
+    root = trees.write_ucf_sports(tmp_path / "data", clips=2, frames=18)
+    trees.write_video(tmp_path / "videos" / "a.avi", 20)
+    recipe = short_recipe(
         "tinyhd-s-rc2", student__rc="8", assistants__rc="[2, 4]", assistants__steps="2",
         assistants__batch="2", data__kind='"ucf-sports"', data__root=f'"{root}"',
         data__auxiliary=f'"{tmp_path / "videos"}"',
     )  # fmt: skip
 
-    def killer(progress: TrainingProgress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if (progress.stage, progress.step) == ("assistant-rc4", 2):
             raise KilledError
 
-    whole = train(recipe)
+    uninterrupted = train(recipe)
     with pytest.raises(KilledError):
-        train(recipe, TrainingRun(tmp_path / "run", 1, killer))
-    told: list[tuple[str, int]] = []
-    resumed = train(recipe, TrainingRun(tmp_path / "run", 1, lambda p: told.append((p.stage, p.step))))
-    assert told == [("assistant-rc4", 2), ("student", 1), ("student", 2)]
-    assert whole.network.state_dict().keys() == resumed.network.state_dict().keys()
-    for name, value in whole.network.state_dict().items():
+        train(recipe, TrainingRun(tmp_path / "run", 1, kill))
+    steps: list[tuple[str, int]] = []
+    resumed = train(recipe, TrainingRun(tmp_path / "run", 1, lambda p: steps.append((p.stage, p.step))))
+    assert steps == [("assistant-rc4", 2), ("student", 1), ("student", 2)]
+    assert uninterrupted.network.state_dict().keys() == resumed.network.state_dict().keys()
+    for name, value in uninterrupted.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], value, msg=name)
     assert resumed.trained["data"] == "ucf-sports and auxiliary videos"
     with pytest.raises(InputError, match="training of another recipe"):
         train(recipe.model_copy(update={"seed": 5}), TrainingRun(tmp_path / "run"))
 
 
-def test_each_student_is_taught_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_student_learns_from_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     chain: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...]]] = []
 
-    def spy(name: str, stage: TrainingStage, given: SyntheticWindowStream, *rest: object) -> None:
-        sample = next(iter(given))
-        taught = [f"{type(n).__name__} {id(n)}" for n in getattr(stage, "_teacher", [])]
+    def record(name: str, stage: TrainingStage, samples: SyntheticWindowStream, *rest: object) -> None:
+        sample = next(iter(samples))
+        teachers = [f"{type(n).__name__} {id(n)}" for n in getattr(stage, "_teacher", [])]
         network = stage.network
         assert isinstance(network, nn.Module)
-        own = f"{type(network).__name__} {id(network)}"
+        student = f"{type(network).__name__} {id(network)}"
         shapes = tuple(sample["clip"].shape), tuple(sample["density"].shape)
-        chain.append((name, own, "".join(taught), *shapes))
+        chain.append((name, student, "".join(teachers), *shapes))
 
-    monkeypatch.setattr(tinyhd, "fit", spy)
-    train(quick("tinyhd-m-rc4"))
+    monkeypatch.setattr(tinyhd, "fit", record)
+    train(short_recipe("tinyhd-m-rc4"))
     assert [link[0] for link in chain] == ["teacher", "assistant-rc1", "assistant-rc2", "student"]
     for before, link in itertools.pairwise(chain):
         assert link[2] == before[1]
@@ -249,7 +250,7 @@ def test_each_student_is_taught_by_the_one_before(monkeypatch: pytest.MonkeyPatc
     assert [link[4][0] for link in chain] == [1, 16, 16, 16]
 
 
-def test_a_teacher_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
+def test_weights_of_an_earlier_teacher_are_loaded(tmp_path: Path) -> None:
     stage = TeacherTraining(TeacherTable(steps=1, batch=2))
     (tmp_path / "teacher").mkdir()
     torch.save(stage.state_dict(), tmp_path / "teacher" / "done.pt")
@@ -258,15 +259,15 @@ def test_a_teacher_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
         tinyhd.load_teacher(network, path)
         assert torch.equal(network.fusion.weight, stage.network.fusion.weight)
     torch.save({"network.fusion.weight": torch.zeros(1)}, tmp_path / "other.pt")
-    (tmp_path / "text.pt").write_text("weights, honestly")
+    (tmp_path / "text.pt").write_text("not weights")
     for path, message in (
         (tmp_path / "none.pt", r"no teacher at .*none.pt; expected the folder of a run"),
         (tmp_path / "other.pt", r"other.pt does not hold weights of the teacher HD2S"),
         (tmp_path / "text.pt", r"text.pt does not hold weights of the teacher HD2S"),
     ):
-        with pytest.raises(InputError, match=message) as told:
+        with pytest.raises(InputError, match=message) as caught:
             tinyhd.load_teacher(HD2S(), path)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -274,34 +275,38 @@ def test_a_teacher_of_an_earlier_run_is_taken(tmp_path: Path) -> None:
     [
         ({"data.kind": "dhf1k", "data.root": "nowhere"}, "no folder nowhere; expected the root of a dhf1k"),
         ({"data.auxiliary": "{tmp}"}, "is not laid out as a tree of video"),
-        ({"data.kind": "ucf-sports", "data.root": "{tmp}/bare"}, "has no density; docs/data.md says where"),
+        (
+            {"data.kind": "ucf-sports", "data.root": "{tmp}/bare"},
+            "has no density; docs/reference/data.md says where",
+        ),
         ({"student.imagenet": "none.pth"}, "no weights at none.pth; expected a state dict"),
         ({"teacher.weights": "none.pt"}, "no teacher at none.pt"),
         ({"student.rc": "3"}, "student.rc: Input should be 1, 2, 4 or 8, got 3"),
     ],
 )
-def test_bad_use_is_one_clear_line_before_anything_is_trained(
+def test_invalid_use_is_reported_in_one_line_before_training(
     command: Callable[..., Outcome], tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
-    trees.picture(tmp_path / "bare" / "training" / "c" / "images" / "001.png", 1)
-    pairs = {**SIDES, **{key: value.format(tmp=tmp_path) for key, value in changes.items()}}
-    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
-    words += ["--out", str(tmp_path / "s.safetensors"), "--run", str(tmp_path / "run")]
-    outcome = command("train", "tinyhd-s-rc1", *words)
+    trees.write_frame(tmp_path / "bare" / "training" / "c" / "images" / "001.png", 1)
+    values = {key: value.format(tmp=tmp_path) for key, value in changes.items()}
+    options = set_options({**SMALL_FRAMES, **values})
+    options += ["--out", str(tmp_path / "s.safetensors"), "--run", str(tmp_path / "run")]
+    outcome = command("train", "tinyhd-s-rc1", *options)
     assert outcome.code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["bare"]
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
 
 
-def test_the_command_trains_and_evaluates_a_student(command: Callable[..., Outcome], tmp_path: Path) -> None:
-    pairs = {**SIDES, **FEW, "student.rc": "8"}
-    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
-    outcome = command("train", "tinyhd-m-rc1", "--out", tmp_path / "s.safetensors", *words)
+def test_command_trains_a_student_that_can_be_evaluated(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    options = set_options({**SMALL_FRAMES, **FEW_STEPS, "student.rc": "8"})
+    outcome = command("train", "tinyhd-m-rc1", "--out", tmp_path / "s.safetensors", *options)
     assert outcome.code == 0, outcome.err
     settings, network = as_tinyhd(load_student(tmp_path / "s.safetensors"))
     assert (settings.variant, settings.rc, settings.height, network.maps) == ("M", 8, 32, 16)
-    root = tree(tmp_path / "data", frames=18)
+    root = trees.write_ucf_sports(tmp_path / "data", frames=18)
     scored = command(
         "evaluate", tmp_path / "s.safetensors", "--dataset", "ucf-sports", "--root", root,
         "--json", tmp_path / "scores.json",
@@ -312,20 +317,20 @@ def test_the_command_trains_and_evaluates_a_student(command: Callable[..., Outco
     assert document["maps"].startswith("student tinyhd-m-rc1, PyTorch")
 
 
-def test_the_command_trains_a_streaming_student_that_evaluates(
+def test_command_trains_a_streaming_student_that_can_be_evaluated(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    pairs = {**FEW, "workers": "0", "mixed": "false", "student.imagenet": "false"}
-    pairs |= {"assistants.steps": "1", "assistants.batch": "2"}
-    words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
+    changes = {**FEW_STEPS, "workers": "0", "mixed": "false", "student.imagenet": "false"}
+    changes |= {"assistants.steps": "1", "assistants.batch": "2"}
+    options = set_options(changes)
     out = tmp_path / "s.safetensors"
-    outcome = command("train", "stream-96", "--out", out, "--run", tmp_path / "run", *words)
+    outcome = command("train", "stream-96", "--out", out, "--run", tmp_path / "run", *options)
     assert outcome.code == 0, outcome.err
     for stage in ("teacher", "assistant-rc1", "student"):
         assert (tmp_path / "run" / stage / "done.pt").is_file()
     student = load_student(out)
     assert student.settings.build().state_dict().keys() == student.network.state_dict().keys()
-    root = tree(tmp_path / "data", frames=10)
+    root = trees.write_ucf_sports(tmp_path / "data", frames=10)
     scored = command(
         "evaluate", out, "--dataset", "ucf-sports", "--root", root, "--json", tmp_path / "s.json"
     )
@@ -333,7 +338,7 @@ def test_the_command_trains_a_streaming_student_that_evaluates(
     assert json.loads((tmp_path / "s.json").read_text())["metrics"]["cc"]["frames"] == 10
 
 
-def test_the_command_describes_each_stage(command: Callable[..., Outcome]) -> None:
+def test_command_describes_each_stage(command: Callable[..., Outcome]) -> None:
     outcome = command("train", "tinyhd-m-rc4", "--describe")
     assert outcome.code == 0, outcome.err
     rows = [line.split() for line in outcome.out.splitlines() if "192" in line]
@@ -345,41 +350,43 @@ def test_the_command_describes_each_stage(command: Callable[..., Outcome]) -> No
     ]
 
 
-def test_without_a_teacher_every_map_learns_the_truth() -> None:
+def test_without_teacher_every_map_learns_the_ground_truth() -> None:
     student = StreamingNetwork(4).eval()
     stage = StudentDistillation(DistilledTable(steps=1, batch=2, supervision=0.25), student, None)
     batch = {"clip": torch.randn(1, 3, 16, 32, 32), "density": torch.rand(1, 16, 32, 32)}
     maps = student(batch["clip"])
     expected = kl(batch["density"], maps.fused) + 0.25 * sum(
-        kl(batch["density"], maps.parts[name]) for name in ALL
+        kl(batch["density"], maps.parts[name]) for name in ALL_PARTS
     )
     torch.testing.assert_close(stage.eval().loss(batch), expected)
 
 
-def test_the_streaming_student_that_ships_is_trained_alone_on_a_streams_frames(
+def test_recipe_of_the_shipped_streaming_student_has_one_stage_at_the_nominal_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stages: list[str] = []
     rates: list[float] = []
 
-    class Told(World):
+    class RecordingWorld(World):
         def __init__(self, seed: int, width: int, height: int, fps: float) -> None:
             rates.append(fps)
             super().__init__(seed, width, height, fps)
 
-    monkeypatch.setattr(windows, "World", Told)
-    few = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
-    recipe = load_recipe("stream", {**few, "distillation.steps": "2", "world.buffer": "2"})
+    monkeypatch.setattr(clip_windows, "World", RecordingWorld)
+    changes = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
+    recipe = load_recipe("stream", {**changes, "distillation.steps": "2", "world.buffer": "2"})
     train(recipe, TrainingRun(on_step=lambda p: stages.append(p.stage)))
     assert stages == ["student", "student"]
     assert set(rates) == {NOMINAL_FPS}
 
 
-def test_a_streams_windows_of_a_data_set_take_frames_at_its_own_rate(tmp_path: Path) -> None:
-    dataset = open_dataset("ucf-sports", tree(tmp_path, clips=1, frames=18))
-    all_of_it = WindowDataset(dataset, WindowShape(32, 32, 18, 18), 0).window(dataset.clips[0], 17)
-    third = WindowDataset(dataset, WindowShape(32, 32, 4, 2, every=3), 0).window(dataset.clips[0], 17)
-    assert all_of_it is not None
-    assert third is not None
-    assert torch.equal(third["clip"], all_of_it["clip"][:, [8, 11, 14, 17]])
-    assert torch.equal(third["density"], all_of_it["density"][[14, 17]])
+def test_windows_take_every_nth_frame_of_a_data_set(tmp_path: Path) -> None:
+    dataset = open_dataset("ucf-sports", trees.write_ucf_sports(tmp_path, clips=1, frames=18))
+    every_frame = WindowDataset(dataset, WindowShape(32, 32, 18, 18), 0).window(dataset.clips[0], 17)
+    every_third_frame = WindowDataset(dataset, WindowShape(32, 32, 4, 2, every=3), 0).window(
+        dataset.clips[0], 17
+    )
+    assert every_frame is not None
+    assert every_third_frame is not None
+    assert torch.equal(every_third_frame["clip"], every_frame["clip"][:, [8, 11, 14, 17]])
+    assert torch.equal(every_third_frame["density"], every_frame["density"][[14, 17]])
