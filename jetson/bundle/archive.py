@@ -51,7 +51,7 @@ class BundleMetadata:
     """Metadata of a bundle that is not part of the release.
 
     Attributes:
-        counter: See `BundleManifest`, as `over`, `compatible`, `runtime` and `expires`.
+        counter, over, compatible, runtime, expires: The fields of `BundleManifest`.
         timing_caches: TensorRT timing caches to include.
         cms: Signs `sw-description` for SWUpdate; None for no CMS signature.
     """

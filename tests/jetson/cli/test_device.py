@@ -201,7 +201,7 @@ def test_lost_ssh_session_reverts_the_trial(
             break
     process.stderr.close()
     process.send_signal(signal.SIGHUP)
-    process.wait(timeout=20)
+    process.wait(timeout=120)
     status = json.loads(command("device", "status", "--root", root, "--json").out)
     assert (status["counter"], status["state"]) == (1, "good")
 

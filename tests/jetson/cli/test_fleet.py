@@ -55,9 +55,9 @@ def make_boards(
     )
 
 
-def read_report_rows(place: Path) -> dict[str, dict[str, Any]]:
+def read_report_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of a report by host."""
-    return {row["host"]: row for row in json.loads(place.read_text())["hosts"]}
+    return {row["host"]: row for row in json.loads(path.read_text())["hosts"]}
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
