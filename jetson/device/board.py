@@ -1,4 +1,4 @@
-"""A/B slots of a board: which release is flown, and how to switch releases without a broken moment.
+"""A/B slots of a board: which release is flown, and how to switch so that a power cut does no harm.
 
     ROOT/state.json    which slot is flown; replaced by one rename
     ROOT/trust.json    the trusted keys
