@@ -90,7 +90,7 @@ def fleet(
 def _forget_outcomes(journal: RolloutJournal, hosts: Inventory, retry_failed: bool) -> None:
     """Remove outcomes of names that mean another board now and, if asked, of hosts that failed."""
     moved = {
-        name for name, host in hosts.hosts.items() if name in journal and journal[name].place != host.place
+        name for name, host in hosts.hosts.items() if name in journal and journal[name].place != host.board_key
     }
     failed = {name for name, outcome in journal.items() if retry_failed and not outcome.done}
     journal.forget(moved | failed)
@@ -108,4 +108,4 @@ def _run(rollout: Rollout) -> None:
 def _check_trust(hosts: Inventory, bundle: LoadedBundle) -> None:
     """Check that the keys which new boards will trust have signed the bundle."""
     for path in {host.trust for host in hosts.hosts.values() if host.trust}:
-        load_trust([path]).require_threshold(list(bundle.manifest.signers), str(bundle.place))
+        load_trust([path]).require_threshold(list(bundle.manifest.signers), str(bundle.path))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
 from edge.hardware.board import read_board_facts
+from edge.profiler.measurement.energy import measure_energy
 from edge.release.manifest import GOLDEN_FILE, RELEASE_MANIFEST, load_release
 from jetson.bundle.manifest import Compatibility
 from jetson.device.board import DeviceBoard
@@ -290,12 +291,15 @@ def test_power_bound_uses_the_meter_and_fails_without_one(
 ) -> None:
     board.backend = OnnxRuntimeBackend()
     clock = SteppingClock(step_ns=50_000_000)
+
+    def now_s() -> float:
+        return clock() / 1e9
+
     monkeypatch.setattr(
-        "edge.profiler.measurement.energy.time", SimpleNamespace(monotonic=lambda: clock() / 1e9)
+        "edge.profiler.measurement.sampler.measure_energy", partial(measure_energy, now=now_s)
     )
     monkeypatch.setattr(
-        "jetson.device.engine_trial.find_energy_meter",
-        lambda root, nvml: FixedPowerMeter(lambda: clock() / 1e9),
+        "jetson.device.engine_trial.find_energy_meter", lambda root, nvml: FixedPowerMeter(now_s)
     )
     monkeypatch.setattr("edge.profiler.measurement.sampler.POWER_S", 0.2)
     board.policy = parse_policy("fastest within power<=6W")
