@@ -44,7 +44,7 @@ class BenchRow(NamedTuple):
 
     def describe(self) -> str:
         """Return the row as a sentence."""
-        value = f"{self.value:.4g} {self.unit}" if self.unit else f"{self.value:.5f}"
+        value = f"{self.value:.4g} {self.unit}" if self.unit else f"{self.value:.6g}"
         if self.bound is None:
             return f"{self.label}: {value}"
         verdict = "ok" if self.is_within_bound else "BROKEN"
