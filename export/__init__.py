@@ -1,3 +1,3 @@
-"""From a student to ONNX graphs per precision and engines: the release."""
+"""Exports students as releases: ONNX graphs in each precision, and TensorRT engines."""
 
-import edge  # noqa: F401 (before ONNX Runtime: no telemetry)
+import edge  # noqa: F401 (before ONNX Runtime, whose telemetry it disables)

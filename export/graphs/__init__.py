@@ -1,1 +1,1 @@
-"""From a student to ONNX graphs per precision."""
+"""Builds the ONNX graphs of a student or of a user's model in each precision."""

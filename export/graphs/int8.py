@@ -86,7 +86,7 @@ def build_int8_graphs(
     )
     fixed = fixed_ranges or {}
     ranges_of = {
-        method: {tensor: fixed.get(tensor, found) for tensor, found in ranges.items()}
+        method: {tensor: fixed.get(tensor, limits) for tensor, limits in ranges.items()}
         for method, ranges in ranges_by_method(options.method, histograms).items()
     }
     warning = shift_warning(measure_shift(model, feeder, frames.windows, statistics))

@@ -1,1 +1,1 @@
-"""Makes release folders and verifies their accuracy."""
+"""Builds release folders and verifies their accuracy."""

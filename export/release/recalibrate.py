@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.inputs.distribution_shift import STATISTICS_FILE, load_statistics
+from calibration.inputs.distribution_shift import STATISTICS_FILE, ChannelStatistics, load_statistics
 from calibration.inputs.graph_inputs import InputFeeder, open_session
 from calibration.inputs.onnx_import import ImportedGraph
 from calibration.quantization.dla_cache import format_cache
@@ -147,26 +147,14 @@ def calibrate_release(
             if (release.folder / name).is_file():
                 shutil.copyfile(release.folder / name, path / name)
         for fp32 in fp32_graphs:
-            form = fp32.form
-            model = onnx.load(release.path(fp32))
-            feeder = release_feeder(release, form)
-            result = results[form] = build_int8_graphs(
-                model,
-                feeder,
-                frames,
-                statistics if fp32 is fp32_graphs[0] else {},  # they are of the tensors of the first form
-                options,
-                on_progress,
-                trained_ranges(release.trained, form),
+            # The statistics are of the tensors of the first form's graph.
+            known_statistics = statistics if fp32 is fp32_graphs[0] else {}
+            result, int8_graphs = _calibrate_form(
+                release, fp32, frames, path, known_statistics, options, on_progress
             )
-            (path / f"{form}.dla.cache").write_text(format_cache(result.ranges, dla_version))
-            for int8 in result.int8:
-                if int8.model is None:
-                    continue
-                file = f"{form}.int8.{int8.engine}.onnx"
-                _save(int8.model, path / file)
-                verification = _verify_int8(release, feeder, int8, frames, model, options.budget)
-                graphs.append(Graph(file, form, "int8", int8.engine, fp32.batch, verification))
+            results[fp32.form] = result
+            graphs += int8_graphs
+            (path / f"{fp32.form}.dla.cache").write_text(format_cache(result.ranges, dla_version))
         save_quantization(
             {form: result.quantization for form, result in results.items()}, path / QUANTIZATION_FILE
         )
@@ -179,6 +167,31 @@ def calibrate_release(
             )
         )
     return results
+
+
+def _calibrate_form(
+    release: Release,
+    fp32: Graph,
+    frames: CalibrationFrames,
+    folder: Path,
+    statistics: ChannelStatistics,
+    options: CalibrationOptions,
+    on_progress: ProgressCallback,
+) -> tuple[CalibrationResult, list[Graph]]:
+    """Write the int8 graphs of one form; return the result and the graphs that ship."""
+    form, model = fp32.form, onnx.load(release.path(fp32))
+    feeder = release_feeder(release, form)
+    fixed_ranges = trained_ranges(release.trained, form)
+    result = build_int8_graphs(model, feeder, frames, statistics, options, on_progress, fixed_ranges)
+    graphs = []
+    for int8 in result.int8:
+        if int8.model is None:
+            continue
+        file = f"{form}.int8.{int8.engine}.onnx"
+        _save(int8.model, folder / file)
+        verification = _verify_int8(release, feeder, int8, frames, model, options.budget)
+        graphs.append(Graph(file, form, "int8", int8.engine, fp32.batch, verification))
+    return result, graphs
 
 
 def release_feeder(release: Release, form: Form) -> InputFeeder:

@@ -21,9 +21,9 @@ from edge.metrics.saliency import Convention
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.evaluation.contact_sheet import contact_sheet
 from trainer.evaluation.motion_twins import CLIPS, TwinScores, twin_scores
-from trainer.evaluation.scores import METRICS, RESAMPLES, Evaluation
-from trainer.evaluation.scores import evaluate as score
-from trainer.inference.predictors import DEFAULT_FPS, Predictor, open_predictor
+from trainer.evaluation.scores import METRICS, RESAMPLES, Evaluation, evaluate_predictor
+from trainer.inference.predictor import DEFAULT_FPS, Predictor
+from trainer.inference.predictors import open_predictor
 
 
 @click.command(
@@ -100,7 +100,7 @@ def evaluate(
         labelled = [len(clip) for clip in dataset.clips if clip.label_kinds]
         total = sum(min(length, max_frames or length) for length in labelled)
         task = bar.add_task(kind, total=total)
-        evaluation = score(dataset, predictor, max_frames, lambda: bar.advance(task), convention)
+        evaluation = evaluate_predictor(dataset, predictor, max_frames, lambda: bar.advance(task), convention)
         if json_file:
             json_file.write_text(json.dumps(evaluation.to_dict(dataset, max_frames), indent=1) + "\n")
         if picture_file and not cv2.imwrite(str(picture_file), contact_sheet(evaluation)):

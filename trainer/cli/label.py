@@ -19,7 +19,8 @@ from edge.core.frames import parse_size
 from edge.hardware.host import detect_machine
 from trainer.data.map_shards import SCHEMA, LabellingPlan, ShardedMaps
 from trainer.datasets.factory import READERS, open_dataset
-from trainer.inference.predictors import DEFAULT_FPS, fingerprint, open_predictors
+from trainer.inference.predictor import DEFAULT_FPS
+from trainer.inference.predictors import fingerprint, open_predictors
 from trainer.inference.pseudo_labels import clips_sha256, write_shards
 from trainer.training.distributed import process_group
 

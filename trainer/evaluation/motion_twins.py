@@ -19,7 +19,7 @@ from edge.core.frames import Image
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.simulation.world import VisibleTarget, World
 from trainer.datasets.clips import LabelledFrame
-from trainer.inference.predictors import Map, Predictor
+from trainer.inference.predictor import Map, Predictor
 
 Value = TypeVar("Value")
 CLIPS, WIDTH, HEIGHT, FRAMES = 200, 256, 144, 17

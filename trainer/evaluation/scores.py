@@ -16,7 +16,7 @@ from edge.core.errors import InputError
 from edge.metrics.box_proxy import box_scores
 from edge.metrics.saliency import Convention, auc_borji, auc_judd, cc, ig, kld, nss, sauc, sim
 from trainer.datasets.clips import DatasetClip, LabelKind, LabelledFrame, SaliencyDataset
-from trainer.inference.predictors import Map, Predictor
+from trainer.inference.predictor import Map, Predictor
 
 SCHEMA = 1
 RESAMPLES, SEED = 2000, 0
@@ -174,7 +174,7 @@ class Evaluation:
         }
 
 
-def evaluate(
+def evaluate_predictor(
     dataset: SaliencyDataset,
     predictor: Predictor,
     max_frames: int | None = None,

@@ -15,7 +15,7 @@ import numpy as np
 from edge.core.errors import InputError
 from trainer.data.map_shards import LabellingPlan, ShardWriter, shard_path, write_or_check_plan
 from trainer.datasets.clips import DatasetClip, SaliencyDataset
-from trainer.inference.predictors import Predictor
+from trainer.inference.predictor import Predictor
 
 
 def clips_sha256(dataset: SaliencyDataset) -> str:

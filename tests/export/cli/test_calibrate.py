@@ -121,7 +121,7 @@ def test_calibrated_release_keeps_float_graphs_and_runs(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (["{graph}"], "no calibration frames"),
         (["{graph}", "--frames", "{black}"], "shows nothing"),
@@ -141,15 +141,15 @@ def test_calibrated_release_keeps_float_graphs_and_runs(
     ],
 )
 def test_bad_input_exits_with_2_prints_one_line_and_writes_nothing(
-    command: Command, graph: Path, folder: Path, tmp_path: Path, words: list[str], message: str
+    command: Command, graph: Path, folder: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     black = tmp_path / "black"
     black.mkdir()
     for index in range(9):
         cv2.imwrite(str(black / f"{index}.png"), np.zeros((32, 32, 3), np.uint8))
     before = sorted(tmp_path.rglob("*"))
-    named = [w.format(graph=graph, black=black, folder=folder) for w in words]
-    outcome = command("calibrate", *([] if "--out" in words else ["--out", tmp_path / "out"]), *named)
+    arguments = [w.format(graph=graph, black=black, folder=folder) for w in options]
+    outcome = command("calibrate", *([] if "--out" in options else ["--out", tmp_path / "out"]), *arguments)
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
@@ -158,18 +158,18 @@ def test_bad_input_exits_with_2_prints_one_line_and_writes_nothing(
 
 def test_full_disk_leaves_no_files_behind(folder: Path, tmp_path: Path) -> None:
     """A limit on file sizes simulates the full disk: frames fit, the fp32 graph does not."""
-    place = tmp_path / "releases"
-    place.mkdir()
-    words = f"{sys.executable} -m edge.cli.main calibrate skd-64 --frames {folder} --out {place / 'r'}"
+    releases = tmp_path / "releases"
+    releases.mkdir()
+    line = f"{sys.executable} -m edge.cli.main calibrate skd-64 --frames {folder} --out {releases / 'r'}"
     done = subprocess.run(
-        ["/bin/bash", "-c", f"ulimit -f 1000; {words}"],
+        ["/bin/bash", "-c", f"ulimit -f 1000; {line}"],
         capture_output=True,
         text=True,
         env={**os.environ, "AEROGAZE_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"aerogaze: cannot write {place / 'r'}: File too large")
-    assert list(place.iterdir()) == []
+    assert done.stderr.splitlines()[-1].startswith(f"aerogaze: cannot write {releases / 'r'}: File too large")
+    assert list(releases.iterdir()) == []
 
 
 def test_release_without_window_length_is_rejected(
@@ -187,8 +187,8 @@ def test_tensorrt_compiles_residual_graph() -> None:
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx is not installed")
     model = residual_network()
-    made = quantize(model, collect_ranges(model, random_feeds(), "minmax"), TENSORRT)
-    assert build_plan(to_fp16(made, ["x", "y"]).SerializeToString(), BuildTarget.parse("rtx")).data
+    quantized = quantize(model, collect_ranges(model, random_feeds(), "minmax"), TENSORRT)
+    assert build_plan(to_fp16(quantized, ["x", "y"]).SerializeToString(), BuildTarget.parse("rtx")).data
 
 
 def int8_graphs(names: list[str]) -> list[tuple[str, TargetEngine]]:
@@ -208,27 +208,25 @@ def test_shipped_int8_graphs_keep_the_budget_on_real_frames(
     from export.release.recalibrate import release_feeder, window_length
 
     release = load_release(name)
-    places = [str(path / "frames") for path in sorted((real / "uav").iterdir())]
+    names = [str(path / "frames") for path in sorted((real / "uav").iterdir())]
     length = window_length(release)
-    frames = read_frames(
-        [open_source(place) for place in places], release.preprocessing, length, max_windows=80
-    )
+    frames = read_frames([open_source(name) for name in names], release.preprocessing, length, max_windows=80)
     model = onnx.load(release.path(release.graph("fp32")))
-    judge = AccuracyEvaluator(
+    evaluator = AccuracyEvaluator(
         model, release_feeder(release, "stream"), np.concatenate([[*frames.windows], [*frames.held_out]])
     )
     graph = release.graph("int8", engine=engine)
-    found = judge(onnx.load(release.path(graph)), disable_qdq_fusion=engine == "tensorrt")
-    assert found.cc >= 0.995
-    assert found.kld <= 0.005
-    assert AccuracyBudget(cc=0.005, kld=0.005).fraction_used(found) <= 1
+    quality = evaluator(onnx.load(release.path(graph)), disable_qdq_fusion=engine == "tensorrt")
+    assert quality.cc >= 0.995
+    assert quality.kld <= 0.005
+    assert AccuracyBudget(cc=0.005, kld=0.005).fraction_used(quality) <= 1
 
 
 def test_export_with_budget_searches_int8_for_both_engines(
     folder: Path, tmp_path: Path, command: Command, fake_timer: None
 ) -> None:
-    words = ["--frames", folder, "--form", "stream", "--out", tmp_path / "r"]
-    outcome = command("export", "skd-64", *words, "--budget", "cc=0.05")
+    options = ["--frames", folder, "--form", "stream", "--out", tmp_path / "r"]
+    outcome = command("export", "skd-64", *options, "--budget", "cc=0.05")
     assert outcome.code == 0, outcome.err
     release = load_release(tmp_path / "r")
     assert release.calibrated is not None
@@ -253,15 +251,15 @@ def test_graph_unfit_for_float16_does_not_ship_in_float16(
     (other,) = (node for node in model.graph.node if node.name == "c")
     added = []
     for index, (kind, constant) in enumerate(steps):
-        given = [last] if constant is None else [last, f"constant{index}"]
+        inputs = [last] if constant is None else [last, f"constant{index}"]
         if constant is not None:
             values = np.array([constant], np.float32)
             model.graph.initializer.append(onnx.numpy_helper.from_array(values, f"constant{index}"))
         last = f"steep{index}"
-        added.append(onnx.helper.make_node(kind, given, [last], last))
+        added.append(onnx.helper.make_node(kind, inputs, [last], last))
     reader.input[0] = other.input[0] = last
-    place = list(model.graph.node).index(reader)
-    nodes = [*model.graph.node[:place], *added, *model.graph.node[place:]]
+    position = list(model.graph.node).index(reader)
+    nodes = [*model.graph.node[:position], *added, *model.graph.node[position:]]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, tmp_path / "steep.onnx")
@@ -283,7 +281,7 @@ def test_graph_that_overflows_on_calibration_frames_only_does_not_ship_in_float1
     graph: Path, folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "calibration.search.fp16_diagnostics.GREATEST", 1.0
+        "calibration.search.fp16_diagnostics.FP16_MAX", 1.0
     )  # simulates an overflow on calibration frames while the maps stay close
     outcome = command("calibrate", graph, "--frames", folder, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome.err

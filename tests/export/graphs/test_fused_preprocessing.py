@@ -109,21 +109,21 @@ def test_fused_release_takes_raw_frames(
     command: Command,
     format: PixelFormat,  # noqa: A002
 ) -> None:
-    place = tmp_path / "raw"
-    make_fused_release(load_release(), RawFrameSpec(320, 180, format), place)
-    release = load_release(place)
+    release_folder = tmp_path / "raw"
+    make_fused_release(load_release(), RawFrameSpec(320, 180, format), release_folder)
+    release = load_release(release_folder)
     assert release.raw_frame == RawFrameSpec(320, 180, format)
     assert release.precisions(engine="tensorrt") == PRECISIONS
     assert release.load_golden()[0].shape == (8, 180, 320, 3)
     for precision in PRECISIONS:
         SaliencyModel(release, precision).close()  # opening it checks the golden set
-    outcome = command("run", folder, "--release", place, "--jsonl", tmp_path / "o.jsonl")
+    outcome = command("run", folder, "--release", release_folder, "--jsonl", tmp_path / "o.jsonl")
     assert outcome.code == 0, outcome.err
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 12
-    outcome = command("compare", "skd-64", f"{place}:fp32", "--frames", folder, "--json")
+    outcome = command("compare", "skd-64", f"{release_folder}:fp32", "--frames", folder, "--json")
     limit = 0.9999 if format == "bgr" else 0.98  # NV12 has colours at half the resolution
     assert json.loads(outcome.out)["outputs"]["saliency"]["cc"] > limit
-    inputs = {i.name: i for i in onnx.load(place / "stream.int8.tensorrt.onnx").graph.input}
+    inputs = {i.name: i for i in onnx.load(release_folder / "stream.int8.tensorrt.onnx").graph.input}
     assert inputs["frame"].type.tensor_type.elem_type == TensorProto.UINT8
 
 
@@ -139,17 +139,28 @@ def test_fused_release_rejects_frames_of_another_size(tmp_path: Path, folder: Pa
 
 @pytest.mark.usefixtures("fake_timer")
 def test_export_command_fuses_preprocessing(folder: Path, tmp_path: Path, command: Command) -> None:
-    place = tmp_path / "r"
-    words = ["export", "skd-64", "--frames", folder, "--out", place, "--fuse-preprocess", "320x180"]
-    outcome = command(*words, "--fuse-format", "nv12")
+    release_folder = tmp_path / "r"
+    arguments = [
+        "export",
+        "skd-64",
+        "--frames",
+        folder,
+        "--out",
+        release_folder,
+        "--fuse-preprocess",
+        "320x180",
+    ]
+    outcome = command(*arguments, "--fuse-format", "nv12")
     assert outcome.code == 0, outcome.err
     assert "take raw frames of 320x180 NV12" in outcome.out
-    assert {graph.form for graph in load_release(place).graphs} == {"stream"}
-    known = distribution_shift.load_statistics(place / distribution_shift.STATISTICS_FILE)
-    tensors = {name for node in onnx.load(place / "stream.fp32.onnx").graph.node for name in node.output}
+    assert {graph.form for graph in load_release(release_folder).graphs} == {"stream"}
+    known = distribution_shift.load_statistics(release_folder / distribution_shift.STATISTICS_FILE)
+    tensors = {
+        name for node in onnx.load(release_folder / "stream.fp32.onnx").graph.node for name in node.output
+    }
     assert known.keys() <= tensors
     assert known
-    assert command("profile", place, "--precision", "int8").code == 0
+    assert command("profile", release_folder, "--precision", "int8").code == 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from edge.sources.factory import open_source
 from tests.conftest import Outcome
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluation.motion_twins import twin_clips
-from trainer.inference.predictors import StudentPredictor
+from trainer.inference.torch_predictors import StudentPredictor
 from trainer.models.student import SkdSettings, Student
 
 
@@ -39,10 +39,10 @@ def student_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_aligned_student_is_exported_and_run_as_it_was_trained(
     student_file: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
-    place = tmp_path / "r"
-    outcome = command("export", student_file, "--frames", "synthetic:7:320x180:24", "--out", place)
+    release_folder = tmp_path / "r"
+    outcome = command("export", student_file, "--frames", "synthetic:7:320x180:24", "--out", release_folder)
     assert outcome.code == 0, outcome.err
-    release = load_release(place)
+    release = load_release(release_folder)
     assert (release.inputs, release.states, release.preroll) == (("frame", "other"), (), 0)
     assert release.preprocessing.alignment == Alignment(0.3)
     for form in ("stream", "pair"):
@@ -54,7 +54,7 @@ def test_aligned_student_is_exported_and_run_as_it_was_trained(
     truth = [
         saliency for _, saliency in StudentPredictor(str(student_file), fps=10).predict("", labelled(clip))
     ]
-    model = SaliencyModel(place, "fp32")
+    model = SaliencyModel(release_folder, "fp32")
     np.testing.assert_allclose(compute_clip_maps(model, np.stack(clip)), truth, atol=1e-5)
     frozen = compute_clip_maps(model, np.stack([clip[-1]] * 4))[-1]
     assert np.abs(frozen - truth[-1]).max() > 4e-5  # the maps depend on motion
@@ -68,10 +68,18 @@ def test_aligned_student_is_exported_and_run_as_it_was_trained(
     np.testing.assert_allclose(maps[-1], map_at_20_fps, atol=1e-5)
     assert np.abs(map_at_20_fps - truth[-1]).max() > 2e-5  # the lag is six frames at 20 fps, three at 10
     model.close()
-    outcome = command("run", "synthetic:8:320x180:12", "--release", place, "--maps", tmp_path / "maps")
+    outcome = command(
+        "run", "synthetic:8:320x180:12", "--release", release_folder, "--maps", tmp_path / "maps"
+    )
     assert outcome.code == 0, outcome.err
     outcome = command(
-        "compare", f"{place}:int8", f"{place}:fp32", "--frames", "synthetic:8:320x180:12", "--min-cc", "0.9"
+        "compare",
+        f"{release_folder}:int8",
+        f"{release_folder}:fp32",
+        "--frames",
+        "synthetic:8:320x180:12",
+        "--min-cc",
+        "0.9",
     )
     assert outcome.code == 0, outcome.err
     outcome = command(

@@ -43,11 +43,11 @@ def released(
 ) -> tuple[Student, Path]:
     """A student and the folder of its release."""
     student = untrained_student(request.param)
-    place = tmp_path_factory.mktemp("clips") / "r"
+    release_folder = tmp_path_factory.mktemp("clips") / "r"
     source = open_source("synthetic:7:320x180:18")
     footage = read_frames([source], student.settings.preprocessing(), CLIP_FRAMES, 3)
-    make_clip_release(student, footage, place)
-    return student, place
+    make_clip_release(student, footage, release_folder)
+    return student, release_folder
 
 
 def pytorch_maps(student: Student, clip: np.ndarray) -> np.ndarray:
@@ -59,8 +59,8 @@ def pytorch_maps(student: Student, clip: np.ndarray) -> np.ndarray:
 
 
 def test_graphs_reproduce_the_student(released: tuple[Student, Path]) -> None:
-    student, place = released
-    release = load_release(place)
+    student, release_folder = released
+    release = load_release(release_folder)
     variant: Variant = "S" if "S" in student.name else "M"
     assert release.clip == ClipSpec(CLIP_FRAMES, MAPS[variant])
     assert release.precisions("clip") == ("fp32", "fp16")
@@ -68,7 +68,7 @@ def test_graphs_reproduce_the_student(released: tuple[Student, Path]) -> None:
     for graph, verification in release.verified_graphs():
         assert verification.max_error < (1e-5 if graph.precision == "fp32" else 1e-2)
         assert verification.mean_cc > (0.999999 if graph.precision == "fp32" else 0.9999)
-    operators = {node.op_type for node in onnx.load(place / "clip.fp32.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(release_folder / "clip.fp32.onnx").graph.node}
     assert "BatchNormalization" not in operators
 
 
@@ -84,10 +84,10 @@ def test_student_whose_maps_are_too_flat_for_float16_is_not_released(tmp_path: P
 
 def test_clip_release_run_frame_by_frame_gives_each_frame_its_map(released: tuple[Student, Path]) -> None:
     """S slides its clip by one frame; M takes blocks and fills the last one with the last frame."""
-    student, place = released
+    student, release_folder = released
     world = World(3, 320, 180)
     frames = np.stack([world.frame(index).image for index in range(20)])
-    model = SaliencyModel(place, "fp32")
+    model = SaliencyModel(release_folder, "fp32")
     for _ in range(2):  # the second pass starts from the initial state
         maps = compute_clip_maps(model, frames)
         assert maps.shape == (20, SIDE, SIDE)
@@ -105,16 +105,24 @@ def test_clip_release_run_frame_by_frame_gives_each_frame_its_map(released: tupl
 def test_clip_release_is_run_compared_and_built_by_the_commands(
     released: tuple[Student, Path], tmp_path: Path, command: Command
 ) -> None:
-    _, place = released
-    outcome = command("run", "synthetic:8:320x180:18", "--release", place, "--maps", tmp_path / "maps")
+    _, release_folder = released
+    outcome = command(
+        "run", "synthetic:8:320x180:18", "--release", release_folder, "--maps", tmp_path / "maps"
+    )
     assert outcome.code == 0, outcome.err
     assert len(list((tmp_path / "maps").iterdir())) == 18
-    words = ["compare", f"{place}:fp32", f"{place}:fp16", "--frames", "synthetic:8:320x180:16"]
-    outcome = command(*words, "--json")
+    arguments = [
+        "compare",
+        f"{release_folder}:fp32",
+        f"{release_folder}:fp16",
+        "--frames",
+        "synthetic:8:320x180:16",
+    ]
+    outcome = command(*arguments, "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["outputs"]["saliency"]["cc"] > 0.99
     if importlib.util.find_spec("tensorrt_rtx") is not None:
-        outcome = command("build", place, "--target", "rtx", "--out", tmp_path / "engines")
+        outcome = command("build", release_folder, "--target", "rtx", "--out", tmp_path / "engines")
         assert outcome.code == 0, outcome.err
         assert len(list((tmp_path / "engines").glob("*.engine"))) == 2
 
@@ -122,11 +130,11 @@ def test_clip_release_is_run_compared_and_built_by_the_commands(
 def test_unsupported_form_and_precision_are_rejected(
     released: tuple[Student, Path], command: Command, tmp_path: Path
 ) -> None:
-    student, place = released
+    student, release_folder = released
     student.save(tmp_path / "student.safetensors")
-    words = ["export", tmp_path / "student.safetensors", "--frames", "synthetic:7:320x180:17"]
-    outcome = command(*words, "--out", tmp_path / "r", "--form", "stream")
+    arguments = ["export", tmp_path / "student.safetensors", "--frames", "synthetic:7:320x180:17"]
+    outcome = command(*arguments, "--out", tmp_path / "r", "--form", "stream")
     assert outcome.code == 2
     assert "has no stream form; it has clip" in outcome.err
     with pytest.raises(InputError, match="has no int8 graph in clip form"):
-        SaliencyModel(place, "int8")
+        SaliencyModel(release_folder, "int8")

@@ -37,12 +37,19 @@ def student_file(student: Student, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_streaming_student_is_exported_built_and_run_by_the_commands(
     student: Student, student_file: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
-    place = tmp_path / "r"
+    release_folder = tmp_path / "r"
     outcome = command(
-        "export", student_file, "--frames", "synthetic:7:320x180:24", "--out", place, "--blur", "0.02"
+        "export",
+        student_file,
+        "--frames",
+        "synthetic:7:320x180:24",
+        "--out",
+        release_folder,
+        "--blur",
+        "0.02",
     )
     assert outcome.code == 0, outcome.err
-    release = load_release(place)
+    release = load_release(release_folder)
     assert (release.inputs, release.preroll, release.delay_frames) == (("frame",), 1, 0)
     assert release.blur == 0.02
     assert [(state.input, state.output, state.lag_s) for state in release.states] == [
@@ -62,20 +69,22 @@ def test_streaming_student_is_exported_built_and_run_by_the_commands(
         if graph.precision == "fp32":
             assert verification.max_error <= 1e-5
     for precision in PRECISIONS:
-        model = SaliencyModel(place, precision)
+        model = SaliencyModel(release_folder, precision)
         frames, maps = model.release.load_golden()
         atol = 1e-5 if precision == "fp32" else 0.1
         np.testing.assert_allclose(compute_clip_maps(model, frames), maps, atol=atol)
         model.close()
-    operators = {node.op_type for node in onnx.load(place / "stream.fp32.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(release_folder / "stream.fp32.onnx").graph.node}
     assert operators <= {"Conv", "Clip", "Add", "Concat", "Resize", "ReduceMax", "Sub", "Exp"}
-    outcome = command("run", "synthetic:8:320x180:12", "--release", place, "--maps", tmp_path / "maps")
+    outcome = command(
+        "run", "synthetic:8:320x180:12", "--release", release_folder, "--maps", tmp_path / "maps"
+    )
     assert outcome.code == 0, outcome.err
     assert len(list((tmp_path / "maps").iterdir())) == 12
     if importlib.util.find_spec("tensorrt_rtx") is not None:
-        outcome = command("build", place, "--target", "rtx")
+        outcome = command("build", release_folder, "--target", "rtx")
         assert outcome.code == 0, outcome.err
-        assert len(list((place / "engines" / "rtx").glob("*.engine"))) == 3
+        assert len(list((release_folder / "engines" / "rtx").glob("*.engine"))) == 3
 
 
 @pytest.mark.parametrize(

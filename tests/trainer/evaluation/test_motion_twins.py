@@ -15,7 +15,7 @@ from edge.simulation.world import World
 from tests.conftest import Outcome
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluation.motion_twins import FIRST_SEED, FRAMES, TwinScores, twin_clips, twin_scores
-from trainer.inference.predictors import Map
+from trainer.inference.predictor import Map
 
 CLIPS = 4
 

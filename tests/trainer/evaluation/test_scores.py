@@ -14,12 +14,14 @@ import torch
 
 from edge.core.errors import InputError
 from tests.conftest import Outcome
-from tests.support import dataset_trees as trees
+from tests.support import dataset_trees
 from trainer.datasets.clips import LabelledFrame
 from trainer.datasets.factory import open_dataset
 from trainer.evaluation.contact_sheet import CELL_WIDTH, contact_sheet
-from trainer.evaluation.scores import METRICS, Metric, _baseline, _ig, confidence_interval, evaluate
-from trainer.inference.predictors import Map, ReleasePredictor, StudentPredictor, open_predictor
+from trainer.evaluation.scores import METRICS, Metric, _baseline, _ig, confidence_interval, evaluate_predictor
+from trainer.inference.predictor import Map
+from trainer.inference.predictors import ReleasePredictor, open_predictor
+from trainer.inference.torch_predictors import StudentPredictor
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student, TinyHDSettings, load_student
 from trainer.models.tinyhd import Variant
@@ -44,9 +46,9 @@ class TruthPredictor:
 
 
 def test_frames_are_averaged_to_videos_and_videos_to_the_mean(tmp_path: Path) -> None:
-    trees.write_dhf1k(tmp_path, [1, 2])
+    dataset_trees.write_dhf1k(tmp_path, [1, 2])
     (tmp_path / "annotation" / "0002" / "maps" / "0001.png").unlink()
-    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 0), ("002", 3)}))
+    evaluation = evaluate_predictor(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 0), ("002", 3)}))
     first, second = (video.scores["cc"] for video in evaluation.videos)
     assert first == pytest.approx((3 - 1) / 4)
     assert second == pytest.approx((2 - 1) / 3)
@@ -60,43 +62,43 @@ def test_frames_are_averaged_to_videos_and_videos_to_the_mean(tmp_path: Path) ->
 
 
 def test_best_and_worst_frames_are_the_extremes(tmp_path: Path) -> None:
-    trees.write_dhf1k(tmp_path, [1, 2])
-    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 1)}))
+    dataset_trees.write_dhf1k(tmp_path, [1, 2])
+    evaluation = evaluate_predictor(open_dataset("dhf1k", tmp_path), TruthPredictor({("001", 1)}))
     assert evaluation.ranked_by == "cc"
     assert [(s.clip, s.frame.index) for s in evaluation.worst[:1]] == [("001", 1)]
     assert evaluation.worst[0].score == pytest.approx(-1)
     assert {s.clip for s in evaluation.best} == {"001", "002"}
     sheet = contact_sheet(evaluation)
     assert sheet.shape[1] > 3 * CELL_WIDTH
-    assert sheet.shape[0] > 4 * CELL_WIDTH * trees.HEIGHT / trees.WIDTH
+    assert sheet.shape[0] > 4 * CELL_WIDTH * dataset_trees.HEIGHT / dataset_trees.WIDTH
     truth, prediction = sheet[:, -2 * CELL_WIDTH : -CELL_WIDTH], sheet[:, -CELL_WIDTH:]
     assert truth.min(axis=2).max() == 255, "fixations are white rings"
     assert prediction.min(axis=2).max() < 160, "nothing is drawn over the heat, whose blue is weak"
 
 
 def test_metric_without_truth_is_skipped_with_a_reason(tmp_path: Path) -> None:
-    trees.write_dhf1k(tmp_path, [1])
-    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor())
+    dataset_trees.write_dhf1k(tmp_path, [1])
+    evaluation = evaluate_predictor(open_dataset("dhf1k", tmp_path), TruthPredictor())
     assert evaluation.skipped["sauc"] == evaluation.skipped["ig"] == "no fixations of other videos"
     assert evaluation.scores["cc"].low is None
     for path in (tmp_path / "annotation" / "0001" / "fixation").iterdir():
-        trees.write_fixations(path, [])
-    evaluation = evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor())
+        dataset_trees.write_fixations(path, [])
+    evaluation = evaluate_predictor(open_dataset("dhf1k", tmp_path), TruthPredictor())
     assert evaluation.skipped["nss"] == "not defined on any frame"
     assert "nss" not in evaluation.videos[0].scores
 
 
 def test_frame_with_empty_density_does_not_count(tmp_path: Path) -> None:
-    trees.write_dhf1k(tmp_path, [1])
-    blank = np.zeros((trees.HEIGHT, trees.WIDTH), np.uint8)
+    dataset_trees.write_dhf1k(tmp_path, [1])
+    blank = np.zeros((dataset_trees.HEIGHT, dataset_trees.WIDTH), np.uint8)
     cv2.imwrite(str(tmp_path / "annotation" / "0001" / "maps" / "0002.png"), blank)
-    assert evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor()).scores["kld"].frames == 3
+    assert evaluate_predictor(open_dataset("dhf1k", tmp_path), TruthPredictor()).scores["kld"].frames == 3
 
 
 def test_negatives_of_sauc_are_fixations_of_other_videos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees.write_dhf1k(tmp_path, [1, 2, 3])
+    dataset_trees.write_dhf1k(tmp_path, [1, 2, 3])
     rows: list[set[int]] = []
 
     def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray, convention: str) -> float:
@@ -105,7 +107,7 @@ def test_negatives_of_sauc_are_fixations_of_other_videos(
 
     spied = Metric("sauc", "sAUC", "fixations", spy, others="fixations")
     monkeypatch.setattr("trainer.evaluation.scores.METRICS", (spied,))
-    evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor(), max_frames=1)
+    evaluate_predictor(open_dataset("dhf1k", tmp_path), TruthPredictor(), max_frames=1)
     assert rows == [{17, 18, 26, 27}, {8, 9, 26, 27}, {8, 9, 17, 18}]
 
 
@@ -114,8 +116,8 @@ def test_baseline_of_information_gain_is_fixations_of_other_videos(
     tmp_path: Path, convention: Literal["pysaliency", "matlab"]
 ) -> None:
     """A map equal to the baseline gains nothing; the truth gains a lot, its inverse little."""
-    dataset = open_dataset("dhf1k", trees.write_dhf1k(tmp_path, [1, 2, 3]))
-    size = (trees.WIDTH, trees.HEIGHT)
+    dataset = open_dataset("dhf1k", dataset_trees.write_dhf1k(tmp_path, [1, 2, 3]))
+    size = (dataset_trees.WIDTH, dataset_trees.HEIGHT)
 
     class BaselinePredictor(TruthPredictor):
         def predict(
@@ -126,13 +128,15 @@ def test_baseline_of_information_gain_is_fixations_of_other_videos(
             for frame in frames:
                 yield frame, np.asarray(5 * baseline, np.float32)
 
-    same = evaluate(dataset, BaselinePredictor(), convention=convention).scores["ig"]
+    same = evaluate_predictor(dataset, BaselinePredictor(), convention=convention).scores["ig"]
     assert same.mean == pytest.approx(0, abs=1e-4)
     assert same.frames == 12
     if convention == "pysaliency":
-        truth = evaluate(dataset, TruthPredictor())
+        truth = evaluate_predictor(dataset, TruthPredictor())
         assert truth.scores["ig"].mean > 3  # the truth itself, in bits
-        wrong = evaluate(dataset, TruthPredictor({(c.name, i) for c in dataset.clips for i in range(4)}))
+        wrong = evaluate_predictor(
+            dataset, TruthPredictor({(c.name, i) for c in dataset.clips for i in range(4)})
+        )
         assert wrong.scores["ig"].mean < 1
 
 
@@ -148,7 +152,7 @@ def test_information_gain_equals_the_value_computed_by_hand() -> None:
 
 def test_convention_is_passed_to_the_metrics(tmp_path: Path) -> None:
     """Two fixations on a map of two levels; expected values computed by hand in each convention."""
-    trees.write_dhf1k(tmp_path, [1], frames=1)
+    dataset_trees.write_dhf1k(tmp_path, [1], frames=1)
     dataset = open_dataset("dhf1k", tmp_path)
 
     class HalfPredictor(TruthPredictor):
@@ -156,13 +160,13 @@ def test_convention_is_passed_to_the_metrics(tmp_path: Path) -> None:
             self, clip: str, frames: Iterable[LabelledFrame], every: int = 1
         ) -> Iterator[tuple[LabelledFrame, Map]]:
             for frame in frames:
-                saliency = np.ones((trees.HEIGHT, trees.WIDTH), np.float32)
-                saliency[: trees.HEIGHT // 2] = 3  # both fixations are in this half
+                saliency = np.ones((dataset_trees.HEIGHT, dataset_trees.WIDTH), np.float32)
+                saliency[: dataset_trees.HEIGHT // 2] = 3  # both fixations are in this half
                 yield frame, saliency
 
-    pixels = trees.HEIGHT * trees.WIDTH
-    exact = evaluate(dataset, HalfPredictor()).scores
-    matlab = evaluate(dataset, HalfPredictor(), convention="matlab").scores
+    pixels = dataset_trees.HEIGHT * dataset_trees.WIDTH
+    exact = evaluate_predictor(dataset, HalfPredictor()).scores
+    matlab = evaluate_predictor(dataset, HalfPredictor(), convention="matlab").scores
     assert exact["nss"].mean == pytest.approx(1)
     assert matlab["nss"].mean == pytest.approx(np.sqrt((pixels - 1) / pixels))
     assert exact["auc_judd"].mean == pytest.approx(0.75)
@@ -170,19 +174,19 @@ def test_convention_is_passed_to_the_metrics(tmp_path: Path) -> None:
     density = next(dataset.clips[0].frames()).density
     assert density is not None
     for scores, low in ((exact, 1.0), (matlab, 0.0)):
-        halves = np.full((trees.HEIGHT, trees.WIDTH), low)
-        halves[: trees.HEIGHT // 2] = low + 2
+        halves = np.full((dataset_trees.HEIGHT, dataset_trees.WIDTH), low)
+        halves[: dataset_trees.HEIGHT // 2] = low + 2
         both = np.minimum(halves / halves.sum(), density / density.sum())
         assert scores["sim"].mean == pytest.approx(both.sum(), abs=1e-5)
-    assert evaluate(dataset, HalfPredictor(), convention="matlab").to_dict(dataset, None)["protocol"][
-        "convention"
-    ] == ("matlab")
+    assert evaluate_predictor(dataset, HalfPredictor(), convention="matlab").to_dict(dataset, None)[
+        "protocol"
+    ]["convention"] == ("matlab")
 
 
 def test_negatives_in_matlab_convention_are_from_ten_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees.write_dhf1k(tmp_path, [1, 2, 3], frames=8)
+    dataset_trees.write_dhf1k(tmp_path, [1, 2, 3], frames=8)
     counts: dict[str, set[int]] = {"matlab": set(), "pysaliency": set()}
 
     def spy(saliency: Map, fixations: np.ndarray, others: np.ndarray, convention: str) -> float:
@@ -192,7 +196,9 @@ def test_negatives_in_matlab_convention_are_from_ten_frames(
     spied = Metric("sauc", "sAUC", "fixations", spy, others="fixations")
     monkeypatch.setattr("trainer.evaluation.scores.METRICS", (spied,))
     for convention in ("matlab", "pysaliency"):
-        evaluate(open_dataset("dhf1k", tmp_path), TruthPredictor(), max_frames=1, convention=convention)
+        evaluate_predictor(
+            open_dataset("dhf1k", tmp_path), TruthPredictor(), max_frames=1, convention=convention
+        )
     assert counts == {"matlab": {2 * 10}, "pysaliency": {2 * 16}}
 
 
@@ -208,9 +214,9 @@ def test_confidence_interval_is_that_of_the_mean() -> None:
 
 
 def test_data_set_without_labels_is_rejected(tmp_path: Path) -> None:
-    trees.write_video(tmp_path / "a.avi", 2)
+    dataset_trees.write_video(tmp_path / "a.avi", 2)
     with pytest.raises(InputError, match=r"no frame of videos at .* has a density, a fixation or a box"):
-        evaluate(open_dataset("videos", tmp_path), TruthPredictor())
+        evaluate_predictor(open_dataset("videos", tmp_path), TruthPredictor())
 
 
 @pytest.mark.parametrize("pair", ["previous", "next"])
@@ -219,7 +225,7 @@ def test_student_predictor_yields_one_map_per_frame(pair: Pair, tmp_path: Path) 
     settings = SkdSettings(32, pair, "log_density")
     student = Student("small", settings, SpatiotemporalNetwork().eval(), {})
     student.save(tmp_path / "small.safetensors")
-    trees.write_dhf1k(tmp_path, [1], frames=3)
+    dataset_trees.write_dhf1k(tmp_path, [1], frames=3)
     (clip,) = open_dataset("dhf1k", tmp_path).clips
     predictor = StudentPredictor(str(tmp_path / "small.safetensors"))
     labelled_maps = list(predictor.predict(clip.name, clip.frames()))
@@ -241,7 +247,7 @@ def test_student_with_lag_in_seconds_gets_the_frame_of_that_age(tmp_path: Path) 
     Student("far", SkdSettings(64, "previous", "log_density", 0.2), network, {}).save(
         tmp_path / "far.safetensors"
     )
-    trees.write_dhf1k(tmp_path, [1], frames=8)
+    dataset_trees.write_dhf1k(tmp_path, [1], frames=8)
     (clip,) = open_dataset("dhf1k", tmp_path).clips
     frames = list(clip.frames())
     far = [m for _, m in StudentPredictor(str(tmp_path / "far.safetensors"), fps=10).predict("a", frames)]
@@ -293,7 +299,7 @@ def test_release_and_student_of_the_same_name_agree(real: Path) -> None:
 
 
 def test_maps_written_by_run_score_as_the_release(command: Command, tmp_path: Path) -> None:
-    root = trees.write_boxes(tmp_path / "data", ["car1", "car2"])
+    root = dataset_trees.write_boxes(tmp_path / "data", ["car1", "car2"])
     for name in ("car1", "car2"):
         assert command("run", root / name / "frames", "--maps", tmp_path / "maps" / name).code == 0
     documents = {}
@@ -308,7 +314,7 @@ def test_maps_written_by_run_score_as_the_release(command: Command, tmp_path: Pa
 
 
 def test_command_prints_and_writes_scores(command: Command, tmp_path: Path) -> None:
-    root = trees.write_dhf1k(tmp_path / "data", [1, 601, 602])
+    root = dataset_trees.write_dhf1k(tmp_path / "data", [1, 601, 602])
     (root / "annotation" / "0602" / "maps" / "0001.png").write_bytes(b"no map")
     outputs = ["--json", tmp_path / "o" / "s.json", "--picture", tmp_path / "o" / "p.png"]
     outcome = command("evaluate", "skd-64", "--dataset", "dhf1k", "--root", root, "--split", "val", *outputs)
@@ -350,7 +356,7 @@ BAD = [
 def test_bad_input_exits_with_2_and_one_line(
     command: Command, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    trees.write_boxes(tmp_path / "data", ["car1"], frames=1)
+    dataset_trees.write_boxes(tmp_path / "data", ["car1"], frames=1)
     names = {"data": tmp_path / "data", "out": tmp_path}
     outcome = command("evaluate", *(word.format(**names) for word in arguments))
     assert outcome.code == 2

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import Outcome
-from tests.support import dataset_trees as trees
+from tests.support import dataset_trees
 from tests.support.training import run_torchrun, short_skd_recipe
 from trainer.data.map_shards import ShardedMaps
 from trainer.datasets.factory import open_dataset
@@ -60,7 +60,7 @@ def label_arguments(model: str | Path, root: Path, out: Path, *options: str | Pa
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     for index in range(4):
-        trees.write_video(tmp_path / "tree" / f"{index}" / "a.avi", 7)
+        dataset_trees.write_video(tmp_path / "tree" / f"{index}" / "a.avi", 7)
     return tmp_path / "tree"
 
 
@@ -124,7 +124,7 @@ def test_corrupt_videos_are_reported_and_the_rest_labelled(
     command: Command, tree: Path, tmp_path: Path
 ) -> None:
     (tree / "0" / "a.avi").write_bytes(b"no film")
-    trees.write_video(tree / "2" / "a.avi", 20)
+    dataset_trees.write_video(tree / "2" / "a.avi", 20)
     intact = (tree / "2" / "a.avi").read_bytes()
     (tree / "2" / "a.avi").write_bytes(intact[: len(intact) * 2 // 3])
     model = save_student(tmp_path / "s.safetensors")
@@ -143,7 +143,7 @@ def test_corrupt_videos_are_reported_and_the_rest_labelled(
 
 def test_killed_labelling_resumes_and_loses_only_the_running_shard(command: Command, tmp_path: Path) -> None:
     for index in range(6):
-        trees.write_video(tmp_path / "tree" / f"{index}.avi", 12)
+        dataset_trees.write_video(tmp_path / "tree" / f"{index}.avi", 12)
     model = save_student(tmp_path / "s.safetensors")
     arguments = label_arguments(model, tmp_path / "tree", tmp_path / "o", "--clips-per-shard", "1")
     process = subprocess.run([sys.executable, "-c", KILLED_IN_THE_THIRD_SHARD, *arguments])
@@ -206,7 +206,7 @@ def test_resuming_with_another_model_size_or_tree_is_rejected(
     save_student(model, "next")
     assert_rejected("(sha256 ")
     model.write_bytes(original)
-    trees.write_video(tree / "new.avi", 2)
+    dataset_trees.write_video(tree / "new.avi", 2)
     assert_rejected("(clips 4 there, 5 here; clips_sha256 ")
 
 
@@ -234,7 +234,7 @@ def test_bad_input_exits_with_2_prints_one_line_and_writes_nothing(
 
 def test_two_clips_of_the_same_name_are_rejected(command: Command, tmp_path: Path) -> None:
     for split in ("training", "testing"):
-        trees.write_frame(tmp_path / "t" / split / "Run" / "images" / "1.png", 0)
+        dataset_trees.write_frame(tmp_path / "t" / split / "Run" / "images" / "1.png", 0)
     model = save_student(tmp_path / "s.safetensors")
     arguments = ["label", model, "--dataset", "ucf-sports", "--root", tmp_path / "t", "--out", tmp_path / "o"]
     assert "has two clips named Run" in command(*arguments).err
