@@ -40,7 +40,11 @@ _OPTIONS = (
         help="MAVLink system id of the vehicle.",
     ),
     click.option("--gimbal", is_flag=True, help="Point the gimbal at the tracked region (needs --fov)."),
-    click.option("--on-gimbal", is_flag=True, help="The camera is mounted on the gimbal."),
+    click.option(
+        "--on-gimbal",
+        is_flag=True,
+        help="The camera is mounted on the gimbal: its angles are relative to the gimbal.",
+    ),
     click.option(
         "--http", metavar="[HOST]:PORT", help="Serve a live page; without a host, to this machine only."
     ),

@@ -16,7 +16,7 @@ class FramePreparer:
     Args:
         context: Settings of the run.
         state: State of the session.
-        watchdog: Is told about the progress.
+        watchdog: Records the progress.
         open_model: Opens the model; it may hang.
         open_reader: Opens the source; it may hang.
     """

@@ -20,7 +20,7 @@ class InferenceLoop:
     Args:
         context: Settings of the run.
         state: State of the session.
-        watchdog: Is told about the calls to the engine.
+        watchdog: Records the calls to the engine.
     """
 
     def __init__(self, context: RunContext, state: SessionState, watchdog: Watchdog) -> None:

@@ -1,4 +1,4 @@
-"""The README's first command, on a short clip."""
+"""First command of the README, on a short clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.conftest import Outcome
 
 
-def test_the_demo_writes_all_it_promises(command: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_demo_writes_all_its_outputs(command: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = command("demo", "--source", "synthetic:4:320x180:16", "--out", tmp_path / "demo")
     assert outcome.code == 0, outcome.err
     out = tmp_path / "demo"
@@ -26,7 +26,9 @@ def test_the_demo_writes_all_it_promises(command: Callable[..., Outcome], tmp_pa
     assert "data:image/webp" in page
 
 
-def test_a_wrong_source_is_told_before_the_training(command: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_missing_source_is_reported_before_the_training(
+    command: Callable[..., Outcome], tmp_path: Path
+) -> None:
     outcome = command("demo", "--source", "missing.mp4", "--out", tmp_path / "demo")
     assert outcome.code == 2
     assert "no source 'missing.mp4'" in outcome.err

@@ -1,4 +1,4 @@
-"""GStreamer through the OpenCV of the system's Python, which is how a Jetson runs it."""
+"""GStreamer through the OpenCV of the system's Python, as on a Jetson."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ pytestmark = pytest.mark.xdist_group("install")
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An environment as docs/how-to/live.md makes it: the system's OpenCV, and what else a drone needs."""
+    """Create the environment of docs/how-to/live.md: the system's OpenCV and the packages of a drone."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     if not Path(DEBIAN).exists():
         pytest.skip(f"no {DEBIAN}")
-    seen = subprocess.run([DEBIAN, "-c", CHECK], env=env, capture_output=True, text=True)
-    if seen.returncode:
-        pytest.skip(f"{DEBIAN}: {seen.stderr.splitlines()[-1]}: Debian's python3-opencv and python3-venv")
-    place = tmp_path_factory.mktemp("jetson") / "env"
-    run(DEBIAN, "-m", "venv", "--system-site-packages", str(place))
-    run(str(place / "bin" / "pip"), "install", "--quiet", "--no-deps", *PACKAGES)
-    return str(place / "bin" / "python")
+    check = subprocess.run([DEBIAN, "-c", CHECK], env=env, capture_output=True, text=True)
+    if check.returncode:
+        pytest.skip(f"{DEBIAN}: {check.stderr.splitlines()[-1]}: Debian's python3-opencv and python3-venv")
+    env_folder = tmp_path_factory.mktemp("jetson") / "env"
+    run(DEBIAN, "-m", "venv", "--system-site-packages", str(env_folder))
+    run(str(env_folder / "bin" / "pip"), "install", "--quiet", "--no-deps", *PACKAGES)
+    return str(env_folder / "bin" / "python")
 
 
-def aerogaze(python: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def aerogaze(python: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python, "-m", "edge.cli.main", *words],
+        [python, "-m", "edge.cli.main", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -56,10 +56,10 @@ def aerogaze(python: str, folder: Path, *words: str) -> subprocess.CompletedProc
     )
 
 
-def test_a_live_pipeline_runs_end_to_end(python: str, tmp_path: Path) -> None:
-    done = aerogaze(python, tmp_path, "run", BALL, "--max-frames", "45", "--jsonl", "o.jsonl", "--json")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+def test_live_pipeline_runs_end_to_end(python: str, tmp_path: Path) -> None:
+    result = aerogaze(python, tmp_path, "run", BALL, "--max-frames", "45", "--jsonl", "o.jsonl", "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
     rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert summary["frames"] == len(rows) > 10
     assert summary["frames"] + summary["dropped"] == 45
@@ -67,7 +67,7 @@ def test_a_live_pipeline_runs_end_to_end(python: str, tmp_path: Path) -> None:
     assert 0 < summary["latency_p50_ms"] < 500
 
 
-def test_the_maps_of_a_clip_are_the_same_by_every_path(
+def test_maps_of_a_clip_are_the_same_from_every_source(
     python: str, command: Callable[..., Outcome], flight: np.ndarray, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
@@ -83,24 +83,26 @@ def test_the_maps_of_a_clip_are_the_same_by_every_path(
         "gst": [gst, "--every-frame"],
         "fused": [gst, "--every-frame", "--release", "raw"],
     }
-    for name, words in paths.items():
-        done = aerogaze(python, tmp_path, "run", *words, "--maps", name, "--precision", "fp32")
-        assert done.returncode == 0, done.stderr
+    for name, arguments in paths.items():
+        result = aerogaze(python, tmp_path, "run", *arguments, "--maps", name, "--precision", "fp32")
+        assert result.returncode == 0, result.stderr
     maps = {name: [path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in paths}
     assert len(maps["file"]) == 12
     assert maps["file"] == maps["live"] == maps["gst"]
-    for one, other in zip(maps["file"], maps["fused"], strict=True):
-        assert cc(decoded(one), decoded(other)) > 0.995, "fusing keeps what docs/reference/export.md says"
+    for expected, fused in zip(maps["file"], maps["fused"], strict=True):
+        assert cc(decode(expected), decode(fused)) > 0.995, (
+            "the similarity that docs/reference/export.md states"
+        )
 
 
-def decoded(png: bytes) -> np.ndarray:
+def decode(png: bytes) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     assert image is not None
     return image.astype(np.float64)
 
 
-def damaged(folder: Path, flight: np.ndarray) -> str:
-    """Write sixty JPEGs, three of them damaged; return the pipeline that plays them."""
+def write_damaged_clip(folder: Path, flight: np.ndarray) -> str:
+    """Write 60 JPEGs, three of them damaged; return the pipeline that plays them."""
     (folder / "clip").mkdir()
     for index in range(60):
         path = folder / "clip" / f"{index}.jpg"
@@ -110,39 +112,39 @@ def damaged(folder: Path, flight: np.ndarray) -> str:
     return "gst:multifilesrc location=clip/%d.jpg stop-index=59 caps=image/jpeg,framerate=30/1 ! jpegdec"
 
 
-def test_damaged_jpegs_inside_a_stream_are_survived(python: str, flight: np.ndarray, tmp_path: Path) -> None:
-    gst = damaged(tmp_path, flight)
-    done = aerogaze(python, tmp_path, "run", gst, "--every-frame", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["frames"] >= 57
+def test_damaged_jpegs_inside_a_stream_are_skipped(python: str, flight: np.ndarray, tmp_path: Path) -> None:
+    gst = write_damaged_clip(tmp_path, flight)
+    result = aerogaze(python, tmp_path, "run", gst, "--every-frame", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["frames"] >= 57
 
 
-def test_damaged_jpegs_are_counted_by_the_stamps_of_the_others(
+def test_damaged_jpegs_are_counted_by_the_time_stamps_of_the_others(
     python: str, flight: np.ndarray, tmp_path: Path
 ) -> None:
-    gst = damaged(tmp_path, flight)
-    done = aerogaze(python, tmp_path, "run", f"{gst} ! identity sync=true", "--max-frames", "55", "--json")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    gst = write_damaged_clip(tmp_path, flight)
+    result = aerogaze(python, tmp_path, "run", f"{gst} ! identity sync=true", "--max-frames", "55", "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
     assert summary["frames"] + summary["dropped"] == 55
     assert summary["dropped"] >= 3
     assert summary["faults"] == {"frames": 1}
-    assert "were lost or could not be decoded" in done.stderr
+    assert "were lost or could not be decoded" in result.stderr
 
 
-def test_a_pipeline_that_cannot_be_is_one_line(python: str, tmp_path: Path) -> None:
-    done = aerogaze(python, tmp_path, "run", "gst:nosuchelement ! fakesink", "--maps", "m")
-    assert done.returncode == 2
-    assert "gives no frame; expected a GStreamer pipeline" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_invalid_pipeline_is_one_clear_line(python: str, tmp_path: Path) -> None:
+    result = aerogaze(python, tmp_path, "run", "gst:nosuchelement ! fakesink", "--maps", "m")
+    assert result.returncode == 2
+    assert "gives no frame; expected a GStreamer pipeline" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pypis_opencv_says_what_to_do(tmp_path: Path) -> None:
+def test_opencv_without_gstreamer_names_the_remedy(tmp_path: Path) -> None:
     if has_backend("GStreamer"):
         pytest.skip("this OpenCV has GStreamer")
     import sys
 
-    done = aerogaze(sys.executable, tmp_path, "run", BALL)
-    assert done.returncode == 2
-    assert "needs an OpenCV with GStreamer" in done.stderr
+    result = aerogaze(sys.executable, tmp_path, "run", BALL)
+    assert result.returncode == 2
+    assert "needs an OpenCV with GStreamer" in result.stderr

@@ -1,8 +1,9 @@
-"""The wheel as a drone installs it: without the training extra, and on the boards' Python."""
+"""Wheel as a drone installs it: without the training extra, and on the Python versions of the boards."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -20,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-def test_the_wheel_holds_what_is_used_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_the_packages_and_their_data_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"edge", "export", "calibration", "trainer", "jetson"}
@@ -38,55 +39,54 @@ def test_the_wheel_holds_what_is_used_and_nothing_else(wheel: Path) -> None:
         assert needed in names
 
 
-def test_a_drone_runs_it_without_torch(wheel: Path, video: Path, tmp_path: Path) -> None:
+def test_run_and_profile_work_without_torch(wheel: Path, video: Path, tmp_path: Path) -> None:
     programs = environment(sys.executable, tmp_path / "drone", str(wheel))
     installed = {
         row["name"].lower() for row in json.loads(run(str(programs / "pip"), "list", "--format", "json"))
     }
     assert not installed & {"torch", "onnx", "lightning", "pydantic", "matplotlib"}
     aerogaze = str(programs / "aerogaze")
-    told = run(aerogaze, "run", str(video), "--maps", "maps", "--jsonl", "o.jsonl", "--json", cwd=tmp_path)
-    assert json.loads(told)["frames"] == len(list((tmp_path / "maps").iterdir())) == 12
+    summary = run(aerogaze, "run", str(video), "--maps", "maps", "--jsonl", "o.jsonl", "--json", cwd=tmp_path)
+    assert json.loads(summary)["frames"] == len(list((tmp_path / "maps").iterdir())) == 12
     assert "fp32" in run(aerogaze, "profile", cwd=tmp_path)
 
 
-def test_what_a_drone_lacks_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
+def test_missing_extra_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
     programs = environment(sys.executable, tmp_path / "drone", str(wheel))
     code = (
         "import sys; from edge.cli.main import run_cli; sys.stderr = sys.stdout; "
         "print(run_cli(['train', 'demo', '--out', 'x.safetensors']))"
     )
-    told = run(str(programs / "python"), "-c", code, cwd=tmp_path)
-    assert "which is not installed: pip install 'aerogaze[train]'" in told
-    assert told.splitlines()[-1] == "2"
+    output = run(str(programs / "python"), "-c", code, cwd=tmp_path)
+    assert "which is not installed: pip install 'aerogaze[train]'" in output
+    assert output.splitlines()[-1] == "2"
 
 
-@pytest.mark.parametrize(("room", "extra"), [("edge", ""), ("jetson", "[jetson]")])
+@pytest.mark.parametrize(("package", "extra"), [("edge", ""), ("jetson", "[jetson]")])
 @pytest.mark.parametrize(
-    "version",  # JetPack 6's; JetPack 7's, and the newest, take as long and seldom differ
+    "version",  # of JetPack 6; those of JetPack 7 and the newest take as long and seldom differ
     ["3.10", pytest.param("3.12", marks=pytest.mark.long), pytest.param("3.13", marks=pytest.mark.long)],
 )
-def test_it_works_on_a_boards_python(
-    wheel: Path, tmp_path: Path, version: str, room: str, extra: str
+def test_tests_pass_on_the_python_of_a_board(
+    wheel: Path, tmp_path: Path, version: str, package: str, extra: str
 ) -> None:
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
     programs = environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
     copied = tmp_path / "tests"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in (package, "support"):
+        shutil.copytree(ROOT / "tests" / name, copied / name, ignore=ignored)
     for name in ("__init__.py", "conftest.py"):
-        copied.mkdir(exist_ok=True)
-        (copied / name).write_text((ROOT / "tests" / name).read_text())
-    (copied / room).mkdir()
-    for path in (ROOT / "tests" / room).glob("*.py"):
-        (copied / room / path.name).write_text(path.read_text())
-    told = run(
+        shutil.copy(ROOT / "tests" / name, copied / name)
+    output = run(
         str(programs / "python"), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
-        "-o", "markers=long", "-m", "not long", "-k", "not every_command_has_help", f"tests/{room}",
+        "-o", "markers=long", "-m", "not long", "-k", "not every_command_has_help", f"tests/{package}",
         cwd=tmp_path,
     )  # fmt: skip
-    assert " passed" in told
-    assert " failed" not in told
+    assert " passed" in output
+    assert " failed" not in output
     installed = run(str(programs / "pip"), "list", "--format", "freeze").lower()
     assert "torch" not in installed
     assert "onnx==" not in installed

@@ -1,4 +1,4 @@
-"""The shipped student on real drone footage that it never saw."""
+"""Shipped students on real drone footage that they were not trained on."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ Command = Callable[..., Outcome]
 
 
 TINYHD_M = {"box_auc": 0.975, "box_zblur": 4.18, "box_hit": 0.34}
-"""Its authors' weights on the same frames: docs/explanation/results.md."""
+"""Scores of the authors' weights on the same frames (docs/explanation/results.md)."""
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED_RELEASES.iterdir()))
-def test_each_shipped_student_finds_more_than_tinyhd(
+def test_shipped_student_scores_better_than_tinyhd(
     command: Command, real: Path, tmp_path: Path, name: str
 ) -> None:
-    words = ["--dataset", "boxes", "--root", real / "uav", "--fps", "10", "--json", tmp_path / "e.json"]
-    outcome = command("evaluate", name, *words)
+    arguments = ["--dataset", "boxes", "--root", real / "uav", "--fps", "10", "--json", tmp_path / "e.json"]
+    outcome = command("evaluate", name, *arguments)
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "e.json").read_text())["metrics"]
-    found = {key: metrics[key]["mean"] for key in TINYHD_M}
-    assert all(found[key] > bound for key, bound in TINYHD_M.items()), found
+    scores = {key: metrics[key]["mean"] for key in TINYHD_M}
+    assert all(scores[key] > bound for key, bound in TINYHD_M.items()), scores
 
 
 @pytest.mark.parametrize("name", ["video/car-detection.mp4", "dhf1k/video/068.AVI"])
-def test_it_runs_over_real_videos(command: Command, real: Path, tmp_path: Path, name: str) -> None:
-    places = ["--overlay", tmp_path / "o.mp4", "--jsonl", tmp_path / "o.jsonl", "--maps", tmp_path / "m"]
-    outcome = command("run", real / name, "--max-frames", "60", *places, "--json")
+def test_run_writes_all_outputs_of_a_real_video(
+    command: Command, real: Path, tmp_path: Path, name: str
+) -> None:
+    outputs = ["--overlay", tmp_path / "o.mp4", "--jsonl", tmp_path / "o.jsonl", "--maps", tmp_path / "m"]
+    outcome = command("run", real / name, "--max-frames", "60", *outputs, "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["frames"] == 60
     source = open_source(str(real / name))
@@ -44,13 +46,13 @@ def test_it_runs_over_real_videos(command: Command, real: Path, tmp_path: Path, 
     assert image.shape[1] / image.shape[0] == pytest.approx(source.width / source.height, rel=0.01)
 
 
-def test_calibration_on_real_footage_keeps_the_maps(command: Command, real: Path, tmp_path: Path) -> None:
+def test_calibration_on_real_footage_preserves_the_maps(command: Command, real: Path, tmp_path: Path) -> None:
     frames = [word for name in ("car10", "person12") for word in ("--frames", real / "uav" / name / "frames")]
-    words = ["--out", tmp_path / "r", "--form", "stream", "--offer-int8", *frames]
-    outcome = command("export", DEFAULT_RELEASE, *words)
+    arguments = ["--out", tmp_path / "r", "--form", "stream", "--offer-int8", *frames]
+    outcome = command("export", DEFAULT_RELEASE, *arguments)
     assert outcome.code == 0, outcome.err
     manifest = json.loads((tmp_path / "r" / "release.json").read_text())
-    likeness = {(g["precision"], g["engine"]): g["verified"]["mean_cc"] for g in manifest["graphs"]}
-    assert likeness[("fp16", "any")] > 0.9999
-    assert likeness[("int8", "onnxruntime")] > 0.995
-    assert likeness[("int8", "tensorrt")] > 0.995
+    similarity = {(g["precision"], g["engine"]): g["verified"]["mean_cc"] for g in manifest["graphs"]}
+    assert similarity[("fp16", "any")] > 0.9999
+    assert similarity[("int8", "onnxruntime")] > 0.995
+    assert similarity[("int8", "tensorrt")] > 0.995

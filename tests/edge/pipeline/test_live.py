@@ -163,13 +163,13 @@ def test_failed_camera_is_opened_again_and_indices_continue(
     status: Status, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink, first = RecordingSink(), ScriptedCamera(range(10), fails="unplugged")
-    gone = [ScriptedCamera([], fails="still unplugged") for _ in range(3)]
+    unplugged = [ScriptedCamera([], fails="still unplugged") for _ in range(3)]
     summary = run_live(
         first,
         ScriptedModel(),
         status,
         [sink],
-        sources=[*gone, InputError("no such camera"), ScriptedCamera(range(10))],
+        sources=[*unplugged, InputError("no such camera"), ScriptedCamera(range(10))],
     )
     assert summary.faults == {"source": 1}
     assert [record.getMessage() for record in caplog.records if "unplugged" in record.getMessage()] == [
@@ -177,7 +177,7 @@ def test_failed_camera_is_opened_again_and_indices_continue(
     ]
     assert sink.indices[-1] == 19
     assert summary.frames + summary.dropped == 20
-    assert first.closed == gone[-1].closed == 1
+    assert first.closed == unplugged[-1].closed == 1
     assert sink.ended == "finished committed"
 
 
