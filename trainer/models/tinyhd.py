@@ -3,7 +3,8 @@ using Hierarchical Maps Distillation", WACV 2023, arXiv 2301.04619, section 3.
 
 They have one encoder, up to three decoders that join its levels in different ways, and one map that is fused
 from the maps of all decoders. Student S returns one map per clip, student M sixteen. The widths of the
-decoders are our choice: they match the published sizes and work at each channel reduction (docs/explanation/networks.md).
+decoders are our choice: they match the published sizes and work at each channel reduction
+(docs/explanation/networks.md).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class QatTable(Table):
 
 
 class QatDataTable(Table):
-    """Source of the frames: simulated scenes, or a data set in its layout (docs/reference/data.md), labelled or not."""
+    """Source of the frames: simulated scenes, or a data set (docs/reference/data.md), labelled or not."""
 
     kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
     root: Path | None = None

@@ -42,7 +42,7 @@ from trainer.training.monitor import TrainingProgress
 from trainer.training.run import train
 
 SHORT_QAT = {"workers": "0", "tuning.steps": "3", "tuning.batch": "4", "tuning.rate": "1e-4"}
-ONE_TRIAL = replace(FAKE_TIMING, tries=1)
+ONE_TRIAL = replace(FAKE_TIMING, max_trials=1)
 
 
 def coarse_student() -> Student:
