@@ -137,9 +137,9 @@ def export(
     raw = RawFrameSpec.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    options = replace(EXPORT_OPTIONS, method=method, cache=cache_folder(), offer=offer_int8)
+    options = replace(EXPORT_OPTIONS, method=method, cache=cache_folder(), offer_modelled=offer_int8)
     if budget is not None:
-        options = replace(options, budget=AccuracyBudget.parse(budget), thorough=True, tries=None)
+        options = replace(options, budget=AccuracyBudget.parse(budget), thorough=True, max_trials=None)
     plan = _ExportPlan(load_student(student), forms, raw, options, blur)
     _check_plan(plan)
     PendingFolder(out, is_release_file).discard()  # fails now, not after the work, if it cannot be written

@@ -62,9 +62,9 @@ class CalibrationOptions:
         thorough: Search for a faster mix even if all layers fit in int8.
         threads: Threads of inference that latency is measured with.
         cache: Folder for histograms; None keeps none.
-        tries: Most graphs that the search of an engine tries; None for the default.
-        offer: Ship int8 that keeps the budget even without a gain where latency is only modelled; boards
-            measure it themselves.
+        max_trials: Most graphs that the search of an engine tries; None for the default.
+        offer_modelled: Where latency is only modelled, ship int8 that keeps the budget even without a gain.
+            Boards measure it themselves.
         timer: Returns the source of latencies.
     """
 
@@ -73,8 +73,8 @@ class CalibrationOptions:
     thorough: bool = False
     threads: int = 1
     cache: Path | None = None
-    tries: int | None = None
-    offer: bool = False
+    max_trials: int | None = None
+    offer_modelled: bool = False
     timer: Callable[[TargetEngine, onnx.ModelProto, AccuracyEvaluator, int], LatencyTimer] = make_timer
 
 
@@ -164,6 +164,7 @@ class EngineSearch:
         self._scheme = QDQ_SCHEMES[engine]
         self._is_tensorrt = engine == "tensorrt"
         self._layers = quantizable_layers(model, self._scheme)
+        self._layer_work = convolution_mmacs(model)
         self._timer = options.timer(engine, model, evaluator, options.threads)
         self._conditions = self._timer.conditions()
         self._subset = AccuracyEvaluator.on_subset(
@@ -194,11 +195,11 @@ class EngineSearch:
 
     def _search(self, fraction: float) -> SearchResult:
         options, step = self._options, f"int8 for {self._engine}"
-        is_offered = options.offer and self._timer.kind == "modelled"
+        is_offered = options.offer_modelled and self._timer.kind == "modelled"
         self._on_progress(step, 0, None)
         return find_fastest_assignment(
             self._layers,
-            convolution_mmacs(self._model),
+            self._layer_work,
             Measurements(
                 quality=lambda layers: self._subset(self._quantize(layers), self._is_tensorrt),
                 latency=lambda layers: self._timer(self._quantize(layers)),
@@ -207,7 +208,7 @@ class EngineSearch:
             SearchSettings(
                 budget=scale_budget(options.budget, fraction),
                 thorough=options.thorough,
-                max_trials=options.tries,
+                max_trials=options.max_trials,
                 min_gain=-math.inf if is_offered else MIN_GAIN,
             ),
             lambda trials: self._on_progress(step, trials, None),

@@ -34,7 +34,7 @@ from export.release.parity import OpenedGraph, compute_reference_maps, make_gold
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-EXPORT_OPTIONS = CalibrationOptions(tries=10)
+EXPORT_OPTIONS = CalibrationOptions(max_trials=10)
 """Options of an export. Each trial takes some seconds, so it tries fewer graphs than a calibration."""
 
 

@@ -280,9 +280,8 @@ def test_graph_unfit_for_float16_does_not_ship_in_float16(
 def test_graph_that_overflows_on_calibration_frames_only_does_not_ship_in_float16(
     graph: Path, folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "calibration.search.fp16_diagnostics.FP16_MAX", 1.0
-    )  # simulates an overflow on calibration frames while the maps stay close
+    # Simulates an overflow on calibration frames while the maps stay close.
+    monkeypatch.setattr("calibration.search.fp16_diagnostics.FP16_MAX", 1.0)
     outcome = command("calibrate", graph, "--frames", folder, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     assert "no fp16.onnx: node stem (Conv) reaches" in outcome.err
