@@ -53,7 +53,10 @@ def print_text(
         f"{summary.frames} frames in {summary.seconds:.2f} s ({summary.fps:.0f} fps), "
         f"{run_info.release} {run_info.precision}, {run_info.engine}\n"
         f"first map after {summary.first_map_s:.2f} s; {latency_start} to map: "
-        f"p50 {summary.latency_p50_ms:.2f} ms, p99 {summary.latency_p99_ms:.2f} ms"
+        f"p50 {summary.latency_p50_ms:.2f} ms, p99 {summary.latency_p99_ms:.2f} ms\n"
+        f"on average: waiting {summary.waiting_ms:.2f} ms, preparing {summary.prepare_ms:.2f} ms, "
+        f"inference {summary.inference_ms:.2f} ms\n"
+        f"{_describe_limit(summary)}"
     )
     if is_live:
         faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
@@ -61,6 +64,15 @@ def print_text(
     for name, path in outputs.items():
         if f"sink:{name}" in summary.wrote:
             print(f"wrote {path}")
+
+
+def _describe_limit(summary: RunSummary) -> str:
+    """Return a line that names the stage that limits the rate, with the share of the time that each works."""
+    busy = ", ".join(f"{stage.removeprefix('sink:')} {share:.0%}" for stage, share in summary.busy.items())
+    limit = (
+        f"limited by {summary.limited_by.removeprefix('sink:')}" if summary.limited_by else "no clear limit"
+    )
+    return f"rate: {limit}; busy: {busy}"
 
 
 def check_outputs(summary: RunSummary) -> None:

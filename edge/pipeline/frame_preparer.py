@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge.core.frames import Frame
+from edge.core.stage_times import PREPARE
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.frame_reader import FrameReader
 from edge.pipeline.session_state import Part, PreparedFrame, RunContext, SessionState, Watchdog
@@ -60,7 +61,8 @@ class FramePreparer:
     def _prepare(self, model: SaliencyModel, frame: Frame, arrival_s: float) -> None:
         context = self._context
         try:
-            tensor = model.prepare(frame.image)
+            with context.times.measure(PREPARE):
+                tensor = model.prepare(frame.image)
         except Exception as error:  # for example from a graph with a fixed frame size
             if not context.live:
                 raise

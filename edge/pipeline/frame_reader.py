@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edge.core.frames import Frame, Source
 from edge.core.run_status import Status
+from edge.core.stage_times import DECODE, SOURCE, StageTimes
 from edge.pipeline.bounded_queue import BoundedQueue
 
 PREFETCHED_FRAMES = 2
@@ -21,6 +22,7 @@ class FrameReader:
 
     Args:
         source: Source of frames.
+        times: Times of the run, which get the time that a read takes.
         first_index: Index of the first frame, to continue the indices of an earlier source.
 
     Attributes:
@@ -29,14 +31,16 @@ class FrameReader:
         arrival_s: Time when the last frame arrived or was decoded (monotonic clock).
     """
 
-    def __init__(self, source: Source, first_index: int = 0) -> None:
+    def __init__(self, source: Source, times: StageTimes, first_index: int = 0) -> None:
+        self._times = times
         self.source, self.next_index, self.arrival_s = source, first_index, 0.0
         self._first_index, self._frames = first_index, iter(source)
         self._shape: tuple[int, ...] | None = None
 
     def read(self) -> Frame | None:
         """Return the next frame, or None at the end; errors of the source pass through."""
-        frame = next(self._frames, None)
+        with self._times.measure(SOURCE):
+            frame = next(self._frames, None)
         if frame is not None and self._first_index:
             frame = replace(frame, index=self._first_index + frame.index)
         self.arrival_s = time.monotonic()
@@ -97,8 +101,8 @@ class FrameReader:
 class PrefetchingReader(FrameReader):
     """Reader that decodes a file ahead, on a thread of its own, while earlier frames are prepared and run."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
+    def __init__(self, source: Source, times: StageTimes) -> None:
+        super().__init__(source, times)
         self._decoded: BoundedQueue[tuple[Frame, float]] = BoundedQueue(PREFETCHED_FRAMES)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._decode, name="aerogaze-decoder", daemon=True)
@@ -121,7 +125,11 @@ class PrefetchingReader(FrameReader):
 
     def _decode(self) -> None:
         try:
-            for frame in self._frames:
+            while True:
+                with self._times.measure(DECODE):
+                    frame = next(self._frames, None)
+                if frame is None:
+                    break
                 if self._decoded.put((frame, time.monotonic())) is None:
                     break
         except BaseException as error:  # also SystemExit, which would silently end this thread only

@@ -9,6 +9,7 @@ import numpy as np
 
 from edge.core.errors import InputError
 from edge.core.frames import Tensor
+from edge.core.stage_times import ENGINE
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.session_state import PreparedFrame, RunContext, SessionState, Watchdog
 from edge.postprocessing.result import Result
@@ -68,7 +69,8 @@ class InferenceLoop:
 
     def _submit(self, prepared: PreparedFrame) -> None:
         self._watchdog.engine_call_started()
-        self._model.submit(prepared.tensor)
+        with self._context.times.measure(ENGINE):
+            self._model.submit(prepared.tensor)
         self._watchdog.engine_call_ended()
 
     def _collect(self) -> None:
@@ -77,7 +79,8 @@ class InferenceLoop:
         The first maps of a student with a delay belong to no frame.
         """
         self._watchdog.engine_call_started()
-        saliency = self._model.collect()
+        with self._context.times.measure(ENGINE, frames=0):  # counted by `_submit`
+            saliency = self._model.collect()
         now = time.monotonic()
         self._watchdog.engine_call_ended()
         self._collected += 1

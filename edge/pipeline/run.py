@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edge.core.errors import InputError
 from edge.core.frames import Source
 from edge.core.run_status import RunInfo, Status
+from edge.core.stage_times import ENGINE, PREPARE, StageTimes, limiting_stage
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.latency_reservoir import LatencyReservoir
 from edge.pipeline.session_state import RunContext
@@ -43,6 +44,11 @@ class RunSummary:
         first_map_s: Time until the first result.
         latency_p50_ms: Median latency.
         latency_p99_ms: 99th percentile of the latency.
+        prepare_ms: Mean time that preparing a frame takes.
+        inference_ms: Mean time that the engine works on a frame.
+        waiting_ms: The rest of the mean latency: the time that a frame waits between the stages.
+        busy: Share (0 to 1) of the run that each stage works, the busiest first; see `StageTimes`.
+        limited_by: Stage that limits the rate; None if no stage works most of the time.
         interrupted: The run was stopped.
         dropped: Frames of a live run that were captured and not run.
         held: Results of a live run that repeat the last valid map.
@@ -57,6 +63,11 @@ class RunSummary:
     first_map_s: float
     latency_p50_ms: float
     latency_p99_ms: float
+    prepare_ms: float
+    inference_ms: float
+    waiting_ms: float
+    busy: dict[str, float]
+    limited_by: str | None
     interrupted: bool
     dropped: int
     held: int
@@ -68,8 +79,11 @@ class RunSummary:
 class _Delivery:
     """Counts each result and passes it to the sinks and the caller."""
 
-    def __init__(self, sinks: SinkGroup, status: Status, on_result: Callable[[Result], None]) -> None:
-        self._sinks, self._status, self._on_result = sinks, status, on_result
+    def __init__(
+        self, sinks: SinkGroup, status: Status, times: StageTimes, on_result: Callable[[Result], None]
+    ) -> None:
+        self._sinks, self._status, self._times, self._on_result = sinks, status, times, on_result
+        self._latency_ms = 0.0
         self.started_s, self.first_map_s = time.monotonic(), 0.0
         self.latencies = LatencyReservoir()
 
@@ -78,15 +92,19 @@ class _Delivery:
         self._status.set_state("running")
         self._status.count_result(result.latency_ms)
         self.latencies.add(result.latency_ms)
+        self._latency_ms += result.latency_ms
         self._sinks.raise_if_all_failed()
         self._sinks.put(result)
         self._on_result(result)
 
-    def summarize(self, interrupted: bool) -> RunSummary:
+    def summarize(self, interrupted: bool, live: bool) -> RunSummary:
         """Return the summary of the run."""
         seconds = time.monotonic() - self.started_s
         snapshot = self._status.snapshot()
         p50_ms, p99_ms = self.latencies.quantiles()
+        prepare_ms, inference_ms = self._times.mean_ms(PREPARE), self._times.mean_ms(ENGINE)
+        mean_ms = self._latency_ms / max(1, self.latencies.count)
+        busy = self._times.busy_shares(seconds)
         return RunSummary(
             frames=self.latencies.count,
             seconds=seconds,
@@ -94,6 +112,11 @@ class _Delivery:
             first_map_s=self.first_map_s,
             latency_p50_ms=p50_ms,
             latency_p99_ms=p99_ms,
+            prepare_ms=prepare_ms,
+            inference_ms=inference_ms,
+            waiting_ms=max(0.0, mean_ms - prepare_ms - inference_ms),
+            busy=busy,
+            limited_by=limiting_stage(busy, live),
             interrupted=interrupted,
             dropped=snapshot.dropped,
             held=snapshot.held,
@@ -140,10 +163,11 @@ def run_pipeline(
     hooks = hooks or RunHooks()
     status = status or Status(RunInfo(model.release.name, model.precision, model.engine, source.name))
     stop = stop or threading.Event()
-    group = SinkGroup(sinks, status, live is not None)
-    delivery = _Delivery(group, status, hooks.on_result)
+    times = StageTimes()
+    group = SinkGroup(sinks, status, times, live is not None)
+    delivery = _Delivery(group, status, times, hooks.on_result)
     stall_s = live.stall_s if live else float("inf")
-    context = RunContext(delivery, status, stop, max_frames, live is not None, stall_s)
+    context = RunContext(delivery, status, stop, max_frames, live is not None, stall_s, times)
     supervisor = Supervisor(context, live or LiveSettings(), hooks.on_tick)
     try:
         group.start()
@@ -158,4 +182,4 @@ def run_pipeline(
         # A live recording cannot be repeated: it is committed even after an error.
         group.abort(commit=live is not None and delivery.latencies.count > 0)
         raise
-    return delivery.summarize(interrupted=stop.is_set())
+    return delivery.summarize(interrupted=stop.is_set(), live=live is not None)

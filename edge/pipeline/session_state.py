@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame, GraphInput
 from edge.core.run_status import Status
+from edge.core.stage_times import StageTimes
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.bounded_queue import BoundedQueue
 from edge.pipeline.frame_reader import FrameReader
@@ -58,6 +59,7 @@ class RunContext:
         live: Run only the newest frame, count latency from its capture, and replace maps that are not finite
             for up to `stall_s`.
         stall_s: Time without progress after which a part has failed.
+        times: How long each stage works.
     """
 
     deliver: Callable[[Result], None]
@@ -66,6 +68,7 @@ class RunContext:
     max_frames: int | None
     live: bool
     stall_s: float
+    times: StageTimes = field(default_factory=StageTimes)
 
     def count_dropped(self, frames: int) -> None:
         """Count frames that a live run did not run; a run over a file drops none before it ends."""

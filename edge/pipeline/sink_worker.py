@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from edge.core.errors import InputError
 from edge.core.run_status import Status
+from edge.core.stage_times import StageTimes
 from edge.pipeline.bounded_queue import BoundedQueue
 from edge.postprocessing.result import Result
 from edge.sinks.sink import Sink
@@ -27,14 +28,21 @@ class SinkWorker:
     because the disk is full: it gets no more results. Any other error, such as a lost connection, costs one
     result.
 
+    Args:
+        sink: The sink.
+        name: Name of the sink.
+        status: Status of the run.
+        times: Times of the run, which get the time that the sink works.
+        live: Whether the run is live.
+
     Attributes:
         fault_kind: Kind of the faults of this sink.
         error: Error that ended the sink; None if there was none.
         is_committed: The output is at its final path.
     """
 
-    def __init__(self, sink: Sink, name: str, status: Status, live: bool) -> None:
-        self._sink, self._status, self._live = sink, status, live
+    def __init__(self, sink: Sink, name: str, status: Status, times: StageTimes, live: bool) -> None:
+        self._sink, self._status, self._times, self._live = sink, status, times, live
         self.fault_kind = f"sink:{name}"
         self._queue: BoundedQueue[Result] = BoundedQueue(QUEUE_SIZE, drop_oldest=live)
         self.error: BaseException | None = None
@@ -91,7 +99,8 @@ class SinkWorker:
             if self.error is not None:
                 continue  # keep emptying the queue: its producer may wait
             try:
-                self._sink.write(result)
+                with self._times.measure(self.fault_kind):
+                    self._sink.write(result)
             except BaseException as error:  # also SystemExit, which would silently end this thread only
                 if not self._live or isinstance(error, InputError):
                     self._fail(error)
@@ -115,11 +124,12 @@ class SinkGroup:
     Args:
         sinks: The sinks, which the group owns from now on.
         status: Status of the run.
+        times: Times of the run, which get the time that each sink works.
         live: Whether the run is live.
     """
 
-    def __init__(self, sinks: Sequence[Sink], status: Status, live: bool) -> None:
-        self._sinks, self._status, self._live = sinks, status, live
+    def __init__(self, sinks: Sequence[Sink], status: Status, times: StageTimes, live: bool) -> None:
+        self._sinks, self._status, self._times, self._live = sinks, status, times, live
         self._workers: list[SinkWorker] = []
 
     @property
@@ -140,7 +150,7 @@ class SinkGroup:
         """Start a worker for each sink; if one does not start, `abort` ends those that did."""
         names = unique_names([type(sink).__name__.removesuffix("Sink").lower() for sink in self._sinks])
         for sink, name in zip(self._sinks, names, strict=True):
-            self._workers.append(SinkWorker(sink, name, self._status, self._live))
+            self._workers.append(SinkWorker(sink, name, self._status, self._times, self._live))
 
     def put(self, result: Result) -> None:
         """Queue a result at every sink."""

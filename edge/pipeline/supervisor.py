@@ -69,7 +69,8 @@ class Supervisor:
             InputError: A part failed and cannot be opened again.
             CheckError: Threads hang again and again, or the GPU is lost.
         """
-        reader = FrameReader(source) if self._context.live else PrefetchingReader(source)
+        times = self._context.times
+        reader = FrameReader(source, times) if self._context.live else PrefetchingReader(source, times)
         session = Session(self._context, lambda: model, lambda: reader)
         backoff_s = self._live.min_backoff_s
         try:
@@ -138,7 +139,7 @@ class Supervisor:
         if open_source is None:
             raise failure.error
         session.close_source(CLOSE_TIMEOUT_S)
-        return lambda: FrameReader(open_source(), first_index)
+        return lambda: FrameReader(open_source(), self._context.times, first_index)
 
     def _close(self, session: Session) -> None:
         session.close(min(CLOSE_TIMEOUT_S, self._live.stall_s) if self._context.live else None)

@@ -159,6 +159,44 @@ def test_latency_counts_from_the_decoded_frame(model: SaliencyModel, flight: np.
     assert 0 < summary.first_map_s < summary.seconds
 
 
+class SlowRunner:
+    """Runner that takes 10 ms for each frame."""
+
+    description = "slow"
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.reset, self.close = runner, runner.reset, runner.close
+
+    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
+        time.sleep(0.01)
+        return self.runner.infer(feed)
+
+
+@pytest.mark.parametrize("slow", ["decode", "engine", "sink:recording", "source"])
+def test_summary_names_the_slow_stage_and_separates_waiting_from_inference(
+    flight: np.ndarray, slow: str
+) -> None:
+    release = load_release(None)
+    runner = open_runner(release, "fp32")
+    slow_runner = SlowRunner(runner) if slow == "engine" else runner
+    model = SaliencyModel.from_runner(release, "fp32", slow_runner)
+    source = ClipSource(np.concatenate([flight] * 3), 0.02 * (slow in ("decode", "source")))
+    sink = RecordingSink(delay_s=0.02 * (slow == "sink:recording"))
+    live = LiveSettings() if slow == "source" else None
+    summary = run_pipeline(source, model, [sink], live=live)
+    if live is None:
+        model.close()
+    assert summary.limited_by == slow == next(iter(summary.busy)), summary
+    assert summary.busy.keys() == {"source" if live else "decode", "prepare", "engine", "sink:recording"}
+    mean_ms = np.mean([result.latency_ms for result in sink.results])
+    assert summary.waiting_ms + summary.prepare_ms + summary.inference_ms == pytest.approx(mean_ms)
+    if slow == "engine":
+        assert summary.inference_ms > 10
+        assert summary.waiting_ms > 30, "decoded frames wait in the queues"
+    if slow == "sink:recording":
+        assert summary.waiting_ms > summary.inference_ms
+
+
 def test_run_ends_after_max_frames(model: SaliencyModel, flight: np.ndarray) -> None:
     sink = RecordingSink()
     assert run_pipeline(ClipSource(flight), model, [sink], max_frames=5).frames == 5
