@@ -56,7 +56,7 @@ def fleet(
     journal_path = state or inventory.with_name(f"{inventory.stem}.{loaded.digest[:12]}.rollout")
     if dry_run:
         rollout = Rollout(hosts, RolloutJournal(journal_path, loaded.digest), make_installer(loaded))
-        print("\n".join(progress_view.plan(rollout)))
+        print("\n".join(progress_view.plan_lines(rollout)))
         return
     with writer_lock(journal_path):
         journal = RolloutJournal(journal_path, loaded.digest)
@@ -71,14 +71,14 @@ def fleet(
             )
             raise
         finally:
-            document = progress_view.report(rollout, loaded)
+            document = progress_view.build_report(rollout, loaded)
             if out is not None:
                 with atomic_file(out) as pending:
                     pending.write_text(json.dumps(document, indent=1) + "\n")
     if as_json:
         print(json.dumps(document))
     else:
-        progress_view.end(rollout, Console(markup=False, highlight=False))
+        progress_view.print_summary(rollout, Console(markup=False, highlight=False))
     if rollout.stopped:
         raise CheckError(f"stopped: {rollout.stopped}; repair what failed, then use --retry-failed")
     if rollout.failures:
@@ -90,7 +90,9 @@ def fleet(
 def _forget_outcomes(journal: RolloutJournal, hosts: Inventory, retry_failed: bool) -> None:
     """Remove outcomes of names that mean another board now and, if asked, of hosts that failed."""
     moved = {
-        name for name, host in hosts.hosts.items() if name in journal and journal[name].place != host.board_key
+        name
+        for name, host in hosts.hosts.items()
+        if name in journal and journal[name].place != host.board_key
     }
     failed = {name for name, outcome in journal.items() if retry_failed and not outcome.done}
     journal.forget(moved | failed)
@@ -98,8 +100,8 @@ def _forget_outcomes(journal: RolloutJournal, hosts: Inventory, retry_failed: bo
 
 def _run(rollout: Rollout) -> None:
     if not ERR_CONSOLE.is_terminal:
-        rollout.tell = partial(ERR_CONSOLE.print, soft_wrap=True)
-    table = progress_view.Live(rollout)
+        rollout.log = partial(ERR_CONSOLE.print, soft_wrap=True)
+    table = progress_view.RolloutView(rollout)
     display = Live(table, console=ERR_CONSOLE, transient=True, refresh_per_second=2)
     with display if ERR_CONSOLE.is_terminal else nullcontext():
         asyncio.run(rollout.run())

@@ -1,4 +1,4 @@
-"""A folder that stands in for a board, reached as a board is."""
+"""Push target for a folder that stands in for a board."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from jetson.deploy.push import CommandResult, Log, OnProgress, forward_lines
 
 
 class FolderTarget:
-    """Runs the board's commands here, with the folder as their root."""
+    """Runs the board's commands on this machine, with the folder as the board's root."""
 
     def __init__(self, root: Path) -> None:
         self.name, self._root = str(root), root
 
-    async def run(self, words: Sequence[str], log: Log | None = None) -> CommandResult:
-        """Run them in a process of their own, as on a board."""
-        command = [sys.executable, "-m", "edge.cli.main", "device", *words, "--root", str(self._root)]
+    async def run(self, arguments: Sequence[str], log: Log | None = None) -> CommandResult:
+        """Run `aerogaze device ARGUMENTS` in a process of its own, as on a board."""
+        command = [sys.executable, "-m", "edge.cli.main", "device", *arguments, "--root", str(self._root)]
         pipe = asyncio.subprocess.PIPE
-        # A session of its own: Ctrl-C at the desk reaches it once, through us.
+        # A session of its own keeps Ctrl-C in the terminal from the process: it is terminated once, below.
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
         )
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            out, last = await asyncio.gather(process.stdout.read(), forward_lines(process.stderr, log))
-            return CommandResult(await process.wait(), out.decode(), last)
+            stdout, last_line = await asyncio.gather(
+                process.stdout.read(), forward_lines(process.stderr, log)
+            )
+            return CommandResult(await process.wait(), stdout.decode(), last_line)
         finally:
             if process.returncode is None:
-                process.terminate()  # it goes back, if it was on trial
+                process.terminate()  # the device command handles SIGTERM: it reverts a running trial
                 await process.wait()
 
-    async def send(self, place: Path, digest: str, on_progress: OnProgress) -> str:
-        """It is here already."""
-        return str(place.resolve())
+    async def send(self, path: Path, digest: str, on_progress: OnProgress) -> str:
+        """Return the path of the local file; nothing has to be sent."""
+        return str(path.resolve())
 
     async def remove(self, name: str) -> None:
-        """Keep it: it is the desk's."""
+        """Do nothing: the file belongs to the user."""
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no connection."""

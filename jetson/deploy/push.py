@@ -1,8 +1,7 @@
-"""From the desk to a board: carry a bundle there, and have the board install it.
+"""Push of a bundle from the desk to one board, which installs it.
 
-The board decides everything itself (`jetson.device.install`); the desk asks first whether it would fit, so
-that
-nobody waits for an upload that is refused.
+The board makes all decisions itself (`jetson.device.install`). The desk checks first whether the bundle
+fits, so that no bundle is uploaded that the board would reject.
 """
 
 from __future__ import annotations
@@ -29,50 +28,55 @@ REQUIRED_STATUS_KEYS = {
     "aerogaze", "trusts", "state", "slot", "release", "counter", "highest_counter", "precision", "why",
     "measured", "board",
 }  # fmt: skip
-"""What the desk reads of a board's status."""
-RUNTIME_BUSY_MESSAGE = "another command makes a runtime"
-"""As `jetson/wheels/install_runtime.py` says it on the board."""
-CORRUPT_UPLOAD_MESSAGE = "what arrived on"
-"""Begins what is said of an upload that is not what was sent."""
+"""Keys of `aerogaze device status --json` that the desk reads."""
+RUNTIME_BUSY_MESSAGE = "another command is installing a runtime"
+"""First words of the error of `jetson/wheels/install_runtime.py` if it runs twice at the same time."""
+CORRUPT_UPLOAD_MESSAGE = "the upload to"
+"""First words of the error if an upload differs from the file that was sent."""
 Log = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
-"""Told how much of how much is there."""
+"""Called with the number of bytes that were sent, and the total."""
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command on the board ended."""
+    """Result of a command on the board.
 
-    code: int
-    out: str
-    last: str
-    """The last line that it said: what was wrong, if something was."""
+    Attributes:
+        exit_code: Exit code of the command.
+        stdout: All of its standard output.
+        last_line: Last line of its standard error: the error message, if it failed.
+    """
+
+    exit_code: int
+    stdout: str
+    last_line: str
 
 
 class PushTarget(Protocol):
-    """A board as the desk reaches it."""
+    """Board that the desk can run commands on and send files to."""
 
     name: str
 
-    async def run(self, words: Sequence[str], log: Log | None = None) -> CommandResult:
-        """Run `aerogaze device WORDS` there; its lines are passed on."""
+    async def run(self, arguments: Sequence[str], log: Log | None = None) -> CommandResult:
+        """Run `aerogaze device ARGUMENTS` on the board, and pass its log lines on."""
 
-    async def send(self, place: Path, digest: str, on_progress: OnProgress) -> str:
-        """Bring a file there, whole, and return its name there."""
+    async def send(self, path: Path, digest: str, on_progress: OnProgress) -> str:
+        """Send a file of this SHA-256, and return its name on the board."""
 
     async def remove(self, name: str) -> None:
-        """Remove what was sent."""
+        """Remove a file that was sent."""
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
 
 
 class UnreachableError(InputError):
-    """The board cannot be reached, or not any more."""
+    """The board cannot be reached, or the connection broke."""
 
 
 def is_transient(error: Exception) -> bool:
-    """Say whether the same flash may go well later, with nothing changed at the desk."""
+    """Return whether the same push may succeed later without any change at the desk."""
     return isinstance(error, UnreachableError) or str(error).startswith(
         (BUSY_MESSAGE, ARMED_MESSAGE, RUNTIME_BUSY_MESSAGE, CORRUPT_UPLOAD_MESSAGE)
     )
@@ -80,139 +84,180 @@ def is_transient(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle that the desk has read whole. `digest`: the file's SHA-256."""
+    """Bundle file whose content the desk has checked.
 
-    place: Path
+    Attributes:
+        path: The file.
+        manifest: Its manifest.
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
     manifest: BundleManifest
     digest: str
 
 
-def load_bundle(place: Path, trusted: Trust | None = None) -> LoadedBundle:
-    """Read a bundle whole, once for all the boards that it goes to.
+def load_bundle(path: Path, trust: Trust | None = None) -> LoadedBundle:
+    """Read and check a bundle, once for all the boards that it is sent to.
+
+    Args:
+        path: The bundle file.
+        trust: Keys that must have signed it; None to accept any signer.
 
     Raises:
-        InputError: it is none.
-        CheckError: a signature or byte is wrong, or (with `trusted`) too few of its keys are trusted.
+        InputError: The file is not a bundle.
+        CheckError: A signature or a byte is wrong, or too few of the trusted keys have signed.
     """
-    with open_bundle(place) as file:
-        manifest = read_bundle(file, str(place), trusted).manifest
-    return LoadedBundle(place, manifest, sha256(place))
+    with open_bundle(path) as file:
+        manifest = read_bundle(file, str(path), trust).manifest
+    return LoadedBundle(path, manifest, sha256(path))
 
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What is asked for beside the bundle. `trust`: keys for a board that trusts none yet."""
+    """Options of a push.
+
+    Attributes:
+        trust: Keys for a board that trusts none yet.
+        install_options: Options of `aerogaze device install`.
+        dry_run: Only check whether the bundle fits.
+        prepare_runtime: Installs aerogaze on the board if needed, and returns its version. In a dry run it
+            returns the version that the board would have, or None if the board has no aerogaze to ask.
+    """
 
     trust: Path | None = None
-    options: tuple[str, ...] = ()
-    """Of `aerogaze device install`."""
+    install_options: tuple[str, ...] = ()
     dry_run: bool = False
-    prepare: Callable[[BundleManifest], Awaitable[str | None]] | None = None
-    """Sees that the board has an aerogaze for the bundle, and returns its version, in a dry run that which it
-    would have; None: it has none, and this is a dry run."""
+    prepare_runtime: Callable[[BundleManifest], Awaitable[str | None]] | None = None
 
 
 async def push_bundle(
-    target: PushTarget, cargo: LoadedBundle, wish: PushOptions, log: Log, on_progress: OnProgress
+    target: PushTarget, bundle: LoadedBundle, options: PushOptions, log: Log, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """Put a bundle onto a board; return what `aerogaze device status --json` says then.
+    """Install a bundle on a board.
+
+    Returns:
+        The output of `aerogaze device status --json` after the install, or before it in a dry run.
 
     Raises:
-        InputError: the board cannot be reached (`UnreachableError`), has no aerogaze, or works on another bundle.
-        CheckError: the bundle does not fit, or the board refused it or went back; in its own words.
+        InputError: The board cannot be reached (`UnreachableError`), has no aerogaze, or is busy.
+        CheckError: The bundle does not fit, or the board rejected or reverted it; with the board's message.
     """
-    manifest = cargo.manifest
-    log(f"{cargo.place}: {manifest.name} counter {manifest.counter}, {manifest.size_bytes} bytes, whole")
-    prepared = await wish.prepare(manifest) if wish.prepare else ""
-    if prepared is None:
-        return {"schema": 1, "aerogaze": None}
-    before = await _status(target)
-    flown = (
-        f"flies {before['release']} counter {before['counter']}" if before["slot"] else "flies nothing yet"
+    manifest = bundle.manifest
+    log(
+        f"{bundle.path}: {manifest.name} counter {manifest.counter}, {manifest.size_bytes} bytes, is complete"
     )
-    log(f"{target.name} {flown}; {before['board']['model'] or 'no known board'}")
-    _check(target, cargo, wish, before, prepared if wish.dry_run and prepared else before["aerogaze"])
-    if wish.dry_run:
-        log("it would be installed; nothing was done (dry run)")
+    runtime_version = await options.prepare_runtime(manifest) if options.prepare_runtime else ""
+    if runtime_version is None:
+        return {"schema": 1, "aerogaze": None}
+    before = await _read_status(target)
+    current = (
+        f"flies {before['release']} counter {before['counter']}" if before["slot"] else "has no release yet"
+    )
+    log(f"{target.name} {current}; {before['board']['model'] or 'unknown board model'}")
+    if not options.dry_run or not runtime_version:
+        runtime_version = before["aerogaze"]
+    _check_fit(target, bundle, options, before, runtime_version)
+    if options.dry_run:
+        log("the bundle would be installed; nothing was changed (dry run)")
         return before
     if not before["trusts"]:
-        assert wish.trust is not None
-        place = await target.send(wish.trust, sha256(wish.trust), lambda done, of: None)
-        _ok(await target.run(["trust", place], log))
-        await target.remove(place)
-    name = await target.send(cargo.place, cargo.digest, on_progress)
-    log("sent, and its hash is right there")
-    done = await target.run(["install", name, "--json", *wish.options], log)
+        assert options.trust is not None
+        await _send_trust(target, options.trust, log)
+    name = await target.send(bundle.path, bundle.digest, on_progress)
+    log("the bundle was sent, and its hash on the board is correct")
+    result = await target.run(["install", name, "--json", *options.install_options], log)
     await target.remove(name)
-    after = _told(target, done)
+    after = _parse_status(target, result)
     if (after["release"], after["counter"], after["state"]) != (manifest.name, manifest.counter, "good"):
         raise CheckError(
-            f"{target.name} flies {after['release']} counter {after['counter']}, which is not what was sent: "
-            "flash it again"
+            f"{target.name} flies {after['release']} counter {after['counter']} after the install, expected "
+            f"{manifest.name} counter {manifest.counter}: flash it again"
         )
     return after
 
 
-def _check(
-    target: PushTarget, cargo: LoadedBundle, wish: PushOptions, before: dict[str, Any], aerogaze: str
+async def _send_trust(target: PushTarget, trust: Path, log: Log) -> None:
+    name = await target.send(trust, sha256(trust), lambda sent, total: None)
+    _raise_on_failure(await target.run(["trust", name], log))
+    await target.remove(name)
+
+
+def _check_fit(
+    target: PushTarget,
+    bundle: LoadedBundle,
+    options: PushOptions,
+    status: dict[str, Any],
+    runtime_version: str,
 ) -> None:
-    if not before["trusts"] and wish.trust is None:
-        raise InputError(f"{target.name} trusts no key yet: flash it the first time with --trust k.pub")
-    if before["trusts"] and not set(before["trusts"]) & set(cargo.manifest.signers):
-        raise CheckError(
-            f"{target.name} trusts none of the keys that signed {cargo.place}: sign it with others"
+    """Check what the board would check, with a status of the board and the runtime that it will have."""
+    if not status["trusts"] and options.trust is None:
+        raise InputError(
+            f"{target.name} trusts no key yet: name one with --trust k.pub for the first install"
         )
-    state = replace(BoardState(), counter=before["highest_counter"])
-    check_compatibility(cargo.manifest, BoardFacts(**before["board"]), state, time.time(), aerogaze)
+    if status["trusts"] and not set(status["trusts"]) & set(bundle.manifest.signers):
+        raise CheckError(
+            f"{target.name} trusts none of the keys that signed {bundle.path}: sign it with a trusted key"
+        )
+    state = replace(BoardState(), counter=status["highest_counter"])
+    facts = BoardFacts(**status["board"])
+    check_compatibility(bundle.manifest, facts, state, time.time(), runtime_version)
 
 
-async def _status(target: PushTarget) -> dict[str, Any]:
-    return _told(target, await target.run(["status", "--json"]))
+async def _read_status(target: PushTarget) -> dict[str, Any]:
+    return _parse_status(target, await target.run(["status", "--json"]))
 
 
-def _told(target: PushTarget, done: CommandResult) -> dict[str, Any]:
+def _parse_status(target: PushTarget, result: CommandResult) -> dict[str, Any]:
     try:
-        document = json.loads(_ok(done).out)
-        if document["schema"] == 1 and set(document) >= REQUIRED_STATUS_KEYS and _typed(document):
-            BoardFacts(**document["board"])
-            return dict(document)
+        status = json.loads(_raise_on_failure(result).stdout)
+        if status["schema"] == 1 and set(status) >= REQUIRED_STATUS_KEYS and _has_valid_types(status):
+            BoardFacts(**status["board"])
+            return dict(status)
     except (ValueError, KeyError, TypeError):
         pass
-    raise InputError(f"{target.name} has an aerogaze of another version: bring both to the same one")
+    raise InputError(
+        f"{target.name} has an aerogaze of another version than this desk: install the same on both"
+    )
 
 
-def _typed(document: dict[str, Any]) -> bool:
-    trusts = document["trusts"]
+def _has_valid_types(status: dict[str, Any]) -> bool:
+    trusts = status["trusts"]
     return (
-        isinstance(document["aerogaze"], str)
-        and isinstance(document["highest_counter"], int)
+        isinstance(status["aerogaze"], str)
+        and isinstance(status["highest_counter"], int)
         and isinstance(trusts, list)
         and all(isinstance(key, str) for key in trusts)
     )
 
 
-def _ok(done: CommandResult) -> CommandResult:
-    if done.code == 1:
-        raise CheckError(done.last)
-    if done.code == 2 and done.last:
-        raise InputError(done.last)
-    if done.code:
+def _raise_on_failure(result: CommandResult) -> CommandResult:
+    """Return the result of a command that succeeded; raise the error of one that failed."""
+    if result.exit_code == 1:
+        raise CheckError(result.last_line)
+    if result.exit_code == 2 and result.last_line:
+        raise InputError(result.last_line)
+    if result.exit_code:
         raise InputError(
-            f"the command on the board ended with exit code {done.code} ({done.last or 'forward_lines nothing'})"
+            f"the command on the board ended with exit code {result.exit_code} "
+            f"({result.last_line or 'no message'})"
         )
-    return done
+    return result
 
 
 async def forward_lines(lines: AsyncIterable[str | bytes], log: Log | None) -> str:
-    """Pass each line on but the one that says what was wrong; return the last one."""
-    last = ""
+    """Pass each line to `log` except error messages, and return the last line.
+
+    The prefix `aerogaze: ` marks an error message, and is removed from it.
+    """
+    last_line = ""
     async for line in lines:
-        told = (line if isinstance(line, str) else line.decode(errors="replace")).strip()
-        if not told:
+        text = (line if isinstance(line, str) else line.decode(errors="replace")).strip()
+        if not text:
             continue
-        last = told
-        if last.startswith("aerogaze: "):
-            last = last.removeprefix("aerogaze: ")
+        last_line = text
+        if last_line.startswith("aerogaze: "):
+            last_line = last_line.removeprefix("aerogaze: ")
         elif log is not None:
-            log(last)
-    return last
+            log(last_line)
+    return last_line

@@ -1,4 +1,4 @@
-"""A board over SSH: host keys checked, keys from files or the agent, uploads that go on where they broke."""
+"""Push target over SSH: checks host keys, uses keys from files or the agent, and resumes broken uploads."""
 
 from __future__ import annotations
 
@@ -26,16 +26,26 @@ from jetson.deploy.push import (
 )
 
 UPLOAD_FOLDER = ".cache/aerogaze/arrived"
-"""Where uploads go, in the home of the user there."""
+"""Folder of uploads, in the home folder of the board's user."""
 BLOCK_BYTES = 1 << 20
-LARGEST_ANSWER = 1 << 20
-TRIES = 3
-"""Uploads that break are taken up again so often; the next call goes on where this one broke, too."""
+MAX_OUTPUT_CHARS = 1 << 20
+UPLOAD_ATTEMPTS = 3
+"""Attempts of one call. Later calls also resume where the last attempt broke."""
+COMMAND_NOT_FOUND = 127
+"""Exit code of a shell if the command does not exist."""
 
 
 @dataclass(frozen=True)
 class SshLogin:
-    """Where and as whom. None: as ssh's own files say (~/.ssh/config, known_hosts, keys, agent)."""
+    """User and address of an SSH server.
+
+    Attributes:
+        user: User on the board.
+        host: Host name or address.
+        port: TCP port; None for the one of ~/.ssh/config, else 22.
+        identity: Private key; None for the keys of ~/.ssh and the agent.
+        known_hosts: File of host keys; None for ~/.ssh/known_hosts.
+    """
 
     user: str
     host: str
@@ -45,191 +55,240 @@ class SshLogin:
 
 
 def parse_login(text: str, **files: Path | None) -> SshLogin | None:
-    """Read user@host or user@host:port; None is something else, as a folder.
+    """Parse user@host or user@host:port.
+
+    Args:
+        text: The text to parse.
+        **files: `identity` and `known_hosts` of the login.
+
+    Returns:
+        The login, or None if the text has another form, such as a folder.
 
     Raises:
-        InputError: no port has that number.
+        InputError: The port is not from 1 to 65535.
     """
     match = re.fullmatch(r"([\w.-]+)@(\[[\w:.%]+\]|[\w.-]+)(?::(\d{1,5}))?", text)
     if match is None:
         return None
     user, host, port = match.groups()
     if port and not 0 < int(port) < 1 << 16:
-        raise InputError(f"{text!r}: no host has a port {port}; expected 1 to 65535, or none for ssh's own")
+        raise InputError(
+            f"{text!r}: port {port} does not exist; expected 1 to 65535, or none for the default"
+        )
     return SshLogin(user, host.strip("[]"), int(port) if port else None, **files)
 
 
 class SshTarget:
-    """Runs the board's commands over SSH; connects anew where a connection broke."""
+    """Runs a board's commands over SSH, and reconnects after a broken connection.
 
-    def __init__(self, login: SshLogin, root: Path, aerogaze: str = "aerogaze", sudo: bool = False) -> None:
+    Args:
+        login: User and address of the board.
+        root: Aerogaze's folder on the board.
+        program: Aerogaze command on the board; can be set later.
+        sudo: Run commands with sudo, without a password.
+    """
+
+    def __init__(self, login: SshLogin, root: Path, program: str = "aerogaze", sudo: bool = False) -> None:
         self.name = f"{login.user}@{login.host}"
-        self.program = aerogaze
+        self.program = program
         self._login, self._root = login, root
         self._sudo = ["sudo", "-n"] if sudo else []
         self._connection: asyncssh.SSHClientConnection | None = None
 
-    async def run(self, words: Sequence[str], log: Log | None = None) -> CommandResult:
-        """Run them without a terminal; what is begun there goes on if the connection breaks."""
-        done = await self._call([*self._sudo, self.program, "device", *words, "--root", str(self._root)], log)
-        if done.code == 127:
+    async def run(self, arguments: Sequence[str], log: Log | None = None) -> CommandResult:
+        """Run `aerogaze device ARGUMENTS` without a terminal; it goes on if the connection breaks."""
+        command = [*self._sudo, self.program, "device", *arguments, "--root", str(self._root)]
+        result = await self._call(command, log)
+        if result.exit_code == COMMAND_NOT_FOUND:
             raise InputError(
-                f"{self.name} has no {self.program}: say --aerogaze PLACE/bin/aerogaze, or not --no-runtime"
+                f"{self.name} has no {self.program}: name it with --aerogaze PLACE/bin/aerogaze, "
+                "or omit --no-runtime"
             )
-        return done
+        return result
 
     async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
-        """Run a script by sh, with sudo if that was asked for."""
+        """Run a script with sh, and with sudo if both this call and the target allow it."""
         return await self._call([*(self._sudo if sudo else []), "sh", "-c", script], log)
 
     async def _call(self, words: Sequence[str], log: Log | None) -> CommandResult:
         command = shlex.join(words)
-        with _told(self.name):
-            connection = await self._connected()
+        with _translate_ssh_errors(self.name):
+            connection = await self._connect()
             async with connection.create_process(command, stdin=asyncssh.DEVNULL) as process:
-                out, last = await asyncio.gather(_read(process.stdout), forward_lines(process.stderr, log))
+                stdout, last_line = await asyncio.gather(
+                    _read_output(process.stdout), forward_lines(process.stderr, log)
+                )
                 await process.wait()
-        code = process.exit_status
-        if code is None and process.exit_signal is None:
+        exit_code = process.exit_status
+        if exit_code is None and process.exit_signal is None:
             raise UnreachableError(
-                f"the connection to {self.name} broke; what was begun there goes on by itself: "
-                "ask aerogaze device status there"
+                f"the connection to {self.name} broke, but the command there may go on: "
+                "run aerogaze device status on the board"
             )
-        return CommandResult(1 if code is None else code, str(out), last)
+        return CommandResult(1 if exit_code is None else exit_code, str(stdout), last_line)
 
-    async def send(self, place: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
-        """Upload, going on after what is there already if its hash is right; see that all of it arrived."""
-        name = f"{UPLOAD_FOLDER}/{name or digest + place.suffix}"
-        for left in reversed(range(TRIES)):
+    async def send(self, path: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
+        """Upload a file, after the part that is on the board already, and check its hash there.
+
+        Args:
+            path: The file.
+            digest: Its SHA-256.
+            on_progress: Called with the number of bytes sent and the total.
+            name: Name in the upload folder; None for the digest.
+
+        Returns:
+            Name of the file on the board, relative to the home folder.
+
+        Raises:
+            UnreachableError: The connection broke in each attempt.
+            CheckError: The uploaded file has another hash; it was removed.
+        """
+        name = f"{UPLOAD_FOLDER}/{name or digest + path.suffix}"
+        for attempts_left in reversed(range(UPLOAD_ATTEMPTS)):
             try:
-                await self._upload(place, name, on_progress)
+                await self._upload(path, name, on_progress)
                 break
             except (asyncssh.Error, OSError, UnreachableError) as error:
                 await self.close()
-                if not left:
+                if not attempts_left:
                     raise UnreachableError(
-                        f"the upload to {self.name} broke {TRIES} times ({_reason(error)}): "
-                        "call it again, and it goes on where it broke"
+                        f"the upload to {self.name} broke {UPLOAD_ATTEMPTS} times ({_reason(error)}): "
+                        "run the command again to resume it"
                     ) from None
-        if await self._hash(name, place.stat().st_size) != digest:
+        if await self._remote_hash(name, path.stat().st_size) != digest:
             await self.remove(name)
-            raise CheckError(f"{CORRUPT_UPLOAD_MESSAGE} {self.name} is not what was sent: call it again")
+            raise CheckError(
+                f"{CORRUPT_UPLOAD_MESSAGE} {self.name} differs from the file that was sent: "
+                "run the command again"
+            )
         return name
 
     async def remove(self, name: str) -> None:
-        """Remove what was sent; if the connection is gone it stays, and does no harm."""
+        """Remove a file that was sent; without a connection it stays, which does no harm."""
         with suppress(asyncssh.Error, OSError, InputError):
-            async with (await self._connected()).start_sftp_client() as sftp:
+            async with (await self._connect()).start_sftp_client() as sftp:
                 await sftp.remove(name)
 
     async def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.abort()
             await self._connection.wait_closed()
             self._connection = None
 
-    async def _connected(self) -> asyncssh.SSHClientConnection:
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        """Return the open connection, or a new one."""
         if self._connection is None:
-            asyncio.get_running_loop().set_exception_handler(_unheard)
-            login = self._login
-            more: dict[str, Any] = {}
-            if login.identity:
-                more["client_keys"] = [str(login.identity)]
-            if login.known_hosts:
-                more["known_hosts"] = str(login.known_hosts)
-            if login.port:
-                more["port"] = login.port
-            with _told(self.name):
-                options = await asyncssh.SSHClientConnectionOptions.construct(
-                    config=(), host=login.host, username=login.user, preferred_auth="publickey",
-                    connect_timeout=15, keepalive_interval=5, keepalive_count_max=3, **more,
-                )  # fmt: skip
-                if options.known_hosts is None:
-                    raise InputError(
-                        "~/.ssh/config says UserKnownHostsFile none, so that no host key is checked: "
-                        "name a file with --known-hosts"
-                    )
-                # Named again, so that no "Match final" in the file takes it away.
+            asyncio.get_running_loop().set_exception_handler(_ignore_connection_errors)
+            with _translate_ssh_errors(self.name):
+                options = await self._connection_options()
+                # Passed again, because "Match final" in ~/.ssh/config could still clear it.
                 self._connection = await asyncssh.connect(
-                    login.host, options=options, known_hosts=options.known_hosts
+                    self._login.host, options=options, known_hosts=options.known_hosts
                 )
         return self._connection
 
-    async def _upload(self, place: Path, name: str, on_progress: OnProgress) -> None:
-        size = place.stat().st_size
-        async with (await self._connected()).start_sftp_client() as sftp:
+    async def _connection_options(self) -> asyncssh.SSHClientConnectionOptions:
+        login = self._login
+        overrides: dict[str, Any] = {}
+        if login.identity:
+            overrides["client_keys"] = [str(login.identity)]
+        if login.known_hosts:
+            overrides["known_hosts"] = str(login.known_hosts)
+        if login.port:
+            overrides["port"] = login.port
+        options: asyncssh.SSHClientConnectionOptions = await asyncssh.SSHClientConnectionOptions.construct(
+            config=(), host=login.host, username=login.user, preferred_auth="publickey",
+            connect_timeout=15, keepalive_interval=5, keepalive_count_max=3, **overrides,
+        )  # fmt: skip
+        if options.known_hosts is None:  # asyncssh would accept any host key then
+            raise InputError(
+                "~/.ssh/config sets UserKnownHostsFile to none, so no host key is checked: "
+                "name a file with --known-hosts"
+            )
+        return options
+
+    async def _upload(self, path: Path, name: str, on_progress: OnProgress) -> None:
+        size = path.stat().st_size
+        async with (await self._connect()).start_sftp_client() as sftp:
             await sftp.makedirs(posixpath.dirname(name), exist_ok=True)
-            there = (await sftp.stat(name)).size if await sftp.exists(name) else 0
-            start = await self._good(place, name, min(there or 0, size))
-            with place.open("rb") as file:
+            remote_size = (await sftp.stat(name)).size if await sftp.exists(name) else 0
+            start = await self._valid_length(path, name, min(remote_size or 0, size))
+            with path.open("rb") as file:
                 file.seek(start)
-                async with sftp.open(name, "r+b" if there else "wb") as remote:
-                    for at in range(start, size, BLOCK_BYTES):
-                        on_progress(at, size)
-                        await remote.write(file.read(BLOCK_BYTES), at)
+                async with sftp.open(name, "r+b" if remote_size else "wb") as remote:
+                    for offset in range(start, size, BLOCK_BYTES):
+                        on_progress(offset, size)
+                        await remote.write(file.read(BLOCK_BYTES), offset)
                     await remote.truncate(size)
             on_progress(size, size)
 
-    async def _good(self, place: Path, name: str, there: int) -> int:
-        """Return how much of what is there is right: all, all but what was under way, or nothing."""
-        for length in (there, (there // BLOCK_BYTES - 1) * BLOCK_BYTES):
-            if length > 0 and await self._hash(name, length) == _hash_of_start(place, length):
+    async def _valid_length(self, path: Path, name: str, remote_size: int) -> int:
+        """Return how many bytes at the start of the remote file equal the local file.
+
+        Tries all bytes, then all but the last block and the partial one, which a broken connection can leave
+        incomplete, then none.
+        """
+        for length in (remote_size, (remote_size // BLOCK_BYTES - 1) * BLOCK_BYTES):
+            if length > 0 and await self._remote_hash(name, length) == _hash_of_start(path, length):
                 return length
         return 0
 
-    async def _hash(self, name: str, length: int) -> str:
-        with _told(self.name):
+    async def _remote_hash(self, name: str, length: int) -> str:
+        with _translate_ssh_errors(self.name):
             command = f"head -c {length} {shlex.quote(name)} | sha256sum"
-            done = await (await self._connected()).run(command, check=False)
-        return str(done.stdout)[:64]
+            result = await (await self._connect()).run(command, check=False)
+        return str(result.stdout)[:64]
 
 
-def _hash_of_start(place: Path, length: int) -> str:
+def _hash_of_start(path: Path, length: int) -> str:
     digest = hashlib.sha256()
-    with place.open("rb") as file:
-        for at in range(0, length, BLOCK_BYTES):
-            digest.update(file.read(min(BLOCK_BYTES, length - at)))
+    with path.open("rb") as file:
+        for offset in range(0, length, BLOCK_BYTES):
+            digest.update(file.read(min(BLOCK_BYTES, length - offset)))
     return digest.hexdigest()
 
 
-async def _read(stream: asyncssh.SSHReader[str]) -> str:
-    """Read to the end; a board that says more than any of ours is not believed."""
-    read = ""
-    while block := await stream.read(LARGEST_ANSWER):
-        read += block
-        if len(read) > LARGEST_ANSWER:
-            raise InputError("the board's answer does not end: is aerogaze there what it should be?")
-    return read
+async def _read_output(stream: asyncssh.SSHReader[str]) -> str:
+    """Read a stream to its end, with a limit, so that a wrong program cannot fill the desk's memory."""
+    output = ""
+    while block := await stream.read(MAX_OUTPUT_CHARS):
+        output += block
+        if len(output) > MAX_OUTPUT_CHARS:
+            raise InputError(
+                f"the output of the board's command exceeds {MAX_OUTPUT_CHARS} characters: "
+                "check that the command is aerogaze"
+            )
+    return output
 
 
-def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Leave out what asyncssh's own tasks say of a broken connection: who waits for it is told."""
+def _ignore_connection_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handle exceptions of asyncssh's own tasks: those of a broken connection reach the caller anyway."""
     if not isinstance(context.get("exception"), (asyncssh.Error, OSError)):
         loop.default_exception_handler(context)
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turn what SSH says into one line."""
+def _translate_ssh_errors(name: str) -> Iterator[None]:
+    """Turn errors of SSH into errors of one line."""
     try:
         yield
     except asyncssh.HostKeyNotVerifiable:
         raise InputError(
-            f"the host key of {name} is not the one that is known, or none is known: compare it with the "
-            "board's own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there), then add it to known_hosts"
+            f"the host key of {name} is unknown or differs from the known one: compare it with the board's "
+            "own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on the board), then add it to known_hosts"
         ) from None
     except asyncssh.PermissionDenied:
         raise InputError(
-            f"{name} takes none of your keys: name one with --identity, or start an agent that has it"
+            f"{name} accepts none of your keys: name one with --identity, or start an agent that has it"
         ) from None
     except asyncssh.KeyImportError as error:
         raise InputError(f"an SSH key cannot be read ({error}): name another with --identity") from None
     except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
-        if isinstance(error, OSError) and error.filename:  # of the desk: --identity, --known-hosts
+        if isinstance(error, OSError) and error.filename:  # a file of the desk: --identity, --known-hosts
             raise InputError(f"cannot read {error.filename}: {error.strerror}; name another file") from None
         raise UnreachableError(
-            f"cannot reach {name} ({_reason(error)}): is it on, and is SSH open there?"
+            f"cannot reach {name} ({_reason(error)}): check that it is on and accepts SSH connections"
         ) from None
 
 

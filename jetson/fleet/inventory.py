@@ -1,16 +1,16 @@
-"""A fleet in a TOML file: its hosts, in which rings they get a release, and what stops that.
+"""Inventory of a fleet: a TOML file with its hosts, the rings in which they are updated, and the limits.
 
-    [defaults]                # options of aerogaze flash, for each host
+    [defaults]                # options of aerogaze flash for all hosts
     sudo = true
     [rollout]
     at-once = 32
     [[rings]]
-    hosts = "10%"             # a number, a share of all hosts, or "all" that are left
+    hosts = "10%"             # a number, a share of all hosts, or "all" remaining hosts
     [hosts]
     "pilot@drone-7.local" = {}
     drone-8 = { address = "pilot@10.0.0.8:2222", root = "/data/aerogaze" }
 
-Rings take hosts in the file's order. Paths begin at the file's folder.
+Rings take hosts in the order of the file. Relative paths start at the folder of the file.
 """
 
 from __future__ import annotations
@@ -27,17 +27,24 @@ from edge.core.errors import InputError
 from edge.core.toml_reader import read_toml
 from jetson.deploy.host import Host
 
-PATHS = ("trust", "identity", "known-hosts")
-"""Options that name files at the desk: from the inventory's folder on."""
-RINGS: tuple[dict[str, Any], ...] = ({"hosts": 1}, {"hosts": "10%"}, {"hosts": "all"})
+PATH_OPTIONS = ("trust", "identity", "known-hosts")
+"""Options that name files at the desk, relative to the inventory's folder."""
+DEFAULT_RINGS: tuple[dict[str, Any], ...] = ({"hosts": 1}, {"hosts": "10%"}, {"hosts": "all"})
+ROLLOUT_MAXIMA: Mapping[str, int | float] = {
+    "at-once": 1024, "tries": 100, "backoff-s": 300.0, "limit-s": 86400.0,
+}  # fmt: skip
+"""Largest values of the keys of [rollout]. The keys with an int here accept whole numbers only."""
 
 
 @dataclass(frozen=True)
 class RolloutPolicy:
-    """How a roll-out goes.
+    """Limits of a roll-out. The fields, written with hyphens, are the keys of [rollout].
 
-    `at_once`: hosts under way at a time. `tries`: of a host, while its faults may pass; `backoff_s`: the
-    wait after the first, doubled after each. `limit_s`: the longest that one try may take.
+    Attributes:
+        at_once: How many hosts are updated at the same time.
+        tries: Attempts per host, as long as its errors are transient.
+        backoff_s: Wait in seconds after the first attempt; it doubles after each further one.
+        limit_s: Longest duration of one attempt in seconds.
     """
 
     at_once: int = 32
@@ -48,10 +55,13 @@ class RolloutPolicy:
 
 @dataclass(frozen=True)
 class Ring:
-    """Hosts, by their names in the file, that get a release together. Shares are of these, 0 to 1.
+    """Hosts that are updated together, before those of the next ring.
 
-    `number`: 1 for the first ring.
-    `success`: the least for the next ring to start. `error`: once more than this failed, none is begun.
+    Attributes:
+        number: Number of the ring; the first is 1.
+        hosts: Hosts by their names in the file.
+        success: Lowest share (0 to 1) of updated hosts with which the next ring starts.
+        error: Highest share (0 to 1) of failed hosts; above it no further host is started.
     """
 
     number: int
@@ -62,131 +72,142 @@ class Ring:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A fleet; every host is in one ring."""
+    """A fleet; each host is in exactly one ring."""
 
-    place: Path
+    path: Path
     rings: tuple[Ring, ...]
     policy: RolloutPolicy
 
     @property
     def hosts(self) -> Mapping[str, Host]:
-        """All hosts, ring after ring."""
+        """All hosts by name, in the order of the rings."""
         return {name: host for ring in self.rings for name, host in ring.hosts.items()}
 
 
-def load_inventory(place: Path) -> Inventory:
+def load_inventory(path: Path) -> Inventory:
     """Read an inventory.
 
     Raises:
-        InputError: it cannot be read, or says something that is none of this; the key is named.
+        InputError: The file cannot be read, or a key or value is invalid; the error names the key.
     """
-    document = read_toml(place, "an inventory in TOML")
-    _known(place, "the inventory", document, {"defaults", "rollout", "rings", "hosts"})
-    return Inventory(place, _rings(place, document, _hosts(place, document)), _pace(place, document))
+    document = read_toml(path, "an inventory in TOML")
+    _check_keys(path, "the inventory", document, {"defaults", "rollout", "rings", "hosts"})
+    hosts = _parse_hosts(path, document)
+    return Inventory(path, _parse_rings(path, document, hosts), _parse_policy(path, document))
 
 
-def _hosts(place: Path, document: Mapping[str, Any]) -> dict[str, Host]:
-    defaults = _options(place, "[defaults]", document.get("defaults", {}))
+def _parse_hosts(path: Path, document: Mapping[str, Any]) -> dict[str, Host]:
+    defaults = _parse_options(path, "[defaults]", document.get("defaults", {}))
     table = document.get("hosts")
     if not isinstance(table, dict) or not table:
-        raise InputError(f'{place} names no hosts; expected [hosts] with lines as "pilot@drone-7" = {{}}')
+        raise InputError(
+            f'{path} names no hosts; expected a table [hosts] with lines such as "pilot@drone-7" = {{}}'
+        )
     hosts = {}
-    seen: dict[str, str] = {}
-    for name, given in table.items():
+    names_by_board: dict[str, str] = {}
+    for name, value in table.items():
         if not name.strip():
-            raise InputError(f"{place}: a host's name is {name!r}; expected one as drone-7")
-        own = _options(place, f"host {name!r}", given, {"address"})
+            raise InputError(f"{path}: the name of a host is {name!r}; expected a name such as drone-7")
+        options = _parse_options(path, f"host {name!r}", value, {"address"})
         try:
-            host = Host(**{"address": name, **defaults, **own})
+            host = Host(**{"address": name, **defaults, **options})
         except InputError as error:
-            raise InputError(f"{place}: {error}") from None
+            raise InputError(f"{path}: {error}") from None
         if host.login is None:
-            host = dataclasses.replace(host, address=str(place.parent / host.address))
-        if host.place in seen:
-            raise InputError(f"{place}: {name!r} and {seen[host.place]!r} are one board: name it once")
-        seen[host.place] = name
+            host = dataclasses.replace(host, address=str(path.parent / host.address))
+        if host.board_key in names_by_board:
+            raise InputError(
+                f"{path}: {name!r} and {names_by_board[host.board_key]!r} are the same board: name it once"
+            )
+        names_by_board[host.board_key] = name
         hosts[name] = host
     return hosts
 
 
-def _options(place: Path, what: str, given: Any, more: Set[str] = frozenset()) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise InputError(f"{place}: {what} is {given!r}; expected a table of options, as {{}}")
-    kinds = {field.name.replace("_", "-"): field for field in dataclasses.fields(Host)}
-    _known(place, what, given, set(kinds) - {"address"} | more)
+def _parse_options(path: Path, where: str, table: Any, extra_keys: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return the options of a host, or the defaults of all, as arguments of `Host`."""
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {where} is {table!r}; expected a table of options, such as {{}}")
+    fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(Host)}
+    _check_keys(path, where, table, set(fields) - {"address"} | extra_keys)
     options: dict[str, Any] = {}
-    for key, value in given.items():
-        flag = str(kinds[key].type).startswith("bool")
-        if not isinstance(value, bool if flag else str) or value == "":
-            raise InputError(
-                f"{place}: {what}: {key} is {value!r}; expected {'true or false' if flag else 'text'}"
-            )
-        if key in PATHS:
+    for key, value in table.items():
+        is_flag = str(fields[key].type).startswith("bool")
+        if not isinstance(value, bool if is_flag else str) or value == "":
+            expected = "true or false" if is_flag else "text"
+            raise InputError(f"{path}: {where}: {key} is {value!r}; expected {expected}")
+        if key in PATH_OPTIONS:
             try:
-                value = place.parent / Path(str(value)).expanduser()
-            except RuntimeError:  # ~ of nobody
-                raise InputError(f"{place}: {what}: {key} is {value!r}: there is no such user") from None
-        options[kinds[key].name] = Path(str(value)) if key == "root" else value
+                value = path.parent / Path(str(value)).expanduser()
+            except RuntimeError:  # ~name of a user that does not exist
+                raise InputError(
+                    f"{path}: {where}: {key} is {value!r}, but there is no such user; expected a path"
+                ) from None
+        options[fields[key].name] = Path(str(value)) if key == "root" else value
     return options
 
 
-def _pace(place: Path, document: Mapping[str, Any]) -> RolloutPolicy:
-    given = document.get("rollout", {})
-    most = {"at-once": 1024, "tries": 100, "backoff-s": 300.0, "limit-s": 86400.0}
-    _known(place, "[rollout]", given, set(most))
-    for key, value in given.items():
-        whole = isinstance(most[key], int)
-        kinds = int if whole else (int, float)
-        least = 1 if whole else 0
-        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most[key]:
+def _parse_policy(path: Path, document: Mapping[str, Any]) -> RolloutPolicy:
+    table = document.get("rollout", {})
+    _check_keys(path, "[rollout]", table, set(ROLLOUT_MAXIMA))
+    for key, value in table.items():
+        maximum = ROLLOUT_MAXIMA[key]
+        is_whole = isinstance(maximum, int)
+        types = int if is_whole else (int, float)
+        minimum = 1 if is_whole else 0
+        if isinstance(value, bool) or not isinstance(value, types) or not minimum <= value <= maximum:
             raise InputError(
-                f"{place}: [rollout] {key} is {value!r}; expected a {'whole ' if whole else ''}number, "
-                f"{least} to {most[key]:g}"
+                f"{path}: [rollout] {key} is {value!r}; expected a {'whole ' if is_whole else ''}number, "
+                f"{minimum} to {maximum:g}"
             )
-    return RolloutPolicy(**{key.replace("-", "_"): value for key, value in given.items()})
+    return RolloutPolicy(**{key.replace("-", "_"): value for key, value in table.items()})
 
 
-def _rings(place: Path, document: Mapping[str, Any], hosts: dict[str, Host]) -> tuple[Ring, ...]:
-    tables = document.get("rings", list(RINGS))
+def _parse_rings(path: Path, document: Mapping[str, Any], hosts: dict[str, Host]) -> tuple[Ring, ...]:
+    tables = document.get("rings", list(DEFAULT_RINGS))
     if not isinstance(tables, list) or not tables:
-        raise InputError(f'{place}: rings is {tables!r}; expected [[rings]] with hosts = 1, "10%" or "all"')
-    rings, left = [], list(hosts)
+        raise InputError(f'{path}: rings is {tables!r}; expected [[rings]] with hosts = 1, "10%" or "all"')
+    rings, remaining = [], list(hosts)
     for number, table in enumerate(tables, start=1):
-        what = f"ring {number}"
-        _known(place, what, table, {"hosts", "success", "error"})
-        count = _count(place, what, table.get("hosts"), len(hosts))
-        shares = {key: _share(place, f"{what}: {key}", table[key]) for key in set(table) - {"hosts"}}
-        if left:
-            taken = {name: hosts[name] for name in left[:count]}
-            rings.append(Ring(number, taken, **shares))
-        left = left[count:]
-    if left:
-        raise InputError(f'{place}: the rings leave {len(left)} hosts out; end with one of hosts = "all"')
+        where = f"ring {number}"
+        _check_keys(path, where, table, {"hosts", "success", "error"})
+        count = _parse_host_count(path, where, table.get("hosts"), len(hosts))
+        shares = {key: _parse_share(path, f"{where}: {key}", table[key]) for key in set(table) - {"hosts"}}
+        if remaining:
+            ring_hosts = {name: hosts[name] for name in remaining[:count]}
+            rings.append(Ring(number, ring_hosts, **shares))
+        remaining = remaining[count:]
+    if remaining:
+        raise InputError(f'{path}: {len(remaining)} hosts are in no ring; add a last ring with hosts = "all"')
     return tuple(rings)
 
 
-def _count(place: Path, what: str, value: Any, of: int) -> int:
+def _parse_host_count(path: Path, where: str, value: Any, total: int) -> int:
     if value == "all":
-        return of
+        return total
     if type(value) is int and value > 0:
         return value
-    if isinstance(value, str) and value.endswith("%") and (share := _share(place, what, value)):
-        return math.ceil(round(share * of, 6))
-    raise InputError(f'{place}: {what} has hosts = {value!r}; expected a number, a share as "10%", or "all"')
+    if isinstance(value, str) and value.endswith("%") and (share := _parse_share(path, where, value)):
+        # Rounded first: as a float, 7 % of 100 is 7.000000000000001, which is not 8 hosts.
+        return math.ceil(round(share * total, 6))
+    raise InputError(
+        f'{path}: {where} has hosts = {value!r}; expected a number, a share such as "10%", or "all"'
+    )
 
 
-def _share(place: Path, what: str, value: Any) -> float:
+def _parse_share(path: Path, where: str, value: Any) -> float:
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*%", value) if isinstance(value, str) else None
     if match is None or float(match.group(1)) > 100:
-        raise InputError(f'{place}: {what} is {value!r}; expected a share as "10%"')
+        raise InputError(f'{path}: {where} is {value!r}; expected a share such as "10%"')
     return float(match.group(1)) / 100
 
 
-def _known(place: Path, what: str, given: Any, known: set[str]) -> None:
-    if not isinstance(given, dict):
-        raise InputError(f"{place}: {what} is {given!r}; expected a table")
-    strange = sorted(set(given) - known)
-    if strange:
+def _check_keys(path: Path, where: str, table: Any, known: set[str]) -> None:
+    """Check that a value is a table with known keys only."""
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {where} is {table!r}; expected a table")
+    unknown = sorted(set(table) - known)
+    if unknown:
         raise InputError(
-            f"{place}: {what} has an unknown key {strange[0]!r}; expected some of {', '.join(sorted(known))}"
+            f"{path}: {where} has an unknown key {unknown[0]!r}; expected some of {', '.join(sorted(known))}"
         )

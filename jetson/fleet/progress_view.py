@@ -1,4 +1,4 @@
-"""A roll-out as it is shown: rings first, then the hosts, live, planned or ended. Fits 80 columns."""
+"""Progress, plan and summary of a roll-out for the terminal, and its report. Tables fit 80 columns."""
 
 from __future__ import annotations
 
@@ -12,99 +12,103 @@ from rich.table import Table
 from rich.text import Text
 
 from jetson.deploy.push import LoadedBundle
+from jetson.fleet.inventory import Ring
 from jetson.fleet.rollout import Rollout
+from jetson.fleet.rollout_journal import HostOutcome
 
-LAST = 5
-"""Failures that the live table names."""
-NAMED = 20
-"""Failures that the end names; all are in the report."""
+MAX_LIVE_FAILURES = 5
+"""Failed hosts that the live view names."""
+MAX_SUMMARY_FAILURES = 20
+"""Failed hosts that the summary names; the report names all."""
+BAR_WIDTH = 20
 
 
-class Live:
-    """The rings and the last failures, drawn anew each time."""
+class RolloutView:
+    """Live view of a roll-out for rich: its rings and its last failures, rendered from the current state."""
 
     def __init__(self, rollout: Rollout) -> None:
-        self._rollout, self._begun = rollout, time.monotonic()
+        self._rollout, self._started = rollout, time.monotonic()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it."""
-        passed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._begun))
+        """Render the view."""
+        elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._started))
         yield Group(
-            rings(self._rollout),
-            *failures(self._rollout, LAST),
-            Text(f"{passed}  Ctrl-C stops it; the same command goes on"),
+            ring_table(self._rollout),
+            *failure_lines(self._rollout, MAX_LIVE_FAILURES),
+            Text(f"{elapsed}  Ctrl-C stops; the same command continues"),
         )
 
 
-def rings(rollout: Rollout) -> Table:
-    """Return a row for each ring."""
+def ring_table(rollout: Rollout) -> Table:
+    """Return a table with a row for each ring."""
     table = Table(box=None, pad_edge=False)
     for column in ("ring", "hosts", "done", "failed", "running", "left"):
         table.add_column(column, justify="right")
-    table.add_column("", width=20)
+    table.add_column("", width=BAR_WIDTH)
     for ring in rollout.inventory.rings:
-        count = rollout.count(ring)
-        bar = Text("━" * (20 * count.done // count.hosts), style="green")
-        bar.append("━" * -(-20 * count.failed // count.hosts), style="red")
-        numbers = (ring.number, count.hosts, count.done, count.failed, count.running, count.left)
+        progress = rollout.progress(ring)
+        bar = Text("━" * (BAR_WIDTH * progress.done // progress.hosts), style="green")
+        bar.append("━" * -(-BAR_WIDTH * progress.failed // progress.hosts), style="red")  # rounded up
+        numbers = (
+            ring.number, progress.hosts, progress.done, progress.failed, progress.running, progress.left,
+        )  # fmt: skip
         table.add_row(*map(str, numbers), bar)
     return table
 
 
-def failures(rollout: Rollout, most: int) -> Iterator[Text]:
-    """Yield the last failures, a line each, the latest last."""
-    names = rollout.failures[-most:]
+def failure_lines(rollout: Rollout, limit: int) -> Iterator[Text]:
+    """Yield a line for each of the last failures, the latest last."""
+    names = rollout.failures[-limit:]
     if len(names) < len(rollout.failures):
-        yield Text(f"{len(rollout.failures)} failed, the last of them:")
+        yield Text(f"{len(rollout.failures)} failed; the last of them:")
     for name in names:
-        line = Text(name, style="red").append(f"  {rollout.outcomes[name].why}", style="default")
+        line = Text(name, style="red").append(f"  {rollout.journal[name].why}", style="default")
         line.no_wrap, line.overflow = True, "ellipsis"
         yield line
 
 
-def plan(rollout: Rollout) -> Iterator[str]:
-    """Yield what would be done, a line for each ring and host."""
+def plan_lines(rollout: Rollout) -> Iterator[str]:
+    """Yield a line for each ring and host that the roll-out would update."""
     for ring in rollout.inventory.rings:
-        bounds = f"goes on at {ring.success * 100:g} % done, stops over {ring.error * 100:g} % failed"
-        yield f"ring {ring.number}: {len(ring.hosts)} hosts; {bounds}"
+        limits = f"continues at {ring.success * 100:g} % done, stops above {ring.error * 100:g} % failed"
+        yield f"ring {ring.number}: {len(ring.hosts)} hosts; {limits}"
         for name in ring.hosts:
-            ended = rollout.outcomes.get(name)
-            yield f"  {name}" + ("" if ended is None else " (done)" if ended.done else " (failed)")
+            outcome = rollout.journal.get(name)
+            yield f"  {name}" + ("" if outcome is None else " (done)" if outcome.done else " (failed)")
 
 
-def end(rollout: Rollout, console: Console) -> None:
-    """Print how it ended."""
-    console.print(rings(rollout))
-    ended = [rollout.outcomes[name] for name in rollout.inventory.hosts if name in rollout.outcomes]
-    chosen = Counter(one.precision for one in ended if one.done)
-    if chosen:
-        console.print("chose " + ", ".join(f"{name} on {many}" for name, many in chosen.most_common()))
-    for line in failures(rollout, NAMED):
+def print_summary(rollout: Rollout, console: Console) -> None:
+    """Print the rings, the precisions that the boards chose, and the last failures."""
+    console.print(ring_table(rollout))
+    outcomes = [rollout.journal[name] for name in rollout.inventory.hosts if name in rollout.journal]
+    counts = Counter(outcome.precision for outcome in outcomes if outcome.done)
+    if counts:
+        text = ", ".join(f"{precision} on {count}" for precision, count in counts.most_common())
+        console.print(f"chose {text}")
+    for line in failure_lines(rollout, MAX_SUMMARY_FAILURES):
         console.print(line, soft_wrap=True)
 
 
-def report(rollout: Rollout, cargo: LoadedBundle) -> dict[str, Any]:
-    """Return the report: each host with its ring, outcome, precision, why, tries and seconds."""
-    hosts = []
-    for ring in rollout.inventory.rings:
-        for name in ring.hosts:
-            one = rollout.outcomes.get(name)
-            hosts.append(
-                {
-                    "host": name,
-                    "ring": ring.number,
-                    "outcome": "left" if one is None else "done" if one.done else "failed",
-                    **{
-                        key: getattr(one, key, None)
-                        for key in ("precision", "why", "tries", "seconds", "ended_at")
-                    },
-                }
-            )
+def build_report(rollout: Rollout, bundle: LoadedBundle) -> dict[str, Any]:
+    """Return the report: each host with its ring, outcome, precision, reason, attempts and duration."""
     return {
         "schema": 1,
-        "release": cargo.manifest.name,
-        "counter": cargo.manifest.counter,
-        "bundle_sha256": cargo.digest,
+        "release": bundle.manifest.name,
+        "counter": bundle.manifest.counter,
+        "bundle_sha256": bundle.digest,
         "stopped": rollout.stopped,
-        "hosts": hosts,
+        "hosts": [
+            _report_row(name, ring, rollout.journal.get(name))
+            for ring in rollout.inventory.rings
+            for name in ring.hosts
+        ],
+    }
+
+
+def _report_row(name: str, ring: Ring, outcome: HostOutcome | None) -> dict[str, Any]:
+    return {
+        "host": name,
+        "ring": ring.number,
+        "outcome": "left" if outcome is None else "done" if outcome.done else "failed",
+        **{key: getattr(outcome, key, None) for key in ("precision", "why", "tries", "seconds", "ended_at")},
     }

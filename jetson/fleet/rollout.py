@@ -1,4 +1,4 @@
-"""A bundle onto a fleet, ring after ring, until all have it or too many failed."""
+"""Roll-out of a bundle to a fleet, ring after ring, until all hosts have it or too many failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge.core.errors import CheckError, InputError
 from jetson.deploy.host import Host
@@ -17,21 +17,21 @@ from jetson.deploy.push import LoadedBundle, is_transient
 from jetson.fleet.inventory import Inventory, Ring
 from jetson.fleet.rollout_journal import HostOutcome, RolloutJournal
 
-CORES = len(os.sched_getaffinity(0))
-LONGEST_WAIT_S = 300.0
-"""Between two tries of a host."""
+CPU_CORES = len(os.sched_getaffinity(0))
+MAX_BACKOFF_S = 300.0
+"""Longest wait between two attempts of a host."""
 Install = Callable[[Host], Awaitable[dict[str, Any]]]
-"""Puts the bundle onto a host, and returns its status then."""
+"""Installs the bundle on a host, and returns the status of the board after that."""
 
 
-def make_installer(cargo: LoadedBundle) -> Install:
-    """Return what puts this bundle onto a host."""
-    return lambda host: host.flash(cargo, log=lambda line: None, on_progress=lambda done, of: None)
+def make_installer(bundle: LoadedBundle) -> Install:
+    """Return a function that installs this bundle on a host, without progress."""
+    return lambda host: host.flash(bundle, log=lambda line: None, on_progress=lambda sent, total: None)
 
 
 @dataclass(frozen=True)
 class RingProgress:
-    """Hosts of a ring by where they are."""
+    """Number of hosts of a ring in each state."""
 
     hosts: int
     done: int
@@ -40,106 +40,136 @@ class RingProgress:
 
     @property
     def left(self) -> int:
-        """Hosts that have not ended."""
+        """Number of hosts that are not finished."""
         return self.hosts - self.done - self.failed
 
-    def reaches(self, many: int, share: float) -> bool:
-        """Say whether so many are at least a share of the hosts, whatever floats make of it."""
-        return many >= round(share * self.hosts, 6)
+    def reaches(self, count: int, share: float) -> bool:
+        """Return whether `count` hosts are at least a share of all, without errors of floating point."""
+        return count >= round(share * self.hosts, 6)
+
+
+class _Attempt(NamedTuple):
+    """Result of one attempt to install on a host."""
+
+    done: bool
+    why: str
+    precision: str | None
+    may_retry: bool
 
 
 @dataclass
 class Rollout:
-    """Goes on from the outcomes that are there; each is noted before the host counts as ended.
+    """A roll-out that continues from the outcomes in its journal.
 
-    `stopped`: why no more hosts are begun; None while all is well. `failures`: names, the latest last.
+    The outcome of a host is written to the journal before the host counts as finished.
+
+    Attributes:
+        inventory: The fleet.
+        journal: Outcomes of the finished hosts.
+        install: Installs the bundle on a host.
+        log: Called with each line of progress.
+        stopped: Why no further host is started; None as long as the limits of the rings hold.
+        failures: Names of the failed hosts, the latest last.
+        running: Names of the hosts with an attempt under way.
     """
 
     inventory: Inventory
-    outcomes: RolloutJournal
+    journal: RolloutJournal
     install: Install
-    tell: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = lambda line: None
     stopped: str | None = None
     failures: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
-    _halt: asyncio.Event = field(default_factory=asyncio.Event)
+    _stop_event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def count(self, ring: Ring) -> RingProgress:
-        """Return how far a ring is."""
-        ended = [self.outcomes[name].done for name in ring.hosts if name in self.outcomes]
+    def progress(self, ring: Ring) -> RingProgress:
+        """Return the number of hosts of a ring in each state."""
+        finished = [self.journal[name].done for name in ring.hosts if name in self.journal]
         running = len(self.running & set(ring.hosts))
-        return RingProgress(len(ring.hosts), sum(ended), len(ended) - sum(ended), running)
+        return RingProgress(len(ring.hosts), sum(finished), len(finished) - sum(finished), running)
 
     async def run(self) -> None:
-        """Go through the rings."""
+        """Install the bundle, ring after ring, until all hosts are finished or a limit is exceeded."""
         policy = self.inventory.policy
-        self.failures += [name for name in self.inventory.hosts if self._failed(name)]
-        # Boards that are folders share this machine's cores: more at once would spoil what they measure.
-        remote = asyncio.Semaphore(policy.at_once)
-        here = asyncio.Semaphore(min(policy.at_once, CORES))
+        self.failures += [name for name in self.inventory.hosts if self._has_failed(name)]
+        remote_slots = asyncio.Semaphore(policy.at_once)
+        # Folders that stand in for boards measure latencies on this machine: more of them than cores would
+        # disturb each other.
+        local_slots = asyncio.Semaphore(min(policy.at_once, CPU_CORES))
         for ring in self.inventory.rings:
-            self._judge(ring)
-            todo = {name: host for name, host in ring.hosts.items() if name not in self.outcomes}
+            self._check_error_limit(ring)
+            todo = {name: host for name, host in ring.hosts.items() if name not in self.journal}
             if todo and not self.stopped:
-                self.tell(f"ring {ring.number}: {len(todo)} hosts")
+                self.log(f"ring {ring.number}: {len(todo)} hosts")
             await asyncio.gather(
-                *(self._host(ring, name, remote if host.login else here) for name, host in todo.items())
+                *(
+                    self._run_host(ring, name, remote_slots if host.login else local_slots)
+                    for name, host in todo.items()
+                )
             )
-            count = self.count(ring)
-            if not count.reaches(count.done, ring.success):
-                self._stop(f"ring {ring.number}: {count.done} of {count.hosts} hosts have it", ring.success)
+            progress = self.progress(ring)
+            if not progress.reaches(progress.done, ring.success):
+                self._stop(
+                    f"ring {ring.number}: {progress.done} of {progress.hosts} hosts are done", ring.success
+                )
             if self.stopped:
                 return
 
-    async def _host(self, ring: Ring, name: str, free: asyncio.Semaphore) -> None:
-        """Try a host until it ends, or the roll-out stops before its next try."""
-        policy, tries, begun = self.inventory.policy, 0, time.monotonic()
-        host = ring.hosts[name]
+    async def _run_host(self, ring: Ring, name: str, slots: asyncio.Semaphore) -> None:
+        """Try a host until it is finished, or until the roll-out stops between two attempts."""
+        policy, host = self.inventory.policy, ring.hosts[name]
+        tries, started = 0, time.monotonic()
         while True:
-            async with free:
+            async with slots:
                 if self.stopped:
                     return
-                begun = time.monotonic() if tries == 0 else begun
+                started = time.monotonic() if tries == 0 else started
                 tries += 1
                 self.running.add(name)
                 try:
-                    done, why, precision, passing = await self._try(host)
+                    attempt = await self._try_install(host)
                 finally:
                     self.running.discard(name)
-                if not passing or tries == policy.tries:
-                    seconds = round(time.monotonic() - begun, 3)
-                    self.outcomes.record(
-                        name, HostOutcome(host.place, done, why, precision, tries, seconds, int(time.time()))
-                    )
-                    if not done:
-                        self.failures.append(name)
-                        self.tell(f"{name} failed: {why}")
-                    self._judge(ring)
+                if not attempt.may_retry or tries == policy.tries:
+                    self._finish(ring, name, attempt, tries, time.monotonic() - started)
                     return
-            wait_s = min(policy.backoff_s * 2 ** (tries - 1), LONGEST_WAIT_S) * random.uniform(0.5, 1)  # noqa: S311
-            self.tell(f"{name}: {why}; again in {wait_s:.1f} s")
+            # Random, so that hosts that failed together do not try again together.
+            factor = random.uniform(0.5, 1)  # noqa: S311
+            wait_s = min(policy.backoff_s * 2 ** (tries - 1), MAX_BACKOFF_S) * factor
+            self.log(f"{name}: {attempt.why}; trying again in {wait_s:.1f} s")
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._halt.wait(), wait_s)
+                await asyncio.wait_for(self._stop_event.wait(), wait_s)
 
-    async def _try(self, host: Host) -> tuple[bool, str, str | None, bool]:
+    def _finish(self, ring: Ring, name: str, attempt: _Attempt, tries: int, seconds: float) -> None:
+        """Write the outcome of a host to the journal, and check the limit of its ring."""
+        done, why, precision, _ = attempt
+        board_key, now = ring.hosts[name].board_key, int(time.time())
+        self.journal.record(name, HostOutcome(board_key, done, why, precision, tries, round(seconds, 3), now))
+        if not done:
+            self.failures.append(name)
+            self.log(f"{name} failed: {why}")
+        self._check_error_limit(ring)
+
+    async def _try_install(self, host: Host) -> _Attempt:
         limit_s = self.inventory.policy.limit_s
         try:
             status = await asyncio.wait_for(self.install(host), limit_s)
         except (InputError, CheckError) as error:
-            return False, " ".join(str(error).split()), None, is_transient(error)
+            return _Attempt(False, " ".join(str(error).split()), None, is_transient(error))
         except asyncio.TimeoutError:
-            return False, f"did not end in {limit_s:g} s; it may go on by itself", None, False
-        return True, str(status["why"]), str(status["precision"]), False
+            why = f"was not finished after {limit_s:g} s; the board may still be installing"
+            return _Attempt(False, why, None, False)
+        return _Attempt(True, str(status["why"]), str(status["precision"]), False)
 
-    def _judge(self, ring: Ring) -> None:
-        count = self.count(ring)
-        if count.failed and not count.reaches(count.hosts - count.failed, 1 - ring.error):
-            self._stop(f"ring {ring.number}: {count.failed} of {count.hosts} hosts failed", ring.error)
+    def _check_error_limit(self, ring: Ring) -> None:
+        progress = self.progress(ring)
+        if progress.failed and not progress.reaches(progress.hosts - progress.failed, 1 - ring.error):
+            self._stop(f"ring {ring.number}: {progress.failed} of {progress.hosts} hosts failed", ring.error)
 
-    def _stop(self, why: str, bound: float) -> None:
+    def _stop(self, why: str, limit: float) -> None:
         if self.stopped is None:
-            self.stopped = f"{why}; the bound is {bound * 100:g} %"
-            self._halt.set()
+            self.stopped = f"{why}; the limit is {limit * 100:g} %"
+            self._stop_event.set()
 
-    def _failed(self, name: str) -> bool:
-        return name in self.outcomes and not self.outcomes[name].done
+    def _has_failed(self, name: str) -> bool:
+        return name in self.journal and not self.journal[name].done

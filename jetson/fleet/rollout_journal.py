@@ -1,4 +1,4 @@
-"""How a roll-out went on each host so far: one small file of JSON lines, written by rename after each."""
+"""Journal of a roll-out: a file of JSON lines with the outcome of each finished host."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class HostOutcome:
-    """How a host ended. `place`: its board's, as `Host.place`; `why`: of its precision, or what failed;
-    `ended_at`: seconds since 1970.
+    """Outcome of a finished host. The fields are the keys of a line in the journal.
+
+    Attributes:
+        place: Key of the board, as `Host.board_key`: shows whether the name means another board now.
+        done: True if the board flies the bundle, False if it failed.
+        why: Reason for the precision, or the error.
+        precision: Precision that the board chose; None if it failed.
+        tries: Number of attempts.
+        seconds: Duration of all attempts, with the waits between them.
+        ended_at: Unix time of the end in seconds.
     """
 
     place: str
@@ -30,15 +38,19 @@ class HostOutcome:
 
 
 class RolloutJournal(Mapping[str, HostOutcome]):
-    """Outcomes by host, of one bundle; a host that is not in it is still to do.
+    """Outcomes by host name, for one bundle. A host that is not in the journal is not finished.
+
+    Args:
+        path: The file; it may not exist yet.
+        digest: SHA-256 of the bundle.
 
     Raises:
-        InputError: the file is another bundle's or somebody else's, or cannot be written.
+        InputError: The file belongs to another bundle, is not a journal, or cannot be read.
     """
 
-    def __init__(self, place: Path, digest: str) -> None:
-        self._place = place
-        self._head = json.dumps({"schema": SCHEMA, "bundle": digest})
+    def __init__(self, path: Path, digest: str) -> None:
+        self._path = path
+        self._digest = digest
         self._outcomes: dict[str, HostOutcome] = {}
         self._lines: dict[str, str] = {}
         self._read()
@@ -53,47 +65,49 @@ class RolloutJournal(Mapping[str, HostOutcome]):
         return len(self._outcomes)
 
     def record(self, host: str, outcome: HostOutcome) -> None:
-        """Put how a host ended on the disk."""
-        self._keep(host, outcome)
-        self._save()
+        """Add the outcome of a host, and write the file."""
+        self._add(host, outcome)
+        self._write()
 
     def forget(self, hosts: Iterable[str]) -> None:
-        """Let hosts be tried again."""
+        """Remove the outcomes of hosts, so that they are tried again."""
         for host in hosts:
             del self._outcomes[host], self._lines[host]
-        self._save()
+        self._write()
 
-    def _keep(self, host: str, outcome: HostOutcome) -> None:
+    def _add(self, host: str, outcome: HostOutcome) -> None:
         self._outcomes[host] = outcome
         self._lines[host] = json.dumps({"host": host, **dataclasses.asdict(outcome)})
 
-    def _save(self) -> None:
-        # Safe from kills without fsync. What a power cut loses is done again, and boards know what they fly.
-        with atomic_file(self._place) as path:
-            path.write_text("\n".join([self._head, *self._lines.values(), ""]), "utf-8")
+    def _write(self) -> None:
+        # Replaced by rename, without fsync: a power cut may lose outcomes. Their hosts are then tried again,
+        # and a board that has the bundle already answers at once.
+        header = json.dumps({"schema": SCHEMA, "bundle": self._digest})
+        with atomic_file(self._path) as path:
+            path.write_text("\n".join([header, *self._lines.values(), ""]), "utf-8")
 
     def _read(self) -> None:
         try:
-            head, *rows = self._place.read_text("utf-8").splitlines()
+            header_line, *lines = self._path.read_text("utf-8").splitlines()
         except FileNotFoundError:
             return
         except OSError as error:
-            raise InputError(f"cannot read {self._place}: {error.strerror}; name another --state") from None
+            raise InputError(f"cannot read {self._path}: {error.strerror}; name another --state") from None
         except ValueError:
-            raise self._strange() from None
+            raise self._invalid() from None
         try:
-            found, ours = json.loads(head), json.loads(self._head)
-            if found["schema"] != ours["schema"]:
-                raise self._strange()
-            if found["bundle"] != ours["bundle"]:
+            header = json.loads(header_line)
+            if header["schema"] != SCHEMA:
+                raise self._invalid()
+            if header["bundle"] != self._digest:
                 raise InputError(
-                    f"{self._place} is the state of another bundle's roll-out: name another --state"
+                    f"{self._path} is the journal of a roll-out of another bundle: name another --state"
                 )
-            for line in rows:
+            for line in lines:
                 row = json.loads(line)
-                self._keep(row.pop("host"), HostOutcome(**row))
+                self._add(row.pop("host"), HostOutcome(**row))
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise self._strange() from None
+            raise self._invalid() from None
 
-    def _strange(self) -> InputError:
-        return InputError(f"{self._place} is no state of a roll-out: name another --state")
+    def _invalid(self) -> InputError:
+        return InputError(f"{self._path} is not the journal of a roll-out: name another --state")

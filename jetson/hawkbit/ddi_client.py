@@ -1,6 +1,6 @@
-"""hawkBit's DDI, the device's side: small JSON over HTTPS, asked by the device. gooseBit speaks it, too.
+"""Client of hawkBit's Direct Device Integration (DDI): JSON over HTTPS, polled by the device.
 
-Paths and words are those of the Direct Device Integration API (eclipse.dev/hawkbit/apis/ddi_api).
+gooseBit implements the same API. Paths and terms are those of the API (eclipse.dev/hawkbit/apis/ddi_api).
 """
 
 from __future__ import annotations
@@ -22,21 +22,29 @@ from edge.core.errors import InputError
 from jetson.bundle.manifest import MAX_TOTAL_BYTES
 
 TIMEOUT_S = 30.0
-LARGEST_ANSWER = 1 << 20
-LARGEST_BUNDLE = MAX_TOTAL_BYTES + (1 << 20)
-BLOCK = 1 << 18
-Finished = Literal["none", "success", "failure"]
-NOW = ("attempt", "forced")
-"""How `download` and `update` say that it may be done; "skip": not yet."""
+MAX_ANSWER_BYTES = 1 << 20
+MAX_BUNDLE_BYTES = MAX_TOTAL_BYTES + (1 << 20)
+BLOCK_BYTES = 1 << 18
+MAX_SLEEP_S = 86400
+FinishedState = Literal["none", "success", "failure"]
+ALLOWED_NOW = ("attempt", "forced")
+"""Values of `download` and `update` that allow the step now; "skip" forbids it."""
 
 
 class ServerError(InputError):
-    """The server cannot be reached, or says no, or something odd: to be asked again later."""
+    """The server cannot be reached, rejects the request, or its answer is invalid; can be tried again."""
 
 
 @dataclass(frozen=True)
 class PollResult:
-    """What the server answered: when to ask again, and what there is to do, as links."""
+    """Answer to a poll.
+
+    Attributes:
+        sleep_s: Seconds until the next poll.
+        config_data: Link to send the device's attributes to; None if the server has them.
+        deployment: Link to the deployment that is offered; None if there is none.
+        cancel: Link to the deployment that was cancelled; None if there is none.
+    """
 
     sleep_s: float
     config_data: str | None
@@ -46,173 +54,215 @@ class PollResult:
 
 @dataclass(frozen=True)
 class Deployment:
-    """One thing to install: its number there, where to send feedback, and where the bundle is.
+    """A bundle that the server offers.
 
-    `download`, `install`: whether the server lets that be done now. The maintenance window is for installing.
+    Attributes:
+        id: Id of the action on the server.
+        feedback_url: Link for feedback.
+        name: File name of the bundle.
+        url: Link to the bundle.
+        size_bytes: Size of the bundle.
+        may_download: The server allows the download now.
+        may_install: The server allows the install now, and a maintenance window, if any, is open.
     """
 
     id: str
-    feedback: str
+    feedback_url: str
     name: str
-    href: str
+    url: str
     size_bytes: int
-    download: bool = True
-    install: bool = True
+    may_download: bool = True
+    may_install: bool = True
 
 
 class DdiClient:
-    """A server as one device sees it. `base`: with the tenant, as https://updates.example.com/DEFAULT.
+    """A server as one device sees it.
+
+    Args:
+        base_url: URL of the server with the tenant, such as https://updates.example.com/DEFAULT.
+        device: Name of the device on the server.
+        token: The device's target token; None for a server that needs none.
 
     Raises:
-        InputError: the address is none, or would send the token unencrypted over a network.
+        InputError: The URL is invalid or would send the token unencrypted over a network, or the name is
+            invalid.
     """
 
-    def __init__(self, base: str, device: str, token: str | None = None) -> None:
-        parts = urllib.parse.urlsplit(base)
+    def __init__(self, base_url: str, device: str, token: str | None = None) -> None:
+        parts = urllib.parse.urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"{base!r} is no server; expected one as https://updates.example.com/DEFAULT")
+            raise InputError(
+                f"{base_url!r} is not a server's URL; expected one such as https://updates.example.com/DEFAULT"
+            )
         if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise InputError(f"{base}: expected https; plain http is for this very machine")
+            raise InputError(f"{base_url}: expected https; http is only allowed for this machine")
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", device):
-            raise InputError(f"the device's name {device!r} may have letters, digits, . _ -, and 64 at most")
-        self._host = parts.scheme, parts.netloc
-        self._home = f"{base.rstrip('/')}/controller/v1/{device}"
+            raise InputError(
+                f"the device's name is {device!r}; expected at most 64 letters, digits, or . _ - in it, "
+                "the first a letter or digit"
+            )
+        self._origin = parts.scheme, parts.netloc
+        self._device_url = f"{base_url.rstrip('/')}/controller/v1/{device}"
         self._token = token
 
     def poll(self) -> PollResult:
-        """Ask what there is to do.
+        """Ask the server what there is to do.
 
         Raises:
-            ServerError: it cannot be reached, or answers something else.
+            ServerError: The server cannot be reached, or its answer is invalid.
         """
-        with _expected(self._home):
-            answer = self._json(self._home)
+        with _translate_parse_errors(self._device_url):
+            answer = self._request_json(self._device_url)
             links = {name: str(link["href"]) for name, link in answer.get("_links", {}).items()}
             hours, minutes, seconds = map(int, answer["config"]["polling"]["sleep"].split(":"))
-        deployment = links.get("deploymentBase")
-        wait = min(max(hours * 3600 + minutes * 60 + seconds, 1), 86400)
-        return PollResult(wait, links.get("configData"), deployment, links.get("cancelAction"))
+        sleep_s = min(max(hours * 3600 + minutes * 60 + seconds, 1), MAX_SLEEP_S)
+        return PollResult(
+            sleep_s, links.get("configData"), links.get("deploymentBase"), links.get("cancelAction")
+        )
 
-    def deployment(self, href: str) -> Deployment:
-        """Read what to install.
+    def read_deployment(self, url: str) -> Deployment:
+        """Read the deployment behind a link.
 
         Raises:
-            ServerError: it cannot be reached, or has no bundle there.
+            ServerError: The server cannot be reached, its answer is invalid, or it offers no bundle.
         """
-        with _expected(href):
-            answer = self._json(href)
-            number = str(answer["id"])
-            wanted = answer["deployment"]
-            download = wanted.get("download", NOW[0]) in NOW
-            install = wanted.get("update", NOW[0]) in NOW
-            install = install and wanted.get("maintenanceWindow", "available") == "available"
-            for chunk in wanted["chunks"]:
+        with _translate_parse_errors(url):
+            answer = self._request_json(url)
+            action_id = str(answer["id"])
+            document = answer["deployment"]
+            may_download = document.get("download", ALLOWED_NOW[0]) in ALLOWED_NOW
+            may_install = document.get("update", ALLOWED_NOW[0]) in ALLOWED_NOW
+            may_install = may_install and document.get("maintenanceWindow", "available") == "available"
+            for chunk in document["chunks"]:
                 for artifact in chunk["artifacts"]:
                     links = artifact.get("links") or artifact["_links"]
                     link = links.get("download") or links["download-http"]
                     name, size = str(artifact["filename"]), int(artifact["size"])
-                    if name.endswith(".swu") and re.fullmatch(r"[\w-]{1,40}", number):
-                        url = str(link["href"])
-                        return Deployment(number, _feedback(href), name, url, size, download, install)
-        raise ServerError(f"{href} offers no .swu")
+                    # The id becomes a file name on the board.
+                    if name.endswith(".swu") and re.fullmatch(r"[\w-]{1,40}", action_id):
+                        return Deployment(
+                            action_id,
+                            _feedback_url(url),
+                            name,
+                            str(link["href"]),
+                            size,
+                            may_download,
+                            may_install,
+                        )
+        raise ServerError(f"{url} offers no .swu file")
 
     def send_feedback(
-        self, feedback: str, number: str, execution: str, finished: Finished, details: Sequence[str]
+        self, url: str, action_id: str, execution: str, finished: FinishedState, details: Sequence[str]
     ) -> None:
-        """Give feedback: "proceeding", "downloaded", or "closed" with success or failure.
+        """Report the state of a deployment.
+
+        Args:
+            url: The deployment's `feedback_url`.
+            action_id: The deployment's id.
+            execution: "proceeding", "downloaded", or "closed".
+            finished: "success" or "failure" with "closed", else "none".
+            details: Messages for the user of the server.
 
         Raises:
-            ServerError: it did not arrive.
+            ServerError: The server did not accept it.
         """
         status = {"execution": execution, "result": {"finished": finished}, "details": list(details)}
-        self._json(feedback, "POST", {"id": number, "status": status})
+        self._request_json(url, "POST", {"id": action_id, "status": status})
 
-    def cancel(self, href: str) -> None:
-        """Confirm that what was cancelled will not be done: nothing is under way between two polls."""
-        with _expected(href):
-            number = str(self._json(href)["id"])
-        self.send_feedback(_feedback(href), number, "closed", "success", ["cancelled"])
+    def confirm_cancel(self, url: str) -> None:
+        """Confirm that a cancelled deployment is not installed; between two polls none is under way."""
+        with _translate_parse_errors(url):
+            action_id = str(self._request_json(url)["id"])
+        self.send_feedback(_feedback_url(url), action_id, "closed", "success", ["cancelled"])
 
-    def send_attributes(self, href: str, data: dict[str, str]) -> None:
-        """Tell what device this is."""
-        self._json(href, "PUT", {"mode": "merge", "data": data})
+    def send_attributes(self, url: str, attributes: dict[str, str]) -> None:
+        """Send the attributes of the device."""
+        self._request_json(url, "PUT", {"mode": "merge", "data": attributes})
 
-    def download(self, deployment: Deployment, place: Path) -> None:
-        """Download the bundle, going on after what is there already.
+    def download(self, deployment: Deployment, path: Path) -> None:
+        """Download the bundle of a deployment, after the part that the file has already.
 
         Raises:
-            ServerError: it broke off; what came is kept, for the next time.
-            InputError: it cannot be written.
+            ServerError: The download broke off; the part that arrived is kept for the next attempt.
+            InputError: The file cannot be written.
         """
-        if not 0 < deployment.size_bytes <= LARGEST_BUNDLE:
-            raise ServerError(f"{deployment.name} has {deployment.size_bytes} bytes: no bundle has")
-        there = place.stat().st_size if place.exists() else 0
-        if there > deployment.size_bytes:  # of something else: begun anew
-            there = 0
-        if there == deployment.size_bytes:
+        if not 0 < deployment.size_bytes <= MAX_BUNDLE_BYTES:
+            raise ServerError(
+                f"{deployment.name} has {deployment.size_bytes} bytes; expected 1 to {MAX_BUNDLE_BYTES}"
+            )
+        size = path.stat().st_size if path.exists() else 0
+        if size > deployment.size_bytes:  # it is another file: start from the beginning
+            size = 0
+        if size == deployment.size_bytes:
             return
-        headers = {"Range": f"bytes={there}-"} if there else {}
-        with self._opened(deployment.href, "GET", None, headers) as answer:
-            goes_on = there > 0 and answer.status == 206
-            with translate_write_errors(place), place.open("ab" if goes_on else "wb") as file:
-                left = deployment.size_bytes - (there if goes_on else 0)
-                while left > 0 and (block := _read(answer, min(BLOCK, left))):
+        headers = {"Range": f"bytes={size}-"} if size else {}
+        with self._open(deployment.url, "GET", None, headers) as response:
+            is_resumed = size > 0 and response.status == http.client.PARTIAL_CONTENT
+            with translate_write_errors(path), path.open("ab" if is_resumed else "wb") as file:
+                bytes_left = deployment.size_bytes - (size if is_resumed else 0)
+                while bytes_left > 0 and (block := _read(response, min(BLOCK_BYTES, bytes_left))):
                     file.write(block)
-                    left -= len(block)
-        if left:
-            raise ServerError(f"the download of {deployment.name} broke off with {left} bytes to go")
+                    bytes_left -= len(block)
+        if bytes_left:
+            raise ServerError(
+                f"the download of {deployment.name} broke off {bytes_left} bytes before the end"
+            )
 
-    def _json(self, url: str, method: str = "GET", body: dict[str, Any] | None = None) -> dict[str, Any]:
-        with self._opened(url, method, body, {}) as answer:
-            data = _read(answer, LARGEST_ANSWER)
+    def _request_json(
+        self, url: str, method: str = "GET", body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        with self._open(url, method, body, {}) as response:
+            data = _read(response, MAX_ANSWER_BYTES)
         try:
             document = json.loads(data or b"{}")
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise ServerError(f"{url} answered something that is no JSON object")
+            raise ServerError(f"{url} answered something that is not a JSON object")
         return document
 
     @contextmanager
-    def _opened(
+    def _open(
         self, url: str, method: str, body: dict[str, Any] | None, headers: dict[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
         try:
             parts = urllib.parse.urlsplit(url)
         except ValueError as error:
-            raise ServerError(f"{url} is no link ({error})") from None
-        if parts.scheme not in ("https", self._host[0]):
-            raise ServerError(f"{url}: expected a link with {self._host[0]}")
-        everything = {"Accept": "application/json", **headers}
-        request = urllib.request.Request(url, method=method, headers=everything)  # noqa: S310
+            raise ServerError(f"{url} is not a link ({error})") from None
+        if parts.scheme not in ("https", self._origin[0]):
+            raise ServerError(f"{url}: expected a link with {self._origin[0]}")
+        headers = {"Accept": "application/json", **headers}
+        request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
-        if self._token and (parts.scheme, parts.netloc) == self._host:  # nobody else is shown it
+        # Links may point to other hosts, such as a CDN: the token is sent to the update server only.
+        if self._token and (parts.scheme, parts.netloc) == self._origin:
             request.add_unredirected_header("Authorization", f"TargetToken {self._token}")
         try:
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no host's name
+            response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: invalid host name
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-            raise ServerError(f"{url} cannot be asked ({error})") from None
-        with answer:
-            yield answer
+            raise ServerError(f"{url} cannot be requested ({error})") from None
+        with response:
+            yield response
 
 
-def _feedback(href: str) -> str:
-    return urllib.parse.urlunsplit(urllib.parse.urlsplit(href)._replace(query="")) + "/feedback"
+def _feedback_url(url: str) -> str:
+    return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(query="")) + "/feedback"
 
 
-def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
+def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
+    """Read at most `limit` bytes; a broken connection is like the end of the data, which callers check."""
     try:
-        return answer.read(most)
+        return response.read(limit)
     except (OSError, http.client.HTTPException):
-        return b""  # what is missing is seen by who counts
+        return b""
 
 
 @contextmanager
-def _expected(url: str) -> Iterator[None]:
+def _translate_parse_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

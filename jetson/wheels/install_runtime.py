@@ -1,13 +1,15 @@
-"""Makes a board's runtime from a folder of wheels, without internet. Runs there, by the board's own Python 3.
+"""Installer of a board's runtime from a folder of wheels, without internet.
+
+It runs on the board with the board's own Python 3, and imports nothing but the standard library.
 
     python3 wheels/install_runtime.py /opt/aerogaze
     python3 wheels/install_runtime.py --probe /opt/aerogaze
 
-    /opt/aerogaze                  a link to the runtime in use
-    /opt/aerogaze.runtimes/ID      virtual environments: this one, and the one before
+    /opt/aerogaze                  symbolic link to the runtime in use
+    /opt/aerogaze.runtimes/ID      virtual environments: the one in use, and the one before it
 
-A runtime is made beside the one in use, tried, and put on the disk; then one rename of the link switches.
-What is cut off on the way counts for nothing. Nothing but the standard library is imported here.
+A new runtime is built next to the one in use, tried, and synced to the disk; then one rename of the link
+switches to it. A runtime that was interrupted before that has no requirements.txt, and is built again.
 """
 
 from __future__ import annotations
@@ -26,46 +28,50 @@ import sys
 
 REQUIREMENTS = "requirements.txt"
 SPARE_BYTES = 64 << 20
-TRIAL = "import cv2, numpy, onnxruntime, jetson.cli.device"
-"""What a runtime must be able to import before it counts."""
-_VENV = "no virtual environment can be made here; Debian and Ubuntu: apt-get install python3-venv"
-CUDA = {"36": "cuda12", "38": "cuda"}
-"""Extra of aerogaze by Jetson Linux's major version: JetPack 6 and 7."""
+TRIAL_SCRIPT = "import cv2, numpy, onnxruntime, jetson.cli.device"
+"""Imports that must work in a new runtime."""
+NO_VENV_MESSAGE = "python3 -m venv fails on this board; on Debian and Ubuntu: apt-get install python3-venv"
+CUDA_EXTRAS = {"36": "cuda12", "38": "cuda"}
+"""Extra of aerogaze by the major version of Jetson Linux: JetPack 6 and 7."""
 
 
 class InstallError(Exception):
-    """One line: what was wrong, what was expected, what to do."""
+    """Error of one line: the problem, what was expected, and the remedy."""
 
-    def __init__(self, told: str, code: int = 2) -> None:
-        super().__init__(told)
-        self.code = code
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
-def detect_platform(facts: str = "/") -> str:
-    """Spell this machine as the desk does: cp310-manylinux_2_35_aarch64+cuda12."""
-    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "no glibc").partition(" ")
-    libc = "manylinux_" + "_".join(version.split(".")[:2]) if name == "glibc" else name
-    spelt = f"cp{sys.version_info[0]}{sys.version_info[1]}-{libc}_{platform.machine()}"
+def detect_platform(root: str = "/") -> str:
+    """Return the name of this platform as the desk writes it: cp310-manylinux_2_35_aarch64+cuda12."""
+    libc, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "no glibc").partition(" ")
+    tag = "manylinux_" + "_".join(version.split(".")[:2]) if libc == "glibc" else libc
+    name = f"cp{sys.version_info[0]}{sys.version_info[1]}-{tag}_{platform.machine()}"
     try:
-        with open(os.path.join(facts, "etc/nv_tegra_release"), errors="replace") as file:
+        with open(os.path.join(root, "etc/nv_tegra_release"), errors="replace") as file:
             release = re.match(r"# R(\d+)", file.readline())
     except OSError:
         release = None
-    cuda = CUDA.get(release.group(1)) if release else None
-    return f"{spelt}+{cuda}" if cuda else spelt
+    cuda_extra = CUDA_EXTRAS.get(release.group(1)) if release else None
+    return f"{name}+{cuda_extra}" if cuda_extra else name
 
 
-def id_of(place: str) -> str | None:
-    """Return the id of the runtime that PLACE links to; None: there is none, or it is not whole."""
+def runtime_id(folder: str) -> str | None:
+    """Return the id of the runtime in a folder; None if there is none, or it is incomplete."""
     try:
-        with open(os.path.join(place, REQUIREMENTS), "rb") as file:
+        with open(os.path.join(folder, REQUIREMENTS), "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()[:16]
     except OSError:
         return None
 
 
 def read_requirements(wheels: str) -> tuple[str, str]:
-    """Return the text and id of a set, after seeing that it is for this machine."""
+    """Return the requirements.txt of a folder of wheels, and the id of its runtime.
+
+    Raises:
+        InstallError: The file cannot be read, or the wheels are for another platform.
+    """
     try:
         with open(os.path.join(wheels, REQUIREMENTS)) as file:
             text = file.read()
@@ -73,139 +79,188 @@ def read_requirements(wheels: str) -> tuple[str, str]:
         raise InstallError(
             f"cannot read {error.filename}: {error.strerror}; make the folder with aerogaze wheels"
         ) from None
-    asked, here = re.search(r"^# machine (\S+)$", text, re.M), detect_platform()
-    if asked is None or not _fits(asked.group(1), here):
-        told = asked.group(1) if asked else "an unknown machine"
-        raise InstallError(f"these wheels are for {told}, this is {here}: aerogaze wheels {here} --out DIR")
+    match, own_platform = re.search(r"^# machine (\S+)$", text, re.M), detect_platform()
+    if match is None or not _runs_on(match.group(1), own_platform):
+        other = match.group(1) if match else "an unknown platform"
+        raise InstallError(
+            f"the wheels are for {other}, but this is {own_platform}: "
+            f"make others with aerogaze wheels {own_platform} --out DIR"
+        )
     return text, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fits(asked: str, here: str) -> bool:
-    shape = re.compile(r"(cp\d+)-manylinux_2_(\d+)_(\w+)")
-    wanted, found = shape.match(asked), shape.match(here)
-    if not wanted or not found:
+def _runs_on(wheel_platform: str, own_platform: str) -> bool:
+    """Return whether wheels of a platform run here: same Python and processor, and a glibc as new."""
+    pattern = re.compile(r"(cp\d+)-manylinux_2_(\d+)_(\w+)")
+    wheel, own = pattern.match(wheel_platform), pattern.match(own_platform)
+    if not wheel or not own:
         return False
-    return wanted.group(1, 3) == found.group(1, 3) and int(wanted.group(2)) <= int(found.group(2))
+    return wheel.group(1, 3) == own.group(1, 3) and int(wheel.group(2)) <= int(own.group(2))
 
 
-def make(wheels: str, store: str, text: str, identity: str, lock: int) -> str:
-    """Make the runtime in its folder, unless it is there whole; return the folder."""
-    made = os.path.join(store, identity)
-    if id_of(made) == identity and starts(made, lock):
-        return made
-    shutil.rmtree(made, ignore_errors=True)
-    unpacked = re.search(r"^# unpacked (\d+) bytes$", text, re.M)
-    needs = (int(unpacked.group(1)) * 5 // 4 if unpacked else 0) + SPARE_BYTES  # with what is compiled
-    free = shutil.disk_usage(store).free
-    if free < needs:
-        raise InstallError(f"{store} has {free >> 20} MiB free, {needs >> 20} are needed: free some space")
-    log(f"making {made}")
-    # pip comes with the wheels: Debian's Python can make an environment without one, and has no ensurepip.
-    run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", made], _VENV, lock)
-    python = os.path.join(made, "bin", "python")
-    pips = glob.glob(os.path.join(glob.escape(wheels), "pip-*.whl"))
-    if len(pips) != 1:
-        raise InstallError(f"{wheels} has {len(pips)} wheels of pip, expected 1: copy the whole folder again")
-    with open(pips[0], "rb") as file:  # it runs before it could check itself
-        digest = hashlib.sha256(file.read()).hexdigest()
-    if f"--hash=sha256:{digest}" not in text:
-        raise InstallError(f"{pips[0]} is not the one of the list: copy the whole folder again")
+def build_runtime(wheels: str, store: str, requirements: str, identity: str, lock: int) -> str:
+    """Build the runtime in its folder, unless it is complete and starts; return the folder."""
+    folder = os.path.join(store, identity)
+    if runtime_id(folder) == identity and runtime_starts(folder, lock):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    _check_free_space(store, requirements)
+    log(f"making {folder}")
+    # pip comes with the wheels: Debian's Python can make an environment without pip, but has no ensurepip.
+    # System packages are visible: TensorRT is one.
+    run_program(
+        [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", folder],
+        NO_VENV_MESSAGE,
+        lock,
+    )
+    python, pip_wheel = os.path.join(folder, "bin", "python"), _find_pip_wheel(wheels, requirements)
     log("installing the wheels")
-    run([python, pips[0] + "/pip", "--isolated", "--disable-pip-version-check", "install", "--quiet",
-         "--no-index", "--no-deps", "--ignore-installed", "--require-hashes", "--no-cache-dir",
-         "--find-links", wheels, "--requirement", f"{wheels}/{REQUIREMENTS}"], "pip says", lock)  # fmt: skip
-    run([python, "-I", "-c", TRIAL], "the new runtime does not start", lock)
+    pip_install = [
+        python, pip_wheel + "/pip", "--isolated", "--disable-pip-version-check", "install", "--quiet",
+        "--no-index", "--no-deps", "--ignore-installed", "--require-hashes", "--no-cache-dir",
+        "--find-links", wheels, "--requirement", f"{wheels}/{REQUIREMENTS}",
+    ]  # fmt: skip
+    run_program(pip_install, "pip failed", lock)
+    run_program([python, "-I", "-c", TRIAL_SCRIPT], "the new runtime does not start", lock)
     os.sync()
-    pending = os.path.join(made, REQUIREMENTS + ".new")
+    pending = os.path.join(folder, REQUIREMENTS + ".new")
     with open(pending, "w") as file:
-        file.write(text)
+        file.write(requirements)
         file.flush()
         os.fsync(file.fileno())
-    os.rename(pending, os.path.join(made, REQUIREMENTS))  # from here it counts
-    _fsync(made)
-    return made
+    os.rename(pending, os.path.join(folder, REQUIREMENTS))  # from here on the runtime is complete
+    _sync_folder(folder)
+    return folder
 
 
-def starts(made: str, lock: int) -> bool:
-    """Say whether a runtime that is there whole still starts."""
+def _check_free_space(store: str, requirements: str) -> None:
+    match = re.search(r"^# unpacked (\d+) bytes$", requirements, re.M)
+    # A quarter more for the bytecode that pip compiles.
+    needed = (int(match.group(1)) * 5 // 4 if match else 0) + SPARE_BYTES
+    free = shutil.disk_usage(store).free
+    if free < needed:
+        raise InstallError(
+            f"{store} has {free >> 20} MiB free, but {needed >> 20} MiB are needed: free some space"
+        )
+
+
+def _find_pip_wheel(wheels: str, requirements: str) -> str:
+    """Return the wheel of pip, after checking its hash: pip runs before it could check itself."""
+    paths = glob.glob(os.path.join(glob.escape(wheels), "pip-*.whl"))
+    if len(paths) != 1:
+        raise InstallError(f"{wheels} has {len(paths)} wheels of pip, expected 1: copy the folder again")
+    with open(paths[0], "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    if f"--hash=sha256:{digest}" not in requirements:
+        raise InstallError(f"{paths[0]} has another hash than {REQUIREMENTS}: copy the folder again")
+    return paths[0]
+
+
+def runtime_starts(folder: str, lock: int) -> bool:
+    """Return whether a complete runtime still starts."""
     try:
-        run([os.path.join(made, "bin", "python"), "-I", "-c", TRIAL], "", lock)
+        run_program([os.path.join(folder, "bin", "python"), "-I", "-c", TRIAL_SCRIPT], "", lock)
     except (InstallError, OSError):
         return False
     return True
 
 
-def switch(place: str, made: str) -> None:
-    """Let PLACE link to another runtime, by one rename."""
-    pending = place + ".new"
+def switch_link(link: str, folder: str) -> None:
+    """Make the link point to another runtime, by one rename."""
+    pending = link + ".new"
     if os.path.lexists(pending):
         os.unlink(pending)
-    os.symlink(made, pending)
-    os.rename(pending, place)
-    _fsync(os.path.dirname(place))
+    os.symlink(folder, pending)
+    os.rename(pending, link)
+    _sync_folder(os.path.dirname(link))
 
 
-def sweep(store: str, kept: set[str | None]) -> None:
-    """Remove runtimes that are neither used nor were used last; a service may still run from that one."""
+def remove_old_runtimes(store: str, kept: set[str | None]) -> None:
+    """Remove all runtimes but the kept ones: the new one, and the last one, which a service may still use."""
     for entry in os.scandir(store):
         if entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) not in kept:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def install(wheels: str, place: str, questions: list[str]) -> bool:
-    """Make the runtime of a folder of wheels and switch to it; return whether anything changed."""
-    text, identity = read_requirements(wheels)
-    if os.path.lexists(place) and not os.path.islink(place):
-        raise InstallError(f"{place} is not a runtime made here: move it away, or name another place")
-    before = os.path.realpath(place) if os.path.exists(place) else None
-    store = place + ".runtimes"
+def install(wheels: str, link: str, disarm_options: list[str]) -> bool:
+    """Build the runtime of a folder of wheels and switch to it.
+
+    Args:
+        wheels: Folder with the wheels and requirements.txt.
+        link: Path of the link to the runtime, such as /opt/aerogaze.
+        disarm_options: Options of `aerogaze device disarmed`.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        InstallError: The runtime cannot be built, or the autopilot reports armed; the old one stays in use.
+    """
+    requirements, identity = read_requirements(wheels)
+    if os.path.lexists(link) and not os.path.islink(link):
+        raise InstallError(f"{link} is not a link to a runtime: move it away, or name another path")
+    previous = os.path.realpath(link) if os.path.exists(link) else None
+    store = link + ".runtimes"
     os.makedirs(store, exist_ok=True)
     with open(os.path.join(store, "lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InstallError(
-                f"another command makes a runtime at {place}: wait until it has ended"
+                f"another command is installing a runtime at {link}: wait until it has ended"
             ) from None
-        if id_of(place) == identity and starts(place, lock.fileno()):
+        if runtime_id(link) == identity and runtime_starts(link, lock.fileno()):
             return False
-        made = make(wheels, store, text, identity, lock.fileno())
-        if before:  # a service that starts anew would start from the new one: not in the air
-            asked = [os.path.join(made, "bin", "aerogaze"), "device", "disarmed", *questions]
-            run(asked, "", lock.fileno())
-        switch(place, made)
-        sweep(store, {os.path.realpath(made), before})
+        folder = build_runtime(wheels, store, requirements, identity, lock.fileno())
+        if previous:
+            # A service that restarts would start from the new runtime, which must not happen in flight.
+            program = os.path.join(folder, "bin", "aerogaze")
+            run_program([program, "device", "disarmed", *disarm_options], "", lock.fileno())
+        switch_link(link, folder)
+        remove_old_runtimes(store, {os.path.realpath(folder), previous})
     return True
 
 
 def log(line: str) -> None:
-    """Tell a step."""
+    """Print a line to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
-def run(words: list[str], told: str, lock: int) -> None:
-    """Run a program without a trace of this environment; its last line says what was wrong.
+def run_program(command: list[str], problem: str, lock: int) -> None:
+    """Run a program without the Python and pip settings of this environment.
 
-    It holds the lock, too: if we are killed, nobody begins before it has ended.
+    Args:
+        command: The program and its arguments.
+        problem: Start of the error message; if empty, the program's last line is the whole message, and its
+            exit code is used.
+        lock: File descriptor of the lock. The program inherits it, so that after a kill of this process no
+            other installer starts before the program has ended.
+
+    Raises:
+        InstallError: The program failed.
     """
-    clean = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON")) and k != "VIRTUAL_ENV"
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PIP_", "PYTHON")) and name != "VIRTUAL_ENV"
     }
-    done = subprocess.run(
-        words,
+    result = subprocess.run(
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        env=clean,
+        env=environment,
         pass_fds=(lock,),
     )
-    if done.returncode:
-        lines = done.stdout.decode(errors="replace").strip().splitlines() or ["it says nothing"]
-        last = lines[-1].replace("aerogaze: ", "", 1)
-        raise InstallError(f"{told}: {last}") if told else InstallError(last, done.returncode)
+    if result.returncode:
+        lines = result.stdout.decode(errors="replace").strip().splitlines() or ["no message"]
+        last_line = lines[-1].replace("aerogaze: ", "", 1)
+        raise (
+            InstallError(f"{problem}: {last_line}") if problem else InstallError(last_line, result.returncode)
+        )
 
 
-def _fsync(folder: str) -> None:
+def _sync_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -214,27 +269,33 @@ def _fsync(folder: str) -> None:
 
 
 def main() -> int:
-    """Return the exit code: 0, 1 where the autopilot says no, 2 where something was wrong."""
-    parser = argparse.ArgumentParser(description="Make aerogaze's runtime from the wheels beside this file.")
-    parser.add_argument("place", help="where it is found then, as /opt/aerogaze")
-    parser.add_argument("--probe", action="store_true", help="only say what machine this is, as JSON")
-    parser.add_argument("questions", nargs="*", help="after --: options of aerogaze device disarmed")
-    wish = parser.parse_args()
-    place = os.path.join(os.path.realpath(os.path.dirname(wish.place) or "."), os.path.basename(wish.place))
-    if wish.probe:  # from python -c, too, where there is no __file__
-        print(json.dumps({"machine": detect_platform(), "runtime": id_of(place)}))
+    """Return the exit code: 0, or 1 if the autopilot reports armed, or 2 for another error."""
+    parser = argparse.ArgumentParser(
+        description="Install the runtime of aerogaze from the wheels in the folder of this file."
+    )
+    parser.add_argument("link", metavar="place", help="path of the link to the runtime, as /opt/aerogaze")
+    parser.add_argument("--probe", action="store_true", help="only print this platform as JSON")
+    parser.add_argument(
+        "disarm_options", metavar="questions", nargs="*", help="after --: options of aerogaze device disarmed"
+    )
+    arguments = parser.parse_args()
+    # Only the folder is resolved: the link itself must stay a link.
+    folder, name = os.path.split(arguments.link)
+    link = os.path.join(os.path.realpath(folder or "."), name)
+    if arguments.probe:  # runs from python -c, too, where there is no __file__
+        print(json.dumps({"machine": detect_platform(), "runtime": runtime_id(link)}))
         return 0
     wheels = os.path.dirname(os.path.abspath(__file__))
-    os.umask(0o022)  # a service of another user runs it
+    os.umask(0o022)  # services of other users must be able to read the runtime
     try:
-        changed = install(wheels, place, wish.questions)
+        changed = install(wheels, link, arguments.disarm_options)
     except InstallError as error:
         log(f"aerogaze: {error}")
-        return error.code
+        return error.exit_code
     except OSError as error:
-        log(f"aerogaze: cannot write {error.filename or place}: {error.strerror}; take sudo or another place")
+        log(f"aerogaze: cannot write {error.filename or link}: {error.strerror}; use sudo or another path")
         return 2
-    print(json.dumps({"changed": changed, "runtime": id_of(place)}))
+    print(json.dumps({"changed": changed, "runtime": runtime_id(link)}))
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Which wheels a machine needs that is not this one: pip finds and downloads them, and nothing is compiled.
+"""Resolution of the wheels for another platform: pip finds and downloads them; nothing is compiled.
 
-pip asks this machine's Python, not that one's, where a requirement has a marker (pypa/pip#11010). So what
-it brought is gone through with that machine's markers: what is missing is asked for by name, what is not
-needed there is left out.
+pip evaluates the markers of requirements for this machine's Python, not for the target's (pypa/pip#11010).
+So its result is checked with the target's markers: missing packages are requested by name in another
+round, and packages that are not needed there are left out.
 """
 
 from __future__ import annotations
@@ -25,13 +25,22 @@ from packaging.version import Version
 from edge.core.errors import InputError
 from jetson.wheels.target_platform import TargetPlatform
 
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-ROUNDS = 8
+CONSTRAINTS_FILE = Path(__file__).parents[1] / "constraints.txt"
+MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the disk, and what its metadata says."""
+    """A wheel file with its metadata.
+
+    Attributes:
+        path: The file.
+        name: Name of the package.
+        version: Version of the package.
+        requires: Its requirements, with their markers.
+        python: Versions of Python that it supports.
+        unpacked_bytes: Size of its files when unpacked.
+    """
 
     path: Path
     name: NormalizedName
@@ -40,103 +49,127 @@ class Wheel:
     python: SpecifierSet
     unpacked_bytes: int
 
-    def needs(self, machine: TargetPlatform, extras: Iterable[str]) -> Iterator[Requirement]:
-        """Give what it requires there."""
-        environments = [{**machine.marker_environment(), "extra": extra} for extra in ("", *sorted(extras))]
-        for one in self.requires:
-            if one.marker is None or any(one.marker.evaluate(each) for each in environments):
-                yield one
+    def requirements_on(self, platform: TargetPlatform, extras: Iterable[str]) -> Iterator[Requirement]:
+        """Yield its requirements on a platform, with extras of its own."""
+        environments = [{**platform.marker_environment(), "extra": extra} for extra in ("", *sorted(extras))]
+        for requirement in self.requires:
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate(environment) for environment in environments):
+                yield requirement
 
 
 def read_wheel(path: Path) -> Wheel:
     """Read a wheel's name and metadata."""
     name, version, _, _ = parse_wheel_filename(path.name)
     with zipfile.ZipFile(path) as archive:
-        inside = next(
-            n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1
+        metadata_name = next(
+            entry
+            for entry in archive.namelist()
+            if entry.endswith(".dist-info/METADATA") and entry.count("/") == 1
         )
-        metadata = BytesParser().parsebytes(archive.read(inside), headersonly=True)
+        metadata = BytesParser().parsebytes(archive.read(metadata_name), headersonly=True)
         size = sum(entry.file_size for entry in archive.infolist())
     requires = tuple(Requirement(line) for line in metadata.get_all("Requires-Dist", ()))
     return Wheel(path, name, version, requires, SpecifierSet(metadata.get("Requires-Python", "")), size)
 
 
 def find_dependencies(
-    root: Wheel, machine: TargetPlatform, there: dict[NormalizedName, Wheel]
+    root: Wheel, platform: TargetPlatform, available: dict[NormalizedName, Wheel]
 ) -> tuple[set[NormalizedName], set[str]]:
-    """Go through all that `root` needs on a machine; return the names found, and what is missing."""
-    found: set[NormalizedName] = set()
+    """Follow the requirements of a wheel on a platform.
+
+    Args:
+        root: The wheel to start from.
+        platform: The target platform.
+        available: Wheels that can satisfy a requirement.
+
+    Returns:
+        Names of the available wheels that are needed, and requirements that no available wheel satisfies.
+    """
+    needed: set[NormalizedName] = set()
     missing: set[str] = set()
-    seen: set[tuple[str, frozenset[str]]] = set()
-    todo: list[tuple[Wheel, frozenset[str]]] = [(root, machine.extras)]
+    visited: set[tuple[str, frozenset[str]]] = set()
+    todo: list[tuple[Wheel, frozenset[str]]] = [(root, platform.extras)]
     while todo:
         wheel, extras = todo.pop()
-        if (wheel.name, extras) in seen:
+        if (wheel.name, extras) in visited:
             continue
-        seen.add((wheel.name, extras))
-        for one in wheel.needs(machine, extras):
-            name = canonicalize_name(one.name)
-            other = root if name == root.name else there.get(name)
-            if other is None or not one.specifier.contains(other.version, prereleases=True):
-                missing.add(str(one).partition(";")[0].strip())
+        visited.add((wheel.name, extras))
+        for requirement in wheel.requirements_on(platform, extras):
+            name = canonicalize_name(requirement.name)
+            dependency = root if name == root.name else available.get(name)
+            if dependency is None or not requirement.specifier.contains(dependency.version, prereleases=True):
+                missing.add(str(requirement).partition(";")[0].strip())
             else:
-                found.add(name)
-                todo.append((other, frozenset(one.extras)))
-    return found - {root.name}, missing
+                needed.add(name)
+                todo.append((dependency, frozenset(requirement.extras)))
+    return needed - {root.name}, missing
 
 
-def download_wheels(root: Wheel, machine: TargetPlatform, folder: Path) -> None:
-    """Put into an empty folder the wheels that `root` needs on a machine, and pip's own.
+def download_wheels(root: Wheel, platform: TargetPlatform, folder: Path) -> None:
+    """Download the wheels that a wheel needs on a platform, and the wheel of pip itself.
+
+    Args:
+        root: The wheel to start from.
+        platform: The target platform.
+        folder: An empty folder for the wheels.
 
     Raises:
-        InputError: its Python is too old or too new, or some have no wheel for it or cannot be reached.
+        InputError: The platform's Python is not supported, or wheels do not exist or cannot be reached.
     """
-    if not root.python.contains(f"{machine.python}.0"):
+    if not root.python.contains(f"{platform.python}.0"):
         raise InputError(
-            f"the board has Python {machine.python}, aerogaze needs {root.python}: JetPack 6 and 7 have such"
+            f"the board has Python {platform.python}, but aerogaze needs {root.python}: "
+            "install JetPack 6 or 7"
         )
-    asked = {"pip", *find_dependencies(root, machine, {})[1]}
-    for _ in range(ROUNDS):
+    requested = {"pip", *find_dependencies(root, platform, {})[1]}
+    for _ in range(MAX_ROUNDS):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            _pip(asked, machine, Path(scratch))
-            wheels = {one.name: one for one in map(read_wheel, Path(scratch).glob("*.whl"))}
-            found, missing = find_dependencies(root, machine, wheels)
+            _run_pip_download(requested, platform, Path(scratch))
+            wheels = {wheel.name: wheel for wheel in map(read_wheel, Path(scratch).glob("*.whl"))}
+            needed, missing = find_dependencies(root, platform, wheels)
             if not missing:
-                for name in {canonicalize_name("pip"), *found}:
+                for name in {canonicalize_name("pip"), *needed}:
                     path = wheels[name].path
                     path.rename(folder / path.name)
                 return
-            asked |= missing
-    raise InputError(f"the wheels for {machine} cannot be chosen: {', '.join(sorted(missing))} stay missing")
+            requested |= missing
+    raise InputError(
+        f"the wheels for {platform} cannot be resolved: {', '.join(sorted(missing))} are still missing after "
+        f"{MAX_ROUNDS} rounds; check {CONSTRAINTS_FILE}"
+    )
 
 
-def read_constraints(machine: TargetPlatform) -> list[str]:
-    """Return the versions that were tested together, for a machine's Python."""
-    lines = (line.partition("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines())
-    chosen = (Requirement(line) for line in lines if line)
+def read_constraints(platform: TargetPlatform) -> list[str]:
+    """Return the versions that were tested together, for a platform's Python."""
+    lines = (line.partition("#")[0].strip() for line in CONSTRAINTS_FILE.read_text().splitlines())
+    environment = platform.marker_environment()
+    requirements = (Requirement(line) for line in lines if line)
     return [
-        f"{r.name}{r.specifier}"
-        for r in chosen
-        if not r.marker or r.marker.evaluate(machine.marker_environment())
+        f"{requirement.name}{requirement.specifier}"
+        for requirement in requirements
+        if not requirement.marker or requirement.marker.evaluate(environment)
     ]
 
 
-def _pip(asked: Iterable[str], machine: TargetPlatform, folder: Path) -> None:
-    pins = folder / "constraints.txt"
-    pins.write_text("\n".join(read_constraints(machine)))
-    words = [
+def _run_pip_download(requirements: Iterable[str], platform: TargetPlatform, folder: Path) -> None:
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(read_constraints(platform)))
+    command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1",
-        "--only-binary", ":all:", "--implementation", "cp", "--python-version", machine.python,
-        *(word for platform in machine.platform_tags() for word in ("--platform", platform)),
-        "--constraint", str(pins), "--dest", str(folder), *sorted(asked),
+        "--only-binary", ":all:", "--implementation", "cp", "--python-version", platform.python,
+        *(word for tag in platform.platform_tags() for word in ("--platform", tag)),
+        "--constraint", str(constraints), "--dest", str(folder), *sorted(requirements),
     ]  # fmt: skip
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(words, capture_output=True, text=True, env=clean, stdin=subprocess.DEVNULL)
-    pins.unlink(missing_ok=True)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        why = (errors or done.stderr.splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+    )
+    constraints.unlink(missing_ok=True)
+    if result.returncode:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = (errors or result.stderr.splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
         raise InputError(
-            f"the wheels for {machine} cannot be gathered (pip: {why}): reach a package index once, with "
-            "aerogaze wheels; the set is kept for desks without one"
+            f"the wheels for {platform} cannot be downloaded (pip: {reason}): run aerogaze wheels once with "
+            "access to a package index; the cache then serves this desk without one"
         )

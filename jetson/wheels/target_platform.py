@@ -1,4 +1,4 @@
-"""For what machine wheels are gathered: its Python, processor, C library, and CUDA if it is a Jetson."""
+"""Platform that wheels are collected for: Python, processor, C library, and CUDA on a Jetson."""
 
 from __future__ import annotations
 
@@ -11,47 +11,55 @@ JETPACKS = {
     "jetpack-6": "cp310-manylinux_2_35_aarch64+cuda12",
     "jetpack-7": "cp312-manylinux_2_39_aarch64+cuda",
 }
-OLDEST_GLIBC = {"aarch64": 17, "x86_64": 5}
-"""The least 2.x that wheels are tagged with."""
-OLD_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-_SPELLING = re.compile(r"cp3(\d{1,2})-manylinux_2_(\d{1,3})_(aarch64|x86_64)(?:\+(cuda|cuda12))?")
+OLDEST_GLIBC_MINOR = {"aarch64": 17, "x86_64": 5}
+"""Lowest minor version of glibc 2 in the tags of wheels, by processor."""
+LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+"""Names before PEP 600, by the minor version of glibc."""
+_PATTERN = re.compile(r"cp3(\d{1,2})-manylinux_2_(\d{1,3})_(aarch64|x86_64)(?:\+(cuda|cuda12))?")
 
 
 @dataclass(frozen=True)
 class TargetPlatform:
-    """CPython 3.`minor` on Linux with glibc 2.`glibc`. `cuda`: the extra that drives its GPU, or none."""
+    """CPython on Linux with glibc.
 
-    minor: int
+    Attributes:
+        python_minor: Minor version of Python 3.
+        processor: "aarch64" or "x86_64".
+        glibc_minor: Minor version of glibc 2.
+        cuda_extra: Extra of aerogaze for its GPU; empty for none.
+    """
+
+    python_minor: int
     processor: str
-    glibc: int
-    cuda: str = ""
+    glibc_minor: int
+    cuda_extra: str = ""
 
     def __str__(self) -> str:
-        """Spell it as wheels are tagged, as `cp310-manylinux_2_35_aarch64+cuda12`."""
-        spelt = f"cp3{self.minor}-manylinux_2_{self.glibc}_{self.processor}"
-        return f"{spelt}+{self.cuda}" if self.cuda else spelt
+        """Return the name of the platform, such as `cp310-manylinux_2_35_aarch64+cuda12`."""
+        name = f"cp3{self.python_minor}-manylinux_2_{self.glibc_minor}_{self.processor}"
+        return f"{name}+{self.cuda_extra}" if self.cuda_extra else name
 
     @property
     def python(self) -> str:
-        """Its Python's version, as 3.10."""
-        return f"3.{self.minor}"
+        """Version of Python, such as 3.10."""
+        return f"3.{self.python_minor}"
 
     @property
     def extras(self) -> frozenset[str]:
-        """Which extras of aerogaze it gets."""
-        return frozenset({"jetson", self.cuda} - {""})
+        """Extras of aerogaze that the platform needs."""
+        return frozenset({"jetson", self.cuda_extra} - {""})
 
     def platform_tags(self) -> list[str]:
         """Return the platform tags of wheels that run there, the newest C library first."""
-        found = []
-        for glibc in range(self.glibc, OLDEST_GLIBC[self.processor] - 1, -1):
-            found.append(f"manylinux_2_{glibc}_{self.processor}")
-            if glibc in OLD_NAMES:
-                found.append(f"{OLD_NAMES[glibc]}_{self.processor}")
-        return found
+        tags = []
+        for glibc_minor in range(self.glibc_minor, OLDEST_GLIBC_MINOR[self.processor] - 1, -1):
+            tags.append(f"manylinux_2_{glibc_minor}_{self.processor}")
+            if glibc_minor in LEGACY_TAGS:
+                tags.append(f"{LEGACY_TAGS[glibc_minor]}_{self.processor}")
+        return tags
 
     def marker_environment(self) -> dict[str, str]:
-        """Return what environment markers (PEP 508) see there."""
+        """Return the values of environment markers (PEP 508) on the platform."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.0",
@@ -68,16 +76,16 @@ class TargetPlatform:
 
 
 def parse_platform(text: str) -> TargetPlatform:
-    """Read a machine as it is spelt, or jetpack-6 or jetpack-7.
+    """Parse the name of a platform, or jetpack-6 or jetpack-7.
 
     Raises:
-        InputError: it is something else, as a board whose wheels nobody builds.
+        InputError: The text is something else, such as a platform without prebuilt wheels.
     """
-    match = _SPELLING.fullmatch(JETPACKS.get(text, text))
+    match = _PATTERN.fullmatch(JETPACKS.get(text, text))
     if match is None:
         raise InputError(
-            f"no wheels are gathered for {text!r}; expected {', '.join(JETPACKS)}, or CPython with glibc on "
-            "aarch64 or x86_64, as cp310-manylinux_2_35_aarch64"
+            f"no wheels exist for {text!r}; expected {', '.join(JETPACKS)}, or CPython with glibc on "
+            "aarch64 or x86_64, such as cp310-manylinux_2_35_aarch64"
         )
-    minor, glibc, processor, cuda = match.groups()
-    return TargetPlatform(int(minor), processor, int(glibc), cuda or "")
+    python_minor, glibc_minor, processor, cuda_extra = match.groups()
+    return TargetPlatform(int(python_minor), processor, int(glibc_minor), cuda_extra or "")

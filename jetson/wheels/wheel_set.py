@@ -1,4 +1,4 @@
-"""The set of wheels that is a board's runtime: gathered once at the desk, kept, and known by its hash."""
+"""Set of wheels that makes up a board's runtime: collected once at the desk, cached, identified by a hash."""
 
 from __future__ import annotations
 
@@ -13,105 +13,112 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from edge.core.atomic_files import atomic_file, atomic_folder, cache_folder, sha256
-from jetson.wheels.resolve import CONSTRAINTS, Wheel, download_wheels, read_wheel
+from jetson.wheels.resolve import CONSTRAINTS_FILE, Wheel, download_wheels, read_wheel
 from jetson.wheels.self_wheel import build_own_wheel
 from jetson.wheels.target_platform import TargetPlatform
 
 Log = Callable[[str], None]
 REQUIREMENTS = "requirements.txt"
 INSTALLER = Path(__file__).with_name("install_runtime.py")
-"""Runs on the board, by its own Python."""
+"""Script that the board's own Python runs."""
 
 
 @dataclass(frozen=True)
 class WheelSet:
-    """Wheels with their versions and hashes as pip's --require-hashes takes them, ours among them."""
+    """Wheels of aerogaze and its dependencies.
 
-    machine: TargetPlatform
+    Attributes:
+        platform: The platform that they are for.
+        wheels: The wheels.
+        requirements: Text of requirements.txt: versions and hashes for pip's --require-hashes.
+    """
+
+    platform: TargetPlatform
     wheels: tuple[Wheel, ...]
     requirements: str
 
     @property
     def id(self) -> str:
-        """What tells this runtime from others: the same id is the same wheels, byte by byte."""
+        """Id of the runtime: equal ids mean the same wheels, byte for byte."""
         return hashlib.sha256(self.requirements.encode()).hexdigest()[:16]
 
     @property
     def size_bytes(self) -> int:
-        """Size of the wheels together."""
+        """Size of all wheels."""
         return sum(wheel.path.stat().st_size for wheel in self.wheels)
 
     def __str__(self) -> str:
-        """Tell how many, how large, and for whom."""
-        return f"{len(self.wheels)} wheels, {self.size_bytes / 1e6:.0f} MB, for {self.machine}"
+        """Return the number and size of the wheels, and their platform."""
+        return f"{len(self.wheels)} wheels, {self.size_bytes / 1e6:.0f} MB, for {self.platform}"
 
 
-def collect_wheels(machine: TargetPlatform, log: Log) -> WheelSet:
-    """Return a machine's set: from the cache, else with pip from the package index.
+def collect_wheels(platform: TargetPlatform, log: Log) -> WheelSet:
+    """Return the wheels for a platform: from the cache, else downloaded with pip.
 
-    The cache counts while this aerogaze needs what it needed then; each file is held to its hash.
+    The cache is valid as long as aerogaze has the same requirements; the hash of each file is checked.
 
     Raises:
-        InputError: it is not in the cache, and cannot be had.
+        InputError: The wheels are not in the cache and cannot be downloaded.
     """
-    store = cache_folder() / "wheels"
-    own = _own(store)
-    folder = store / f"{machine}-{_key(own, machine)}"
-    if not _whole(folder):
-        log(f"gathering wheels for {machine}")
-        with atomic_folder(folder, is_ours=lambda path: path.suffix in (".whl", ".txt")) as made:
-            download_wheels(own, machine, made)
-            (made / REQUIREMENTS).write_text(_lines(made.glob("*.whl")))
-    wheels = (own, *map(read_wheel, sorted(folder.glob("*.whl"))))
-    needs = sum(wheel.unpacked_bytes for wheel in wheels)
-    head = f"# machine {machine}\n# unpacked {needs} bytes\n"
-    return WheelSet(machine, wheels, head + _lines(wheel.path for wheel in wheels))
+    cache = cache_folder() / "wheels"
+    own_wheel = _write_own_wheel(cache)
+    folder = cache / f"{platform}-{_requirements_key(own_wheel, platform)}"
+    if not _is_complete(folder):
+        log(f"downloading wheels for {platform}")
+        with atomic_folder(folder, is_ours=lambda path: path.suffix in (".whl", ".txt")) as pending:
+            download_wheels(own_wheel, platform, pending)
+            (pending / REQUIREMENTS).write_text(_requirement_lines(pending.glob("*.whl")))
+    wheels = (own_wheel, *map(read_wheel, sorted(folder.glob("*.whl"))))
+    unpacked_bytes = sum(wheel.unpacked_bytes for wheel in wheels)
+    header = f"# machine {platform}\n# unpacked {unpacked_bytes} bytes\n"
+    return WheelSet(platform, wheels, header + _requirement_lines(wheel.path for wheel in wheels))
 
 
-def write_wheel_folder(found: WheelSet, out: Path) -> None:
-    """Write a set as a folder for a board, carried by any means: wheels, their list, what installs them.
+def write_wheel_folder(wheel_set: WheelSet, out: Path) -> None:
+    """Write a folder to copy to a board: the wheels, their requirements.txt, and the installer.
 
     Raises:
-        InputError: the folder holds something else, or cannot be written.
+        InputError: The folder holds other files, or cannot be written.
     """
     names = {REQUIREMENTS, INSTALLER.name}
-    with atomic_folder(out, is_ours=lambda path: path.suffix == ".whl" or path.name in names) as made:
-        for wheel in found.wheels:
-            shutil.copyfile(wheel.path, made / wheel.path.name)
-        shutil.copyfile(INSTALLER, made / INSTALLER.name)
-        (made / REQUIREMENTS).write_text(found.requirements)
+    with atomic_folder(out, is_ours=lambda path: path.suffix == ".whl" or path.name in names) as pending:
+        for wheel in wheel_set.wheels:
+            shutil.copyfile(wheel.path, pending / wheel.path.name)
+        shutil.copyfile(INSTALLER, pending / INSTALLER.name)
+        (pending / REQUIREMENTS).write_text(wheel_set.requirements)
 
 
 @contextmanager
-def temporary_requirements(found: WheelSet) -> Iterator[Path]:
-    """Give the list of a set as a file, while the block lasts."""
+def temporary_requirements(wheel_set: WheelSet) -> Iterator[Path]:
+    """Write the requirements.txt of a set as a temporary file, which is removed after the block."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / REQUIREMENTS
-        place.write_text(found.requirements)
-        yield place
+        path = Path(folder) / REQUIREMENTS
+        path.write_text(wheel_set.requirements)
+        yield path
 
 
-def _own(store: Path) -> Wheel:
+def _write_own_wheel(cache: Path) -> Wheel:
     name, data = build_own_wheel()
-    place = store / "own" / hashlib.sha256(data).hexdigest()[:16] / name
-    if not place.exists() or place.read_bytes() != data:
-        with atomic_file(place) as path:
-            path.write_bytes(data)
-    return read_wheel(place)
+    path = cache / "own" / hashlib.sha256(data).hexdigest()[:16] / name
+    if not path.exists() or path.read_bytes() != data:
+        with atomic_file(path) as pending:
+            pending.write_bytes(data)
+    return read_wheel(path)
 
 
-def _key(own: Wheel, machine: TargetPlatform) -> str:
-    asked = [*sorted(map(str, own.needs(machine, machine.extras))), CONSTRAINTS.read_text()]
-    return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
+def _requirements_key(own_wheel: Wheel, platform: TargetPlatform) -> str:
+    """Return a hash of everything that decides which wheels are downloaded."""
+    requirements = sorted(map(str, own_wheel.requirements_on(platform, platform.extras)))
+    return hashlib.sha256("\n".join([*requirements, CONSTRAINTS_FILE.read_text()]).encode()).hexdigest()[:16]
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
-        return (folder / REQUIREMENTS).read_text() == _lines(folder.glob("*.whl"))
+        return (folder / REQUIREMENTS).read_text() == _requirement_lines(folder.glob("*.whl"))
     except OSError:
         return False
 
 
-def _lines(wheels: Iterable[Path]) -> str:
+def _requirement_lines(wheels: Iterable[Path]) -> str:
     rows = sorted((*parse_wheel_filename(path.name)[:2], sha256(path)) for path in wheels)
     return "".join(f"{name}=={version} --hash=sha256:{digest}\n" for name, version, digest in rows)

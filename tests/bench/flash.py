@@ -13,8 +13,8 @@ from edge.release.manifest import locate_release
 from jetson.bundle.archive import BundleMetadata, write_bundle
 from jetson.signing.keys import generate_key
 from tests.bench.rows import BenchRow, print_note
-from tests.support.fleets import command
-from tests.support.sshd import SFTP, SSHD, sshd
+from tests.support.fleets import aerogaze_command
+from tests.support.sshd import SFTP_SERVER, SSHD, run_sshd
 
 BUNDLE_BYTES = 5_000_000
 ROUNDS = 3
@@ -22,7 +22,7 @@ ROUNDS = 3
 
 def flash_rows(folder: Path) -> Iterator[BenchRow]:
     """Yield the seconds of a flash before and after the trial; nothing where sshd is missing."""
-    if SSHD is None or SFTP is None:
+    if SSHD is None or SFTP_SERVER is None:
         print_note("flashing is not measured: there is no sshd (apt-get install openssh-server)")
         return
     key, server_folder, padding = generate_key(folder / "k"), folder / "sshd", folder / "padding.cache"
@@ -31,12 +31,12 @@ def flash_rows(folder: Path) -> Iterator[BenchRow]:
     release_bytes = sum(path.stat().st_size for path in release.iterdir() if path.is_file())
     padding.write_bytes(os.urandom(BUNDLE_BYTES - release_bytes))
     seconds = []
-    with sshd(server_folder) as server:
-        words = [*server.words(), "--root", str(folder / "drone"), "--trust", str(folder / "k.pub")]
+    with run_sshd(server_folder) as server:
+        words = [*server.flash_arguments(), "--root", str(folder / "drone"), "--trust", str(folder / "k.pub")]
         for counter in range(1, ROUNDS + 1):
             bundle = folder / f"{counter}.swu"
             write_bundle(release, [key], BundleMetadata(counter=counter, timing_caches=(padding,)), bundle)
-            seconds.append(flash_seconds_without_trial(command("flash", bundle, *words)))
+            seconds.append(flash_seconds_without_trial(aerogaze_command("flash", bundle, *words)))
     label = f"flash of {BUNDLE_BYTES / 1e6:g} MB over SSH, without the trial of its engines"
     yield BenchRow(label, sorted(seconds)[ROUNDS // 2], "s", 5, at_least=False)
 

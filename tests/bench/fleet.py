@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench.rows import BenchRow, print_note
 from tests.support.boards import copy_release
-from tests.support.fleets import command, most_memory, simulation
+from tests.support.fleets import aerogaze_command, make_fleet, measure_memory
 
 BOARDS = 1000
 
@@ -20,9 +20,9 @@ BOARDS = 1000
 def fleet_rows(folder: Path, count: int = BOARDS) -> Iterator[BenchRow]:
     """Roll out, check the outcome of all boards, and yield time and memory."""
     release = copy_release(folder / "tiny", "int8", name="skd-32", student=Path("skd-32"))
-    words, faults = simulation(folder, release, count)
+    words, faults = make_fleet(folder, release, count)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    code, seconds, peak_mb = most_memory(command(*words))
+    code, seconds, peak_mb = measure_memory(aerogaze_command(*words))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     failed = (folder / "report.json").read_text().count('"outcome": "failed"')

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     """A real sshd on loopback."""
-    from tests.support.sshd import SFTP, SSHD, sshd
+    from tests.support.sshd import SFTP_SERVER, SSHD, run_sshd
 
-    if SSHD is None or SFTP is None:
+    if SSHD is None or SFTP_SERVER is None:
         pytest.skip("no sshd here (apt-get install openssh-server)")
-    with sshd(tmp_path_factory.mktemp("sshd")) as running:
+    with run_sshd(tmp_path_factory.mktemp("sshd")) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""The Ansible role against a real sshd: idempotent, honest in check mode, with the board's own words."""
+"""Tests of the Ansible role over a real sshd: idempotence, check mode, and error messages."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ pytestmark = [
 ]
 
 
-class Played(NamedTuple):
-    """How a playbook ended."""
+class PlaybookResult(NamedTuple):
+    """Exit code of a playbook, number of changed tasks, and output."""
 
     code: int
     changed: int
-    said: str
+    output: str
 
 
 @pytest.fixture
-def play(server: SshServer, tmp_path: Path) -> Callable[..., Played]:
+def play(server: SshServer, tmp_path: Path) -> Callable[..., PlaybookResult]:
     """Run the example playbook against one board."""
     known = tmp_path / "known"
     known.write_text(server.known_hosts.read_text().replace("127.0.0.1", f"[127.0.0.1]:{server.port}"))
@@ -62,28 +62,33 @@ def play(server: SshServer, tmp_path: Path) -> Callable[..., Played]:
         "ANSIBLE_LOCALHOST_WARNING": "0", "ANSIBLE_DEPRECATION_WARNINGS": "0",
     }  # fmt: skip
 
-    def call(bundle: Path, *words: str, **values: object) -> Played:
-        given = {
+    def call(bundle: Path, *arguments: str, **values: object) -> PlaybookResult:
+        variables = {
             "bundle": str(bundle), "aerogaze_root": str(tmp_path / "drone"),
             "aerogaze_desk_command": str(server.aerogaze), "aerogaze_command": str(server.aerogaze), **values,
         }  # fmt: skip
-        done = subprocess.run(
-            [str(PLAYBOOK), "-i", str(inventory), "-e", json.dumps(given), *words, str(ANSIBLE / "fly.yml")],
+        result = subprocess.run(
+            [
+                str(PLAYBOOK), "-i", str(inventory), "-e", json.dumps(variables), *arguments,
+                str(ANSIBLE / "fly.yml"),
+            ],
             capture_output=True, text=True, env={**os.environ, **desk}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        recap = re.search(r"drone-1 .*changed=(\d+)", done.stdout)
-        return Played(done.returncode, int(recap.group(1)) if recap else 0, done.stdout + done.stderr)
+        recap = re.search(r"drone-1 .*changed=(\d+)", result.stdout)
+        return PlaybookResult(
+            result.returncode, int(recap.group(1)) if recap else 0, result.stdout + result.stderr
+        )
 
     return call
 
 
-def status(command: Command, root: Path) -> dict[str, object]:
-    told: dict[str, object] = json.loads(command("device", "status", "--root", root, "--json").out)
-    return told
+def read_status(command: Command, root: Path) -> dict[str, object]:
+    document: dict[str, object] = json.loads(command("device", "status", "--root", root, "--json").out)
+    return document
 
 
-def test_a_board_is_flown_once_and_check_mode_is_honest(
-    play: Callable[..., Played],
+def test_role_installs_once_and_check_mode_changes_nothing(
+    play: Callable[..., PlaybookResult],
     command: Command,
     make_bundle: MakeBundle,
     public_key_file: Path,
@@ -91,21 +96,21 @@ def test_a_board_is_flown_once_and_check_mode_is_honest(
 ) -> None:
     bundle, root = make_bundle(), tmp_path / "drone"
     dry = play(bundle, "--check", aerogaze_trust=str(public_key_file))
-    assert dry.code == 0, dry.said
+    assert dry.code == 0, dry.output
     assert dry.changed
     assert not root.exists()
     first = play(bundle, aerogaze_trust=str(public_key_file))
-    assert first.code == 0, first.said
+    assert first.code == 0, first.output
     assert first.changed
-    assert (status(command, root)["counter"], status(command, root)["state"]) == (1, "good")
-    for words in ((), ("--check",)):
-        again = play(bundle, *words, aerogaze_trust=str(public_key_file))
-        assert (again.code, again.changed) == (0, 0), again.said
+    assert (read_status(command, root)["counter"], read_status(command, root)["state"]) == (1, "good")
+    for arguments in ((), ("--check",)):
+        again = play(bundle, *arguments, aerogaze_trust=str(public_key_file))
+        assert (again.code, again.changed) == (0, 0), again.output
     assert not list(root.rglob("*.swu"))
 
 
-def test_a_refusal_is_the_boards_own_line(
-    play: Callable[..., Played],
+def test_refusal_shows_the_message_of_the_board(
+    play: Callable[..., PlaybookResult],
     command: Command,
     make_bundle: MakeBundle,
     public_key_file: Path,
@@ -113,21 +118,19 @@ def test_a_refusal_is_the_boards_own_line(
 ) -> None:
     root = tmp_path / "drone"
     command("device", "trust", public_key_file, "--root", root)
-    refused = play(make_bundle(), aerogaze_options=["--policy", "fastest within p99<=.0001"])
+    refused = play(make_bundle(), aerogaze_options=["--policy", "fastest within p99<=0.0001"])
     assert refused.code == 2
-    assert re.search(r"no precision may fly on this board.*\(a check did not hold;", refused.said), (
-        refused.said
-    )
+    assert re.search(r"no precision may fly on this board.*\(a check failed;", refused.output), refused.output
     bad = play(make_bundle(), aerogaze_options=["--policy", "slowest"])
-    assert "(wrong use or bad input; the board flies what it flew before)" in bad.said, bad.said
-    assert status(command, root)["state"] == "none"
+    assert "(wrong usage or invalid input; the board keeps its release)" in bad.output, bad.output
+    assert read_status(command, root)["state"] == "none"
     assert not list(root.rglob("*.swu"))
     other = play(make_bundle(expires="2001-01-31"))
-    assert "expired after 2001-01-31" in other.said, other.said
+    assert "expired after 2001-01-31" in other.output, other.output
 
 
-def test_another_release_of_the_same_counter_is_not_taken_for_it(
-    play: Callable[..., Played],
+def test_another_release_with_the_same_counter_is_refused(
+    play: Callable[..., PlaybookResult],
     command: Command,
     make_bundle: MakeBundle,
     public_key_file: Path,
@@ -136,11 +139,11 @@ def test_another_release_of_the_same_counter_is_not_taken_for_it(
     root = tmp_path / "drone"
     assert command("flash", make_bundle(), root, "--trust", public_key_file).code == 0
     refused = play(make_bundle(expires="2099-01-31"))
-    assert "another release with counter 1 is on the board" in refused.said, refused.said
+    assert "another release with counter 1 is on the board" in refused.output, refused.output
 
 
-def test_a_new_board_gets_a_runtime(
-    play: Callable[..., Played],
+def test_new_board_gets_a_runtime(
+    play: Callable[..., PlaybookResult],
     command: Command,
     make_bundle: MakeBundle,
     public_key_file: Path,
@@ -148,26 +151,27 @@ def test_a_new_board_gets_a_runtime(
 ) -> None:
     if not is_index_reachable():
         pytest.skip("no package index can be reached")
-    wheels, place = tmp_path / "wheels", tmp_path / "opt/aerogaze"
-    made = command("wheels", detect_platform(), "--out", wheels)
-    assert made.code == 0, made.err
-    more = {
-        "aerogaze_wheels": str(wheels), "aerogaze_place": str(place), "aerogaze_trust": str(public_key_file),
-        "aerogaze_command": f"{place}/bin/aerogaze",
+    wheels, runtime = tmp_path / "wheels", tmp_path / "opt/aerogaze"
+    outcome = command("wheels", detect_platform(), "--out", wheels)
+    assert outcome.code == 0, outcome.err
+    variables = {
+        "aerogaze_wheels": str(wheels), "aerogaze_place": str(runtime),
+        "aerogaze_trust": str(public_key_file),
+        "aerogaze_command": f"{runtime}/bin/aerogaze",
     }  # fmt: skip
-    if not Path("/usr/bin/python3").exists() or detect_platform().split("-")[0] != usr_python():
-        more["aerogaze_python"] = sys.executable
-    dry = play(make_bundle(), "--check", **more)
-    assert dry.code == 0, dry.said
+    if not Path("/usr/bin/python3").exists() or detect_platform().split("-")[0] != system_python():
+        variables["aerogaze_python"] = sys.executable
+    dry = play(make_bundle(), "--check", **variables)
+    assert dry.code == 0, dry.output
     assert dry.changed
-    assert not place.exists()
-    first = play(make_bundle(), **more)
-    assert first.code == 0, first.said
-    assert "include-system-site-packages = true" in (place / "pyvenv.cfg").read_text()
-    again = play(make_bundle(), **more)
-    assert (again.code, again.changed) == (0, 0), again.said
+    assert not runtime.exists()
+    first = play(make_bundle(), **variables)
+    assert first.code == 0, first.output
+    assert "include-system-site-packages = true" in (runtime / "pyvenv.cfg").read_text()
+    again = play(make_bundle(), **variables)
+    assert (again.code, again.changed) == (0, 0), again.output
 
 
-def usr_python() -> str:
-    words = ["/usr/bin/python3", "-c", "import sys; print('cp%d%d' % sys.version_info[:2])"]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+def system_python() -> str:
+    arguments = ["/usr/bin/python3", "-c", "import sys; print('cp%d%d' % sys.version_info[:2])"]
+    return subprocess.run(arguments, capture_output=True, text=True).stdout.strip()

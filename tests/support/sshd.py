@@ -1,4 +1,4 @@
-"""A real sshd on loopback, with keys and a home of its own; and a wire to it that can be cut."""
+"""A real sshd on loopback with keys and a home folder of its own, and a proxy that cuts connections to it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from pathlib import Path
 
 import asyncssh
 
+from tests.support.ports import free_tcp_port
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh")
+SFTP_SERVER = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh")
 ROOT = Path(__file__).parent.parent.parent
 
+# ForceCommand sets a home folder of this server's own, apart from the uploads of other tests and runs.
 CONFIG = """
 Port {port}
 ListenAddress 127.0.0.1
-HostKey {here}/host
-AuthorizedKeysFile {here}/authorized
-PidFile {here}/pid
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/authorized
+PidFile {folder}/pid
 StrictModes no
 UsePAM no
 PasswordAuthentication no
@@ -35,12 +38,19 @@ PermitRootLogin prohibit-password
 Subsystem sftp {sftp}
 ForceCommand export HOME={home}; cd {home} && eval "$SSH_ORIGINAL_COMMAND"
 """
-"""Its own home keeps what other tests upload, in this run or another, apart."""
 
 
 @dataclass(frozen=True)
 class SshServer:
-    """Where it listens, and the files that a client needs."""
+    """A running sshd, and the files that a client needs.
+
+    Attributes:
+        port: Port on 127.0.0.1.
+        identity: Private key that the server accepts.
+        known_hosts: File with the server's host key.
+        aerogaze: Command on the server that runs this checkout.
+        home: Home folder on the server.
+    """
 
     port: int
     identity: Path
@@ -48,58 +58,52 @@ class SshServer:
     aerogaze: Path
     home: Path
 
-    def words(self, port: int | None = None) -> list[str]:
-        """Return target and options of `aerogaze flash`."""
+    def flash_arguments(self, port: int | None = None) -> list[str]:
+        """Return target and options of `aerogaze flash`, the command on the server last."""
         return [
             f"{getpass.getuser()}@127.0.0.1:{port or self.port}", "--identity", str(self.identity),
             "--known-hosts", str(self.known_hosts), "--aerogaze", str(self.aerogaze),
         ]  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def generate_ssh_key(place: Path) -> None:
-    """Write a key to `place` and its public half to `place.pub`."""
+def generate_ssh_key(path: Path) -> None:
+    """Write a private key to `path` and its public key to `path.pub`."""
     key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(str(place))
-    place.chmod(0o600)
-    key.write_public_key(f"{place}.pub")
+    key.write_private_key(str(path))
+    path.chmod(0o600)
+    key.write_public_key(f"{path}.pub")
 
 
 @contextmanager
-def sshd(here: Path) -> Iterator[SshServer]:
-    """Run sshd until the block ends; `aerogaze` there is ours."""
+def run_sshd(folder: Path) -> Iterator[SshServer]:
+    """Run an sshd with its files in a folder until the block ends."""
     for name in ("host", "user"):
-        generate_ssh_key(here / name)
-    shutil.copy(here / "user.pub", here / "authorized")
-    port = free_port()
-    aerogaze = here / "aerogaze"
+        generate_ssh_key(folder / name)
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    port = free_tcp_port()
+    aerogaze = folder / "aerogaze"
     aerogaze.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m edge.cli.main "$@"\n')
     aerogaze.chmod(0o755)
-    home = here / "home"
+    home = folder / "home"
     home.mkdir()
-    (here / "config").write_text(CONFIG.format(port=port, here=here, home=home, sftp=SFTP))
+    (folder / "config").write_text(CONFIG.format(port=port, folder=folder, home=home, sftp=SFTP_SERVER))
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd keeps apart what it does not trust
-    host = (here / "host.pub").read_text()
-    known = here / "known_hosts"
-    known.write_text(f"127.0.0.1 {host}")  # asyncssh takes a host's key for any of its ports, too
-    with (here / "log").open("w") as log:
-        words = [str(SSHD), "-D", "-e", "-f", str(here / "config")]
-        process = subprocess.Popen(words, stderr=log)
+        Path("/run/sshd").mkdir(exist_ok=True)  # the sshd of root needs it for privilege separation
+    host_key = (folder / "host.pub").read_text()
+    known_hosts = folder / "known_hosts"
+    known_hosts.write_text(f"127.0.0.1 {host_key}")  # asyncssh accepts the host's key for all of its ports
+    with (folder / "log").open("w") as log:
+        command = [str(SSHD), "-D", "-e", "-f", str(folder / "config")]
+        process = subprocess.Popen(command, stderr=log)
         try:
-            _wait(port, process, here / "log")
-            yield SshServer(port, here / "user", known, aerogaze, home)
+            _wait_for_port(port, process, folder / "log")
+            yield SshServer(port, folder / "user", known_hosts, aerogaze, home)
         finally:
             process.terminate()
             process.wait(timeout=10)
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(100):
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
@@ -111,7 +115,7 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @dataclass
 class CuttingProxy:
-    """A port that leads to another one, and how many bytes were sent there."""
+    """Port of a proxy to another port, and the number of bytes that clients sent through it."""
 
     port: int
     sent: int = 0
@@ -119,19 +123,27 @@ class CuttingProxy:
 
 @contextmanager
 def cutting_proxy(port: int, after: int, times: int) -> Iterator[CuttingProxy]:
-    """Give a wire that leads to another; the first `times` connections are cut after so many bytes sent."""
+    """Run a proxy to a port that cuts its first connections.
+
+    Args:
+        port: Port on 127.0.0.1 to forward to.
+        after: Number of bytes from the client after which a connection is cut.
+        times: Number of connections to cut; later ones are complete.
+    """
     server = socket.create_server(("127.0.0.1", 0))
     server.settimeout(0.1)
-    wire = CuttingProxy(int(server.getsockname()[1]))
-    stop, threads = threading.Event(), []
+    proxy = CuttingProxy(int(server.getsockname()[1]))
+    stop = threading.Event()
+    sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
 
-    def pump(source: socket.socket, sink: socket.socket, most: float, sends: bool) -> None:
+    def forward(source: socket.socket, sink: socket.socket, limit: float, is_upload: bool) -> None:
         passed = 0.0
         with suppress(OSError):
-            while passed < most and (data := source.recv(65536)):
-                sink.sendall(data[: int(min(len(data), most - passed))])
+            while passed < limit and (data := source.recv(65536)):
+                sink.sendall(data[: int(min(len(data), limit - passed))])
                 passed += len(data)
-                wire.sent += len(data) * sends
+                proxy.sent += len(data) * is_upload
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -140,29 +152,28 @@ def cutting_proxy(port: int, after: int, times: int) -> Iterator[CuttingProxy]:
         count = 0
         while not stop.is_set():
             try:
-                near, _ = server.accept()
+                client, _ = server.accept()
             except TimeoutError:
                 continue
-            far = socket.create_connection(("127.0.0.1", port))
-            ends.extend((near, far))
+            upstream = socket.create_connection(("127.0.0.1", port))
+            sockets.extend((client, upstream))
             count += 1
-            most = after if count <= times else float("inf")
-            for words in ((near, far, most, True), (far, near, float("inf"), False)):
-                threads.append(threading.Thread(target=pump, args=words))
+            limit = after if count <= times else float("inf")
+            for arguments in ((client, upstream, limit, True), (upstream, client, float("inf"), False)):
+                threads.append(threading.Thread(target=forward, args=arguments))
                 threads[-1].start()
 
-    ends: list[socket.socket] = []
-    main = threading.Thread(target=serve)
-    main.start()
+    acceptor = threading.Thread(target=serve)
+    acceptor.start()
     try:
-        yield wire
+        yield proxy
     finally:
         stop.set()
-        main.join()
-        for end in ends:
+        acceptor.join()
+        for end in sockets:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
-        for end in [*ends, server]:
+        for end in [*sockets, server]:
             end.close()

@@ -1,4 +1,4 @@
-"""Wheels: whether an index can be reached, and a runtime of stubs that needs none."""
+"""Folders of wheels: whether a package index can be reached, and stub runtimes that need none."""
 
 from __future__ import annotations
 
@@ -31,49 +31,68 @@ def main():
 
 @functools.cache
 def is_index_reachable() -> bool:
-    """Say whether pip can download a small wheel."""
+    """Return whether pip can download a small wheel."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "0", "--no-deps", "mdurl"]
-        return not subprocess.run([*words, "--dest", folder], capture_output=True).returncode
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "0", "--no-deps", "mdurl"]
+        return not subprocess.run([*command, "--dest", folder], capture_output=True).returncode
 
 
-def stub_wheels(
-    folder: Path, version: str = "1.0", armed: bool = False, whole: bool = True, machine: str | None = None
+def make_stub_wheels(
+    folder: Path,
+    version: str = "1.0",
+    armed: bool = False,
+    is_complete: bool = True,
+    platform: str | None = None,
 ) -> Path:
-    """Make a folder as `aerogaze wheels` does, of a runtime that imports and does nothing."""
-    bundled = Path(ensurepip.__file__).parent / "_bundled", Path(get_config_var("WHEEL_PKG_DIR") or "/none")
-    pips = [wheel for place in bundled for wheel in place.glob("pip-*.whl")][:1]
-    if not pips:
+    """Make a folder as `aerogaze wheels` does, of a runtime that starts and does nothing.
+
+    Args:
+        folder: Folder to make.
+        version: Version of the stub.
+        armed: `aerogaze device disarmed` reports armed.
+        is_complete: The runtime has all packages that it must be able to import.
+        platform: Platform in requirements.txt; None for this one.
+    """
+    wheel_folders = (
+        Path(ensurepip.__file__).parent / "_bundled",
+        Path(get_config_var("WHEEL_PKG_DIR") or "/none"),
+    )
+    pip_wheels = [wheel for wheel_folder in wheel_folders for wheel in wheel_folder.glob("pip-*.whl")][:1]
+    if not pip_wheels:
         pytest.skip("this Python came without a wheel of pip")
-    info = f"aerogaze-{version}.dist-info"
+    info_folder = f"aerogaze-{version}.dist-info"
     modules = {f"{name}.py": b"" for name in ("cv2", "numpy", "onnxruntime")}
     files = {
-        **(modules if whole else {}),
+        **(modules if is_complete else {}),
         "jetson/cli/device.py": b"",
         "stub.py": STUB.format(version=version, armed=armed).encode(),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: aerogaze\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": WHEEL_FILE.encode(),
-        f"{info}/entry_points.txt": b"[console_scripts]\naerogaze = stub:main\n",
+        f"{info_folder}/METADATA": f"Metadata-Version: 2.1\nName: aerogaze\nVersion: {version}\n".encode(),
+        f"{info_folder}/WHEEL": WHEEL_FILE.encode(),
+        f"{info_folder}/entry_points.txt": b"[console_scripts]\naerogaze = stub:main\n",
     }
-    files[f"{info}/RECORD"] = build_record(files, f"{info}/RECORD")
+    files[f"{info_folder}/RECORD"] = build_record(files, f"{info_folder}/RECORD")
     folder.mkdir(parents=True)
     (folder / f"aerogaze-{version}-py3-none-any.whl").write_bytes(data := zip_files(files))
-    for wheel in pips:
+    for wheel in pip_wheels:
         shutil.copy(wheel, folder)
     shutil.copy(INSTALLER, folder)
     digest = hashlib.sha256(data).hexdigest()
     lines = f"aerogaze=={version} --hash=sha256:{digest}\n"
-    for wheel in pips:
+    for wheel in pip_wheels:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         lines += f"pip=={wheel.name.split('-')[1]} --hash=sha256:{digest}\n"
     (folder / REQUIREMENTS).write_text(
-        f"# machine {machine or detect_platform()}\n# unpacked 9 bytes\n{lines}"
+        f"# machine {platform or detect_platform()}\n# unpacked 9 bytes\n{lines}"
     )
     return folder
 
 
-def make(wheels: Path, place: Path, *questions: str) -> tuple[int, bool, str]:
-    """Run the board's script; return its exit code, whether it changed anything, and what it said."""
-    words = [sys.executable, str(wheels / INSTALLER.name), str(place), "--", *questions]
-    done = subprocess.run(words, capture_output=True, text=True)
-    return done.returncode, bool(done.stdout) and json.loads(done.stdout)["changed"], done.stderr
+def run_installer(wheels: Path, link: Path, *disarm_options: str) -> tuple[int, bool, str]:
+    """Run the installer of a folder of wheels.
+
+    Returns:
+        Exit code, whether it changed anything, and its standard error.
+    """
+    command = [sys.executable, str(wheels / INSTALLER.name), str(link), "--", *disarm_options]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.returncode, bool(result.stdout) and json.loads(result.stdout)["changed"], result.stderr

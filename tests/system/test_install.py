@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_python
-from tests.support.pythons import ROOT, build_wheel, environment, run
+from tests.support.pythons import ROOT, build_wheel, make_environment, run
 
 pytestmark = pytest.mark.xdist_group("install")
 
@@ -40,7 +40,7 @@ def test_wheel_holds_the_packages_and_their_data_only(wheel: Path) -> None:
 
 
 def test_run_and_profile_work_without_torch(wheel: Path, video: Path, tmp_path: Path) -> None:
-    programs = environment(sys.executable, tmp_path / "drone", str(wheel))
+    programs = make_environment(sys.executable, tmp_path / "drone", str(wheel))
     installed = {
         row["name"].lower() for row in json.loads(run(str(programs / "pip"), "list", "--format", "json"))
     }
@@ -52,7 +52,7 @@ def test_run_and_profile_work_without_torch(wheel: Path, video: Path, tmp_path: 
 
 
 def test_missing_extra_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
-    programs = environment(sys.executable, tmp_path / "drone", str(wheel))
+    programs = make_environment(sys.executable, tmp_path / "drone", str(wheel))
     code = (
         "import sys; from edge.cli.main import run_cli; sys.stderr = sys.stdout; "
         "print(run_cli(['train', 'demo', '--out', 'x.safetensors']))"
@@ -73,7 +73,7 @@ def test_tests_pass_on_the_python_of_a_board(
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
-    programs = environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
+    programs = make_environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
     copied = tmp_path / "tests"
     ignored = shutil.ignore_patterns("__pycache__")
     for name in (package, "support"):

@@ -21,7 +21,13 @@ from jetson.signing.keys import SigningKey, generate_key
 from tests.conftest import Outcome
 from tests.support import fleets
 from tests.support.boards import copy_release
-from tests.support.fleets import boards, counter, first_board, inventory, spoil
+from tests.support.fleets import (
+    copy_boards,
+    current_counter,
+    inject_faults,
+    make_first_board,
+    write_inventory,
+)
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from tests.support.sshd import SshServer, cutting_proxy
@@ -48,9 +54,9 @@ def make_boards(
     make_bundle: MakeBundle, smallest_release: Path, key: SigningKey, tmp_path: Path
 ) -> Callable[[int], list[str]]:
     """Make a number of boards that fly counter 1."""
-    return lambda count: boards(
+    return lambda count: copy_boards(
         tmp_path,
-        first_board(tmp_path / "first", make_bundle(release=smallest_release, counter=1), key),
+        make_first_board(tmp_path / "first", make_bundle(release=smallest_release, counter=1), key),
         count,
     )
 
@@ -64,11 +70,11 @@ def read_report_rows(path: Path) -> dict[str, dict[str, Any]]:
 def test_fleet_with_five_percent_faults_reports_each_outcome(
     smallest_release: Path, tmp_path: Path, count: int
 ) -> None:
-    words, faults = fleets.simulation(tmp_path, smallest_release, count)
+    words, faults = fleets.make_fleet(tmp_path, smallest_release, count)
     assert len(faults) == count // 20
-    code, _, most_mb = fleets.most_memory(fleets.command(*words))
+    code, _, peak_mb = fleets.measure_memory(fleets.aerogaze_command(*words))
     assert code == 1
-    assert most_mb < 500
+    assert peak_mb < 500
     rows = read_report_rows(tmp_path / "report.json")
     assert {name for name, row in rows.items() if row["outcome"] == "failed"} == set(faults)
     for name, row in rows.items():
@@ -76,7 +82,7 @@ def test_fleet_with_five_percent_faults_reports_each_outcome(
         assert faults.get(name, "int8: fastest") in row["why"]
         assert row["tries"] == 1, "these faults are not tried again"
         if faults.get(name) != "is not the canonical JSON":
-            assert counter(tmp_path / name) == (1 if name in faults else 2)
+            assert current_counter(tmp_path / name) == (1 if name in faults else 2)
     ended = [[row["ended_at"] for row in rows.values() if row["ring"] == ring] for ring in (1, 2, 3)]
     assert [len(ring) for ring in ended] == [1, count // 10, count - count // 10 - 1]
     assert max(ended[0]) <= min(ended[1])
@@ -88,25 +94,25 @@ def test_failed_first_ring_stops_the_rollout(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     names = make_boards(20)
-    (words,) = spoil(tmp_path, names[:1]).values()
+    (message,) = inject_faults(tmp_path, names[:1]).values()
     out = tmp_path / "report.json"
-    outcome = command("fleet", next_bundle, inventory(tmp_path, names), "--out", out)
+    outcome = command("fleet", next_bundle, write_inventory(tmp_path, names), "--out", out)
     assert outcome.code == 1
     last = outcome.err.splitlines()[-1]
-    assert last.startswith("aerogaze: stopped: ring 1: 1 of 1 hosts failed; the bound is 10 %")
-    assert f"{names[0]} failed: {words}" in outcome.err
+    assert last.startswith("aerogaze: stopped: ring 1: 1 of 1 hosts failed; the limit is 10 %")
+    assert f"{names[0]} failed: {message}" in outcome.err
     assert [row["outcome"] for row in read_report_rows(out).values()] == ["failed", *["left"] * 19]
-    assert {counter(tmp_path / name) for name in names} == {1}
+    assert {current_counter(tmp_path / name) for name in names} == {1}
 
 
 def test_failed_hosts_are_tried_again_only_with_retry_failed(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     names = make_boards(2)
-    spoil(tmp_path, names[:1])
-    fleet = inventory(tmp_path, names)
+    inject_faults(tmp_path, names[:1])
+    fleet = write_inventory(tmp_path, names)
     assert command("fleet", next_bundle, fleet).code == 1
-    (tmp_path / names[0] / "proc/device-tree/model").write_text(str(fleets.NANO.model))
+    (tmp_path / names[0] / "proc/device-tree/model").write_text(str(fleets.NANO_FACTS.model))
     assert command("fleet", next_bundle, fleet).code == 1, (
         "a failed host is not tried again without the option"
     )
@@ -120,24 +126,24 @@ def test_host_whose_address_changed_is_done_again(
 ) -> None:
     make_boards(2)
     for number in (1, 2):
-        fleet = inventory(tmp_path, ["drone"], options={"drone": f'address = "boards/{number:04}"'})
+        fleet = write_inventory(tmp_path, ["drone"], options={"drone": f'address = "boards/{number:04}"'})
         outcome = command("fleet", next_bundle, fleet)
         assert outcome.code == 0, outcome.err
-        assert counter(tmp_path / f"boards/{number:04}") == 2
+        assert current_counter(tmp_path / f"boards/{number:04}") == 2
 
 
 def test_dry_run_shows_rings_and_changes_nothing(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     names = make_boards(5)
-    fleet = inventory(tmp_path, names)
+    fleet = write_inventory(tmp_path, names)
     before = sorted(tmp_path.rglob("*"))
     outcome = command("fleet", next_bundle, fleet, "--dry-run")
     assert outcome.code == 0
     assert outcome.out.splitlines() == [
-        "ring 1: 1 hosts; goes on at 90 % done, stops over 10 % failed", "  boards/0001",
-        "ring 2: 1 hosts; goes on at 90 % done, stops over 10 % failed", "  boards/0002",
-        "ring 3: 3 hosts; goes on at 90 % done, stops over 10 % failed", *(f"  {n}" for n in names[2:]),
+        "ring 1: 1 hosts; continues at 90 % done, stops above 10 % failed", "  boards/0001",
+        "ring 2: 1 hosts; continues at 90 % done, stops above 10 % failed", "  boards/0002",
+        "ring 3: 3 hosts; continues at 90 % done, stops above 10 % failed", *(f"  {n}" for n in names[2:]),
     ]  # fmt: skip
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -152,10 +158,17 @@ def test_interrupted_rollout_continues_with_the_remaining_hosts(
     code: int,
 ) -> None:
     names = make_boards(6)
-    fleet, state, out = inventory(tmp_path, names, ALL_AT_ONCE), tmp_path / "state", tmp_path / "report.json"
+    fleet, state, out = (
+        write_inventory(tmp_path, names, ALL_AT_ONCE),
+        tmp_path / "state",
+        tmp_path / "report.json",
+    )
     words: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
     process = subprocess.Popen(
-        fleets.command(*words, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        fleets.aerogaze_command(*words, "--out", out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while len(done := read_journal_rows(state)) < 2:
         assert process.poll() is None
@@ -169,7 +182,7 @@ def test_interrupted_rollout_continues_with_the_remaining_hosts(
             json.loads(line)["host"] for line in done
         }
     done = read_journal_rows(state)
-    flown = {name: load_state(tmp_path / name) for name in names if counter(tmp_path / name) == 2}
+    flown = {name: load_state(tmp_path / name) for name in names if current_counter(tmp_path / name) == 2}
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
     assert read_journal_rows(state)[: len(done)] == done, "finished hosts are not done again"
@@ -177,7 +190,7 @@ def test_interrupted_rollout_continues_with_the_remaining_hosts(
     for name in names:
         history = [row["event"] for row in load_state(tmp_path / name).history if row["counter"] == 2]
         assert history.count("install") == 1
-        assert counter(tmp_path / name) == 2
+        assert current_counter(tmp_path / name) == 2
         assert flown.get(name, load_state(tmp_path / name)) == load_state(tmp_path / name)
 
 
@@ -199,8 +212,8 @@ def test_busy_board_is_tried_again(
     holder = threading.Thread(target=hold)
     holder.start()
     is_held.wait()
-    fleet, state = inventory(tmp_path, [name], "[rollout]\nbackoff-s = 0.2\n"), tmp_path / "state"
-    words = fleets.command("fleet", next_bundle, fleet, "--state", state)
+    fleet, state = write_inventory(tmp_path, [name], "[rollout]\nbackoff-s = 0.2\n"), tmp_path / "state"
+    words = fleets.aerogaze_command("fleet", next_bundle, fleet, "--state", state)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
@@ -216,9 +229,11 @@ def test_busy_board_is_tried_again(
 def test_second_rollout_at_the_same_time_is_refused(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
-    fleet, state = inventory(tmp_path, make_boards(4), ALL_AT_ONCE), tmp_path / "state"
+    fleet, state = write_inventory(tmp_path, make_boards(4), ALL_AT_ONCE), tmp_path / "state"
     words: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
-    process = subprocess.Popen(fleets.command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        fleets.aerogaze_command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     while not read_journal_rows(state):
         time.sleep(0.02)
     second = command(*words)
@@ -234,7 +249,7 @@ def test_invalid_input_exits_with_one_line(
     make_boards: Callable[[int], list[str]],
     tmp_path: Path,
 ) -> None:
-    fleet, state = inventory(tmp_path, make_boards(1)), tmp_path / "state"
+    fleet, state = write_inventory(tmp_path, make_boards(1)), tmp_path / "state"
     generate_key(tmp_path / "stranger")
 
     def error_of(*words: str | Path, code: int = 2) -> str:
@@ -248,14 +263,14 @@ def test_invalid_input_exits_with_one_line(
     assert "fleet.toml ends too early" in error_of(fleet, fleet)
     assert "is not valid TOML" in error_of(next_bundle, next_bundle)
     for text, words in (
-        ("", "is no state of a roll-out"),
-        ("[]\n", "is no state of a roll-out"),
-        ("\xff", "is no state of a roll-out"),
-        ('{"schema": 1, "bundle": "0"}\n', "is the state of another bundle's roll-out"),
+        ("", "is not the journal of a roll-out"),
+        ("[]\n", "is not the journal of a roll-out"),
+        ("\xff", "is not the journal of a roll-out"),
+        ('{"schema": 1, "bundle": "0"}\n', "is the journal of a roll-out of another bundle"),
     ):
         state.write_text(text, "latin-1")
         assert words in error_of(next_bundle, fleet, "--state", state)
-    trusting = inventory(tmp_path, ["new"], f'[defaults]\ntrust = "{tmp_path}/stranger.pub"\n')
+    trusting = write_inventory(tmp_path, ["new"], f'[defaults]\ntrust = "{tmp_path}/stranger.pub"\n')
     assert "is signed by 0 of the trusted keys" in error_of(next_bundle, trusting, code=1)
     assert not (tmp_path / "new").exists()
 
@@ -265,7 +280,7 @@ def write_ssh_inventory(server: SshServer, folder: Path, *wires: int) -> Path:
 
     They are done one at a time: unlike real boards they share one home folder for uploads.
     """
-    target, _, identity, _, known, _, aerogaze = server.words(0)
+    target, _, identity, _, known, _, aerogaze = server.flash_arguments(0)
     text = (
         f'[defaults]\nidentity = "{identity}"\nknown-hosts = "{known}"\naerogaze = "{aerogaze}"\n'
         f"[rollout]\nat-once = 1\nbackoff-s = 0.1\ntries = 3\n{ALL_AT_ONCE}"
@@ -275,7 +290,7 @@ def write_ssh_inventory(server: SshServer, folder: Path, *wires: int) -> Path:
         f"drone-{n}": f'address = "{login}:{port}", root = "{folder}/boards/{n:04}"'
         for n, port in enumerate(wires, start=1)
     }
-    return inventory(folder, hosts, text, hosts)
+    return write_inventory(folder, hosts, text, hosts)
 
 
 def test_rollout_over_ssh_retries_a_broken_connection(
@@ -289,7 +304,7 @@ def test_rollout_over_ssh_retries_a_broken_connection(
     out = tmp_path / "report.json"
     with cutting_proxy(server.port, 2000, times=1) as wire:
         fleet = write_ssh_inventory(server, tmp_path, server.port, wire.port, 1, server.port)
-        spoil(tmp_path, ["boards/0004"])
+        inject_faults(tmp_path, ["boards/0004"])
         outcome = command("fleet", next_bundle, fleet, "--out", out)
     assert outcome.code == 1, outcome.err
     rows = read_report_rows(out)
@@ -297,7 +312,7 @@ def test_rollout_over_ssh_retries_a_broken_connection(
         "drone-1": ("done", 1), "drone-2": ("done", 2), "drone-3": ("failed", 3), "drone-4": ("failed", 1),
     }  # fmt: skip
     assert "cannot reach" in rows["drone-3"]["why"]
-    assert [counter(tmp_path / f"boards/{n:04}") for n in range(1, 5)] == [2, 2, 1, 1]
+    assert [current_counter(tmp_path / f"boards/{n:04}") for n in range(1, 5)] == [2, 2, 1, 1]
 
 
 DOCS = Path(__file__).parents[3] / "docs/reference/fleet.md"
@@ -307,7 +322,7 @@ def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:
     text = DOCS.read_text()
     (tmp_path / "fleet.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     commands = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
-    script = f'set -e\naerogaze() {{ {" ".join(fleets.command())} "$@"; }}\n{commands}'
+    script = f'set -e\naerogaze() {{ {" ".join(fleets.aerogaze_command())} "$@"; }}\n{commands}'
     done = subprocess.run(
         ["/bin/bash", "-c", script],
         cwd=tmp_path,
@@ -316,5 +331,5 @@ def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert {counter(tmp_path / name) for name in ("drones/1", "drones/2", "drones/3")} == {1}
+    assert {current_counter(tmp_path / name) for name in ("drones/1", "drones/2", "drones/3")} == {1}
     assert {row["outcome"] for row in read_report_rows(tmp_path / "report.json").values()} == {"done"}

@@ -1,4 +1,4 @@
-"""What is said of files of the desk that SSH needs."""
+"""Tests of errors of the SSH target: missing files at the desk, and boards that are off."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from jetson.deploy.ssh_target import SshLogin, SshTarget
 from tests.support.sshd import SshServer
 
 
-def refused(login: SshLogin) -> InputError:
-    async def ask() -> None:
+def connection_error(login: SshLogin) -> InputError:
+    async def connect() -> None:
         target = SshTarget(login, Path("/nowhere"))
         try:
             await target.shell("true")
         finally:
             await target.close()
 
-    with pytest.raises(InputError) as told:
-        asyncio.run(ask())
-    return told.value
+    with pytest.raises(InputError) as error:
+        asyncio.run(connect())
+    return error.value
 
 
-def test_a_missing_identity_is_named_and_not_tried_again(tmp_path: Path) -> None:
-    error = refused(SshLogin("pilot", "127.0.0.1", 1, identity=tmp_path / "id"))
+def test_missing_identity_is_named_and_not_transient(tmp_path: Path) -> None:
+    error = connection_error(SshLogin("pilot", "127.0.0.1", 1, identity=tmp_path / "id"))
     assert str(error) == f"cannot read {tmp_path / 'id'}: No such file or directory; name another file"
     assert not is_transient(error)
 
 
-def test_missing_known_hosts_are_named(server: SshServer, tmp_path: Path) -> None:
-    error = refused(SshLogin("pilot", "127.0.0.1", server.port, server.identity, tmp_path / "known"))
+def test_missing_known_hosts_is_named_and_not_transient(server: SshServer, tmp_path: Path) -> None:
+    error = connection_error(SshLogin("pilot", "127.0.0.1", server.port, server.identity, tmp_path / "known"))
     assert str(tmp_path / "known") in str(error)
     assert not is_transient(error)
 
 
-def test_a_board_that_is_off_may_be_on_later(tmp_path: Path) -> None:
-    assert is_transient(refused(SshLogin("pilot", "127.0.0.1", 1)))
+def test_unreachable_board_is_transient(tmp_path: Path) -> None:
+    assert is_transient(connection_error(SshLogin("pilot", "127.0.0.1", 1)))

@@ -1,4 +1,4 @@
-"""What an inventory may say, and what is told where it says something else."""
+"""Tests of reading inventories: options, rings, and errors."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 from jetson.fleet.inventory import RolloutPolicy, load_inventory
 
 
-def written(folder: Path, text: str) -> Path:
-    place = folder / "fleet.toml"
-    place.write_text(text)
-    return place
+def write_toml(folder: Path, text: str) -> Path:
+    path = folder / "fleet.toml"
+    path.write_text(text)
+    return path
 
 
-def test_options_are_flashs_and_defaults_stand_behind(tmp_path: Path) -> None:
+def test_host_options_override_the_defaults(tmp_path: Path) -> None:
     fleet = load_inventory(
-        written(
+        write_toml(
             tmp_path,
             """
             [defaults]
@@ -51,7 +51,7 @@ def test_options_are_flashs_and_defaults_stand_behind(tmp_path: Path) -> None:
     assert [len(ring.hosts) for ring in fleet.rings] == [1, 1, 1]
 
 
-def test_rings_are_numbers_shares_and_the_rest(tmp_path: Path) -> None:
+def test_rings_take_numbers_shares_and_the_rest(tmp_path: Path) -> None:
     hosts = "[hosts]\n" + "\n".join(f"d{n} = {{}}" for n in range(40))
     text = f"""
         [[rings]]
@@ -63,7 +63,7 @@ def test_rings_are_numbers_shares_and_the_rest(tmp_path: Path) -> None:
         [[rings]]
         hosts = "all"
         {hosts}"""
-    rings = load_inventory(written(tmp_path, text)).rings
+    rings = load_inventory(write_toml(tmp_path, text)).rings
     assert [len(ring.hosts) for ring in rings] == [2, 5, 33]
     assert [(ring.success, ring.error) for ring in rings] == [(0.9, 0.1), (0.8, 0.3), (0.9, 0.1)]
 
@@ -72,10 +72,10 @@ HOST = '[hosts]\n"pilot@d1" = {}\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("hosts = [", "is not valid TOML"),
-        ("", "names no hosts; expected [hosts]"),
+        ("", "names no hosts; expected a table [hosts]"),
         ("[hosts]", "names no hosts"),
         (
             "colour = 1\n" + HOST,
@@ -86,15 +86,15 @@ HOST = '[hosts]\n"pilot@d1" = {}\n'
         ("[hosts]\nd1 = { sudo = 'yes' }", "host 'd1': sudo is 'yes'; expected true or false"),
         ("[hosts]\nd1 = { root = 7 }", "host 'd1': root is 7; expected text"),
         ("[hosts]\nd1 = { identity = '' }", "identity is ''; expected text"),
-        ("[hosts]\n'' = {}", "a host's name is ''; expected one as drone-7"),
-        ("[hosts]\n' ' = { address = 'pilot@d1' }", "a host's name is ' '"),
+        ("[hosts]\n'' = {}", "the name of a host is ''; expected a name such as drone-7"),
+        ("[hosts]\n' ' = { address = 'pilot@d1' }", "the name of a host is ' '"),
         ("[hosts]\n'pilot@d1' = { policy = 'best' }", "policy 'best'; expected one as"),
         ("[defaults]\npolicy = 'best'\n" + HOST, "policy 'best'; expected one as"),
         ("[defaults]\naddress = 'pilot@d1'\n" + HOST, "[defaults] has an unknown key 'address'"),
-        ("[hosts]\n'pilot@d1@x' = {}", "'pilot@d1@x' is no board; expected user@host"),
-        ("[hosts]\n'pilot@d1:0' = {}", "no host has a port 0"),
-        ("[hosts]\n'b/1' = {}\n'b/./1' = {}", "'b/./1' and 'b/1' are one board: name it once"),
-        ("[hosts]\n'pilot@d1' = {}\n'root@d1' = {}", "'root@d1' and 'pilot@d1' are one board"),
+        ("[hosts]\n'pilot@d1@x' = {}", "'pilot@d1@x' is not a board; expected user@host"),
+        ("[hosts]\n'pilot@d1:0' = {}", "port 0 does not exist"),
+        ("[hosts]\n'b/1' = {}\n'b/./1' = {}", "'b/./1' and 'b/1' are the same board: name it once"),
+        ("[hosts]\n'pilot@d1' = {}\n'root@d1' = {}", "'root@d1' and 'pilot@d1' are the same board"),
         ("[rollout]\nat-once = 0\n" + HOST, "at-once is 0; expected a whole number, 1 to 1024"),
         ("[rollout]\ntries = 2.5\n" + HOST, "tries is 2.5; expected a whole number"),
         ("[rollout]\nlimit-s = true\n" + HOST, "limit-s is True; expected a number"),
@@ -104,17 +104,20 @@ HOST = '[hosts]\n"pilot@d1" = {}\n'
         ("[[rings]]\n" + HOST, "ring 1 has hosts = None; expected a number"),
         ("[[rings]]\nhosts = '0%'\n" + HOST, "ring 1 has hosts = '0%'"),
         ("[[rings]]\nhosts = '120%'\n" + HOST, "'120%'; expected a share"),
-        ("[[rings]]\nhosts = 1\nerror = 5\n" + HOST, 'ring 1: error is 5; expected a share as "10%"'),
-        ("[[rings]]\nhosts = 1\n" + HOST + "d2 = {}", "the rings leave 1 hosts out; end with one of"),
+        ("[[rings]]\nhosts = 1\nerror = 5\n" + HOST, 'ring 1: error is 5; expected a share such as "10%"'),
+        (
+            "[[rings]]\nhosts = 1\n" + HOST + "d2 = {}",
+            '1 hosts are in no ring; add a last ring with hosts = "all"',
+        ),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(InputError) as caught:
-        load_inventory(written(tmp_path, text))
-    assert told in str(caught.value)
-    assert "fleet.toml" in str(caught.value)
+def test_invalid_inventory_is_reported(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_inventory(write_toml(tmp_path, text))
+    assert message in str(error.value)
+    assert "fleet.toml" in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_missing_inventory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*none\.toml: No such file"):
         load_inventory(tmp_path / "none.toml")
