@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,8 @@ MAX_TOTAL_BYTES = 2 << 30
 MAX_COUNTER = 999_999_999
 RESERVED_NAMES = ("sw-description", "sw-description.sig", "manifest.json", "signatures.json")
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
+_RUNTIME_VERSION = re.compile(_VERSION.pattern + r"((a|b|rc)\d{1,6})?(\.post\d{1,6})?(\.dev\d{1,6})?")
+_SUFFIX = re.compile(r"\d+(?:\.\d+)*(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _RELEASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _BOARD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -123,7 +126,7 @@ def parse_manifest(document: Mapping[str, Any]) -> BundleManifest:
         counter=_integer(document["counter"], 1, MAX_COUNTER, "counter"),
         over=None if over is None else _integer(over, 1, MAX_COUNTER, "over"),
         compatible=_compatibility(document["compatible"]),
-        runtime=_text(document["runtime"], _VERSION, "runtime"),
+        runtime=_text(document["runtime"], _RUNTIME_VERSION, "runtime"),
         expires=None if document["expires"] is None else validate_date(document["expires"]),
         files=_files(document["files"]),
         signers=_signers(document["signers"]),
@@ -194,16 +197,25 @@ def validate_date(value: Any) -> str:
     raise InputError(f"{value!r} is not a date; expected one as 2027-01-31")
 
 
-def version_key(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version for comparison.
+def version_key(version: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return a key that orders versions of aerogaze as PEP 440 does.
 
-    Trailing zeros do not count (0.1 equals 0.1.0), and neither does anything after the first other
-    character (0.1.0rc1 equals 0.1).
+    A development version comes before the pre-releases of its version, and these before the version itself:
+    0.2.0.dev0, 0.2.0a1, 0.2.0rc1, 0.2.0, 0.2.0.post1. Trailing zeros do not count (0.1 equals 0.1.0), and
+    neither does a local part (0.2.0+board equals 0.2.0). A text that is no version comes before all versions.
     """
     numbers = _version_numbers(version)
     while numbers and not numbers[-1]:
         numbers.pop()
-    return tuple(numbers)
+    suffix = _SUFFIX.match(version)
+    phase, phase_number, post, dev = suffix.groups() if suffix else (None, None, None, None)
+    if phase:
+        rank = ("a", "b", "rc").index(phase)
+    else:
+        rank = -1 if dev and not post else 3
+    # A version without ".postN" comes before those with, one without ".devN" after those with.
+    key = rank, int(phase_number or 0), int(post) if post else -1, int(dev) if dev else math.inf
+    return tuple(numbers), key
 
 
 def version_matches(version: str, prefix: str) -> bool:

@@ -12,9 +12,12 @@ import tracemalloc
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from edge.core.errors import CheckError, InputError
 from jetson.bundle import archive, cpio
@@ -396,18 +399,44 @@ def test_bundle_that_expires_today_or_has_over_is_written(
 ) -> None:
     generate_key(tmp_path / "k")
     today = datetime.now(timezone.utc).date().isoformat()
-    own_version = ".".join(map(str, version_key(version("aerogaze"))))  # without .dev0
-    options = ["--expires", today, "--runtime", own_version, "--counter", "3", "--over", "9"]
+    options = ["--expires", today, "--runtime", version("aerogaze"), "--counter", "3", "--over", "9"]
     outcome = command("bundle", small_release, "--key", tmp_path / "k", "--out", tmp_path / "b.swu", *options)
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize(
-    ("older", "newer"), [("0.1", "0.1.1"), ("0.9.9", "0.10"), ("1.0.dev3", "1.1"), ("", "0.0.1")]
-)
-def test_versions_compare_by_their_numbers(older: str, newer: str) -> None:
-    assert version_key(older) < version_key(newer)
-    assert version_key("0.1") == version_key("0.1.0") == version_key("0.1.0rc1")
+def test_versions_have_the_order_of_pep_440() -> None:
+    ordered = [
+        "0.1", "0.1.1", "0.2.0.dev0", "0.2.0.dev1", "0.2.0a1.dev1", "0.2.0a1", "0.2.0b1", "0.2.0rc1",
+        "0.2.0rc1.post1", "0.2.0rc2", "0.2.0", "0.2.0.post1.dev1", "0.2.0.post1", "0.2.1.dev0", "0.9.9", "0.10",
+    ]  # fmt: skip
+    assert ordered == sorted(ordered, key=Version)
+    keys = [version_key(text) for text in ordered]
+    assert all(older < newer for older, newer in pairwise(keys))
+    assert version_key("0.1") == version_key("0.1.0") == version_key("0.1.0+local")
+    assert version_key("") < version_key("0.0.1.dev0")
+
+
+@pytest.fixture
+def example_manifest(bundle: Path, key: SigningKey) -> dict[str, Any]:
+    return read(bundle.read_bytes(), key).manifest.to_dict()
+
+
+@pytest.mark.parametrize("runtime", ["0.2.0.dev0", "0.2.0rc1", "0.2.0.post1", "0.2"])
+def test_manifest_names_a_version_of_aerogaze_also_one_in_development(
+    example_manifest: dict[str, Any], runtime: str
+) -> None:
+    assert parse_manifest({**example_manifest, "runtime": runtime}).runtime == runtime
+
+
+@pytest.mark.parametrize("runtime", ["", "0.2.dev", "0.2-dev0", "0.2.0.dev0\n", "v0.2", "0.2.0+local"])
+def test_manifest_with_another_text_for_a_version_is_rejected(
+    example_manifest: dict[str, Any], runtime: str
+) -> None:
+    with pytest.raises(InputError, match="runtime"):
+        parse_manifest({**example_manifest, "runtime": runtime})
+
+
+def test_prefixes_of_versions_match_whole_numbers() -> None:
     assert version_matches("10.3.0", "10.3")
     assert not version_matches("10.30", "10.3")
     assert not version_matches("10", "10.0")

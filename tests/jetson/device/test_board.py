@@ -108,6 +108,22 @@ def test_incompatible_bundle_is_rejected_before_anything_is_written(
     assert sorted(p.name for p in board.root.iterdir()) == ["lock", "trust.json"]
 
 
+@pytest.mark.parametrize(
+    ("runtime", "fits"),
+    [("0.2.0.dev0", True), ("0.1.9", True), ("0.2.0.dev1", False), ("0.2.0rc1", False), ("0.2.0", False)],
+)
+def test_board_with_a_development_version_is_older_than_the_release(
+    board: DeviceBoard, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, runtime: str, fits: bool
+) -> None:
+    monkeypatch.setattr("jetson.device.install.version", lambda name: "0.2.0.dev0")
+    bundle = make_bundle(runtime=runtime)
+    if fits:
+        assert install_bundle(board, bundle).counter == 1
+        return
+    with pytest.raises(CheckError, match=f"needs aerogaze {runtime}, the board has 0.2.0.dev0: update it"):
+        install_bundle(board, bundle)
+
+
 @pytest.mark.parametrize("expires", ["2026-01-01", "9999-12-31"])
 def test_compatible_bundle_is_installed(board: DeviceBoard, make_bundle: MakeBundle, expires: str) -> None:
     fits = Compatibility(("agx-orin", "orin-nano"), ("8.7",), ("6.2",), ("10.3",))
