@@ -209,10 +209,7 @@ def version_key(version: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
         numbers.pop()
     suffix = _SUFFIX.match(version)
     phase, phase_number, post, dev = suffix.groups() if suffix else (None, None, None, None)
-    if phase:
-        rank = ("a", "b", "rc").index(phase)
-    else:
-        rank = -1 if dev and not post else 3
+    rank = ("a", "b", "rc").index(phase) if phase else -1 if dev and not post else 3
     # A version without ".postN" comes before those with, one without ".devN" after those with.
     key = rank, int(phase_number or 0), int(post) if post else -1, int(dev) if dev else math.inf
     return tuple(numbers), key

@@ -407,7 +407,8 @@ def test_bundle_that_expires_today_or_has_over_is_written(
 def test_versions_have_the_order_of_pep_440() -> None:
     ordered = [
         "0.1", "0.1.1", "0.2.0.dev0", "0.2.0.dev1", "0.2.0a1.dev1", "0.2.0a1", "0.2.0b1", "0.2.0rc1",
-        "0.2.0rc1.post1", "0.2.0rc2", "0.2.0", "0.2.0.post1.dev1", "0.2.0.post1", "0.2.1.dev0", "0.9.9", "0.10",
+        "0.2.0rc1.post1", "0.2.0rc2", "0.2.0", "0.2.0.post1.dev1", "0.2.0.post1", "0.2.1.dev0",
+        "0.9.9", "0.10",
     ]  # fmt: skip
     assert ordered == sorted(ordered, key=Version)
     keys = [version_key(text) for text in ordered]
