@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 QUICK = ("--no-history", "--energy", "0")
+NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 
 @pytest.mark.parametrize(
@@ -23,8 +25,16 @@ QUICK = ("--no-history", "--energy", "0")
         (["--batch", "8"], "a stream keeps the state of one flight; export and measure --form pair"),
         (["--protocol", "skd"], "has no graph in pair form"),
         (["--truth", "{tmp}/t.npz"], "t.npz cannot be read"),
-        (["--torch", "fp8"], "unknown precision 'fp8' for --torch; expected one of fp32, fp16, bf16"),
-        (["--torch", "fp32", "--student", "skd-64-motion"], "takes other frames than release skd-64"),
+        pytest.param(
+            ["--torch", "fp8"],
+            "unknown precision 'fp8' for --torch; expected one of fp32, fp16, bf16",
+            marks=NEEDS_TORCH,
+        ),
+        pytest.param(
+            ["--torch", "fp32", "--student", "skd-64-motion"],
+            "takes other frames than release skd-64",
+            marks=NEEDS_TORCH,
+        ),
     ],
 )
 def test_invalid_option_gives_one_line_and_exit_code_2(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from edge.hardware.board import JETSON_MODULES, find_jetson_module, read_board_facts
 from tests.conftest import Outcome
 
+NEEDS_JETSON_EXTRA = pytest.mark.skipif(
+    find_spec("cryptography") is None, reason="the extra [jetson] is not installed"
+)
 NVPMODEL = """< PARAM TYPE=FILE NAME=CPU_ONLINE >
 < POWER_MODEL ID=0 NAME=15W >
 CPU_ONLINE CORE_0 1
@@ -61,6 +65,7 @@ def test_jetpack_is_found_with_and_without_trailing_zeros(orin: Path, revision: 
     assert read_board_facts(orin).jetpack is None
 
 
+@NEEDS_JETSON_EXTRA
 def test_device_status_reports_board(command: Callable[..., Outcome], orin: Path, tmp_path: Path) -> None:
     words = ["device", "status", "--root", tmp_path / "drone", "--facts", orin]
     text = command(*words).out
@@ -99,8 +104,8 @@ def test_module_is_identified_by_device_tree_model(model: str, board: str | None
     assert (module.board if module else None) == board
 
 
+@NEEDS_JETSON_EXTRA
 def test_bundle_accepts_every_board_of_the_table() -> None:
-    pytest.importorskip("cryptography", reason="cryptography is not installed")
     from jetson.bundle.manifest import parse_compatibility
 
     words = ",".join(module.board for module in JETSON_MODULES)
@@ -109,6 +114,7 @@ def test_bundle_accepts_every_board_of_the_table() -> None:
     )
 
 
+@NEEDS_JETSON_EXTRA
 def test_power_mode_is_set_only_with_confirmation(
     command: Callable[..., Outcome], orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

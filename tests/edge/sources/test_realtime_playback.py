@@ -80,5 +80,7 @@ def test_real_time_run_writes_the_same_maps_as_a_run_over_the_file(
     assert live["frames"] + live["dropped"] == summaries["--every-frame"]["frames"] == 6
     live_maps = sorted((tmp_path / "--realtime").iterdir())
     assert len(live_maps) == live["frames"] > 0
-    for path in live_maps:
+    for index, path in enumerate(live_maps):
+        if path.name != f"{index:06d}.png":
+            break  # the student is recurrent: after a dropped frame, its maps may differ
         assert path.read_bytes() == (tmp_path / "--every-frame" / path.name).read_bytes()
