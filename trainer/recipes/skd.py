@@ -21,7 +21,7 @@ class SkdTable(Table):
     resolution: int
     pair: Pair
     lag_s: Annotated[float, Field(ge=0, le=MAX_LAG_S)] = 0.0
-    """How far "previous" looks back, in seconds; training varies it by a third."""
+    """Lag of "previous" in seconds; training varies it by a third."""
     align: bool = False
     """Align the previous frame with the current one first, so that only independent motion differs."""
 
@@ -35,7 +35,7 @@ class SkdWorldTable(Table):
     buffer: Annotated[int, Field(ge=1)] = 4096
     """Rendered pairs in the buffer, summed over all workers: 0.9 GB at 256 x 144."""
     reuse: Annotated[int, Field(ge=1)] = 6
-    """How often a rendered pair is drawn on average."""
+    """Average number of times that a rendered pair is drawn."""
     twins: Share = 0.0
     """Share of scenes with two identical targets of which one moves."""
 

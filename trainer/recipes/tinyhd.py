@@ -80,7 +80,7 @@ class ClipWorldTable(Table):
     buffer: Annotated[int, Field(ge=1)] = 64
     """Rendered scenes in the buffer, summed over all workers: 0.8 GB at 192 x 256."""
     reuse: Annotated[int, Field(ge=1)] = 12
-    """How many clips are drawn from a rendered scene on average."""
+    """Average number of clips drawn from a rendered scene."""
 
 
 class TeacherTable(StageTable):

@@ -37,7 +37,7 @@ FINISHED = "done.pt"
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Where a training stores its state, and who is told about its progress.
+    """Folder, checkpoint interval and progress callback of a training.
 
     Attributes:
         folder: Folder for checkpoints and logs, or None. If it holds an unfinished training of the same

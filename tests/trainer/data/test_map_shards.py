@@ -110,7 +110,7 @@ def test_plan_is_stored_and_another_plan_is_rejected(folder: Path) -> None:
     ):
         write_or_check_plan(folder, replace(PLAN, model="n", sha256="1", width=32))
     (folder / "labels.json").write_text('{"schema": 9}')
-    with pytest.raises(InputError, match=r"is no folder of maps .*not schema 1"):
+    with pytest.raises(InputError, match=r"is not a folder of maps .*not schema 1"):
         write_or_check_plan(folder, PLAN)
 
 
@@ -119,5 +119,5 @@ def test_damaged_shard_is_reported(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"shard-000001.npz is damaged .*remove it and label again"):
         ShardedMaps(folder)
-    with pytest.raises(InputError, match="is no folder of maps"):
+    with pytest.raises(InputError, match="is not a folder of maps"):
         ShardedMaps(folder / "none")
