@@ -1,11 +1,11 @@
-# Two commands: `make demo` and `make test`. Both make the environment first; it is made once.
+# Two commands: `make demo` and `make test`. Both create the environment .venv first, if it is missing or outdated.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCE ?=
 STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 
-.PHONY: demo test lint bench env release clean
+.PHONY: demo test lint bench docs pictures dist env release clean
 
 demo: env
 	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
@@ -21,7 +21,21 @@ lint: env
 bench: env
 	$(BIN)/python -m tests.bench
 
-# The shipped releases, from the shipped students; calibrated on the made world, which may be shipped.
+# The documentation site, in out/site. A dead link or a warning is an error. `make test` builds it, too (tests/docs).
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
+# The pictures of the README, in docs/images. Needs Chromium.
+pictures: env
+	$(BIN)/python -m docs.pictures
+
+# Wheel and source archive of the last commit's time, the same to the byte each time.
+dist: env
+	rm -rf dist
+	$(BIN)/python .ci/dist.py dist
+	$(BIN)/twine check --strict dist/*
+
+# The shipped releases, from the shipped students; calibrated on the synthetic world, which may be shipped.
 release: env
 	for name in $(STUDENTS); do \
 	  $(BIN)/aerogaze export $$name --form stream --calibration-frames 500 --offer-int8 --blur 0.01 --out edge/release/shipped/$$name \
@@ -35,7 +49,7 @@ $(VENV)/.made: pyproject.toml constraints.txt jetson/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade --no-deps --target $(VENV)/stubs tensorrt-stubs
-	sed -i 's/\bin: list/in_: list/; s/channel_axis: int)/channel_axis: int = -1)/' $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi # no Python as it comes
+	sed -i 's/\bin: list/in_: list/; s/channel_axis: int)/channel_axis: int = -1)/' $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi # two lines of the stubs are not valid Python
 	touch $@
 
 clean:
