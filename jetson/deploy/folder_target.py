@@ -20,7 +20,7 @@ class FolderTarget:
         """Run `aerogaze device ARGUMENTS` in a process of its own, as on a board."""
         command = [sys.executable, "-m", "edge.cli.main", "device", *arguments, "--root", str(self._root)]
         pipe = asyncio.subprocess.PIPE
-        # A session of its own keeps Ctrl-C in the terminal from the process: it is terminated once, below.
+        # In a new session, the process gets no Ctrl-C from the terminal: only the SIGTERM below stops it.
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
         )

@@ -110,11 +110,10 @@ class SshTarget:
         """Run a script with sh, and with sudo if both this call and the target allow it."""
         return await self._call([*(self._sudo if sudo else []), "sh", "-c", script], log)
 
-    async def _call(self, words: Sequence[str], log: Log | None) -> CommandResult:
-        command = shlex.join(words)
+    async def _call(self, command: Sequence[str], log: Log | None) -> CommandResult:
         with _translate_ssh_errors(self.name):
             connection = await self._connect()
-            async with connection.create_process(command, stdin=asyncssh.DEVNULL) as process:
+            async with connection.create_process(shlex.join(command), stdin=asyncssh.DEVNULL) as process:
                 stdout, last_line = await asyncio.gather(
                     _read_output(process.stdout), forward_lines(process.stderr, log)
                 )

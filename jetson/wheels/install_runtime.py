@@ -107,7 +107,7 @@ def build_runtime(wheels: str, store: str, requirements: str, identity: str, loc
     _check_free_space(store, requirements)
     log(f"making {folder}")
     # pip comes with the wheels: Debian's Python can make an environment without pip, but has no ensurepip.
-    # System packages are visible: TensorRT is one.
+    # TensorRT is a system package, so the environment must see those.
     run_program(
         [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", folder],
         NO_VENV_MESSAGE,

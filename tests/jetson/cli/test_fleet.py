@@ -70,9 +70,9 @@ def read_report_rows(path: Path) -> dict[str, dict[str, Any]]:
 def test_fleet_with_five_percent_faults_reports_each_outcome(
     smallest_release: Path, tmp_path: Path, count: int
 ) -> None:
-    words, faults = fleets.make_fleet(tmp_path, smallest_release, count)
+    arguments, faults = fleets.make_fleet(tmp_path, smallest_release, count)
     assert len(faults) == count // 20
-    code, _, peak_mb = fleets.measure_memory(fleets.aerogaze_command(*words))
+    code, _, peak_mb = fleets.measure_memory(fleets.aerogaze_command(*arguments))
     assert code == 1
     assert peak_mb < 500
     rows = read_report_rows(tmp_path / "report.json")
@@ -163,14 +163,14 @@ def test_interrupted_rollout_continues_with_the_remaining_hosts(
         tmp_path / "state",
         tmp_path / "report.json",
     )
-    words: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
+    arguments: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
     process = subprocess.Popen(
-        fleets.aerogaze_command(*words, "--out", out),
+        fleets.aerogaze_command(*arguments, "--out", out),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while len(done := read_journal_rows(state)) < 2:
+    while len(finished := read_journal_rows(state)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
@@ -179,13 +179,13 @@ def test_interrupted_rollout_continues_with_the_remaining_hosts(
     if number == signal.SIGINT:
         assert "of 6 hosts are finished; the same command continues" in err
         assert {name for name, row in read_report_rows(out).items() if row["outcome"] == "done"} >= {
-            json.loads(line)["host"] for line in done
+            json.loads(line)["host"] for line in finished
         }
-    done = read_journal_rows(state)
+    finished = read_journal_rows(state)
     flown = {name: load_state(tmp_path / name) for name in names if current_counter(tmp_path / name) == 2}
-    outcome = command(*words)
+    outcome = command(*arguments)
     assert outcome.code == 0, outcome.err
-    assert read_journal_rows(state)[: len(done)] == done, "finished hosts are not done again"
+    assert read_journal_rows(state)[: len(finished)] == finished, "finished hosts are not done again"
     assert len(read_journal_rows(state)) == 6
     for name in names:
         history = [row["event"] for row in load_state(tmp_path / name).history if row["counter"] == 2]
@@ -213,8 +213,8 @@ def test_busy_board_is_tried_again(
     holder.start()
     is_held.wait()
     fleet, state = write_inventory(tmp_path, [name], "[rollout]\nbackoff-s = 0.2\n"), tmp_path / "state"
-    words = fleets.aerogaze_command("fleet", next_bundle, fleet, "--state", state)
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    arguments = fleets.aerogaze_command("fleet", next_bundle, fleet, "--state", state)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
         if "another aerogaze command works on the board" in line:
@@ -230,13 +230,13 @@ def test_second_rollout_at_the_same_time_is_refused(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
     fleet, state = write_inventory(tmp_path, make_boards(4), ALL_AT_ONCE), tmp_path / "state"
-    words: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
+    arguments: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
     process = subprocess.Popen(
-        fleets.aerogaze_command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        fleets.aerogaze_command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     while not read_journal_rows(state):
         time.sleep(0.02)
-    second = command(*words)
+    second = command(*arguments)
     assert process.wait(60) == 0
     assert second.code == 2
     assert "is being written by another aerogaze" in second.err
@@ -252,8 +252,8 @@ def test_invalid_input_exits_with_one_line(
     fleet, state = write_inventory(tmp_path, make_boards(1)), tmp_path / "state"
     generate_key(tmp_path / "stranger")
 
-    def error_of(*words: str | Path, code: int = 2) -> str:
-        outcome = command("fleet", *words)
+    def error_of(*arguments: str | Path, code: int = 2) -> str:
+        outcome = command("fleet", *arguments)
         assert outcome.code == code
         assert outcome.err.count("\n") == 1, outcome.err
         return outcome.err
@@ -262,14 +262,14 @@ def test_invalid_input_exits_with_one_line(
     assert "cannot read" in error_of(next_bundle, tmp_path / "none.toml")
     assert "fleet.toml ends too early" in error_of(fleet, fleet)
     assert "is not valid TOML" in error_of(next_bundle, next_bundle)
-    for text, words in (
+    for text, message in (
         ("", "is not the journal of a roll-out"),
         ("[]\n", "is not the journal of a roll-out"),
         ("\xff", "is not the journal of a roll-out"),
         ('{"schema": 1, "bundle": "0"}\n', "is the journal of a roll-out of another bundle"),
     ):
         state.write_text(text, "latin-1")
-        assert words in error_of(next_bundle, fleet, "--state", state)
+        assert message in error_of(next_bundle, fleet, "--state", state)
     trusting = write_inventory(tmp_path, ["new"], f'[defaults]\ntrust = "{tmp_path}/stranger.pub"\n')
     assert "is signed by 0 of the trusted keys" in error_of(next_bundle, trusting, code=1)
     assert not (tmp_path / "new").exists()
@@ -323,13 +323,13 @@ def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:
     (tmp_path / "fleet.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     commands = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
     script = f'set -e\naerogaze() {{ {" ".join(fleets.aerogaze_command())} "$@"; }}\n{commands}'
-    done = subprocess.run(
+    result = subprocess.run(
         ["/bin/bash", "-c", script],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(DOCS.parents[1])},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert {current_counter(tmp_path / name) for name in ("drones/1", "drones/2", "drones/3")} == {1}
     assert {row["outcome"] for row in read_report_rows(tmp_path / "report.json").values()} == {"done"}

@@ -36,17 +36,21 @@ def test_host_options_override_the_defaults(tmp_path: Path) -> None:
             """,
         )
     )
-    one, two, three = fleet.hosts.values()
+    first, second, third = fleet.hosts.values()
     assert list(fleet.hosts) == ["pilot@drone-1.local", "drone-2", "boards/3"]
-    assert (one.sudo, one.identity, one.known_hosts) == (True, tmp_path / "keys/fleet", Path.home() / "known")
-    assert one.login
-    assert (one.login.host, one.login.identity) == ("drone-1.local", tmp_path / "keys/fleet")
-    assert (two.sudo, two.root, two.no_autopilot) == (False, Path("/data"), True)
-    assert two.login
-    assert two.login.port == 2222
-    assert three.login is None
-    assert three.address == str(tmp_path / "boards/3")
-    assert (three.policy, three.trust) == ("closest", Path("/etc/k.pub"))
+    assert (first.sudo, first.identity, first.known_hosts) == (
+        True,
+        tmp_path / "keys/fleet",
+        Path.home() / "known",
+    )
+    assert first.login
+    assert (first.login.host, first.login.identity) == ("drone-1.local", tmp_path / "keys/fleet")
+    assert (second.sudo, second.root, second.no_autopilot) == (False, Path("/data"), True)
+    assert second.login
+    assert second.login.port == 2222
+    assert third.login is None
+    assert third.address == str(tmp_path / "boards/3")
+    assert (third.policy, third.trust) == ("closest", Path("/etc/k.pub"))
     assert fleet.policy == RolloutPolicy(at_once=8)
     assert [len(ring.hosts) for ring in fleet.rings] == [1, 1, 1]
 
