@@ -24,7 +24,7 @@ from edge.profiler.measurement.document import Document
 from edge.profiler.report.budget import find_violations, read_budget
 from edge.profiler.report.compare import compare_documents, differing_conditions, format_comparison
 from edge.profiler.report.documents import read_document, write_document
-from edge.profiler.report.history import load_history, save_to_history
+from edge.profiler.report.history import latest_baseline, load_history, save_to_history
 from edge.profiler.report.table import PAPER_PROTOCOL, render_tables
 from edge.profiler.session import ProfileSettings, profile_release
 from edge.release.manifest import FORMS, Form, Release, load_release
@@ -199,8 +199,9 @@ def _report(document: Document, options: ProfileOptions) -> None:
     Console(soft_wrap=False).print(render_tables(document))
     history = load_history(document) if options.history else []
     if history:
-        print(f"compared with this board's previous profile, {history[-1]['created']}:")
-        _print_comparison(history[-1], document)
+        baseline = latest_baseline(history)
+        print(f"{document['release']} compared with this board's previous profile, {baseline['created']}:")
+        _print_comparison(baseline, document)
     if options.history and not document["interrupted"]:
         save_to_history(document)
     if options.html:

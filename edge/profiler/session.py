@@ -22,13 +22,17 @@ from edge.profiler.measurement.candidate import Candidate, golden_feeds
 from edge.profiler.measurement.document import SCHEMA, Document
 from edge.profiler.measurement.energy import measure_energy, measure_idle_power
 from edge.profiler.measurement.layers import profile_layers, summarize_layers
+from edge.profiler.measurement.machine_load import OtherLoad, describe_busy_machine
 from edge.profiler.measurement.sampler import CandidateMeasurement, OpenCandidate
 from edge.profiler.measurement.stages import (
     DEFAULT_FRAME_SIZE,
     time_gpu_stages,
     time_pre_and_postprocessing,
 )
-from edge.release.manifest import Release
+from edge.release.manifest import RELEASE_MANIFEST, Release
+
+BUSY_MARGIN = 0.1
+"""Least relative difference from fp32 that counts on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class _Profile:
         self._recorder = conditions.SensorRecorder(Sensors(settings.root, self._nvml))
         self._machine = conditions.describe_machine(settings.root)
         self._feeds = [golden_feeds(release, candidate.form, candidate.batch) for candidate in candidates]
+        self._other_load = OtherLoad(settings.root)
+        self._others_cores: float | None = None
         self._interrupted = False
 
     def measure(self, left_out: Sequence[str], on_turn: OnTurn) -> Document:
@@ -134,12 +140,13 @@ class _Profile:
                 layers, refused = self._examine(rows)
             except KeyboardInterrupt:
                 self._interrupted = True
+        header = self._header([*left_out, *refused])
         return {
-            **self._header([*left_out, *refused]),
+            **header,
             "overhead_us": sampler.measure_overhead(self._settings.clock_ns),
             "stages": {**stages, "frame": list(self._settings.frame_size)} if stages else {},
             "latencies": rows,
-            "against": compare_with_fp32(measurements),
+            "against": compare_with_fp32(measurements, busy=bool(describe_busy_machine(header))),
             "layers": layers,
         }
 
@@ -162,6 +169,7 @@ class _Profile:
         )
         self._interrupted = not is_complete
         recorder.sample(force=True)
+        self._others_cores = self._other_load.cores()
 
     def _measure_energy(self, opened: Sequence[OpenCandidate]) -> list[Document]:
         """Return each row's energy, or the reason why there is none."""
@@ -220,6 +228,7 @@ class _Profile:
             "schema": SCHEMA,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "release": release.name,
+            "release_sha256": sha256(release.folder / RELEASE_MANIFEST),
             "student": dict(release.student),
             "graphs_sha256": {c.name: sha256(c.graph) for c in self._candidates if c.graph},
             "protocol": settings.protocol,
@@ -231,6 +240,7 @@ class _Profile:
             "versions": conditions.package_versions(),
             "conditions": {
                 **self._recorder.to_document(),
+                "others_cores": None if self._others_cores is None else round(self._others_cores, 3),
                 "power_mode_after": read_board_facts(settings.root).power_mode_name,
             },
         }
@@ -269,8 +279,12 @@ def _row(measurement: CandidateMeasurement, start_s: float) -> Document:
     }
 
 
-def compare_with_fp32(measurements: Sequence[CandidateMeasurement]) -> list[Document]:
-    """Compare each candidate with fp32 at its batch size in the same run, or else with PyTorch's fp32."""
+def compare_with_fp32(measurements: Sequence[CandidateMeasurement], busy: bool = False) -> list[Document]:
+    """Compare each candidate with fp32 at its batch size in the same run, or else with PyTorch's fp32.
+
+    The candidates take turns, so that other processes slow down all of them. On a busy machine only a large
+    difference counts, and nothing is "no difference".
+    """
     comparisons = []
     for measurement in measurements:
         batch = measurement.candidate.batch
@@ -283,7 +297,12 @@ def compare_with_fp32(measurements: Sequence[CandidateMeasurement]) -> list[Docu
         )
         baseline = next(baselines, None)
         if baseline is not None and baseline is not measurement:
-            verdict = statistics.compare_medians(baseline.times_ms, measurement.times_ms, together=True)
+            margin = BUSY_MARGIN if busy else 0.0
+            verdict = statistics.compare_medians(
+                baseline.times_ms, measurement.times_ms, margin, together=True
+            )
+            if busy and verdict.verdict == "no difference":
+                verdict = verdict._replace(verdict="undecided")
             comparisons.append(
                 {
                     "name": measurement.candidate.name,

@@ -8,6 +8,7 @@ from typing import Any
 from edge.core.errors import InputError
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
+from edge.profiler.measurement.machine_load import describe_busy_machine
 from edge.profiler.measurement.statistics import MARGIN, compare_medians
 from edge.profiler.report.documents import row_times
 
@@ -16,16 +17,20 @@ def compare_documents(a: Document, b: Document) -> list[dict[str, Any]]:
     """Return the verdict on each row that both profiles have, by name and form.
 
     A change of less than `MARGIN` is no difference: two runs of one release on one machine differ by as much.
+    If one of them was measured on a busy machine, nothing is decided: the other processes may be the reason.
 
     Raises:
         InputError: The profiles have no row in common.
     """
     rows_a = {(row["name"], row["form"]): row for row in a["latencies"]}
+    is_busy = any(describe_busy_machine(document) for document in (a, b))
     comparisons = []
     for row_b in b["latencies"]:
         row_a = rows_a.get((row_b["name"], row_b["form"]))
         if row_a is not None:
             verdict = compare_medians(row_times(row_a), row_times(row_b), MARGIN)
+            if is_busy:
+                verdict = verdict._replace(verdict="undecided", confidence=0.0)
             comparisons.append(
                 {
                     "name": row_b["name"],
@@ -33,6 +38,7 @@ def compare_documents(a: Document, b: Document) -> list[dict[str, Any]]:
                     "a_p50_ms": row_a["p50_ms"],
                     "b_p50_ms": row_b["p50_ms"],
                     **verdict._asdict(),
+                    "busy": is_busy,
                 }
             )
     if not comparisons:
@@ -70,9 +76,8 @@ def differing_conditions(a: Document, b: Document) -> Iterator[str]:
     for ordinal, document in (("first", a), ("second", b)):
         if document["conditions"]["throttled"]:
             yield f"the {ordinal} was throttled: {', '.join(document['conditions']['throttled'])}"
-        load, cores = document["conditions"]["load_average_before"], document["machine"]["cores"]
-        if load > cores / 2:
-            yield f"the {ordinal} was measured on a busy machine: load {load:.1f} on {cores} cores"
+        if used := describe_busy_machine(document):
+            yield f"the {ordinal} was measured on a busy machine: {used}"
 
 
 def _differing_rows(a: Document, b: Document) -> Iterator[str]:
@@ -103,6 +108,8 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     """Return a comparison as one line."""
     change = f"{comparison['b_p50_ms']:.3f} ms after {comparison['a_p50_ms']:.3f}"
     ratio = f"{comparison['ratio']:.3f}x [{comparison['low']:.3f}, {comparison['high']:.3f}]"
+    if comparison["busy"]:
+        return f"no verdict, because the machine was busy: {change}, {ratio}"
     return f"{comparison['verdict']}, {comparison['confidence']:.1%} sure: {change}, {ratio}"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from edge.core.atomic_files import cache_folder
 from edge.core.errors import InputError
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document
+from edge.profiler.measurement.machine_load import describe_busy_machine
 from edge.profiler.report.documents import read_document, write_document
 
 MAX_SAVED = 100
@@ -41,18 +43,38 @@ def save_to_history(document: Document) -> Path:
 
 
 def load_history(document: Document) -> list[Document]:
-    """Return the board's earlier documents of the same release, settings and rows, the oldest first."""
+    """Return the board's earlier documents of the same release, settings and rows, the oldest first.
+
+    The same release has the same name and the same `release.json`. Documents of earlier versions have no hash
+    of it: their graphs must be the same.
+    """
     history = []
     for path in sorted(board_folder(document).glob("*.json")):
         try:
             earlier = read_document(path)
         except InputError:  # of another version, or damaged: it must not stop a new measurement
             continue
-        if _row_keys(earlier) & _row_keys(document) and earlier["created"] <= document["created"]:
+        is_same = _row_keys(earlier) & _row_keys(document) and _is_same_release(earlier, document)
+        if is_same and earlier["created"] <= document["created"]:
             history.append(earlier)
     return history
 
 
+def latest_baseline(history: Sequence[Document]) -> Document:
+    """Return the document to compare a new one with: the latest from a machine that was not busy, if any."""
+    quiet = [document for document in history if not describe_busy_machine(document)]
+    return (quiet or history)[-1]
+
+
+def _is_same_release(a: Document, b: Document) -> bool:
+    if a["release"] != b["release"]:
+        return False
+    if "release_sha256" in a and "release_sha256" in b:
+        return bool(a["release_sha256"] == b["release_sha256"])
+    graphs_a, graphs_b = a.get("graphs_sha256", {}), b.get("graphs_sha256", {})
+    return all(graphs_a[name] == graphs_b[name] for name in graphs_a.keys() & graphs_b.keys())
+
+
 def _row_keys(document: Document) -> set[tuple[object, ...]]:
-    common = document["release"], document["threads"], document["protocol"]
+    common = document["threads"], document["protocol"]
     return {(*common, row["name"], row["form"], row["engine"].split()[0]) for row in document["latencies"]}

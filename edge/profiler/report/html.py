@@ -10,10 +10,12 @@ from string import Template
 
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document, Row
+from edge.profiler.measurement.machine_load import describe_busy_machine
 from edge.profiler.measurement.statistics import summarize_times
 from edge.profiler.report import svg
 from edge.profiler.report.documents import row_times
 from edge.profiler.report.table import (
+    busy_warning,
     describe_mode_change,
     describe_run,
     format_ms,
@@ -28,6 +30,7 @@ PARETO_CAPTION = (
 )
 MAX_SERIES = 8
 """Temperatures and clocks that are drawn; those of the GPU and the hottest junction come first."""
+SHOWN_HASH_DIGITS = 12
 MAX_HISTORY = 30
 """Earlier profiles that are drawn."""
 
@@ -268,6 +271,8 @@ def _condition_list(document: Document) -> str:
         "highest temperatures, degrees C": _join_values(conditions["temperatures_c"]["highest"]),
         "throttled by": ", ".join(conditions["throttled"]),
         "load before": f"{conditions['load_average_before']:.2f}",
+        "cores used by other processes": format_or_dash(conditions.get("others_cores"), ".2f"),
+        "hash of release.json": document.get("release_sha256", "")[:SHOWN_HASH_DIGITS],
         "measurement overhead": f"{document['overhead_us']:.2f} us per call",
         **document["versions"],
     }
@@ -277,6 +282,8 @@ def _condition_list(document: Document) -> str:
 
 
 def _alarms(document: Document) -> Iterator[str]:
+    if describe_busy_machine(document):
+        yield busy_warning(document)
     if document["conditions"]["throttled"]:
         yield f"Throttled during the measurement: {', '.join(document['conditions']['throttled'])}."
     if change := describe_mode_change(document):

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Row
+from edge.profiler.measurement.machine_load import describe_busy_machine
+from edge.profiler.measurement.statistics import MIN_ROUNDS
 
 INSERTED_CAST_PREFIX = "InsertedPrecisionFreeCast_"
 """Prefix that ONNX Runtime gives the names of its own casts."""
@@ -26,8 +28,9 @@ def render_tables(document: Row) -> RenderableType:
     title = f"{document['release']}, {describe_run(document)}; ms per call"
     layers = [_layer_table(name, profile) for name, profile in document["layers"].items()]
     lines = map(Text, notes(document))
+    busy = [Text(busy_warning(document), style="bold red")] if describe_busy_machine(document) else []
     return Group(
-        Text(title, style="italic"), _latency_table(document, rows), _cost_table(rows), *layers, *lines
+        *busy, Text(title, style="italic"), _latency_table(document, rows), _cost_table(rows), *layers, *lines
     )
 
 
@@ -112,6 +115,8 @@ def notes(document: Row) -> Iterator[str]:
 def _warnings(document: Row) -> Iterator[str]:
     """Yield why the numbers may be worse than they should be."""
     conditions = document["conditions"]
+    if describe_busy_machine(document):
+        yield busy_warning(document)
     if conditions["throttled"]:
         yield f"THROTTLED during the measurement ({', '.join(conditions['throttled'])}): not the best numbers"
     if change := describe_mode_change(document):
@@ -128,7 +133,9 @@ def _comparison_notes(document: Row) -> Iterator[str]:
         if base.startswith("torch "):
             yield f"{name} is compared with {base}, because no fp32 graph of the release was measured"
         if comparison["verdict"] == "undecided":
-            yield f"{name} and {base}: too few turns to tell which is faster"
+            turns = min(len(row["times_ms"]) for row in document["latencies"] if row["name"] in (name, base))
+            reason = "too few turns" if turns < MIN_ROUNDS else "the machine was too busy"
+            yield f"{name} and {base}: {reason} to tell which is faster"
 
 
 def _omissions(document: Row) -> Iterator[str]:
@@ -158,6 +165,12 @@ def _paper_figures(document: Row) -> Iterator[str]:
         "throughput; the paper's figures, 32x32, on its own machines:"
     )
     yield ", ".join(f"{fps:,.1f} fps on its {device}" for device, fps in PAPER_FPS.items())
+
+
+def busy_warning(document: Row) -> str:
+    """Return the warning that a document was measured on a busy machine."""
+    used = describe_busy_machine(document)
+    return f"BUSY MACHINE: {used} during the measurement. Stop them and measure again."
 
 
 def describe_mode_change(document: Row) -> str:

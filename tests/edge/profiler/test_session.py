@@ -156,3 +156,12 @@ def test_rows_are_compared_with_fp32_of_their_batch_or_else_with_pytorch() -> No
         ("torch fp32", "fp32", "slower"),
     ]
     assert comparisons(int8, measurement("fp32", 0.5, batch=8)) == []
+
+
+def test_only_a_large_difference_from_fp32_counts_on_a_busy_machine() -> None:
+    def verdicts(fp32_ms: float, busy: bool) -> str:
+        pair = [measurement("int8", 1.0), measurement("fp32", fp32_ms)]
+        return str(compare_with_fp32(pair, busy)[0]["verdict"])
+
+    assert [verdicts(ms, busy=False) for ms in (1.0, 1.05, 2.0)] == ["no difference", "faster", "faster"]
+    assert [verdicts(ms, busy=True) for ms in (1.0, 1.05, 2.0)] == ["undecided", "undecided", "faster"]

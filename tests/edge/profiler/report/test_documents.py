@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -11,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from edge.core.errors import InputError
+from edge.profiler.measurement.machine_load import describe_busy_machine
 from edge.profiler.report import history
 from edge.profiler.report.budget import find_violations, read_budget
 from edge.profiler.report.compare import differing_conditions
 from edge.profiler.report.documents import write_document
-from edge.profiler.report.history import board_folder, load_history, save_to_history
+from edge.profiler.report.history import board_folder, latest_baseline, load_history, save_to_history
 from edge.profiler.report.html import render_page
+from edge.profiler.report.table import render_tables
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -41,6 +45,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def quiet(measured: dict[str, Any]) -> dict[str, Any]:
     """The document with times as on a quiet machine, so that verdicts do not depend on this one."""
     document = deepcopy(measured)
+    document["conditions"]["others_cores"] = 0.0
     for seed, row in enumerate(document["latencies"]):
         rng = np.random.default_rng(seed)
         row["times_ms"] = (row["p50_ms"] * rng.normal(1, 0.01, (15, 20))).tolist()
@@ -101,6 +106,36 @@ def test_compare_option_gives_a_verdict_per_row(
     result = json.loads((tmp_path / "c").read_text())
     verdicts = {comparison["name"]: comparison["verdict"] for comparison in result["verdicts"]}
     assert verdicts == {"int8": "slower", "fp32": "no difference"}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_nothing_is_faster_or_slower_on_a_busy_machine(
+    quiet: dict[str, Any], tmp_path: Path, command: Command, is_first: bool
+) -> None:
+    first, second = deepcopy(quiet), slow_down_int8(quiet, 1.6)
+    (first if is_first else second)["conditions"]["others_cores"] = quiet["machine"]["cores"] * 0.6
+    write_document(first, tmp_path / "a.json")
+    write_document(second, tmp_path / "b.json")
+    outcome = command(
+        "profile", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--json", tmp_path / "c"
+    )
+    assert "int8: no verdict, because the machine was busy: " in outcome.out
+    assert not re.search(r"\b(slower|faster)\b,", outcome.out)
+    ordinal = "first" if is_first else "second"
+    assert f"differs: the {ordinal} was measured on a busy machine: other processes used" in outcome.out
+    verdicts = json.loads((tmp_path / "c").read_text())["verdicts"]
+    assert {comparison["verdict"] for comparison in verdicts} == {"undecided"}
+
+
+def test_busy_machine_is_the_first_thing_that_tables_and_page_say(quiet: dict[str, Any]) -> None:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(render_tables(quiet))
+    assert "BUSY" not in console.export_text() + render_page(quiet)
+    quiet["conditions"]["others_cores"], quiet["machine"]["cores"] = 1.44, 2
+    warning = "BUSY MACHINE: other processes used 1.4 of 2 cores during the measurement."
+    console.print(render_tables(quiet))
+    assert console.export_text().startswith(warning)
+    assert f'<p class="alarm">{warning}' in render_page(quiet)
 
 
 def test_compare_option_names_differing_conditions(
@@ -175,6 +210,37 @@ def test_history_has_the_documents_of_one_board_and_removes_the_oldest(
     assert len(list(board_folder(measured).iterdir())) == 2
     next(board_folder(measured).iterdir()).write_text("damaged")
     assert len(load_history(later)) == 1
+
+
+def test_history_has_only_documents_of_the_same_release(
+    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path))
+    save_to_history(measured)
+    later = {**measured, "created": CREATED_LATER}
+    assert len(load_history(later)) == 1
+    assert load_history({**later, "release": "mine"}) == []
+    assert load_history({**later, "release_sha256": "0" * 64}) == [], "a release of the user with this name"
+
+
+def test_history_of_earlier_versions_is_read_if_its_graphs_are_the_same(
+    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path))
+    earlier = deepcopy(measured)
+    del earlier["release_sha256"], earlier["conditions"]["others_cores"]
+    save_to_history(earlier)
+    later = {**measured, "created": CREATED_LATER}
+    assert [document["created"] for document in load_history(later)] == [measured["created"]]
+    assert load_history({**later, "graphs_sha256": {"int8": "0" * 64}}) == []
+    assert describe_busy_machine({**earlier, "conditions": {"load_average_before": 1e3}})
+
+
+def test_profile_is_compared_with_the_latest_from_a_quiet_machine(quiet: dict[str, Any]) -> None:
+    busy = deepcopy(quiet)
+    busy["conditions"]["others_cores"] = quiet["machine"]["cores"]
+    assert latest_baseline([quiet, busy]) is quiet
+    assert latest_baseline([busy]) is busy
 
 
 @pytest.mark.parametrize(
