@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edge.cli.console import ERR_CONSOLE
+from edge.cli.console import ERR_CONSOLE, print_next_step
+from edge.cli.options import FOLDER
 from edge.core.errors import CheckError
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.inference.tensorrt.build_target import BuildTarget
@@ -30,7 +31,7 @@ from export.engines.build_source import EngineSource, open_engine_source
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     help=f"Write the engines to this folder (default: {ENGINES_FOLDER}/TARGET in the release's folder).",
 )
 @click.option("--check", is_flag=True, help="Build nothing; report whether the existing engines fit.")
@@ -59,6 +60,7 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
     Console().print(table)
     has_built = any(is_new for _, is_new in engines)
     print(f"wrote {folder}" if has_built else f"all {len(engines)} engines in {folder} fit: nothing to build")
+    print_next_step(f"aerogaze bundle {source.folder} --key KEY --out bundle.swu")
 
 
 def _build(

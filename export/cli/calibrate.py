@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from calibration.inputs.onnx_import import ImportedGraph
+from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.quantization.dla_cache import DEFAULT_TENSORRT_VERSION, format_cache
-from calibration.search.accuracy import AccuracyBudget
+from edge.cli.console import print_next_step
+from edge.cli.options import FOLDER
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
-from edge.inference.tensorrt.api import find_unsupported_node
 from edge.release.manifest import Release
 from export.cli.target_options import (
     TargetRequest,
@@ -27,25 +27,32 @@ from export.cli.target_options import (
     target_options,
     warn,
 )
-from export.graphs.int8 import CalibrationResult
-from export.graphs.int8_search import DEFAULT_BUDGET, CalibrationOptions, Int8Result
-from export.release.builder import is_release_file
-from export.release.recalibrate import calibrate_graph, calibrate_release, is_calibration_file
+
+if TYPE_CHECKING:
+    # These import onnx and torch, which only the work of the command needs.
+    from calibration.inputs.onnx_import import ImportedGraph
+    from export.graphs.int8 import CalibrationResult
+    from export.graphs.int8_search import CalibrationOptions, Int8Result
 
 
 @click.command(epilog="Example: aerogaze calibrate model.onnx --frames flight.mp4 --out model-int8")
 @click.argument("target")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Write to this new folder.")
+@click.option("--out", type=FOLDER, required=True, help="Write to this new folder.")
 @target_options
 @click.option(
     "--budget",
+    metavar="LIST",
     help="Limits for the loss of int8: cc=0.005, kld=0.005, or both with a comma. If given, the fastest mix "
     "of int8 and float layers within them is searched for. [default: cc=0.005,kld=0.005, with a search only "
     "if not all layers fit]",
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder that caches histograms.")
+@click.option("--cache", type=FOLDER, help="Folder that caches histograms.")
 @click.option(
-    "--dla", default=DEFAULT_TENSORRT_VERSION, show_default=True, help="TensorRT version of the DLA cache."
+    "--dla",
+    metavar="VERSION",
+    default=DEFAULT_TENSORRT_VERSION,
+    show_default=True,
+    help="TensorRT version of the DLA cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def calibrate(
@@ -62,6 +69,9 @@ def calibrate(
     Finds ranges on your frames and makes one graph for ONNX Runtime and one for TensorRT. Each is evaluated
     on held-out frames. A graph that is not 2 % faster than float, or loses too much, does not ship.
     """
+    from calibration.search.accuracy import AccuracyBudget
+    from export.graphs.int8_search import DEFAULT_BUDGET, CalibrationOptions
+
     options = CalibrationOptions(
         method=request.method,
         budget=AccuracyBudget.parse(budget) if budget is not None else DEFAULT_BUDGET,
@@ -70,28 +80,48 @@ def calibrate(
         cache=cache or cache_folder(),
     )
     format_cache({}, dla)  # fails now, not after the work, if the version has no calibration cache
-    opened = open_target(target, request)
-    is_release = isinstance(opened, Release)
-    # Fails now, not after the work, if the folder cannot be written.
-    PendingFolder(out, is_release_file if is_release else is_calibration_file).discard()
-    if isinstance(opened, ImportedGraph):
-        warn(_tensorrt_warnings(opened))
-    results: dict[str, CalibrationResult] = {}
-    with step_progress() as (progress, advance):
-        footage = read_footage(opened, request, progress)
-        if isinstance(opened, Release):
-            results |= {
-                str(form): result
-                for form, result in calibrate_release(opened, footage, out, options, dla, advance).items()
-            }
-        else:
-            results[""] = calibrate_graph(opened, Path(target).stem, footage, out, options, dla, advance)
+    results, footage = _calibrate(target, out, request, options, dla)
     warn([warning for result in results.values() for warning in result.warnings])
+    is_release = "" not in results
     if as_json:
         document = {form: [int8.to_dict() for int8 in result.int8] for form, result in results.items()}
         print(json.dumps({"out": str(out), "int8": document if is_release else document[""]}))
         return
-    Console().print(_table(f"{target} -> {out}", results))
+    _print(f"{target} -> {out}", results, footage)
+    print(f"wrote {out}")
+    if is_release:
+        print_next_step(f"aerogaze profile {out}")
+    else:
+        print_next_step(f"aerogaze build {out} --target local")
+
+
+def _calibrate(
+    target: str, out: Path, request: TargetRequest, options: CalibrationOptions, dla: str
+) -> tuple[dict[str, CalibrationResult], CalibrationFrames]:
+    """Calibrate a release or an ONNX file.
+
+    Returns:
+        The result of each form of a release, or that of the file under ""; and the footage.
+    """
+    from export.release.builder import is_release_file
+    from export.release.recalibrate import calibrate_graph, calibrate_release, is_calibration_file
+
+    opened = open_target(target, request)
+    # Fails now, not after the work, if the folder cannot be written.
+    PendingFolder(out, is_release_file if isinstance(opened, Release) else is_calibration_file).discard()
+    if not isinstance(opened, Release):
+        warn(_tensorrt_warnings(opened))
+    with step_progress() as (progress, advance):
+        footage = read_footage(opened, request, progress)
+        if isinstance(opened, Release):
+            by_form = calibrate_release(opened, footage, out, options, dla, advance)
+            return {str(form): result for form, result in by_form.items()}, footage
+        result = calibrate_graph(opened, Path(target).stem, footage, out, options, dla, advance)
+        return {"": result}, footage
+
+
+def _print(title: str, results: dict[str, CalibrationResult], footage: CalibrationFrames) -> None:
+    Console().print(_table(title, results))
     evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
     methods = ", ".join(dict.fromkeys(result.method for result in results.values()))
     print(
@@ -101,11 +131,12 @@ def calibrate(
     for form, result in results.items():
         for int8 in result.int8:
             print(f"{form} {int8.engine}: {int8.search.reason}; {_describe_latency(int8)}".strip())
-    print(f"wrote {out}")
 
 
 def _tensorrt_warnings(imported: ImportedGraph) -> list[str]:
     """Return why TensorRT for RTX would reject a graph; nothing if it is not installed."""
+    from edge.inference.tensorrt.api import find_unsupported_node
+
     with suppress(InputError):
         reason = find_unsupported_node(imported.model.SerializeToString(), "rtx")
         if reason:

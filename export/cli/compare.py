@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,19 +15,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.cli.console import progress_bar
+from edge.cli.options import FILE
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import CheckError, InputError
 from edge.release.manifest import FORMS, Form, Release
 from edge.sources.factory import open_source
 from export.cli.target_options import input_options
-from export.compare.compare import Comparison, TensorDifference, compare_graphs, match_layers
-from export.compare.graph_input_spec import GraphInputSpec, read_calibrated_spec, spec_from_request
-from export.compare.graph_operand import GraphOperand, load_graph
-from export.compare.graph_stepper import open_stepper
 from export.compare.input_request import InputRequest
 
+if TYPE_CHECKING:
+    # These import onnx and polygraphy, which only the work of the command needs.
+    from export.compare.compare import Comparison, TensorDifference
+    from export.compare.graph_input_spec import GraphInputSpec
+    from export.compare.graph_operand import GraphOperand
+
 DEFAULT_FRAMES = 100
-InputSpec = Release | GraphInputSpec
 COLUMNS = ("max", "mean", "SQNR", "CC", "least CC", "KLD")
 
 
@@ -37,17 +39,28 @@ class _Operands:
 
     a: GraphOperand
     b: GraphOperand
-    a_input: InputSpec
-    b_input: InputSpec
+    a_input: Release | GraphInputSpec
+    b_input: Release | GraphInputSpec
+
+    @property
+    def input_specs(self) -> list[GraphInputSpec]:
+        """Return the inputs of the graphs that belong to no release."""
+        return [spec for spec in (self.a_input, self.b_input) if not isinstance(spec, Release)]
 
 
 @click.command(epilog="Example: aerogaze compare skd-64:fp32 skd-64:int8 --frames flight.mp4")
 @click.argument("a")
 @click.argument("b")
-@click.option("--frames", required=True, help="Footage: a video, a folder of images, or synthetic:SEED.")
+@click.option(
+    "--frames",
+    metavar="SOURCE",
+    required=True,
+    help="Footage: a video, a folder of images, or synthetic:SEED.",
+)
 @click.option(
     "--max-frames",
     type=click.IntRange(min=1),
+    metavar="N",
     default=DEFAULT_FRAMES,
     show_default=True,
     help="Compare only this many first frames.",
@@ -57,14 +70,22 @@ class _Operands:
 @click.option("--layers", is_flag=True, help="Also compare each inner tensor that both graphs have.")
 @click.option(
     "--diverged",
+    metavar="DB",
     type=float,
     default=20.0,
     show_default=True,
     help="SQNR in dB below which a layer counts as diverging.",
 )
-@click.option("--picture", type=click.Path(path_type=Path), help="Write the worst frame's maps as PNG.")
-@click.option("--max-error", type=float, help="Exit with code 1 if any value of the maps differs by more.")
-@click.option("--min-cc", type=float, help="Exit with code 1 if the mean CC of the maps is lower.")
+@click.option("--picture", type=FILE, help="Write the worst frame's maps as PNG.")
+@click.option(
+    "--max-error",
+    metavar="ERROR",
+    type=float,
+    help="Exit with code 1 if any value of the maps differs by more.",
+)
+@click.option(
+    "--min-cc", metavar="CC", type=float, help="Exit with code 1 if the mean CC of the maps is lower."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def compare(
     a: str,
@@ -89,10 +110,13 @@ def compare(
         if picture.suffix.lower() != ".png":
             raise InputError(f"cannot write {picture}: expected a name ending in .png")
         PendingFile(picture).discard()  # fails now, not after the work, if the file cannot be written
+    from export.compare.graph_operand import GraphOperand
+
     operands = _resolve_inputs(GraphOperand.parse(a, form), GraphOperand.parse(b, form), request)
     comparison = _run(operands, frames, max_frames, layers)
     document = _to_dict(operands, frames, comparison, diverged)
     if picture:
+        # Matplotlib is slow to import, and few comparisons draw a picture.
         from export.compare.picture import write_picture
 
         write_picture(comparison.worst, (f"A: {a}", f"B: {b}"), picture)
@@ -111,6 +135,9 @@ def _resolve_inputs(a: GraphOperand, b: GraphOperand, request: InputRequest) -> 
     It is that of the graph's release, the `calibration.json` beside the graph, the other graph's release, or
     what the user requested; in this order.
     """
+    from export.compare.graph_input_spec import read_calibrated_spec, spec_from_request
+    from export.compare.graph_operand import load_graph
+
     known = [operand.release or read_calibrated_spec(operand.model) for operand in (a, b)]
     option = request.first_option()
     if option and (all(known) or any(isinstance(spec, Release) for spec in known)):
@@ -132,6 +159,10 @@ def _resolve_inputs(a: GraphOperand, b: GraphOperand, request: InputRequest) -> 
 
 
 def _run(operands: _Operands, frames: str, max_frames: int, layers: bool) -> Comparison:
+    from export.compare.compare import compare_graphs, match_layers
+    from export.compare.graph_operand import load_graph
+    from export.compare.graph_stepper import open_stepper
+
     matched = match_layers(load_graph(operands.a.model), load_graph(operands.b.model)) if layers else []
     with ExitStack() as stack:
         source = open_source(frames)
@@ -153,7 +184,7 @@ def _to_dict(operands: _Operands, frames: str, comparison: Comparison, diverged:
         "a": operands.a.text,
         "b": operands.b.text,
         "fed": [
-            spec.document() if isinstance(spec, GraphInputSpec) else spec.name
+            spec.name if isinstance(spec, Release) else spec.document()
             for spec in (operands.a_input, operands.b_input)
         ],
         "source": frames,
@@ -181,8 +212,7 @@ def _print(comparison: Comparison, operands: _Operands, diverged: float) -> None
         else:
             print(f"no layer is below {diverged:g} dB")
     print("max, mean: absolute difference; SQNR in dB; CC, KLD: means over frames")
-    specs = (spec for spec in (operands.a_input, operands.b_input) if isinstance(spec, GraphInputSpec))
-    for spec in dict.fromkeys(map(str, specs)):
+    for spec in dict.fromkeys(map(str, operands.input_specs)):
         print(f"input: {spec}")
     print(f"largest difference: frame {comparison.worst.index}, CC {comparison.worst.cc:.5f}")
 

@@ -14,13 +14,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from edge.cli.console import hide_next_steps, print_next_step
 from edge.cli.main import invoke
+from edge.cli.options import FOLDER
 from edge.core.atomic_files import atomic_file
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.release.manifest import DEFAULT_RELEASE
 from edge.sources.factory import open_source
-from export.cli.demo_report import render_report
-from trainer.models.student import load_student
 
 DEFAULT_SOURCE = "synthetic:11:640x360:120"
 PRECISIONS = "fp32,fp16,int8"
@@ -30,22 +30,31 @@ OUT_CONSOLE = Console(highlight=False, soft_wrap=True)
 @click.command(epilog="Example: aerogaze demo --source flight.mp4")
 @click.option(
     "--source",
+    metavar="SOURCE",
     default=DEFAULT_SOURCE,
     show_default=True,
     help="A video, a folder of images, or synthetic:SEED.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default="out/demo",
     show_default=True,
     help="Write to this folder.",
 )
 @click.option(
-    "--student", default=DEFAULT_RELEASE, show_default=True, help="Student to export, measure and run."
+    "--student",
+    metavar="NAME",
+    default=DEFAULT_RELEASE,
+    show_default=True,
+    help="Student to export, measure and run.",
 )
 def demo(source: str, out: Path, student: str) -> None:
     """Train for a minute, then export, build, measure and run the shipped student; write a report."""
+    # These import torch and matplotlib, which the help does not need.
+    from export.cli.demo_report import render_report
+    from trainer.models.student import load_student
+
     started = time.perf_counter()
     open_source(source).close()  # fails now, not after the training, if there is no such source
     load_student(student)
@@ -55,7 +64,8 @@ def demo(source: str, out: Path, student: str) -> None:
         stale.unlink(missing_ok=True)
     shutil.rmtree(out / "training", ignore_errors=True)  # train would resume it and have nothing to show
     stages = _Stages()
-    summary = _run_stages(stages, source, out, student)
+    with hide_next_steps():
+        summary = _run_stages(stages, source, out, student)
     with atomic_file(report_path) as path:
         path.write_text(render_report(summary, out))
     with atomic_file(summary_path) as path:
@@ -63,6 +73,7 @@ def demo(source: str, out: Path, student: str) -> None:
     OUT_CONSOLE.print(
         f"\n[bold]Done in {time.perf_counter() - started:.0f} s.[/bold] Open {escape(str(report_path))}"
     )
+    print_next_step(f"aerogaze run YOUR-VIDEO --release {out / 'release'} --overlay saliency.mp4")
 
 
 class _Stages:

@@ -2,66 +2,28 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
-from rich.table import Table
 
-from calibration.inputs.calibration_frames import CalibrationFrames, read_frames
-from calibration.search.accuracy import AccuracyBudget
-from calibration.search.method_selection import BEST, METHOD_CHOICES, MethodChoice
-from edge.cli.console import ERR_CONSOLE
-from edge.core.atomic_files import PendingFolder, cache_folder
+from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
+from edge.cli.console import print_next_step
+from edge.cli.options import FOLDER
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, PixelFormat, RawFrameSpec
-from edge.release.manifest import MAX_BLUR, Form, Release, load_release
-from edge.sources.factory import open_source
-from export.cli.target_options import warn
-from export.graphs.int8_search import CalibrationOptions
-from export.release.builder import EXPORT_OPTIONS, is_release_file, make_release
-from export.release.clip_release import MAX_CLIPS, make_clip_release
-from export.release.fuse_release import make_fused_release
-from trainer.models.forms import forms_of
-from trainer.models.student import Student, load_student
+from edge.release.manifest import MAX_BLUR, Form
 
 DEFAULT_WINDOWS = 200
 """Windows that an export reads by default. More of them change ranges little and take longer."""
 
 
-@dataclass(frozen=True)
-class _ExportPlan:
-    """What to export.
-
-    Attributes:
-        forms: Forms to export; empty for all.
-        raw: Raw frames that the graphs take; None for prepared frames.
-    """
-
-    student: Student
-    forms: tuple[Form, ...]
-    raw: RawFrameSpec | None
-    options: CalibrationOptions
-    blur: float
-
-    @property
-    def takes_clips(self) -> bool:
-        return "clip" in forms_of(self.student).modules
-
-
 @click.command(epilog="Example: aerogaze export skd-64 --frames flight.mp4 --out my-release")
 @click.argument("student")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Write the release to this new folder."
-)
+@click.option("--out", type=FOLDER, required=True, help="Write the release to this new folder.")
 @click.option(
     "--frames",
     multiple=True,
+    metavar="SOURCE",
     help="Footage for calibration and parity: a video, a folder of images, or synthetic:SEED. "
     "Can be repeated.",
 )
@@ -75,6 +37,7 @@ class _ExportPlan:
 @click.option(
     "--calibration-frames",
     type=click.IntRange(min=1),
+    metavar="N",
     default=DEFAULT_WINDOWS,
     show_default=True,
     help="Most windows of frames to use. The most varied ones are chosen; a quarter is held out.",
@@ -88,6 +51,7 @@ class _ExportPlan:
 )
 @click.option(
     "--budget",
+    metavar="LIST",
     help="Search for the fastest int8 graphs whose loss stays within these limits: cc=0.005, kld=0.005, or "
     "both with a comma.",
 )
@@ -99,6 +63,7 @@ class _ExportPlan:
 @click.option(
     "--blur",
     type=click.FloatRange(min=0, max=MAX_BLUR),
+    metavar="SIGMA",
     default=0.0,
     show_default=True,
     help="Blur maps with a Gaussian of this sigma, in widths of the map. 0 is sharpest, for small targets.",
@@ -106,7 +71,7 @@ class _ExportPlan:
 @click.option(
     "--fuse-preprocess",
     "raw_size",
-    metavar="WIDTHxHEIGHT",
+    metavar="WxH",
     help="Resize and scale inside the graph, which then takes raw uint8 frames of this size (stream form).",
 )
 @click.option(
@@ -134,95 +99,12 @@ def export(
 
     Exports fp32, fp16 and int8 graphs and verifies each against PyTorch on held-out frames.
     """
+    # The work imports torch and onnx, which the help does not need.
+    from export.cli.export_release import ExportRequest, export_release
+
     raw = RawFrameSpec.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    options = replace(EXPORT_OPTIONS, method=method, cache=cache_folder(), offer_modelled=offer_int8)
-    if budget is not None:
-        options = replace(options, budget=AccuracyBudget.parse(budget), thorough=True, max_trials=None)
-    plan = _ExportPlan(load_student(student), forms, raw, options, blur)
-    _check_plan(plan)
-    PendingFolder(out, is_release_file).discard()  # fails now, not after the work, if it cannot be written
-    footage = _read_footage(plan, frames, calibration_frames)
-    release = _write_release(plan, footage, out)
-    Console().print(_table(release, out))
-    warn(footage.warnings)
-    if raw:
-        print(f"the graphs take raw frames of {raw}; parity was measured before preprocessing was fused")
-    _print_calibration(release, footage, forms_of(plan.student).window)
-
-
-def _check_plan(plan: _ExportPlan) -> None:
-    student = plan.student
-    if plan.raw and student.settings.preprocessing().alignment is not None:
-        raise InputError(
-            f"student {student.name} estimates camera motion in each frame, which no graph does; "
-            "leave --fuse-preprocess out"
-        )
-    if plan.options.thorough and plan.takes_clips:
-        raise InputError(f"student {student.name} takes clips, which have no int8 graphs: leave --budget out")
-
-
-def _status(text: str) -> Status:
-    return ERR_CONSOLE.status(escape(text))
-
-
-def _read_footage(plan: _ExportPlan, frames: tuple[str, ...], max_windows: int) -> CalibrationFrames:
-    student = plan.student
-    with ExitStack() as stack, _status(f"reading {', '.join(frames)}"):
-        sources = [open_source(name) for name in frames]
-        for source in sources:
-            stack.callback(source.close)
-        limit = min(max_windows, MAX_CLIPS) if plan.takes_clips else max_windows
-        return read_frames(sources, student.settings.preprocessing(), forms_of(student).window, limit)
-
-
-def _write_release(plan: _ExportPlan, footage: CalibrationFrames, out: Path) -> Release:
-    """Write the release. With raw frames, a release without them is made first, in a temporary folder."""
-    student = plan.student
-    with _status("export") as status, tempfile.TemporaryDirectory() as scratch:
-
-        def on_step(step: str) -> None:
-            status.update(escape(f"export {student.name}: {step}"))
-
-        if plan.raw is None:
-            if plan.takes_clips and not plan.forms:
-                return make_clip_release(student, footage, out, on_step, plan.blur)
-            return make_release(student, footage, out, plan.forms, plan.options, on_step, plan.blur)
-        plain = Path(scratch) / "plain"
-        make_release(student, footage, plain, ("stream",), plan.options, on_step, plan.blur)
-        on_step(f"fusing preprocessing for {plan.raw}")
-        return make_fused_release(load_release(plain), plan.raw, out)
-
-
-def _table(release: Release, folder: Path) -> Table:
-    table = Table(title=escape(f"{release.name} -> {folder}"), title_justify="left")
-    for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "limit"):
-        table.add_column(column, justify="left" if column in ("graph", "for") else "right")
-    for graph, verification in release.verified_graphs():
-        tolerance = verification.tolerance
-        table.add_row(
-            f"{graph.form} {graph.precision}",
-            graph.engine,
-            f"{(folder / graph.file).stat().st_size / 1024:.0f}",
-            f"{verification.max_error:.0e}",
-            f"{verification.mean_cc:.5f}",
-            f"{verification.mean_kld:.0e}",
-            f"error {tolerance:.0e}" if graph.precision == "fp32" else f"CC {1 - tolerance:.4f}",
-        )
-    return table
-
-
-def _print_calibration(release: Release, footage: CalibrationFrames, window: int) -> None:
-    calibrated = release.calibrated or {}
-    for form, results in calibrated.get("int8", {}).items():
-        for result in results:
-            conditions = result["conditions"]
-            print(
-                f"{form} int8 for {result['engine']}: {result['reason']}; latency {result['latency']} on "
-                f"{conditions.get('cpu') or conditions.get('name')}"
-            )
-    method = calibrated.get("method")
-    ranges = f"{method} ranges from {len(footage.windows)} windows of {window} frames; " if method else ""
-    evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
-    print(f"{ranges}maps against PyTorch's in fp32 on {len(footage.held_out)}, {evaluated}")
+    request = ExportRequest(method, calibration_frames, forms, budget, offer_int8, blur, raw)
+    export_release(student, frames, out, request)
+    print_next_step(f"aerogaze profile {out}")

@@ -5,31 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import onnx
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.inputs.distribution_shift import (
-    STATISTICS_FILE,
-    ChannelStatistics,
-    load_statistics,
-    measure_shift,
-    shift_warning,
-)
-from calibration.inputs.graph_inputs import InputFeeder
-from calibration.inputs.onnx_import import ImportedGraph
-from calibration.quantization.qdq_placement import quantizable_layers
-from calibration.ranges.activation_ranges import count_histograms
-from calibration.search.accuracy import AccuracyEvaluator
-from calibration.search.method_selection import ranges_by_method, rank_methods
-from calibration.search.sensitivity import Sensitivity, measure_sensitivity
+from edge.cli.options import FILE
 from edge.core.atomic_files import PendingFile, atomic_file, cache_folder
 from edge.release.manifest import Form, Release, TargetEngine
-from export.cli.sensitivity_plot import plot_sensitivity
 from export.cli.target_options import (
     TargetRequest,
     open_target,
@@ -38,8 +24,15 @@ from export.cli.target_options import (
     target_options,
     warn,
 )
-from export.graphs.int8_search import QDQ_SCHEMES
-from export.release.recalibrate import release_feeder
+
+if TYPE_CHECKING:
+    # These import onnx and torch, which only the work of the command needs.
+    import onnx
+
+    from calibration.inputs.distribution_shift import ChannelStatistics
+    from calibration.inputs.graph_inputs import InputFeeder
+    from calibration.inputs.onnx_import import ImportedGraph
+    from calibration.search.sensitivity import Sensitivity
 
 
 @click.command(epilog="Example: aerogaze sensitivity skd-64 --frames flight.mp4 --plot layers.png")
@@ -47,7 +40,7 @@ from export.release.recalibrate import release_feeder
 @target_options
 @click.option(
     "--engine",
-    type=click.Choice(list(QDQ_SCHEMES)),
+    type=click.Choice(["onnxruntime", "tensorrt"]),
     default="tensorrt",
     show_default=True,
     help="Place Q/DQ for this engine.",
@@ -59,7 +52,7 @@ from export.release.recalibrate import release_feeder
     show_default=True,
     help="Form of a release's graph.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a plot: PNG, SVG or PDF.")
+@click.option("--plot", type=FILE, help="Write a plot: PNG, SVG or PDF.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sensitivity(
     target: str,
@@ -77,24 +70,10 @@ def sensitivity(
     opened = open_target(target, request)
     if plot:
         PendingFile(plot).discard()  # fails now, not after the work, if the file cannot be written
-    model, feeder, statistics = _load_graph(opened, form)
-    scheme = QDQ_SCHEMES[engine]
-    with step_progress() as (progress, advance):
-        footage = read_footage(opened, request, progress)
-        advance("ranges", 0, len(footage.windows))
-        histograms = count_histograms(
-            model, feeder, footage, cache_folder(), lambda windows: advance("ranges", windows, None)
-        )
-        ranges = ranges_by_method(request.method, histograms)
-        method = rank_methods(ranges, model, feeder, footage.windows, scheme, engine == "tensorrt")[0]
-        warning = shift_warning(measure_shift(model, feeder, footage.windows, statistics))
-        evaluator = AccuracyEvaluator(model, feeder, footage.held_out)
-        advance("layers", 0, 2 * len(quantizable_layers(model, scheme)) + 1)
-        result = measure_sensitivity(
-            model, ranges[method], scheme, evaluator, lambda graphs: advance("layers", graphs, None)
-        )
-    warn([*footage.warnings, *([warning] if warning else [])])
+    result, method, footage = _measure(opened, request, engine, form)
     if plot:
+        from export.cli.sensitivity_plot import plot_sensitivity
+
         with atomic_file(plot) as path:
             plot_sensitivity(result, path, f"{Path(target).name}, int8 for {engine}")
     if as_json:
@@ -112,11 +91,48 @@ def sensitivity(
         print(f"wrote {plot}")
 
 
+def _measure(
+    target: Release | ImportedGraph, request: TargetRequest, engine: TargetEngine, form: Form
+) -> tuple[Sensitivity, str, CalibrationFrames]:
+    """Return the sensitivity of a target's layers, the method of the ranges, and the footage."""
+    from calibration.inputs.distribution_shift import measure_shift, shift_warning
+    from calibration.quantization.qdq_placement import quantizable_layers
+    from calibration.ranges.activation_ranges import count_histograms
+    from calibration.search.accuracy import AccuracyEvaluator
+    from calibration.search.method_selection import ranges_by_method, rank_methods
+    from calibration.search.sensitivity import measure_sensitivity
+    from export.graphs.int8_search import QDQ_SCHEMES
+
+    model, feeder, statistics = _load_graph(target, form)
+    scheme = QDQ_SCHEMES[engine]
+    with step_progress() as (progress, advance):
+        footage = read_footage(target, request, progress)
+        advance("ranges", 0, len(footage.windows))
+        histograms = count_histograms(
+            model, feeder, footage, cache_folder(), lambda windows: advance("ranges", windows, None)
+        )
+        ranges = ranges_by_method(request.method, histograms)
+        method = rank_methods(ranges, model, feeder, footage.windows, scheme, engine == "tensorrt")[0]
+        warning = shift_warning(measure_shift(model, feeder, footage.windows, statistics))
+        evaluator = AccuracyEvaluator(model, feeder, footage.held_out)
+        advance("layers", 0, 2 * len(quantizable_layers(model, scheme)) + 1)
+        result = measure_sensitivity(
+            model, ranges[method], scheme, evaluator, lambda graphs: advance("layers", graphs, None)
+        )
+    warn([*footage.warnings, *([warning] if warning else [])])
+    return result, method, footage
+
+
 def _load_graph(
     target: Release | ImportedGraph, form: Form
 ) -> tuple[onnx.ModelProto, InputFeeder, ChannelStatistics]:
     """Return the fp32 graph of a target, its feeder, and the statistics of its training data."""
-    if isinstance(target, ImportedGraph):
+    import onnx
+
+    from calibration.inputs.distribution_shift import STATISTICS_FILE, load_statistics
+    from export.release.recalibrate import release_feeder
+
+    if not isinstance(target, Release):
         return target.model, target.feeder, target.statistics
     model = onnx.load(target.path(target.graph("fp32", form)))
     statistics = load_statistics(target.folder / STATISTICS_FILE) if form == "stream" else {}

@@ -8,22 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from calibration.inputs.calibration_frames import MAX_WINDOWS, CalibrationFrames, read_frames
-from calibration.inputs.onnx_import import (
-    COLOURS,
-    DEFAULT_OFFSET,
-    DEFAULT_SCALE,
-    LAYOUTS,
-    ImportedGraph,
-    import_graph,
-)
-from calibration.search.method_selection import BEST, METHOD_CHOICES, MethodChoice
+from calibration.inputs.image_format import COLOURS, LAYOUTS
+from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
 from edge.cli.console import progress_bar
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Source
@@ -31,18 +24,23 @@ from edge.preprocessing.transform import Preprocessing
 from edge.release.manifest import Release, load_release
 from edge.sources.factory import open_source
 from export.compare.input_request import InputRequest
-from export.graphs.int8_search import ProgressCallback
-from export.release.recalibrate import window_length
+
+if TYPE_CHECKING:
+    # These import onnx, which only the work of a command needs.
+    from calibration.inputs.onnx_import import ImportedGraph
+    from export.graphs.int8_search import ProgressCallback
 
 _FOOTAGE = (
     click.option(
         "--frames",
         multiple=True,
+        metavar="SOURCE",
         help="Footage: a video, a folder of images, or synthetic:SEED. Can be repeated.",
     ),
     click.option(
         "--calibration-frames",
         type=click.IntRange(min=1),
+        metavar="N",
         default=MAX_WINDOWS,
         show_default=True,
         help="Most windows of frames to use. The most varied ones are chosen.",
@@ -57,6 +55,7 @@ _FOOTAGE = (
     click.option(
         "--threads",
         type=click.IntRange(min=1),
+        metavar="N",
         default=1,
         show_default=True,
         help="Threads of inference when latency is measured.",
@@ -64,7 +63,7 @@ _FOOTAGE = (
 )
 _INPUT = (
     click.option("--layout", type=click.Choice(LAYOUTS), help="Input layout of an ONNX file, if ambiguous."),
-    click.option("--size", help="Input WIDTHxHEIGHT of an ONNX file, if dynamic."),
+    click.option("--size", metavar="WxH", help="Input size of an ONNX file, if dynamic."),
     click.option(
         "--colour",
         type=click.Choice(COLOURS),
@@ -72,16 +71,20 @@ _INPUT = (
     ),
     click.option(
         "--scale",
+        metavar="LIST",
         help="Scale of an ONNX file's input, v * scale + offset: a number, or one per channel with commas. "
         "[default: 1/255]",
     ),
     click.option(
         "--offset",
+        metavar="LIST",
         help="Offset of an ONNX file's input, v * scale + offset: a number, or one per channel with commas. "
         "[default: 0]",
     ),
     click.option(
-        "--output", help="Output of an ONNX file that accuracy is measured on. [default: the first]"
+        "--output",
+        metavar="NAME",
+        help="Output of an ONNX file that accuracy is measured on. [default: the first]",
     ),
 )
 
@@ -126,6 +129,8 @@ def open_target(name: str, request: TargetRequest) -> Release | ImportedGraph:
     Raises:
         InputError: There is no such target, it is not valid, or an option does not fit it.
     """
+    from calibration.inputs.onnx_import import DEFAULT_OFFSET, DEFAULT_SCALE, import_graph
+
     path = Path(name)
     if not path.is_file() and path.suffix.lower() != ".onnx":
         if option := request.first_option():
@@ -174,6 +179,8 @@ def read_footage(
     Raises:
         InputError: As `read_frames`.
     """
+    from export.release.recalibrate import window_length
+
     if isinstance(target, Release):
         preprocessing, length = target.preprocessing, window_length(target)
     else:

@@ -52,6 +52,7 @@ def read_calibrated_graph(folder: Path) -> CalibratedGraph:
                 f"{path} has schema {document['schema']!r}; expected schema {SCHEMA}, which this aerogaze "
                 "reads: calibrate again"
             )
+        # Only the last part of each name: an edited file must not point outside the folder.
         hashes = {Path(name).name: str(file["sha256"]) for name, file in document["files"].items()}
         return CalibratedGraph(
             folder=folder,

@@ -157,7 +157,7 @@ def _add_preprocessing(
     if halvings:
         bias = np.array(HALVING_BIAS * halvings, np.float32)
         x = builder.add("Add", x, builder.constant(bias, "bias"))
-    x = builder.add("Round", x)
+    x = builder.add("Round", x)  # the reference resizes uint8 images
     x = builder.add("Mul", x, builder.constant(np.array(preprocessing.scale, np.float32), "scale"))
     x = builder.add("Add", x, builder.constant(np.array(preprocessing.offset, np.float32), "offset"))
     return builder.reshape(x, 1, 3, *target)

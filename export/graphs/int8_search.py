@@ -13,12 +13,11 @@ import onnx
 
 from calibration.quantization.qdq import quantize
 from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme, quantizable_layers
-from calibration.ranges.histogram import Method
+from calibration.ranges.histogram import BEST, Method, MethodChoice
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
 from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
 from calibration.search.latency_benchmark import LatencyTimer, MeasuredLatency
 from calibration.search.latency_model import ModelledLatency, convolution_mmacs
-from calibration.search.method_selection import BEST, MethodChoice
 from calibration.search.mixed_precision import (
     MIN_GAIN,
     Measurements,
@@ -47,7 +46,7 @@ def make_timer(
     engine: TargetEngine, model: onnx.ModelProto, evaluator: AccuracyEvaluator, threads: int
 ) -> LatencyTimer:
     """Return the source of an engine's latencies: measured if the engine runs here, else modelled."""
-    if engine == "tensorrt":
+    if engine == "tensorrt":  # the board that runs it is not at hand during calibration
         return ModelledLatency(model)
     return MeasuredLatency(model, evaluator.feeder, next(iter(evaluator.windows)), threads)
 
@@ -162,6 +161,7 @@ class EngineSearch:
         self._engine, self._model, self._method, self._ranges = engine, model, method, ranges
         self._evaluator, self._options, self._on_progress = evaluator, options, on_progress
         self._scheme = QDQ_SCHEMES[engine]
+        # ONNX Runtime evaluates graphs for TensorRT, but must not fuse their Q/DQ nodes in its own way.
         self._is_tensorrt = engine == "tensorrt"
         self._layers = quantizable_layers(model, self._scheme)
         self._layer_work = convolution_mmacs(model)

@@ -41,6 +41,7 @@ def export_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelPr
     size = student.settings.preprocessing()
     frames, states = forms.inputs(form), forms.states if form == "stream" else ()
     clip = (forms.window,) if form == "clip" else ()
+    # torch.export makes a batch of 1 a constant, so a dynamic batch is traced with 2.
     # One tensor per input: the exporter merges inputs that are the same tensor.
     arguments = [torch.zeros(batch or 2, 3, *clip, size.height, size.width) for _ in frames]
     arguments += [torch.full(state.shape, state.start) for state in states]

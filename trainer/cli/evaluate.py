@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.cli.console import progress_bar
+from edge.cli.options import FILE, FOLDER
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
@@ -23,7 +24,6 @@ from trainer.evaluation.contact_sheet import contact_sheet
 from trainer.evaluation.motion_twins import CLIPS, TwinScores, twin_scores
 from trainer.evaluation.scores import METRICS, RESAMPLES, Evaluation, evaluate_predictor
 from trainer.inference.predictor import DEFAULT_FPS, Predictor
-from trainer.inference.predictors import open_predictor
 
 
 @click.command(
@@ -37,14 +37,17 @@ from trainer.inference.predictors import open_predictor
     required=True,
     help="Layout of the data set; or twins: simulated clips that test whether the model uses motion.",
 )
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set; not for twins.")
-@click.option("--split", help="Evaluate only this split: train, val or test (default: all).")
+@click.option("--root", type=FOLDER, help="Folder of the data set; not for twins.")
+@click.option("--split", metavar="NAME", help="Evaluate only this split: train, val or test (default: all).")
 @click.option(
-    "--precision", help="Precision of a release (default: the fastest this machine computes natively)."
+    "--precision",
+    metavar="NAME",
+    help="Precision of a release (default: the fastest this machine computes natively).",
 )
 @click.option(
     "--fps",
     type=click.FloatRange(min=0, min_open=True, max=1000),
+    metavar="FPS",
     default=DEFAULT_FPS,
     show_default=True,
     help="Frame rate of the clips, for students that look back by seconds.",
@@ -57,14 +60,13 @@ from trainer.inference.predictors import open_predictor
     help="Convention of the metrics: exact, or as the Matlab code of the MIT benchmark and DHF1K.",
 )
 @click.option(
-    "--max-frames", type=click.IntRange(min=1), help="Score only this many first frames of each clip."
+    "--max-frames",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Score only this many first frames of each clip.",
 )
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Write the scores, also per video, as JSON."
-)
-@click.option(
-    "--picture", type=click.Path(path_type=Path), help="Write a .png of the best and the worst frames."
-)
+@click.option("--json", "json_path", type=FILE, help="Write the scores, also per video, as JSON.")
+@click.option("--picture", type=FILE, help="Write a .png of the best and the worst frames.")
 def evaluate(
     maps: str,
     kind: str,
@@ -82,6 +84,8 @@ def evaluate(
     The maps come from a STUDENT (a .safetensors file), a RELEASE (a folder), or a folder of saved MAPS
     (<clip>/000000.png and so on). A shipped name means the release if there is one, else the student.
     """
+    from trainer.inference.predictors import open_predictor  # imports torch, which the help does not need
+
     if picture and picture.suffix.lower() != ".png":
         raise InputError(f"cannot write {picture}: expected a name ending in .png")
     if kind == "twins":
@@ -94,6 +98,7 @@ def evaluate(
     dataset = open_dataset(kind, root, split)
     predictor = open_predictor(maps, precision, fps)
     with ExitStack() as stack:
+        # Opened before the work, so that a path that cannot be written fails at once.
         json_file = stack.enter_context(atomic_file(json_path)) if json_path else None
         picture_file = stack.enter_context(atomic_file(picture)) if picture else None
         bar = stack.enter_context(progress_bar("evaluate"))

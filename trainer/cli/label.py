@@ -10,9 +10,11 @@ from pathlib import Path
 
 import click
 import cv2
+import torch
 from rich.progress import TimeRemainingColumn
 
-from edge.cli.console import progress_bar
+from edge.cli.console import print_next_step, progress_bar
+from edge.cli.options import FILE, FOLDER, FolderType
 from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
@@ -20,7 +22,6 @@ from edge.hardware.host import detect_machine
 from trainer.data.map_shards import SCHEMA, LabellingPlan, ShardedMaps
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.inference.predictor import DEFAULT_FPS
-from trainer.inference.predictors import fingerprint, open_predictors
 from trainer.inference.pseudo_labels import clips_sha256, write_shards
 from trainer.training.distributed import process_group
 
@@ -35,39 +36,55 @@ MAX_NAMED_CLIPS = 3
 @click.option(
     "--dataset", "kind", type=click.Choice(list(READERS)), required=True, help="Layout of the data set."
 )
-@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
+@click.option("--root", type=FOLDER, required=True, help="Folder of the data set.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FolderType(file_okay=False),
     required=True,
     help="Folder for the shards. Resumes if the same command started it.",
 )
-@click.option("--split", help="Label only this split: train, val or test (default: all).")
+@click.option("--split", metavar="NAME", help="Label only this split: train, val or test (default: all).")
 @click.option(
-    "--precision", help="Precision of a release (default: the fastest this machine computes natively)."
+    "--precision",
+    metavar="NAME",
+    help="Precision of a release (default: the fastest this machine computes natively).",
 )
-@click.option("--size", default="64x64", show_default=True, help="WIDTHxHEIGHT of the maps.")
+@click.option("--size", metavar="WxH", default="64x64", show_default=True, help="Size of the maps.")
 @click.option(
-    "--stride", type=click.IntRange(min=1), default=1, show_default=True, help="Label every Nth frame."
+    "--stride",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Label every Nth frame.",
 )
 @click.option(
     "--fps",
     type=click.FloatRange(min=0, min_open=True, max=1000),
+    metavar="FPS",
     default=DEFAULT_FPS,
     show_default=True,
     help="Frame rate of the clips, for models that look back by seconds.",
 )
 @click.option(
-    "--max-frames", type=click.IntRange(min=1), help="Label only this many first frames of each clip."
+    "--max-frames",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Label only this many first frames of each clip.",
 )
 @click.option(
-    "--clips-per-shard", type=click.IntRange(min=1), default=100, show_default=True, help="Clips per file."
+    "--clips-per-shard",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="Clips per file.",
 )
 @click.option("--shard", "share", metavar="I/N", help="Do only share I of N of the work, counted from 0.")
 @click.option(
     "--json",
     "json_path",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Write what the folder holds when the command ends, as JSON.",
 )
 def label(
@@ -90,6 +107,8 @@ def label(
     The model is a run's TEACHERS (RUN/teachers, or one of them: RUN/teachers/spatial), a STUDENT, a RELEASE,
     or a folder of MAPS. Started by torchrun or srun, the processes share the work.
     """
+    from trainer.inference.predictors import fingerprint, open_predictors  # imports torch, the help does not
+
     width, height = parse_size(size, "--size", 8, 1024)
     part, parts = _parse_share(share)
     if json_path:
@@ -119,7 +138,7 @@ def label(
         written = write_shards(
             dataset, predictors, plan, out, part, parts, lambda clips: bar.advance(task, clips)
         )
-    _report(out, written, time.perf_counter() - started, json_path)
+    _report(out, root, written, time.perf_counter() - started, json_path)
 
 
 def _count_clips(plan: LabellingPlan, part: int, parts: int) -> int:
@@ -130,7 +149,7 @@ def _count_clips(plan: LabellingPlan, part: int, parts: int) -> int:
     )
 
 
-def _report(out: Path, written: int, seconds: float, json_path: Path | None) -> None:
+def _report(out: Path, root: Path, written: int, seconds: float, json_path: Path | None) -> None:
     maps = ShardedMaps(out)
     summary = _summarize(maps)
     if json_path:
@@ -146,6 +165,12 @@ def _report(out: Path, written: int, seconds: float, json_path: Path | None) -> 
         print(f"{len(faults)} clip{'s' * (len(faults) > 1)} at fault: {first}{rest}")
     if json_path:
         print(f"wrote {json_path}")
+    if maps.shards == maps.plan.shards:
+        data = f"--set data.kind={maps.plan.dataset} --set data.root={root}"
+        key = "students.maps" if len(maps.plan.maps) > 1 else "data.maps"
+        print_next_step(f"aerogaze train RECIPE {data} --set {key}={out} --out student.safetensors")
+    else:
+        print_next_step("the same command again, until all shards are written")
 
 
 def _summarize(maps: ShardedMaps) -> dict[str, object]:
@@ -179,8 +204,6 @@ def _parse_share(text: str | None) -> tuple[int, int]:
 
 def _divide_machine(part: int) -> None:
     """Take this process's share of the cores and GPUs that it shares with the others on this machine."""
-    import torch
-
     local_processes = process_group().local_world_size
     torch.set_num_threads(max(1, detect_machine().cores // local_processes))
     if local_processes > 1:

@@ -7,29 +7,22 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import click
-import torch
-from rich.console import Console
 from rich.progress import TextColumn
-from rich.table import Table
-from torch import Tensor, nn
 
-from edge.cli.console import ERR_CONSOLE, progress_bar
+from edge.cli.console import ERR_CONSOLE, print_next_step, progress_bar
+from edge.cli.options import FILE, FolderType
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
-from trainer.models.complexity import multiply_accumulates
-from trainer.models.mobilenet3d import CLIP_FRAMES
-from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
-from trainer.models.student import Student, parameter_count
-from trainer.models.teacher import SpatialTeacher, TemporalTeacher
-from trainer.recipes.loader import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe, load_recipe
-from trainer.training import tinyhd
 from trainer.training.distributed import process_group
-from trainer.training.loop import TrainingRun
-from trainer.training.monitor import TrainingProgress
-from trainer.training.run import train as train_student
+
+if TYPE_CHECKING:
+    # These import torch, which only the work of the command needs.
+    from trainer.models.student import Student
+    from trainer.recipes.loader import Recipe
+    from trainer.training.monitor import TrainingProgress
 
 MIN_DATA_WAIT = 0.3
 """Share of a stage's time spent waiting for data from which on it is reported."""
@@ -39,18 +32,19 @@ MIN_DATA_WAIT = 0.3
 @click.argument("recipe")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Write the student to this .safetensors file.",
 )
 @click.option(
     "--run",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FolderType(file_okay=False),
     help="Folder for checkpoints and logs. A run that is found there is resumed.",
 )
 @click.option(
     "--interval",
     type=click.IntRange(min=1),
+    metavar="N",
     default=200,
     show_default=True,
     help="Steps between checkpoints.",
@@ -86,7 +80,9 @@ def train(
     """
     loaded = _load_recipe(recipe, changes, release)
     if describe:
-        _describe(loaded)
+        from trainer.cli.describe import describe_networks
+
+        describe_networks(loaded)
         return
     if out is None:
         raise click.UsageError("missing --out: expected a name for the student, as student.safetensors")
@@ -99,28 +95,35 @@ def train(
     if not is_leader:
         return
     replace(student, trained={**student.trained, "commit": _commit()}).save(out)
-    print(
-        f"{student.name}: {parameter_count(student.network):,} parameters, "
-        f"trained in {time.perf_counter() - started:.0f} s; wrote {out}"
-    )
-    if isinstance(loaded, QatRecipe):
-        qat = student.trained["qat"]
-        print(
-            f"KLD of int8 maps to fp32's, on windows not trained on ({qat['data']}): "
-            f"{qat['kld_before']:.2e} before, {qat['kld_after']:.2e} after"
-        )
-        print(f"next: aerogaze export {out} --frames SOURCE --out RELEASE")
-    else:
-        print(f"trained on {student.trained['data']}")
+    _print_summary(student, out, time.perf_counter() - started)
     for stage, share in wait_shares.items():
         if share > MIN_DATA_WAIT:
             ERR_CONSOLE.print(
                 f"{stage}: {share:.0%} of the time was spent waiting for data; "
                 f"set workers above {loaded.workers} if cores are idle"
             )
+    print_next_step(f"aerogaze export {out} --frames SOURCE --out RELEASE")
+
+
+def _print_summary(student: Student, out: Path, seconds: float) -> None:
+    from trainer.models.student import parameter_count
+
+    print(
+        f"{student.name}: {parameter_count(student.network):,} parameters, "
+        f"trained in {seconds:.0f} s; wrote {out}"
+    )
+    if qat := student.trained.get("qat"):
+        print(
+            f"KLD of int8 maps to fp32's, on windows not trained on ({qat['data']}): "
+            f"{qat['kld_before']:.2e} before, {qat['kld_after']:.2e} after"
+        )
+    else:
+        print(f"trained on {student.trained['data']}")
 
 
 def _load_recipe(name: str, changes: tuple[str, ...], release: str | None) -> Recipe:
+    from trainer.recipes.loader import load_recipe
+
     pairs = [change.partition("=") for change in changes]
     if malformed := next((key for key, equals, _ in pairs if not equals), None):
         raise InputError(f"--set {malformed}: expected KEY=VALUE, as network.steps=200")
@@ -139,6 +142,9 @@ def _run_training(
     Returns:
         The student, and each stage's share of time spent waiting for data.
     """
+    from trainer.training.loop import TrainingRun
+    from trainer.training.run import train as train_student
+
     wait_shares: dict[str, float] = {}
     loss_column = TextColumn("loss {task.fields[loss]:.3f}")
     with progress_bar("train", columns=[loss_column], shown=is_leader, transient=False) as bar:
@@ -155,63 +161,6 @@ def _run_training(
 
         student = train_student(recipe, TrainingRun(folder, interval, on_step))
     return student, wait_shares
-
-
-class _NetworkRow(NamedTuple):
-    stage: str
-    name: str
-    network: nn.Module
-    inputs: tuple[Tensor, ...]
-    maps: int = 1
-
-
-def _describe(recipe: Recipe) -> None:
-    """Print size and cost of each network of a recipe. Only shapes are computed."""
-    if isinstance(recipe, QatRecipe):
-        raise InputError(
-            "--describe does not fit --qat, which fine-tunes an existing network; expected a recipe: "
-            "leave --qat or --describe out"
-        )
-    table = Table(title=recipe.name, title_justify="left")
-    for heading in ("stage", "network", "input", "parameters", "GMAC", "maps"):
-        table.add_column(heading, justify="left" if heading in ("stage", "network") else "right")
-    with torch.device("meta"):
-        rows = _tinyhd_networks(recipe) if isinstance(recipe, TinyHDRecipe) else _skd_networks(recipe)
-        for stage, name, network, inputs, maps in rows:
-            gmac = multiply_accumulates(network, *inputs) / 1e9
-            size = " x ".join(map(str, inputs[0].shape[2:]))
-            table.add_row(stage, name, size, f"{parameter_count(network):,}", f"{gmac:.3f}", str(maps))
-    Console().print(table)
-    unit = "clip" if isinstance(recipe, TinyHDRecipe) else "frame with its neighbour"
-    print(f"GMAC: 10^9 multiply-accumulates per {unit}; maps: number of maps that these compute")
-
-
-def _skd_networks(recipe: Recipe) -> list[_NetworkRow]:
-    assert isinstance(recipe, SkdRecipe), recipe
-    large = (torch.empty(1, 3, *recipe.teacher_size[::-1]),) * 2
-    small = (torch.empty(1, 3, recipe.student.resolution, recipe.student.resolution),) * 2
-    rows: list[_NetworkRow] = []
-    if recipe.teachers.steps:
-        rows += [
-            _NetworkRow("teachers", "spatial", SpatialTeacher(), large),
-            _NetworkRow("teachers", "temporal", TemporalTeacher(), large),
-        ]
-    if recipe.students.steps:
-        trunk = Trunk()
-        rows += [
-            _NetworkRow("students", "spatial", SpatialStudent(trunk), small),
-            _NetworkRow("students", "temporal", TemporalStudent(trunk, recipe.student.align), small),
-        ]
-    network = SpatiotemporalNetwork(recipe.student.align)
-    return [*rows, _NetworkRow("network", "spatiotemporal", network, small)]
-
-
-def _tinyhd_networks(recipe: TinyHDRecipe) -> list[_NetworkRow]:
-    clip = (torch.empty(1, 3, CLIP_FRAMES, recipe.student.height, recipe.student.width),)
-    return [
-        _NetworkRow(stage, type(network).__name__, network, clip, maps)
-        for stage, network, maps in tinyhd.list_networks(recipe)
-    ]
 
 
 def _commit() -> str | None:

@@ -210,6 +210,7 @@ def evaluate_predictor(
             videos.append(scored.to_video(clip))
         for name, values in scored.values.items():
             frame_counts[name] += len(values)
+        # At most one frame per video and end, so that a single video does not fill the contact sheet.
         worst = _sort([*worst, *scored.extremes[:1]])[:RANKED_FRAMES]
         best = _sort([*best, *scored.extremes[-1:]])[-RANKED_FRAMES:]
     if not videos:

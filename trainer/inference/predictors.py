@@ -52,7 +52,7 @@ class ReleasePredictor:
                 oldest = waiting.popleft()
                 if oldest.index % every == 0:
                     yield oldest, saliency
-        while waiting:
+        while waiting:  # the last frame stands in for the frames that would follow
             saliency = model.infer(model.prepare(frame.image))
             oldest = waiting.popleft()
             if oldest.index % every == 0:

@@ -73,6 +73,7 @@ class PairPredictor:
         prepare = self._prepare
         for frame in frames:
             image = prepare.resize(frame.image)
+            # The frame `lag` frames back, or the first one of the clip while there are fewer.
             earlier, earlier_image = past[0] if past else (frame, image)
             if self._pair == "previous" and frame.index % every == 0:
                 yield frame, prepare(image), prepare(self._align(earlier_image, image))
@@ -198,6 +199,7 @@ class _ClipPredictor:
         waiting: list[LabelledFrame] = []
         for frame in frames:
             tensor = prepare(frame.image)[0]
+            # The first frame fills the window; each later one replaces the oldest.
             window.extend([tensor] * (1 if window else CLIP_FRAMES))
             waiting.append(frame)
             if len(waiting) == maps_per_clip:

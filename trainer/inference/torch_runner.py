@@ -101,6 +101,7 @@ class TorchRunner:
             arguments = [*frames, *self._state.feed().values()]
             results = self._replay(arguments) if self._graph else self._run(arguments)
             names = (self._output, *self._state.outputs)
+            # On a GPU the work is only queued so far; copying the map to the CPU waits for it.
             enqueue_ms = (time.perf_counter() - started) * 1e3
             self._state.update(dict(zip(names, results, strict=True)))
             saliency: Tensor = results[0].float().cpu().numpy()
