@@ -36,6 +36,7 @@ ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False, soft_wrap=True
     default=None,
     help="Always or never install aerogaze on the board (default: if it is missing or too old).",
 )
+@click.option("--folder", is_flag=True, help="TARGET is a folder that stands in for a board, also a new one.")
 @click.option("--sudo", is_flag=True, help="Run commands on the board with sudo, without a password.")
 @click.option("--identity", type=PATH, help="A private SSH key (default: ~/.ssh and the SSH agent).")
 @click.option("--known-hosts", type=PATH, help="File of host keys (default: ~/.ssh/known_hosts).")
@@ -51,6 +52,7 @@ def flash(
     root: Path,
     aerogaze: str | None,
     runtime: bool | None,
+    folder: bool,
     sudo: bool,
     identity: Path | None,
     known_hosts: Path | None,
@@ -61,13 +63,17 @@ def flash(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Install BUNDLE on TARGET: user@host, user@host:port, or a folder that stands in for a board."""
+    """Install BUNDLE on TARGET: user@host, user@host:port, or a folder that stands in for a board.
+
+    A folder exists, or is written as a path, such as ./drone.
+    """
     host = Host(
         address=target,
         trust=trust,
         root=root,
         aerogaze=aerogaze,
         runtime=runtime,
+        folder=folder,
         sudo=sudo,
         identity=identity,
         known_hosts=known_hosts,

@@ -23,7 +23,9 @@ class Host:
     The fields, written with hyphens, are the keys of a host in an inventory (`jetson.fleet.inventory`).
 
     Attributes:
-        address: user@host, user@host:port, or a folder that stands in for a board.
+        address: user@host, user@host:port, or a folder that stands in for a board: an existing one, or one
+            that is written as a path, such as ./drone.
+        folder: The address is a folder, whatever it looks like.
         trust: Keys for a board that trusts none yet.
         root: Aerogaze's folder on the board.
         aerogaze: Command on the board; None for the one in /opt/aerogaze, else the one in PATH.
@@ -53,13 +55,15 @@ class Host:
     autopilot: str | None = None
     no_autopilot: bool = False
     reinstall: bool = False
+    folder: bool = False
 
     def __post_init__(self) -> None:
         if self.policy is not None:
             parse_policy(self.policy)
-        if self.login is None and "@" in self.address and "/" not in self.address:
+        if self.login is None and not self.folder and not is_folder(self.address):
             raise InputError(
-                f"{self.address!r} is not a board; expected user@host, user@host:port, or a folder"
+                f"{self.address!r} is neither a board nor an existing folder; expected user@host, user@host:port "
+                f"or a folder: write ./{self.address} for a new folder that stands in for a board"
             )
         if self.login is None and self.runtime:
             raise InputError(
@@ -69,6 +73,8 @@ class Host:
     @property
     def login(self) -> SshLogin | None:
         """SSH login of the board; None for a folder."""
+        if self.folder:
+            return None
         return parse_login(self.address, identity=self.identity, known_hosts=self.known_hosts)
 
     @property
@@ -127,3 +133,14 @@ class Host:
         policy = ("--policy", self.policy) if self.policy else ()
         reinstall = ("--reinstall",) if self.reinstall else ()
         return (*policy, *self._autopilot_options(), *reinstall)
+
+
+def is_folder(address: str, base: Path = Path()) -> bool:
+    """Return whether an address that is no SSH login clearly means a folder, and not a mistyped host.
+
+    Args:
+        address: The address.
+        base: Folder at which a relative path starts.
+    """
+    is_written_as_path = address.startswith(("/", "./", "../")) or ("/" in address and "@" not in address)
+    return is_written_as_path or (base / address).is_dir()

@@ -25,7 +25,8 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.core.toml_reader import read_toml
-from jetson.deploy.host import Host
+from jetson.deploy.host import Host, is_folder
+from jetson.deploy.ssh_target import parse_login
 
 PATH_OPTIONS = ("trust", "identity", "known-hosts")
 """Options that name files at the desk, relative to the inventory's folder."""
@@ -110,11 +111,9 @@ def _parse_hosts(path: Path, document: Mapping[str, Any]) -> dict[str, Host]:
             raise InputError(f"{path}: the name of a host is {name!r}; expected a name such as drone-7")
         options = _parse_options(path, f"host {name!r}", value, {"address"})
         try:
-            host = Host(**{"address": name, **defaults, **options})
+            host = Host(**_resolve_folder(path, {"address": name, **defaults, **options}))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        if host.login is None:
-            host = dataclasses.replace(host, address=str(path.parent / host.address))
         if host.board_key in names_by_board:
             raise InputError(
                 f"{path}: {name!r} and {names_by_board[host.board_key]!r} are the same board: name it once"
@@ -122,6 +121,14 @@ def _parse_hosts(path: Path, document: Mapping[str, Any]) -> dict[str, Host]:
         names_by_board[host.board_key] = name
         hosts[name] = host
     return hosts
+
+
+def _resolve_folder(path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a host; a folder gets its path from the inventory's folder."""
+    address = options["address"]
+    if not options.get("folder") and (parse_login(address) or not is_folder(address, path.parent)):
+        return options
+    return {**options, "address": str(path.parent / address), "folder": True}
 
 
 def _parse_options(path: Path, where: str, table: Any, extra_keys: Set[str] = frozenset()) -> dict[str, Any]:

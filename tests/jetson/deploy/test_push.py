@@ -101,6 +101,35 @@ def test_invalid_port_is_reported(
     assert message in outcome.err
 
 
+@pytest.mark.parametrize("target", ["drone-7.local", "drone", "pilot@drone:/opt", "10.0.0.8:2222", "@drone"])
+def test_mistyped_host_makes_no_folder(
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, target: str,
+) -> None:  # fmt: skip
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    outcome = command("flash", make_bundle(), target, "--trust", public_key_file)
+    assert outcome.code == 2
+    assert outcome.err == (
+        f"aerogaze: {target!r} is neither a board nor an existing folder; expected user@host, user@host:port or a "
+        f"folder: write ./{target} for a new folder that stands in for a board\n"
+    )
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["drone --folder", "./drone", "drone/", "new/drone"])
+def test_new_folder_is_written_as_a_path_or_named_with_the_option(
+    command: Command, make_bundle: MakeBundle, public_key_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    outcome = command("flash", make_bundle(), *words.split(), "--trust", public_key_file)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / words.split()[0] / "trust.json").is_file()
+    again = command("flash", make_bundle(), words.removesuffix(" --folder"), "--dry-run")
+    assert again.code == 0, "the folder exists now"
+
+
 def test_identity_that_is_not_a_key_is_reported(
     command: Command, make_bundle: MakeBundle, server: SshServer, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def test_host_options_override_the_defaults(tmp_path: Path) -> None:
 
 
 def test_rings_take_numbers_shares_and_the_rest(tmp_path: Path) -> None:
-    hosts = "[hosts]\n" + "\n".join(f"d{n} = {{}}" for n in range(40))
+    hosts = "[hosts]\n" + "\n".join(f'"pilot@d{n}" = {{}}' for n in range(40))
     text = f"""
         [[rings]]
         hosts = 2
@@ -70,6 +70,19 @@ def test_rings_take_numbers_shares_and_the_rest(tmp_path: Path) -> None:
     rings = load_inventory(write_toml(tmp_path, text)).rings
     assert [len(ring.hosts) for ring in rings] == [2, 5, 33]
     assert [(ring.success, ring.error) for ring in rings] == [(0.9, 0.1), (0.8, 0.3), (0.9, 0.1)]
+
+
+def test_name_without_a_user_is_a_folder_only_if_it_exists_or_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "d1").mkdir()
+    text = "[hosts]\nd1 = {}\n'./d2' = {}\nd3 = { folder = true }\nd4 = { address = 'boards/4' }"
+    hosts = load_inventory(write_toml(tmp_path, text)).hosts.values()
+    assert [host.address for host in hosts] == [
+        str(tmp_path / name) for name in ("d1", "d2", "d3", "boards/4")
+    ]
+    assert all(host.login is None for host in hosts)
+    for mistyped in ("d5 = {}", "drone = { address = 'd5.local' }"):
+        with pytest.raises(InputError, match=r"'d5\S*' is neither a board nor an existing folder"):
+            load_inventory(write_toml(tmp_path, f"[hosts]\n{mistyped}"))
 
 
 HOST = '[hosts]\n"pilot@d1" = {}\n'
@@ -95,7 +108,7 @@ HOST = '[hosts]\n"pilot@d1" = {}\n'
         ("[hosts]\n'pilot@d1' = { policy = 'best' }", "policy 'best'; expected one as"),
         ("[defaults]\npolicy = 'best'\n" + HOST, "policy 'best'; expected one as"),
         ("[defaults]\naddress = 'pilot@d1'\n" + HOST, "[defaults] has an unknown key 'address'"),
-        ("[hosts]\n'pilot@d1@x' = {}", "'pilot@d1@x' is not a board; expected user@host"),
+        ("[hosts]\n'pilot@d1@x' = {}", "'pilot@d1@x' is neither a board nor an existing folder; expected"),
         ("[hosts]\n'pilot@d1:0' = {}", "port 0 does not exist"),
         ("[hosts]\n'b/1' = {}\n'b/./1' = {}", "'b/./1' and 'b/1' are the same board: name it once"),
         ("[hosts]\n'pilot@d1' = {}\n'root@d1' = {}", "'root@d1' and 'pilot@d1' are the same board"),
@@ -110,7 +123,7 @@ HOST = '[hosts]\n"pilot@d1" = {}\n'
         ("[[rings]]\nhosts = '120%'\n" + HOST, "'120%'; expected a share"),
         ("[[rings]]\nhosts = 1\nerror = 5\n" + HOST, 'ring 1: error is 5; expected a share such as "10%"'),
         (
-            "[[rings]]\nhosts = 1\n" + HOST + "d2 = {}",
+            "[[rings]]\nhosts = 1\n" + HOST + "'pilot@d2' = {}",
             '1 hosts are in no ring; add a last ring with hosts = "all"',
         ),
     ],
