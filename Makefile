@@ -24,6 +24,7 @@ bench: env
 # The documentation site, in out/site. A dead link or a warning is an error. `make test` builds it, too (tests/docs).
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "read it: $(BIN)/python -m http.server --directory out/site"
 
 # The pictures of the README, in docs/images. Needs Chromium.
 pictures: env

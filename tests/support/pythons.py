@@ -1,4 +1,4 @@
-"""Virtual environments with the project's wheel, as on a drone or for a new user."""
+"""Archives of the project, and virtual environments with its wheel, as on a drone or for a new user."""
 
 from __future__ import annotations
 
@@ -11,14 +11,31 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the project's wheel into a folder, from a copy, so that the checkout stays clean."""
-    source = folder / "source"
-    ignored = shutil.ignore_patterns(".*", "out", "build", "dist", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source))
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+def copy_source(folder: Path) -> Path:
+    """Copy the project into a folder, so that the checkout stays clean, and return the copy."""
+    ignored = shutil.ignore_patterns(
+        ".git",
+        ".venv*",
+        ".hypothesis",
+        ".*_cache",
+        "out",
+        "build",
+        "dist",
+        "shared",
+        "*.egg-info",
+        "__pycache__",
+    )
+    return Path(shutil.copytree(ROOT, folder / "source", ignore=ignored))
+
+
+def build_archives(source: Path, folder: Path, umask: int = 0o022) -> tuple[Path, Path]:
+    """Build the wheel and the source archive as `make dist` does, and return both."""
+    command = [sys.executable, str(source / ".ci/dist.py"), str(folder)]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    result = subprocess.run(command, env=environment, umask=umask, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,), (archive,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, archive
 
 
 def make_environment(python: str, folder: Path, *packages: str) -> Path:

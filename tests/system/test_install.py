@@ -1,24 +1,68 @@
-"""Wheel as a drone installs it: without the training extra, and on the Python versions of the boards."""
+"""Archives of a release, and the wheel as a drone installs it: without torch, on the Python of the boards."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import find_python
-from tests.support.pythons import ROOT, build_wheel, make_environment, run
+from tests.support.pages import run_page
+from tests.support.pythons import ROOT, build_archives, copy_source, make_environment, run
 
 pytestmark = pytest.mark.xdist_group("install")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def archives(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return build_archives(source, tmp_path_factory.mktemp("archives"))
+
+
+@pytest.fixture(scope="module")
+def wheel(archives: tuple[Path, Path]) -> Path:
+    return archives[0]
+
+
+@pytest.fixture(scope="module")
+def drone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of a clean environment with the wheel and what it requires."""
+    return make_environment(sys.executable, tmp_path_factory.mktemp("environment") / "drone", str(wheel))
+
+
+def test_archives_are_the_same_to_the_byte_when_they_are_built_again(
+    source: Path, archives: tuple[Path, Path], tmp_path: Path
+) -> None:
+    again = build_archives(source, tmp_path, umask=0o077)
+    for first, second in zip(archives, again, strict=True):
+        assert first.name == second.name
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_metadata_passes_the_strict_check_of_twine(archives: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, archives)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_source_archive_holds_what_the_project_is_built_and_tested_with(archives: tuple[Path, Path]) -> None:
+    with tarfile.open(archives[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for needed in (
+        ".ci/run", "CHANGELOG.md", "Makefile", "constraints.txt", "docs/index.md", "docs/images/overlay.jpg",
+        "edge/api.py", "mkdocs.yml", "tests/conftest.py", "jetson/constraints.txt",
+    ):  # fmt: skip
+        assert needed in names
 
 
 def test_wheel_holds_the_packages_and_their_data_only(wheel: Path) -> None:
@@ -39,25 +83,29 @@ def test_wheel_holds_the_packages_and_their_data_only(wheel: Path) -> None:
         assert needed in names
 
 
-def test_run_and_profile_work_without_torch(wheel: Path, video: Path, tmp_path: Path) -> None:
-    programs = make_environment(sys.executable, tmp_path / "drone", str(wheel))
+def test_quickstart_of_the_readme_works_from_the_wheel(drone: Path, tmp_path: Path) -> None:
+    run_page(ROOT / "README.md", tmp_path, long=False, programs=drone)
+    assert (tmp_path / "saliency.mp4").stat().st_size > 10_000
+    assert len((tmp_path / "saliency.jsonl").read_text().splitlines()) == 60
+
+
+def test_run_and_profile_work_without_torch(drone: Path, video: Path, tmp_path: Path) -> None:
     installed = {
-        row["name"].lower() for row in json.loads(run(str(programs / "pip"), "list", "--format", "json"))
+        row["name"].lower() for row in json.loads(run(str(drone / "pip"), "list", "--format", "json"))
     }
     assert not installed & {"torch", "onnx", "lightning", "pydantic", "matplotlib"}
-    aerogaze = str(programs / "aerogaze")
+    aerogaze = str(drone / "aerogaze")
     summary = run(aerogaze, "run", str(video), "--maps", "maps", "--jsonl", "o.jsonl", "--json", cwd=tmp_path)
     assert json.loads(summary)["frames"] == len(list((tmp_path / "maps").iterdir())) == 12
     assert "fp32" in run(aerogaze, "profile", cwd=tmp_path)
 
 
-def test_missing_extra_is_named_with_the_remedy(wheel: Path, tmp_path: Path) -> None:
-    programs = make_environment(sys.executable, tmp_path / "drone", str(wheel))
+def test_missing_extra_is_named_with_the_remedy(drone: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from edge.cli.main import run_cli; sys.stderr = sys.stdout; "
         "print(run_cli(['train', 'demo', '--out', 'x.safetensors']))"
     )
-    output = run(str(programs / "python"), "-c", code, cwd=tmp_path)
+    output = run(str(drone / "python"), "-c", code, cwd=tmp_path)
     assert "which is not installed: pip install 'aerogaze[train]'" in output
     assert output.splitlines()[-1] == "2"
 
