@@ -10,7 +10,7 @@ import pytest
 from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.search.accuracy import AccuracyBudget
 from edge.preprocessing.transform import Preprocessing
-from export.cli import export as export_command
+from export.cli import export_release
 from export.graphs import int8_search
 from export.release.builder import EXPORT_OPTIONS
 from tests.support.exporting import FakeTimer, random_student
@@ -29,7 +29,7 @@ def loose_budget(fake_timer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the export command ship int8 graphs of untrained students, which lose more than trained ones."""
     budget = AccuracyBudget(cc=0.02, kld=0.02)
     options = dataclasses.replace(EXPORT_OPTIONS, budget=budget)
-    monkeypatch.setattr(export_command, "EXPORT_OPTIONS", options)
+    monkeypatch.setattr(export_release, "EXPORT_OPTIONS", options)
 
 
 @pytest.fixture(params=["previous", "next"])
