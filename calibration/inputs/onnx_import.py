@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,13 +16,10 @@ from onnx import TensorProto, external_data_helper, version_converter
 
 from calibration.inputs.distribution_shift import ChannelStatistics, statistics_from_batch_norms
 from calibration.inputs.graph_inputs import InputFeeder
+from calibration.inputs.image_format import Colour, Layout
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
 
-Layout = Literal["nchw", "nhwc"]
-Colour = Literal["rgb", "bgr"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-COLOURS: tuple[Colour, ...] = get_args(Colour)
 DEFAULT_SCALE, DEFAULT_OFFSET = (1 / 255,), (0.0,)
 MAX_MODEL_BYTES = 2**31 - 1
 """Limit of a protobuf message, for a graph with its weights."""

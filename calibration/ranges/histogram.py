@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 Method = Literal["entropy", "percentile", "mse", "minmax"]
 METHODS: tuple[Method, ...] = get_args(Method)
+MethodChoice = Literal["best", "entropy", "percentile", "mse", "minmax"]
+"""A method, or "best" for the one that suits a graph best."""
+BEST: MethodChoice = "best"
+METHOD_CHOICES: tuple[MethodChoice, ...] = (BEST, *METHODS)
 BINS = 2048
 """Bins for each sign. After the range doubled, at least half of them are in use."""
 LEVELS = 128

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import onnx
 
@@ -11,13 +10,10 @@ from calibration.inputs.calibration_frames import Windows
 from calibration.inputs.graph_inputs import InputFeeder
 from calibration.quantization.qdq import quantize
 from calibration.quantization.qdq_placement import CPU, QdqScheme
-from calibration.ranges.histogram import METHODS, Histogram, Method
+from calibration.ranges.histogram import BEST, METHODS, Histogram, Method, MethodChoice
 from calibration.search.accuracy import AccuracyEvaluator, compare_maps
 from edge.release.quantization import TensorRanges
 
-MethodChoice = Literal["best", "entropy", "percentile", "mse", "minmax"]
-BEST: MethodChoice = "best"
-METHOD_CHOICES: tuple[MethodChoice, ...] = (BEST, *METHODS)
 MAX_WINDOWS = 32
 """Limit for the calibration windows that methods are ranked on. Held-out windows judge the result."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -42,6 +43,25 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception, SystemExit):  # the run continues if standard error was closed
             ERR_CONSOLE.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
+
+
+_HIDE_NEXT_STEPS: ContextVar[bool] = ContextVar("hide_next_steps", default=False)
+
+
+def print_next_step(step: str) -> None:
+    """Print what the user does next, in one line."""
+    if not _HIDE_NEXT_STEPS.get():
+        print(f"next: {step}")
+
+
+@contextmanager
+def hide_next_steps() -> Iterator[None]:
+    """Print no next steps while the block runs, because the caller takes them itself."""
+    token = _HIDE_NEXT_STEPS.set(True)
+    try:
+        yield
+    finally:
+        _HIDE_NEXT_STEPS.reset(token)
 
 
 @contextmanager

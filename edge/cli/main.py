@@ -15,6 +15,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import click
+from click.shell_completion import CompletionItem
 
 from edge.core.errors import CheckError, InputError
 
@@ -24,47 +25,56 @@ class CommandEntry:
     """A command in the table.
 
     Attributes:
+        section: Heading that the help lists the command under.
         module: Module that defines the command, under the command's name.
         help: Help text in one line.
         extra: Optional dependencies that the command needs.
     """
 
+    section: str
     module: str
     help: str
     extra: str | None = None
 
 
 COMMANDS = {
-    "demo": CommandEntry(
-        "export.cli.demo", "Train, export, measure and run a small student; write a report.", "export"
+    "run": CommandEntry("Fly", "edge.cli.run", "Compute saliency maps of a video or camera."),
+    "doctor": CommandEntry("Fly", "edge.cli.doctor", "Show what this machine can do and what it lacks."),
+    "device": CommandEntry(
+        "Fly", "jetson.cli.device", "Install bundles on this board and roll them back.", "jetson"
     ),
-    "train": CommandEntry("trainer.cli.train", "Distil a student from a recipe.", "train"),
+    "profile": CommandEntry("Measure", "edge.cli.profile", "Measure latency per precision."),
+    "evaluate": CommandEntry(
+        "Measure", "trainer.cli.evaluate", "Score saliency maps against recorded gaze.", "train"
+    ),
+    "compare": CommandEntry("Measure", "export.cli.compare", "Compare the maps of two graphs.", "export"),
+    "sensitivity": CommandEntry(
+        "Measure", "export.cli.sensitivity", "Measure what each layer loses in int8.", "export"
+    ),
+    "demo": CommandEntry("Train", "export.cli.demo", "Run every stage once and write a report.", "export"),
+    "train": CommandEntry("Train", "trainer.cli.train", "Distil a student from a recipe.", "train"),
     "label": CommandEntry(
-        "trainer.cli.label", "Write a model's saliency maps for a tree of videos.", "train"
+        "Train", "trainer.cli.label", "Write a model's saliency maps for a tree of videos.", "train"
     ),
-    "evaluate": CommandEntry("trainer.cli.evaluate", "Score saliency maps against recorded gaze.", "train"),
     "export": CommandEntry(
-        "export.cli.export", "Export a student as a release, with a graph per precision.", "export"
+        "Export", "export.cli.export", "Export a student as a release of ONNX graphs.", "export"
     ),
     "calibrate": CommandEntry(
-        "export.cli.calibrate", "Quantize a release or any ONNX graph to int8.", "export"
+        "Export", "export.cli.calibrate", "Quantize a release or any ONNX graph to int8.", "export"
     ),
-    "sensitivity": CommandEntry(
-        "export.cli.sensitivity", "Measure the accuracy that each layer loses in int8.", "export"
+    "build": CommandEntry("Export", "export.cli.build", "Build TensorRT engines for a release.", "export"),
+    "keys": CommandEntry(
+        "Deliver", "jetson.cli.bundle", "Create signing keys and trust documents.", "jetson"
     ),
-    "build": CommandEntry("export.cli.build", "Build TensorRT engines for a release.", "export"),
-    "compare": CommandEntry("export.cli.compare", "Compare the maps of two graphs.", "export"),
-    "profile": CommandEntry("edge.cli.profile", "Measure latency per precision."),
-    "run": CommandEntry("edge.cli.run", "Compute saliency maps of a video or camera."),
-    "keys": CommandEntry("jetson.cli.bundle", "Create signing keys and list trusted keys.", "jetson"),
-    "bundle": CommandEntry("jetson.cli.bundle", "Sign a release as one file, or verify one.", "jetson"),
-    "flash": CommandEntry("jetson.cli.flash", "Install a bundle on a board over SSH.", "flash"),
+    "bundle": CommandEntry(
+        "Deliver", "jetson.cli.bundle", "Sign a release as one file, or verify one.", "jetson"
+    ),
+    "flash": CommandEntry("Deliver", "jetson.cli.flash", "Install a bundle on a board over SSH.", "flash"),
+    "fleet": CommandEntry(
+        "Deliver", "jetson.cli.fleet", "Install a bundle on many boards, ring by ring.", "flash"
+    ),
     "wheels": CommandEntry(
-        "jetson.cli.wheels", "Download a board's runtime, for boards without internet.", "flash"
-    ),
-    "fleet": CommandEntry("jetson.cli.fleet", "Install a bundle on many boards, ring by ring.", "flash"),
-    "device": CommandEntry(
-        "jetson.cli.device", "Install bundles on this board and roll them back.", "jetson"
+        "Deliver", "jetson.cli.wheels", "Download the packages of a board without internet.", "flash"
     ),
 }
 _OWN_PACKAGES = {"edge", "export", "calibration", "trainer", "jetson"}
@@ -83,18 +93,47 @@ class _LazyGroup(click.Group):
         try:
             module = importlib.import_module(entry.module)
         except ModuleNotFoundError as error:
-            if entry.extra is None or (error.name or "").split(".")[0] in _OWN_PACKAGES:
-                raise
-            raise InputError(
-                f"aerogaze {name} needs {error.name}, which is not installed: "
-                f"pip install 'aerogaze[{entry.extra}]'"
-            ) from None
+            raise _explain_missing(name, error) from None
         command: click.Command = getattr(module, name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            # A command imports its packages when it works, so that its help needs none of them.
+            raise _explain_missing(ctx.invoked_subcommand or "", error) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), entry.help)
+                        for name, entry in COMMANDS.items()
+                        if entry.section == section
+                    ]
+                )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the options and commands that start with a text, without importing the commands."""
+        names = [
+            CompletionItem(name, help=entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def _explain_missing(name: str, error: ModuleNotFoundError) -> Exception:
+    """Return the error that says how to install a package which a command needs."""
+    entry = COMMANDS.get(name)
+    if entry is None or entry.extra is None or (error.name or "").split(".")[0] in _OWN_PACKAGES:
+        return error
+    return InputError(
+        f"aerogaze {name} needs {error.name}, which is not installed: pip install 'aerogaze[{entry.extra}]'"
+    )
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,7 +143,7 @@ def aerogaze() -> None:
 
     \b
     Example:
-      aerogaze run clip.mp4 --overlay saliency.mp4
+      aerogaze run synthetic:7 --max-frames 60 --overlay saliency.mp4
     """
 
 

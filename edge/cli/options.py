@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +13,52 @@ from edge.core.errors import InputError
 from edge.inference.engine_selection import ENGINE_CHOICES
 
 
-class NonEmptyCommand(click.Command):
+class FileType(click.Path):
+    """Path of a file, which the help calls FILE."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(path_type=Path, **settings)
+        self.name = "file"
+
+
+class FolderType(click.Path):
+    """Path of a folder, which the help calls DIR."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(path_type=Path, **settings)
+        self.name = "dir"
+
+
+FILE = FileType()
+FOLDER = FolderType()
+
+
+class SectionedCommand(click.Command):
+    """Command whose help lists its options under headings.
+
+    Args:
+        sections: Names of the options (parameter names of click) by heading.
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.sections = dict(sections or {})
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings; options without one come last, under Options."""
+        options = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
+        placed = {name for names in self.sections.values() for name in names}
+        rest = [name for name in options if name not in placed]
+        for heading, names in (*self.sections.items(), ("Options", rest)):
+            records = [options[name].get_help_record(ctx) for name in names]
+            if rows := [record for record in records if record is not None]:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+class NonEmptyCommand(SectionedCommand):
     """Command that rejects empty arguments, which usually come from an unset shell variable.
 
     Raises:

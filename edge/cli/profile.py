@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge.cli.console import progress_bar
-from edge.cli.options import engine_option
+from edge.cli.options import FILE, FileType, engine_option
 from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import CheckError, InputError
 from edge.core.frames import parse_size
@@ -33,8 +33,7 @@ PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
 DEFAULT_RUNS, DEFAULT_WARM_UP = 300, 50
 MIN_TIME_S = 1.0
 """Time of the slowest candidate unless --runs is given: medians over 0.1 s vary by 10 %."""
-PATH = click.Path(path_type=Path)
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING_FILE = FileType(exists=True, dir_okay=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ class ProfileOptions:
 @click.command(epilog="Example: aerogaze profile skd-64 --precision fp32,int8 --json latency.json")
 @click.argument("release", required=False)
 @click.option(
-    "--precision", help="Precisions, separated by commas: fp32,fp16,int8 (default: all of the release)."
+    "--precision",
+    metavar="LIST",
+    help="Precisions, separated by commas: fp32,fp16,int8 (default: all of the release).",
 )
 @engine_option
 @click.option(
@@ -87,6 +88,7 @@ class ProfileOptions:
 )
 @click.option(
     "--batch",
+    metavar="LIST",
     default="1",
     show_default=True,
     help="Batch sizes, separated by commas; only pairs take more than 1.",
@@ -98,23 +100,37 @@ class ProfileOptions:
     show_default=True,
     help="skd: as in the paper, pairs at batch 256, forward pass only.",
 )
-@click.option("--torch", help="Measure the student in PyTorch, too, in these precisions: fp32,fp16,bf16.")
-@click.option("--student", help="Student for --torch (default: the one with the release's name).")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine (default: one per core).")
+@click.option(
+    "--torch",
+    metavar="LIST",
+    help="Measure the student in PyTorch, too, in these precisions: fp32,fp16,bf16.",
+)
+@click.option(
+    "--student", metavar="NAME", help="Student for --torch (default: the one with the release's name)."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of the engine (default: one per core).",
+)
 @click.option(
     "--runs",
     type=click.IntRange(min=20),
+    metavar="N",
     help="Measured runs of each precision (default: 300, or more until the slowest took 1 s; protocol "
     "skd: 40).",
 )
 @click.option(
     "--warm-up",
     type=click.IntRange(min=0),
+    metavar="N",
     help="Minimum of runs before the measurement, which starts when the latency is steady (default: 50; "
     "protocol skd: 4).",
 )
 @click.option(
     "--frame",
+    metavar="WxH",
     default="1280x720",
     show_default=True,
     help="Size of the frames that preprocessing is timed with.",
@@ -122,15 +138,18 @@ class ProfileOptions:
 @click.option(
     "--energy",
     type=click.FloatRange(min=0),
+    metavar="SECONDS",
     default=3.0,
     show_default=True,
-    help="Seconds to measure the energy of each precision, and of the idle machine; 0 for none.",
+    help="Time to measure the energy of each precision, and of the idle machine; 0 for none.",
 )
-@click.option("--truth", type=FILE, help="An npz file of frames and fixations, for NSS.")
+@click.option("--truth", type=EXISTING_FILE, help="An npz file of frames and fixations, for NSS.")
 @click.option("--layers", is_flag=True, help="Time each layer; --html does so, too.")
-@click.option("--budget", type=FILE, help="A TOML file of bounds; exit code 1 if the release breaks one.")
-@click.option("--json", type=PATH, help="Write the measurement and its conditions as JSON.")
-@click.option("--html", type=PATH, help="Write a report as one HTML page.")
+@click.option(
+    "--budget", type=EXISTING_FILE, help="A TOML file of bounds; exit code 1 if the release breaks one."
+)
+@click.option("--json", type=FILE, help="Write the measurement and its conditions as JSON.")
+@click.option("--html", type=FILE, help="Write a report as one HTML page.")
 @click.option(
     "--history/--no-history",
     default=True,
@@ -139,8 +158,9 @@ class ProfileOptions:
 )
 @click.option(
     "--compare",
-    type=FILE,
+    type=EXISTING_FILE,
     nargs=2,
+    metavar="FILE FILE",
     help="Compare two files written by --json, without a measurement.",
 )
 def profile(**values: Any) -> None:

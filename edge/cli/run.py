@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from edge.cli.config_file import load_config_file
 from edge.cli.console import progress_bar, show_log
-from edge.cli.options import FiniteRange, NonEmptyCommand, engine_option
+from edge.cli.options import FILE, FOLDER, FiniteRange, NonEmptyCommand, engine_option
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
@@ -37,6 +37,16 @@ from edge.sources.factory import exclusive_devices, is_camera, open_source
 DEFAULT_THREADS = 1
 """Threads of inference: the students are small, and decoding and output need cores, too."""
 MAX_THREADS = 256
+
+
+SECTIONS = {
+    "Input": ["config", "max_frames", "fps", "realtime", "small", "fov", "mount"],
+    "Model": ["release", "precision", "engine", "threads", "blur"],
+    "Output": ["overlay", "jsonl", "maps", "as_json"],
+    "MAVLink": ["mavlink", "mavlink_system", "gimbal", "on_gimbal"],
+    "Web": ["http", "http_token"],
+}
+"""Options of the command under the headings of its help."""
 
 
 @dataclass(frozen=True)
@@ -109,48 +119,55 @@ class RunOptions:
 
 
 @click.command(
-    cls=NonEmptyCommand, epilog="Example: aerogaze run clip.mp4 --overlay saliency.mp4 --jsonl saliency.jsonl"
+    cls=NonEmptyCommand,
+    sections=SECTIONS,
+    epilog="Example: aerogaze run synthetic:7 --max-frames 60 --overlay saliency.mp4",
 )
 @click.argument("source")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=FILE,
     is_eager=True,
     expose_value=False,
     callback=load_config_file,
     help="Read options from a TOML file: source = 'csi:0', jsonl = 'o.jsonl'. The command line wins.",
 )
-@click.option("--release", help="Folder of a release, or the name of a shipped one (default: skd-64).")
-@click.option("--precision", help="fp32, fp16 or int8 (default: the fastest that runs natively here).")
+@click.option(
+    "--release", metavar="DIR", help="Folder of a release, or the name of a shipped one (default: skd-64)."
+)
+@click.option(
+    "--precision", metavar="NAME", help="fp32, fp16 or int8 (default: the fastest that runs natively here)."
+)
 @engine_option
 @click.option(
     "--blur",
     type=FiniteRange(min=0, max=MAX_BLUR),
+    metavar="SIGMA",
     help="Sigma of the Gaussian that blurs the maps, in widths of the map (default: from the release).",
 )
-@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
+@click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="Stop after this many frames.")
 @click.option(
     "--fps",
     type=FiniteRange(min=0.01, max=1000),
+    metavar="FPS",
     help="Frame rate of the source, if it reports a wrong one (folder of images: 10).",
 )
-@click.option(
-    "--overlay", type=click.Path(path_type=Path), help="Write a video of the frames under their saliency."
-)
+@click.option("--overlay", type=FILE, help="Write a video of the frames under their saliency.")
 @click.option(
     "--jsonl",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Write one JSON object per frame: time, latency, peaks, regions.",
 )
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     help="Write a folder with one 16-bit PNG map per frame.",
 )
 @with_sink_options
 @click.option(
     "--threads",
     type=click.IntRange(1, MAX_THREADS),
+    metavar="N",
     default=DEFAULT_THREADS,
     show_default=True,
     help="Threads of inference.",

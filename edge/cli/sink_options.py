@@ -22,6 +22,7 @@ _OPTIONS = (
     click.option(
         "--fov",
         type=FiniteRange(0, 180, min_open=True, max_open=True),
+        metavar="DEGREES",
         help="Horizontal field of view of the camera in degrees; adds bearing and elevation.",
     ),
     click.option(
@@ -30,11 +31,12 @@ _OPTIONS = (
         help="Mounting angles of the camera in degrees: up, right, clockwise.",
     ),
     click.option(
-        "--mavlink", metavar="LINK", help="Send MAVLink to udpout:HOST:PORT or /dev/ttyTHS1[:BAUD]."
+        "--mavlink", metavar="ENDPOINT", help="Send MAVLink to udpout:HOST:PORT or /dev/ttyTHS1[:BAUD]."
     ),
     click.option(
         "--mavlink-system",
         type=click.IntRange(1, 255),
+        metavar="ID",
         default=1,
         show_default=True,
         help="MAVLink system id of the vehicle.",
@@ -50,6 +52,7 @@ _OPTIONS = (
     ),
     click.option(
         "--http-token",
+        metavar="TOKEN",
         envvar=TOKEN_VARIABLE,
         help=f"Token that other machines need for the page (or ${TOKEN_VARIABLE}; default: generated).",
     ),

@@ -9,11 +9,10 @@ from typing import Any
 
 import onnx
 
+from calibration.inputs.image_format import COLOURS, LAYOUTS
 from calibration.inputs.onnx_import import (
-    COLOURS,
     DEFAULT_OFFSET,
     DEFAULT_SCALE,
-    LAYOUTS,
     ImageInput,
     data_inputs,
     resolve_image_input,

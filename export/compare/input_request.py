@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from calibration.inputs.onnx_import import Colour, Layout
+from calibration.inputs.image_format import Colour, Layout
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from edge.cli.console import print_next_step
+from edge.cli.options import FILE, SectionedCommand
 from edge.core.errors import InputError
 from edge.release.manifest import locate_release
 from jetson.bundle.archive import BundleMetadata, open_bundle, read_bundle, write_bundle
@@ -21,7 +23,6 @@ from jetson.bundle.manifest import (
     validate_date,
     version_key,
 )
-from jetson.cli.options import PATH
 from jetson.signing.cms import CmsSigner, load_cms_signer
 from jetson.signing.keys import (
     generate_key,
@@ -38,8 +39,8 @@ def keys() -> None:
     """Make signing keys, and the documents that say which keys a board trusts."""
 
 
-@keys.command(epilog="Example: aerogaze keys new --out k")
-@click.option("--out", type=PATH, required=True, help="File of the private key; the public key is OUT.pub.")
+@keys.command(short_help="Make an Ed25519 key.", epilog="Example: aerogaze keys new --out k")
+@click.option("--out", type=FILE, required=True, help="File of the private key; the public key is OUT.pub.")
 def new(out: Path) -> None:
     """Make an Ed25519 key: OUT, which only you can read, and OUT.pub for the boards."""
     key = generate_key(out)
@@ -47,15 +48,20 @@ def new(out: Path) -> None:
 
 
 @keys.command(
-    epilog="Example: aerogaze keys trust k2.pub k3.pub --threshold 2 --version 2 --key k --out t.json"
+    short_help="Write the document of the keys that boards trust.",
+    epilog="Example: aerogaze keys trust k2.pub k3.pub --threshold 2 --version 2 --key k --out t.json",
 )
-@click.argument("public", nargs=-1, required=True, type=PATH)
-@click.option("--threshold", default=1, show_default=True, help="How many of the keys must sign a bundle.")
-@click.option("--version", default=1, show_default=True, help="Version of the trust before it, plus 1.")
+@click.argument("public", nargs=-1, required=True, type=FILE)
 @click.option(
-    "--key", "signers", multiple=True, type=PATH, help="A private key of the trust before it; repeatable."
+    "--threshold", metavar="N", default=1, show_default=True, help="How many of the keys must sign a bundle."
 )
-@click.option("--out", type=PATH, required=True, help="The trust document to write.")
+@click.option(
+    "--version", metavar="N", default=1, show_default=True, help="Version of the trust before it, plus 1."
+)
+@click.option(
+    "--key", "signers", multiple=True, type=FILE, help="A private key of the trust before it; repeatable."
+)
+@click.option("--out", type=FILE, required=True, help="The trust document to write.")
 def trust(
     public: tuple[Path, ...], threshold: int, version: int, signers: tuple[Path, ...], out: Path
 ) -> None:
@@ -76,29 +82,56 @@ def trust(
     )
 
 
-@click.command(epilog="Example: aerogaze bundle my-release --key k --counter 2 --out b.swu")
+@click.command(
+    cls=SectionedCommand,
+    sections={
+        "Write a bundle": [
+            "key_files",
+            "out",
+            "counter",
+            "over",
+            "compatible",
+            "runtime",
+            "expires",
+            "caches",
+            "swupdate_key",
+            "swupdate_cert",
+        ],
+        "Check a bundle": ["verify", "listed", "trusted", "threshold"],
+    },
+    epilog="Example: aerogaze bundle my-release --key k --counter 2 --out b.swu",
+)
 @click.argument("release", required=False)
-@click.option("--key", "key_files", multiple=True, type=PATH, help="A private key to sign with; repeatable.")
-@click.option("--out", type=PATH, help="The bundle to write.")
-@click.option("--counter", type=click.IntRange(1, MAX_COUNTER), default=1, show_default=True,
+@click.option("--key", "key_files", multiple=True, type=FILE, help="A private key to sign with; repeatable.")
+@click.option("--out", type=FILE, help="The bundle to write.")
+@click.option("--counter", type=click.IntRange(1, MAX_COUNTER), metavar="N", default=1, show_default=True,
               help="Release counter: boards reject lower counters.")  # fmt: skip
-@click.option("--over", type=click.IntRange(1, MAX_COUNTER),
+@click.option("--over", type=click.IntRange(1, MAX_COUNTER), metavar="N",
               help="Also let boards install it that have flown a higher counter, up to this.")  # fmt: skip
-@click.option("--compatible", multiple=True, metavar="NAME=VALUES",
+@click.option("--compatible", multiple=True, metavar="NAME=LIST",
               help="Where it may be installed: boards=orin-nano,orin-nx; compute=8.7; jetpack=6.1,6.2; "
                    "tensorrt=10.3. Repeatable.")  # fmt: skip
-@click.option("--runtime", default="0.1", show_default=True, help="Lowest version of aerogaze on the board.")
-@click.option("--expires", help="Last day on which it may be installed, as 2027-01-31 (UTC).")
-@click.option("--timing-cache", "caches", multiple=True, type=PATH,
+@click.option(
+    "--runtime",
+    metavar="VERSION",
+    default="0.1",
+    show_default=True,
+    help="Lowest version of aerogaze on the board.",
+)
+@click.option("--expires", metavar="DATE", help="Last day on which it may be installed, as 2027-01-31 (UTC).")
+@click.option("--timing-cache", "caches", multiple=True, type=FILE,
               help="A TensorRT timing cache to include; repeatable.")  # fmt: skip
-@click.option("--swupdate-key", type=PATH, help="RSA key, for boards whose SWUpdate needs signed images.")
-@click.option("--swupdate-cert", type=PATH, help="Certificate of the RSA key, for emailProtection.")
-@click.option("--verify", type=PATH, help="Check this bundle instead of writing one; needs --trust.")
-@click.option("--list", "listed", type=PATH, help="Check this bundle and list its content.")
-@click.option("--trust", "trusted", multiple=True, type=PATH,
+@click.option("--swupdate-key", type=FILE, help="RSA key, for boards whose SWUpdate needs signed images.")
+@click.option("--swupdate-cert", type=FILE, help="Certificate of the RSA key, for emailProtection.")
+@click.option("--verify", type=FILE, help="Check this bundle instead of writing one; needs --trust.")
+@click.option("--list", "listed", type=FILE, help="Check this bundle and list its content.")
+@click.option("--trust", "trusted", multiple=True, type=FILE,
               help="A .pub that must have signed, or a trust document; repeatable.")  # fmt: skip
 @click.option(
-    "--threshold", type=click.IntRange(min=1), help="How many of the --trust keys must have signed."
+    "--threshold",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many of the --trust keys must have signed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def bundle(
@@ -146,6 +179,8 @@ def bundle(
     signing_keys = [load_signing_key(path) for path in key_files]
     manifest = write_bundle(locate_release(release), signing_keys, metadata, out)
     _print_manifest(manifest, as_json, f"wrote {out}, {out.stat().st_size} bytes: {_summary(manifest)}")
+    if not as_json:
+        print_next_step(f"aerogaze flash {out} USER@BOARD --trust {public_key_path(key_files[0])}")
 
 
 def _check_bundle(

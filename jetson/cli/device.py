@@ -15,9 +15,11 @@ from pathlib import Path
 
 import click
 
+from edge.cli.console import print_next_step
+from edge.cli.options import FILE, FOLDER
 from edge.core.errors import CheckError, InputError
 from edge.hardware.board import read_board_facts
-from jetson.cli.options import PATH, autopilot_options, policy_option, reinstall_option
+from jetson.cli.options import autopilot_options, policy_option, reinstall_option
 from jetson.device.arming_interlock import (
     Autopilot,
     MavlinkAutopilot,
@@ -36,13 +38,13 @@ from jetson.signing.trust import load_trust_with_signatures
 
 root_option = click.option(
     "--root",
-    type=PATH,
+    type=FOLDER,
     default=DEFAULT_ROOT,
     show_default=True,
     help="Folder of the board; another folder stands in for a board.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-facts_option = click.option("--facts", type=PATH, hidden=True)
+facts_option = click.option("--facts", type=FOLDER, hidden=True)
 
 
 @click.group(epilog="Example: aerogaze device install b.swu")
@@ -53,8 +55,10 @@ def device() -> None:
     """
 
 
-@device.command(epilog="Example: aerogaze device trust k.pub")
-@click.argument("key", type=PATH)
+@device.command(
+    short_help="Set the keys that must sign bundles.", epilog="Example: aerogaze device trust k.pub"
+)
+@click.argument("key", type=FILE)
 @root_option
 def trust(key: Path, root: Path) -> None:
     """Set the keys that bundles must be signed with.
@@ -66,8 +70,11 @@ def trust(key: Path, root: Path) -> None:
     print(f"{root} trusts {', '.join(map(short_key_id, new_trust.keys))}: {new_trust.threshold} must sign")
 
 
-@device.command(epilog="Example: aerogaze device install b.swu --policy 'fastest within cc>=0.995'")
-@click.argument("bundle", type=PATH)
+@device.command(
+    short_help="Verify a bundle, try it, and switch to it.",
+    epilog="Example: aerogaze device install b.swu --policy 'fastest within cc>=0.995'",
+)
+@click.argument("bundle", type=FILE)
 @root_option
 @policy_option
 @autopilot_options
@@ -92,6 +99,8 @@ def install(
     with _interrupt_on_termination():
         install_bundle(board, bundle, _select_autopilot(root, autopilot, no_autopilot), reinstall)
     print_status(board, as_json)
+    if not as_json:
+        print_next_step(f"aerogaze device status{_root_option_text(root)}")
 
 
 @device.command(epilog="Example: aerogaze device rollback")
@@ -107,7 +116,7 @@ def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: boo
     print_status(board, as_json)
 
 
-@device.command(epilog="Example: aerogaze device boot")
+@device.command(short_help="Revert an unfinished install.", epilog="Example: aerogaze device boot")
 @root_option
 @json_option
 def boot(root: Path, as_json: bool) -> None:
@@ -117,7 +126,10 @@ def boot(root: Path, as_json: bool) -> None:
     print_status(board, as_json)
 
 
-@device.command(epilog="Example: aerogaze device disarmed --autopilot udpin:0.0.0.0:14550")
+@device.command(
+    short_help="Ask the autopilot whether the drone is armed.",
+    epilog="Example: aerogaze device disarmed --autopilot udpin:0.0.0.0:14550",
+)
 @root_option
 @autopilot_options
 def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
@@ -125,7 +137,7 @@ def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
     _select_autopilot(root, autopilot, no_autopilot).check_disarmed()
 
 
-@device.command(epilog="Example: aerogaze device verify")
+@device.command(short_help="Check the signed files of both slots.", epilog="Example: aerogaze device verify")
 @root_option
 def verify(root: Path) -> None:
     """Check that each file of both slots is the one that trusted keys have signed."""
@@ -138,7 +150,10 @@ def verify(root: Path) -> None:
         print(f"slot {name}: {slot.release} counter {slot.counter} is what was signed")
 
 
-@device.command(epilog="Example: aerogaze device status --json")
+@device.command(
+    short_help="Print the release that is flown and its health.",
+    epilog="Example: aerogaze device status --json",
+)
 @root_option
 @json_option
 @facts_option
@@ -147,7 +162,9 @@ def status(root: Path, as_json: bool, facts: Path | None) -> None:
     print_status(open_board(root, facts), as_json, check_health=True)
 
 
-@device.command(epilog="Example: aerogaze device history")
+@device.command(
+    short_help="Print what was installed and reverted.", epilog="Example: aerogaze device history"
+)
 @root_option
 @json_option
 def history(root: Path, as_json: bool) -> None:
@@ -165,6 +182,7 @@ def history(root: Path, as_json: bool) -> None:
 @device.command(
     name="exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Run a command with the release that is flown.",
     epilog="Example: aerogaze device exec aerogaze run 0 --release {release} --precision {precision}",
 )
 @root_option
@@ -190,7 +208,9 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
     os.execvp(command[0], command)  # noqa: S606
 
 
-@device.command(epilog="Example: aerogaze device power 2 --yes")
+@device.command(
+    short_help="Set the power mode with nvpmodel.", epilog="Example: aerogaze device power 2 --yes"
+)
 @click.argument("mode")
 @click.option("--yes", is_flag=True, help="Set it without asking.")
 @facts_option
@@ -210,10 +230,15 @@ def power(mode: str, yes: bool, facts: Path | None) -> None:
         raise CheckError(f"nvpmodel did not set mode {number}; does it need root, or a reboot?")
 
 
-@device.command(epilog="Example: aerogaze device agent --server https://updates.example.com/DEFAULT --id d7")
-@click.option("--server", required=True, help="URL of a hawkBit or gooseBit server, with the tenant.")
-@click.option("--id", "name", required=True, help="Name of this drone on the server.")
-@click.option("--token-file", type=PATH, help="File with the device's token, which only root may read.")
+@device.command(
+    short_help="Install what an update server offers.",
+    epilog="Example: aerogaze device agent --server https://updates.example.com/DEFAULT --id d7",
+)
+@click.option(
+    "--server", metavar="URL", required=True, help="URL of a hawkBit or gooseBit server, with the tenant."
+)
+@click.option("--id", "name", metavar="NAME", required=True, help="Name of this drone on the server.")
+@click.option("--token-file", type=FILE, help="File with the device's token, which only root may read.")
 @click.option("--once", is_flag=True, help="Ask once, install what is offered, and exit.")
 @root_option
 @autopilot_options
@@ -261,6 +286,10 @@ def open_board(root: Path, facts: Path | None = None, policy: str | None = None)
         config.service,
         log=_print_log_line,
     )
+
+
+def _root_option_text(root: Path) -> str:
+    return "" if root == DEFAULT_ROOT else f" --root {root}"
 
 
 def _no_release(root: Path) -> InputError:

@@ -5,30 +5,36 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from jetson.cli.options import PATH, autopilot_options, policy_option, reinstall_option
-from jetson.deploy.host import Host
-from jetson.deploy.push import LoadedBundle, load_bundle
+from edge.cli.console import print_next_step
+from edge.cli.options import FILE, FOLDER
+from jetson.cli.options import autopilot_options, policy_option, reinstall_option
 from jetson.device.config import DEFAULT_ROOT
 from jetson.signing.trust import load_trust
+
+if TYPE_CHECKING:
+    # These import asyncssh, which only the work of the command needs.
+    from jetson.deploy.host import Host
+    from jetson.deploy.push import LoadedBundle
 
 ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 @click.command(epilog="Example: aerogaze flash b.swu pilot@drone-7.local --sudo")
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=FILE)
 @click.argument("target")
-@click.option("--trust", type=PATH, help="Keys for a board that trusts none yet: a .pub or trust document.")
+@click.option("--trust", type=FILE, help="Keys for a board that trusts none yet: a .pub or trust document.")
 @click.option(
-    "--root", type=PATH, default=DEFAULT_ROOT, show_default=True, help="Aerogaze's folder on the board."
+    "--root", type=FOLDER, default=DEFAULT_ROOT, show_default=True, help="Aerogaze's folder on the board."
 )
 @click.option(
     "--aerogaze",
+    metavar="PROGRAM",
     help="Aerogaze command on the board, as PLACE/bin/aerogaze (default: in /opt/aerogaze, else in PATH).",
 )
 @click.option(
@@ -38,8 +44,8 @@ ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False, soft_wrap=True
 )
 @click.option("--folder", is_flag=True, help="TARGET is a folder that stands in for a board, also a new one.")
 @click.option("--sudo", is_flag=True, help="Run commands on the board with sudo, without a password.")
-@click.option("--identity", type=PATH, help="A private SSH key (default: ~/.ssh and the SSH agent).")
-@click.option("--known-hosts", type=PATH, help="File of host keys (default: ~/.ssh/known_hosts).")
+@click.option("--identity", type=FILE, help="A private SSH key (default: ~/.ssh and the SSH agent).")
+@click.option("--known-hosts", type=FILE, help="File of host keys (default: ~/.ssh/known_hosts).")
 @policy_option
 @autopilot_options
 @reinstall_option
@@ -67,6 +73,9 @@ def flash(
 
     A folder exists, or is written as a path, such as ./drone.
     """
+    from jetson.deploy.host import Host
+    from jetson.deploy.push import load_bundle
+
     host = Host(
         address=target,
         trust=trust,
@@ -85,8 +94,11 @@ def flash(
     status = _flash(host, load_bundle(bundle, load_trust([trust]) if trust else None), dry_run)
     if as_json:
         print(json.dumps(status))
-    elif not dry_run:
+    elif dry_run:
+        print_next_step("the same command without --dry-run")
+    else:
         _print_status(target, status)
+        print_next_step("aerogaze device status, on the board")
 
 
 def _flash(host: Host, bundle: LoadedBundle, dry_run: bool) -> dict[str, Any]:

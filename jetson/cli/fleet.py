@@ -7,35 +7,38 @@ import json
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.live import Live
 
+from edge.cli.options import FILE
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import CheckError
 from edge.core.locks import writer_lock
-from jetson.cli.options import PATH
-from jetson.deploy.push import LoadedBundle, load_bundle
-from jetson.fleet import progress_view
-from jetson.fleet.inventory import Inventory, load_inventory
-from jetson.fleet.rollout import Rollout, make_installer
-from jetson.fleet.rollout_journal import RolloutJournal
 from jetson.signing.trust import load_trust
+
+if TYPE_CHECKING:
+    # These import asyncssh, which only the work of the command needs.
+    from jetson.deploy.push import LoadedBundle
+    from jetson.fleet.inventory import Inventory
+    from jetson.fleet.rollout import Rollout
+    from jetson.fleet.rollout_journal import RolloutJournal
 
 ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False)
 
 
 @click.command(epilog="Example: aerogaze fleet b.swu fleet.toml --out report.json")
-@click.argument("bundle", type=PATH)
-@click.argument("inventory", type=PATH)
+@click.argument("bundle", type=FILE)
+@click.argument("inventory", type=FILE)
 @click.option(
     "--state",
-    type=PATH,
+    type=FILE,
     help="Journal of finished hosts (default: next to the inventory, one per bundle).",
 )
 @click.option("--retry-failed", is_flag=True, help="Try hosts again that failed in an earlier call.")
-@click.option("--out", type=PATH, help="Write a report on each host as JSON.")
+@click.option("--out", type=FILE, help="Write a report on each host as JSON.")
 @click.option("--dry-run", is_flag=True, help="Only show rings and hosts; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def fleet(
@@ -51,6 +54,12 @@ def fleet(
 
     The same command again continues with the hosts that are not finished.
     """
+    from jetson.deploy.push import load_bundle
+    from jetson.fleet import progress_view
+    from jetson.fleet.inventory import load_inventory
+    from jetson.fleet.rollout import Rollout, make_installer
+    from jetson.fleet.rollout_journal import RolloutJournal
+
     hosts, loaded = load_inventory(inventory), load_bundle(bundle)
     _check_trust(hosts, loaded)
     journal_path = state or inventory.with_name(f"{inventory.stem}.{loaded.digest[:12]}.rollout")
@@ -99,6 +108,8 @@ def _forget_outcomes(journal: RolloutJournal, hosts: Inventory, retry_failed: bo
 
 
 def _run(rollout: Rollout) -> None:
+    from jetson.fleet import progress_view
+
     if not ERR_CONSOLE.is_terminal:
         rollout.log = partial(ERR_CONSOLE.print, soft_wrap=True)
     table = progress_view.RolloutView(rollout)

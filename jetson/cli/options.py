@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
 policy_option = click.option(
     "--policy",
+    metavar="POLICY",
     help="Which precision to fly (default: that of the board's config.json, else fastest within cc>=0.995).",
 )
 reinstall_option = click.option("--reinstall", is_flag=True, help="Install the release again that is flown.")
 _autopilot_option = click.option(
     "--autopilot",
+    metavar="LINK",
     help="Link on the board with the autopilot's heartbeats, as udpin:0.0.0.0:14550 or /dev/ttyTHS1.",
 )
 _no_autopilot_option = click.option(

@@ -7,20 +7,23 @@ from pathlib import Path
 
 import click
 
-from jetson.cli.options import PATH
+from edge.cli.options import FOLDER
 from jetson.wheels.target_platform import parse_platform
 from jetson.wheels.wheel_set import collect_wheels, write_wheel_folder
 
 
 @click.command(epilog="Example: aerogaze wheels jetpack-6 --out wheels")
 @click.argument("machine")
-@click.option("--out", type=PATH, help="Folder to copy to the board (default: keep them in the cache only).")
+@click.option(
+    "--out", type=FOLDER, help="Folder to copy to the board (default: keep them in the cache only)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print id, size and wheels as JSON.")
 def wheels(machine: str, out: Path | None, as_json: bool) -> None:
     """Collect the wheels that a board of type MACHINE needs, for boards without internet.
 
     \b
-    MACHINE is jetpack-6, jetpack-7, or a platform such as cp310-manylinux_2_35_aarch64.
+    MACHINE is jetpack-6, jetpack-7, or a platform, such as
+    cp310-manylinux_2_35_aarch64.
     The wheels stay in the cache, and aerogaze flash uses them from there.
     """
     wheel_set = collect_wheels(parse_platform(machine), lambda line: click.echo(line, err=True))

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.ranges.activation_ranges import count_histograms
-from calibration.search.method_selection import BEST, ranges_by_method, rank_methods
+from calibration.ranges.histogram import BEST
+from calibration.search.method_selection import ranges_by_method, rank_methods
 from edge.simulation.world import World
 from export.graphs import onnx_export
 from export.release.builder import make_release

@@ -9,9 +9,9 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.inputs.graph_inputs import InputFeeder
 from calibration.inputs.onnx_import import ImageInput
 from calibration.ranges.activation_ranges import count_histograms
-from calibration.ranges.histogram import METHODS
+from calibration.ranges.histogram import BEST, METHODS
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
-from calibration.search.method_selection import BEST, ranges_by_method, rank_methods
+from calibration.search.method_selection import ranges_by_method, rank_methods
 from export.graphs.int8 import select_method
 from tests.support.onnx_graphs import residual_network
 

@@ -239,7 +239,7 @@ def test_token_in_the_environment_is_allowed_without_a_page(
 def test_call_without_a_command_shows_the_help(command: Command) -> None:
     outcome = command()
     assert outcome.code == 2
-    assert "Commands:\n" in outcome.err
+    assert "Fly:\n" in outcome.err
 
 
 def test_file_names_with_brackets_are_printed_verbatim(command: Command, video: Path, tmp_path: Path) -> None:
