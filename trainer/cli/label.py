@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 import cv2
-import torch
 from rich.progress import TimeRemainingColumn
 
 from edge.cli.console import print_next_step, progress_bar
@@ -204,6 +203,8 @@ def _parse_share(text: str | None) -> tuple[int, int]:
 
 def _divide_machine(part: int) -> None:
     """Take this process's share of the cores and GPUs that it shares with the others on this machine."""
+    import torch  # here, since the help does not need it
+
     local_processes = process_group().local_world_size
     torch.set_num_threads(max(1, detect_machine().cores // local_processes))
     if local_processes > 1:
