@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import click
 import pytest
 
 from edge.cli.main import COMMANDS, aerogaze
+
+if missing := [name for name in ("torch", "cryptography", "asyncssh") if find_spec(name) is None]:
+    pytest.skip(f"{missing[0]} is not installed", allow_module_level=True)
 
 WIDTH = 80
 VAGUE = {"TEXT", "PATH", "DIRECTORY", "INTEGER", "INTEGER RANGE", "FLOAT", "FLOAT RANGE"}
