@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.cli.main import _exit_code
-from edge.release.manifest import DEFAULT, locate
+from edge.cli.main import run_cli
+from edge.release.manifest import DEFAULT_RELEASE, locate_release
 from edge.simulation.world import World
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -53,7 +53,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Call the command with arguments, in this process."""
 
     def call(*arguments: str | Path) -> Outcome:
-        code = _exit_code([str(argument) for argument in arguments])
+        code = run_cli([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return Outcome(code, out, err)
 
@@ -91,7 +91,7 @@ def folder(flight: np.ndarray, tmp_path: Path) -> Path:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A copy of the shipped release, to be spoilt."""
-    return Path(shutil.copytree(locate(DEFAULT), tmp_path / "release"))
+    return Path(shutil.copytree(locate_release(DEFAULT_RELEASE), tmp_path / "release"))
 
 
 @pytest.fixture
