@@ -270,7 +270,7 @@ def test_invalid_input_exits_with_one_line(
     ):
         state.write_text(text, "latin-1")
         assert message in error_of(next_bundle, fleet, "--state", state)
-    trusting = write_inventory(tmp_path, ["new"], f'[defaults]\ntrust = "{tmp_path}/stranger.pub"\n')
+    trusting = write_inventory(tmp_path, ["./new"], f'[defaults]\ntrust = "{tmp_path}/stranger.pub"\n')
     assert "is signed by 0 of the trusted keys" in error_of(next_bundle, trusting, code=1)
     assert not (tmp_path / "new").exists()
 
@@ -326,7 +326,7 @@ def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:
     result = subprocess.run(
         ["/bin/bash", "-c", script],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(DOCS.parents[1])},
+        env={**os.environ, "PYTHONPATH": str(DOCS.parents[2])},
         capture_output=True,
         text=True,
     )
