@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.pages import ROOT, RUN, Block, blocks, check_unrun_shell, pages, run_page
 
+pytestmark = pytest.mark.xdist_group("pages")  # pages use the same ports, for example that of the live page
 SHOWN = ("text", "toml", "ini", "json", "yaml", "html", "console")
 PAGES = [page for page in pages() if any(block.is_run for block in blocks(page))]
 
