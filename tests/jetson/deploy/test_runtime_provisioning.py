@@ -134,7 +134,7 @@ def test_dry_run_sends_nothing_to_a_board_without_runtime(
         platforms.append(str(platform))
         return WheelSet(platform, (), "")
 
-    monkeypatch.setattr(runtime_provisioning, "gather", collect_wheels)
+    monkeypatch.setattr(runtime_provisioning, "collect_wheels", collect_wheels)
     lines: list[str] = []
     provisioner = RuntimeProvisioner(command=str(tmp_path / "bin/aerogaze"))
     ready = provisioner.ensure(
