@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edge.core.lazy_exports import lazy_exports
 
 # ONNX Runtime reads this when it is imported. Without it, version 1.31 stores an id of the machine and
 # contacts Microsoft's host.
@@ -40,16 +42,4 @@ __all__ = [
     "run_model",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import edge` stays fast and needs no engine."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from edge import api
-
-    globals()[name] = value = getattr(api, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(__name__, dict.fromkeys(__all__, "edge.api"))
