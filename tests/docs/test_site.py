@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import calibration
 import edge
+import export
+import jetson
+import trainer
 from edge.cli.main import COMMANDS
 from tests.support.pages import ROOT
 
@@ -38,8 +42,9 @@ def test_reference_lists_every_command_and_every_public_name(site: Path) -> None
     for name in COMMANDS:
         assert re.search(rf"<h\d[^>]*>\s*(aerogaze )?{name}\b", commands), name
     api = (site / "reference/api.html").read_text(encoding="utf-8")
-    for name in edge.__all__:
-        assert f'id="edge.api.{name}"' in api or f'id="edge.{name}"' in api, name
+    for package in (edge, trainer, calibration, export, jetson):
+        for name in package.__all__:
+            assert f'id="{package.__name__}.{name}"' in api, name
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
