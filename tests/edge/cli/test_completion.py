@@ -18,7 +18,8 @@ COMPLETE = {
     "zsh": "autoload -U compinit; compinit -u -D\n"
     'eval "$(_AEROGAZE_COMPLETE=zsh_source aerogaze)"\n'
     "words=({words}); CURRENT={count}\n"
-    '_describe() {{ print -l -- ${{(P)4}}; }}; compadd() {{ print -l -- "$@"; }}\n'
+    # Both take the name of an array: _describe third, of "word:help"; compadd last, of words.
+    '_describe() {{ print -l -- "${{(@)${{(@P)3}}%%:*}}"; }}; compadd() {{ print -l -- "${{(@P)@[-1]}}"; }}\n'
     "_aerogaze_completion\n",
 }
 """Program of each shell that completes a line and prints the proposals."""
