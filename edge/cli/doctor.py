@@ -14,7 +14,7 @@ from edge.diagnostics.report import Redactor, diagnose
 @click.option(
     "--mavlink",
     metavar="ENDPOINT",
-    help="Also listen for an autopilot: udpin:0.0.0.0:14550 or /dev/ttyTHS1[:BAUD].",
+    help="Also listen for an autopilot: udpin:HOST:PORT, udpout:HOST:PORT or /dev/ttyTHS1[:BAUD].",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for a bug report, without names of users and hosts."

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.core.errors import InputError
 from edge.diagnostics.device_nodes import TryOpen, try_open
 from edge.diagnostics.finding import Finding
 from edge.hardware.board import BoardFacts
@@ -89,20 +88,24 @@ def check_autopilot(
     """Listen for the heartbeat of an autopilot.
 
     Args:
-        endpoint: Link in the syntax of pymavlink, such as udpin:0.0.0.0:14550 or /dev/ttyTHS1.
+        endpoint: udpin:HOST:PORT, udpout:HOST:PORT or DEVICE[:BAUD]. A peer answers on udpout only after it
+            has heard something, so heartbeats of an onboard computer are sent there, as a run does.
         connect: Opens the link; None takes pymavlink.
         timeout_s: Time to wait for a heartbeat.
     """
     try:
         connection = (connect or _connect)(endpoint)
-    except InputError as error:
-        return Finding("Autopilot", "lacks", str(error), "pip install 'aerogaze[mavlink]'")
+    except ImportError as error:
+        text = f"listening needs {error.name}, which is not installed"
+        return Finding("Autopilot", "lacks", text, "pip install 'aerogaze[mavlink]'")
     except (OSError, ValueError, OverflowError) as error:
         return Finding("Autopilot", "lacks", f"the link does not open ({error})", "name another --mavlink")
     try:
         deadline = time.monotonic() + timeout_s
         while (remaining := deadline - time.monotonic()) > 0:
-            message = connection.recv_match(type="HEARTBEAT", blocking=True, timeout=remaining)
+            if endpoint.startswith("udpout:"):
+                connection.mav.heartbeat_send(18, 8, 0, 0, 4)  # onboard computer, no autopilot, active
+            message = connection.recv_match(type="HEARTBEAT", blocking=True, timeout=min(remaining, 1.0))
             if message is not None and message.autopilot != 8:  # MAV_AUTOPILOT_INVALID: no autopilot
                 armed = "armed" if message.base_mode & 128 else "disarmed"  # MAV_MODE_FLAG_SAFETY_ARMED
                 return Finding("Autopilot", "ok", f"system {message.get_srcSystem()} is heard, {armed}")
@@ -119,10 +122,8 @@ def check_autopilot(
 
 
 def _connect(endpoint: str) -> Any:
-    try:
-        from pymavlink import mavutil
-    except ModuleNotFoundError:
-        raise InputError("listening needs pymavlink, which is not installed") from None
+    from pymavlink import mavutil
+
     device, _, baud = endpoint.partition(":") if endpoint.startswith("/dev/") else (endpoint, "", "")
     return mavutil.mavlink_connection(device, baud=int(baud or 57600), retries=1)
 

@@ -111,6 +111,15 @@ def test_silent_link_says_what_to_check() -> None:
     assert "baud rate" in finding.remedy
 
 
+def test_missing_package_of_a_link_is_named_with_its_extra() -> None:
+    def fail(endpoint: str) -> Any:
+        raise ModuleNotFoundError("No module named 'serial'", name="serial")
+
+    finding = check_autopilot("/dev/ttyTHS1", fail)
+    assert "serial" in finding.text
+    assert finding.remedy == "pip install 'aerogaze[mavlink]'"
+
+
 @pytest.mark.parametrize("error", [OSError("busy"), ValueError("no port")])
 def test_link_that_does_not_open_is_a_lack(error: Exception) -> None:
     def fail(endpoint: str) -> Any:
@@ -118,6 +127,25 @@ def test_link_that_does_not_open_is_a_lack(error: Exception) -> None:
 
     finding = check_autopilot("udpin:nonsense", fail)
     assert "does not open" in finding.text
+
+
+def test_peer_that_waits_for_a_heartbeat_answers_on_udpout() -> None:
+    mavutil = pytest.importorskip("pymavlink.mavutil", reason="pymavlink is not installed")
+    port = free_udp_port()
+    vehicle = mavutil.mavlink_connection(f"udpin:127.0.0.1:{port}", source_system=9)
+
+    def answer() -> None:
+        if vehicle.recv_match(type="HEARTBEAT", blocking=True, timeout=20) is not None:
+            vehicle.mav.heartbeat_send(2, 12, 0, 0, 4)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        finding = check_autopilot(f"udpout:127.0.0.1:{port}", timeout_s=20)
+    finally:
+        thread.join()
+        vehicle.close()
+    assert (finding.state, finding.text) == ("ok", "system 9 is heard, disarmed")
 
 
 def test_heartbeat_over_udp_is_heard() -> None:
