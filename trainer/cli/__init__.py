@@ -1,1 +1,1 @@
-"""The commands `train`, `label` and `evaluate`."""
+"""The commands `train`, `label`, `evaluate` and `annotate`."""
