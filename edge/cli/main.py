@@ -97,6 +97,8 @@ class _LazyGroup(click.Group):
             module = importlib.import_module(entry.module)
         except ModuleNotFoundError as error:
             raise _explain_missing(name, error) from None
+        except ImportError as error:
+            raise _explain_broken(name, error) from None
         command: click.Command = getattr(module, name)
         return command
 
@@ -106,6 +108,8 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             # A command imports its packages when it works, so that its help needs none of them.
             raise _explain_missing(ctx.invoked_subcommand or "", error) from None
+        except ImportError as error:
+            raise _explain_broken(ctx.invoked_subcommand or "", error) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -136,6 +140,16 @@ def _explain_missing(name: str, error: ModuleNotFoundError) -> Exception:
         return error
     return InputError(
         f"aerogaze {name} needs {error.name}, which is not installed: pip install 'aerogaze[{entry.extra}]'"
+    )
+
+
+def _explain_broken(name: str, error: ImportError) -> Exception:
+    """Return the error for an OpenCV that was built for another NumPy, as the system's can be."""
+    if "numpy" not in str(error):
+        return error
+    return InputError(
+        f"aerogaze {name} cannot import OpenCV ({error}): it was built for another version of NumPy. "
+        "Install the NumPy that it was built for, for example pip install 'numpy<2'"
     )
 
 

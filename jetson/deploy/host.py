@@ -62,8 +62,9 @@ class Host:
             parse_policy(self.policy)
         if self.login is None and not self.folder and not is_folder(self.address):
             raise InputError(
-                f"{self.address!r} is neither a board nor an existing folder; expected user@host, user@host:port "
-                f"or a folder: write ./{self.address} for a new folder that stands in for a board"
+                f"{self.address!r} is neither a board nor an existing folder; expected user@host, "
+                f"user@host:port or a folder: write ./{self.address} for a new folder that stands in "
+                "for a board"
             )
         if self.login is None and self.runtime:
             raise InputError(

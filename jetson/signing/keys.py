@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cryptography
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -15,6 +16,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from edge.core.atomic_files import atomic_file, translate_write_errors
 from edge.core.errors import CheckError, InputError
 
+OLDEST_CRYPTOGRAPHY = (3, 4)
+"""Oldest version of the package cryptography that is supported, that of Ubuntu 22.04."""
+
+
+def _check_cryptography(version: str) -> None:
+    """Raise an error of one line if the package cryptography is too old."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST_CRYPTOGRAPHY:
+        raise InputError(
+            f"cryptography {version} is too old; "
+            f"expected {'.'.join(map(str, OLDEST_CRYPTOGRAPHY))} or later: pip install --upgrade cryptography"
+        )
+
+
+_check_cryptography(cryptography.__version__)
 PublicKeyHex = str
 """The 32 bytes of an Ed25519 public key as 64 hex digits."""
 Signatures = Mapping[PublicKeyHex, str]
@@ -33,7 +49,7 @@ class SigningKey:
 
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
         self._private_key = private_key
-        self.public_key: PublicKeyHex = private_key.public_key().public_bytes_raw().hex()
+        self.public_key: PublicKeyHex = _to_hex(private_key.public_key())
 
     def sign(self, purpose: bytes, message: bytes) -> str:
         """Return the signature of a message.
@@ -126,7 +142,13 @@ def parse_public_key(data: bytes, path: Path) -> PublicKeyHex:
         raise InputError(
             f"{path} is not an Ed25519 public key: name the .pub file that aerogaze keys new wrote"
         )
-    return public_key.public_bytes_raw().hex()
+    return _to_hex(public_key)
+
+
+def _to_hex(public_key: Ed25519PublicKey) -> PublicKeyHex:
+    # Not public_bytes_raw, which needs cryptography 40: Ubuntu 22.04 and JetPack 6 have 3.4.8.
+    raw = public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return raw.hex()
 
 
 def sign(keys: Sequence[SigningKey], purpose: bytes, message: bytes) -> dict[PublicKeyHex, str]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -248,3 +249,16 @@ def test_file_names_with_brackets_are_printed_verbatim(command: Command, video: 
     outcome = command("run", path, "--jsonl", tmp_path / "[red]o.jsonl")
     assert outcome.code == 0, outcome.err
     assert f"wrote {tmp_path}/[red]o.jsonl" in outcome.out
+
+
+def test_opencv_built_for_another_numpy_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("numpy.core.multiarray failed to import")
+
+    monkeypatch.setattr("edge.cli.main.importlib", SimpleNamespace(import_module=fail))
+    outcome = command("run", "synthetic:1:320x180:2")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "it was built for another version of NumPy. Install the NumPy that it was built for" in outcome.err

@@ -111,8 +111,8 @@ def test_mistyped_host_makes_no_folder(
     outcome = command("flash", make_bundle(), target, "--trust", public_key_file)
     assert outcome.code == 2
     assert outcome.err == (
-        f"aerogaze: {target!r} is neither a board nor an existing folder; expected user@host, user@host:port or a "
-        f"folder: write ./{target} for a new folder that stands in for a board\n"
+        f"aerogaze: {target!r} is neither a board nor an existing folder; expected user@host, "
+        f"user@host:port or a folder: write ./{target} for a new folder that stands in for a board\n"
     )
     assert list(empty.iterdir()) == []
 

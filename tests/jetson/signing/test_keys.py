@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +107,29 @@ def test_threshold_outside_one_to_key_count_is_rejected(tmp_path: Path, threshol
     keys = [generate_key(tmp_path / str(i)).public_key for i in range(count)]
     with pytest.raises(InputError, match="expected 1 to"):
         make_trust(keys, threshold)
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("3.3.2", False), ("3.4.8", True), ("38.0.4", True), ("50", True)]
+)
+def test_old_cryptography_is_one_line_and_no_traceback(version: str, fits: bool) -> None:
+    code = (
+        f"import sys, cryptography; cryptography.__version__ = {version!r}\n"
+        "from edge.cli.main import run_cli; sys.exit(run_cli(['keys', 'new', '--help']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == (0 if fits else 2)
+    if not fits:
+        assert result.stderr == (
+            "aerogaze: cryptography 3.3.2 is too old; expected 3.4 or later: "
+            "pip install --upgrade cryptography\n"
+        )
+
+
+def test_public_key_functions_are_those_of_old_versions() -> None:
+    # `public_bytes_raw` and its kin need cryptography 40.
+    for path in (Path(__file__).parents[3] / "jetson").rglob("*.py"):
+        assert "bytes_raw()" not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize("name", [".", "..", "there"])
