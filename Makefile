@@ -26,9 +26,10 @@ docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@echo "read it: $(BIN)/python -m http.server --directory out/site"
 
-# The pictures of the README, in docs/images. Needs Chromium.
+# The pictures of the README and of the pages, in docs/images. Needs Chromium.
 pictures: env
 	$(BIN)/python -m docs.pictures
+	$(BIN)/python -m docs.map_pictures
 
 # Wheel and source archive of the last commit's time, the same to the byte each time.
 dist: env
