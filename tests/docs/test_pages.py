@@ -60,6 +60,7 @@ def test_blocks_that_need_hardware_have_valid_commands(page: Path) -> None:
     [
         ("aerogaze run csi:0 --no-such-option", "run has no option --no-such-option"),
         ("sudo /opt/aerogaze/bin/aerogaze device fly", "device has no command fly"),
+        ("aerogaze device exec aerogaze run csi:0 --no-such-option", "run has no option --no-such-option"),
         ("aerogaze keys new --out k && aerogaze flesh b.swu", "aerogaze has no command flesh"),
         ("if true; then", "syntax error"),
     ],

@@ -174,6 +174,9 @@ def _check_command(words: list[str], place: str) -> None:
             found = command.get_command(context, word)
             assert found, f"{place}: {command.name} has no command {word}"
             command = found
+        elif command.name == "exec" and not word.startswith("-"):  # the rest is another command
+            _check_command([word, *arguments], place)
+            return
         elif word.startswith("-") and not word.lstrip("-")[:1].isdigit():
             if word == "--" or word == "-":
                 return
