@@ -16,6 +16,7 @@ from edge.core.errors import CheckError
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.inference.tensorrt.engine_identity import EngineIdentity
+from edge.release.manifest import RELEASE_MANIFEST
 from export.engines.build import EngineStatus, build_engines, check_engines
 from export.engines.build_source import EngineSource, open_engine_source
 
@@ -60,7 +61,13 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
     Console().print(table)
     has_built = any(is_new for _, is_new in engines)
     print(f"wrote {folder}" if has_built else f"all {len(engines)} engines in {folder} fit: nothing to build")
-    print_next_step(f"aerogaze bundle {source.folder} --key KEY --out bundle.swu")
+    print_next_step(_next_step(source, target))
+
+
+def _next_step(source: EngineSource, target: BuildTarget) -> str:
+    if (source.folder / RELEASE_MANIFEST).is_file():
+        return f"aerogaze profile {source.folder} --engine tensorrt, where the GPU is"
+    return f"aerogaze compare MODEL.onnx {source.graphs[0]}@{target.folder.partition('-')[0]} --frames SOURCE"
 
 
 def _build(

@@ -92,7 +92,7 @@ def calibrate(
     if is_release:
         print_next_step(f"aerogaze profile {out}")
     else:
-        print_next_step(f"aerogaze build {out} --target local")
+        print_next_step(f"aerogaze build {out} --target local, on the board")
 
 
 def _calibrate(

@@ -266,6 +266,7 @@ def test_graph_unfit_for_float16_does_not_ship_in_float16(
     outcome = command("calibrate", tmp_path / "steep.onnx", "--frames", folder, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     assert "no fp16.onnx: " in outcome.err
+    assert outcome.out.splitlines()[-1].startswith(f"next: aerogaze build {tmp_path / 'out'} --target local")
     assert sentence in outcome.err
     document = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert document["fp16"] is None

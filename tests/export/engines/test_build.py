@@ -42,6 +42,7 @@ def engines(release: Path, command: Command) -> Path:
     """The folder with the engines of the shipped release, just built."""
     outcome = command("build", release, "--target", "rtx")
     assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1].startswith(f"next: aerogaze profile {release} --engine tensorrt")
     return release / "engines" / "rtx"
 
 

@@ -166,7 +166,9 @@ def test_killed_labelling_resumes_and_loses_only_the_running_shard(command: Comm
 def test_shares_of_the_work_do_not_overlap(command: Command, tree: Path, tmp_path: Path) -> None:
     model = save_student(tmp_path / "s.safetensors")
     arguments = label_arguments(model, tree, tmp_path / "o", "--clips-per-shard", "1", "--shard")
-    assert "wrote 2 of 4 shards" in command(*arguments, "1/2").out
+    first = command(*arguments, "1/2").out
+    assert "wrote 2 of 4 shards" in first
+    assert first.splitlines()[-1] == "next: the same command again, until all shards are written"
     assert [path.name for path in sorted((tmp_path / "o").glob("shard-*"))] == [
         "shard-000001.npz",
         "shard-000003.npz",
@@ -174,6 +176,7 @@ def test_shares_of_the_work_do_not_overlap(command: Command, tree: Path, tmp_pat
     outcome = command(*arguments, "0/2")
     assert "wrote 2 of 4 shards" in outcome.out
     assert "holds 4: 4 clips, 28 frames" in outcome.out
+    assert outcome.out.splitlines()[-1].startswith("next: aerogaze train RECIPE --set data.kind=videos ")
 
 
 def test_two_processes_share_the_work(tree: Path, tmp_path: Path) -> None:

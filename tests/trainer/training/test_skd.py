@@ -229,6 +229,7 @@ def test_command_writes_a_student(command: Callable[..., Outcome], tmp_path: Pat
     outcome = command("train", "demo", "--out", out, *set_options(SHORT_SKD))
     assert outcome.code == 0, outcome.err
     assert "318,498 parameters" in outcome.out
+    assert outcome.out.splitlines()[-1] == f"next: aerogaze export {out} --frames SOURCE --out RELEASE"
     assert load_student(out).trained["recipe"]["network"]["steps"] == 3
 
 
