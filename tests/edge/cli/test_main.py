@@ -131,6 +131,19 @@ def test_run_imports_no_training_package(video: Path) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_package_that_is_missed_at_work_is_named_with_its_extra() -> None:
+    # None in sys.modules makes an import fail, as if the package was not installed.
+    code = (
+        "import sys; sys.modules['torch'] = None; from edge.cli.main import run_cli; "
+        "sys.exit(run_cli(['evaluate', 'skd-64', '--dataset', 'twins']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "aerogaze: aerogaze evaluate needs torch, which is not installed: pip install 'aerogaze[train]'\n"
+    )
+
+
 def test_help_imports_no_command() -> None:
     code = (
         "import sys; from edge.cli.main import aerogaze; aerogaze.main(['--help'], standalone_mode=False); "
