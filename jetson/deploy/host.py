@@ -60,12 +60,8 @@ class Host:
     def __post_init__(self) -> None:
         if self.policy is not None:
             parse_policy(self.policy)
-        if self.login is None and not self.folder and not is_folder(self.address):
-            raise InputError(
-                f"{self.address!r} is neither a board nor an existing folder; expected user@host, "
-                f"user@host:port or a folder: write ./{self.address} for a new folder that stands in "
-                "for a board"
-            )
+        if self.login is None and not self.folder:
+            check_folder(self.address)
         if self.login is None and self.runtime:
             raise InputError(
                 f"{self.address} is a folder, which uses the aerogaze of this desk: omit --runtime"
@@ -136,12 +132,19 @@ class Host:
         return (*policy, *self._autopilot_options(), *reinstall)
 
 
-def is_folder(address: str, base: Path = Path()) -> bool:
-    """Return whether an address that is no SSH login clearly means a folder, and not a mistyped host.
+def check_folder(address: str, base: Path = Path()) -> None:
+    """Check that an address which is no SSH login clearly means a folder, and not a mistyped host.
 
     Args:
         address: The address.
         base: Folder at which a relative path starts.
+
+    Raises:
+        InputError: The address is neither written as a path nor an existing folder.
     """
     is_written_as_path = address.startswith(("/", "./", "../")) or ("/" in address and "@" not in address)
-    return is_written_as_path or (base / address).is_dir()
+    if not is_written_as_path and not (base / address).is_dir():
+        raise InputError(
+            f"{address!r} is neither a board nor an existing folder; expected user@host, user@host:port "
+            f"or a folder: write ./{address} for a new folder that stands in for a board"
+        )

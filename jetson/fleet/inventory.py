@@ -25,7 +25,7 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.core.toml_reader import read_toml
-from jetson.deploy.host import Host, is_folder
+from jetson.deploy.host import Host, check_folder
 from jetson.deploy.ssh_target import parse_login
 
 PATH_OPTIONS = ("trust", "identity", "known-hosts")
@@ -124,10 +124,16 @@ def _parse_hosts(path: Path, document: Mapping[str, Any]) -> dict[str, Host]:
 
 
 def _resolve_folder(path: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a host; a folder gets its path from the inventory's folder."""
+    """Return the options of a host; a folder gets its path from the inventory's folder.
+
+    Raises:
+        InputError: The address is neither an SSH login nor a folder.
+    """
     address = options["address"]
-    if not options.get("folder") and (parse_login(address) or not is_folder(address, path.parent)):
-        return options
+    if not options.get("folder"):
+        if parse_login(address):
+            return options
+        check_folder(address, path.parent)  # here, because `Host` starts at the working directory
     return {**options, "address": str(path.parent / address), "folder": True}
 
 

@@ -85,6 +85,16 @@ def test_name_without_a_user_is_a_folder_only_if_it_exists_or_is_said_to_be_one(
             load_inventory(write_toml(tmp_path, f"[hosts]\n{mistyped}"))
 
 
+def test_mistyped_host_is_refused_even_if_the_working_directory_has_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "d1").mkdir(parents=True)
+    path = write_toml(tmp_path, "[hosts]\nd1 = {}")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="'d1' is neither a board nor an existing folder"):
+        load_inventory(path)
+
+
 HOST = '[hosts]\n"pilot@d1" = {}\n'
 
 
