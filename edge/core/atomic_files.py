@@ -203,7 +203,16 @@ def _umask() -> int:
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: $AEROGAZE_CACHE, or `aerogaze` in the XDG cache folder."""
-    configured = os.environ.get("AEROGAZE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(configured) if configured else Path(base) / "aerogaze"
+    """Return the cache folder: $AEROGAZE_CACHE, or `aerogaze` in the XDG cache folder.
+
+    Raises:
+        InputError: Neither is set, and the user has no home folder, as in a container with a foreign user.
+    """
+    if configured := os.environ.get("AEROGAZE_CACHE"):
+        return Path(configured)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "aerogaze"
+    try:
+        return Path.home() / ".cache" / "aerogaze"
+    except RuntimeError:
+        raise InputError("this user has no home folder to cache in: export AEROGAZE_CACHE=DIR") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.atomic_files import cache_folder
+from edge.core.errors import InputError
 from edge.diagnostics import devices
 from edge.diagnostics.cuda_driver import ask_driver
 from edge.diagnostics.device_nodes import list_nodes
@@ -78,21 +79,24 @@ class Redactor:
     """Replaces names of the user, the machine and the home folder in a text.
 
     Args:
-        home: Home folder.
+        home: Home folder; None for a user without one.
         names: Placeholder by name.
     """
 
-    def __init__(self, home: Path, names: Mapping[str, str]) -> None:
-        self._home = str(home)
+    def __init__(self, home: Path | None, names: Mapping[str, str]) -> None:
+        self._home = "" if home is None else str(home)
         self._names = {name: word for name, word in names.items() if name and name not in _PUBLIC_NAMES}
 
     @classmethod
     def of_this_process(cls) -> Redactor:
         """Return the redactor of this user and machine."""
         user = ""
+        home: Path | None = None
         with suppress(OSError, KeyError):  # a user without an entry in /etc/passwd
             user = getpass.getuser()
-        return cls(Path.home(), {user: "USER", socket.gethostname(): "HOST"})
+        with suppress(RuntimeError):
+            home = Path.home()
+        return cls(home, {user: "USER", socket.gethostname(): "HOST"})
 
     def __call__(self, text: str) -> str:
         """Return the text without the names."""
@@ -112,12 +116,13 @@ def diagnose(root: Path = Path("/"), endpoint: str | None = None) -> Report:
         endpoint: MAVLink link to listen on; None for no check of the autopilot.
     """
     packages, facts, nvml = InstalledPackages(), read_board_facts(root), Nvml.open()
-    folders = {"cache": cache_folder(), "temporary": Path(tempfile.gettempdir()), "here": Path.cwd()}
-    machine = [
-        *devices.check_cameras(root, facts),
-        *devices.check_sensors(root, nvml),
-        devices.check_disk(folders),
-    ]
+    folders = {"temporary": Path(tempfile.gettempdir()), "here": Path.cwd()}
+    machine = [*devices.check_cameras(root, facts), *devices.check_sensors(root, nvml)]
+    try:
+        folders = {"cache": cache_folder(), **folders}
+    except InputError:
+        machine.append(Finding("Cache", "lacks", "this user has no home folder", "export AEROGAZE_CACHE=DIR"))
+    machine.append(devices.check_disk(folders))
     if endpoint is not None:
         machine.append(devices.check_autopilot(endpoint))
     return Report(

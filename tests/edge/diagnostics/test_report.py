@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -49,6 +50,21 @@ def test_private_names_are_replaced_in_each_text() -> None:
     redact = Redactor(Path("/home/jane"), {"jane": "USER", "falcon-7": "HOST", "root": "USER"})
     text = "/home/jane/.venv/x.so: jane@falcon-7, group root; /home/other/y: janet, $USER"
     assert redact(text) == "~/.venv/x.so: USER@HOST, group root; /home/USER/y: janet, $USER"
+
+
+def test_user_without_a_home_folder_gets_a_report() -> None:
+    # As in a container that runs as a user without an entry in /etc/passwd.
+    code = (
+        "import sys; from pathlib import Path\n"
+        "def fail(): raise RuntimeError('Could not determine home directory.')\n"
+        "Path.home = fail\n"
+        "from edge.cli.main import run_cli; sys.exit(run_cli(['doctor', '--json']))"
+    )
+    hidden = ("AEROGAZE_CACHE", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "export AEROGAZE_CACHE=DIR" in result.stdout
 
 
 def test_report_wraps_texts_and_counts_lacks() -> None:
