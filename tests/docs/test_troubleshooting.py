@@ -1,0 +1,52 @@
+"""Each message on the page about problems is one that the program prints."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.pages import ROOT
+
+PAGE = ROOT / "docs" / "how-to" / "troubleshooting.md"
+SOURCES = ("edge", "export", "jetson", "trainer", "calibration")
+VALUE = "\0"
+"""Stands for a value in a text of the source, as `…` does on the page."""
+
+
+def _messages() -> list[str]:
+    """Return the first cells of the tables, where they are code."""
+    return re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def _texts() -> Iterator[str]:
+    """Yield the texts of the source; those with values have `VALUE` in their place."""
+    for path in (path for top in SOURCES for path in (ROOT / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)
+                yield "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+TEXTS = tuple(_texts())
+
+
+def _is_printed(message: str) -> bool:
+    """Say whether each clause of a message is in a text of the source, without what the program fills in."""
+    clauses = re.split(r"…|[:;] |\S+\.json|(?=CUDA_ERROR_)", message)
+    parts = [clause.strip() for clause in clauses if len(clause.strip(" :;,().'[]")) > 1]
+    return all(any(part in text for text in TEXTS) for part in parts)
+
+
+@pytest.mark.parametrize("message", _messages())
+def test_message_is_one_of_the_program(message: str) -> None:
+    assert _is_printed(message), message
+
+
+def test_message_that_nobody_prints_is_found() -> None:
+    assert len(_messages()) > 40
+    assert not _is_printed("no camera …; buy another …")
