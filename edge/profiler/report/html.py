@@ -170,7 +170,7 @@ def _history_figure(document: Document, history: Sequence[Document]) -> Iterator
     for index, run in enumerate(runs):
         for row in run["latencies"]:
             medians.setdefault(row["name"], []).append((float(index + 1), row["p50_ms"]))
-    plot = svg.series(medians, 200, ("measurement", "p50, ms"), (1.0, float(len(runs))))
+    plot = svg.series(medians, 200, ("measurement", "p50, ms"), (1.0, float(len(runs))), whole_x=True)
     yield _figure(
         "This board's history",
         plot + f"<p>{svg.legend(list(medians))}</p>",
@@ -302,7 +302,16 @@ def _figure(title: str, content: str, caption: str) -> str:
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     head_cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    # On a phone each row is a list, in which the cells have the names of their columns.
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-name="{escape(name)}">{escape(cell)}</td>'
+            for name, cell in zip(head, row, strict=True)
+        )
+        + "</tr>"
+        for row in body
+    )
     return (
         f'<div class="scroll"><table><thead><tr>{head_cells}</tr></thead><tbody>{rows}</tbody></table></div>'
     )

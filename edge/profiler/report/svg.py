@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 440
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 72, 12, 12, 38
 COLOURS = ("#1f6fb2", "#2b8a3e", "#e8590c", "#8e44ad", "#c2255c", "#5f6b7a", "#0b7285", "#a07000")
 """Colours of the series in their order; each series also has its name in the plot or the legend."""
 STRIP_HEIGHT = 54
@@ -27,6 +27,7 @@ class Axis:
         start: Pixel of the lowest value.
         end: Pixel of the highest value.
         log: The axis is logarithmic.
+        whole: Only whole numbers are values, such as counts.
     """
 
     low: float
@@ -34,6 +35,7 @@ class Axis:
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a value."""
@@ -51,6 +53,7 @@ class Axis:
             raw_step = (self.high - self.low) / 4 or 1.0
             size = 10.0 ** math.floor(math.log10(raw_step))
             step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw_step * 0.99)
+            step = max(1.0, step) if self.whole else step
             first = math.ceil(self.low / step - 1e-9)
             values = [step * number for number in range(first, first + 12)]
         tolerance = (self.high - self.low) * 1e-9
@@ -73,15 +76,17 @@ def plot(height: int, label: str, *elements: str) -> str:
 def axes(x: Axis, y: Axis | None, height: int, x_label: str, y_label: str = "") -> str:
     """Return the grid, the numbers and the labels of the axes."""
     elements = []
-    for value in x.ticks():
+    ticks = x.ticks()
+    for value, label in zip(ticks, _format_ticks(ticks, x.log), strict=True):
         px = f"{x(value):.1f}"
         elements.append(f'<line class="grid" x1="{px}" x2="{px}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        elements.append(text(x(value), height - BOTTOM + 16, _format_tick(value), "middle"))
+        elements.append(text(x(value), height - BOTTOM + 16, label, "middle"))
     if y is not None:
-        for value in y.ticks():
+        ticks = y.ticks()
+        for value, label in zip(ticks, _format_ticks(ticks, y.log), strict=True):
             py = f"{y(value):.1f}"
             elements.append(f'<line class="grid" y1="{py}" y2="{py}" x1="{LEFT}" x2="{WIDTH - RIGHT}"/>')
-            elements.append(text(LEFT - 6, y(value) + 4, _format_tick(value), "end"))
+            elements.append(text(LEFT - 6, y(value) + 4, label, "end"))
     elements.append(text((LEFT + WIDTH - RIGHT) / 2, height - 5, x_label, "middle"))
     if y_label:
         elements.append(
@@ -108,7 +113,11 @@ def line(points: Points, x: Axis, y: Axis, colour: str, name: str, dashed: bool 
 
 
 def series(
-    lines: Mapping[str, Points], height: int, labels: tuple[str, str], x_range: tuple[float, float]
+    lines: Mapping[str, Points],
+    height: int,
+    labels: tuple[str, str],
+    x_range: tuple[float, float],
+    whole_x: bool = False,
 ) -> str:
     """Return a plot of named lines.
 
@@ -117,9 +126,10 @@ def series(
         height: Height of the plot in pixels.
         labels: Labels of the x axis and of the y axis.
         x_range: Lowest and highest x.
+        whole_x: Only whole numbers are values of x.
     """
     values = [b for points in lines.values() for _, b in points]
-    x = Axis(*x_range, LEFT, WIDTH - RIGHT)
+    x = Axis(*x_range, LEFT, WIDTH - RIGHT, whole=whole_x)
     y = Axis(*padded_range(values), height - BOTTOM, TOP)
     elements = [
         line(points, x, y, COLOURS[index % len(COLOURS)], name)
@@ -200,5 +210,10 @@ def _histogram(values: Sequence[float], x: Axis, bins: int = 48) -> Iterator[tup
             yield 10 ** (low + index * step), 10 ** (low + (index + 1) * step), count / max(counts)
 
 
-def _format_tick(value: float) -> str:
-    return f"{value:.6g}"
+def _format_ticks(values: Sequence[float], log: bool) -> list[str]:
+    """Return the labels of ticks; on a linear axis, with as many decimals as their distance needs."""
+    if log or len(values) < 2:
+        return [f"{value:.6g}" for value in values]
+    step = values[1] - values[0]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{value + 0.0:.{decimals}f}" for value in values]
