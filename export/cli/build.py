@@ -102,8 +102,10 @@ def _check(source: EngineSource, target: BuildTarget, folder: Path) -> None:
     Console().print(table)
     unfit = [engine for engine in engines if engine.mismatches]
     if unfit:
+        is_only_missing = all(engine.mismatches == ("not built",) for engine in unfit)
+        remedy = "leave --check out" if is_only_missing else "use --rebuild instead of --check"
         raise CheckError(
             f"{len(unfit)} of {len(engines)} engines in {folder} do not fit ({unfit[0].identity.file}: "
-            f"{'; '.join(unfit[0].mismatches)}); expected all to fit: build them with --rebuild"
+            f"{'; '.join(unfit[0].mismatches)}); expected all to fit: {remedy} to build them"
         )
     print(f"all {len(engines)} engines in {folder} fit")

@@ -84,6 +84,10 @@ def test_engines_are_built_for_other_gpus(release: Path, command: Command) -> No
     outcome = command("build", release, "--target", "rtx:8.9", "--out", folder, "--check")
     assert outcome.code == 1
     assert "compute capability 8.6, 12.0, here 8.9" in " ".join(outcome.err.split())
+    assert "use --rebuild instead of --check to build them" in outcome.err
+    outcome = command("build", release, "--target", "rtx:8.9", "--out", release / "none", "--check")
+    assert outcome.code == 1
+    assert "expected all to fit: leave --check out to build them" in outcome.err
 
 
 @needs_rtx
