@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ SCHEMA = 1
 RELEASE_MANIFEST = "release.json"
 GOLDEN_FILE = "golden.npz"
 DEFAULT_RELEASE = "skd-64"
+MAX_NAME_LENGTH = 100
+RELEASE_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{MAX_NAME_LENGTH - 1}}}")
+"""Names that a release may get, so that a bundle can carry it."""
 MAX_LAG_S = 2.0
 MAX_BLUR = 0.25
 SHIPPED_RELEASES = Path(__file__).parent / "shipped"

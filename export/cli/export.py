@@ -21,6 +21,11 @@ DEFAULT_WINDOWS = 200
 @click.argument("student")
 @click.option("--out", type=FOLDER, required=True, help="Write the release to this new folder.")
 @click.option(
+    "--name",
+    metavar="NAME",
+    help="Name of the release in summaries, on pages and on boards (default: that of the student's file).",
+)
+@click.option(
     "--frames",
     multiple=True,
     metavar="SOURCE",
@@ -85,6 +90,7 @@ DEFAULT_WINDOWS = 200
 def export(
     student: str,
     out: Path,
+    name: str | None,
     frames: tuple[str, ...],
     method: MethodChoice,
     calibration_frames: int,
@@ -105,6 +111,6 @@ def export(
     raw = RawFrameSpec.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    request = ExportRequest(method, calibration_frames, forms, budget, offer_int8, blur, raw)
+    request = ExportRequest(name, method, calibration_frames, forms, budget, offer_int8, blur, raw)
     export_release(student, frames, out, request)
     print_next_step(f"aerogaze profile {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from edge.cli.console import ERR_CONSOLE
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import RawFrameSpec
-from edge.release.manifest import Form, Release, load_release
+from edge.release.manifest import MAX_NAME_LENGTH, RELEASE_NAME, Form, Release, load_release
 from edge.sources.factory import open_source
 from export.cli.target_options import warn
 from export.graphs.int8_search import CalibrationOptions
@@ -55,6 +56,7 @@ class ExportRequest:
     """Values of the command's options.
 
     Attributes:
+        name: Name of the release; None for the student's.
         method: Method that chooses the ranges.
         windows: Most windows of frames to use.
         forms: Forms to export; empty for all.
@@ -64,6 +66,7 @@ class ExportRequest:
         raw: Raw frames that the graphs take; None for prepared frames.
     """
 
+    name: str | None
     method: MethodChoice
     windows: int
     forms: tuple[Form, ...]
@@ -85,7 +88,9 @@ def export_release(student: str, frames: tuple[str, ...], out: Path, request: Ex
     if request.budget is not None:
         budget = AccuracyBudget.parse(request.budget)
         options = replace(options, budget=budget, thorough=True, max_trials=None)
-    plan = _ExportPlan(load_student(student), request.forms, request.raw, options, request.blur)
+    loaded = load_student(student)
+    loaded = replace(loaded, name=_release_name(request.name, loaded.name))
+    plan = _ExportPlan(loaded, request.forms, request.raw, options, request.blur)
     _check_plan(plan)
     PendingFolder(out, is_release_file).discard()  # fails now, not after the work, if it cannot be written
     footage = _read_footage(plan, frames, request.windows)
@@ -97,6 +102,18 @@ def export_release(student: str, frames: tuple[str, ...], out: Path, request: Ex
             f"the graphs take raw frames of {request.raw}; parity was measured before preprocessing was fused"
         )
     _print_calibration(release, footage, forms_of(plan.student).window)
+
+
+def _release_name(name: str | None, student_name: str) -> str:
+    """Return the given name, or else the student's with "-" for what no name may contain."""
+    if name is None:
+        return re.sub(r"[^A-Za-z0-9._+-]+", "-", student_name).lstrip("._+-")[:MAX_NAME_LENGTH] or "release"
+    if not RELEASE_NAME.fullmatch(name):
+        raise InputError(
+            f"--name {name!r} cannot be the name of a release; expected up to {MAX_NAME_LENGTH} letters, "
+            "digits and . _ + -, the first a letter or a digit"
+        )
+    return name
 
 
 def _check_plan(plan: _ExportPlan) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.hardware.board import JETSON_MODULES
+from edge.release.manifest import RELEASE_NAME
 from jetson.bundle.cpio import MAX_MEMBER_BYTES, validate_member_name
 from jetson.signing import canonical_json
 from jetson.signing.keys import MAX_KEYS, PublicKeyHex
@@ -25,7 +26,6 @@ _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 _RUNTIME_VERSION = re.compile(_VERSION.pattern + r"((a|b|rc)\d{1,6})?(\.post\d{1,6})?(\.dev\d{1,6})?")
 _SUFFIX = re.compile(r"\d+(?:\.\d+)*(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?")
 _SHA256 = re.compile("[0-9a-f]{64}")
-_RELEASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _BOARD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -122,7 +122,7 @@ def parse_manifest(document: Mapping[str, Any]) -> BundleManifest:
         raise _manifest_error(f"{unexpected[0]} is missing or unknown")
     over, cms = document["over"], document["cms_sha256"]
     return BundleManifest(
-        name=_text(document["name"], _RELEASE_NAME, "name"),
+        name=_text(document["name"], RELEASE_NAME, "name"),
         counter=_integer(document["counter"], 1, MAX_COUNTER, "counter"),
         over=None if over is None else _integer(over, 1, MAX_COUNTER, "over"),
         compatible=_compatibility(document["compatible"]),

@@ -94,7 +94,8 @@ def train(
     student, wait_shares = _run_training(loaded, folder, interval, is_leader)
     if not is_leader:
         return
-    replace(student, trained={**student.trained, "commit": _commit()}).save(out)
+    student = replace(student, name=out.stem, trained={**student.trained, "commit": _commit()})
+    student.save(out)
     _print_summary(student, out, time.perf_counter() - started)
     for stage, share in wait_shares.items():
         if share > MIN_DATA_WAIT:

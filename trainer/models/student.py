@@ -198,7 +198,7 @@ class Student:
     """Trained network with its settings.
 
     Attributes:
-        name: Name of the student.
+        name: Name of the student. It is that of its file, without the suffix.
         settings: Settings from which the network can be built.
         network: The network.
         trained: Record of the training, such as the recipe and the data.
@@ -213,7 +213,7 @@ class Student:
         """Write the student to a safetensors file atomically."""
         metadata = {
             "schema": str(SCHEMA),
-            "name": self.name,
+            "name": path.stem,
             "student": json.dumps(vars(self.settings)),
             "trained": json.dumps(self.trained),
         }
@@ -260,12 +260,12 @@ def load_student(name: str | Path) -> Student:
         settings = SETTINGS_BY_KIND[values["kind"]](**values)
         network = settings.build()
         network.load_state_dict(tensors)
-        student_name, trained = metadata["name"], json.loads(metadata["trained"])
+        trained = json.loads(metadata["trained"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} is not a student of aerogaze train ({str(error).splitlines()[0]}); train it again"
         ) from None
-    return Student(student_name, settings, network.eval(), trained)
+    return Student(path.stem, settings, network.eval(), trained)
 
 
 def as_skd(student: Student) -> tuple[SkdSettings, SpatiotemporalNetwork]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from export.release import builder
 from export.release.builder import make_release
 from tests.conftest import Outcome
 from tests.support.exporting import FAKE_TIMING
-from trainer.models.student import Student, as_skd, load_student
+from trainer.models.student import SHIPPED_STUDENTS, Student, as_skd, load_student
 
 
 def upscale(footage: CalibrationFrames) -> CalibrationFrames:
@@ -173,4 +174,34 @@ def test_command_exports_a_student(command: Callable[..., Outcome], folder: Path
     outcome = command("export", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--form", "stream")
     assert outcome.code == 0, outcome.err
     assert "stream int8" in outcome.out
+    assert outcome.out.splitlines()[-1] == f"next: aerogaze profile {tmp_path / 'r'}"
     assert load_release(tmp_path / "r").name == "skd-64"
+
+
+@pytest.mark.usefixtures("fake_timer")
+@pytest.mark.parametrize(
+    ("words", "name"), [([], "my-student-v2"), (["--name", "harbour_1.0"], "harbour_1.0")]
+)
+def test_release_has_the_name_that_the_user_gives(
+    command: Callable[..., Outcome], folder: Path, tmp_path: Path, words: list[str], name: str
+) -> None:
+    student = tmp_path / "my student (v2.safetensors"
+    shutil.copyfile(SHIPPED_STUDENTS / "skd-32.safetensors", student)
+    assert load_student(student).name == "my student (v2"
+    out = tmp_path / "r"
+    exported = command("export", student, "--frames", folder, "--out", out, "--form", "stream", *words)
+    assert exported.code == 0, exported.err
+    assert f"{name} -> " in exported.out
+    assert load_release(out).name == name
+    run = command("run", "synthetic:7:320x180:4", "--release", out, "--precision", "fp32")
+    assert f", {name} fp32, onnxruntime" in run.out
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x", "é", "a/b", "x" * 101])
+def test_name_that_no_bundle_could_have_is_refused(
+    command: Callable[..., Outcome], folder: Path, tmp_path: Path, name: str
+) -> None:
+    outcome = command("export", "skd-32", "--frames", folder, "--out", tmp_path / "r", "--name", name)
+    assert outcome.code == 2
+    assert "cannot be the name of a release; expected up to 100 letters, digits" in outcome.err
+    assert outcome.err.count("\n") == 1

@@ -201,7 +201,7 @@ def test_run_killed_by_the_system_resumes_with_the_same_command(
     assert outcome.code == 0, outcome.err
     with (run / "network" / f"from-{stored_step:06d}" / "metrics.csv").open() as file:
         assert int(next(csv.DictReader(file))["step"]) >= stored_step
-    assert load_student(out).name == "demo-32"
+    assert load_student(out).name == "s"
 
 
 @pytest.mark.parametrize("when", ["workers start", "steps run"])
@@ -290,7 +290,7 @@ def test_command_trains_a_student_in_two_processes(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     assert outcome.stdout.count("wrote") == 1
     assert (tmp_path / "run" / "network" / "done.pt").is_file()
-    assert load_student(tmp_path / "s.safetensors").name == "demo-32"
+    assert load_student(tmp_path / "s.safetensors").name == "s"
 
 
 def test_batch_that_cannot_be_divided_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
