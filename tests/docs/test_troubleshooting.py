@@ -17,8 +17,8 @@ VALUE = "\0"
 
 
 def _messages() -> list[str]:
-    """Return the first cells of the tables, where they are code."""
-    return re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    """Return the terms of the definition lists."""
+    return re.findall(r"^`([^`]+)`\n:   ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def _texts() -> Iterator[str]:
