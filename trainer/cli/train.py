@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import TextColumn
 
-from edge.cli.console import ERR_CONSOLE, print_next_step, progress_bar
+from edge.cli.console import ERR_CONSOLE, print_next_step
 from edge.cli.options import FILE, FolderType
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     # These import torch, which only the work of the command needs.
     from trainer.models.student import Student
     from trainer.recipes.loader import Recipe
-    from trainer.training.monitor import TrainingProgress
 
 MIN_DATA_WAIT = 0.3
 """Share of a stage's time spent waiting for data from which on it is reported."""
@@ -138,30 +136,20 @@ def _load_recipe(name: str, changes: tuple[str, ...], release: str | None) -> Re
 def _run_training(
     recipe: Recipe, folder: Path | None, interval: int, is_leader: bool
 ) -> tuple[Student, dict[str, float]]:
-    """Train under a progress bar.
+    """Train, and show the progress.
 
     Returns:
         The student, and each stage's share of time spent waiting for data.
     """
+    from trainer.cli.progress import report_training
     from trainer.training.loop import TrainingRun
     from trainer.training.run import train as train_student
 
-    wait_shares: dict[str, float] = {}
-    loss_column = TextColumn("loss {task.fields[loss]:.3f}")
-    with progress_bar("train", columns=[loss_column], shown=is_leader, transient=False) as bar:
-        width = max(map(len, recipe.stages))
-        tasks = {
-            stage: bar.add_task(f"{stage:{width}}", total=table.steps, loss=float("nan"), visible=False)
-            for stage, table in recipe.stages.items()
-        }
-
-        def on_step(progress: TrainingProgress) -> None:
-            task = tasks[progress.stage]
-            bar.update(task, completed=progress.step, loss=progress.loss, visible=True)
-            wait_shares[progress.stage] = progress.data_wait
-
-        student = train_student(recipe, TrainingRun(folder, interval, on_step))
-    return student, wait_shares
+    steps = {stage: table.steps for stage, table in recipe.stages.items()}
+    with report_training(steps, shown=is_leader) as reporter:
+        run = TrainingRun(folder, interval, reporter.on_step, reporter.on_interrupt)
+        student = train_student(recipe, run)
+    return student, reporter.wait_shares
 
 
 def _commit() -> str | None:

@@ -44,11 +44,14 @@ class TrainingRun:
             recipe, the training continues there.
         interval: Steps between checkpoints, the most that a killed process loses.
         on_step: Function that is called after each step.
+        on_interrupt: Function that is called at once on Ctrl-C, in the signal handler. The training ends
+            after the current step.
     """
 
     folder: Path | None = None
     interval: int = 200
     on_step: Callable[[TrainingProgress], None] = lambda progress: None
+    on_interrupt: Callable[[], None] = lambda: None
 
 
 def open_run(run: TrainingRun, recipe: Recipe) -> None:
@@ -127,7 +130,7 @@ def fit(
         )
         stage.to(memory_format=stage.memory_format)
         loader = make_loader(samples, recipe, table, group, step)
-        with _interruptible(monitor.interrupted):
+        with _interruptible(monitor.interrupted, run.on_interrupt):
             resume = checkpoint if step else None
             trainer.fit(stage, loader, ckpt_path=resume, weights_only=False if step else None)
     stage.eval()
@@ -206,7 +209,7 @@ def _loggers(folder: Path, step: int) -> list[Logger]:
 
 
 @contextmanager
-def _interruptible(interrupted: threading.Event) -> Iterator[None]:
+def _interruptible(interrupted: threading.Event, on_interrupt: Callable[[], None]) -> Iterator[None]:
     """Let Ctrl-C end a training between two steps; a second Ctrl-C ends it at once.
 
     An exception raised by the signal handler could be lost in a callback from C or break a transfer from a
@@ -214,6 +217,7 @@ def _interruptible(interrupted: threading.Event) -> Iterator[None]:
 
     Args:
         interrupted: Event that is set on Ctrl-C.
+        on_interrupt: Function that is called on Ctrl-C.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -223,6 +227,7 @@ def _interruptible(interrupted: threading.Event) -> Iterator[None]:
     def handle(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, previous)
         interrupted.set()
+        on_interrupt()
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and previous is signal.default_int_handler:

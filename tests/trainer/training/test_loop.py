@@ -220,7 +220,11 @@ def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path, when: str) -> Non
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
-    assert err.strip() == "aerogaze: interrupted"  # strip: the terminal shows ^C before it
+    *earlier, last = filter(None, err.splitlines())  # the terminal shows ^C on a line of its own
+    assert last == "aerogaze: interrupted"
+    if when == "steps run":
+        assert "Ctrl-C: stopping after this step" in earlier
+    assert all(line.startswith(("network: step ", "Ctrl-C: ")) for line in earlier)
     assert not out.exists()
 
 
