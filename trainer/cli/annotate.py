@@ -22,6 +22,8 @@ from trainer.annotation.clip import AnnotatedClip, create_clip, load_clip
 from trainer.annotation.server import AnnotationServer
 
 DEFAULT_FRAMES = 300
+FRAME_FOLDERS = ("frames", "images")
+"""Folders that data sets have in each clip: the name of the clip is that of the folder above."""
 
 
 @click.command(cls=NonEmptyCommand, epilog="Example: aerogaze annotate flight.mp4 --every 5 --out boxes")
@@ -92,7 +94,10 @@ def clip_name(source: str) -> str:
     if is_camera(source) or not path.exists():
         name = hide_passwords(source)
     else:
-        name = path.resolve().stem if path.is_file() else path.resolve().name
+        path = path.resolve()
+        if path.is_dir() and path.name in FRAME_FOLDERS:
+            path = path.parent
+        name = path.stem if path.is_file() else path.name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "clip"
 
 
@@ -125,7 +130,8 @@ def _create_clip(folder: Path, source: str, name: str, max_frames: int) -> Annot
 
 def _report(clip: AnnotatedClip, out: Path) -> None:
     boxes = sum(box is not None for box in clip.boxes())
-    print(f"{len(clip.annotated)} frames annotated, {boxes} of {clip.info.frames} frames have a box")
+    count = len(clip.annotated)
+    print(f"{count} frame{'s' * (count != 1)} annotated, {boxes} of {clip.info.frames} frames have a box")
     print(f"wrote {clip.boxes_path}")
     if boxes:
         print_next_step(

@@ -159,6 +159,26 @@ def test_keys_touch_and_resuming(browser: Chromium, video: Path, tmp_path: Path)
         assert "2 frames annotated" in running.interrupt()[1]
 
 
+def test_change_that_cannot_be_saved_is_shown_and_taken_back(
+    browser: Chromium, video: Path, tmp_path: Path
+) -> None:
+    hand = Hand(browser)
+    with annotating(video, "--out", tmp_path) as running:
+        browser.screen(1280, 800)
+        hand.open(running.url)
+        boxes = tmp_path / "flight" / "annotation.json"
+        boxes.rename(boxes.with_suffix(".old"))
+        boxes.mkdir()  # as a disk that is full: the file cannot be written
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key="n")
+        browser.wait("document.getElementById('saved').textContent === 'not saved'")
+        browser.wait("document.getElementById('error').textContent.includes('cannot write')")
+        browser.wait("document.getElementById('unseen').getAttribute('aria-pressed') === 'false'")
+        boxes.rmdir()
+        hand.press("n")
+        assert browser.value("document.getElementById('error').hidden")
+        assert "1 frame annotated" in running.interrupt()[1]
+
+
 def test_playing_ends_at_the_last_frame_and_an_ended_command_is_shown(
     browser: Chromium, video: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +203,13 @@ def test_playing_ends_at_the_last_frame_and_an_ended_command_is_shown(
 )
 def test_name_of_a_clip_is_a_folder_and_has_no_password(source: str, name: str) -> None:
     assert clip_name(source) == name
+
+
+def test_name_of_a_clip_is_that_of_its_file_or_folder(tmp_path: Path) -> None:
+    (tmp_path / "car 10" / "frames").mkdir(parents=True)
+    (tmp_path / "flight.one.mp4").touch()
+    assert clip_name(f"{tmp_path}/car 10") == clip_name(f"{tmp_path}/car 10/frames") == "car-10"
+    assert clip_name(f"{tmp_path}/flight.one.mp4") == "flight.one"
 
 
 @pytest.mark.parametrize(
