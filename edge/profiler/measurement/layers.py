@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edge.core.protobuf_wire import iter_fields
@@ -16,6 +17,8 @@ from edge.profiler.measurement.candidate import Candidate, InputFeed
 CALLS = 50
 WARM_UP_CALLS = 10
 SLOWEST_COUNT = 10
+FUSED_OPERATORS = ("Relu", "Clip")
+"""Activations that engines compute together with the layer before them."""
 _PART = re.compile(r"^(?:network\.)?([A-Za-z_]\w*)\..*weight")
 
 
@@ -54,19 +57,44 @@ def profile_layers(candidate: Candidate, feeds: Sequence[InputFeed]) -> list[Lay
             times = runner.layer_times(WARM_UP_CALLS)
         finally:
             runner.close()
-    return assign_parts(times, read_parts(candidate.graph))
+    return assign_parts(times, read_parts(candidate.graph), read_layer_names(candidate.graph))
 
 
-def assign_parts(times: Sequence[LayerTime], parts: dict[str, str]) -> list[LayerProfile]:
-    """Return the layers with their parts; a layer that the engine inserted gets the previous one's part."""
+def assign_parts(
+    times: Sequence[LayerTime], parts: dict[str, str], names: Mapping[str, str] = MappingProxyType({})
+) -> list[LayerProfile]:
+    """Return the layers with their parts; a layer that the engine inserted gets the previous one's part.
+
+    Args:
+        times: Layers in execution order.
+        parts: Parts as `read_parts` returns them.
+        names: Names as `read_layer_names` returns them; a layer that has none keeps the engine's name.
+    """
+    used: set[str] = set()
     total_ms = sum(layer.ms for layer in times) or 1.0
     layers, part = [], "input"
     for time in times:
         part = next((parts[node] for node in time.nodes if node in parts), part)
         layers.append(
-            LayerProfile(time.name, time.op, part, time.kind, time.precision, time.ms, time.ms / total_ms)
+            LayerProfile(
+                _layer_name(time, names, used),
+                time.op,
+                part,
+                time.kind,
+                time.precision,
+                time.ms,
+                time.ms / total_ms,
+            )
         )
     return layers
+
+
+def _layer_name(time: LayerTime, names: Mapping[str, str], used: set[str]) -> str:
+    """Return the graph's name of a layer, or the engine's where it has none or an earlier layer has it."""
+    known = [names[node] for node in time.nodes if node in names] if time.kind == "compute" else []
+    name = known[0] if known and known[0] not in used else time.name
+    used.add(name)
+    return name
 
 
 def summarize_layers(layers: Sequence[LayerProfile]) -> dict[str, Any]:
@@ -100,6 +128,34 @@ def read_parts(graph: Path) -> dict[str, str]:
             if field == 1 and isinstance(node, memoryview):
                 _add_node(node, parts)
     return parts
+
+
+def read_layer_names(graph: Path) -> dict[str, str]:
+    """Return the name of each layer, by the name of its node and by those of its outputs.
+
+    The names are those of `aerogaze sensitivity`: the graph's nodes. Engines fuse an activation into the
+    layer before it and call the result by the activation's output. It has the name of that layer, too.
+    """
+    names: dict[str, str] = {}
+    for number, message in iter_fields(memoryview(graph.read_bytes())):
+        if number != 7 or not isinstance(message, memoryview):
+            continue
+        for field, node in iter_fields(message):
+            if field == 1 and isinstance(node, memoryview):
+                inputs, outputs, name, op = _node_texts(node)
+                names[name] = name
+                is_fused = op in FUSED_OPERATORS and inputs[0] in names
+                names.update(dict.fromkeys(outputs, names[inputs[0]] if is_fused else name))
+    return names
+
+
+def _node_texts(node: memoryview) -> tuple[list[str], list[str], str, str]:
+    """Return the inputs, the outputs, the name and the operator of a node."""
+    texts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""]}
+    for number, value in iter_fields(node):
+        if number in texts and isinstance(value, memoryview):
+            texts[number].append(bytes(value).decode(errors="replace"))
+    return texts[1], texts[2], texts[3][-1], texts[4][-1]
 
 
 def _add_node(node: memoryview, parts: dict[str, str]) -> None:

@@ -93,6 +93,16 @@ def test_layers_are_assigned_to_the_parts_of_the_student(measured: dict[str, Any
     assert {layer["precision"] for layer in layers["fp32"]["layers"]} == {"fp32"}
 
 
+def test_layers_have_the_names_of_the_graph_in_every_precision(measured: dict[str, Any]) -> None:
+    convolutions = {
+        name: {layer["name"] for layer in profile["layers"] if "Conv" in layer["op"]}
+        for name, profile in measured["layers"].items()
+    }
+    assert convolutions["fp32"] == convolutions["int8"]
+    expected = {"node_conv2d", *(f"node_conv2d_{number}" for number in range(1, 12))}
+    assert convolutions["fp32"] == expected | {"node_convolution", "node_convolution_1"}
+
+
 def test_compare_option_gives_a_verdict_per_row(
     quiet: dict[str, Any], tmp_path: Path, command: Command
 ) -> None:
