@@ -238,7 +238,7 @@ def split_holdout(scans: Sequence[SourceScan], length: int, per_source: int) -> 
     - If all sources are too short for that, every fourth one is held out as a whole; of two or three, the
       last one.
     - A single short source serves for both.
-    - Short sources beside long ones are for calibration only.
+    - If there are longer sources as well, short ones serve for calibration only.
 
     Args:
         scans: Windows of each source; each has at least one diverse window.
@@ -323,7 +323,7 @@ class _LastQuarter:
         self._kept: list[tuple[int, int]] = []
 
     def wants(self, number: int) -> bool:
-        """Say whether the item with this number would be kept."""
+        """Return whether the item with this number would be kept."""
         return number % self._stride == 0
 
     def add(self, item: tuple[int, int]) -> list[tuple[int, int]]:

@@ -57,7 +57,7 @@ class DiverseSample:
         return self._descriptors[: len(self.items)]
 
     def wants(self, descriptor: Descriptor) -> bool:
-        """Say whether an item differs enough from the kept ones."""
+        """Return whether an item differs enough from the kept ones."""
         if not self.items:
             self._descriptors = np.empty((self._max_items + 1, descriptor.size), np.float32)
             return True

@@ -65,7 +65,7 @@ def fp16_tensors(model: onnx.ModelProto) -> set[str]:
 
 
 def _has_fp16(model: onnx.ModelProto) -> bool:
-    """Say whether a graph has float16 inputs, constants or casts.
+    """Return whether a graph has float16 inputs, constants or casts.
 
     Type inference would answer it too, but it copies all weights.
     """

@@ -49,7 +49,12 @@ def load_histograms(path: Path) -> tuple[int, dict[str, Histogram]]:
 
 
 def save_histograms(path: Path, counted: int, histograms: Mapping[str, Histogram]) -> None:
-    """Save the histograms of a number of feeds, and delete the oldest files beyond `MAX_FILES`.
+    """Save histograms, and delete the oldest files beyond `MAX_FILES`.
+
+    Args:
+        path: The file.
+        counted: Number of feeds that the histograms are of.
+        histograms: Histograms by tensor name.
 
     Raises:
         InputError: If the file cannot be written.

@@ -182,7 +182,7 @@ def _main_input(node: NodeProto, producers: Producers, fused: set[str]) -> str:
 
 
 def _is_integer_convolution(node: NodeProto, producers: Producers) -> bool:
-    """Say whether a convolution computes in integers: its data and its weights come from DQ nodes."""
+    """Return whether a convolution computes in integers: its data and its weights come from DQ nodes."""
     sources = [producers.get(name) for name in node.input[:2]]
     return node.op_type in CONVOLUTIONS and all(
         source is not None and source.op_type == "DequantizeLinear" for source in sources

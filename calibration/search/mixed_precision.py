@@ -239,7 +239,7 @@ class _AssignmentSearch:
             without_improvement = 0 if is_better else without_improvement + 1
 
     def _may_evaluate(self, layers: Assignment) -> bool:
-        """Say whether an assignment is evaluated already or the limit allows one more."""
+        """Return whether an assignment is evaluated already or the limit allows one more."""
         if layers in self._qualities or self.evaluated < self.max_trials:
             return True
         self.ended_early = True

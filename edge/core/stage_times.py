@@ -1,4 +1,4 @@
-"""Time that each stage of a run works, and the stage that limits the rate."""
+"""Working time of each stage of a run, and the stage that limits the rate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DECODE = "decode"
 
 
 class StageTimes:
-    """Sums up how long each stage of a run works. Each stage has a thread of its own.
+    """Total working time of each stage of a run. Each stage has a thread of its own.
 
     The stages are "decode" (for a live run "source", which also waits for the next frame), "prepare",
-    "engine", and "sink:NAME" for each sink. The times are those of a clock on the wall: on a machine with too
-    few cores, they include the time that a stage waits for a core.
+    "engine", and "sink:NAME" for each sink. The times are wall-clock times: on a machine with too few cores,
+    they include the time that a stage waits for a core.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""TOML reader; `tomllib` is the same module on every supported version of Python."""
+"""TOML reader. `tomllib` is the module of the standard library, or `tomli` on Python 3.10."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class DeviceNode:
 
     @property
     def is_refused(self) -> bool:
-        """Say whether permissions or the rules of a container stop this user."""
+        """Return whether permissions or the rules of a container stop this user."""
         return self.error in (os.strerror(errno.EACCES), os.strerror(errno.EPERM))
 
 
@@ -121,7 +121,7 @@ def _service_groups(root: Path, groups: dict[int, str]) -> set[int] | None:
 
 
 def _may_open(status: os.stat_result, groups: set[int]) -> bool:
-    """Say whether a user with these groups, who does not own the node, may read and write it."""
+    """Return whether a user with these groups, who does not own the node, may read and write it."""
     wanted = stat.S_IRGRP | stat.S_IWGRP if status.st_gid in groups else stat.S_IROTH | stat.S_IWOTH
     return status.st_mode & wanted == wanted
 

@@ -19,7 +19,7 @@ class Packages(Protocol):
         """
 
     def is_installed(self, module: str) -> bool:
-        """Say whether a module can be found, without importing it."""
+        """Return whether a module can be found, without importing it."""
 
     def version(self, distribution: str) -> str | None:
         """Return the version of a distribution, None if it is not installed."""
@@ -33,7 +33,7 @@ class InstalledPackages:
         return importlib.import_module(module)
 
     def is_installed(self, module: str) -> bool:
-        """Say whether a module can be found, without importing it."""
+        """Return whether a module can be found, without importing it."""
         return find_spec(module) is not None
 
     def version(self, distribution: str) -> str | None:

@@ -39,7 +39,7 @@ class Report:
 
     @property
     def can_run(self) -> bool:
-        """Say whether aerogaze can run here, on ONNX Runtime at least."""
+        """Return whether aerogaze can run here, on ONNX Runtime at least."""
         return not any(finding.state == "fails" for finding in self._findings())
 
     def to_dict(self, redact: Redactor) -> dict[str, Any]:

@@ -180,5 +180,5 @@ def _clip_to_frame(region: Region) -> Region:
 
 
 def _is_in_frame(region: Region) -> bool:
-    """Say whether the centre of a region is in the frame."""
+    """Return whether the centre of a region is in the frame."""
     return 0 <= region.x <= 1 and 0 <= region.y <= 1

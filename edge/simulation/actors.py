@@ -510,6 +510,6 @@ LIVING_BUILDERS = {
 
 
 def typical_gait_rate(kind: str, speed: float) -> float:
-    """Return the radians of gait per second of a kind at a speed in metres per second."""
+    """Return the gait of a kind of actor, in radians per second, at a speed in metres per second."""
     per_metre = {"person": 4.3, "cyclist": 1.3, "animal": 3.5, "surfer": 0.6, "swimmer": 2.5}
     return per_metre.get(kind, 0.0) * speed

@@ -24,7 +24,6 @@ from edge.simulation.scene_builder import Crest, Scene
 from edge.simulation.terrain import Ground
 
 Image = npt.NDArray[np.uint8]
-Plane = npt.NDArray[np.float32]
 
 MIN_SLOPE = 1e-3
 """Rays less steep than this do not reach visible ground."""

@@ -17,7 +17,7 @@ DEFAULT_CAMERAS = {"v4l2src": "device=/dev/video0", "nvarguscamerasrc": "sensor-
 
 
 def is_camera(name: str) -> bool:
-    """Say whether a name is of a live source, which gives frames at its own pace."""
+    """Return whether a name is that of a live source, which gives frames at its own pace."""
     return name.startswith(CAMERAS)
 
 

@@ -32,7 +32,7 @@ class Capture(Protocol):
     """The part of `cv2.VideoCapture` that is used."""
 
     def isOpened(self) -> bool:  # noqa: N802
-        """Say whether the capture is open."""
+        """Return whether the capture is open."""
 
     def read(self) -> tuple[bool, Any]:
         """Return whether a frame was read, and the frame."""
@@ -46,7 +46,7 @@ class Capture(Protocol):
 
 @dataclass(frozen=True)
 class CaptureClock:
-    """CaptureClock of a capture, which tests replace.
+    """Clock of a capture, which tests replace.
 
     Attributes:
         now: Returns monotonic time in seconds.
@@ -98,7 +98,7 @@ class CaptureSource:
         failure: Message of the error if there is no first frame.
         scale: How many times smaller than the source's picture the frames are, as in `Frame`.
         every_frame: The capture has an end, each of its frames counts, and its stamps are media time.
-        clock: CaptureClock.
+        clock: Clock of the capture; tests replace it.
 
     Raises:
         InputError: There is no first frame; or, while reading, the source is gone.
@@ -232,7 +232,7 @@ def open_capture(target: str | int, backend: int, timeout_ms: int | None = None)
 
 
 def has_backend(name: str) -> bool:
-    """Say whether this OpenCV was built with a backend, "GStreamer" or "v4l/v4l2"."""
+    """Return whether this OpenCV was built with a backend, "GStreamer" or "v4l/v4l2"."""
     return re.search(rf"{re.escape(name)}:\s+YES", cv2.getBuildInformation()) is not None
 
 

@@ -139,7 +139,7 @@ def _format_mode(width: int, height: int, fps: float | None) -> str:
 
 
 def _is_mode(actual: tuple[int, int, float], mode: tuple[int, int, int | None]) -> bool:
-    """Say whether the camera has set a mode; a driver that reports no rate is trusted."""
+    """Return whether the camera has set a mode; a driver that reports no rate is trusted."""
     (*size, rate), (*expected_size, fps) = actual, mode
     has_rate = fps is None or not rate > 0 or abs(rate - fps) <= FPS_TOLERANCE * fps
     return size == expected_size and has_rate

@@ -132,7 +132,7 @@ def compare(
 def _resolve_inputs(a: GraphOperand, b: GraphOperand, request: InputRequest) -> _Operands:
     """Find the input specification of both graphs.
 
-    It is that of the graph's release, the `calibration.json` beside the graph, the other graph's release, or
+    It is that of the graph's release, the `calibration.json` next to the graph, the other graph's release, or
     what the user requested; in this order.
     """
     from export.compare.graph_input_spec import read_calibrated_spec, spec_from_request
@@ -142,8 +142,8 @@ def _resolve_inputs(a: GraphOperand, b: GraphOperand, request: InputRequest) -> 
     option = request.first_option()
     if option and (all(known) or any(isinstance(spec, Release) for spec in known)):
         raise InputError(
-            f"{option} is for ONNX files without an input specification; a release, or the calibration.json "
-            "beside a graph, states it itself: leave it out"
+            f"{option} is for ONNX files without an input specification, but a release or a calibration.json "
+            f"next to the graph has one: leave {option} out"
         )
     for index, operand in enumerate((a, b)):
         other = known[1 - index]

@@ -124,7 +124,7 @@ def open_stepper(
 
 
 def _resolve_form(operand: GraphOperand, release: Release | None, frame_names: Sequence[str]) -> Form:
-    """Return the form of a graph; that of a graph file beside a release is recognized by its inputs."""
+    """Return the form of a graph. A graph file that is compared with a release shows it by its inputs."""
     if operand.release is None and release is not None:
         return "pair" if len(frame_names) == 2 else release.forms()[0]
     return operand.form or "stream"
@@ -133,7 +133,7 @@ def _resolve_form(operand: GraphOperand, release: Release | None, frame_names: S
 def _frame_inputs(
     operand: GraphOperand, spec: Release | GraphInputSpec, form: Form, names: Sequence[str]
 ) -> FrameInputs:
-    """Return the conversion of frames to the inputs of a graph."""
+    """Return the object that converts frames to the inputs of a graph."""
     aligned = isinstance(spec, Release) and spec.preprocessing.alignment is not None
     expected = 2 if form == "pair" or aligned else 1
     if len(names) != expected:

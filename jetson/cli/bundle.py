@@ -56,10 +56,18 @@ def new(out: Path) -> None:
     "--threshold", metavar="N", default=1, show_default=True, help="How many of the keys must sign a bundle."
 )
 @click.option(
-    "--version", metavar="N", default=1, show_default=True, help="Version of the trust before it, plus 1."
+    "--version",
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Version of the previous trust document, plus 1.",
 )
 @click.option(
-    "--key", "signers", multiple=True, type=FILE, help="A private key of the trust before it; repeatable."
+    "--key",
+    "signers",
+    multiple=True,
+    type=FILE,
+    help="A private key to sign with, of a public key in the previous trust document. Can be repeated.",
 )
 @click.option("--out", type=FILE, required=True, help="The trust document to write.")
 def trust(
@@ -67,7 +75,7 @@ def trust(
 ) -> None:
     """Write a trust document: boards that receive it trust the keys PUBLIC from then on.
 
-    From version 2 on, keys that the boards trust before must sign it.
+    From version 2 on, it must be signed with keys that the boards trust already.
     """
     if version < 1 or (version > 1 and not signers):
         raise InputError(
@@ -102,7 +110,9 @@ def trust(
     epilog="Example: aerogaze bundle my-release --key k --counter 2 --out b.swu",
 )
 @click.argument("release", required=False)
-@click.option("--key", "key_files", multiple=True, type=FILE, help="A private key to sign with; repeatable.")
+@click.option(
+    "--key", "key_files", multiple=True, type=FILE, help="A private key to sign with. Can be repeated."
+)
 @click.option("--out", type=FILE, help="The bundle to write.")
 @click.option("--counter", type=click.IntRange(1, MAX_COUNTER), metavar="N", default=1, show_default=True,
               help="Release counter: boards reject lower counters.")  # fmt: skip

@@ -230,7 +230,9 @@ class DdiClient:
         except ValueError as error:
             raise ServerError(f"{url} is not a link ({error})") from None
         if parts.scheme not in ("https", self._origin[0]):
-            raise ServerError(f"{url}: expected a link with {self._origin[0]}")
+            raise ServerError(
+                f"{url} is not requested: expected a link with {self._origin[0]}, like the server's"
+            )
         headers = {"Accept": "application/json", **headers}
         request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310
         if body is not None:

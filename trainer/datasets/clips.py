@@ -197,7 +197,7 @@ class DatasetClip:
 
     @cached_property
     def _mapped_frames(self) -> NDArray[np.int32]:
-        """Indices of the frames with maps. Maps of a longer version of the clip can lie behind its end."""
+        """Indices of the frames with maps. Maps of a longer version of the clip can exceed it."""
         frames = self._maps.frames(self.name) if self._maps else np.empty(0, np.int32)
         return frames[frames < len(self)] if len(frames) else frames
 

@@ -85,7 +85,7 @@ class VideoSequence:
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         """Yield index and image.
 
-        Damaged frames are skipped and recorded. The frames behind them keep their index.
+        Damaged frames are skipped and recorded. The frames after them keep their index.
         """
         if start >= stop:
             return

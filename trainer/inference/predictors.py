@@ -107,7 +107,7 @@ def open_predictor(name: str, precision: str | None = None, fps: float = DEFAULT
         return TeacherPredictor(path.parent, path.name, fps)
     if (path / FINISHED_WEIGHTS).is_file():
         teachers = ", ".join(str(path / kind) for kind in TEACHER_KINDS)
-        raise InputError(f"{name} holds two teachers; expected one: name {teachers}")
+        raise InputError(f"{name} holds two teachers; expected one of them: name {teachers}")
     if path.is_dir():
         return FolderPredictor(path)
     if path.is_file() or (SHIPPED_STUDENTS / f"{name}.safetensors").is_file():

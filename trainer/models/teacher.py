@@ -42,7 +42,10 @@ class _PyramidDecoder(nn.Module):
 
 
 class SpatialTeacher(nn.Module):
-    """One frame (N, 3, H, W), scaled x/127.5 - 1, to a raw map (N, 1, H/2, W/2); 3.0 M parameters."""
+    """Teacher that maps a frame (N, 3, H, W), scaled x/127.5 - 1, to a raw map (N, 1, H/2, W/2).
+
+    It has 3.0 M parameters.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +60,10 @@ class SpatialTeacher(nn.Module):
 
 
 class TemporalTeacher(nn.Module):
-    """Two frames to a raw map (N, 1, H/2, W/2), from features and their difference at every level."""
+    """Teacher that maps two frames to a raw map (N, 1, H/2, W/2).
+
+    It uses the features of the first frame and their difference from the second, at every level.
+    """
 
     def __init__(self) -> None:
         super().__init__()

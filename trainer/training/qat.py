@@ -48,7 +48,7 @@ ENGINE = "tensorrt"
 
 
 class SelfDistillation(TrainingStage):
-    """Stage with the loss KL + (1 - CC) to the maps of the untuned student in fp32.
+    """Stage whose loss is KL + (1 - CC) against the fp32 maps of the untuned student.
 
     Args:
         table: Table of the stage.

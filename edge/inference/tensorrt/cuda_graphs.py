@@ -38,17 +38,13 @@ class CudaGraphCache:
         self._current: list[CudaGraph] = []
         self._warmup_frames = 0
 
-    def clear(self) -> None:
-        """Use plain launches until the next `prepare`. Captured graphs are kept."""
-        self._current = []
-
     def prepare(self, states: DeviceRecurrentState) -> str:
         """Capture the graphs for the current lags unless they exist, and use them from now on.
 
         Returns:
             How frames will be launched, for reports: with CUDA graphs, or plainly and why.
         """
-        self.clear()
+        self._current = []  # plain launches, unless the graphs below are captured
         if states.period > MAX_GRAPHS:
             return f"plain launches (a past of {states.period} frames is too long for CUDA graphs)"
         if states.lags not in self._captured:

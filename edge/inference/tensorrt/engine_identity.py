@@ -35,7 +35,7 @@ _LABELS = {
 class EngineIdentity:
     """Facts that decide whether an engine can be used, and a record of its build.
 
-    The attributes are the keys of the JSON file beside the engine.
+    The attributes are the keys of the JSON file next to the engine.
 
     Attributes:
         file: Name of the engine file.
@@ -72,7 +72,7 @@ class EngineIdentity:
     seconds: float = 0.0
 
     def write(self, folder: Path) -> None:
-        """Write the identity as JSON beside the engine."""
+        """Write the identity as JSON next to the engine."""
         path = identity_path(folder / self.file)
         path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
 
@@ -122,7 +122,7 @@ def find_mismatches(folder: Path, expected: EngineIdentity) -> list[str]:
         ]
         plan_sha256 = str(actual["plan_sha256"])
     except FileNotFoundError:
-        return [f"no {identity_path(engine).name} beside it"]
+        return [f"no {identity_path(engine).name} next to it"]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{identity_path(engine).name} cannot be read"]
     if mismatches or sha256(engine) == plan_sha256:

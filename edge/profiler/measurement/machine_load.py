@@ -45,9 +45,9 @@ class OtherLoad:
 
 
 def describe_busy_machine(document: Row) -> str:
-    """Return a line if a document was measured on a busy machine, else an empty text.
+    """Return what other processes used if a profile was measured on a busy machine, else an empty string.
 
-    Documents of earlier versions have only the load average before the measurement.
+    Profiles of earlier versions have only the load average before the measurement.
     """
     conditions, cores = document["conditions"], document["machine"]["cores"]
     others = conditions.get("others_cores")

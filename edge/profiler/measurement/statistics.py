@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
 
 
 def is_steady(medians: Sequence[float]) -> bool:
-    """Say whether the latency has stopped drifting.
+    """Return whether the latency has stopped drifting.
 
     The last `GROUP_TURNS` turns are compared with the same number before them. They are steady if their
     medians differ by less than `STEADY_CHANGE`, or if the noise is so large that their ranges overlap.
@@ -143,7 +143,7 @@ def _blocks(times: Times) -> Times:
 
 
 def _is_falling(medians: Sequence[float]) -> bool:
-    """Say whether each turn is faster than the one before, as during a warm-up."""
+    """Return whether each turn is faster than the one before, as during a warm-up."""
     return all(later < earlier for earlier, later in pairwise(medians))
 
 

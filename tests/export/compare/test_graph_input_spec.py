@@ -105,8 +105,10 @@ def test_options_that_do_not_fit_are_refused_in_one_line(
         assert outcome.err.count("\n") == 1
         return outcome.err
 
-    assert "states it itself: leave it out" in refused(out / "fp32.onnx", out / "fp16.onnx", "--scale", "1")
-    assert "states it itself: leave it out" in refused("skd-64", graph, "--layout", "nchw")
+    assert "next to the graph has one: leave --scale out" in refused(
+        out / "fp32.onnx", out / "fp16.onnx", "--scale", "1"
+    )
+    assert "next to the graph has one: leave --layout out" in refused("skd-64", graph, "--layout", "nchw")
     assert "--scale has 2 numbers" in refused(graph, graph, "--scale", "1,2")
     assert "has no output 'z'" in refused(graph, graph, "--output", "z")
     open_ = save_network(tmp_path / "open.onnx", "nhwc", 3, ("h", "w"))

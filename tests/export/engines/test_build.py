@@ -129,7 +129,7 @@ def change_identity(**values: object) -> Callable[[Path], None]:
         (change_identity(builder={"tf32": True}), "builder settings tf32 True, here strongly_typed True"),
         (change_identity(schema=2), "identity of schema 2, expected 1"),
         (lambda engine: engine.write_bytes(b"other"), "its file is not the one that was built"),
-        (lambda engine: engine.with_name(engine.name + ".json").unlink(), "engine.json beside it"),
+        (lambda engine: engine.with_name(engine.name + ".json").unlink(), "engine.json next to it"),
         (lambda engine: engine.with_name(engine.name + ".json").write_text("{"), "cannot be read"),
     ],
     ids=[

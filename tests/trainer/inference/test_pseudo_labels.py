@@ -100,7 +100,7 @@ def test_run_labels_with_both_teachers(command: Command, tree: Path, tmp_path: P
     assert command(*label_arguments(teachers / "spatial", tree, tmp_path / "one")).code == 0
     assert ShardedMaps(tmp_path / "one").plan.maps == ("spatial",)
     outcome = command("evaluate", teachers, "--dataset", "videos", "--root", tree)
-    assert f"holds two teachers; expected one: name {teachers}/spatial" in outcome.err
+    assert f"holds two teachers; expected one of them: name {teachers}/spatial" in outcome.err
     (tmp_path / "run" / "recipe.json").unlink()
     outcome = command(*label_arguments(teachers, tree, tmp_path / "p"))
     assert outcome.code == 2
