@@ -67,7 +67,7 @@ class _Operands:
 )
 @click.option("--form", type=click.Choice(FORMS), help="Form of releases (default: stream, if available).")
 @input_options
-@click.option("--layers", is_flag=True, help="Also compare each inner tensor that both graphs have.")
+@click.option("--layers", is_flag=True, help="Also compare each layer that both graphs have.")
 @click.option(
     "--diverged",
     metavar="DB",
@@ -206,7 +206,7 @@ def _print(comparison: Comparison, operands: _Operands, diverged: float) -> None
     console.print(_table(title, "output", comparison.outputs))
     if comparison.layers:
         first = comparison.first_diverging(diverged)
-        console.print(_table("inner tensors, in A's order", "layer", comparison.layers, first))
+        console.print(_table("layers, in A's order", "layer", comparison.layers, first))
         if first:
             print(f"first layer below {diverged:g} dB: {first}")
         else:

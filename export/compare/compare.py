@@ -108,11 +108,12 @@ class WorstFrame:
 
 @dataclass(frozen=True)
 class MatchedLayer:
-    """A tensor that both graphs have.
+    """A layer whose output both graphs have.
 
     Attributes:
-        name: Name of the tensor.
-        operator: Operator that produces it in A.
+        name: Name of the layer's node in A, as in `aerogaze sensitivity` and `aerogaze profile`. A node that
+            has no name, or the name of an earlier one, is called by its output.
+        operator: Operator of the node.
         a: Name of the tensor in A whose values are compared.
         b: Name of the tensor in B whose values are compared.
     """
@@ -233,29 +234,32 @@ def _check_shapes(name: str, a: Array, b: Array) -> None:
 
 
 def match_layers(a: onnx.ModelProto, b: onnx.ModelProto) -> list[MatchedLayer]:
-    """Return the tensors with the same name in both graphs, in A's order, outputs included.
+    """Return the layers whose outputs have the same name in both graphs, in A's order.
 
-    If a graph quantizes a tensor, the values behind its Q/DQ nodes are compared.
+    If a graph quantizes an output, the values behind its Q/DQ nodes are compared.
 
     Raises:
-        InputError: If there is no such tensor.
+        InputError: If there is no such layer.
     """
     a_tensors, b_tensors = _consumed_tensors(a), _consumed_tensors(b)
-    layers = [
-        MatchedLayer(name, operator, tensor, b_tensors[name][1])
-        for name, (operator, tensor) in a_tensors.items()
-        if name in b_tensors
-    ]
+    layers: dict[str, MatchedLayer] = {}
+    for output, (node, tensor) in a_tensors.items():
+        if output in b_tensors:
+            name = output if not node.name or node.name in layers else node.name
+            layers[name] = MatchedLayer(name, node.op_type, tensor, b_tensors[output][1])
     if not layers:
         raise InputError(
             "no inner tensor has the same name in A and B, so layers cannot be matched; "
             "expected two precisions of one graph: leave --layers out"
         )
-    return layers
+    return list(layers.values())
 
 
-def _consumed_tensors(model: onnx.ModelProto) -> Mapping[str, tuple[str, str]]:
-    """Return, for each tensor that a node produces, its operator and the tensor that its consumers read."""
+def _consumed_tensors(model: onnx.ModelProto) -> Mapping[str, tuple[onnx.NodeProto, str]]:
+    """Return, for each output of a node, the node and the tensor that its consumers read.
+
+    A graph's output keeps its name behind the Q/DQ nodes, so it is listed by that name.
+    """
     producers = {output: node for node in model.graph.node for output in node.output if output}
     dequantized = {}
     for node in model.graph.node:
@@ -263,15 +267,9 @@ def _consumed_tensors(model: onnx.ModelProto) -> Mapping[str, tuple[str, str]]:
         if source is not None and source.op_type == "QuantizeLinear":
             dequantized[source.input[0]] = node.output[0]
     outputs = {output.name for output in model.graph.output}
-    return {
-        **{
-            name: (node.op_type, dequantized.get(name, name))
-            for name, node in producers.items()
-            if node.op_type not in NON_LAYER_OPERATORS
-        },
-        **{  # a graph's output keeps its name behind the Q/DQ nodes
-            after: (producers[before].op_type, after)
-            for before, after in dequantized.items()
-            if after in outputs and before in producers
-        },
-    }
+    consumed = {}
+    for name, node in producers.items():
+        if node.op_type not in NON_LAYER_OPERATORS:
+            tensor = dequantized.get(name, name)
+            consumed[tensor if tensor in outputs else name] = node, tensor
+    return consumed

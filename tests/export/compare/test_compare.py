@@ -72,16 +72,16 @@ def test_first_diverging_layer_is_named(command: Command, folder: Path, tmp_path
     document = parse_output(command(*arguments, "--json"))
     model = onnx.load(SHIPPED / "stream.fp32.onnx")
     node = next(n for n in model.graph.node if "network.spatial.0.0.weight" in n.input)
-    assert document["first_diverging"] == node.output[0]
+    assert document["first_diverging"] == node.name
     order = list(document["layers"])
-    before = order[: order.index(node.output[0])]
+    before = order[: order.index(node.name)]
     temporal = [name for name in before if document["layers"][name]["sqnr_db"] < MAX_DB]
     assert temporal == []
     klds = [layer["kld"] for layer in document["layers"].values()]
     assert all(value == pytest.approx(0, abs=1e-6) for value in klds[: len(before)])
     assert klds[len(before)] > 0.001
     outcome = command(*arguments)
-    assert f"first layer below 20 dB: {node.output[0]}" in outcome.out
+    assert f"first layer below 20 dB: {node.name}" in outcome.out
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
     document = parse_output(
         command("compare", "skd-64", "skd-64:fp16", "--frames", folder, "--layers", "--json")
@@ -95,12 +95,23 @@ def test_layers_are_matched_through_qdq_nodes(engine: str) -> None:
     rounded = onnx.load(SHIPPED / f"stream.int8.{engine}.onnx")
     layers = match_layers(plain, rounded)
     names = [output for node in plain.graph.node for output in node.output]
-    assert [layer.name for layer in layers] == names  # all of them, in order
+    assert [layer.name for layer in layers] == [node.name for node in plain.graph.node]  # all, in order
+    with_itself = [layer.name for layer in match_layers(rounded, rounded)]
+    assert set(with_itself) >= {layer.name for layer in layers if layer.name != "node_exp"}
+    assert not any(name.endswith("_plain") for name in with_itself)
     operators = {output: node.op_type for node in rounded.graph.node for output in node.output}
-    through = {layer.name for layer in layers if operators[layer.b] == "DequantizeLinear"}
+    through = {layer.a for layer in layers if operators[layer.b] == "DequantizeLinear"}
     quantised = {n.input[0] for n in rounded.graph.node if n.op_type == "QuantizeLinear"}
     assert through == {name.removesuffix("_plain") for name in quantised} - {"features"}
     assert {layer.a for layer in layers} == set(names)
+
+
+def test_layers_without_a_name_of_their_own_are_called_by_their_outputs() -> None:
+    model = onnx.load(SHIPPED / "stream.fp32.onnx")
+    first, second, third = list(model.graph.node)[:3]
+    second.name, third.name = "", first.name
+    names = [layer.name for layer in match_layers(model, model)]
+    assert names[:3] == [first.name, second.output[0], third.output[0]]
 
 
 def test_picture_of_the_worst_frame_is_written(command: Command, folder: Path, tmp_path: Path) -> None:
