@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from edge.cli.main import run_cli
 from edge.release.manifest import DEFAULT_RELEASE, locate_release
@@ -19,6 +20,10 @@ from edge.simulation.world import World
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 """Real footage beside the project; it is not part of it."""
+
+# A test must not fail because the machine is busy.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 class Outcome(NamedTuple):

@@ -486,13 +486,23 @@ def test_run_ends_when_opening_hangs_repeatedly(status: Status) -> None:
 
 
 def test_stop_while_the_source_hangs_ends_the_run_and_commits_the_outputs(status: Status) -> None:
-    hang, stop, sink = threading.Event(), threading.Event(), RecordingSink()
-    threading.Timer(0.3, stop.set).start()
+    hang, stop = threading.Event(), threading.Event()
+
+    class StoppingSink(RecordingSink):
+        """Sink that stops the run when it gets the camera's last frame."""
+
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if result.frame.index == 2:
+                stop.set()
+
+    sink = StoppingSink()
     started_s = time.monotonic()
     summary = run_live(ScriptedCamera(range(3), hangs=hang), ScriptedModel(), status, [sink], stop=stop)
     assert time.monotonic() - started_s < HANG_LIMIT_S / 2
     assert summary.interrupted
-    assert summary.frames == 3
+    assert summary.frames + summary.dropped == 3
+    assert [result.frame.index for result in sink.results][-1] == 2
     assert sink.ended == "finished committed"
     hang.set()
 
