@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from edge.profiler.measurement.machine_load import describe_busy_machine
+
 MAX_CLIP_FRAMES = 48
 WIDTH = 640
+PLOT_WIDTHS = {"wide": 6.4, "narrow": 3.4}
+"""Inches by CSS class. A phone shows the narrow plot, whose text is not scaled down."""
 GREY, ORANGE = "#8a8f98", "#e8590c"
 STAGES = ("teachers", "students", "network")
 
@@ -41,9 +45,10 @@ def render_report(summary: Mapping[str, Any], folder: Path) -> str:
     return template.render(
         summary=summary,
         rows=rows,
+        busy=describe_busy_machine(summary["profile"]),
         clip=_encode_clip(folder / "overlay.mp4"),
-        latency_plot=_latency_plot(rows),
-        loss_plot=_loss_plot(folder / "training"),
+        latency_plot=_for_each_width(lambda width: _latency_plot(rows, width)),
+        loss_plot=_for_each_width(lambda width: _loss_plot(folder / "training", width)),
         version=version("aerogaze"),
     )
 
@@ -71,10 +76,17 @@ def _encode_clip(video: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def _latency_plot(rows: list[dict[str, Any]]) -> Markup:
-    figure = Figure(figsize=(6.4, 0.5 + 0.5 * len(rows)), layout="constrained")
+def _for_each_width(plot: Callable[[float], Markup]) -> Markup:
+    """Return a plot once per width; the page shows the one that fits."""
+    return Markup("").join(
+        Markup('<div class="{}">{}</div>').format(name, plot(width)) for name, width in PLOT_WIDTHS.items()
+    )
+
+
+def _latency_plot(rows: list[dict[str, Any]], width: float) -> Markup:
+    figure = Figure(figsize=(width, 0.5 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    names = [row["precision"] + (" (emulated)" if row["emulated"] else "") for row in rows]
+    names = [row["precision"] + ("\n(emulated)" if row["emulated"] else "") for row in rows]
     p50 = [row["p50_ms"] for row in rows]
     p99 = [row["p99_ms"] for row in rows]
     colours = [GREY if row["emulated"] else ORANGE for row in rows]
@@ -86,8 +98,8 @@ def _latency_plot(rows: list[dict[str, Any]]) -> Markup:
     return _svg(figure, axes)
 
 
-def _loss_plot(training: Path) -> Markup:
-    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+def _loss_plot(training: Path, width: float) -> Markup:
+    figure = Figure(figsize=(width, 2.4), layout="constrained")
     axes = figure.subplots()
     for stage, style in zip(STAGES, (":", "--", "-"), strict=True):
         path = training / stage / "metrics.csv"
@@ -115,7 +127,8 @@ def _svg(figure: Figure, axes: Any) -> Markup:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GREY)
     file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "aerogaze"}):
+    # The salt differs per width, because a reference to a mark in a hidden plot draws nothing.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"aerogaze {figure.get_figwidth()}"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     return Markup(text[text.index("<svg") :])  # noqa: S704  Matplotlib escapes all text
