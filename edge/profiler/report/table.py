@@ -113,10 +113,8 @@ def notes(document: Row) -> Iterator[str]:
 
 
 def _warnings(document: Row) -> Iterator[str]:
-    """Yield why the numbers may be worse than they should be."""
+    """Yield why the numbers may be worse than they should be; `busy_warning` stands above the tables."""
     conditions = document["conditions"]
-    if describe_busy_machine(document):
-        yield busy_warning(document)
     if conditions["throttled"]:
         yield f"THROTTLED during the measurement ({', '.join(conditions['throttled'])}): not the best numbers"
     if change := describe_mode_change(document):

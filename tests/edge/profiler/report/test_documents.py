@@ -49,6 +49,7 @@ def quiet(measured: dict[str, Any]) -> dict[str, Any]:
     for seed, row in enumerate(document["latencies"]):
         rng = np.random.default_rng(seed)
         row["times_ms"] = (row["p50_ms"] * rng.normal(1, 0.01, (15, 20))).tolist()
+        row["turns_at_s"] = [0.1 * turn for turn in range(15)]
     return document
 
 
@@ -144,8 +145,10 @@ def test_busy_machine_is_the_first_thing_that_tables_and_page_say(quiet: dict[st
     quiet["conditions"]["others_cores"], quiet["machine"]["cores"] = 1.44, 2
     warning = "BUSY MACHINE: other processes used 1.4 of 2 cores during the measurement."
     console.print(render_tables(quiet))
-    assert console.export_text().startswith(warning)
-    assert f'<p class="alarm">{warning}' in render_page(quiet)
+    tables, page = console.export_text(), render_page(quiet)
+    assert tables.startswith(warning)
+    assert f'<p class="alarm">{warning}' in page
+    assert (tables.count("BUSY"), page.count("BUSY")) == (1, 1)
 
 
 def test_compare_option_names_differing_conditions(
