@@ -262,7 +262,7 @@ def agent(
     update_agent = UpdateAgent(open_board(root, facts), DdiClient(server, name, token), interlock)
     with _interrupt_on_termination():
         if once:
-            update_agent.poll_once()
+            update_agent.poll_once(log_idle=True)
         else:
             update_agent.run()
 

@@ -48,8 +48,11 @@ class UpdateAgent:
                 self.board.log(f"{error}; trying again in {wait_s:g} s")
             time.sleep(wait_s)
 
-    def poll_once(self) -> float:
+    def poll_once(self, log_idle: bool = False) -> float:
         """Poll, do what the server asks for, and return the seconds until the next poll.
+
+        Args:
+            log_idle: Also log that there is nothing to do.
 
         Raises:
             ServerError: The server cannot be reached, or its answer is invalid.
@@ -59,14 +62,21 @@ class UpdateAgent:
             self.server.send_attributes(poll.config_data, self._attributes())
         if poll.cancel:
             self.server.confirm_cancel(poll.cancel)
+            if log_idle:
+                self.board.log("the server has cancelled its offer: nothing to do")
         elif poll.deployment:
-            self._deploy(self.server.read_deployment(poll.deployment))
+            self._deploy(self.server.read_deployment(poll.deployment), log_idle)
+        elif log_idle:
+            self.board.log("the server offers nothing: nothing to do")
         return poll.sleep_s
 
-    def _deploy(self, deployment: Deployment) -> None:
+    def _deploy(self, deployment: Deployment, log_idle: bool = False) -> None:
         """Download and install a deployment, as far as the server and the autopilot allow it now."""
         is_waiting = not deployment.may_install and deployment.id == self._downloaded
         if not deployment.may_download or is_waiting:
+            if log_idle:
+                step = "install" if is_waiting else "download"
+                self.board.log(f"the server offers {deployment.name}, but does not allow the {step} yet")
             return  # the server offers it again at the next poll
         path = self._download(deployment)
         if path is None:

@@ -319,12 +319,17 @@ def test_nothing_is_installed_until_the_server_allows_it(
             self.send_response(200)
             self.end_headers()
 
-    board = make_board(tmp_path / "drone")
+    board, lines = make_board(tmp_path / "drone"), list[str]()
+    board.log = lines.append
     board.set_trust(make_trust([key.public_key]), None)
     with run_server(HawkbitHandler) as base:
         agent = UpdateAgent(board, DdiClient(f"{base}/DEFAULT", "d"), NoAutopilot())
         for _ in range(3):
             agent.poll_once()
+        before = len(lines)
+        agent.poll_once(log_idle=True)
+        step = "download" if "download" in restriction else "install"
+        assert lines[before:] == [f"the server offers b.swu, but does not allow the {step} yet"]
         assert current_counter(board) is None
         downloads = "download" not in restriction
         assert executions == (["proceeding", "downloaded"] if downloads else []), (
@@ -335,6 +340,44 @@ def test_nothing_is_installed_until_the_server_allows_it(
         agent.poll_once()
     assert current_counter(board) == 1
     assert executions[-1] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("links", "line"),
+    [
+        ({}, "the server offers nothing: nothing to do"),
+        ({"cancelAction": {"href": "/cancel"}}, "the server has cancelled its offer: nothing to do"),
+    ],
+)
+def test_agent_says_that_there_is_nothing_to_do_only_if_asked(
+    tmp_path: Path, links: dict[str, Any], line: str
+) -> None:
+    class IdleHandler(FixedAnswerHandler):
+        def do_GET(self) -> None:
+            base = f"http://{self.headers['Host']}"
+            offers = {name: {"href": base + link["href"]} for name, link in links.items()}
+            answer = {
+                "config": {"polling": {"sleep": "00:00:10"}},
+                "_links": offers,
+                "cancelAction": {"stopId": "7"},
+                "id": "7",
+            }
+            self.body = json.dumps(answer).encode()
+            super().do_GET()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+    board, lines = make_board(tmp_path / "drone"), list[str]()
+    board.log = lines.append
+    with run_server(IdleHandler) as base:
+        agent = UpdateAgent(board, DdiClient(f"{base}/DEFAULT", "d"), NoAutopilot())
+        agent.poll_once()
+        assert lines == []
+        agent.poll_once(log_idle=True)
+    assert lines == [line]
 
 
 def test_download_larger_than_offered_starts_from_the_beginning(tmp_path: Path) -> None:
