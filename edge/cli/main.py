@@ -145,7 +145,7 @@ def _explain_missing(name: str, error: ModuleNotFoundError) -> Exception:
 
 def _explain_broken(name: str, error: ImportError) -> Exception:
     """Return the error for an OpenCV that was built for another NumPy, as the system's can be."""
-    if "numpy" not in str(error):
+    if "multiarray" not in str(error) and "compiled using NumPy" not in str(error):
         return error
     return InputError(
         f"aerogaze {name} cannot import OpenCV ({error}): it was built for another version of NumPy. "

@@ -130,13 +130,13 @@ def trust(
 )
 @click.option("--expires", metavar="DATE", help="Last day on which it may be installed, as 2027-01-31 (UTC).")
 @click.option("--timing-cache", "caches", multiple=True, type=FILE,
-              help="A TensorRT timing cache to include; repeatable.")  # fmt: skip
+              help="A TensorRT timing cache to include. Can be repeated.")  # fmt: skip
 @click.option("--swupdate-key", type=FILE, help="RSA key, for boards whose SWUpdate needs signed images.")
 @click.option("--swupdate-cert", type=FILE, help="Certificate of the RSA key, for emailProtection.")
 @click.option("--verify", type=FILE, help="Check this bundle instead of writing one; needs --trust.")
 @click.option("--list", "listed", type=FILE, help="Check this bundle and list its content.")
 @click.option("--trust", "trusted", multiple=True, type=FILE,
-              help="A .pub that must have signed, or a trust document; repeatable.")  # fmt: skip
+              help="A .pub that must have signed, or a trust document. Can be repeated.")  # fmt: skip
 @click.option(
     "--threshold",
     type=click.IntRange(min=1),

@@ -123,8 +123,8 @@ class DeviceBoard:
                     return new
                 if signatures is None:
                     raise CheckError(
-                        f"the board trusts {', '.join(map(short_key_id, old.keys))} already; other keys need "
-                        "a trust document signed by these: aerogaze keys trust"
+                        f"the board trusts {', '.join(map(short_key_id, old.keys))} already; make a trust "
+                        "document of the new keys with aerogaze keys trust, signed by the trusted keys"
                     )
                 verify_succession(old, new, signatures)
             self.disk.replace(self.root / TRUST_FILE, canonical_json.encode(new.to_dict()))

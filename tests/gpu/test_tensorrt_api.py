@@ -73,7 +73,7 @@ def plan() -> bytes:
 def test_plan_that_cannot_be_loaded_is_refused_with_tensorrts_message(
     plan: bytes, damage: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"tensorrt_rtx 1\.\S+ cannot load the engine: .*{message}"):
+    with pytest.raises(InputError, match=rf"tensorrt_rtx 1\.\S+ cannot load the engine \(.*{message}"):
         TensorRTEngine(damage(plan), "rtx")
 
 

@@ -165,7 +165,8 @@ class PycudaCuda:
             from edge.inference.cuda import bindings
         except ImportError as error:
             raise InputError(
-                f"pycuda has no CUDA graphs, and cuda-bindings cannot be imported ({error})"
+                f"pycuda has no CUDA graphs, and cuda-bindings cannot be imported ({error}): "
+                "pip install 'aerogaze[cuda]', on JetPack 6 'aerogaze[cuda12]'"
             ) from None
         graph = CudaGraph(bindings.capture_graph(stream.handle, work))
         self._graphs.append(graph)
