@@ -67,7 +67,8 @@ def build(release: str | None, target_name: str, out: Path | None, check: bool, 
 def _next_step(source: EngineSource, target: BuildTarget) -> str:
     if (source.folder / RELEASE_MANIFEST).is_file():
         return f"aerogaze profile {source.folder} --engine tensorrt, where the GPU is"
-    return f"aerogaze compare MODEL.onnx {source.graphs[0]}@{target.folder.partition('-')[0]} --frames SOURCE"
+    graph = f"{source.graphs[0]}@{target.folder.partition('-')[0]}"
+    return f"aerogaze compare MODEL.onnx {graph} --frames SOURCE, where the GPU is"
 
 
 def _build(

@@ -55,6 +55,7 @@ def test_engines_of_a_calibrated_graph_are_built_and_checked_and_kept(
     arguments = ["build", net, "--target", "rtx"]
     outcome = command(*arguments)
     assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1].endswith("@rtx --frames SOURCE, where the GPU is")
     folder = net / "engines" / "rtx"
     identities = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     assert [i["graph"] for i in identities] == ["fp32.onnx", "int8.tensorrt.onnx"]
