@@ -47,9 +47,7 @@ COMMANDS = {
     "evaluate": CommandEntry(
         "Measure", "trainer.cli.evaluate", "Score saliency maps against recorded gaze.", "train"
     ),
-    "annotate": CommandEntry(
-        "Measure", "trainer.cli.annotate", "Draw boxes around a target, to score maps by."
-    ),
+    "annotate": CommandEntry("Measure", "trainer.cli.annotate", "Draw boxes around a target, to score maps."),
     "compare": CommandEntry("Measure", "export.cli.compare", "Compare the maps of two graphs.", "export"),
     "sensitivity": CommandEntry(
         "Measure", "export.cli.sensitivity", "Measure what each layer loses in int8.", "export"

@@ -36,7 +36,7 @@ from export.engines.build_source import EngineSource, open_engine_source
     help=f"Write the engines to this folder (default: {ENGINES_FOLDER}/TARGET in the release's folder).",
 )
 @click.option("--check", is_flag=True, help="Build nothing; report whether the existing engines fit.")
-@click.option("--rebuild", is_flag=True, help="Build engines again that do not fit.")
+@click.option("--rebuild", is_flag=True, help="Rebuild the engines that do not fit.")
 def build(release: str | None, target_name: str, out: Path | None, check: bool, rebuild: bool) -> None:
     """Compile the graphs of RELEASE with TensorRT. Existing engines that fit are kept.
 

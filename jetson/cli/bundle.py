@@ -117,10 +117,10 @@ def trust(
 @click.option("--counter", type=click.IntRange(1, MAX_COUNTER), metavar="N", default=1, show_default=True,
               help="Release counter: boards reject lower counters.")  # fmt: skip
 @click.option("--over", type=click.IntRange(1, MAX_COUNTER), metavar="N",
-              help="Also let boards install it that have flown a higher counter, up to this.")  # fmt: skip
+              help="Also allow boards that have flown a higher counter, up to N.")  # fmt: skip
 @click.option("--compatible", multiple=True, metavar="NAME=LIST",
               help="Where it may be installed: boards=orin-nano,orin-nx; compute=8.7; jetpack=6.1,6.2; "
-                   "tensorrt=10.3. Repeatable.")  # fmt: skip
+                   "tensorrt=10.3. Can be repeated.")  # fmt: skip
 @click.option(
     "--runtime",
     metavar="VERSION",
@@ -136,7 +136,7 @@ def trust(
 @click.option("--verify", type=FILE, help="Check this bundle instead of writing one; needs --trust.")
 @click.option("--list", "listed", type=FILE, help="Check this bundle and list its content.")
 @click.option("--trust", "trusted", multiple=True, type=FILE,
-              help="A .pub that must have signed, or a trust document. Can be repeated.")  # fmt: skip
+              help="A public key that must have signed, or a trust document. Can be repeated.")  # fmt: skip
 @click.option(
     "--threshold",
     type=click.IntRange(min=1),

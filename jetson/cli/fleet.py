@@ -37,7 +37,7 @@ ERR_CONSOLE = Console(stderr=True, markup=False, highlight=False)
     type=FILE,
     help="Journal of finished hosts (default: next to the inventory, one per bundle).",
 )
-@click.option("--retry-failed", is_flag=True, help="Try hosts again that failed in an earlier call.")
+@click.option("--retry-failed", is_flag=True, help="Retry the hosts that failed in an earlier call.")
 @click.option("--out", type=FILE, help="Write a report on each host as JSON.")
 @click.option("--dry-run", is_flag=True, help="Only show rings and hosts; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -13,7 +13,9 @@ policy_option = click.option(
     metavar="POLICY",
     help="Which precision to fly (default: that of the board's config.json, else fastest within cc>=0.995).",
 )
-reinstall_option = click.option("--reinstall", is_flag=True, help="Install the release again that is flown.")
+reinstall_option = click.option(
+    "--reinstall", is_flag=True, help="Install the bundle also if its release is the current one."
+)
 _autopilot_option = click.option(
     "--autopilot",
     metavar="LINK",

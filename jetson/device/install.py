@@ -36,7 +36,7 @@ def install(board: DeviceBoard, path: Path, autopilot: Autopilot, reinstall: boo
         board: The board.
         path: The bundle.
         autopilot: Must report disarmed before the install and before the switch.
-        reinstall: Install the release again that is flown.
+        reinstall: Install the bundle also if its release is the current one.
 
     Returns:
         The new state of the board.

@@ -244,9 +244,15 @@ class DdiClient:
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: invalid host name
+            reason: object = error
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-            raise ServerError(f"{url} cannot be requested ({error})") from None
+            elif isinstance(error, urllib.error.URLError):
+                reason = error.reason
+            raise ServerError(
+                f"{url} cannot be requested ({reason}): check --server, --id and --token-file, and that the "
+                "server runs"
+            ) from None
         with response:
             yield response
 

@@ -60,7 +60,7 @@ def annotate(source: str, out: Path, every: int, max_frames: int | None, port: i
     """Draw boxes around a target in a page on this machine.
 
     SOURCE is a video, a folder of images, a synthetic flight or a camera. The command writes its frames and
-    the boxes as a data set of kind "boxes", by which `aerogaze evaluate` scores maps. Each change is saved at
+    the boxes as a data set of kind "boxes", on which `aerogaze evaluate` scores maps. Each change is saved at
     once, and the same command continues where it ended. Ctrl-C ends it.
     """
     folder = out / clip_name(source)

@@ -37,7 +37,7 @@ MIN_DATA_WAIT = 0.3
     "--run",
     "folder",
     type=FolderType(file_okay=False),
-    help="Folder for checkpoints and logs. A run that is found there is resumed.",
+    help="Folder for checkpoints and logs. Resumes the run in it, if there is one.",
 )
 @click.option(
     "--interval",
