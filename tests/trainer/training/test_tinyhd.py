@@ -344,9 +344,9 @@ def test_command_describes_each_stage(command: Callable[..., Outcome]) -> None:
     rows = [line.split() for line in outcome.out.splitlines() if "192" in line]
     assert [(row[1], row[3], row[-6], row[-4], row[-2]) for row in rows] == [
         ("teacher", "HD2S", "29,551,145", "22.210", "1"),
-        ("assistant-rc1", "TinyHD", "3,883,915", "7.241", "16"),
-        ("assistant-rc2", "TinyHD", "1,347,963", "6.096", "16"),
-        ("student", "TinyHD", "508,007", "3.384", "16"),
+        ("assistant-rc1", "TinyHD", "3,922,405", "7.221", "16"),
+        ("assistant-rc2", "TinyHD", "1,366,979", "6.162", "16"),
+        ("student", "TinyHD", "515,281", "3.557", "16"),
     ]
 
 
