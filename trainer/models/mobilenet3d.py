@@ -99,12 +99,17 @@ def pixel_shuffle_frames(x: Tensor) -> Tensor:
 
 def double_sides(x: Tensor) -> Tensor:
     """Interpolate features (N, C, T, H, W) to (N, C, T, 2H, 2W), with aligned corners."""
-    return F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+    return _interpolate(x, x.shape[2], 2 * x.shape[3], 2 * x.shape[4])
 
 
 def double_time(x: Tensor) -> Tensor:
     """Interpolate features (N, C, T, H, W) to (N, C, 2T, H, W), with aligned first and last steps."""
-    return F.interpolate(x, scale_factor=(2, 1, 1), mode="trilinear", align_corners=True)
+    return _interpolate(x, 2 * x.shape[2], x.shape[3], x.shape[4])
+
+
+def _interpolate(x: Tensor, times: int, height: int, width: int) -> Tensor:
+    # By sizes, not scales: ONNX shares equal scales, which the converter to float16 cannot handle.
+    return F.interpolate(x, size=(times, height, width), mode="trilinear", align_corners=True)
 
 
 class ImageNetScaling(nn.Module):

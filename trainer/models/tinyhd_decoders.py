@@ -120,7 +120,8 @@ class TopDownDecoder3d(nn.Module):
     Args:
         channels: Channels of the levels x0 to x3.
         rc: Channel reduction of the encoder.
-        maps: Maps per clip: 1 (S), which shrinks time to one step, or 16 (M), which doubles it with the sides.
+        maps: Maps per clip: 1 (S), which shrinks time to one step, or 16 (M), which doubles it
+            with the sides.
     """
 
     def __init__(self, channels: Sequence[int], rc: Reduction, maps: int) -> None:
@@ -155,7 +156,8 @@ class AggregationDecoder3d(nn.Module):
     Args:
         channels: Channels of the levels x0 to x3.
         rc: Channel reduction of the encoder.
-        maps: Maps per clip: 1 (S), which shrinks time to one step, or 16 (M), which doubles it with the sides.
+        maps: Maps per clip: 1 (S), which shrinks time to one step, or 16 (M), which doubles it
+            with the sides.
     """
 
     def __init__(self, channels: Sequence[int], rc: Reduction, maps: int) -> None:

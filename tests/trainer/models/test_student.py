@@ -57,7 +57,9 @@ def test_tinyhd_student_with_decoder_widths_of_an_earlier_version_is_refused(
         "schema": "1", "name": "old", "trained": "{}", "student": json.dumps(vars(settings))
     }  # fmt: skip
     save_file({key: torch.zeros(1)}, path, metadata)
-    with pytest.raises(InputError, match="decoder widths of an earlier version; .* train it again") as caught:
+    with pytest.raises(
+        InputError, match=r"decoder widths of an earlier version; .* train it again"
+    ) as caught:
         load_student(path)
     assert "\n" not in str(caught.value)
 

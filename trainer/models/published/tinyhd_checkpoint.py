@@ -154,6 +154,8 @@ def _read_decoders(published: Mapping[str, Tensor], channels: Sequence[int], rc:
             )
         order.append(first_widths[widths])
         index += _ADAPTERS[order[-1]]
+    if not order:
+        raise ValueError("it has no decoder")
     return order
 
 
@@ -169,7 +171,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"no file {path}; {_EXPECTED}") from None
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} holds more than tensors, such as code, and is refused: nothing in it was run; {_EXPECTED}"
+            f"{path} is refused, because it holds more than tensors, such as code; nothing of it was run; "
+            f"{_EXPECTED}"
         ) from None
     except Exception as error:  # a damaged file raises whatever its bytes lead to
         detail = " ".join(str(error).split())
