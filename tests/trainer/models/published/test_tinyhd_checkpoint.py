@@ -6,9 +6,7 @@ The published files are not ours to ship. Tests that need them take their folder
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge.core.errors import InputError
-from trainer.models.mobilenet3d import DEVIATION, MEAN, REDUCTIONS, Reduction
+from tests.support.published_tinyhd import find_weights, formula_clip, write_checkpoint
+from trainer.models.mobilenet3d import REDUCTIONS, Reduction
 from trainer.models.published.tinyhd_checkpoint import load_tinyhd_checkpoint, published_keys
 from trainer.models.student import Student, TinyHDSettings, load_student
 from trainer.models.tinyhd import DECODERS, LEVELS, MAPS, TinyHD, Variant
@@ -33,31 +32,10 @@ Maps = NDArray[np.float32]
 
 
 @pytest.fixture
-def weights() -> Path:
-    """Return the folder of the published weights; a test without them is skipped."""
-    folder = os.environ.get("TINYHD_WEIGHTS")
-    if not folder:
-        pytest.skip("TINYHD_WEIGHTS does not name the folder of TinyHD's published weights")
-    return Path(folder)
-
-
-@pytest.fixture
 def reference(real: Path) -> dict[str, Maps]:
     """Return the maps that the authors' code made."""
     with np.load(real / "tinyhd_reference.npz") as file:
         return dict(file)
-
-
-def from_imagenet_scale(clip: Maps) -> Tensor:
-    """Return a clip (3, T, H, W), scaled by ImageNet's mean and deviation, in the scale of all students."""
-    mean, deviation = (np.reshape(values, (3, 1, 1, 1)) for values in (MEAN, DEVIATION))
-    return torch.from_numpy((2 * (clip * deviation + mean) - 1).astype(np.float32))[None]
-
-
-def formula_clip() -> Tensor:
-    channel, time, row, column = np.ogrid[:3, :16, :192, :256]
-    clip = 2 * np.sin(0.05 * (channel + 1) * row + 0.07 * column + 0.3 * time)
-    return from_imagenet_scale(clip.astype(np.float32))
 
 
 def person12_clip(real: Path) -> Tensor:
@@ -71,13 +49,13 @@ def person12_clip(real: Path) -> Tensor:
 
 @pytest.mark.parametrize(("variant", "stride"), [("S", 8), ("M", 16)])
 def test_published_weights_give_the_maps_of_the_authors(
-    weights: Path, real: Path, reference: dict[str, Maps], variant: Variant, stride: int
+    real: Path, reference: dict[str, Maps], variant: Variant, stride: int
 ) -> None:
-    settings, network = load_tinyhd_checkpoint(weights / f"d123{variant.lower()}_rc4_rc1T.pth")
+    settings, network = load_tinyhd_checkpoint(find_weights(variant))
     assert settings == TinyHDSettings(variant, 4)
     assert not network.training
     with torch.inference_mode():
-        formula = network(formula_clip()).fused[0, :, ::stride, ::stride].numpy()
+        formula = network(torch.from_numpy(formula_clip())).fused[0, :, ::stride, ::stride].numpy()
         maps = network(person12_clip(real))
     expected = reference[f"formula_{variant}_grid{stride}_f32"].reshape(formula.shape)
     np.testing.assert_allclose(formula, expected, atol=1e-5, rtol=0)
@@ -90,32 +68,6 @@ def test_published_weights_give_the_maps_of_the_authors(
         np.testing.assert_allclose(
             grid, reference[f"{variant}_{name}_grid{stride}_f32"], atol=1e-5, rtol=0, err_msg=name
         )
-
-
-def write_checkpoint(
-    path: Path, network: TinyHD, order: Sequence[str], mixed_order: Sequence[str] | None = None
-) -> Path:
-    """Write a network in the published layout.
-
-    Args:
-        path: File to write.
-        network: The network.
-        order: Order in which the decoders are numbered.
-        mixed_order: Order in which their maps are mixed, if it is another one.
-    """
-    own = network.state_dict()
-    tensors = {key: own[name] for name, key in published_keys(network, order).items()}
-    starts = dict(zip(sorted(order), itertools.accumulate([0, *map(_singles, sorted(order))]), strict=False))
-    channels = [starts[name] + index for name in mixed_order or order for index in range(_singles(name))]
-    weight = own["fusion.weight"][:, channels]
-    tensors["decoder.decoder.0.weight"] = weight[..., 0] if network.maps == 1 else weight
-    tensors["decoder.decoder.0.bias"] = own["fusion.bias"]
-    torch.save({"student_model": tensors}, path)
-    return path
-
-
-def _singles(decoder: str) -> int:
-    return len(LEVELS) if decoder == "D1" else 1
 
 
 def assert_equal_weights(network: TinyHD, expected: TinyHD) -> None:
