@@ -31,8 +31,8 @@ MAX_SIDE = 4096
 )
 @click.option("--out", type=FILE, required=True, help="Write the student to this .safetensors file.")
 @click.option("--size", metavar="WxH", default="256x192", show_default=True, help="Size of the frames.")
-@click.option("--licence", metavar="TEXT", default=NOT_STATED, help="Licence of the model, for its card.")
-@click.option("--source", metavar="TEXT", default=NOT_STATED, help="Where the model is from, for its card.")
+@click.option("--licence", metavar="NAME", default=NOT_STATED, help="Licence of the model, for its card.")
+@click.option("--source", metavar="URL", default=NOT_STATED, help="Where the model is from, for its card.")
 @click.option(
     "--d1-last", is_flag=True, help="The checkpoint mixes the maps of D1 last, as d1d2d3_M_lt does."
 )

@@ -126,7 +126,7 @@ def _mixing_weight(published: Mapping[str, Tensor], order: Sequence[str], d1_las
         order = [*(name for name in order if name != "D1"), *(name for name in order if name == "D1")]
     sizes = [len(LEVELS) if name == "D1" else 1 for name in order]
     weight = published[f"{_MIXING}.weight"]
-    by_decoder = dict(zip(order, weight.split(sizes, dim=1), strict=True))
+    by_decoder = dict(zip(order, torch.split(weight, sizes, dim=1), strict=True))
     sorted_weight = torch.cat([by_decoder[name] for name in sorted(order)], dim=1)
     return sorted_weight.reshape(*sorted_weight.shape[:2], 1, 1, 1)
 

@@ -39,10 +39,15 @@ def reference(real: Path) -> dict[str, Maps]:
 
 
 def person12_clip(real: Path) -> Tensor:
-    """Return the frames 1 to 16, resized as by the authors: bilinear, without a filter against aliasing."""
+    """Return the frames 1 to 16."""
     paths = [real / "uav" / "person12" / "frames" / f"{index:06}.jpg" for index in range(1, 17)]
-    frames = np.stack([cv2.imread(str(path))[:, :, ::-1] for path in paths])
-    tensor = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+    return resize_like_the_authors(np.stack([np.asarray(cv2.imread(str(path))) for path in paths]))
+
+
+def resize_like_the_authors(frames: NDArray[np.generic]) -> Tensor:
+    """Return BGR frames (T, H, W, 3) as a clip, resized bilinearly, without a filter against aliasing."""
+    rgb = frames[..., ::-1].transpose(0, 3, 1, 2)
+    tensor = torch.from_numpy(rgb.astype(np.float32) / 127.5 - 1)
     resized = F.interpolate(tensor, size=(192, 256), mode="bilinear", align_corners=False)
     return resized.transpose(0, 1)[None]
 
@@ -68,6 +73,27 @@ def test_published_weights_give_the_maps_of_the_authors(
         np.testing.assert_allclose(
             grid, reference[f"{variant}_{name}_grid{stride}_f32"], atol=1e-5, rtol=0, err_msg=name
         )
+
+
+def test_published_weights_score_as_measured_on_a_real_clip(real: Path) -> None:
+    """Ten frames of UCF-Sports behind copies of the first, scored by plain definitions without blur."""
+    clip = real / "ucf-sports" / "testing" / "Diving-Side-001"
+    images, densities, fixations = (
+        [np.asarray(cv2.imread(str(path))) for path in sorted((clip / folder).iterdir())]
+        for folder in ("images", "maps", "fixation")
+    )
+    _, network = load_tinyhd_checkpoint(find_weights("M"))
+    frames = resize_like_the_authors(np.stack([*images[:1] * 6, *images]))
+    with torch.inference_mode():
+        maps = network(frames).fused[0, 6:].numpy()
+    ccs, scores = [], []
+    for saliency, density, fixation in zip(maps, densities, fixations, strict=True):
+        size = density.shape[1], density.shape[0]
+        resized = cv2.resize(saliency, size, interpolation=cv2.INTER_CUBIC)
+        ccs.append(np.corrcoef(resized.ravel(), density[:, :, 0].ravel())[0, 1])
+        scores.append(((resized - resized.mean()) / resized.std())[fixation[:, :, 0] > 0].mean())
+    assert np.mean(ccs) == pytest.approx(0.603, abs=5e-4)
+    assert np.mean(scores) == pytest.approx(3.25, abs=5e-3)
 
 
 def assert_equal_weights(network: TinyHD, expected: TinyHD) -> None:
@@ -170,7 +196,7 @@ def test_file_that_does_not_fit_is_reported_in_one_line(tmp_path: Path) -> None:
         "missing": "does not fit TinyHD .it has no decoder",
         "stem": "the stem has 12 channels",
         "shape": "does not fit TinyHD .*size mismatch",
-        "adapter": "no decoder starts with adapter 0 of 260 to 5 channels",
+        "adapter": "no decoder starts with adapter 0, of 260 to 5 channels",
         "infinite": "aggregate_adapter.0.conv.2.weight is not finite",
     }.items():
         with pytest.raises(InputError, match=message) as caught:
