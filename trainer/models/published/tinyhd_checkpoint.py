@@ -175,7 +175,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"{_EXPECTED}"
         ) from None
     except Exception as error:  # a damaged file raises whatever its bytes lead to
-        detail = " ".join(str(error).split())
+        detail = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} is not a checkpoint of torch ({detail[:200]}); {_EXPECTED}") from None
     state = document.get(STUDENT_KEY, document) if isinstance(document, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

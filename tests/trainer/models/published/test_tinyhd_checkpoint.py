@@ -178,6 +178,7 @@ def test_file_that_does_not_fit_is_reported_in_one_line(tmp_path: Path) -> None:
     stem = state["encoder.encoder.0.0.weight"]
     adapter = "aggregator.aggregate_adapter.0.conv.2.weight"
     (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "empty.pth").touch()
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     for name, changed in (
         ("extra", {**state, "other": stem}),
@@ -191,6 +192,7 @@ def test_file_that_does_not_fit_is_reported_in_one_line(tmp_path: Path) -> None:
     for name, message in {
         "none": "no file .*none.pth",
         "text": "text.pth",
+        "empty": r"empty.pth is not a checkpoint of torch \(\w+",
         "list": "is not a state dict of tensors",
         "extra": "unknown tensor other",
         "missing": "does not fit TinyHD .it has no decoder",
