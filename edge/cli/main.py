@@ -29,12 +29,14 @@ class CommandEntry:
         module: Module that defines the command, under the command's name.
         help: Help text in one line.
         extra: Optional dependencies that the command needs.
+        function: Name of the command in its module, if Python cannot use the command's own name.
     """
 
     section: str
     module: str
     help: str
     extra: str | None = None
+    function: str | None = None
 
 
 COMMANDS = {
@@ -56,6 +58,13 @@ COMMANDS = {
     "train": CommandEntry("Train", "trainer.cli.train", "Distil a student from a recipe.", "train"),
     "label": CommandEntry(
         "Train", "trainer.cli.label", "Write a model's saliency maps for a tree of videos.", "train"
+    ),
+    "import": CommandEntry(
+        "Train",
+        "trainer.cli.import_model",
+        "Make a student of weights that were trained elsewhere.",
+        "train",
+        function="import_model",
     ),
     "export": CommandEntry(
         "Export", "export.cli.export", "Export a student as a release of ONNX graphs.", "export"
@@ -97,7 +106,7 @@ class _LazyGroup(click.Group):
             raise _explain_missing(name, error) from None
         except ImportError as error:
             raise _explain_broken(name, error) from None
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, entry.function or name)
         return command
 
     def invoke(self, ctx: click.Context) -> object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +40,19 @@ def check_clip(clip: Tensor) -> None:
         )
 
 
-def reduced_width(channels: int, rc: int) -> int:
-    """Return a width divided by `rc`, rounded up to an even number so that PixelShuffle fits."""
-    return 2 * -(-channels // (2 * rc))
+class TemporalKernel(NamedTuple):
+    """Size, stride and padding of a depthwise convolution along time."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+HALVE_TIME = TemporalKernel(3, 2, 1)
+KEEP_TIME = TemporalKernel(3, 1, 1)
+FLAT_TIME = TemporalKernel(1, 1, 0)
+JOIN_TIME = TemporalKernel(2, 1, 0)
+"""Joins two time steps to one."""
 
 
 def conv_norm(
@@ -63,12 +73,7 @@ def conv_norm(
 
 
 def inverted_residual(
-    inputs: int,
-    outputs: int,
-    expansion: int,
-    times: int,
-    stride: Triple = (1, 1, 1),
-    collapse: bool = False,
+    inputs: int, outputs: int, expansion: int, time: TemporalKernel, space_stride: int = 1
 ) -> nn.Sequential:
     """Return MobileNetV2's block without skip: expansion, depthwise convolution in 3-D, projection.
 
@@ -76,16 +81,35 @@ def inverted_residual(
         inputs: Input channels.
         outputs: Output channels.
         expansion: Factor of the inner channels.
-        times: Time steps of the input. The depthwise kernel covers three, or the only one.
-        stride: Stride of the depthwise convolution.
-        collapse: Whether the kernel covers all time steps and leaves one.
+        time: Depthwise convolution along time.
+        space_stride: Stride of the depthwise convolution in space.
     """
     inner = inputs * expansion
-    kernel_times = times if collapse else 3 if times > 1 else 1
-    padding = (0 if collapse else kernel_times // 2, 1, 1)
+    kernel, stride = (time.size, 3, 3), (time.stride, space_stride, space_stride)
     layers = conv_norm(inputs, inner) if expansion > 1 else []
-    layers += conv_norm(inner, inner, (kernel_times, 3, 3), stride, padding, groups=inner)
+    layers += conv_norm(inner, inner, kernel, stride, (time.padding, 1, 1), groups=inner)
     return nn.Sequential(*layers, *conv_norm(inner, outputs, act=False))
+
+
+def pixel_shuffle_frames(x: Tensor) -> Tensor:
+    """Apply PixelShuffle(2) to each frame: (N, 4C, T, H, W) to (N, C, T, 2H, 2W)."""
+    frames = F.pixel_shuffle(x.transpose(1, 2).flatten(0, 1), 2)
+    return frames.reshape(x.shape[0], x.shape[2], *frames.shape[1:]).transpose(1, 2)
+
+
+def double_sides(x: Tensor) -> Tensor:
+    """Interpolate features (N, C, T, H, W) to (N, C, T, 2H, 2W), with aligned corners."""
+    return _interpolate(x, x.shape[2], 2 * x.shape[3], 2 * x.shape[4])
+
+
+def double_time(x: Tensor) -> Tensor:
+    """Interpolate features (N, C, T, H, W) to (N, C, 2T, H, W), with aligned first and last steps."""
+    return _interpolate(x, 2 * x.shape[2], x.shape[3], x.shape[4])
+
+
+def _interpolate(x: Tensor, times: int, height: int, width: int) -> Tensor:
+    # By sizes, not scales: ONNX shares equal scales, which the converter to float16 cannot handle.
+    return F.interpolate(x, size=(times, height, width), mode="trilinear", align_corners=True)
 
 
 class ImageNetScaling(nn.Module):
@@ -112,22 +136,36 @@ class ImageNetScaling(nn.Module):
 class _InvertedResidual3d(nn.Module):
     """Inverted residual with a skip connection where shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, expansion: int, times: int, stride: Triple) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, expansion: int, time: TemporalKernel, space_stride: int
+    ) -> None:
         super().__init__()
-        self.layers = inverted_residual(inputs, outputs, expansion, times, stride)
-        self.skip = stride == (1, 1, 1) and inputs == outputs
+        self.layers = inverted_residual(inputs, outputs, expansion, time, space_stride)
+        self.skip = space_stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
         return x + out if self.skip else out
 
 
+class _Stage(NamedTuple):
+    """Blocks of equal width; the first block may halve the sides and change the time steps."""
+
+    expansion: int
+    width: int
+    blocks: int
+    space_stride: int
+    first_time: TemporalKernel
+    other_time: TemporalKernel
+
+
 class MobileNet3D(nn.Module):
     """Clip (N, 3, 16, H, W), in -1 to 1, to features x0 to x3, finest first.
 
     The outputs of all 18 blocks are concatenated per scale. All but those of the first block are then
-    upsampled to twice the side by PixelShuffle(2) in each frame. At rc 1 and 192 x 256 the features are
-    (N, 28, 8, 96, 128), (N, 24, 4, 48, 64), (N, 136, 2, 24, 32) and (N, 520, `coarse_times`, 12, 16).
+    upsampled to twice the side: by PixelShuffle(2) in each frame, or, at rc 8, whose widths it does not
+    divide, by interpolation. At rc 1 and 192 x 256 the features are (N, 28, 8, 96, 128),
+    (N, 24, 4, 48, 64), (N, 136, 2, 24, 32) and (N, 520, `coarse_times`, 12, 16).
 
     Args:
         rc: Channel reduction, the divisor of every width.
@@ -136,43 +174,44 @@ class MobileNet3D(nn.Module):
 
     Attributes:
         channels: Channels of x0 to x3.
-        times: Time steps of x0 to x3.
     """
 
     def __init__(self, rc: Reduction = 1, coarse_times: Literal[1, 2] = 2) -> None:
         super().__init__()
-        stages = (  # expansion, output channels, blocks, stride in space, time steps
-            (1, 16, 1, 1, 8),
-            (6, 24, 2, 2, 8),
-            (6, 32, 3, 2, 4),
-            (6, 64, 4, 2, 2),
-            (6, 96, 3, 1, 2),
-            (6, 160, 3, 2, coarse_times),
-            (6, 320, 1, 1, coarse_times),
+        joined, after = (KEEP_TIME, KEEP_TIME) if coarse_times == 2 else (JOIN_TIME, FLAT_TIME)
+        stages = (
+            _Stage(1, 16, 1, 1, KEEP_TIME, KEEP_TIME),
+            _Stage(6, 24, 2, 2, KEEP_TIME, KEEP_TIME),
+            _Stage(6, 32, 3, 2, HALVE_TIME, KEEP_TIME),
+            _Stage(6, 64, 4, 2, HALVE_TIME, KEEP_TIME),
+            _Stage(6, 96, 3, 1, KEEP_TIME, KEEP_TIME),
+            _Stage(6, 160, 3, 2, joined, after),
+            _Stage(6, 320, 1, 1, after, after),
         )
         self._coarse_times = coarse_times
-        channels, times = reduced_width(32, rc), CLIP_FRAMES // 2
+        self._shuffles = rc < 8
+        channels = 32 // rc
         self.scaling = ImageNetScaling()
         self.stem = nn.Sequential(*conv_norm(3, channels, (3, 3, 3), (2, 2, 2), (1, 1, 1)))
         scale = nn.Sequential()
         self.scales = nn.ModuleList([scale])
         totals = [0]  # channels of all outputs at strides 2, 4, 8, 16 and 32
-        for expansion, width, blocks, space, steps in stages:
-            outputs = reduced_width(width, rc)
-            if space == 2:
+        for stage in stages:
+            outputs = stage.width // rc
+            if stage.space_stride == 2:
                 scale = nn.Sequential()
                 self.scales.append(scale)
                 totals.append(0)
-            for block in range(blocks):
-                stride = (times // steps, space, space) if block == 0 else (1, 1, 1)
-                scale.append(_InvertedResidual3d(channels, outputs, expansion, times, stride))
+            for block in range(stage.blocks):
+                stride, time = (1, stage.other_time) if block else (stage.space_stride, stage.first_time)
+                scale.append(_InvertedResidual3d(channels, outputs, stage.expansion, time, stride))
                 totals[-1] += outputs
-                channels, times = outputs, steps
-        scale.append(nn.Sequential(*conv_norm(channels, reduced_width(1280, rc))))
-        totals[-1] += reduced_width(1280, rc)
-        stride2, stride4, stride8, stride16, stride32 = totals
-        self.channels = (stride2 + stride4 // 4, stride8 // 4, stride16 // 4, stride32 // 4)
-        self.times = (CLIP_FRAMES // 2, CLIP_FRAMES // 4, CLIP_FRAMES // 8, coarse_times)
+                channels = outputs
+        scale.append(nn.Sequential(*conv_norm(channels, 1280 // rc)))
+        totals[-1] += 1280 // rc
+        stride2, *coarser = totals
+        stride4, *others = [total // 4 if self._shuffles else total for total in coarser]
+        self.channels = (stride2 + stride4, *others)
 
     def forward(self, clip: Tensor) -> list[Tensor]:
         """Return x0 (stride 2) to x3 (stride 16)."""
@@ -184,8 +223,9 @@ class MobileNet3D(nn.Module):
                 x = block(x)
                 outputs.append(x)
             tapped.append(torch.cat(outputs, dim=1))
+        upsample = pixel_shuffle_frames if self._shuffles else double_sides
         stride2, *coarser = tapped
-        stride4, *others = [_pixel_shuffle_frames(x) for x in coarser]
+        stride4, *others = [upsample(x) for x in coarser]
         return [torch.cat([stride2, stride4], dim=1), *others]
 
     def load_averaged(self, full: MobileNet3D) -> None:
@@ -228,12 +268,6 @@ def group_means(weight: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, size in enumerate(shape[:2]):
         weight = weight.reshape(*weight.shape[:axis], size, -1, *weight.shape[axis + 1 :]).mean(axis + 1)
     return weight
-
-
-def _pixel_shuffle_frames(x: Tensor) -> Tensor:
-    """Apply PixelShuffle(2) to each frame: (N, 4C, T, H, W) to (N, C, T, 2H, 2W)."""
-    frames = F.pixel_shuffle(x.transpose(1, 2).flatten(0, 1), 2)
-    return frames.reshape(x.shape[0], x.shape[2], *frames.shape[1:]).transpose(1, 2)
 
 
 def _is_weight(name: str) -> bool:

@@ -226,8 +226,8 @@ def load_student(name: str | Path) -> Student:
     """Load a student from a .safetensors file, or a shipped student by its name, in evaluation mode.
 
     Raises:
-        InputError: No such student, not the file of a student, an unknown schema, or weights that are not
-            finite.
+        InputError: No such student, not the file of a student, an unknown schema, weights that are not
+            finite, or a TinyHD student of an earlier version, whose decoders had other widths.
     """
     path = Path(name)
     if not path.is_file():
@@ -259,6 +259,11 @@ def load_student(name: str | Path) -> Student:
         values = json.loads(metadata["student"])
         settings = SETTINGS_BY_KIND[values["kind"]](**values)
         network = settings.build()
+        if isinstance(network, TinyHD) and any(_is_old_decoder_weight(key) for key in tensors):
+            raise InputError(
+                f"{path} is a TinyHD student with decoder widths of an earlier version; expected those that "
+                "the authors published: train it again"
+            )
         network.load_state_dict(tensors)
         trained = json.loads(metadata["trained"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -266,6 +271,11 @@ def load_student(name: str | Path) -> Student:
             f"{path} is not a student of aerogaze train ({str(error).splitlines()[0]}); train it again"
         ) from None
     return Student(path.stem, settings, network.eval(), trained)
+
+
+def _is_old_decoder_weight(key: str) -> bool:
+    """Say whether a weight belongs to TinyHD's decoders before they had the published widths."""
+    return key.startswith("decoders.") and key.split(".")[2] in ("branches", "laterals")
 
 
 def as_skd(student: Student) -> tuple[SkdSettings, SpatiotemporalNetwork]:

@@ -105,6 +105,13 @@ class AssistantsTable(DistilledTable):
     rc: tuple[Reduction, ...]
 
 
+class FinalTable(DistilledTable):
+    """Stage of the student itself, the last one."""
+
+    start: str | None = None
+    """Student whose weights it starts from, such as an imported one; of the same network, at any size."""
+
+
 class TinyHDRecipe(Recipe):
     """Recipe of TinyHD's method: teacher, assistants of larger width if any, student."""
 
@@ -114,7 +121,7 @@ class TinyHDRecipe(Recipe):
     teacher: TeacherTable | None = None
     """None: the first network learns from the ground truth alone."""
     assistants: AssistantsTable | None = None
-    distillation: DistilledTable
+    distillation: FinalTable
 
     @property
     def stages(self) -> dict[str, StageTable]:

@@ -32,7 +32,7 @@ from trainer.losses.hierarchical import hierarchical_loss, kl, truth_loss
 from trainer.models.hd2s import HD2S
 from trainer.models.mobilenet3d import CLIP_FRAMES, Reduction
 from trainer.models.streaming import StreamingNetwork
-from trainer.models.student import Student
+from trainer.models.student import Student, load_student
 from trainer.models.tinyhd import SaliencyMaps, TinyHD
 from trainer.recipes.loader import TinyHDRecipe
 from trainer.recipes.tinyhd import DistilledTable, StreamTable, TeacherTable
@@ -139,6 +139,8 @@ def distil(recipe: TinyHDRecipe, run: TrainingRun | None = None) -> Student:
     tables = [(name, table) for name, table in recipe.stages.items() if isinstance(table, DistilledTable)]
     reductions = [*(recipe.assistants.rc if recipe.assistants else ()), recipe.student.rc]
     networks = [_build_student(recipe, rc) for rc in reductions]
+    if recipe.distillation.start:
+        _load_start(networks[-1], recipe, recipe.distillation.start)
     open_run(run or TrainingRun(), recipe)
     if hd2s and recipe.teacher and recipe.teacher.steps:
         fit("teacher", hd2s, data.samples(0, CLIP_FRAMES, 1), recipe, recipe.teacher, run)
@@ -174,6 +176,24 @@ def _build_student(recipe: TinyHDRecipe, rc: Reduction) -> TinyHD | StreamingNet
     elif isinstance(start, Path):
         network.encoder.load_imagenet(start)
     return network
+
+
+def _load_start(network: nn.Module, recipe: TinyHDRecipe, name: str) -> None:
+    """Load the weights of an existing student, of the same network for frames of any size.
+
+    Raises:
+        InputError: No such student, or its network is another one.
+    """
+    start = load_student(name)
+    wanted = vars(recipe.student.settings(recipe.student.rc))
+    other = {key: value for key, value in vars(start.settings).items() if value != wanted.get(key)}
+    if differing := other.keys() - {"height", "width"}:
+        key = min(differing)
+        raise InputError(
+            f"distillation.start {name} has {key} {other[key]}, the recipe has {wanted.get(key)}; expected a "
+            "student of the same network: change the table student, or start from another student"
+        )
+    network.load_state_dict(start.network.state_dict())
 
 
 def load_teacher(network: HD2S, path: Path) -> None:

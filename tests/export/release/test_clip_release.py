@@ -9,17 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
 from calibration.inputs.calibration_frames import read_frames
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.metrics.saliency import cc
 from edge.release.manifest import ClipSpec, load_release
 from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.release.clip_release import make_clip_release
 from tests.conftest import Outcome
+from tests.support.published_tinyhd import find_weights, formula_clip
 from tests.support.untrained import with_statistics
 from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.student import Student, TinyHDSettings
@@ -70,6 +73,28 @@ def test_graphs_reproduce_the_student(released: tuple[Student, Path]) -> None:
         assert verification.mean_cc > (0.999999 if graph.precision == "fp32" else 0.9999)
     operators = {node.op_type for node in onnx.load(release_folder / "clip.fp32.onnx").graph.node}
     assert "BatchNormalization" not in operators
+
+
+@pytest.mark.parametrize(("variant", "stride"), [("S", 8), ("M", 16)])
+def test_exported_published_weights_give_the_maps_of_the_authors(
+    variant: Variant, stride: int, real: Path, tmp_path: Path, command: Command
+) -> None:
+    weights, student = find_weights(variant), tmp_path / "student.safetensors"
+    assert command("import", weights, "--kind", "tinyhd", "--out", student).code == 0
+    outcome = command("export", student, "--frames", "synthetic:7:320x180:24", "--out", tmp_path / "r")
+    assert outcome.code == 0, outcome.err
+    release = load_release(tmp_path / "r")
+    assert release.trained["imported"]["file"] == weights.name
+    maps = {}
+    for precision in ("fp32", "fp16"):
+        session = ort.InferenceSession(
+            tmp_path / "r" / f"clip.{precision}.onnx", providers=["CPUExecutionProvider"]
+        )
+        maps[precision] = np.asarray(session.run(None, {"frame": formula_clip()})[0])[0]
+    expected = np.load(real / "tinyhd_reference.npz")[f"formula_{variant}_grid{stride}_f32"]
+    grid = maps["fp32"][:, ::stride, ::stride].reshape(expected.shape)
+    np.testing.assert_allclose(grid, expected, atol=1e-4, rtol=0)
+    assert min(cc(a, b) for a, b in zip(maps["fp16"], maps["fp32"], strict=True)) > 0.9999
 
 
 def test_student_whose_maps_are_too_flat_for_float16_is_not_released(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def test_saved_tinyhd_student_loads_unchanged(tmp_path: Path) -> None:
         as_skd(loaded)
     with pytest.raises(InputError, match=r"frames of 64 x 100; expected multiples of 32"):
         TinyHDSettings("M", width=100, height=64)
+
+
+@pytest.mark.parametrize("key", ["decoders.D1.branches.0.0.0.weight", "decoders.D2.laterals.0.0.weight"])
+def test_tinyhd_student_with_decoder_widths_of_an_earlier_version_is_refused(
+    tmp_path: Path, key: str
+) -> None:
+    settings = TinyHDSettings("S", 8)
+    path = tmp_path / "s.safetensors"
+    metadata = {
+        "schema": "1", "name": "old", "trained": "{}", "student": json.dumps(vars(settings))
+    }  # fmt: skip
+    save_file({key: torch.zeros(1)}, path, metadata)
+    with pytest.raises(
+        InputError, match=r"decoder widths of an earlier version; .* train it again"
+    ) as caught:
+        load_student(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_shipped_student_stores_the_record_of_its_training() -> None:

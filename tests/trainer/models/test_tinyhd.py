@@ -20,13 +20,15 @@ from trainer.models.mobilenet3d import (
     ImageNetScaling,
     MobileNet3D,
     Reduction,
-    _pixel_shuffle_frames,
+    double_sides,
+    double_time,
     group_means,
+    pixel_shuffle_frames,
 )
 from trainer.models.student import parameter_count
 from trainer.models.tinyhd import DECODERS, LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
 
-# Parameters in millions, and GMAC per clip of 16 frames at 192 x 256, computed from the authors' networks.
+# Parameters in millions, and GMAC per clip of 16 frames at 192 x 256, of the authors' networks, rounded.
 PUBLISHED: dict[tuple[Variant, Reduction], tuple[float, float]] = {
     ("S", 1): (3.94, 5.13), ("S", 2): (1.37, 3.35), ("S", 4): (0.51, 2.07),
     ("M", 1): (3.92, 7.22), ("M", 2): (1.37, 6.16), ("M", 4): (0.52, 3.56),
@@ -54,8 +56,17 @@ def test_students_have_the_published_size_and_work(
     meta: Tensor, student: tuple[Variant, Reduction], published: tuple[float, float]
 ) -> None:
     network = TinyHD(*student)
-    assert parameter_count(network) == pytest.approx(published[0] * 1e6, rel=0.06)
-    assert multiply_accumulates(network, meta) == pytest.approx(published[1] * 1e9, rel=0.06)
+    assert parameter_count(network) == pytest.approx(published[0] * 1e6, abs=0.005e6)
+    assert multiply_accumulates(network, meta) == pytest.approx(published[1] * 1e9, abs=0.005e9)
+
+
+@pytest.mark.parametrize(("variant", "parameters"), [("S", 513_121), ("M", 515_281)])
+def test_students_at_rc_4_have_exactly_the_published_parameters(
+    meta: Tensor, variant: Variant, parameters: int
+) -> None:
+    network = TinyHD(variant, 4)
+    assert parameter_count(network) == parameters
+    assert len(network.state_dict()) == 980
 
 
 def test_teacher_has_the_published_size_and_work(meta: Tensor) -> None:
@@ -88,7 +99,34 @@ def test_encoder_converts_the_scaling_to_that_of_imagenet() -> None:
 def test_each_frame_is_shuffled_like_torch_pixel_shuffle() -> None:
     x = torch.rand(2, 8, 3, 4, 5)
     for t in range(3):
-        assert torch.equal(_pixel_shuffle_frames(x)[:, :, t], nn.PixelShuffle(2)(x[:, :, t]))
+        assert torch.equal(pixel_shuffle_frames(x)[:, :, t], nn.PixelShuffle(2)(x[:, :, t]))
+
+
+@pytest.mark.parametrize(
+    ("rc", "channels"),
+    [
+        (1, (28, 24, 136, 520)), (2, (14, 12, 68, 260)), (4, (7, 6, 34, 130)),
+        (8, (8, 12, 68, 260)),  # interpolated, because 24 / 8 = 3 channels cannot be shuffled
+    ],
+)  # fmt: skip
+def test_levels_of_a_reduced_encoder_have_the_published_widths(
+    meta: Tensor, rc: Reduction, channels: tuple[int, ...]
+) -> None:
+    encoder = MobileNet3D(rc)
+    assert encoder.channels == channels
+    assert tuple(x.shape[1] for x in encoder(meta)) == channels
+
+
+def test_interpolation_keeps_the_corners_and_the_first_and_last_step() -> None:
+    x = torch.rand(1, 2, 4, 3, 5)
+    sides, times = double_sides(x), double_time(x)
+    assert sides.shape == (1, 2, 4, 6, 10)
+    torch.testing.assert_close(sides[..., [0, -1], :][..., [0, -1]], x[..., [0, -1], :][..., [0, -1]])
+    torch.testing.assert_close(sides[..., 0, 1], x[..., 0, 0] + (x[..., 0, 1] - x[..., 0, 0]) * 4 / 9)
+    assert times.shape == (1, 2, 8, 3, 5)
+    torch.testing.assert_close(times[:, :, [0, -1]], x[:, :, [0, -1]])
+    torch.testing.assert_close(times[:, :, 1], x[:, :, 0] + (x[:, :, 1] - x[:, :, 0]) * 3 / 7)
+    assert torch.equal(double_time(x[:, :, :1]), x[:, :, :1].expand(-1, -1, 2, -1, -1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (96, 128)])

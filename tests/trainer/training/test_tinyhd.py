@@ -25,7 +25,7 @@ from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import kl
 from trainer.models.hd2s import HD2S
 from trainer.models.streaming import StreamingNetwork
-from trainer.models.student import as_tinyhd, load_student
+from trainer.models.student import Student, TinyHDSettings, as_tinyhd, load_student
 from trainer.models.tinyhd import LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
 from trainer.recipes.loader import StageTable, TinyHDRecipe, load_recipe
 from trainer.recipes.tinyhd import DistilledTable, TeacherTable
@@ -229,6 +229,22 @@ def test_killed_recipe_resumes_in_its_stage(tmp_path: Path) -> None:
         train(recipe.model_copy(update={"seed": 5}), TrainingRun(tmp_path / "run"))
 
 
+def test_student_starts_from_the_weights_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TinyHDSettings("S", 8, height=64, width=64)
+    start, path = Student("imported", settings, settings.build().eval(), {}), tmp_path / "start.safetensors"
+    start.save(path)
+    monkeypatch.setattr(tinyhd, "fit", lambda *arguments: None)
+    changes = {"student__rc": "8", "distillation__start": f'"{path}"'}
+    student = train(short_recipe("tinyhd-s-rc1", **changes))
+    assert (student.settings.kind, student.settings.preprocessing().width) == ("tinyhd", 32)
+    for name, value in start.network.state_dict().items():
+        assert torch.equal(student.network.state_dict()[name], value), name
+    with pytest.raises(
+        InputError, match="has rc 8, the recipe has 1; expected a student of the same network"
+    ):
+        train(short_recipe("tinyhd-s-rc1", distillation__start=f'"{path}"'))
+
+
 def test_each_student_learns_from_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     chain: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...]]] = []
 
@@ -344,9 +360,9 @@ def test_command_describes_each_stage(command: Callable[..., Outcome]) -> None:
     rows = [line.split() for line in outcome.out.splitlines() if "192" in line]
     assert [(row[1], row[3], row[-6], row[-4], row[-2]) for row in rows] == [
         ("teacher", "HD2S", "29,551,145", "22.210", "1"),
-        ("assistant-rc1", "TinyHD", "3,883,915", "7.241", "16"),
-        ("assistant-rc2", "TinyHD", "1,347,963", "6.096", "16"),
-        ("student", "TinyHD", "508,007", "3.384", "16"),
+        ("assistant-rc1", "TinyHD", "3,922,405", "7.221", "16"),
+        ("assistant-rc2", "TinyHD", "1,366,979", "6.162", "16"),
+        ("student", "TinyHD", "515,281", "3.557", "16"),
     ]
 
 

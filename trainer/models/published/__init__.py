@@ -1,0 +1,1 @@
+"""Weights that the authors of papers published, read into our networks."""
