@@ -85,7 +85,7 @@ def parse_policy(text: str) -> PrecisionPolicy:
     """
     match = re.fullmatch(r"\s*(fastest|closest)(?:\s+within\s+(.+?))?\s*", text)
     if match is None:
-        raise InputError(f"policy {text!r}; expected one as {_EXAMPLE!r}, or with closest")
+        raise InputError(f"policy {text!r}; expected {_EXAMPLE!r}, or 'closest' for 'fastest'")
     bounds = []
     for part in re.split(r"\s+and\s+", match.group(2)) if match.group(2) else ():
         bound = _BOUND.fullmatch(part)
