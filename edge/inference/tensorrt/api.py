@@ -184,10 +184,16 @@ class TensorRTEngine:
         self.description = f"{_MODULES[kind][0]} {trt.__version__}"
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise InputError(f"{self.description} cannot load the engine ({_take_errors(self._logger)}): build it again with aerogaze build")
+            raise InputError(
+                f"{self.description} cannot load the engine ({_take_errors(self._logger)}): build it again "
+                "with aerogaze build"
+            )
         context = engine.create_execution_context()
         if context is None:
-            raise InputError(f"{self.description} cannot run the engine ({_take_errors(self._logger)}): close other programs that use the GPU, or build it again")
+            raise InputError(
+                f"{self.description} cannot run the engine ({_take_errors(self._logger)}): close other "
+                "programs that use the GPU, or build it again"
+            )
         self._engine, self._context = engine, context
         self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._capturable = getattr(context, "is_stream_capturable", None)
