@@ -9,11 +9,10 @@ import pytest
 
 from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.search.accuracy import AccuracyBudget
-from edge.preprocessing.transform import Preprocessing
 from export.cli import export_release
 from export.graphs import int8_search
 from export.release.builder import EXPORT_OPTIONS
-from tests.support.exporting import FakeTimer, random_student
+from tests.support.exporting import FakeTimer, random_student, small_footage
 from trainer.models.student import Student
 
 
@@ -41,6 +40,4 @@ def student(request: pytest.FixtureRequest) -> Student:
 @pytest.fixture
 def footage(flight: np.ndarray) -> CalibrationFrames:
     """Frame pairs at R = 32: eight to calibrate on, two held out."""
-    small = np.stack([Preprocessing(32, 32).resize(frame) for frame in flight])
-    windows = np.stack([small[:-1], small[1:]], axis=1)
-    return CalibrationFrames(windows[:8], windows[-2:], small[:8], "flight")
+    return small_footage(flight)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import torch
 
+from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.quantization.qdq import quantized_nodes
 from calibration.search.latency_benchmark import ConfirmedLatency
+from edge.preprocessing.transform import Preprocessing
 from export.graphs.int8_search import CalibrationOptions
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import Pair, SkdSettings, Student
@@ -42,3 +45,10 @@ def random_student(resolution: int, pair: Pair) -> Student:
         network(*torch.randn(2, 4, 3, resolution, resolution))
     settings = SkdSettings(resolution, pair, "log_density")
     return Student(f"random-{resolution}", settings, network.eval(), {"data": "none"})
+
+
+def small_footage(flight: np.ndarray) -> CalibrationFrames:
+    """Return frame pairs of a flight at R = 32: eight to calibrate on, two held out."""
+    small = np.stack([Preprocessing(32, 32).resize(frame) for frame in flight])
+    windows = np.stack([small[:-1], small[1:]], axis=1)
+    return CalibrationFrames(windows[:8], windows[-2:], small[:8], "flight")

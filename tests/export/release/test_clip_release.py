@@ -40,7 +40,12 @@ def untrained_student(variant: Variant, contrast: float = 1.0) -> Student:
     )
 
 
-@pytest.fixture(scope="module", params=["S", "M"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(variant, marks=pytest.mark.xdist_group(f"clips-{variant}")) for variant in ("S", "M")
+    ],
+)
 def released(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Student, Path]:
