@@ -20,8 +20,14 @@ _FATAL = {
     "INVALID_ADDRESS_SPACE",
     "INVALID_PC",
     "ASSERT",
+    "CONTAINED",
+    "TENSOR_MEMORY_LEAK",
+    "MPS_CLIENT_TERMINATED",
+    "EXTERNAL_DEVICE",
 }
 """Errors after which the CUDA context cannot be used again (CUDA driver API, `CUresult`)."""
+UNKNOWN = "CUDA_ERROR_UNKNOWN"
+"""An error after which opening the engine again may help, or never does."""
 _REMEDIES = {
     **{error.name: error.remedy for error in ERRORS.values()},
     "CUDA_ERROR_OUT_OF_MEMORY": (
