@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.diagnostics.device_nodes import TryOpen, try_open
 from edge.diagnostics.finding import Finding
 from edge.hardware.board import BoardFacts
+from edge.hardware.device_nodes import TryOpen, try_open
 from edge.hardware.energy_meters import find_energy_meter
 from edge.hardware.nvml import Nvml
 from edge.hardware.sensors import Sensors

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edge.diagnostics.cuda_driver import DriverAnswer
-from edge.diagnostics.device_nodes import SERVICE_USER, DeviceNode, summarize
 from edge.diagnostics.finding import Finding
 from edge.diagnostics.packages import Packages
 from edge.hardware.board import BoardFacts
+from edge.hardware.cuda_driver import DriverAnswer
+from edge.hardware.device_nodes import SERVICE_USER, DeviceNode, join_groups, summarize
+from edge.hardware.gpu import find_remedy
 
 _NVIDIA, _DISPLAY = "0x10de", "0x03"
 """PCI vendor of NVIDIA, and the first digits of the PCI class of a display controller."""
@@ -21,14 +22,6 @@ CUDA_BACKENDS = {
 }
 """Distribution and module of each CUDA backend."""
 TENSORRTS = {"TensorRT": "tensorrt", "TensorRT for RTX": "tensorrt_rtx"}
-_REMEDIES = {
-    3: "sudo dmesg | grep -i nvidia",
-    34: "take the CUDA toolkit's lib/stubs out of LD_LIBRARY_PATH",
-    46: "stop the process that uses the GPU exclusively: nvidia-smi",
-    802: "sudo systemctl start nvidia-fabricmanager, or wait until the driver's services run",
-    804: "take the cuda-compat folder out of LD_LIBRARY_PATH",
-}
-"""Remedies of cuInit's errors that depend on nothing else."""
 
 
 def check_gpu(
@@ -87,41 +80,6 @@ def _check_cuinit(facts: BoardFacts, answer: DriverAnswer, nodes: Sequence[Devic
     return Finding("GPU", "lacks", f"cuInit gives {answer.code}, {answer.error_name}", remedy)
 
 
-def find_remedy(
-    code: int, facts: BoardFacts, nodes: Sequence[DeviceNode], environment: Mapping[str, str]
-) -> str:
-    """Return the remedy for an error of cuInit on this machine.
-
-    Args:
-        code: The error.
-        facts: Facts about the board.
-        nodes: Device nodes of the GPU.
-        environment: Environment variables of the process.
-    """
-    if code in _REMEDIES:
-        return _REMEDIES[code]
-    refused = [node for node in nodes if node.is_refused]
-    names = {node.name for node in nodes}
-    if code in (100, 801, 999) and refused:
-        return _join_groups(refused)
-    if code == 100 and environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "unset CUDA_VISIBLE_DEVICES"
-    if code == 100:
-        run = "--runtime nvidia" if facts.board else "--gpus all"
-        return f"in a container: docker run {run}; else see: sudo dmesg | grep -i nvidia"
-    if code == 801 and facts.board and not any(name.startswith("dri/renderD") for name in names):
-        return "give the process /dev/dri/renderD*; in a container: docker run --runtime nvidia"
-    if code == 801:
-        return "update the driver or JetPack: this one does not support the GPU"
-    if code == 803:
-        return "sudo reboot: the driver was updated while it was loaded"
-    if code == 999 and not facts.board and "nvidia-uvm" not in names:
-        return "sudo nvidia-modprobe -u -c 0"
-    if code == 999 and not facts.board:
-        return "after a suspend: sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm"
-    return "sudo dmesg | grep -iE 'nvgpu|nvidia', then sudo reboot"
-
-
 def _check_nodes(nodes: Sequence[DeviceNode]) -> Finding:
     refused = [node for node in nodes if node.is_refused]
     service = [node for node in nodes if node.service_refused]
@@ -129,10 +87,10 @@ def _check_nodes(nodes: Sequence[DeviceNode]) -> Finding:
     texts, remedies = [], []
     if refused:
         texts.append(f"refused to this user: {_describe(refused)}")
-        remedies.append(_join_groups(refused))
+        remedies.append(join_groups(refused))
     if service:
         texts.append(f"refused to the service's user {SERVICE_USER}: {_describe(service)}")
-        remedies.append(_join_groups(service, SERVICE_USER))
+        remedies.append(join_groups(service, SERVICE_USER))
     if broken:
         texts.append(f"do not open: {', '.join(f'{node.name} ({node.error})' for node in broken)}")
     if texts:
@@ -148,15 +106,6 @@ def _describe(nodes: Sequence[DeviceNode]) -> str:
     return ", ".join(
         f"{summarize(names)} (group {group}, {mode:o})" for (group, mode), names in kinds.items()
     )
-
-
-def _join_groups(nodes: Sequence[DeviceNode], user: str = "$USER") -> str:
-    """Return the command that adds a user to the groups of nodes, where membership helps."""
-    helpful = sorted({node.group for node in nodes if node.mode & 0o060 == 0o060})
-    if not helpful or all(node.error == os.strerror(1) for node in nodes):  # EPERM: rules of a container
-        return "let the container use the devices: docker run --gpus all, or --device"
-    login = "; then log in again" if user == "$USER" else ""
-    return f"sudo usermod -aG {','.join(helpful)} {user}{login}"
 
 
 def _check_backends(packages: Packages, has_gpu: bool) -> Finding:

@@ -16,13 +16,13 @@ from typing import Any
 from edge.core.atomic_files import cache_folder
 from edge.core.errors import InputError
 from edge.diagnostics import devices
-from edge.diagnostics.cuda_driver import ask_driver
-from edge.diagnostics.device_nodes import list_nodes
 from edge.diagnostics.finding import Finding
 from edge.diagnostics.gpu import check_gpu
 from edge.diagnostics.packages import InstalledPackages
 from edge.diagnostics.software import check_software
 from edge.hardware.board import read_board_facts
+from edge.hardware.cuda_driver import ask_driver
+from edge.hardware.device_nodes import list_nodes
 from edge.hardware.nvml import Nvml
 
 WIDTH = 80

@@ -1,7 +1,8 @@
 """Temperature, clocks, throttling and energy of a desktop GPU, from NVIDIA's management library.
 
 Names, units and bits are those of nvml.h ("NVML API Reference Guide"). The library is part of the driver.
-Jetson boards do not have it; they have files instead (`edge.hardware.sensors`). Not verified on a GPU yet.
+Jetson boards have it from JetPack 6 on, where most queries are not supported or answer zero; they have files
+instead (`edge.hardware.sensors`). A zero is therefore left out. Not verified on a GPU yet.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Nvml:
         }
         reasons = self._query("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong())
         return {
-            "c": {} if degrees is None else {"gpu": degrees},
-            "mhz": {name: mhz for name, mhz in clocks.items() if mhz is not None},
+            "c": {"gpu": degrees} if degrees else {},
+            "mhz": {name: mhz for name, mhz in clocks.items() if mhz},
             "throttle": {
                 name: float(bool(int(reasons) & bit))
                 for name, bit in _THROTTLE_REASONS.items()
@@ -67,10 +68,11 @@ class Nvml:
     def total_energy_j(self) -> float | None:
         """Return the joules used since the driver was loaded, or None if the GPU does not count them."""
         millijoules = self._query("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong())
-        return None if millijoules is None else millijoules / 1e3
+        return millijoules / 1e3 if millijoules else None
 
     def _query(self, function: str, result: Any, *arguments: int) -> float | None:
-        """Call a function that stores its result through a pointer; return None if it fails."""
-        if getattr(self._library, function)(self._device, *arguments, ctypes.byref(result)):
+        """Call a function that stores its result through a pointer; return None if it fails or is missing."""
+        call = getattr(self._library, function, None)
+        if call is None or call(self._device, *arguments, ctypes.byref(result)):
             return None
         return float(result.value)

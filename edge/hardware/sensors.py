@@ -140,9 +140,11 @@ class Sensors:
                 "neither throttle counts nor cooling devices in /sys",
             ),
         }
-        gpu_note = "; the GPU's are read" if self._nvml else ""
+        gpu = self._nvml.read_sensors() if self._nvml else {}
+        of_gpu = {"temperatures": gpu.get("c"), "clocks": gpu.get("mhz"), "throttling": gpu.get("throttle")}
         return {
-            name: f"{reason}: a container, a virtual machine, or no permission{gpu_note}"
+            name: f"{reason}: a container, a virtual machine, or no permission"
+            + ("; the GPU's are read" if of_gpu[name] else "")
             for name, (is_readable, reason) in groups.items()
             if not is_readable
         }

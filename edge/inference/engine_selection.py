@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from edge.core.atomic_files import cache_folder, translate_write_errors
 from edge.core.errors import InputError
-from edge.hardware.gpu import Gpu, detect_gpu
+from edge.hardware.gpu import Gpu, detect_gpu, find_gpu_problem
 from edge.hardware.host import detect_machine
 from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
 from edge.inference.tensorrt.engine_identity import (
@@ -59,7 +59,8 @@ class SelectedEngine:
     Attributes:
         graph: The graph of the release.
         plan: The plan that TensorRT runs; None for ONNX Runtime.
-        fallback_reason: Why ONNX Runtime was selected although this machine has engines of the release.
+        fallback_reason: Why ONNX Runtime was selected although there are engines of the release, or the
+            machine has a GPU, a driver for one, or is a board with a GPU.
     """
 
     graph: Graph
@@ -83,7 +84,7 @@ def select_engine(
         InputError: The release has no such graph, or `choice` is TensorRT and no engine matches.
     """
     fallback_reason = ""
-    if choice == "tensorrt" or (choice == "auto" and any(_engine_folders(release)) and detect_gpu()):
+    if choice == "tensorrt" or (choice == "auto" and _is_tensorrt_expected(release)):
         available = release.precisions(form, "tensorrt")
         candidates = [precision] if precision else [p for p in ("fp16", "int8", "fp32") if p in available]
         for candidate in candidates or ["fp32"]:
@@ -150,6 +151,14 @@ def _is_built_here(engine: Path, plan_sha256: str) -> bool:
     return by_root or (cache_folder() / TRUSTED_PLANS_FOLDER / plan_sha256).is_file()
 
 
+def _is_tensorrt_expected(release: Release) -> bool:
+    """Return whether running on the CPU needs a reason: there are engines, a GPU or a sign of one."""
+    if any(_engine_folders(release)):
+        return True
+    problem = find_gpu_problem()
+    return problem is None or problem.is_gpu_expected
+
+
 def _engine_folders(release: Release) -> Iterator[Path]:
     """Yield the folders that contain engines of the release."""
     for root in (release.folder / ENGINES_FOLDER, release.folder.parent / ENGINES_FOLDER):
@@ -169,10 +178,10 @@ def _find_built_engine(release: Release, graph: Graph) -> SelectedEngine:
     """
     gpu, problems = detect_gpu(), []
     if gpu is None:
-        raise InputError(
-            "there is no NVIDIA GPU here, or no driver for one, so no TensorRT engine runs: "
-            "take --engine onnxruntime"
-        )
+        missing = find_gpu_problem()
+        text, remedy = (missing.text, missing.remedy) if missing else ("the GPU was not there", "")
+        remedies = " or ".join(filter(None, (remedy, "take --engine onnxruntime")))
+        raise InputError(f"{text}, so no TensorRT engine runs: {remedies}")
     target = BuildTarget("rtx" if find_spec("tensorrt_rtx") else "tensorrt")
     name = Path(graph.file).with_suffix(ENGINE_SUFFIX).name
     for folder in _engine_folders(release):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edge.core.errors import CheckError
 from edge.core.frames import Source
-from edge.inference.cuda.errors import CudaError
+from edge.inference.cuda.errors import UNKNOWN, CudaError
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.clock_monitor import ClockMonitor
 from edge.pipeline.frame_reader import FrameReader, PrefetchingReader
@@ -23,6 +23,8 @@ HEALTHY_SESSION_S = 3.0
 """A session that lasted this long was healthy: the back-off starts over."""
 MAX_HANGING_SESSIONS = 5
 """Sessions that may leave threads hanging in a driver or an engine before the process has to restart."""
+MAX_UNKNOWN_ERRORS = 3
+"""Unknown errors of CUDA in one run before the process has to restart."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Supervisor:
         self._status, self._clock_monitor = context.status, ClockMonitor(context.status)
         self._hanging: list[Session] = []
         self._next_index = 0
+        self._unknown_errors = 0
 
     def run(self, source: Source, model: SaliencyModel) -> None:
         """Run until the source ends or the run is stopped.
@@ -130,8 +133,14 @@ class Supervisor:
         if failure.part == "sink":
             raise failure.error
         self._status.report_fault(failure.part, str(failure.error) or type(failure.error).__name__)
-        if isinstance(failure.error, CudaError) and failure.error.lost:
-            raise CheckError(f"{failure.error}; this process has lost the GPU") from failure.error
+        if isinstance(failure.error, CudaError):
+            self._unknown_errors += failure.error.name == UNKNOWN
+            if failure.error.lost:
+                raise CheckError(f"{failure.error}; this process has lost the GPU") from failure.error
+            if self._unknown_errors >= MAX_UNKNOWN_ERRORS:
+                raise CheckError(
+                    f"{failure.error}, {MAX_UNKNOWN_ERRORS} times; this process has lost the GPU"
+                ) from failure.error
         self._status.set_state("stalled")
 
     def _reopen_source(self, session: Session, failure: SessionFailure) -> Callable[[], FrameReader]:

@@ -22,7 +22,7 @@ from calibration.inputs.onnx_import import data_inputs
 from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
 from edge.core.frames import Image
-from edge.hardware.gpu import detect_gpu
+from edge.hardware.gpu import find_gpu_problem
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
@@ -177,9 +177,11 @@ def _open_tensorrt_runner(operand: GraphOperand, model: onnx.ModelProto) -> Base
     Polygraphy loads plans with host code allowed. The plan here was built a moment ago, never read from a
     file.
     """
-    if detect_gpu() is None:
+    problem = find_gpu_problem()
+    if problem is not None:
+        reason = f"{problem.text} ({problem.remedy})" if problem.remedy else "this machine has none"
         raise InputError(
-            f"{operand.text} needs an NVIDIA GPU with its driver, and this machine has none; "
+            f"{operand.text} needs an NVIDIA GPU with its driver, and {reason}; "
             "compare @tensorrt instead: the same graph, run by ONNX Runtime without optimizations"
         )
     from polygraphy import config

@@ -30,6 +30,10 @@ from export.engines.build_source import EngineSource
 TIMING_CACHE = "timing.cache"
 
 
+class RefusedGraphError(InputError):
+    """A graph that TensorRT cannot build, or whose weights are not finite."""
+
+
 @dataclass(frozen=True)
 class EngineStatus:
     """State of one engine in a folder.
@@ -65,6 +69,7 @@ def build_engines(
     rebuild: bool = False,
     caches: Sequence[Path] = (),
     on_start: Callable[[EngineStatus, float | None], None] = lambda engine, estimate_s: None,
+    on_refused: Callable[[Path, str], None] | None = None,
 ) -> Iterator[tuple[EngineIdentity, bool]]:
     """Build the engines that are missing, and yield the identity of each engine and whether it is new.
 
@@ -79,10 +84,13 @@ def build_engines(
             TensorRT accepts is used.
         on_start: Called before each build with the engine and the duration of its last build on this
             machine, in seconds, if known.
+        on_refused: Called with a graph that cannot be built and the reason; the others are still
+            built. None raises the error.
 
     Raises:
-        InputError: If TensorRT is missing or refuses a graph, the folder cannot be written, or another
-            process is building in it.
+        InputError: If TensorRT is missing, the folder cannot be written, or another process is building in
+            it.
+        RefusedGraphError: If a graph cannot be built and `on_refused` is None.
         CheckError: If an engine does not fit and `rebuild` is not set.
     """
     with writer_lock(folder):
@@ -94,12 +102,17 @@ def build_engines(
         with atomic_folder(folder, is_ours=_is_engine_file) as path, translate_write_errors(folder):
             initial_caches = [p.read_bytes() for p in (folder / TIMING_CACHE, *caches) if p.is_file()]
             builder = _EngineBuilder(source.name, target, path, initial_caches, on_start)
-            results = [
-                (builder.build(engine), True)
-                if engine.mismatches
-                else (_copy_engine(folder, path, engine.identity), False)
-                for engine in engines
-            ]
+            results = []
+            for engine in engines:
+                if not engine.mismatches:
+                    results.append((_copy_engine(folder, path, engine.identity), False))
+                    continue
+                try:
+                    results.append((builder.build(engine), True))
+                except RefusedGraphError as error:
+                    if on_refused is None:
+                        raise
+                    on_refused(engine.graph, str(error))
             digest = builder.write_timing_cache()
             for index, (identity, is_new) in enumerate(results):
                 if is_new:
@@ -141,7 +154,7 @@ class _EngineBuilder:
         self._on_start(engine, self._history.seconds(key))
         caches = [self._timing_cache] if self._timing_cache else self._initial_caches
         started = time.perf_counter()
-        with _prefix_errors(engine.graph.name):
+        with _name_refused_graph(engine.graph.name):
             check_finite(engine.graph)
             plan = build_plan(engine.graph.read_bytes(), self._target, caches)
         self._timing_cache = plan.timing_cache
@@ -205,8 +218,8 @@ class _BuildHistory:
 
 
 @contextmanager
-def _prefix_errors(name: str) -> Iterator[None]:
+def _name_refused_graph(name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+        raise RefusedGraphError(f"{name}: {error}") from None

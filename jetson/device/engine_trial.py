@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -35,15 +35,23 @@ class EngineBackend(Protocol):
 
     name: str
 
-    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+    def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
         """Compile the graphs of a release into a folder, which stays empty if there is nothing to compile.
 
+        Returns:
+            The compiler's reason by precision, for precisions that it refuses. The others are compiled.
+
         Raises:
-            InputError: The compiler is missing or rejects a graph.
+            InputError: The compiler is missing.
         """
 
-    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
-        """Run the golden set and measure the latency, for each precision of the release."""
+    def measure(
+        self, release: Release, folder: Path, log: LogLine, refused: Mapping[str, str]
+    ) -> list[PrecisionMeasurement]:
+        """Run the golden set and measure the latency, for each precision of the release.
+
+        A precision that `build` refused is not run; its row says why.
+        """
 
 
 class OnnxRuntimeBackend:
@@ -51,10 +59,13 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+    def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
         """Do nothing: there is nothing to compile."""
+        return {}
 
-    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
+    def measure(
+        self, release: Release, folder: Path, log: LogLine, refused: Mapping[str, str]
+    ) -> list[PrecisionMeasurement]:
         """Measure each precision in stream form at batch 1. The latency is that of the engine's call."""
         measurements = []
         for precision in release.precisions("stream", "onnxruntime"):
@@ -75,7 +86,7 @@ class TensorRTBackend:
     def __init__(self, target: str = "local") -> None:
         self._target = target
 
-    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+    def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
         """Compile each graph, with the timing caches of this board and of the bundle."""
         from export.engines.build import TIMING_CACHE, build_engines
         from export.engines.build_source import release_engine_source
@@ -84,13 +95,30 @@ class TensorRTBackend:
         board_caches = folder.parents[1].glob(f"*/engines/{TIMING_CACHE}")
         caches = [*sorted(board_caches), *sorted((folder.parent / "caches").glob("*"))]
         source, target = release_engine_source(release), BuildTarget.parse(self._target)
-        for engine, _ in build_engines(source, target, folder, caches=caches):
-            log(f"built {engine.file} in {engine.seconds:.1f} s")
+        precisions = {
+            release.path(release.graph(precision, "stream", "tensorrt")): precision
+            for precision in release.precisions("stream", "tensorrt")
+        }
+        refused: dict[str, str] = {}
 
-    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
+        def add_refused(graph: Path, reason: str) -> None:
+            log(f"cannot build {reason}")
+            if graph in precisions:  # a graph in clip form does not fly
+                refused[precisions[graph]] = reason
+
+        for engine, _ in build_engines(source, target, folder, caches=caches, on_refused=add_refused):
+            log(f"built {engine.file} in {engine.seconds:.1f} s")
+        return refused
+
+    def measure(
+        self, release: Release, folder: Path, log: LogLine, refused: Mapping[str, str]
+    ) -> list[PrecisionMeasurement]:
         """Measure each precision in stream form at batch 1. The latency includes GPU copies."""
         measurements = []
         for precision in release.precisions("stream", "tensorrt"):
+            if precision in refused:
+                measurements.append(PrecisionMeasurement(precision, 0.0, 0.0, 0.0, refused[precision]))
+                continue
             log(f"trying {precision} on {self.name}")
             measurements.append(_measure(release, precision, "tensorrt"))
         return measurements

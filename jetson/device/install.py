@@ -154,9 +154,9 @@ def _try_slot(board: DeviceBoard, name: SlotName, manifest: BundleManifest) -> S
             f"the bundle is named {manifest.name}, but its release {release.name}: bundle it again"
         )
     engines = board.slot_folder(name) / "engines"
-    board.backend.build(release, engines, board.log)
+    refused = board.backend.build(release, engines, board.log)
     board.disk.sync_tree(board.slot_folder(name))
-    measurements = board.backend.measure(release, engines, board.log)
+    measurements = board.backend.measure(release, engines, board.log, refused)
     best, reason = choose_precision(board.policy, measurements)
     board.log(reason)
     return Slot(

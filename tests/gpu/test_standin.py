@@ -211,6 +211,45 @@ TensorRTBackend().build(load_release(slot / "release"), slot / "engines", print)
     assert used == (b"carried" if own_cache == "nothing" else own_cache.encode())
 
 
+def test_precision_that_cannot_be_built_leaves_the_others_to_choose_from(
+    start: Start, built: Path, tmp_path: Path
+) -> None:
+    release = tmp_path / "slots" / "a" / "release"
+    shutil.copytree(built, release)
+    shutil.rmtree(release / "engines")
+    process = start(
+        "-c",
+        """
+import sys
+from pathlib import Path
+from edge.release.manifest import load_release
+from jetson.device import engine_trial
+from jetson.device.precision_policy import choose_precision, parse_policy
+engine_trial.RUNS, engine_trial.WARM_UP = 5, 1
+slot, lines = Path(sys.argv[1]), []
+release, backend = load_release(slot / "release"), engine_trial.TensorRTBackend()
+refused = backend.build(release, slot / "engines", lines.append)
+rows = backend.measure(release, slot / "engines", lines.append, refused)
+print([(row.precision, row.refused) for row in rows])
+print(choose_precision(parse_policy("closest"), rows)[1])
+print(sorted(path.name for path in (slot / "engines").glob("*.engine")))
+print("trying int8 on tensorrt" in lines, "built stream.fp32.engine" in str(lines))
+""",
+        release.parent,
+        STANDIN_REFUSES="QuantizeLinear",
+    )
+    assert process.returncode == 0, process.stderr
+    rows, choice, engines, log = process.stdout.splitlines()
+    reason = (
+        "stream.int8.tensorrt.onnx: TensorRT 10.3.0 cannot build the graph: "
+        "Error Code 10: Could not find any implementation for node"
+    )
+    assert rows == str([("fp32", None), ("fp16", None), ("int8", reason)])
+    assert choice == f"fp32: closest of fp32, fp16; not int8: {reason}"
+    assert engines == "['stream.fp16.engine', 'stream.fp32.engine']"
+    assert log == "False True"
+
+
 def test_model_keeps_frames_in_flight(start: Start, built: Path) -> None:
     process = start(
         "-c",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
+import sys
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,72 @@ def test_plan_that_cannot_be_loaded_is_refused_with_tensorrts_message(
 ) -> None:
     with pytest.raises(InputError, match=rf"tensorrt_rtx 1\.\S+ cannot load the engine \(.*{message}"):
         TensorRTEngine(damage(plan), "rtx")
+
+
+TWO_RUNTIMES = """
+import gc
+import tensorrt_rtx as trt
+from edge.inference.tensorrt import api
+{patch}
+first = trt.Runtime(api._logger_of(trt))
+logger = api._logger_of(trt)
+second = trt.Runtime(logger)
+del first
+gc.collect()
+others = [bytearray(4096) for _ in range(1000)]  # take the memory that was freed
+try:
+    trt.get_plugin_registry().load_library("/nowhere/plugin.so")  # logs through the registered logger
+except RuntimeError:
+    pass
+print("alive", any("plugin" in error for error in logger.take()))
+"""
+
+
+def run_two_runtimes(patch: str) -> subprocess.CompletedProcess[str]:
+    """Free the first of two runtimes in a process, then make TensorRT log a global message."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    words = [sys.executable, "-c", TWO_RUNTIMES.format(patch=patch)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+def test_global_message_after_the_first_runtime_was_freed_reaches_the_logger() -> None:
+    process = run_two_runtimes("")
+    assert (process.returncode, process.stdout) == (0, "alive True\n"), process.stderr
+
+
+def test_logger_of_each_runtime_would_lose_the_message_or_crash() -> None:
+    process = run_two_runtimes("api._logger_of = api._make_logger")
+    assert process.stdout != "alive True\n"
+
+
+def test_errors_are_kept_by_thread() -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    logger = tensorrt_api._logger_of(trt)
+    in_thread: list[str] = []
+
+    def fail_in_thread() -> None:
+        logger.log(trt.ILogger.Severity.ERROR, "of the thread")
+        in_thread.extend(logger.take())
+
+    logger.log(trt.ILogger.Severity.ERROR, "of the test")
+    logger.log(trt.ILogger.Severity.WARNING, "no error")
+    thread = threading.Thread(target=fail_in_thread)
+    thread.start()
+    thread.join()
+    assert in_thread == ["of the thread"]
+    assert logger.take() == ["of the test"]
+    assert logger.take() == []
+
+
+def test_logger_starts_without_errors_of_earlier_work_and_keeps_the_last() -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    logger = tensorrt_api._logger_of(trt)
+    for number in range(tensorrt_api.MAX_ERRORS + 5):
+        logger.log(trt.ILogger.Severity.ERROR, str(number))
+    assert logger.take()[-1] == str(tensorrt_api.MAX_ERRORS + 4)
+    logger.log(trt.ILogger.Severity.ERROR, "stale")
+    assert tensorrt_api._logger_of(trt) is logger
+    assert logger.take() == []
 
 
 def test_stand_in_has_no_name_that_tensorrt_lacks() -> None:

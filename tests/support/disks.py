@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -119,9 +119,12 @@ class FakeBackend:
     def __init__(self, *measurements: PrecisionMeasurement) -> None:
         self.measurements = list(measurements) or [PrecisionMeasurement("int8", 0.999, 1.0, 2.0)]
 
-    def build(self, release: Release, folder: Path, log: LogLine) -> None:
+    def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
         (folder / "stream.engine").write_bytes(b"compiled")
+        return {}
 
-    def measure(self, release: Release, folder: Path, log: LogLine) -> list[PrecisionMeasurement]:
+    def measure(
+        self, release: Release, folder: Path, log: LogLine, refused: Mapping[str, str]
+    ) -> list[PrecisionMeasurement]:
         assert (folder / "stream.engine").exists()
         return self.measurements

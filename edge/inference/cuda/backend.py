@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import detect_gpu
+from edge.hardware.gpu import find_gpu_problem
 from edge.inference.cuda.errors import CudaError
 from edge.inference.cuda.handles import CudaGraph, Event, Memory, Stream
 
@@ -106,11 +106,10 @@ def open_cuda(backend: str | None = None) -> Cuda:
     """
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"no CUDA backend {backend!r}; expected one of {', '.join(BACKENDS)}")
-    if detect_gpu() is None:
-        raise InputError(
-            "there is no NVIDIA GPU here, or no driver for one (libcuda.so.1): "
-            "install the driver, or run on ONNX Runtime"
-        )
+    problem = find_gpu_problem()
+    if problem is not None:
+        remedy = problem.remedy or "install the driver"
+        raise InputError(f"{problem.text}: {remedy}, or run on ONNX Runtime")
     problems = []
     for name in [backend] if backend else BACKENDS:
         module, remedy = BACKENDS[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge.core.errors import InputError
+from edge.hardware.cuda_driver import ERRORS
 
 _RESTART = (
     "all data on the GPU is lost: start the program again; if the error returns, find its cause with "
@@ -19,18 +20,19 @@ _FATAL = {
     "INVALID_ADDRESS_SPACE",
     "INVALID_PC",
     "ASSERT",
+    "CONTAINED",
+    "TENSOR_MEMORY_LEAK",
+    "MPS_CLIENT_TERMINATED",
+    "EXTERNAL_DEVICE",
 }
 """Errors after which the CUDA context cannot be used again (CUDA driver API, `CUresult`)."""
+UNKNOWN = "CUDA_ERROR_UNKNOWN"
+"""An error after which opening the engine again may help, or never does."""
 _REMEDIES = {
+    **{error.name: error.remedy for error in ERRORS.values()},
     "CUDA_ERROR_OUT_OF_MEMORY": (
         "the GPU's memory is full: stop other programs that use it (see nvidia-smi or tegrastats)"
     ),
-    "CUDA_ERROR_NO_DEVICE": (
-        "there is no NVIDIA GPU, or this user may not use it: join the groups video and render"
-    ),
-    "CUDA_ERROR_DEVICE_UNAVAILABLE": "another process uses the GPU exclusively: stop that process",
-    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated while it was loaded: restart the machine",
-    "CUDA_ERROR_SYSTEM_NOT_READY": "the driver's services have not started yet: wait, then see dmesg",
     "CUDA_ERROR_NOT_SUPPORTED": "the driver or the board does not support this: update the driver",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "the library was not built for this GPU: install one that was",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "the driver is older than the library: update the driver",
@@ -40,7 +42,6 @@ _REMEDIES = {
     "CUDA_ERROR_ECC_UNCORRECTABLE": (
         "the GPU's memory is damaged: restart the machine; if the error returns, replace the GPU"
     ),
-    "CUDA_ERROR_UNKNOWN": "see dmesg; after a suspend, reload the kernel module nvidia_uvm",
 }
 
 

@@ -18,7 +18,10 @@ a plan to run code on the CPU.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -38,6 +41,10 @@ _MODULES: dict[TensorRTKind, tuple[str, str]] = {
 }
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
 """Data types of inputs and outputs, by TensorRT's names."""
+_LOGGERS: dict[str, Any] = {}
+"""Logger by name of the TensorRT module, see `_logger_of`."""
+MAX_ERRORS = 20
+"""Errors that are kept for a message; the oldest are dropped."""
 DYNAMIC_BATCH = (1, 8, 256)
 """Minimum, optimum and maximum batch size of an engine with a dynamic batch dimension."""
 BUILDER_SETTINGS: dict[str, Any] = {
@@ -114,7 +121,7 @@ def build_plan(onnx: bytes, target: BuildTarget, timing_caches: Sequence[bytes] 
     if not TYPE_CHECKING:
         trt = load_tensorrt(target.kind)
 
-    logger = _make_logger(trt)
+    logger = _logger_of(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -146,7 +153,7 @@ def find_unsupported_node(onnx: bytes, kind: TensorRTKind) -> str:
     """
     if not TYPE_CHECKING:
         trt = load_tensorrt(kind)
-    logger = _make_logger(trt)
+    logger = _logger_of(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     return _parse(trt.OnnxParser(network, logger), onnx)
@@ -177,7 +184,7 @@ class TensorRTEngine:
         if not TYPE_CHECKING:
             trt = load_tensorrt(kind)
         self._trt = trt
-        self._logger = _make_logger(trt)
+        self._logger = _logger_of(trt)
         self._runtime = trt.Runtime(self._logger)
         # A plan may contain code for the CPU, which must never run.
         self._runtime.engine_host_code_allowed = False
@@ -274,17 +281,51 @@ def _to_shape(dims: trt.Dims) -> tuple[int, ...]:
     return tuple(dims[axis] for axis in range(len(dims)))
 
 
+def _logger_of(trt: Any) -> Any:
+    """Return the logger of a TensorRT module, which collects errors, without errors of this thread.
+
+    There is one for the life of the process: TensorRT keeps the first logger that it is given for as long as
+    any builder or runtime lives, and uses it for its global messages. A logger that is freed with its own
+    runtime would be used after that.
+    """
+    logger = _LOGGERS.get(trt.__name__)
+    if logger is None:
+        logger = _LOGGERS.setdefault(trt.__name__, _make_logger(trt))
+        # Never freed: when Python ends, it clears `_LOGGERS` while TensorRT may still log.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(logger))
+    logger.take()
+    return logger
+
+
 def _make_logger(trt: Any) -> Any:
-    """Return a logger that collects TensorRT's errors."""
+    """Return a logger that collects TensorRT's errors by thread."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self._by_thread = threading.local()
+            self._of_tensorrt: deque[str] = deque(maxlen=MAX_ERRORS)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
+                self._errors().append(message)
+
+        def take(self) -> list[str]:
+            """Return and forget the errors of this thread and of TensorRT's own threads."""
+            errors = []
+            for queue in (self._errors(), self._of_tensorrt):
+                while queue:  # TensorRT's threads may append meanwhile
+                    errors.append(queue.popleft())
+            return errors
+
+        def _errors(self) -> deque[str]:
+            """Return the errors of this thread; threads that Python did not start share one queue."""
+            errors: deque[str] | None = getattr(self._by_thread, "errors", None)
+            if errors is None:
+                is_pythons = any(thread.ident == threading.get_ident() for thread in threading.enumerate())
+                errors = deque(maxlen=MAX_ERRORS) if is_pythons else self._of_tensorrt
+                self._by_thread.errors = errors
+            return errors
 
     return Logger()
 
@@ -315,10 +356,8 @@ def _set_first_matching_cache(config: trt.IBuilderConfig, caches: Sequence[bytes
 
 
 def _take_errors(logger: Any) -> str:
-    """Return the errors that TensorRT logged since the last call."""
-    errors = "; ".join(logger.errors) or "no reason given"
-    logger.errors.clear()
-    return errors
+    """Return the errors that TensorRT logged since the last call in this thread."""
+    return "; ".join(" ".join(error.split()) for error in logger.take()) or "no reason given"
 
 
 def _parse(parser: trt.OnnxParser, onnx: bytes) -> str:

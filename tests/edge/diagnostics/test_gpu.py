@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge.diagnostics.cuda_driver import DriverAnswer, ask_driver
-from edge.diagnostics.device_nodes import DeviceNode, list_nodes
 from edge.diagnostics.finding import Finding
-from edge.diagnostics.gpu import check_gpu, find_remedy
+from edge.diagnostics.gpu import check_gpu
 from edge.hardware.board import read_board_facts
+from edge.hardware.cuda_driver import DriverAnswer, ask_driver
+from edge.hardware.device_nodes import DeviceNode, list_nodes
+from edge.hardware.gpu import find_remedy
 from tests.support.machines import ORIN_NODES, StandInDriver, StandInPackages, write_orin
 from tests.support.sensor_trees import write_tree
 

@@ -157,3 +157,28 @@ def test_desktop_gpu_is_read_through_nvml(tmp_path: Path) -> None:
     meter.start()
     library.millijoules += 1500
     assert meter.stop() == pytest.approx(1.5)
+
+
+class JetsonNvmlLibrary(FakeNvmlLibrary):
+    """NVML of JetPack: queries answer zero, or are missing."""
+
+    millijoules = 0
+    nvmlDeviceGetCurrentClocksThrottleReasons = None  # type: ignore[assignment]  # noqa: N815
+
+    def nvmlDeviceGetTemperature(self, device: Any, sensor: int, answer: Any) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetClockInfo(self, device: Any, kind: int, answer: Any) -> int:  # noqa: N802
+        return 0
+
+
+def test_zero_of_nvml_is_no_clock_temperature_or_energy(tmp_path: Path) -> None:
+    nvml = Nvml.open(JetsonNvmlLibrary())
+    assert nvml is not None
+    sensors = Sensors(tmp_path, nvml)
+    reading = sensors.read()
+    assert (reading.temperatures_c, reading.clocks_mhz, reading.throttle) == ({}, {}, {})
+    assert "the GPU's are read" not in sensors.unreadable["clocks"]
+    assert nvml.total_energy_j() is None
+    meter = find_energy_meter(tmp_path, nvml)
+    assert not isinstance(meter, NvmlMeter)

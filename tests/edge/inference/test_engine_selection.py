@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import InputError
+from edge.hardware.cuda_driver import ERRORS, ask_driver
 from edge.hardware.gpu import Gpu, detect_gpu
+from edge.inference.cuda.backend import open_cuda
 from edge.inference.engine_selection import (
     BuiltPlan,
     _find_gpu_mismatch,
@@ -27,6 +29,7 @@ from edge.inference.tensorrt.engine_identity import (
 )
 from edge.release.manifest import load_release
 from tests.conftest import Outcome
+from tests.support.machines import StandInDriver
 
 DIGEST = hashlib.sha256(b"plan").hexdigest()
 Command = Callable[..., Outcome]
@@ -36,10 +39,43 @@ no_gpu = pytest.mark.skipif(detect_gpu() is not None, reason="there is a GPU")
 @no_gpu
 @pytest.mark.parametrize("choice", ["auto", "onnxruntime"])
 def test_onnx_runtime_is_selected_without_a_gpu(release: Path, choice: str) -> None:
+    selected = select_engine(load_release(release), "fp32", "stream", choice)  # type: ignore[arg-type]
+    assert (selected.graph.file, selected.plan, selected.fallback_reason) == ("stream.fp32.onnx", None, "")
     (release / "engines" / "rtx").mkdir(parents=True)
     (release / "engines" / "rtx" / "stream.fp32.engine").write_bytes(b"plan")
     selected = select_engine(load_release(release), "fp32", "stream", choice)  # type: ignore[arg-type]
-    assert (selected.graph.file, selected.plan, selected.fallback_reason) == ("stream.fp32.onnx", None, "")
+    assert (selected.graph.file, selected.plan) == ("stream.fp32.onnx", None)
+    reason = "there is no NVIDIA GPU here, or no driver for one, so no TensorRT engine runs"
+    assert selected.fallback_reason.startswith(reason if choice == "auto" else "")
+    assert bool(selected.fallback_reason) == (choice == "auto")
+
+
+@pytest.mark.parametrize("code", [100, 801, 803, 999])
+def test_auto_names_the_error_of_cuinit_and_its_remedy_when_it_runs_on_the_cpu(
+    release: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr("edge.hardware.gpu.ask_driver", lambda: ask_driver(StandInDriver(code)))
+    loaded = load_release(release)
+    selected = select_engine(loaded, "fp32", "stream", "auto")
+    assert (selected.graph.file, selected.plan) == ("stream.fp32.onnx", None)
+    assert (
+        f"cuInit gives {code}, {ERRORS[code].name}, so no TensorRT engine runs: " in selected.fallback_reason
+    )
+    with pytest.raises(InputError, match=f"cuInit gives {code}, {ERRORS[code].name}.* or take --engine onn"):
+        select_engine(loaded, "fp32", "stream", "tensorrt")
+    with pytest.raises(InputError, match=f"cuInit gives {code}, {ERRORS[code].name}: .*ONNX Runtime"):
+        open_cuda()
+
+
+def test_auto_says_that_no_engine_was_built_for_a_working_gpu(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.hardware.gpu.ask_driver", lambda: ask_driver(StandInDriver()))
+    selected = select_engine(load_release(release), "fp32", "stream", "auto")
+    assert selected.plan is None
+    assert selected.fallback_reason.startswith(
+        "no engine of stream.fp32.onnx was built for Orin; aerogaze build"
+    )
 
 
 @no_gpu

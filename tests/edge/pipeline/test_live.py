@@ -262,6 +262,30 @@ def test_failed_engine_is_opened_again_and_its_name_updated(status: Status) -> N
     assert summary.frames + summary.dropped == 60
 
 
+class FailsUnknown(ScriptedModel):
+    """Model whose GPU fails with an error that CUDA does not explain."""
+
+    def submit(self, prepared: GraphInput) -> None:
+        if self.calls == 7:
+            raise CudaError("cuLaunchKernel", "CUDA_ERROR_UNKNOWN")
+        super().submit(prepared)
+
+
+def test_engine_is_opened_again_after_two_unknown_cuda_errors(status: Status) -> None:
+    sink, healthy = RecordingSink(), ScriptedModel()
+    run_live(ScriptedCamera(range(60)), FailsUnknown(), status, [sink], models=[FailsUnknown(), healthy])
+    assert sink.indices[-1] == 59
+    assert healthy.calls > 0
+
+
+def test_third_unknown_cuda_error_ends_the_run(status: Status) -> None:
+    spares = [FailsUnknown() for _ in range(3)]
+    with pytest.raises(CheckError, match=r"CUDA_ERROR_UNKNOWN: .*, 3 times; this process has lost the GPU"):
+        run_live(ScriptedCamera(range(1000)), FailsUnknown(), status, [RecordingSink()], models=list(spares))
+    assert [spare.calls > 0 for spare in spares] == [True, True, False]
+    spares[-1].close()
+
+
 def test_lost_gpu_ends_the_run_and_commits_the_outputs(status: Status) -> None:
     class LosesGpu(ScriptedModel):
         def submit(self, prepared: GraphInput) -> None:

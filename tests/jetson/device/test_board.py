@@ -348,6 +348,22 @@ def test_tensorrt_engines_are_built_and_refused_without_a_gpu(
     assert any("built stream.fp32.engine" in line for line in lines)
 
 
+def test_install_fails_with_tensorrts_words_if_no_precision_can_be_built(
+    board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+
+    def refuse(*_: object) -> None:
+        raise InputError("TensorRT 1 cannot build the graph: no implementation")
+
+    monkeypatch.setattr("export.engines.build.build_plan", refuse)
+    board.backend = TensorRTBackend("rtx")
+    message = r"no precision may fly .*fp32: stream\.fp32\.onnx: TensorRT 1 cannot build .*no implementation"
+    with pytest.raises(CheckError, match=message):
+        install_bundle(board, make_bundle(release=copy_release(tmp_path / "r", "fp32")))
+    assert board.read_state().current is None
+
+
 def test_verify_slot_detects_changed_and_missing_files(board: DeviceBoard, make_bundle: MakeBundle) -> None:
     install_bundle(board, make_bundle())
     board.verify_slot("a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,30 @@ from tests.conftest import Outcome
 
 UNIT = Path(jetson.__file__).parent / "aerogaze.service"
 PROGRAM = "/opt/aerogaze/bin/aerogaze"
+GPU_NODES = {
+    "Orin, JetPack 6": {
+        "nvgpu/igpu0/ctrl": "17000000.gpu",
+        "host1x-fence": "host1x-fence",
+        "nvmap": "misc",
+        "dri/renderD128": "drm",
+    },
+    "Orin, JetPack 5": {
+        "nvhost-ctrl-gpu": "17000000.ga10b",
+        "nvgpu/igpu0/ctrl": "17000000.ga10b",
+        "nvhost-ctrl": "nvhost-ctrl",
+        "host1x-fence": "host1x-fence",
+        "nvmap": "misc",
+        "dri/renderD128": "drm",
+    },
+    "desktop": {
+        "nvidia0": "nvidia",
+        "nvidiactl": "nvidia-frontend",
+        "nvidia-uvm": "nvidia-uvm",
+        "dri/renderD128": "drm",
+    },
+}
+"""Device nodes that CUDA opens, by board, each with the name of its driver in /proc/devices. The drivers'
+sources give the names: nvgpu registers the name of its platform device, host1x-fence and DRM their own."""
 
 
 def read_service_section() -> configparser.SectionProxy:
@@ -50,8 +76,26 @@ def test_unit_has_watchdog_restart_and_unprivileged_user() -> None:
     assert unit["Restart"] == "on-failure"
     assert int(unit["WatchdogSec"]) * 1e6 / 3 > 1e5  # longer than the run's own beat
     assert unit["User"] == "aerogaze"
-    assert unit["SupplementaryGroups"].split() == ["video", "dialout"]  # whose cameras and serial lines are
+    assert unit["SupplementaryGroups"].split() == ["video", "render", "dialout"]  # cameras, GPU, serial lines
     assert unit["ExecStartPre"].startswith("-+"), "as root; and a disk that cannot be written grounds nobody"
+
+
+@pytest.mark.parametrize("board", GPU_NODES)
+def test_unit_allows_every_node_that_cuda_opens(board: str) -> None:
+    allowed = re.findall(r"^DeviceAllow=(\S+) rw$", UNIT.read_text(), re.M)
+    drivers = [rule.removeprefix("char-") for rule in allowed if rule.startswith("char-")]
+    refused = [
+        node
+        for node, driver in GPU_NODES[board].items()
+        if f"/dev/{node}" not in allowed and not any(fnmatchcase(driver, pattern) for pattern in drivers)
+    ]
+    assert refused == []
+
+
+def test_unit_allows_no_disk_and_no_memory() -> None:
+    allowed = re.findall(r"^DeviceAllow=char-(\S+) rw$", UNIT.read_text(), re.M)
+    others = ("mem", "misc", "tty", "ptmx", "input", "hidraw", "i2c", "gpiochip", "rtc", "watchdog")
+    assert [name for name in others if any(fnmatchcase(name, pattern) for pattern in allowed)] == []
 
 
 def test_unit_runs_the_release_of_the_board(

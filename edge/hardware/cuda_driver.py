@@ -7,18 +7,44 @@ from dataclasses import dataclass
 from typing import Any
 
 LIBRARY = "libcuda.so.1"
-ERROR_NAMES = {
-    3: "CUDA_ERROR_NOT_INITIALIZED",
-    34: "CUDA_ERROR_STUB_LIBRARY",
-    46: "CUDA_ERROR_DEVICE_UNAVAILABLE",
-    100: "CUDA_ERROR_NO_DEVICE",
-    801: "CUDA_ERROR_NOT_SUPPORTED",
-    802: "CUDA_ERROR_SYSTEM_NOT_READY",
-    803: "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
-    804: "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE",
-    999: "CUDA_ERROR_UNKNOWN",
+
+
+@dataclass(frozen=True)
+class DriverError:
+    """An error of the CUDA driver: its name and the remedy that helps on most machines."""
+
+    name: str
+    remedy: str
+
+
+ERRORS = {
+    3: DriverError("CUDA_ERROR_NOT_INITIALIZED", "see: sudo dmesg | grep -i nvidia"),
+    34: DriverError("CUDA_ERROR_STUB_LIBRARY", "take the CUDA toolkit's lib/stubs out of LD_LIBRARY_PATH"),
+    46: DriverError(
+        "CUDA_ERROR_DEVICE_UNAVAILABLE", "stop the process that uses the GPU exclusively: nvidia-smi"
+    ),
+    100: DriverError(
+        "CUDA_ERROR_NO_DEVICE",
+        "there is no NVIDIA GPU, or this user may not use it: join the groups video and render",
+    ),
+    801: DriverError(
+        "CUDA_ERROR_NOT_SUPPORTED", "update the driver or JetPack: this one does not support the GPU"
+    ),
+    802: DriverError(
+        "CUDA_ERROR_SYSTEM_NOT_READY",
+        "sudo systemctl start nvidia-fabricmanager, or wait until the driver's services run",
+    ),
+    803: DriverError(
+        "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "sudo reboot: the driver was updated while it was loaded"
+    ),
+    804: DriverError(
+        "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE", "take the cuda-compat folder out of LD_LIBRARY_PATH"
+    ),
+    999: DriverError(
+        "CUDA_ERROR_UNKNOWN", "see: sudo dmesg; after a suspend, reload the kernel module nvidia_uvm"
+    ),
 }
-"""Errors of cuInit (CUDA driver API, `CUresult`)."""
+"""Errors of cuInit (`CUresult` of the CUDA driver API). `edge.hardware.gpu.find_remedy` refines them."""
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
@@ -42,7 +68,9 @@ class DriverAnswer:
     @property
     def error_name(self) -> str:
         """Return CUDA's name of the error of cuInit; empty without an error."""
-        return ERROR_NAMES.get(self.code, f"error {self.code}") if self.code else ""
+        if not self.code:
+            return ""
+        return ERRORS[self.code].name if self.code in ERRORS else f"error {self.code}"
 
 
 def ask_driver(library: Any = None) -> DriverAnswer:
@@ -73,10 +101,13 @@ def _list_gpus(library: Any) -> tuple[tuple[str, str], ...]:
         name = ctypes.create_string_buffer(256)
         if library.cuDeviceGet(ctypes.byref(device), index):
             continue
-        library.cuDeviceGetName(name, len(name), device)
+        if library.cuDeviceGetName(name, len(name), device):
+            continue
         parts = []
         for attribute in (_MAJOR, _MINOR):
-            library.cuDeviceGetAttribute(ctypes.byref(part), attribute, device)
+            if library.cuDeviceGetAttribute(ctypes.byref(part), attribute, device):
+                break
             parts.append(str(part.value))
-        gpus.append((name.value.decode(errors="replace"), ".".join(parts)))
+        else:
+            gpus.append((name.value.decode(errors="replace"), ".".join(parts)))
     return tuple(gpus)

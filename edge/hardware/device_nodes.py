@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,15 @@ def summarize(names: list[str]) -> str:
         members[0] if len(members) == 1 else f"{family}* ({len(members)})"
         for family, members in families.items()
     )
+
+
+def join_groups(nodes: Sequence[DeviceNode], user: str = "$USER") -> str:
+    """Return the command that adds a user to the groups of nodes, where membership helps."""
+    helpful = sorted({node.group for node in nodes if node.mode & 0o060 == 0o060})
+    if not helpful or all(node.error == os.strerror(errno.EPERM) for node in nodes):  # rules of a container
+        return "let the container use the devices: docker run --gpus all, or --device"
+    login = "; then log in again" if user == "$USER" else ""
+    return f"sudo usermod -aG {','.join(helpful)} {user}{login}"
 
 
 def _read_groups(root: Path) -> dict[int, str]:

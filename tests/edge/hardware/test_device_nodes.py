@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from edge.diagnostics.device_nodes import list_nodes, summarize, try_open
+from edge.hardware.device_nodes import list_nodes, summarize, try_open
 from tests.support.machines import ORIN_NODES, write_orin
 from tests.support.sensor_trees import write_tree
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.diagnostics.cuda_driver import ask_driver
+from edge.hardware.cuda_driver import ask_driver
 from tests.support.machines import StandInDriver
 
 
