@@ -79,7 +79,7 @@ def test_exec_replaces_placeholders_and_keeps_other_words(
         ("{", "cannot be read as JSON"),
         ('{"colour": 1}', "may have autopilot, engine, policy, service"),
         ('{"engine": "gpu"}', "unknown engine 'gpu'"),
-        ('{"policy": "best"}', "policy 'best'; expected one as"),
+        ('{"policy": "best"}', "policy 'best'; expected 'fastest within"),
         ('{"service": {}}', "service needs restart"),
         ('{"service": {"restart": "systemctl"}}', "must be a command as a list of words"),
         ('{"service": {"restart": ["x"], "watch_s": 1e9}}', "must be a number of seconds, at most 60"),
