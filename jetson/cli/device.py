@@ -28,6 +28,7 @@ from jetson.device.arming_interlock import (
     UnknownAutopilot,
 )
 from jetson.device.board import DeviceBoard
+from jetson.device.compatibility import day_text
 from jetson.device.config import DEFAULT_ROOT, load_board_config
 from jetson.device.engine_trial import select_backend
 from jetson.device.install import install as install_bundle
@@ -114,6 +115,22 @@ def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: boo
         interlock.check_disarmed()
         board.rollback()
     print_status(board, as_json)
+
+
+@device.command(
+    "reset-clock",
+    short_help="Forget the latest day that the board has seen.",
+    epilog="Example: sudo aerogaze device reset-clock",
+)
+@root_option
+def reset_clock(root: Path) -> None:
+    """Make the board forget the latest time that its clock has ever shown.
+
+    Bundles with an expiry date are checked against that time. If the clock was once wrong, set it, and use
+    this command as root.
+    """
+    before, now = open_board(root).reset_clock()
+    print(f"the board remembers {day_text(now)} now; it was {day_text(before)}")
 
 
 @device.command(short_help="Revert an unfinished install.", epilog="Example: aerogaze device boot")

@@ -30,7 +30,7 @@ class FolderTarget:
             stdout, last_line = await asyncio.gather(
                 process.stdout.read(), forward_lines(process.stderr, log)
             )
-            return CommandResult(await process.wait(), stdout.decode(), last_line)
+            return CommandResult(await process.wait(), stdout.decode(errors="replace"), last_line)
         finally:
             if process.returncode is None:
                 process.terminate()  # the device command handles SIGTERM: it reverts a running trial

@@ -6,7 +6,6 @@ fits, so that no bundle is uploaded that the board would reject.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,17 +17,13 @@ from edge.core.errors import CheckError, InputError
 from edge.hardware.board import BoardFacts
 from jetson.bundle.archive import open_bundle, read_bundle
 from jetson.bundle.manifest import BundleManifest
+from jetson.deploy.board_answer import parse_status
 from jetson.device.arming_interlock import ARMED_MESSAGE
 from jetson.device.board import BUSY_MESSAGE
 from jetson.device.compatibility import check_compatibility
 from jetson.device.slot_state import BoardState
 from jetson.signing.trust import Trust
 
-REQUIRED_STATUS_KEYS = {
-    "aerogaze", "trusts", "state", "slot", "release", "counter", "highest_counter", "precision", "why",
-    "measured", "board",
-}  # fmt: skip
-"""Keys of `aerogaze device status --json` that the desk reads."""
 RUNTIME_BUSY_MESSAGE = "another command is installing a runtime"
 """First words of the error of `jetson/wheels/install_runtime.py` if it runs twice at the same time."""
 CORRUPT_UPLOAD_MESSAGE = "the upload to"
@@ -209,26 +204,13 @@ async def _read_status(target: PushTarget) -> dict[str, Any]:
 
 
 def _parse_status(target: PushTarget, result: CommandResult) -> dict[str, Any]:
+    text = _raise_on_failure(result).stdout
     try:
-        status = json.loads(_raise_on_failure(result).stdout)
-        if status["schema"] == 1 and set(status) >= REQUIRED_STATUS_KEYS and _has_valid_types(status):
-            BoardFacts(**status["board"])
-            return dict(status)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise InputError(
-        f"{target.name} has an aerogaze of another version than this desk: install the same on both"
-    )
-
-
-def _has_valid_types(status: dict[str, Any]) -> bool:
-    trusts = status["trusts"]
-    return (
-        isinstance(status["aerogaze"], str)
-        and isinstance(status["highest_counter"], int)
-        and isinstance(trusts, list)
-        and all(isinstance(key, str) for key in trusts)
-    )
+        return parse_status(text)
+    except ValueError:
+        raise InputError(
+            f"{target.name} has an aerogaze of another version than this desk: install the same on both"
+        ) from None
 
 
 def _raise_on_failure(result: CommandResult) -> CommandResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Literal, Protocol
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
 from jetson.bundle.manifest import BundleManifest, version_key
+from jetson.deploy.board_answer import is_short_text, is_version, parse_json
 from jetson.deploy.push import CommandResult, Log, OnProgress
 from jetson.wheels.target_platform import TargetPlatform, parse_platform
 from jetson.wheels.wheel_set import INSTALLER, WheelSet, collect_wheels, temporary_requirements
@@ -131,7 +131,7 @@ class RuntimeProvisioner:
         lines = result.stdout.splitlines()
         command = lines[0] if lines else None
         name, _, version = lines[1].partition(" ") if len(lines) > 1 else ("", "", "")
-        return command, version if name == "aerogaze" and version else None
+        return command, version if name == "aerogaze" and is_version(version) else None
 
 
 def _log_dry_run(wheel_set: WheelSet, folder: str, has_runtime: bool, log: Log) -> None:
@@ -149,9 +149,11 @@ async def _probe(board: ShellTarget, folder: str) -> tuple[TargetPlatform, str |
     arguments = ["-c", INSTALLER.read_text("utf-8"), "--probe", folder]
     result = await board.shell(f"exec {FIND_PYTHON} {shlex.join(arguments)}")
     try:
-        answer = json.loads(result.stdout)
-        platform, runtime_id = str(answer["machine"]), answer["runtime"]
-    except (ValueError, KeyError, TypeError):
+        answer = parse_json(result.stdout)
+        platform, runtime_id = answer["machine"], answer["runtime"]
+        if not is_short_text(platform) or not (runtime_id is None or is_short_text(runtime_id)):
+            raise ValueError("machine or runtime")
+    except (ValueError, KeyError):
         raise InputError(
             f"{board.name} has no working Python 3 ({result.last_line or 'no message'}): "
             "expected /usr/bin/python3, as on JetPack 6 and 7"

@@ -19,6 +19,16 @@ HEARTBEAT_TIMEOUT_S = 3.0
 """Autopilots send one heartbeat per second (MAVLink, "Heartbeat/Connection Protocol")."""
 MIN_LISTEN_S = 1.5
 """Minimum time to listen: on a shared link other vehicles may be heard first."""
+NON_VEHICLE_TYPES = (
+    "ADSB", "ANTENNA_TRACKER", "BATTERY", "CAMERA", "CHARGING_STATION", "FLARM", "GCS", "GIMBAL", "GPS",
+    "GRIPPER", "ILLUMINATOR", "IMU", "LOG", "ODID", "ONBOARD_CONTROLLER", "OSD", "PARACHUTE", "SERVO",
+    "WINCH",
+)  # fmt: skip
+"""Names in MAV_TYPE (MAVLink, minimal messages) of everything that is no vehicle."""
+FIRST_OTHER_COMPONENT = 100
+"""Lowest number in MAV_COMPONENT from which on all are cameras, servos, gimbals, computers and the like."""
+REQUEST_TYPES = ("COMMAND_LONG", "COMMAND_INT")
+"""Messages that can hold a request for authorization to arm."""
 POLL_INTERVAL_S = 0.05
 """Time between two looks for arming requests."""
 ARMED_MESSAGE = "the drone is armed"
@@ -90,7 +100,7 @@ class MavlinkAutopilot:
         self._open_connection: Any = None
 
     def check_disarmed(self) -> None:
-        """Listen for heartbeats of autopilots; those of ground stations and cameras do not count.
+        """Listen for heartbeats of autopilots; those of other components do not count (`is_autopilot`).
 
         Raises:
             ArmedError: At least one autopilot is armed.
@@ -127,7 +137,7 @@ class MavlinkAutopilot:
             while not done.wait(POLL_INTERVAL_S):
                 # A read fails, for example, on a serial line that another program reads as well.
                 with suppress(OSError), self._lock:
-                    message = self._open_connection.recv_match(type="COMMAND_LONG", blocking=False)
+                    message = self._open_connection.recv_match(type=list(REQUEST_TYPES), blocking=False)
                     _deny_arming_request(self._open_connection, message)
 
         with self._connect() as self._open_connection:
@@ -168,17 +178,38 @@ class MavlinkAutopilot:
         deadline = start + self._timeout_s
         while (remaining := deadline - time.monotonic()) > 0:
             message = connection.recv_match(
-                type=["HEARTBEAT", "COMMAND_LONG"], blocking=True, timeout=remaining
+                type=["HEARTBEAT", *REQUEST_TYPES], blocking=True, timeout=remaining
             )
-            if message is None or message.get_type() == "COMMAND_LONG":
+            if message is None or message.get_type() in REQUEST_TYPES:
                 _deny_arming_request(connection, message)
                 continue
-            if message.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
+            if not is_autopilot(message):
                 continue
             if message.base_mode & mavlink.MAV_MODE_FLAG_SAFETY_ARMED:
                 return True
             armed, deadline = False, min(deadline, start + MIN_LISTEN_S)
         return armed
+
+
+def is_autopilot(heartbeat: Any) -> bool:
+    """Return whether a heartbeat is that of a vehicle's flight controller.
+
+    The field `autopilot` alone does not tell: many cameras, gimbals and companion computers name one. As the
+    MAVLink standard has it, a flight controller sends the type of its vehicle, and has component id 1. Some
+    use an id for private purposes below 100; from those, only a certain type of vehicle counts.
+    """
+    from pymavlink.mavutil import mavlink
+
+    if heartbeat.autopilot == mavlink.MAV_AUTOPILOT_INVALID:
+        return False
+    if heartbeat.type in {getattr(mavlink, f"MAV_TYPE_{name}", None) for name in NON_VEHICLE_TYPES}:
+        return False
+    component = heartbeat.get_srcComponent()
+    if component == mavlink.MAV_COMP_ID_AUTOPILOT1:
+        return True
+    is_private = component < FIRST_OTHER_COMPONENT and component != mavlink.MAV_COMP_ID_TELEMETRY_RADIO
+    is_known_type = heartbeat.type != mavlink.MAV_TYPE_GENERIC and heartbeat.type in mavlink.enums["MAV_TYPE"]
+    return is_private and is_known_type
 
 
 def _raise_disconnected() -> None:

@@ -280,6 +280,20 @@ class DeviceBoard:
         save_state(self.disk, self.root, changed)
         return changed
 
+    def reset_clock(self) -> tuple[int, int]:
+        """Forget the latest time that the board has seen, and remember that of its clock now.
+
+        Returns:
+            The time that was remembered, and the new one, in seconds since 1970.
+
+        Raises:
+            InputError: The board cannot be written, or another command works on it.
+        """
+        with self.lock():
+            state, now = self.read_state(), max(0, int(self.clock()))
+            save_state(self.disk, self.root, dataclasses.replace(state, seen_at=now))
+        return state.seen_at, now
+
     def recover(self) -> BoardState:
         """Revert a trial whose install was interrupted, and restart the service.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 from edge.core.errors import CheckError
 from edge.hardware.board import BoardFacts
@@ -38,7 +38,14 @@ def check_compatibility(
     _check_counter(manifest, state)
     latest = max(now, state.seen_at)
     if manifest.expires and latest // SECONDS_PER_DAY > _days_since_1970(manifest.expires):
-        raise CheckError(f"the bundle expired after {manifest.expires} (UTC): bundle the release again")
+        if now // SECONDS_PER_DAY > _days_since_1970(manifest.expires):
+            raise CheckError(f"the bundle expired after {manifest.expires} (UTC): bundle the release again")
+        raise CheckError(
+            f"the bundle expired after {manifest.expires} (UTC): the board's clock once stood at "
+            f"{day_text(state.seen_at)}, which it remembers, and stands at {day_text(now)} now: bundle the "
+            "release again, or if the remembered day is wrong, set the clock and run as root, on the board: "
+            "aerogaze device reset-clock"
+        )
 
 
 def _check_board(manifest: BundleManifest, facts: BoardFacts) -> None:
@@ -66,6 +73,14 @@ def _check_counter(manifest: BundleManifest, state: BoardState) -> None:
         f"the bundle has counter {manifest.counter}, this board has flown {state.counter}: a lower counter "
         "is rejected; bundle it with a higher --counter, or with --over"
     )
+
+
+def day_text(seconds: float) -> str:
+    """Return the day (UTC) of a time in seconds since 1970."""
+    try:
+        return (date(1970, 1, 1) + timedelta(days=seconds // SECONDS_PER_DAY)).isoformat()
+    except OverflowError:
+        return "a day after the year 9999" if seconds > 0 else "a day before the year 1"
 
 
 def _days_since_1970(day: str) -> int:

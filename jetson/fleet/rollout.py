@@ -20,6 +20,8 @@ from jetson.fleet.rollout_journal import HostOutcome, RolloutJournal
 CPU_CORES = len(os.sched_getaffinity(0))
 MAX_BACKOFF_S = 300.0
 """Longest wait between two attempts of a host."""
+MAX_REASON_CHARS = 4096
+"""Longest reason that the journal keeps of a host."""
 Install = Callable[[Host], Awaitable[dict[str, Any]]]
 """Installs the bundle on a host, and returns the status of the board after that."""
 
@@ -154,12 +156,15 @@ class Rollout:
         limit_s = self.inventory.policy.limit_s
         try:
             status = await asyncio.wait_for(self.install(host), limit_s)
+            return _Attempt(True, _shorten(str(status["why"])), _shorten(str(status["precision"])), False)
         except (InputError, CheckError) as error:
-            return _Attempt(False, " ".join(str(error).split()), None, is_transient(error))
+            return _Attempt(False, _shorten(str(error)), None, is_transient(error))
         except asyncio.TimeoutError:
             why = f"was not finished after {limit_s:g} s; the board may still be installing"
             return _Attempt(False, why, None, False)
-        return _Attempt(True, str(status["why"]), str(status["precision"]), False)
+        except Exception as error:  # a fault with one board must not end the roll-out to all others
+            why = f"its answer cannot be used ({type(error).__name__}: {error}); update aerogaze on it"
+            return _Attempt(False, _shorten(why), None, False)
 
     def _check_error_limit(self, ring: Ring) -> None:
         progress = self.progress(ring)
@@ -173,3 +178,8 @@ class Rollout:
 
     def _has_failed(self, name: str) -> bool:
         return name in self.journal and not self.journal[name].done
+
+
+def _shorten(text: str) -> str:
+    """Return a text in one line, cut to the length that a line of the journal may have."""
+    return " ".join(text[:MAX_REASON_CHARS].split())

@@ -106,7 +106,7 @@ class RolloutJournal(Mapping[str, HostOutcome]):
             for line in lines:
                 row = json.loads(line)
                 self._add(row.pop("host"), HostOutcome(**row))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise self._invalid() from None
 
     def _invalid(self) -> InputError:

@@ -26,6 +26,8 @@ MAX_ANSWER_BYTES = 1 << 20
 MAX_BUNDLE_BYTES = MAX_TOTAL_BYTES + (1 << 20)
 BLOCK_BYTES = 1 << 18
 MAX_SLEEP_S = 86400
+MAX_TEXT_CHARS = 4096
+"""Longest link or file name that is taken from a server."""
 FinishedState = Literal["none", "success", "failure"]
 ALLOWED_NOW = ("attempt", "forced")
 """Values of `download` and `update` that allow the step now; "skip" forbids it."""
@@ -113,7 +115,7 @@ class DdiClient:
         """
         with _translate_parse_errors(self._device_url):
             answer = self._request_json(self._device_url)
-            links = {name: str(link["href"]) for name, link in answer.get("_links", {}).items()}
+            links = {name: _parse_text(link["href"]) for name, link in answer.get("_links", {}).items()}
             hours, minutes, seconds = map(int, answer["config"]["polling"]["sleep"].split(":"))
         sleep_s = min(max(hours * 3600 + minutes * 60 + seconds, 1), MAX_SLEEP_S)
         return PollResult(
@@ -128,7 +130,7 @@ class DdiClient:
         """
         with _translate_parse_errors(url):
             answer = self._request_json(url)
-            action_id = str(answer["id"])
+            action_id = _parse_action_id(answer["id"])
             document = answer["deployment"]
             may_download = document.get("download", ALLOWED_NOW[0]) in ALLOWED_NOW
             may_install = document.get("update", ALLOWED_NOW[0]) in ALLOWED_NOW
@@ -137,14 +139,13 @@ class DdiClient:
                 for artifact in chunk["artifacts"]:
                     links = artifact.get("links") or artifact["_links"]
                     link = links.get("download") or links["download-http"]
-                    name, size = str(artifact["filename"]), int(artifact["size"])
-                    # The id becomes a file name on the board.
-                    if name.endswith(".swu") and re.fullmatch(r"[\w-]{1,40}", action_id):
+                    name, size = _parse_text(artifact["filename"]), _parse_size(artifact["size"])
+                    if name.endswith(".swu"):
                         return Deployment(
                             action_id,
                             _feedback_url(url),
                             name,
-                            str(link["href"]),
+                            _parse_text(link["href"]),
                             size,
                             may_download,
                             may_install,
@@ -172,7 +173,7 @@ class DdiClient:
     def confirm_cancel(self, url: str) -> None:
         """Confirm that a cancelled deployment is not installed; between two polls none is under way."""
         with _translate_parse_errors(url):
-            action_id = str(self._request_json(url)["id"])
+            action_id = _parse_action_id(self._request_json(url)["id"])
         self.send_feedback(_feedback_url(url), action_id, "closed", "success", ["cancelled"])
 
     def send_attributes(self, url: str, attributes: dict[str, str]) -> None:
@@ -273,5 +274,31 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
 def _translate_parse_errors(url: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ServerError(f"{url} answered something that is not DDI ({error!r})") from None
+    # OverflowError: a number such as 1e999 is infinite as a float.
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise ServerError(f"{url} answered something that is not DDI ({error!r:.200})") from None
+
+
+def _parse_text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
+        raise ValueError(f"expected a text of at most {MAX_TEXT_CHARS} characters, got {value!r:.60}")
+    return value
+
+
+def _parse_action_id(value: object) -> str:
+    """Return the id of an action, which the API sends as text, and some servers as a number."""
+    text = str(value) if type(value) is int else _parse_text(value)
+    if not re.fullmatch(r"[\w-]{1,40}", text):  # it becomes a file name on the board
+        raise ValueError(f"expected the id of an action, got {text!r:.60}")
+    return text
+
+
+def _parse_size(value: object) -> int:
+    """Return a size in bytes, as a number or as text; one that no bundle has is left to `download`."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or abs(value) >= 1 << 63:
+        raise ValueError(f"expected a size in bytes, got {value!r:.60}")
+    return value

@@ -226,7 +226,9 @@ class DatasetClip:
         if label is None:
             self._faults[path] = "not readable as an image"
         elif size is not None and label.shape != size:
-            self._faults[path] = f"{label.shape[1]}x{label.shape[0]}, but its frame is {size[1]}x{size[0]}"
+            self._faults[path] = (
+                f"{label.shape[1]}x{label.shape[0]} pixels, but its frame is {size[1]}x{size[0]}"
+            )
             label = None
         return label
 

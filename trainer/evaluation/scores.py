@@ -214,8 +214,10 @@ def evaluate_predictor(
         worst = _sort([*worst, *scored.extremes[:1]])[:RANKED_FRAMES]
         best = _sort([*best, *scored.extremes[-1:]])[-RANKED_FRAMES:]
     if not videos:
+        faults = dataset.describe_faults()
+        first_fault = f" that can be used (the first fault: {faults[0]})" if faults else ""
         raise InputError(
-            f"no frame of {dataset.kind} at {dataset.root} has a density, a fixation or a box; "
+            f"no frame of {dataset.kind} at {dataset.root} has a density, a fixation or a box{first_fault}; "
             "expected a labelled data set (docs/reference/data.md says where labels lie)"
         )
     scores = {name: _average(name, videos, count) for name, count in frame_counts.items() if count}

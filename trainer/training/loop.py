@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import signal
 import threading
 import warnings
@@ -132,7 +133,7 @@ def fit(
         loader = make_loader(samples, recipe, table, group, step)
         with _interruptible(monitor.interrupted, run.on_interrupt):
             resume = checkpoint if step else None
-            trainer.fit(stage, loader, ckpt_path=resume, weights_only=False if step else None)
+            trainer.fit(stage, loader, ckpt_path=resume, weights_only=True)
     stage.eval()
     _check_finite(name, stage, table.steps)
     if folder is not None and group.rank == 0:
@@ -192,7 +193,12 @@ def _check_finite(name: str, stage: TrainingStage, steps: int) -> None:
 
 def _read_step(checkpoint: Path) -> int:
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{checkpoint} is damaged or holds more than tensors and plain values, such as code; nothing of "
+            "it was run: remove it to start the stage again"
+        ) from None
     except Exception as error:  # torch.load's errors have no common base class
         raise InputError(
             f"{checkpoint} cannot be read ({type(error).__name__}): remove it to start the stage again"

@@ -146,6 +146,95 @@ def test_install_is_refused_while_the_drone_is_armed(
         assert command(*words).code == 0
 
 
+def make_heartbeat(component: int, kind: int, autopilot: int, armed: bool = False) -> Any:
+    sender = MAV.MAVLink(None, 1, component)
+    mode = MAV.MAV_MODE_FLAG_SAFETY_ARMED if armed else 0
+    packed = MAV.MAVLink_heartbeat_message(kind, autopilot, mode, 0, MAV.MAV_STATE_ACTIVE, 3).pack(sender)
+    return MAV.MAVLink(None).decode(bytearray(packed))
+
+
+NO_AUTOPILOTS = {
+    "camera": (100, MAV.MAV_TYPE_CAMERA),
+    "camera with the id of an autopilot": (1, MAV.MAV_TYPE_CAMERA),
+    "camera with the type of its vehicle": (101, MAV.MAV_TYPE_QUADROTOR),
+    "gimbal": (154, MAV.MAV_TYPE_GIMBAL),
+    "gimbal with the type of its vehicle": (171, MAV.MAV_TYPE_HEXAROTOR),
+    "ground station": (190, MAV.MAV_TYPE_GCS),
+    "ground station with the id of an autopilot": (1, MAV.MAV_TYPE_GCS),
+    "companion computer": (191, MAV.MAV_TYPE_ONBOARD_CONTROLLER),
+    "companion computer of generic type": (191, MAV.MAV_TYPE_GENERIC),
+    "bridge": (240, MAV.MAV_TYPE_ONBOARD_CONTROLLER),
+    "script with pymavlink's default id": (0, MAV.MAV_TYPE_GENERIC),
+    "telemetry radio": (68, MAV.MAV_TYPE_FIXED_WING),
+    "transponder": (156, MAV.MAV_TYPE_ADSB),
+    "antenna tracker": (1, MAV.MAV_TYPE_ANTENNA_TRACKER),
+    "unknown component": (25, 250),
+}
+
+
+@pytest.mark.parametrize("name", NO_AUTOPILOTS)
+@pytest.mark.parametrize("autopilot", [MAV.MAV_AUTOPILOT_GENERIC, MAV.MAV_AUTOPILOT_ARDUPILOTMEGA])
+def test_component_that_names_an_autopilot_is_none(name: str, autopilot: int) -> None:
+    assert not arming_interlock.is_autopilot(make_heartbeat(*NO_AUTOPILOTS[name], autopilot))
+
+
+@pytest.mark.parametrize("autopilot", [MAV.MAV_AUTOPILOT_PX4, MAV.MAV_AUTOPILOT_GENERIC])
+@pytest.mark.parametrize(
+    ("component", "kind"),
+    [
+        (1, MAV.MAV_TYPE_QUADROTOR),
+        (1, MAV.MAV_TYPE_GENERIC),
+        (1, MAV.MAV_TYPE_FIXED_WING),
+        (1, MAV.MAV_TYPE_VTOL_TILTROTOR),
+        (1, MAV.MAV_TYPE_GROUND_ROVER),
+        (1, MAV.MAV_TYPE_SUBMARINE),
+        (1, MAV.MAV_TYPE_DECAROTOR),
+        (1, 250),  # a type of vehicle that is newer than pymavlink
+        (50, MAV.MAV_TYPE_QUADROTOR),
+    ],
+)
+def test_flight_controller_of_a_vehicle_is_an_autopilot(component: int, kind: int, autopilot: int) -> None:
+    assert arming_interlock.is_autopilot(make_heartbeat(component, kind, autopilot))
+
+
+@contextmanager
+def send_heartbeats(port: int, *heartbeats: Any) -> Iterator[None]:
+    """Send messages again and again while the block runs."""
+    stop = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not stop.wait(0.02):
+                for heartbeat in heartbeats:
+                    sender.sendto(heartbeat.get_msgbuf(), ("127.0.0.1", port))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_check_raises_no_heartbeat_if_only_other_components_are_heard() -> None:
+    port = free_udp_port()
+    others = [make_heartbeat(*place, MAV.MAV_AUTOPILOT_GENERIC) for place in NO_AUTOPILOTS.values()]
+    with (
+        send_heartbeats(port, *others),
+        pytest.raises(NoHeartbeatError, match="no heartbeat of an autopilot"),
+    ):
+        MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=0.5).check_disarmed()
+
+
+def test_armed_companion_blocks_nobody() -> None:
+    port = free_udp_port()
+    companion = make_heartbeat(240, MAV.MAV_TYPE_ONBOARD_CONTROLLER, MAV.MAV_AUTOPILOT_GENERIC, armed=True)
+    drone = make_heartbeat(1, MAV.MAV_TYPE_QUADROTOR, MAV.MAV_AUTOPILOT_ARDUPILOTMEGA)
+    with send_heartbeats(port, companion, drone):
+        MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S).check_disarmed()
+
+
 class ArmingRequester:
     """Vehicle that asks system 10 for authorization to arm, and receives the answer."""
 
@@ -158,8 +247,25 @@ class ArmingRequester:
         self._link.mav.command_long_send(10, 191, command, 0, 1, 0, 0, 0, 0, 0, 0)
         return self._link.recv_match(type="COMMAND_ACK", blocking=True, timeout=timeout_s)
 
+    def request_by_command_int(self, timeout_s: float) -> Any:
+        command = MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST
+        self._link.mav.command_int_send(10, 191, 0, command, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+        return self._link.recv_match(type="COMMAND_ACK", blocking=True, timeout=timeout_s)
+
     def close(self) -> None:
         self._link.close()
+
+
+def test_arming_request_by_command_int_is_denied() -> None:
+    port = free_udp_port()
+    autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S)
+    with closing(ArmingRequester(port)) as requester, autopilot.deny_arming():
+        answer = requester.request_by_command_int(PATIENCE_S)
+    assert (answer.command, answer.result) == (
+        MAV.MAV_CMD_ARM_AUTHORIZATION_REQUEST,
+        MAV.MAV_RESULT_DENIED,
+    )
+    assert (answer.get_srcSystem(), answer.get_srcComponent()) == (10, 191)
 
 
 def test_arming_requests_are_denied_only_within_deny_arming() -> None:

@@ -153,6 +153,32 @@ def test_expired_bundle_is_rejected_after_the_clock_fell_back(
         install_bundle(board, make_bundle(counter=3, expires="2026-01-31"))
 
 
+def test_remembered_day_of_a_wrong_clock_is_named_and_can_be_reset(
+    board: DeviceBoard, make_bundle: MakeBundle, command: Callable[..., Outcome]
+) -> None:
+    year_2100 = 4102444800
+    board.clock = lambda: float(year_2100)
+    install_bundle(board, make_bundle(counter=1))
+    board.clock = lambda: START_2026 + 86400.0
+    ends = make_bundle(counter=2, expires="2026-01-31")
+    message = r"once stood at 2100-01-01, .* and stands at 2026-01-02 now: .*aerogaze device reset-clock"
+    with pytest.raises(CheckError, match=message):
+        install_bundle(board, ends)
+    outcome = command("device", "reset-clock", "--root", board.root)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("now; it was 2100-01-01\n")
+    assert board.reset_clock()[1] == START_2026 + 86400
+    assert install_bundle(board, ends).counter == 2
+
+
+def test_wrong_clock_of_any_size_is_named(board: DeviceBoard, make_bundle: MakeBundle) -> None:
+    board.clock = lambda: float(1 << 39)
+    install_bundle(board, make_bundle(counter=1))
+    board.clock = lambda: 60.0
+    with pytest.raises(CheckError, match=r"once stood at a day after the year 9999, .* at 1970-01-01 now"):
+        install_bundle(board, make_bundle(counter=2, expires="2026-01-31"))
+
+
 def test_changed_bundle_is_rejected_before_anything_is_written(
     board: DeviceBoard, make_bundle: MakeBundle, key: SigningKey, tmp_path: Path
 ) -> None:

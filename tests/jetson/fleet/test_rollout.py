@@ -135,6 +135,34 @@ def test_only_transient_errors_are_tried_again(tmp_path: Path) -> None:
     assert rollout.journal["pilot@d1"].tries == 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Exceeds the limit (4300 digits) for integer string conversion"),
+        RecursionError("maximum recursion depth exceeded"),
+        KeyError("release"),
+        TypeError("'int' object is not iterable"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        MemoryError(),
+        AssertionError("x" * 100_000 + "\n"),
+    ],
+)
+def test_any_exception_of_one_host_is_the_failure_of_that_host(tmp_path: Path, error: Exception) -> None:
+    rings = '[[rings]]\nhosts = "all"\nerror = "100%"\nsuccess = "0%"\n'
+    rollout, install = roll_out(tmp_path, 5, f"{FAST_RETRY}tries = 3\n{rings}", {"d2": lambda attempt: error})
+    assert rollout.stopped is None
+    assert rollout.failures == ["pilot@d2"]
+    assert install.started.count("d2") == 1
+    journal = RolloutJournal(tmp_path / "state", "0" * 64)
+    assert {name for name, outcome in journal.items() if outcome.done} == {
+        f"pilot@d{n}" for n in (0, 1, 3, 4)
+    }
+    why = journal["pilot@d2"].why
+    assert why.startswith(f"its answer cannot be used ({type(error).__name__}")
+    assert len(why) < 5000
+    assert "\n" not in why
+
+
 def fail_once(error: Exception) -> Callable[[int], Exception | None]:
     return lambda attempt: error if attempt == 1 else None
 

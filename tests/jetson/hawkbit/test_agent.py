@@ -194,6 +194,57 @@ def test_invalid_answers_are_reported(body: bytes) -> None:
         DdiClient(f"{base}/DEFAULT", "d").poll()
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        '"size": 1e999', '"size": -1e999', '"size": NaN', '"size": true', '"size": null', '"size": [6]',
+        '"size": 1.5', '"size": "1e9"',
+        '"size": "' + "9" * 5000 + '"', '"size": ' + "9" * 5000, '"filename": 7',
+        '"filename": ["b.swu"]',
+        '"_links": {"download": {"href": 7}}', '"_links": {"download": {"href": {"a": "b"}}}', '"_links": 7',
+        '"_links": {"download": {"href": "http://127.0.0.1/' + "x" * 100_000 + '"}}',
+    ],
+    ids=lambda part: part[:24],
+)  # fmt: skip
+def test_deployment_with_a_wrong_value_is_reported_and_can_be_asked_for_again(part: str) -> None:
+    artifact = (
+        '"filename": "b.swu", "size": 6, "_links": {"download": {"href": "http://127.0.0.1/b"}}, ' + part
+    )
+    body = f'{{"id": "1", "deployment": {{"chunks": [{{"artifacts": [{{{artifact}}}]}}]}}}}'.encode()
+    with (
+        run_server(type("WrongHandler", (FixedAnswerHandler,), {"body": body})) as base,
+        pytest.raises(ServerError, match="answered something that is not") as caught,
+    ):
+        DdiClient(f"{base}/DEFAULT", "d").read_deployment(f"{base}/deployment")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "action_id", ["1e999", "true", "null", "[1]", '"../../x"', '"' + "1" * 41 + '"', "9" * 60]
+)
+def test_deployment_with_a_wrong_id_is_reported(action_id: str) -> None:
+    body = f'{{"id": {action_id}, "deployment": {{"chunks": []}}}}'.encode()
+    with run_server(type("WrongHandler", (FixedAnswerHandler,), {"body": body})) as base:
+        for ask in (
+            DdiClient(f"{base}/DEFAULT", "d").read_deployment,
+            DdiClient(f"{base}/D", "d").confirm_cancel,
+        ):
+            with pytest.raises(ServerError, match="is not DDI"):
+                ask(f"{base}/deployment")
+
+
+@pytest.mark.parametrize(
+    "sleep", ["1e999", '"1e999:00:00"', '"00:00"', "7", '"' + "9" * 5000 + ':00:00"', "null"]
+)
+def test_wrong_interval_is_reported(sleep: str) -> None:
+    body = f'{{"config": {{"polling": {{"sleep": {sleep}}}}}}}'.encode()
+    with (
+        run_server(type("WrongHandler", (FixedAnswerHandler,), {"body": body})) as base,
+        pytest.raises(ServerError, match="is not DDI"),
+    ):
+        DdiClient(f"{base}/DEFAULT", "d").poll()
+
+
 class CuttingHandler(FixedAnswerHandler):
     """Serves `data` with ranges, and cuts answers without a range after 1 MB."""
 

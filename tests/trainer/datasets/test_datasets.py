@@ -16,6 +16,8 @@ from tests.support import dataset_trees as trees
 from trainer.datasets.clips import DatasetClip
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.datasets.matlab_maps import read_mat_file
+from trainer.evaluation.scores import evaluate_predictor
+from trainer.inference.predictors import open_predictor
 
 SHAPE = (trees.HEIGHT, trees.WIDTH)
 
@@ -137,7 +139,7 @@ def test_unreadable_mat_files_are_recorded(tmp_path: Path) -> None:
         "0001.mat": "MATLAB 7.3 (HDF5) is not supported: save it with -v7, or as PNG",
         "0002.mat": "not readable as a .mat file",
         "0003.mat": "has no matrix of numbers named I",
-        "0004.mat": "2x2, but its frame is 64x48",
+        "0004.mat": "2x2 pixels, but its frame is 64x48",
     }
     assert dataset.missing_labels() == {"fixations": {"001": 1}}
 
@@ -191,10 +193,54 @@ def test_boxes_are_read_per_frame(tmp_path: Path) -> None:
     assert "car2/boxes.txt: 3 lines for 4 frames" in dataset.describe_faults()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n1,2,3,4\n\n5,6,7,8\n",
+        "\n1,2,3,4\n\n5,6,7,8",
+        "\n1,2,3,4\n   \n5,6,7,8\n\n\n",
+        "nan,nan,nan,nan\n1, 2, 3, 4\n\t\n5 ,6 ,7 ,8\n",
+        "\n1\t2\t3\t4\n\n5\t6\t7\t8\n",
+        "\n1 2 3 4\n\n 5  6 7   8 \n",
+        "\r\n1,2,3,4\r\n\r\n5,6,7,8\r\n",
+        "\r1;2;3;4\r\r5;6;7;8\r",
+        ",,,\n1,2,3,4\n\t\t\t\n5,6,7,8\n",
+        "\ufeff\n1,2,3,4\n\n5,6,7,8\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_blank_line_of_boxes_is_a_frame_without_the_target(tmp_path: Path, text: str, encoding: str) -> None:
+    trees.write_boxes(tmp_path, ["car1"])
+    data = text.removeprefix("\ufeff").encode("utf-16") if encoding == "utf-16" else text.encode()
+    (tmp_path / "car1" / "boxes.txt").write_bytes(data)
+    dataset = open_dataset("boxes", tmp_path)
+    assert [frame.box for frame in dataset.clips[0].frames()] == [None, (1, 2, 3, 4), None, (5, 6, 7, 8)]
+    assert dataset.describe_faults() == []
+    assert dataset.missing_labels() == {"box": {"car1": 2}}
+
+
+def test_last_frames_may_have_blank_lines_of_boxes(tmp_path: Path) -> None:
+    trees.write_boxes(tmp_path, ["car1"])
+    (tmp_path / "car1" / "boxes.txt").write_text("1,2,3,4\n5,6,7,8\n\n\n")
+    dataset = open_dataset("boxes", tmp_path)
+    assert [frame.box for frame in dataset.clips[0].frames()] == [(1, 2, 3, 4), (5, 6, 7, 8), None, None]
+    assert dataset.describe_faults() == []
+
+
+def test_evaluation_names_label_maps_of_another_size(tmp_path: Path) -> None:
+    trees.write_dhf1k(tmp_path, [1])
+    for path in (tmp_path / "annotation").rglob("*.png"):
+        trees.write_density(path, 20, 30, height=96)
+    with pytest.raises(
+        InputError, match=r"can be used \(the first fault: .*png: 64x96 pixels, but its frame is"
+    ):
+        evaluate_predictor(open_dataset("dhf1k", tmp_path), open_predictor("skd-32"))
+
+
 def test_malformed_boxes_are_rejected(tmp_path: Path) -> None:
     trees.write_boxes(tmp_path, ["car1"])
-    for damaged in ("1,2,3\n", "1,2,3,x\n", "1,2,3,4\n5,6,7\n"):
-        (tmp_path / "car1" / "boxes.txt").write_text(damaged)
+    for damaged in ("1,2,3\n", "1,2,3,x\n", "1,2,3,4\n5,6,7\n", "1,,3,4\n", "1,2,3,4,\n", "\udcff"):
+        (tmp_path / "car1" / "boxes.txt").write_text(damaged, errors="surrogateescape")
         with pytest.raises(InputError, match=r"car1/boxes\.txt is malformed .*expected a line x,y,w,h"):
             open_dataset("boxes", tmp_path)
 
@@ -253,7 +299,7 @@ def test_label_of_another_size_is_ignored_and_recorded(tmp_path: Path) -> None:
     trees.write_density(path, 20, 30, height=96)
     dataset = open_dataset("dhf1k", tmp_path)
     assert next(dataset.clips[0].frames()).density is None
-    assert dataset.faults[path] == "64x96, but its frame is 64x48"
+    assert dataset.faults[path] == "64x96 pixels, but its frame is 64x48"
 
 
 def test_truncated_and_unreadable_videos_are_recorded(tmp_path: Path) -> None:

@@ -119,6 +119,29 @@ def test_unreadable_checkpoint_is_reported_with_its_path(tmp_path: Path) -> None
         fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path))
 
 
+class _CreatesFile:
+    """Code in a checkpoint: whoever unpickles it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoint_with_code_is_refused_and_nothing_is_run(tmp_path: Path, zipped: bool) -> None:
+    created = tmp_path / "created"
+    for key in ("callbacks", "loops", "global_step"):
+        (tmp_path / "line").mkdir(exist_ok=True)
+        checkpoint = {"global_step": 5, key: _CreatesFile(created)}
+        torch.save(checkpoint, tmp_path / "line" / "last.ckpt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match="nothing of it was run: remove it to start the stage") as caught:
+            fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path))
+        assert not created.exists()
+        assert "\n" not in str(caught.value)
+
+
 class Rising(Line):
     """Stage whose loss rises steadily."""
 
@@ -195,7 +218,7 @@ def test_run_killed_by_the_system_resumes_with_the_same_command(
     killed = subprocess.run([sys.executable, script, *arguments], timeout=300)
     assert killed.returncode == -signal.SIGKILL
     checkpoint = run / "network" / "last.ckpt"
-    stored_step = int(torch.load(checkpoint, weights_only=False)["global_step"])
+    stored_step = int(torch.load(checkpoint, weights_only=True)["global_step"])
     assert stored_step == 6
     outcome = command(*arguments)
     assert outcome.code == 0, outcome.err
