@@ -120,7 +120,7 @@ def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: boo
 @device.command(
     "reset-clock",
     short_help="Forget the latest day that the board has seen.",
-    epilog="Example: sudo aerogaze device reset-clock",
+    epilog="Example: aerogaze device reset-clock",
 )
 @root_option
 def reset_clock(root: Path) -> None:
