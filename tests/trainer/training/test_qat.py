@@ -211,7 +211,7 @@ def test_command_tunes_a_student(
         ("none", "{r}", [], "no student 'none'"),
         ("{s}", "{r}", ["--set", "data.kind=videos"], "needs data.root"),
         ("{s}", "{r}", ["--set", "tuning.steps=0"], "nothing would be trained"),
-        ("{s}", "{r}", ["--describe"], "--qat tunes one that is there"),
+        ("{s}", "{r}", ["--describe"], "--describe does not fit --qat"),
     ],
 )
 def test_invalid_use_is_reported_in_one_line(

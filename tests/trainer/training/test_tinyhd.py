@@ -330,7 +330,7 @@ def test_command_trains_a_student_that_can_be_evaluated(
     assert scored.code == 0, scored.err
     document = json.loads((tmp_path / "scores.json").read_text())
     assert document["metrics"]["cc"]["frames"] == 18
-    assert document["maps"].startswith("student tinyhd-m-rc1, PyTorch")
+    assert document["maps"].startswith("student s, PyTorch")
 
 
 def test_command_trains_a_streaming_student_that_can_be_evaluated(
