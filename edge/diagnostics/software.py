@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from edge.core.remedies import SYSTEM_OPENCV
 from edge.diagnostics.finding import Finding, State
 from edge.diagnostics.packages import Packages
 
@@ -23,8 +24,6 @@ EXTRAS = {
 }
 """A module that each set of optional dependencies installs."""
 WINDOWLESS_OPENCV = "pip uninstall opencv-python && pip install --force-reinstall opencv-python-headless"
-SYSTEM_OPENCV = "sudo apt install python3-opencv, then python3 -m venv --system-site-packages"
-"""OpenCV with GStreamer: the packages of PyPI have none."""
 
 
 def run_first_map() -> str:

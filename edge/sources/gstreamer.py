@@ -7,6 +7,7 @@ import re
 import cv2
 
 from edge.core.errors import InputError
+from edge.core.remedies import SYSTEM_OPENCV
 from edge.sources.image_folder import choose_scale
 from edge.sources.opencv_capture import (
     CaptureSource,
@@ -87,7 +88,7 @@ def _open(name: str, pipeline: str, failure: str, scale: int = 1, every_frame: b
     if not has_backend("GStreamer"):
         raise InputError(
             f"{name.split(':')[0]}: needs an OpenCV with GStreamer; this one, {cv2.__version__}, was built "
-            "without it, as those of PyPI are: use the system's python3-opencv, as docs/how-to/live.md says"
+            f"without it, as those of PyPI are: {SYSTEM_OPENCV}"
         )
     return open_with_timeout(
         OPEN_TIMEOUT_S,

@@ -10,6 +10,7 @@ from typing import Protocol
 import cv2
 
 from edge.core.errors import InputError
+from edge.core.remedies import SYSTEM_OPENCV
 from edge.sources.opencv_capture import (
     Capture,
     CaptureSource,
@@ -74,9 +75,7 @@ def open_v4l2(name: str, min_size: tuple[int, int] | None = None) -> CaptureSour
     if not os.access(device, os.R_OK | os.W_OK):
         raise InputError(f"this user may not open {device}; expected a member of the group video")
     if not has_backend("v4l/v4l2"):
-        raise InputError(
-            f"{name} needs an OpenCV with V4L2: use the system's python3-opencv, as docs/how-to/live.md says"
-        )
+        raise InputError(f"{name} needs an OpenCV with V4L2; this one was built without it: {SYSTEM_OPENCV}")
     capture = open_capture(int(match[1]), cv2.CAP_V4L2)
     if capture.isOpened():
         select_mode(capture, name, mode, min_size)

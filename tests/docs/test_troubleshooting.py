@@ -35,6 +35,21 @@ def _texts() -> Iterator[str]:
 TEXTS = tuple(_texts())
 
 
+def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            yield node.value
+
+
+def test_no_message_names_a_page_that_a_wheel_does_not_have() -> None:
+    for path in (path for top in SOURCES for path in (ROOT / top).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = set(map(id, _docstrings(tree)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and id(node) not in docstrings:
+                assert "docs/" not in str(node.value), f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
 def _is_printed(message: str) -> bool:
     """Say whether each clause of a message is in a text of the source, without what the program fills in."""
     clauses = re.split(r"…|[:;] |\S+\.json|(?=CUDA_ERROR_)", message)

@@ -157,7 +157,7 @@ def _print_scores(evaluation: Evaluation) -> None:
         interval = "-" if s.low is None else f"{s.low:.3f} .. {s.high:.3f}"
         table.add_row(metric.title, f"{s.mean:.3f}", interval, metric.better, str(s.videos), str(s.frames))
     Console().print(table)
-    print(f"convention {evaluation.convention}; see docs/reference/metrics.md")
+    print(f"convention {evaluation.convention} (see aerogaze evaluate --help)")
     print(f"frames averaged to videos, videos to the mean; bootstrap over videos, {RESAMPLES} resamples")
     for reason, titles in skipped.items():
         print(f"skipped {', '.join(titles)}: {reason}")

@@ -71,8 +71,8 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
             raise InputError(
                 f"no frame of {dataset.kind} at {dataset.root} can be trained on: "
                 f"{self.frames_without_density} without density, {self.frames_without_map} without a "
-                "teacher's map; expected labels as docs/reference/data.md says, or maps for them as "
-                "data.maps, and soft maps named by the clips and frames of this data set"
+                f"teacher's map; expected {dataset.describe_label_places()}, or maps of them as data.maps; "
+                "soft maps have the names of the clips and frames of this data set"
             )
         self._clip_frames = np.array(clip_frames, np.int32)
 

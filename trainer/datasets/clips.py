@@ -125,6 +125,15 @@ class DatasetClip:
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def label_folders(self) -> dict[LabelKind, Path]:
+        """Folder for each kind of label that the layout keeps in files; it may be absent."""
+        folders: dict[LabelKind, Path | None] = {
+            "density": self._labels.density,
+            "fixations": self._labels.fixations,
+        }
+        return {kind: folder for kind, folder in folders.items() if folder is not None}
+
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[LabelledFrame]:
         """Yield the frames from `start` to before `stop`. Unreadable frames are skipped and recorded."""
         for index, image in self.images(start, len(self) if stop is None else stop):
@@ -290,6 +299,15 @@ class SaliencyDataset:
         ]
 
     def summary(self) -> str:
+    def describe_label_places(self) -> str:
+        """Return where the labels of a clip belong, for messages; the first clip is the example."""
+        places = [f"{folder} ({kind})" for kind, folder in self.clips[0].label_folders.items()]
+        if places:
+            return f"labels named as the frames, for example in {' or '.join(places)}"
+        if self.kind == "boxes":
+            return "lines x,y,w,h with a box in boxes.txt; aerogaze annotate draws them"
+        return f"a data set with labels: the layout {self.kind} has none"
+
         """Return a text of a few lines: number of clips and frames, missing labels, files at fault."""
         frames = sum(map(len, self.clips))
         lines = [

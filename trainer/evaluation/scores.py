@@ -218,7 +218,7 @@ def evaluate_predictor(
         first_fault = f" that can be used (the first fault: {faults[0]})" if faults else ""
         raise InputError(
             f"no frame of {dataset.kind} at {dataset.root} has a density, a fixation or a box{first_fault}; "
-            "expected a labelled data set (docs/reference/data.md says where labels lie)"
+            f"expected {dataset.describe_label_places()}"
         )
     scores = {name: _average(name, videos, count) for name, count in frame_counts.items() if count}
     skipped = {m.name: _skip_reason(m, truths) for m in METRICS if m.name not in scores}

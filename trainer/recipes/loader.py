@@ -50,7 +50,9 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in SHIPPED_RECIPES.glob("*.toml")))
         raise InputError(f"no recipe {str(name)!r}; expected a .toml file or a shipped recipe: {names}")
-    document = read_toml(path, "a recipe, as docs/reference/train.md shows one")
+    document = read_toml(
+        path, "a recipe: change a shipped one with --set instead, for example network.steps=200"
+    )
     try:
         for key, value in (changes or {}).items():
             _set_value(document, key, value)

@@ -243,8 +243,8 @@ class _ClipData:
             if data.kind != "videos" and not any("density" in c.label_kinds for c in self._labelled.clips):
                 split = f"split {data.split} of " if data.split else ""
                 raise InputError(
-                    f"{split}{data.kind} at {data.root} has no density; docs/reference/data.md says where it "
-                    "must be"
+                    f"{split}{data.kind} at {data.root} has no density; expected "
+                    f"{self._labelled.describe_label_places()}"
                 )
         self._auxiliary = self._open("videos", data.auxiliary) if data.auxiliary else None
         self.description += " and auxiliary videos" if self._auxiliary else ""

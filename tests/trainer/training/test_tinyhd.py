@@ -293,7 +293,7 @@ def test_weights_of_an_earlier_teacher_are_loaded(tmp_path: Path) -> None:
         ({"data.auxiliary": "{tmp}"}, "is not laid out as a tree of video"),
         (
             {"data.kind": "ucf-sports", "data.root": "{tmp}/bare"},
-            "has no density; docs/reference/data.md says where",
+            "bare has no density; expected labels named as the frames, for example in",
         ),
         ({"student.imagenet": "none.pth"}, "no weights at none.pth; expected a state dict"),
         ({"teacher.weights": "none.pt"}, "no teacher at none.pt"),
