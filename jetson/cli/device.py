@@ -110,7 +110,7 @@ def install(
 @json_option
 def rollback(root: Path, autopilot: str | None, no_autopilot: bool, as_json: bool) -> None:
     """Go back to the release before the current one."""
-    board, interlock = open_board(root), _select_autopilot(root, autopilot, no_autopilot)
+    board, interlock = open_existing_board(root), _select_autopilot(root, autopilot, no_autopilot)
     with _interrupt_on_termination(), interlock.deny_arming():
         interlock.check_disarmed()
         board.rollback()
@@ -129,7 +129,7 @@ def reset_clock(root: Path) -> None:
     Bundles with an expiry date are checked against that time. If the clock was once wrong, set it, and use
     this command as root.
     """
-    before, now = open_board(root).reset_clock()
+    before, now = open_existing_board(root).reset_clock()
     print(f"the board remembers {day_text(now)} now; it was {day_text(before)}")
 
 
@@ -138,7 +138,7 @@ def reset_clock(root: Path) -> None:
 @json_option
 def boot(root: Path, as_json: bool) -> None:
     """Revert an unfinished install; run this before the service starts."""
-    board = open_board(root)
+    board = open_existing_board(root)
     board.recover_at_boot()
     print_status(board, as_json)
 
@@ -158,7 +158,7 @@ def disarmed(root: Path, autopilot: str | None, no_autopilot: bool) -> None:
 @root_option
 def verify(root: Path) -> None:
     """Check that each file of both slots is the one that trusted keys have signed."""
-    board = open_board(root)
+    board = open_existing_board(root)
     state = board.read_state()
     if not state.slots:
         raise _no_release(root)
@@ -176,7 +176,9 @@ def verify(root: Path) -> None:
 @facts_option
 def status(root: Path, as_json: bool, facts: Path | None) -> None:
     """Print the release that is flown, why in this precision, its health, and facts about the board."""
-    print_status(open_board(root, facts), as_json, check_health=True)
+    # A desk asks a new board in JSON, before the first install makes the folder.
+    board = open_board(root, facts) if as_json else open_existing_board(root, facts)
+    print_status(board, as_json, check_health=True)
 
 
 @device.command(
@@ -186,7 +188,7 @@ def status(root: Path, as_json: bool, facts: Path | None) -> None:
 @json_option
 def history(root: Path, as_json: bool) -> None:
     """Print what was installed, rejected and reverted, oldest first."""
-    events = open_board(root).read_state().history
+    events = open_existing_board(root).read_state().history
     if as_json:
         print(json.dumps(list(events)))
         return
@@ -209,7 +211,7 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
 
     The words {release}, {precision} and {engine} are replaced by those of the release to fly.
     """
-    board = open_board(root)
+    board = open_existing_board(root)
     slot_to_run = board.slot_to_run()
     if slot_to_run is None:
         raise _no_release(root)
@@ -303,6 +305,22 @@ def open_board(root: Path, facts: Path | None = None, policy: str | None = None)
         config.service,
         log=_print_log_line,
     )
+
+
+def open_existing_board(root: Path, facts: Path | None = None) -> DeviceBoard:
+    """Return the board of a folder, as `open_board`, for a command that only makes sense if it exists.
+
+    The default folder may be missing: that is a board before its first install.
+
+    Raises:
+        InputError: The named folder does not exist.
+    """
+    if root != DEFAULT_ROOT and not root.is_dir():
+        raise InputError(
+            f"no folder {root}; expected the folder of a board: correct --root, or make a board there with "
+            f"aerogaze device trust k.pub --root {root}"
+        )
+    return open_board(root, facts)
 
 
 def _root_option_text(root: Path) -> str:

@@ -67,6 +67,7 @@ def test_jetpack_is_found_with_and_without_trailing_zeros(orin: Path, revision: 
 
 @NEEDS_JETSON_EXTRA
 def test_device_status_reports_board(command: Callable[..., Outcome], orin: Path, tmp_path: Path) -> None:
+    (tmp_path / "drone").mkdir()
     words = ["device", "status", "--root", tmp_path / "drone", "--facts", orin]
     text = command(*words).out
     for expected in (

@@ -35,8 +35,8 @@ def test_device_commands_install_run_and_roll_back(
         assert outcome.code == code, outcome.err
         return outcome
 
-    assert "no release" in device("status").out
     device("trust", public_key_file)
+    assert "no release" in device("status").out
     installed = json.loads(device("install", make_bundle(counter=1), "--json").out)
     assert (installed["counter"], installed["slot"], installed["state"], installed["precision"]) == (
         1,
@@ -58,6 +58,24 @@ def test_device_commands_install_run_and_roll_back(
     refused = device("install", make_bundle(counter=1, runtime="0.0.1"), code=1)
     assert refused.err.splitlines()[-1].startswith("aerogaze: the bundle has counter 1")
     device("rollback", code=0)
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["history"], ["boot"], ["rollback"], ["reset-clock"], ["verify"], ["exec", "ls"]]
+)
+def test_command_for_a_missing_folder_is_refused_and_creates_nothing(
+    command: Command, tmp_path: Path, words: list[str]
+) -> None:
+    root = tmp_path / "typing-error"
+    outcome = command("device", words[0], "--root", root, *words[1:])
+    assert outcome.code == 2
+    assert f"no folder {root}; expected the folder of a board: correct --root" in outcome.err
+    assert not root.exists()
+
+
+def test_status_of_a_missing_folder_in_json_is_that_of_a_new_board(command: Command, tmp_path: Path) -> None:
+    status = json.loads(command("device", "status", "--json", "--root", tmp_path / "new").out)
+    assert (status["state"], status["trusts"]) == ("none", [])
 
 
 def test_exec_replaces_placeholders_and_keeps_other_words(
