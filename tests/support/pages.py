@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ import click
 from markdown_it import MarkdownIt
 
 from edge.cli.main import aerogaze
+from tests.support.ports import free_tcp_port
 
 ROOT = Path(__file__).parents[2]
 RUN = ("sh", "python")
 """Languages of the blocks that the tests run. A block in another language (`text`, `toml`) is only shown."""
 NEEDS, LONG = "Needs ", "Takes minutes"
 """First words of a visible title: the block needs what no test machine has, or it runs with `-m long`."""
+PORT = "8080"
+"""Port of the live page in all pages. A free one takes its place, because another program may use it."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,13 @@ def run_page(page: Path, folder: Path, long: bool, programs: Path | None = None)
         AssertionError: A block failed; the message names its line and shows what it printed.
     """
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    environment = page_environment(folder, programs)
+    environment, port = page_environment(folder, programs), str(free_tcp_port())
     for block in blocks(page):
         if not block.is_run:
             continue
         if block.is_long and not long:
             return
+        block = replace(block, code=block.code.replace(PORT, port))
         if block.language == "python":
             run_python(block, folder, namespace)
         else:
