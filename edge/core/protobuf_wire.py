@@ -7,6 +7,9 @@ from collections.abc import Iterator
 _FIXED_SIZES = {1: 8, 5: 4}
 """Bytes of the fixed-size wire types. Type 0 is a varint; type 2 has a length prefix."""
 
+MAX_VARINT_BITS = 70
+"""A number of 64 bits takes at most 10 bytes of 7 bits each."""
+
 
 def iter_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield number and value of each field of a protobuf message.
@@ -35,9 +38,10 @@ def iter_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 def _read_varint(message: memoryview, offset: int) -> tuple[int, int]:
     """Return the value at an offset and the offset behind it."""
     value = shift = 0
-    while True:
+    while shift < MAX_VARINT_BITS:
         byte = message[offset]
         value |= (byte & 127) << shift
         offset, shift = offset + 1, shift + 7
         if byte < 128:
             return value, offset
+    raise ValueError("a number without an end")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
+from edge.core.guarded_files import check_depth, read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -14,6 +15,7 @@ else:
     import tomli as tomllib
 
 __all__ = ["read_toml", "tomllib"]
+MAX_TOML_BYTES = 1 << 20
 
 
 def read_toml(path: Path, expected: str) -> dict[str, Any]:
@@ -26,10 +28,25 @@ def read_toml(path: Path, expected: str) -> dict[str, Any]:
     Raises:
         InputError: The file cannot be read, or is not valid TOML.
     """
+    data = read_bytes(path, MAX_TOML_BYTES, expected)
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; expected {expected}") from None
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-        raise InputError(f"{path} is not valid TOML: {error}; expected {expected}") from None
+        document: dict[str, Any] = tomllib.loads(data.decode("utf-8-sig"))  # some editors write a mark first
+        check_depth(document)
+        _check_integers(document)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path} is not valid TOML: {reason}; expected {expected}") from None
     return document
+
+
+def _check_integers(value: Any) -> None:
+    """Check that integers have 64 bits, as TOML defines them: Python cannot print much longer ones.
+
+    Raises:
+        ValueError: An integer is larger.
+    """
+    if isinstance(value, (dict, list)):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_integers(child)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("an integer has more than 64 bits")

@@ -3,6 +3,8 @@
     ROOT/state.json    which slot is flown; replaced by one rename
     ROOT/trust.json    the trusted keys
     ROOT/config.json   settings of the board's owner
+    ROOT/lock          held by the command that changes the board
+    ROOT/running.json  that command, as long as it runs
     ROOT/slots/a, b    each: manifest, signatures, release/, caches/, engines/
 
 A slot stops counting as installed before its content is changed. It counts again only when it is complete,
@@ -14,17 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
+from edge.core.locks import acquire_lock, is_running, running_marker
 from edge.hardware.board import BoardFacts
 from jetson.bundle.archive import BUNDLE_PURPOSE
 from jetson.bundle.manifest import BundleManifest, parse_manifest
@@ -32,13 +34,16 @@ from jetson.device.durable_disk import DurableDisk
 from jetson.device.engine_trial import EngineBackend, LogLine
 from jetson.device.precision_policy import PrecisionPolicy
 from jetson.device.service import Service, check_revert_time
-from jetson.device.slot_state import BoardState, Slot, SlotName, load_state, save_state
+from jetson.device.slot_state import BoardState, Slot, SlotName, bounded_time, load_state, save_state
 from jetson.signing import canonical_json
 from jetson.signing.keys import Signatures, parse_signatures, short_key_id, verify_signatures
 from jetson.signing.trust import Trust, parse_trust, verify_succession
 
 TRUST_FILE = "trust.json"
 LOCK_FILE = "lock"
+"""Held by the command that changes the board. Only the owner of the folder can open it."""
+RUNNING_FILE = "running.json"
+"""Marker of that command for the service, which another user runs."""
 BUSY_MESSAGE = "another aerogaze command works on the board"
 """Start of an error that `aerogaze flash` reads from the board: boards with older versions send it, too."""
 
@@ -82,6 +87,10 @@ class DeviceBoard:
     def release_folder(self, name: SlotName) -> Path:
         """Return the folder of the release in a slot, as `aerogaze run --release` takes it."""
         return self.slot_folder(name) / "release"
+
+    def now(self) -> int:
+        """Return the time of the board's clock in seconds since 1970, within what `state.json` can hold."""
+        return bounded_time(self.clock())
 
     def read_state(self) -> BoardState:
         """Return the state of the slots."""
@@ -135,15 +144,14 @@ class DeviceBoard:
         """Exclude other commands while the block runs, and turn system errors into `InputError`."""
         try:
             self._make_root()
-            with (self.root / LOCK_FILE).open("a") as lock:
-                # All users may read it and see the lock. Only its owner can set the mode.
-                with suppress(PermissionError):
-                    os.fchmod(lock.fileno(), 0o644)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise BusyError(f"{BUSY_MESSAGE} {self.root}: wait until it has ended") from None
-                yield
+            handle = acquire_lock(self.root / LOCK_FILE)
+            if handle is None:
+                raise BusyError(f"{BUSY_MESSAGE} {self.root}: wait until it has ended")
+            try:
+                with running_marker(self.root / RUNNING_FILE):
+                    yield
+            finally:
+                os.close(handle)
         except OSError as error:
             if error.errno is None:  # raised by Python code: a defect, not a fault of the disk
                 raise
@@ -179,20 +187,9 @@ class DeviceBoard:
         `recover_at_boot` could not write that to the disk.
         """
         state = self.read_state()
-        revert = state.trial and state.previous and not self._is_locked()
+        revert = state.trial and state.previous and not is_running(self.root / RUNNING_FILE)
         name = state.previous if revert else state.current
         return (name, state.slots[name]) if name else None
-
-    def _is_locked(self) -> bool:
-        """Return whether another command works on the board."""
-        try:
-            with (self.root / LOCK_FILE).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
 
     def rollback(self) -> BoardState:
         """Switch to the previous slot, with the same health checks as an install."""
@@ -252,7 +249,7 @@ class DeviceBoard:
             self.log(f"switched to slot {name}; {self.service.description}")
             self._restart_service(trial)
             self.service.watch()
-            now = int(self.clock())
+            now = self.now()
             good = dataclasses.replace(
                 trial,
                 trial=False,
@@ -276,7 +273,7 @@ class DeviceBoard:
 
     def add_event(self, state: BoardState, event: str, slot: Slot | None, detail: str) -> BoardState:
         """Write an event into the history, and return the new state."""
-        changed = state.with_event(int(self.clock()), event, slot, detail)
+        changed = state.with_event(self.now(), event, slot, detail)
         save_state(self.disk, self.root, changed)
         return changed
 
@@ -290,7 +287,7 @@ class DeviceBoard:
             InputError: The board cannot be written, or another command works on it.
         """
         with self.lock():
-            state, now = self.read_state(), max(0, int(self.clock()))
+            state, now = self.read_state(), self.now()
             save_state(self.disk, self.root, dataclasses.replace(state, seen_at=now))
         return state.seen_at, now
 
@@ -311,7 +308,7 @@ class DeviceBoard:
         assert trial.current is not None
         failed = trial.slots[trial.current]
         state = dataclasses.replace(trial, current=trial.previous, previous=None, trial=False)
-        state = state.without_slot(trial.current).with_event(int(self.clock()), "back", failed, reason)
+        state = state.without_slot(trial.current).with_event(self.now(), "back", failed, reason)
         save_state(self.disk, self.root, state)
         self.log(f"went back: {failed.release} counter {failed.counter} {reason}")
         if restart and state.current_slot:

@@ -25,7 +25,7 @@ class DurableDisk:
         """Create a folder if it does not exist."""
         if not path.is_dir():
             self.step("mkdir", path)
-            os.mkdir(path)
+            os.mkdir(path, 0o755)  # whatever the umask, only the owner may write into it
             self.sync(path.parent)
 
     def write(self, path: Path, blocks: Iterable[bytes]) -> None:

@@ -54,7 +54,7 @@ def install(board: DeviceBoard, path: Path, autopilot: Autopilot, reinstall: boo
         trust = board.load_trust()
         board.log("verifying the signature and every byte")
         signed = read_bundle(file, str(path), trust)
-        manifest, now = signed.manifest, board.clock()
+        manifest, now = signed.manifest, board.now()
         # A bundle that is rejected up to here leaves no trace on the disk: the lock creates the folder.
         stack.enter_context(board.lock())
         check_compatibility(manifest, board.facts, board.read_state(), now, version("aerogaze"))
@@ -67,7 +67,7 @@ def install(board: DeviceBoard, path: Path, autopilot: Autopilot, reinstall: boo
         _check_space(board, manifest, state)
         name = state.inactive
         # The time is stored with the first write: the clock may fall back later.
-        state = dataclasses.replace(state.without_slot(name), seen_at=max(state.seen_at, int(now)))
+        state = dataclasses.replace(state.without_slot(name), seen_at=max(state.seen_at, now))
         save_state(board.disk, board.root, state)  # from here on the slot does not count as installed
         try:
             board.log(f"writing slot {name}")
@@ -167,5 +167,5 @@ def _try_slot(board: DeviceBoard, name: SlotName, manifest: BundleManifest) -> S
         engine=board.backend.name,
         why=reason,
         measured=tuple(dataclasses.asdict(measurement) for measurement in measurements),
-        installed_at=int(board.clock()),
+        installed_at=board.now(),
     )

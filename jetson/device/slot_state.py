@@ -105,6 +105,11 @@ class BoardState:
         return dataclasses.replace(self, history=(*self.history, row)[-MAX_HISTORY:])
 
 
+def bounded_time(seconds: float) -> int:
+    """Return a time in whole seconds, within the range of `state.json`: a wrong clock may show any."""
+    return int(min(max(seconds, 0), MAX_INTEGER - 1))
+
+
 def load_state(root: Path) -> BoardState:
     """Read the state of a board; a board without the file has an empty state.
 

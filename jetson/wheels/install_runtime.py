@@ -202,7 +202,7 @@ def install(wheels: str, link: str, disarm_options: list[str]) -> bool:
     previous = os.path.realpath(link) if os.path.exists(link) else None
     store = link + ".runtimes"
     os.makedirs(store, exist_ok=True)
-    with open(os.path.join(store, "lock"), "w") as lock:
+    with open(os.path.join(store, "lock"), "w", opener=_open_lock) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -219,6 +219,13 @@ def install(wheels: str, link: str, disarm_options: list[str]) -> bool:
         switch_link(link, folder)
         remove_old_runtimes(store, {os.path.realpath(folder), previous})
     return True
+
+
+def _open_lock(path: str, flags: int) -> int:
+    """Open the lock file for its owner only: any user who can open it could hold it and stop all installs."""
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(handle, 0o600)  # older versions made it readable for all
+    return handle
 
 
 def log(line: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,7 @@ from jetson.device.board import DeviceBoard
 from jetson.device.engine_trial import OnnxRuntimeBackend, TensorRTBackend, select_backend
 from jetson.device.precision_policy import PrecisionMeasurement, parse_policy
 from jetson.device.service import NoService
+from jetson.device.slot_state import save_state
 from jetson.signing.keys import SigningKey, generate_key, read_limited
 from jetson.signing.trust import load_trust_document, make_trust, write_trust
 from tests.conftest import Outcome
@@ -177,6 +181,52 @@ def test_wrong_clock_of_any_size_is_named(board: DeviceBoard, make_bundle: MakeB
     board.clock = lambda: 60.0
     with pytest.raises(CheckError, match=r"once stood at a day after the year 9999, .* at 1970-01-01 now"):
         install_bundle(board, make_bundle(counter=2, expires="2026-01-31"))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, -1e12, float(1 << 40), 1e15, 1e300])
+def test_state_written_by_any_clock_can_be_read(
+    board: DeviceBoard, make_bundle: MakeBundle, seconds: float
+) -> None:
+    board.clock = lambda: seconds
+    install_bundle(board, make_bundle(counter=1))
+    install_bundle(board, make_bundle(counter=2))
+    board.rollback()
+    board.reset_clock()
+    assert board.read_state().seen_at == (0 if seconds < 0 else (1 << 40) - 1)
+    board.clock = lambda: START_2026
+    board.reset_clock()
+    assert install_bundle(board, make_bundle(counter=3, expires="2026-02-01")).counter == 3
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_lock_of_the_board_is_for_its_owner_only(board: DeviceBoard, umask: int) -> None:
+    (board.root / "lock").chmod(0o644)  # as older versions made it
+    before = os.umask(umask)
+    try:
+        with board.lock():
+            assert stat.S_IMODE((board.root / "lock").stat().st_mode) == 0o600
+            assert stat.S_IMODE((board.root / "running.json").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+    assert sorted(p.name for p in board.root.iterdir()) == ["lock", "trust.json"]
+
+
+def test_unwatched_trial_is_reverted_whoever_holds_another_lock(
+    board: DeviceBoard, make_bundle: MakeBundle
+) -> None:
+    install_bundle(board, make_bundle(counter=1))
+    install_bundle(board, make_bundle(counter=2))
+    save_state(board.disk, board.root, dataclasses.replace(board.read_state(), trial=True))
+    marker = board.root / "running.json"
+    with board.lock():
+        slot = board.slot_to_run()
+        assert slot is not None
+        assert slot[0] == "b", "a command watches the trial"
+        row = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**row, "started": row["started"] - 1}))  # left by a power cut or kill
+    slot = board.slot_to_run()
+    assert slot is not None
+    assert slot[0] == "a"
 
 
 def test_changed_bundle_is_rejected_before_anything_is_written(

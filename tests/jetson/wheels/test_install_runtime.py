@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -26,13 +27,16 @@ def runtimes(link: Path) -> set[str]:
 
 
 def test_runtime_is_built_once_and_sees_the_system_packages(tmp_path: Path) -> None:
-    wheels, link = make_stub_wheels(tmp_path / "wheels"), tmp_path / "opt/aerogaze"
+    wheels, link = make_stub_wheels(tmp_path / "wheels", installs_pip=True), tmp_path / "opt/aerogaze"
     code, changed, err = run_installer(wheels, link)
     assert (code, changed) == (0, True), err
     assert version(link) == "aerogaze 1.0"
+    assert (link / "bin/pip").exists()
     assert "include-system-site-packages = true" in (link / "pyvenv.cfg").read_text()
-    before = os.readlink(link)
+    before, lock = os.readlink(link), link.with_name("aerogaze.runtimes") / "lock"
+    lock.chmod(0o644)  # as older versions made it
     assert run_installer(wheels, link)[:2] == (0, False)
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600, "no other user can hold it"
     assert os.readlink(link) == before
 
 
