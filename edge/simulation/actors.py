@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +27,7 @@ LENGTHS_M = {
     "swimmer": 1.0,
     "object": 1.5,
     "tower": 25.0,
+    "bird": 1.2,
 }
 CRUISE_SPEEDS_M_S = {
     "car": 11.0,
@@ -40,6 +42,7 @@ CRUISE_SPEEDS_M_S = {
     "swimmer": 0.8,
     "object": 1.2,
     "tower": 0.0,
+    "bird": 9.0,
 }
 
 
@@ -247,8 +250,12 @@ def sample_paint_colour(rng: np.random.Generator, kind: str) -> Colour:
     return sample_colour(rng)
 
 
+@functools.lru_cache(maxsize=256)
 def build_mesh(appearance: Appearance, phase: float) -> Mesh:
-    """Return the mesh of an appearance at a phase of its gait."""
+    """Return the mesh of an appearance at a phase of its gait.
+
+    A frame needs the same mesh several times, and most actors stand still: meshes are kept.
+    """
     kind = appearance.kind
     if kind in VEHICLES:
         mesh = build_vehicle(appearance)
@@ -500,16 +507,30 @@ def build_swimmer(appearance: Appearance, phase: float) -> Rods:
     return rods
 
 
+def build_bird(appearance: Appearance, phase: float) -> Rods:
+    """Build a bird in flight along +y, some metres above the ground, with beating wings."""
+    coat, tip, _ = appearance.colours
+    high = 3.0 + 1.5 * appearance.variant
+    beat = 0.35 * math.sin(phase)
+    rods: Rods = [((0, -0.25, high), (0, 0.3, high), 0.1, coat)]
+    for side in (-1.0, 1.0):
+        elbow = (0.35 * side, 0.1, high + 0.6 * beat)
+        rods.append(((0, 0.08, high), elbow, 0.07, coat))
+        rods.append((elbow, (0.7 * side, -0.08, high + beat), 0.05, tip))
+    return rods
+
+
 LIVING_BUILDERS = {
     "person": build_person,
     "cyclist": build_cyclist,
     "animal": build_animal,
     "surfer": build_surfer,
     "swimmer": build_swimmer,
+    "bird": build_bird,
 }
 
 
 def typical_gait_rate(kind: str, speed: float) -> float:
     """Return the gait of a kind of actor, in radians per second, at a speed in metres per second."""
-    per_metre = {"person": 4.3, "cyclist": 1.3, "animal": 3.5, "surfer": 0.6, "swimmer": 2.5}
+    per_metre = {"person": 4.3, "cyclist": 1.3, "animal": 3.5, "surfer": 0.6, "swimmer": 2.5, "bird": 2.2}
     return per_metre.get(kind, 0.0) * speed

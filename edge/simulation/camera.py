@@ -144,6 +144,8 @@ class CameraFlight:
         roll_noise: Radians.
         zoom_noise: Of the logarithm of the distance.
         shake: Fast motion along two axes, in image widths.
+        min_pitch: Smallest pitch in radians.
+        look_up: Angle in radians by which the camera looks above the focus.
     """
 
     focus: Callable[[float], Array]
@@ -158,13 +160,15 @@ class CameraFlight:
     roll_noise: SineNoise
     zoom_noise: SineNoise
     shake: tuple[SineNoise, SineNoise]
+    min_pitch: float = 0.16
+    look_up: float = 0.0
 
     def camera(self, time_s: float, width: int, height: int) -> SceneCamera:
         """Return the camera at a time, for an image of width x height pixels."""
         focal = self.focal * width
         shake_x, shake_y = (s.value_at(time_s) / self.focal for s in self.shake)
         yaw = self.yaw + self.yaw_rate * time_s + self.yaw_noise.value_at(time_s)
-        pitch = min(max(self.pitch + self.pitch_noise.value_at(time_s), 0.16), 1.53)
+        pitch = min(max(self.pitch + self.pitch_noise.value_at(time_s), self.min_pitch), 1.53)
         reach = self.distance_m * math.exp(self.zoom_noise.value_at(time_s))
         aside, ahead = (w.value_at(time_s) * reach / self.focal for w in self.wander)
         # At a shallow pitch, the same offset in the image is a longer distance on the ground.
@@ -174,5 +178,11 @@ class CameraFlight:
         back = reach * math.cos(pitch)
         position = np.array([spot[0] - back * sy, spot[1] - back * cy, reach * math.sin(pitch)])
         return SceneCamera.from_angles(
-            position, yaw + shake_x, pitch + shake_y, self.roll_noise.value_at(time_s), focal, width, height
+            position,
+            yaw + shake_x,
+            pitch + shake_y - self.look_up,
+            self.roll_noise.value_at(time_s),
+            focal,
+            width,
+            height,
         )

@@ -27,6 +27,13 @@ class CameraEffects:
         exposure_s: Exposure time in seconds, which causes motion blur.
         noise: Standard deviation of the noise, of 255.
         quality: JPEG quality; 100 is uncompressed.
+        detail: Fraction of the resolution that compression leaves.
+        readout_s: Time between the first and the last row of a rolling shutter, in seconds.
+        jello: Amplitude of the waves that vibration causes with a rolling shutter, in image widths.
+        colour_noise: Standard deviation of noise that differs between the colours, of 255.
+        stripes: Standard deviation of fixed brightness differences between columns, of 255.
+        stretches: The brightness is stretched to the full range, as by automatic gain control.
+        inverts: Warm is dark, for thermal cameras.
     """
 
     gain: tuple[float, float, float]
@@ -38,6 +45,13 @@ class CameraEffects:
     exposure_s: float
     noise: float
     quality: int
+    detail: float = 1.0
+    readout_s: float = 0.0
+    jello: float = 0.0
+    colour_noise: float = 0.0
+    stripes: float = 0.0
+    stretches: bool = False
+    inverts: bool = False
 
 
 def sample_effects(rng: Rng) -> CameraEffects:
@@ -66,6 +80,8 @@ def apply_effects(image: Image, effects: CameraEffects, drift: tuple[float, floa
         rng: Source of the noise.
     """
     height, width = image.shape[:2]
+    if effects.readout_s or effects.jello:
+        image = apply_rolling_shutter(image, effects, drift, rng)
     step_x, step_y = drift[0] * effects.exposure_s, drift[1] * effects.exposure_s
     length = math.hypot(step_x, step_y)
     if length > 0.7:
@@ -91,10 +107,64 @@ def apply_effects(image: Image, effects: CameraEffects, drift: tuple[float, floa
     if effects.noise:
         grain = rng.standard_normal((height, width), np.float32) * effects.noise
         image = np.asarray(cv2.add(image, cv2.merge([grain] * 3), dtype=cv2.CV_8U), np.uint8)
+    if effects.colour_noise or effects.stripes or effects.stretches or effects.inverts:
+        image = apply_sensor(image, effects, rng)
+    if effects.detail < 1:
+        reduced = (max(round(width * effects.detail), 8), max(round(height * effects.detail), 8))
+        small = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+        if effects.quality < 100:
+            small = compress(np.asarray(small, np.uint8), effects.quality)
+        return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     if effects.quality < 100:
-        _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, effects.quality])
-        image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+        image = compress(image, effects.quality)
     return image
+
+
+def compress(image: Image, quality: int) -> Image:
+    """Return the image after JPEG compression."""
+    _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+
+
+def apply_rolling_shutter(
+    image: Image, effects: CameraEffects, drift: tuple[float, float], rng: Rng
+) -> Image:
+    """Shift each row by the motion between its readout and that of the middle row.
+
+    The shift is at most 0.6 % of the width, so that the boxes of targets stay valid.
+    """
+    height, width = image.shape[:2]
+    rows = np.arange(height, dtype=np.float32)
+    late_s = effects.readout_s * (rows / height - 0.5)
+    wave = np.sin(2 * math.pi * (3 * rows / height + rng.random()))
+    limit = 0.006 * width
+    shift_x = np.clip(drift[0] * late_s + effects.jello * width * wave, -limit, limit)
+    shift_y = np.clip(drift[1] * late_s, -limit, limit)
+    columns = np.arange(width, dtype=np.float32)[None, :]
+    map_x = (columns - shift_x[:, None]).astype(np.float32)
+    map_y = np.repeat((rows - shift_y)[:, None], width, axis=1).astype(np.float32)
+    return np.asarray(cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def apply_sensor(image: Image, effects: CameraEffects, rng: Rng) -> Image:
+    """Add the noise of a night or thermal sensor, and map its signal to 8 bits."""
+    height, width = image.shape[:2]
+    if effects.colour_noise:
+        grain = rng.standard_normal((height, width, 3), np.float32) * effects.colour_noise
+        image = np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), np.uint8)
+    if effects.stripes:
+        # The pattern belongs to the sensor: it is the same in all frames.
+        pattern = np.random.default_rng(width).standard_normal((1, width, 1), np.float32) * effects.stripes
+        whole = np.tile(pattern, (height, 1, 3))
+        image = np.asarray(cv2.add(image, whole, dtype=cv2.CV_8U), np.uint8)
+    if effects.stretches:
+        low, high = np.percentile(image[::4, ::4], (0.5, 99.5))
+        # Gain is limited, or noise would be stretched where nothing is warm.
+        span = max(float(high - low), 90.0)
+        low = (float(low) + float(high) - span) / 2
+        table = np.clip((np.arange(256) - low) * (235 / span) + 10, 0, 255).astype(np.uint8)
+        image = np.asarray(cv2.LUT(image, table), np.uint8)
+    return np.asarray(cv2.bitwise_not(image), np.uint8) if effects.inverts else image
 
 
 def apply_motion_blur(image: Image, step_x: float, step_y: float, length: float) -> Image:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from edge.simulation.actor_placement import FLOATING_KINDS
 from edge.simulation.actors import Actor
 from edge.simulation.camera import Array, SceneCamera
+from edge.simulation.layers.layer import View
+from edge.simulation.layers.tiling import nearest_copy, tile_homography, warp_tile
 from edge.simulation.materials import blend
 from edge.simulation.mesh import (
     FIXED_POINT_BITS,
@@ -41,29 +43,24 @@ def render(scene: Scene, camera: SceneCamera, time_s: float, width: int, height:
     small = camera.scaled(0.5)
     if scene.ground.water is not None:
         draw_waves(image, scene.ground.water, scene, small, time_s)
+    view = View(camera, time_s, scene.actors)
+    for layer in scene.ground_layers:
+        layer.draw(image, view)
     image = draw_haze(image, scene, small)
+    for layer in scene.far_layers:
+        layer.draw(image, view)
     draw_foam(image, scene, camera, time_s)
     draw_shadows(image, scene, camera, time_s)
     draw_objects(image, scene, camera, time_s)
+    for layer in scene.near_layers:
+        layer.draw(image, view)
     return image
-
-
-def view_centre(scene: Scene, camera: SceneCamera) -> Array:
-    """Return the ground point (2,) around which objects are drawn; of repeated copies, the nearest one is."""
-    ahead = min(1.2 * camera.position[2] / math.tan(camera.pitch), 0.4 * scene.ground.world_m)
-    return np.asarray(camera.position[:2] + ahead * np.array([math.sin(camera.yaw), math.cos(camera.yaw)]))
-
-
-def nearest_copy(scene: Scene, camera: SceneCamera, points: Array) -> Array:
-    """Return the shifts (N, 2) in metres that bring points (N, 2) nearest to the view centre."""
-    world_m = scene.ground.world_m
-    return np.asarray(world_m * np.round((view_centre(scene, camera) - points) / world_m))
 
 
 def placed_mesh(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -> Mesh:
     """Return an actor's mesh at its pose."""
     x, y, heading = actor.trajectory.pose_at(time_s)
-    shift = nearest_copy(scene, camera, np.array([[x, y]]))[0]
+    shift = nearest_copy(scene.ground.world_m, camera, np.array([[x, y]]))[0]
     return actor.mesh(time_s).placed(x + shift[0], y + shift[1], heading)
 
 
@@ -102,39 +99,6 @@ def warp_ground(ground: Ground, camera: SceneCamera, width: int, height: int) ->
         )
         start = stop
     return image
-
-
-def tile_homography(tile_m: float, camera: SceneCamera, drift: tuple[float, float] = (0.0, 0.0)) -> Array:
-    """Return the homography from ground to pixels, with the origin moved by whole tiles to the camera."""
-    offset = np.array(drift) + tile_m * np.floor((camera.position[:2] - drift) / tile_m)
-    move = np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
-    return np.asarray(camera.ground_to_pixel() @ move)
-
-
-def warp_tile(
-    tile: Image, tile_m: float, camera: SceneCamera, size: tuple[int, int], drift: tuple[float, float]
-) -> Image:
-    """Return a repeated square texture as the camera sees it.
-
-    Args:
-        tile: The texture.
-        tile_m: Width of the square in metres.
-        camera: The camera.
-        size: Width and height of the result.
-        drift: Shift of the texture in metres.
-    """
-    scale = tile_m / tile.shape[0]
-    to_metres = np.diag([scale, scale, 1.0])
-    return np.asarray(
-        cv2.warpPerspective(
-            tile,
-            tile_homography(tile_m, camera, drift) @ to_metres,
-            size,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_WRAP,
-        ),
-        np.uint8,
-    )
 
 
 def draw_waves(image: Image, water: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
@@ -221,7 +185,7 @@ def draw_foam(image: Image, scene: Scene, camera: SceneCamera, time_s: float) ->
     puffs = [
         wake_puffs(scene, camera, a, time_s)
         for a in scene.actors
-        if a.is_moving and a.appearance.kind in FLOATING_KINDS[:2]
+        if scene.draws_wakes and a.is_moving and a.appearance.kind in FLOATING_KINDS[:2]
     ]
     puffs += [breaker_puffs(scene, camera, crest, time_s) for crest in scene.crests]
     if not puffs:
@@ -273,7 +237,7 @@ def wake_puffs(scene: Scene, camera: SceneCamera, actor: Actor, time_s: float) -
     size = 1.0 if actor.appearance.kind == "boat" else 0.4
     forward = np.column_stack([np.sin(track[:, 2]), np.cos(track[:, 2])])
     side = np.column_stack([forward[:, 1], -forward[:, 0]])
-    track[:, :2] += nearest_copy(scene, camera, now) - 2.2 * size * forward
+    track[:, :2] += nearest_copy(scene.ground.world_m, camera, now) - 2.2 * size * forward
     fade = np.minimum(1.6 * (1 - age / (PUFF_COUNT * PUFF_INTERVAL_S)), 1.0)
     gap = float(np.hypot(*(track[-1, :2] - track[0, :2]))) / PUFF_COUNT
     spread = size * (0.7 + 1.1 * age)
@@ -296,7 +260,7 @@ def breaker_puffs(scene: Scene, camera: SceneCamera, crest: Crest, time_s: float
     bend = 0.12 * np.sin(5 * fraction + 2 * phase)[:, None] * np.array([crest.along[1], -crest.along[0]])
     position = drift + fraction[:, None] * crest.along + bend
     position += crest.thickness_m * np.column_stack([hash_noise(number, 1), hash_noise(number, 2)])
-    position += nearest_copy(scene, camera, np.array([crest.start]))
+    position += nearest_copy(scene.ground.world_m, camera, np.array([crest.start]))
     pulse = np.sin(math.pi * phase) * np.sin(math.pi * np.clip(fraction * 1.2 - 0.1, 0, 1))
     return np.column_stack(
         [position, crest.thickness_m * (0.8 + 0.5 * hash_noise(number, 3)), 255 * np.clip(2 * pulse, 0, 1)]
@@ -308,7 +272,7 @@ def draw_shadows(image: Image, scene: Scene, camera: SceneCamera, time_s: float)
     if not scene.shadow:
         return
     mask = np.full(image.shape[:2], 255, np.uint8)
-    for actor in scene.actors:
+    for actor in (*scene.actors, *scene.bystanders):
         strength = 0.4 if actor.appearance.kind in FLOATING_KINDS else 1.0
         for outlines in project_shadows(placed_mesh(scene, camera, actor, time_s), scene.sun):
             flat = np.concatenate([outlines, np.zeros_like(outlines[..., :1])], axis=-1)
@@ -327,7 +291,7 @@ def visible_scenery(scene: Scene, camera: SceneCamera) -> list[tuple[float, Mesh
     world_m = scene.ground.world_m
     copies = range(-1, 2) if camera.pitch < 0.75 else range(1)
     objects = []
-    nearest_shift = nearest_copy(scene, camera, scene.scenery_positions)
+    nearest_shift = nearest_copy(scene.ground.world_m, camera, scene.scenery_positions)
     for i in copies:
         for j in copies:
             shift = nearest_shift + world_m * np.array([i, j])
@@ -346,7 +310,7 @@ def visible_scenery(scene: Scene, camera: SceneCamera) -> list[tuple[float, Mesh
 def draw_objects(image: Image, scene: Scene, camera: SceneCamera, time_s: float) -> None:
     """Draw scenery and actors, the farthest first."""
     objects = visible_scenery(scene, camera)
-    for actor in scene.actors:
+    for actor in (*scene.actors, *scene.bystanders):
         mesh = placed_mesh(scene, camera, actor, time_s)
         depth = float(camera.project(mesh.bounds().mean(0))[1])
         if depth > MIN_DEPTH_M:

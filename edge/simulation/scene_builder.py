@@ -12,6 +12,7 @@ from edge.simulation.actor_placement import ACTOR_KINDS, choose, sample_actors, 
 from edge.simulation.actors import LENGTHS_M, Actor, Road
 from edge.simulation.camera import Array, CameraFlight, SineNoise
 from edge.simulation.camera_effects import CameraEffects, sample_effects
+from edge.simulation.layers.layer import Layer
 from edge.simulation.materials import HARD_MATERIALS, SOFT_MATERIALS, WATER_MATERIALS, Rng
 from edge.simulation.mesh import Mesh, join_meshes, project_shadows
 from edge.simulation.scenery import SCENERY_BUILDERS
@@ -93,6 +94,11 @@ class Scene:
         haze_m: Distance at which haze reduces the contrast to 1/e.
         hills: (n,), heights of the skyline in image widths, around the horizon.
         effects: Effects of the camera.
+        bystanders: Figures that may move but attract no gaze, such as birds and a crowd.
+        ground_layers: Drawn on the ground before the haze.
+        far_layers: Drawn at the horizon and in the sky, behind all objects.
+        near_layers: Drawn in front of all objects.
+        draws_wakes: Moving boats and surfers leave puffs of foam; otherwise a layer draws the wakes.
     """
 
     ground: Ground
@@ -111,6 +117,11 @@ class Scene:
     haze_m: float
     hills: Array
     effects: CameraEffects
+    bystanders: tuple[Actor, ...] = ()
+    ground_layers: tuple[Layer, ...] = ()
+    far_layers: tuple[Layer, ...] = ()
+    near_layers: tuple[Layer, ...] = ()
+    draws_wakes: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,7 @@ class SceneLayout:
 
 
 @dataclass(frozen=True)
-class _Light:
+class Light:
     """Sun, sky and camera effects of a scene, as in `Scene`."""
 
     sun: Array
@@ -158,7 +169,7 @@ def build_scene(seed: int, texture_size: int, twins: bool = False) -> Scene:
     actors, flight = _sample_actors_and_flight(actor_rng, flight_rng, layout, twins)
     height_m = flight.distance_m * math.sin(layout.pitch)
     scenery, positions, sizes = place_scenery(scenery_rng, layout, shore, height_m)
-    light = _sample_light(light_rng, layout)
+    light = sample_light(light_rng, layout)
     casts_shadows = bool(light.shadow and scenery and layout.site != "sea")
     plan = GroundPlan(
         site=layout.site,
@@ -224,7 +235,8 @@ def _sample_actors_and_flight(
     return actors, flight
 
 
-def _sample_light(rng: Rng, layout: SceneLayout) -> _Light:
+def sample_light(rng: Rng, layout: SceneLayout) -> Light:
+    """Sample sun, sky and camera effects of an ordinary day."""
     azimuth, elevation = rng.uniform(0, 2 * math.pi), rng.uniform(0.35, 1.3)
     sun = np.array(
         [
@@ -238,7 +250,7 @@ def _sample_light(rng: Rng, layout: SceneLayout) -> _Light:
     zenith = np.array([grey * rng.uniform(1.0, 1.25), grey, grey * rng.uniform(0.65, 1.0)])
     horizon = np.minimum(zenith * rng.uniform(0.9, 1.25) + rng.uniform(0, 25), 250)
     haze_views = math.exp(rng.uniform(math.log(4), math.log(80)))
-    return _Light(
+    return Light(
         sun=sun,
         shadow=shadow,
         sky=np.stack([np.minimum(zenith, 250), horizon]),
@@ -345,7 +357,11 @@ def sample_twin_focus(rng: Rng, actors: tuple[Actor, ...]) -> Callable[[float], 
 
 
 def place_scenery(
-    rng: Rng, layout: SceneLayout, shore: Shore | None, height_m: float
+    rng: Rng,
+    layout: SceneLayout,
+    shore: Shore | None,
+    height_m: float,
+    excluded: frozenset[str] = frozenset(),
 ) -> tuple[tuple[Mesh, ...], Array, Array]:
     """Place static objects in the world.
 
@@ -354,11 +370,12 @@ def place_scenery(
         layout: Site, scale and roads.
         shore: Shore of a coast.
         height_m: Height of the camera, which limits the height of objects.
+        excluded: Kinds of objects to leave out.
 
     Returns:
         Meshes in place, their positions (N, 2), and their radii and heights (N, 2).
     """
-    names = SCENERY_KINDS[layout.site]
+    names = tuple(name for name in SCENERY_KINDS[layout.site] if name not in excluded)
     count = int(rng.choice([0, 8, 25, 50, 90], p=[0.1, 0.2, 0.3, 0.25, 0.15]))
     kinds = tuple(choose(rng, names) for _ in range(int(rng.integers(1, 5))))
     meshes: list[Mesh] = []

@@ -7,6 +7,7 @@ periodic noise; everything drawn on it wraps around at the edges.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -431,7 +432,17 @@ def draw_road(rng: Rng, canvas: Canvas, road: Road) -> None:
             canvas.draw_line(ends, 0.5, white)
 
 
-def build_ground(rng: Rng, plan: GroundPlan, shadows: tuple[Array, ...], shadow_strength: float) -> Ground:
+Finish = Callable[[Image, Image | None], tuple[Image, Image | None]]
+"""Paints more on the texture and the water mask of a ground, before the shadows."""
+
+
+def build_ground(
+    rng: Rng,
+    plan: GroundPlan,
+    shadows: tuple[Array, ...],
+    shadow_strength: float,
+    finish: Finish | None = None,
+) -> Ground:
     """Paint the ground and the shadows of the scenery, and reduce it to smaller levels.
 
     Args:
@@ -439,22 +450,31 @@ def build_ground(rng: Rng, plan: GroundPlan, shadows: tuple[Array, ...], shadow_
         plan: What to paint.
         shadows: Groups of polygons (N, n, 2) in metres.
         shadow_strength: 0 to 1.
+        finish: Paints more on the ground.
     """
     size = plan.texture_size
     image, water = paint_ground(rng, plan)
+    if finish is not None:
+        image, water = finish(image, water)
     if shadows:
         shade = Canvas(np.full((size // 2, size // 2), 255, np.uint8), plan.world_m)
         for polygons in shadows:
             shade.fill_convex(polygons, 255 * (1 - shadow_strength))
         full = cv2.resize(shade.image, (size, size), interpolation=cv2.INTER_LINEAR)
         image = np.asarray(cv2.multiply(image, cv2.merge([full, full, full]), scale=1 / 255), np.uint8)
+    levels = reduce_texture(image)
+    if water is not None:
+        water = np.asarray(cv2.resize(water, (size // 2, size // 2)), np.uint8)
+    waves = sample_noise(rng, int(rng.integers(4, 6)), 512)
+    return Ground(levels, plan.world_m, water, waves, plan.wave_tile_m)
+
+
+def reduce_texture(image: Image) -> tuple[Image, ...]:
+    """Return the texture (T, T, 3), and copies of it reduced to half, a quarter, and so on."""
     levels = [image]
     while levels[-1].shape[0] > 16:
         half = levels[-1].shape[0] // 2
         levels.append(
             np.asarray(cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA), np.uint8)
         )
-    if water is not None:
-        water = np.asarray(cv2.resize(water, (size // 2, size // 2)), np.uint8)
-    waves = sample_noise(rng, int(rng.integers(4, 6)), 512)
-    return Ground(tuple(levels), plan.world_m, water, waves, plan.wave_tile_m)
+    return tuple(levels)

@@ -13,8 +13,11 @@ import numpy.typing as npt
 from edge.simulation.actors import Actor
 from edge.simulation.camera import Array, SceneCamera
 from edge.simulation.camera_effects import apply_effects
+from edge.simulation.kinds.builder import build_kind_scene
+from edge.simulation.kinds.catalogue import EMPTY, KINDS
+from edge.simulation.layers.tiling import nearest_copy
 from edge.simulation.mesh import Mesh, rod_outlines
-from edge.simulation.renderer import MIN_DEPTH_M, nearest_copy, placed_mesh, render
+from edge.simulation.renderer import MIN_DEPTH_M, placed_mesh, render
 from edge.simulation.scene_builder import Scene, build_scene, without_actor
 
 MAX_SUPERSAMPLED_WIDTH = 640
@@ -64,20 +67,38 @@ class World:
         height: Height of the frames in pixels.
         fps: Frames per second.
         twins: The actors look the same, and one of them moves.
+        kind: Kind of the scene, one of `edge.simulation.kinds.catalogue.KINDS`; "" for a plain scene, which
+            is the same in all versions of this package.
+        empty: The scene has no targets, and nothing that looks like one. Without a kind, it is of any kind.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    def __init__(self, seed: int, width: int, height: int, fps: float = 10.0, *, twins: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        width: int,
+        height: int,
+        fps: float = 10.0,
+        *,
+        twins: bool = False,
+        kind: str = "",
+        empty: bool = False,
+    ) -> None:
         if seed < 0 or width < 16 or height < 16 or fps <= 0:
             raise ValueError(
                 f"cannot create a world with seed {seed}, {width}x{height}, {fps} fps; "
                 "expected a seed from 0, at least 16x16 pixels and a positive frame rate"
             )
+        if kind and kind not in KINDS:
+            raise ValueError(f"no kind of scene {kind!r}; expected one of {', '.join(KINDS)}")
         self.seed, self.width, self.height, self.fps = seed, width, height, fps
         texture_size = 1024 if width <= 400 else 2048
-        self._scene = build_scene(seed, texture_size, twins)
+        if kind or empty:
+            self._scene = build_kind_scene(seed, texture_size, kind or EMPTY, twins, empty)
+        else:
+            self._scene = build_scene(seed, texture_size, twins)
 
     def without_target(self, target_id: int) -> World:
         """Return the same clip without one target."""
@@ -168,7 +189,7 @@ def apparent_speed(scene: Scene, camera: SceneCamera, actor: Actor, time_s: floa
     points = np.array(
         [actor.trajectory.pose_at(time_s - step)[:2], actor.trajectory.pose_at(time_s + step)[:2]]
     )
-    points += nearest_copy(scene, camera, points[:1])
+    points += nearest_copy(scene.ground.world_m, camera, points[:1])
     pixels = camera.project(np.column_stack([points, np.zeros(2)]))[0]
     return float(np.linalg.norm(pixels[1] - pixels[0]) / (2 * step))
 
@@ -188,7 +209,7 @@ def scenery_boxes(scene: Scene, camera: SceneCamera) -> tuple[Array, Array, Arra
         Low and high corners (N, 2) in pixels, and depths (N,) in metres.
     """
     shift = np.zeros((len(scene.scenery_positions), 1, 3))
-    shift[:, 0, :2] = nearest_copy(scene, camera, scene.scenery_positions)
+    shift[:, 0, :2] = nearest_copy(scene.ground.world_m, camera, scene.scenery_positions)
     bounds = scene.scenery_bounds + shift
     corner_indices = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     corners = np.stack([bounds[:, corner_indices[:, axis], axis] for axis in range(3)], axis=-1)
