@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from edge.simulation.actor_placement import choose, sample_actors, sample_twins
-from edge.simulation.actors import LENGTHS_M, Actor
-from edge.simulation.camera import Array, CameraFlight
+from edge.simulation.actors import (
+    CRUISE_SPEEDS_M_S,
+    LENGTHS_M,
+    Actor,
+    TowedTrajectory,
+    Trajectory,
+    WanderTrajectory,
+)
+from edge.simulation.camera import Array, CameraFlight, SineNoise
 from edge.simulation.kinds.bystanders import sample_crowd, sample_flock, sample_herd
 from edge.simulation.kinds.catalogue import BLANKS, PLACES, Setting, sample_setting
 from edge.simulation.kinds.conditions import apply_condition, sample_kind_light
@@ -25,7 +33,7 @@ from edge.simulation.kinds.marks import (
 from edge.simulation.kinds.placement import Prop, place_props, sample_wires
 from edge.simulation.kinds.water_layers import sample_water_layers
 from edge.simulation.layers.wires import Wires
-from edge.simulation.materials import HARD_MATERIALS, SOFT_MATERIALS, WATER_MATERIALS, Image, Rng
+from edge.simulation.materials import HARD_MATERIALS, SOFT_MATERIALS, WATER_MATERIALS, Image, Rng, blend
 from edge.simulation.mesh import Mesh, join_meshes, project_shadows
 from edge.simulation.scene_builder import (
     Light,
@@ -49,6 +57,8 @@ BLANK_PITCHES = {"sky": 0.1, "noise": 1.45}
 """Pitch in radians where the camera must not see the horizon."""
 LOOKALIKES = frozenset({"parked", "parasol", "buoy", "debris", "container"})
 """Scenery that scenes without targets leave out, as a viewer might take it for one."""
+MIN_TOWN_VIEW_M = 90.0
+"""Views narrower than this show houses as objects only, since painted ones look flat from near."""
 MAX_ACTOR_TRIES = 8
 """Attempts to find actors of which one moves, where bystanders look like actors."""
 
@@ -124,12 +134,14 @@ def sample_layout(rng: Rng, setting: Setting, twins: bool) -> SceneLayout:
     main_kind = choose(rng, mains)
     is_thermal = setting.condition == "thermal"
     fraction = math.exp(rng.normal(math.log(0.03 if is_thermal else 0.045), 0.65))
-    fraction = min(max(fraction, 0.008), 0.24 if main_kind not in ("tower", "bus") else 0.12)
+    fraction = min(max(fraction, 0.008), 0.2 if main_kind not in ("tower", "bus") else 0.12)
     pitch = BLANK_PITCHES.get(setting.place) or sample_pitch(
         rng, 0.5 * place.horizon if is_thermal else place.horizon
     )
     to_view = 1 / (USUAL_FOCAL * math.sin(pitch))
-    view_m = min(max(LENGTHS_M[main_kind] / fraction, MIN_HEIGHT_M * to_view), MAX_HEIGHT_M * to_view)
+    view_m = min(
+        max(max(LENGTHS_M[main_kind], 1.7) / fraction, MIN_HEIGHT_M * to_view), MAX_HEIGHT_M * to_view
+    )
     world_m = max(3.6 * view_m, 24.0)
     roads = sample_roads(rng, site, world_m) if setting.place not in BLANKS else ()
     if place.on_water and site == "sea":
@@ -157,6 +169,8 @@ def sample_scene_actors(rng: Rng, layout: SceneLayout, setting: Setting, twins: 
     actors: tuple[Actor, ...] = ()
     for _ in range(MAX_ACTOR_TRIES):
         actors = sample_actors(rng, layout.site, layout.main_kind, roads, world_m, view_m)
+        if PLACES.get(setting.place, PLACES["plain"]).on_water:
+            actors = straighten(rng, actors, view_m)
         movers = tuple(actor for actor in actors if actor.is_moving)
         if setting.place in ("crowd", "surf", "wildlife", "harbour"):
             # A standing target among standing bystanders would be a riddle.
@@ -164,6 +178,27 @@ def sample_scene_actors(rng: Rng, layout: SceneLayout, setting: Setting, twins: 
         if actors:
             break
     return actors
+
+
+def straighten(rng: Rng, actors: tuple[Actor, ...], view_m: float) -> tuple[Actor, ...]:
+    """Return the actors with boats that hold their course, in wide bends."""
+    courses: dict[int, WanderTrajectory] = {}
+    for actor in actors:
+        old = actor.trajectory
+        if actor.appearance.kind == "boat" and isinstance(old, WanderTrajectory):
+            speed, angle = CRUISE_SPEEDS_M_S["boat"] * rng.uniform(0.5, 1.6), rng.uniform(0, 2 * math.pi)
+            reach_m, period_s = rng.uniform(0, 0.5) * view_m, 3 * view_m / speed
+            velocity = (speed * math.sin(angle), speed * math.cos(angle))
+            bends = SineNoise.sample(rng, reach_m, period_s), SineNoise.sample(rng, reach_m, period_s)
+            courses[id(old)] = WanderTrajectory(old.x, old.y, velocity, bends)
+
+    def course(old: Trajectory) -> Trajectory:
+        """Return the new course, also of what is towed."""
+        if isinstance(old, TowedTrajectory):
+            return replace(old, leader=course(old.leader))
+        return courses.get(id(old), old)
+
+    return tuple(replace(actor, trajectory=course(actor.trajectory)) for actor in actors)
 
 
 def sample_kind_flight(rng: Rng, layout: SceneLayout, actors: tuple[Actor, ...], twins: bool) -> CameraFlight:
@@ -183,7 +218,7 @@ def sample_distractors(
     rng, figures = rngs["props"], rngs["bystanders"]
     centre, view_m = np.full(2, layout.world_m / 2), layout.view_m
     quays: tuple[Quay, ...] = ()
-    if setting.place == "harbour" or (setting.place == "wake" and rng.random() < 0.25):
+    if setting.place == "harbour" or (setting.place == "wake" and rng.random() < 0.1):
         quays = sample_quays(rng, layout)
     wires = None
     props: tuple[Prop, ...] = ()
@@ -217,8 +252,12 @@ def assemble(rngs: dict[str, Rng], draft: Draft, texture_size: int) -> Scene:
     height_m = draft.flight.distance_m * math.sin(layout.pitch)
     meshes: tuple[Mesh, ...] = ()
     positions, sizes = np.zeros((0, 2)), np.zeros((0, 2))
-    if draft.setting.place not in BLANKS:
-        excluded = LOOKALIKES if draft.setting.is_empty else frozenset()
+    open_sea = layout.site == "sea" and rngs["scenery"].random() < 0.6
+    if draft.setting.place not in BLANKS and not open_sea:
+        excluded = LOOKALIKES if draft.setting.is_empty else frozenset[str]()
+        if layout.site == "sea":
+            # Scattered piers would float on open water; a harbour has quays instead.
+            excluded |= {"jetty"}
         meshes, positions, sizes = place_scenery(rngs["scenery"], layout, draft.shore, height_m, excluded)
     props = distractors.props
     scenery = (*meshes, *(prop.mesh for prop in props))
@@ -247,6 +286,16 @@ def assemble(rngs: dict[str, Rng], draft: Draft, texture_size: int) -> Scene:
     )
 
 
+def calm_water(rng: Rng, image: Image, water: Image) -> Image:
+    """Return the texture with less mottled water: the structure of water is that of its waves."""
+    mean = np.array(cv2.mean(image, water)[:3])
+    kept = rng.uniform(0.1, 0.6)
+    flat = cv2.addWeighted(
+        image, kept, np.broadcast_to(mean.astype(np.uint8), image.shape).copy(), 1 - kept, 0
+    )
+    return blend(image, np.asarray(flat, np.uint8), water)
+
+
 def paint_kind_ground(rng: Rng, draft: Draft, texture_size: int, scenery: tuple[Mesh, ...]) -> Ground:
     """Paint the ground with what the place adds to it."""
     layout, setting, light = draft.layout, draft.setting, draft.light
@@ -254,9 +303,12 @@ def paint_kind_ground(rng: Rng, draft: Draft, texture_size: int, scenery: tuple[
     def finish(image: Image, water: Image | None) -> tuple[Image, Image | None]:
         """Paint the additions on texture and water mask."""
         canvas = Canvas(image, layout.world_m)
+        if water is not None:
+            image = calm_water(rng, image, water)
+            canvas = Canvas(image, layout.world_m)
         if setting.place == "noise":
             image[:] = np.array([1.0, 1.0, 1.0]) * rng.uniform(20, 230)
-        elif setting.place == "town":
+        elif setting.place == "town" and layout.view_m > MIN_TOWN_VIEW_M:
             paint_houses(rng, canvas, layout.roads, rng.uniform(9, 16))
         elif setting.place == "roadworks" or (layout.roads and rng.random() < 0.3):
             paint_road_marks(rng, canvas, layout.roads)
@@ -275,7 +327,7 @@ def paint_kind_ground(rng: Rng, draft: Draft, texture_size: int, scenery: tuple[
         roads=layout.roads,
         shore=draft.shore,
         texture_size=texture_size,
-        wave_tile_m=layout.view_m * rng.uniform(0.5, 2.5),
+        wave_tile_m=layout.view_m * rng.uniform(0.2, 1.4),
     )
     dark = light.shadow and scenery and setting.condition not in ("night", "thermal")
     if not dark or (layout.site == "sea" and setting.place != "harbour"):

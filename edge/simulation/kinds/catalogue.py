@@ -58,6 +58,12 @@ BLANKS = ("sky", "noise")
 """Places with nothing at all in them, for scenes without targets."""
 CONDITIONS = {"day": 0.58, "low-sun": 0.12, "night": 0.12, "thermal": 0.18}
 """Light and sensor, with their frequency in mixed kinds."""
+NAMED_CONDITIONS = {"day": 0.85, "low-sun": 0.15}
+"""Light of a place that is asked for by name."""
+TWIN_PLACES = ("plain", "town", "powerline", "roadworks")
+"""Places on land where nothing else looks like the twins."""
+WARM_CROWDS = ("crowd", "surf")
+"""Places that thermal scenes leave out: people are what one looks for in them, not a crowd to look past."""
 KINDS = (VARIED, *PLACES, *(name for name in CONDITIONS if name != "day"), EMPTY, *BLANKS)
 
 
@@ -80,24 +86,23 @@ def sample_setting(rng: Rng, kind: str, twins: bool, empty: bool) -> Setting:
         empty: The scene has no targets.
     """
     empty = empty or kind == EMPTY or kind in BLANKS
-    if kind in PLACES or kind in BLANKS:
-        place = kind
-    else:
-        weights = {name: place.weight for name, place in PLACES.items()}
-        if twins:
-            lone = ("plain", "town", "powerline", "roadworks")
-            weights = {name: weight for name, weight in weights.items() if name in lone}
-        if kind == "thermal":
-            weights["plain"] = 2 * sum(weights.values())
-        if empty:
-            weights |= dict.fromkeys(BLANKS, 0.12)
-        place = _choose(rng, weights)
     conditions = CONDITIONS
     if kind in CONDITIONS:
         conditions = {kind: 1.0}
     elif kind in PLACES:
-        conditions = {"day": 0.85, "low-sun": 0.15}
-    return Setting(place, _choose(rng, conditions), empty)
+        conditions = NAMED_CONDITIONS
+    condition = _choose(rng, conditions)
+    if kind in PLACES or kind in BLANKS:
+        return Setting(kind, condition, empty)
+    weights = {name: place.weight for name, place in PLACES.items()}
+    if twins:
+        weights = {name: weight for name, weight in weights.items() if name in TWIN_PLACES}
+    if condition == "thermal":
+        weights = {name: weight for name, weight in weights.items() if name not in WARM_CROWDS}
+        weights["plain"] = sum(weights.values())
+    if empty:
+        weights |= dict.fromkeys(BLANKS, 0.12)
+    return Setting(_choose(rng, weights), condition, empty)
 
 
 def _choose(rng: Rng, weights: dict[str, float]) -> str:

@@ -171,7 +171,7 @@ def make_night(rng: Rng, scene: Scene, layout: SceneLayout) -> Scene:
     heights = np.full(len(lamps), rng.uniform(4, 9))
     shown = Lamps(
         points=np.column_stack([lamps, heights]) if len(lamps) else np.zeros((0, 3)),
-        radii=np.full(len(lamps), rng.uniform(0.2, 0.45)),
+        radii=np.full(len(lamps), rng.uniform(0.12, 0.3)),
         colours=np.tile(np.minimum(colour * 1.3, 255), (len(lamps), 1)),
         glow=float(rng.uniform(0.004, 0.02)),
         world_m=layout.world_m,

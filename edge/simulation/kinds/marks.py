@@ -138,6 +138,7 @@ def paint_houses(rng: Rng, canvas: Canvas, roads: tuple[Road, ...], house_m: flo
     pitch = max(2.4 * house_m, canvas.world_m / 45)
     n = max(int(canvas.world_m / pitch), 2)
     pale = np.array([200.0, 215, 228]) * rng.uniform(0.7, 1.1)
+    yard = pale * rng.uniform(0.6, 0.85)
     density, turn = rng.uniform(0.25, 0.7), rng.normal(0, 0.1)
     patches = rng.random((5, 5)) < density + 0.15
     for i in range(n):
@@ -149,8 +150,9 @@ def paint_houses(rng: Rng, canvas: Canvas, roads: tuple[Road, ...], house_m: flo
                 continue
             size = house_m * rng.uniform(0.5, 1.5, 2)
             roof = pale * rng.uniform(0.6, 1.15) if rng.random() < 0.85 else np.array(sample_colour(rng))
-            canvas.fill_rectangle(at, size * 1.7, turn, tuple(pale * 0.62))
-            canvas.fill_rectangle(at + 0.16 * size, size, turn, (48.0, 50.0, 55.0))
+            if rng.random() < 0.4:
+                canvas.fill_rectangle(at, size * rng.uniform(1.3, 1.9), turn, tuple(yard))
+            canvas.fill_rectangle(at + 0.2 * house_m, size, turn, (58.0, 60.0, 65.0))
             canvas.fill_rectangle(at, size, turn, tuple(np.clip(roof, 10, 250)))
             if rng.random() < 0.4:
                 green = np.array([45.0, 75, 55]) * rng.uniform(0.6, 1.4)
@@ -170,7 +172,7 @@ def paint_tracks(rng: Rng, canvas: Canvas, base: str) -> None:
         side = np.array([-math.sin(angle), math.cos(angle)])
         gap = canvas.world_m * rng.uniform(0.004, 0.015)
         for k in range(int(rng.integers(2, 16))):
-            shade = colour * (0.72 if k % 2 else 1.2) * rng.uniform(0.9, 1.1)
+            shade = colour * (0.84 if k % 2 else 1.12) * rng.uniform(0.9, 1.1)
             canvas.draw_line(path + side * gap * k, gap * 0.35, tuple(np.clip(shade, 0, 250)))
 
 

@@ -60,7 +60,7 @@ def sample_lamp_points(rng: Rng, layout: SceneLayout) -> Array:
 
 def sample_light_map(rng: Rng, world_m: float, lamps: Array, colour: Array) -> LightMap:
     """Sample the light of a night with lamps at points (N, 2) in metres."""
-    sky = rng.uniform(0.1, 0.34) * np.array([1.12, 1.0, 0.88]) ** rng.uniform(-1, 2)
+    sky = rng.uniform(0.14, 0.45) * np.array([1.12, 1.0, 0.88]) ** rng.uniform(-1, 2)
     reach = rng.uniform(5, 11) * MAP_SIZE / world_m
     pools = np.zeros((MAP_SIZE, MAP_SIZE), np.float32)
     rows = np.arange(MAP_SIZE, dtype=np.float32) + 0.5
@@ -117,7 +117,7 @@ def night_effects(rng: Rng, effects: CameraEffects) -> CameraEffects:
     """Return the effects of a camera at its limit: noise, long exposure, raised tones."""
     return replace(
         effects,
-        gamma=float(rng.uniform(0.6, 1.0)),
+        gamma=float(rng.uniform(0.55, 0.95)),
         noise=float(rng.uniform(1, 9)),
         colour_noise=float(rng.uniform(0, 9)),
         saturation=float(rng.uniform(0.3, 1.0)),

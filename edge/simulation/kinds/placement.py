@@ -134,10 +134,10 @@ def sample_wires(rng: Rng, layout: SceneLayout, height_m: float) -> tuple[tuple[
     world_m = layout.world_m
     high = float(np.clip(height_m * rng.uniform(0.25, 0.7), 4.0, 38.0))
     steel = bool(high > 12)
-    count = max(round(world_m / (high * rng.uniform(2.5, 6.0))), 2)
+    count = max(round(world_m / (high * rng.uniform(1.8, 5.0))), 2)
     span = world_m / count
     along_x = bool(rng.random() < 0.5)
-    aside = world_m / 2 + layout.view_m * rng.normal(0, 0.45)
+    aside = world_m / 2 + layout.view_m * rng.normal(0, 0.2)
     heading = math.pi / 2 if along_x else 0.0
     mesh = build_pylon(rng, high, steel)
     arms = pylon_arms(high, steel)

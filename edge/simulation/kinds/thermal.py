@@ -47,11 +47,11 @@ def sample_temperatures(rng: Rng) -> Temperatures:
     body = ground + (rng.choice([-1.0, 1.0]) * rng.uniform(35, 60) if hot_day else rng.uniform(75, 160))
     return Temperatures(
         ground=float(ground),
-        contrast=float(rng.uniform(0.2, 0.75)),
+        contrast=float(rng.uniform(0.12, 0.55)),
         body=float(np.clip(body, 5, 250)),
         engine=float(min(ground + rng.uniform(60, 140), 252)),
         metal=float(np.clip(ground + rng.normal(-15, 35), 15, 230)),
-        spread=float(rng.uniform(10, 34)),
+        spread=float(rng.uniform(8, 28)),
         sky=float(rng.uniform(8, 60)),
     )
 
@@ -130,8 +130,8 @@ def thermal_effects(rng: Rng, effects: CameraEffects) -> CameraEffects:
         blur=float(rng.choice([0.0, 0.001, 0.0025])),
         sharpen=float(rng.uniform(0.3, 1.5)) if rng.random() < 0.5 else 0.0,
         vignette=float(rng.uniform(0, 0.25)) if rng.random() < 0.5 else 0.0,
-        noise=float(rng.uniform(0.5, 5)),
-        stripes=float(rng.uniform(0, 2.0)),
+        noise=float(rng.uniform(0.5, 3.5)),
+        stripes=float(rng.uniform(0, 1.2)),
         colour_noise=0.0,
         stretches=bool(rng.random() < 0.7),
         inverts=bool(rng.random() < 0.2),

@@ -30,17 +30,17 @@ def sample_water_layers(
     layers: list[Layer] = []
     if setting.place == "surf" or (setting.place == "coast" and rng.random() < 0.6):
         layers.append(sample_breakers(rng, layout, water))
-    if rng.random() < 0.35:
+    if rng.random() < 0.25:
         layers.append(sample_whitecaps(rng, layout, water))
     if setting.condition in ("day", "low-sun") and rng.random() < (
         0.8 if setting.condition == "low-sun" else 0.3
     ):
         layers.append(sample_glints(rng, layout, water, sun))
-    layers.append(sample_wakes(rng, layout, setting))
+    layers.append(sample_wakes(rng, layout, setting, water))
     return tuple(layers)
 
 
-def sample_wakes(rng: Rng, layout: SceneLayout, setting: Setting) -> Wakes:
+def sample_wakes(rng: Rng, layout: SceneLayout, setting: Setting, water: WaterMask) -> Wakes:
     """Sample the style of the wakes, and old wakes of boats that have left."""
     view_m, centre = layout.view_m, layout.world_m / 2
     old = []
@@ -57,9 +57,9 @@ def sample_wakes(rng: Rng, layout: SceneLayout, setting: Setting) -> Wakes:
         tuple(old),
         bubbles=sample_bubbles(rng),
         bubble_tile_m=max(rng.uniform(9, 22), 0.22 * view_m),
-        world_m=layout.world_m,
+        water=water,
         life_s=float(rng.uniform(5, 16)),
-        spread=float(rng.uniform(0.5, 1.3)),
+        spread=float(rng.uniform(0.4, 1.1)),
     )
 
 
@@ -104,17 +104,17 @@ def sample_breakers(rng: Rng, layout: SceneLayout, water: WaterMask) -> Breakers
     count = int(rng.integers(1, 4))
     rows = np.arange(TILE)[:, None] / TILE * count
     bend = sample_noise(rng, 0, TILE).astype(np.float32) - 128
-    phase = (rows + bend * rng.uniform(0.0008, 0.003) * count) % 1.0
+    phase = (rows + bend * rng.uniform(0.0003, 0.0013) * count) % 1.0
     lumps = sample_noise(rng, 3, TILE).astype(np.float32)
     fine = sample_bubbles(rng).astype(np.float32)
-    where = np.roll(sample_noise(rng, 1, TILE), TILE // 2, axis=1).astype(np.float32)
-    breaks = np.clip((where - rng.uniform(95, 140)) / 20, 0, 1)
+    where = sample_noise(rng, 0, TILE).astype(np.float32)
+    breaks = np.clip((where - rng.uniform(85, 130)) / 12, 0, 1)
     # The front is sharp ahead of the crest and thins out behind it.
-    behind = np.where(phase < 0.9, phase / 0.9, 0.0) ** rng.uniform(5, 12)
+    behind = np.where(phase < 0.9, phase / 0.9, 0.0) ** rng.uniform(9, 25)
     crest = np.clip(behind * 2.2, 0, 1) * breaks
     foam = np.clip(crest * 400 - (255 - fine) * 0.8 - (128 - lumps) * 0.6, 0, 255)
-    net = 0.6 * np.clip(30 - 2.2 * np.abs(lumps - 128), 0, 30) * np.clip(where - 100, 0, 60) / 10
-    foam = np.maximum(foam, net * rng.uniform(0, 1.6))
+    net = np.clip(30 - 2.5 * np.abs(lumps - 128), 0, 30) / 30 * np.clip(where - 110, 0, 40) / 40
+    foam = np.maximum(foam, net * fine * rng.choice([0.0, rng.uniform(0.2, 0.9)]))
     swell = 128 * (1 + rng.uniform(0.05, 0.3) * np.sin(2 * math.pi * phase))
     return Breakers(
         np.clip(foam, 0, 255).astype(np.uint8),

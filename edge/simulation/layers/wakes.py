@@ -12,6 +12,7 @@ from edge.simulation.actors import Actor, Trajectory
 from edge.simulation.camera import Array, SceneCamera
 from edge.simulation.layers.layer import View
 from edge.simulation.layers.tiling import nearest_copy, warp_tile
+from edge.simulation.layers.water import WaterMask
 from edge.simulation.materials import Image, blend
 from edge.simulation.mesh import FIXED_POINT_BITS, to_fixed_point
 
@@ -19,7 +20,7 @@ KNOTS = 22
 """Points of the track of a wake."""
 ARMS = (-1.0, -0.45, 0.0, 0.45, 1.0)
 """Position of the ribbons between the left and the right edge of a wake."""
-ARM_STRENGTHS = (1.0, 0.3, 0.8, 0.3, 1.0)
+ARM_STRENGTHS = (1.0, 0.5, 0.85, 0.5, 1.0)
 WAKERS = {"boat": 1.0, "surfer": 0.35}
 """Kinds of actors that leave a wake, and its size relative to that of a boat."""
 MIN_DEPTH_M = 0.5
@@ -50,7 +51,7 @@ class Wakes:
         old: Old wakes, which stay in place.
         bubbles: (512, 512), periodic noise that gives the foam its structure.
         bubble_tile_m: Width of the square of bubbles in metres.
-        world_m: Width of the world in metres.
+        water: Where foam may be.
         life_s: Time until a wake has dissolved, in seconds.
         spread: Growth of the half width, in metres per second, of a boat's wake.
         grey: Grey level of foam.
@@ -59,7 +60,7 @@ class Wakes:
     old: tuple[OldWake, ...]
     bubbles: Image
     bubble_tile_m: float
-    world_m: float
+    water: WaterMask
     life_s: float
     spread: float
     grey: int = 246
@@ -79,6 +80,9 @@ class Wakes:
         if not mask.any():
             return
         size = (mask.shape[1], mask.shape[0])
+        seen = self.water.seen(camera, size)
+        if seen is not None:
+            mask = np.asarray(cv2.min(mask, seen), np.uint8)
         bubbles = warp_tile(self.bubbles, self.bubble_tile_m, camera, size, (0.0, 0.0))
         # Where the wake is fresh, all of the water is white; where it is old, only the bubbles' ridges are.
         cover = np.asarray(cv2.add(mask, bubbles, dtype=cv2.CV_16S), np.int16) - 255
@@ -90,7 +94,7 @@ class Wakes:
         size = WAKERS[actor.appearance.kind] * actor.appearance.size
         life_s = self.life_s * (1.0 if actor.appearance.kind == "boat" else 0.5)
         ages = life_s * np.linspace(0, 1, KNOTS) ** 1.5
-        fade = 300 * (1 - ages / life_s) ** 0.7
+        fade = 360 * (1 - ages / life_s) ** 0.7
         self._draw_track(mask, camera, actor.trajectory, time_s - ages, ages, (size, 2.6 * size), fade)
 
     def _draw_track(
@@ -108,10 +112,10 @@ class Wakes:
         poses = np.array([trajectory.pose_at(float(t)) for t in times])
         forward = np.column_stack([np.sin(poses[:, 2]), np.cos(poses[:, 2])])
         track = poses[:, :2] - back_m * forward
-        track += nearest_copy(self.world_m, camera, poses[:1, :2])
+        track += nearest_copy(self.water.world_m, camera, poses[:1, :2])
         side = np.column_stack([forward[:, 1], -forward[:, 0]])
-        half = size * (0.8 + self.spread * ages**0.8)
-        width = size * (0.35 + 0.22 * ages**0.8)
+        half = size * (0.9 + self.spread * ages**0.8)
+        width = 0.4 * half
         for arm, strength in zip(ARMS, ARM_STRENGTHS, strict=True):
             wobble = 0.15 * width * np.sin(7.0 * times + 3 * arm)
             middle, breadth = arm * half + wobble, width * (0.7 if arm else 1.0)

@@ -36,6 +36,7 @@ class Wires:
         moved = self.lines.copy()
         moved[..., :2] += nearest_copy(self.world_m, view.camera, self.anchors)[:, None]
         points, depth = view.camera.project(moved)
+        thick = max(image.shape[1] // 400, 1)
         for line, near in zip(to_fixed_point(points), depth > MIN_DEPTH_M, strict=True):
             if near.sum() > 1:
-                cv2.polylines(image, [line[near]], False, self.colour, 1, cv2.LINE_AA, FIXED_POINT_BITS)
+                cv2.polylines(image, [line[near]], False, self.colour, thick, cv2.LINE_AA, FIXED_POINT_BITS)
