@@ -97,7 +97,7 @@ def run_model(
         opened = source = open_source(str(source), fps=fps)
     frames, rate = _frames(source, fps)
     model.reset(rate)
-    analyze = MapAnalyzer()
+    analyze = MapAnalyzer(model.release.score)
     waiting: deque[tuple[Frame, float]] = deque()
     delay, last = model.release.delay_frames, None
     try:

@@ -41,7 +41,7 @@ MAX_THREADS = 256
 
 SECTIONS = {
     "Input": ["config", "max_frames", "fps", "realtime", "small", "fov", "mount"],
-    "Model": ["release", "precision", "engine", "threads", "blur"],
+    "Model": ["release", "precision", "engine", "threads", "blur", "min_score"],
     "Output": ["overlay", "jsonl", "maps", "as_json"],
     "MAVLink": ["mavlink", "mavlink_system", "gimbal", "on_gimbal"],
     "Web": ["http", "http_token"],
@@ -59,6 +59,7 @@ class RunOptions:
         precision: Precision of the graph.
         engine: Inference engine.
         blur: Sigma of the Gaussian that blurs the maps, in widths of the map.
+        min_score: Score from which a region is reported.
         max_frames: Number of frames after which the run ends.
         fps: Frame rate of the source.
         overlay: Path of the overlay video.
@@ -76,6 +77,7 @@ class RunOptions:
     precision: str | None
     engine: EngineChoice
     blur: float | None
+    min_score: float | None
     max_frames: int | None
     fps: float | None
     overlay: Path | None
@@ -145,6 +147,12 @@ class RunOptions:
     metavar="SIGMA",
     help="Sigma of the Gaussian that blurs the maps, in widths of the map (default: from the release).",
 )
+@click.option(
+    "--min-score",
+    type=FiniteRange(min=0, max=1),
+    metavar="SCORE",
+    help="Score from which a region is reported (default: from the release).",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="Stop after this many frames.")
 @click.option(
     "--fps",
@@ -206,7 +214,7 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
         status, stop = Status(run_info), threading.Event()
         # Before the outputs are opened: from then on a signal must commit or remove them.
         resources.enter_context(stop_on_signals(stop))
-        sinks = _open_sinks(options, frames, status)
+        sinks = _open_sinks(options, frames, status, MapAnalyzer(model.release.score, options.min_score))
         cv2.setNumThreads(1)  # measured on two x86 cores: two threads resize no faster and slow decoding down
         progress = resources.enter_context(progress_bar("run", "frames/s"))
         resources.enter_context(show_log(LOG))
@@ -252,10 +260,9 @@ def _report(summary: RunSummary, run_info: RunInfo, expected_frames: int | None,
     check_outputs(summary)
 
 
-def _open_sinks(options: RunOptions, frames: Source, status: Status) -> list[Sink]:
+def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: MapAnalyzer) -> list[Sink]:
     """Open all sinks; they share one map analyzer."""
     sinks: list[Sink] = []
-    transform = MapAnalyzer()
     try:
         if options.overlay:
             from edge.sinks.files.overlay_video import OverlaySink

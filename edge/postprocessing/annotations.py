@@ -1,4 +1,4 @@
-"""Annotations on a frame: brackets around regions with their id and score, or rings around peaks."""
+"""Annotations on a frame: brackets around regions, with their id and score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import cv2
 
 from edge.core.frames import Image
-from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result
 
@@ -25,7 +24,7 @@ Colour = tuple[int, int, int]
 
 
 def draw_annotations(image: Image, result: Result) -> None:
-    """Draw the regions of a result, or its peaks if it has none, onto a picture of its frame.
+    """Draw the regions of a result onto a picture of its frame; a result without regions draws nothing.
 
     Args:
         image: Picture (H, W, 3), BGR, to draw onto.
@@ -37,13 +36,6 @@ def draw_annotations(image: Image, result: Result) -> None:
         is_followed = region is result.regions[0]
         colour = FOLLOWED_COLOUR if is_followed else GREY if region.coasting else WHITE
         _draw_bracket(image, region, colour, unit)
-    if result.regions:
-        return
-    for peak in find_peaks(result.saliency):
-        centre = (round(peak.x * width), round(peak.y * height))
-        radius = round((12 + 40 * peak.score) * unit)
-        cv2.circle(image, centre, radius, DARK, max(1, round(4 * unit)), cv2.LINE_AA)
-        cv2.circle(image, centre, radius, WHITE, max(1, round(2 * unit)), cv2.LINE_AA)
 
 
 def _draw_bracket(image: Image, region: Region, colour: Colour, unit: float) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.frames import Frame, Image, Tensor
+from edge.metrics.score_calibration import ScoreCalibration
 from edge.postprocessing.regions import Region, find_regions
 from edge.postprocessing.result import Result
 from edge.postprocessing.temporal_filter import TemporalFilter
-from edge.postprocessing.tracking import RegionTracker
+from edge.postprocessing.tracking import DEFAULT_THRESHOLD, RegionTracker
 from edge.preprocessing.egomotion import estimate_homography
 
 MOTION_IMAGE_PX = 160
@@ -37,10 +38,17 @@ class MapAnalyzer:
     """Adds smoothed maps and tracked regions to results.
 
     The sinks share one analyzer and call it on their own threads, so inference does not wait for it.
+
+    Args:
+        calibration: Calibration of the release's scores; None scores each region by its share of the map.
+        threshold: Score from which a region is reported; None takes that of the calibration.
     """
 
-    def __init__(self) -> None:
-        self._smooth, self._track = TemporalFilter(), RegionTracker()
+    def __init__(self, calibration: ScoreCalibration | None = None, threshold: float | None = None) -> None:
+        if threshold is None:
+            threshold = calibration.threshold if calibration else DEFAULT_THRESHOLD
+        self._calibration = calibration
+        self._smooth, self._track = TemporalFilter(), RegionTracker(threshold)
         self._last_image: Image | None = None
         self._analyses: OrderedDict[int, _Analysis] = OrderedDict()
         self._lock = threading.Lock()
@@ -71,7 +79,8 @@ class MapAnalyzer:
         to_last = self._camera_motion(result.frame.image)
         smoothed = self._smooth(result.saliency, time_s, _in_pixels(to_last, *result.saliency.shape))
         from_last = None if to_last is None else np.asarray(np.linalg.inv(to_last), np.float64)
-        regions = self._track(find_regions(smoothed), time_s, height / width, from_last)
+        found = find_regions(smoothed, calibration=self._calibration)
+        regions = self._track(found, time_s, height / width, from_last)
         return _Analysis(weakref.ref(result.frame), smoothed, regions)
 
     def _camera_motion(self, image: Image) -> NDArray[np.float64] | None:

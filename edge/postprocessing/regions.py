@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.frames import Tensor
+from edge.metrics.score_calibration import ScoreCalibration, map_focus
 from edge.postprocessing.peaks import Peak, find_peaks
 
 EDGE_SHARE = 0.5
@@ -34,10 +35,11 @@ class Region:
         top: Top side of the box.
         right: Right side of the box.
         bottom: Bottom side of the box.
-        score: Share of the map's mass inside, in [0, 1]: the share of gaze expected there.
+        score: Probability that the region marks a target, in [0, 1]; without a calibration the `share`.
         id: Id that stays the same from frame to frame and is never used again; 0 before tracking.
         age_s: Seconds since the region was first seen.
         coasting: The region was not seen in this frame; the box is its predicted position.
+        share: Share of the map's mass inside, in [0, 1]: the share of gaze expected there.
     """
 
     x: float
@@ -50,10 +52,13 @@ class Region:
     id: int = 0
     age_s: float = 0.0
     coasting: bool = False
+    share: float = 0.0
 
 
-def find_regions(saliency: Tensor, max_count: int = 5) -> tuple[Region, ...]:
-    """Return the regions of a map, sorted by falling score; they do not overlap.
+def find_regions(
+    saliency: Tensor, max_count: int = 5, calibration: ScoreCalibration | None = None
+) -> tuple[Region, ...]:
+    """Return the regions of a map, sorted by falling share of it; they do not overlap.
 
     A region is the connected part of the map around a peak that is at least `EDGE_SHARE` times as high as the
     peak and nearer to it than to any other peak.
@@ -61,13 +66,18 @@ def find_regions(saliency: Tensor, max_count: int = 5) -> tuple[Region, ...]:
     Args:
         saliency: Map (H, W), non-negative.
         max_count: Number of regions at most.
+        calibration: Calibration of the scores; None scores each region by its share.
     """
     total = float(saliency.sum())
     peaks = _separate_peaks(saliency, max_count)
     regions = [
         _grow_region(saliency, peak, [other for other in peaks if other != peak], total) for peak in peaks
     ]
-    return tuple(sorted(regions, key=lambda region: -region.score))
+    regions.sort(key=lambda region: -region.share)
+    if calibration is None:
+        return tuple(regions)
+    focus = map_focus(saliency)
+    return tuple(replace(region, score=calibration.score(region.share, focus)) for region in regions)
 
 
 def _separate_peaks(saliency: Tensor, max_count: int) -> list[Pixel]:
@@ -108,6 +118,7 @@ def _grow_region(saliency: Tensor, peak: Pixel, others: list[Pixel], total: floa
     mass = np.where(is_inside, saliency[top : top + box_height, left : left + box_width], 0)
     row_mass, column_mass = mass.sum(axis=1), mass.sum(axis=0)
     region_mass = float(row_mass.sum())
+    share = min(1.0, region_mass / total)
     return Region(
         x=(left + 0.5 + float(column_mass @ np.arange(box_width)) / region_mass) / width,
         y=(top + 0.5 + float(row_mass @ np.arange(box_height)) / region_mass) / height,
@@ -115,7 +126,8 @@ def _grow_region(saliency: Tensor, peak: Pixel, others: list[Pixel], total: floa
         top=top / height,
         right=(left + box_width) / width,
         bottom=(top + box_height) / height,
-        score=min(1.0, region_mass / total),
+        score=share,
+        share=share,
     )
 
 

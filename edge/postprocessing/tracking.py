@@ -16,13 +16,15 @@ GATE = 0.08
 """Largest distance, in frame widths, between a region and its prediction; see `GATE_PER_S`."""
 GATE_PER_S = 0.4
 """Growth of the gate per second since the region was seen."""
-MIN_START_SCORE = 0.03
-"""Least score of a new region; a region that already has an id may be weaker (Y. Zhang et al., "ByteTrack",
+DEFAULT_THRESHOLD = 0.03
+"""Score from which a region is reported, where the release has no calibration: score is then its share."""
+KEEP_SHARE = 0.5
+"""A region that already has an id may have this share of the threshold (Y. Zhang et al., "ByteTrack",
 ECCV 2022)."""
 VELOCITY_TIME_S = 0.25
 """Time constant of a region's velocity."""
 SWITCH_RATIO = 1.3
-"""The region to follow, at which gimbals point, is replaced only by one with this many times its score."""
+"""The region to follow, at which gimbals point, is replaced only by one with this many times its share."""
 
 
 @dataclass
@@ -37,9 +39,14 @@ class _Track:
 
 
 class RegionTracker:
-    """Gives regions their ids. Distances are in frame widths, so that both axes count alike."""
+    """Gives regions their ids. Distances are in frame widths, so that both axes count alike.
 
-    def __init__(self) -> None:
+    Args:
+        threshold: Score from which a region is reported.
+    """
+
+    def __init__(self, threshold: float = DEFAULT_THRESHOLD) -> None:
+        self._threshold = threshold
         self._tracks: list[_Track] = []
         self._last_id = 0
         self._followed_id = 0
@@ -66,11 +73,12 @@ class RegionTracker:
 
         Returns:
             The regions with ids. The one to follow is first; then those that were seen come before those
-            that are coasting, by falling score.
+            that are coasting, by falling share of the map.
         """
         step_s = 0.0 if self._time_s is None else time_s - self._time_s
         last_step_s = self._last_step_s
         self._time_s, self._last_step_s = time_s, step_s
+        regions = tuple(region for region in regions if region.score >= KEEP_SHARE * self._threshold)
         if not 0 <= step_s <= max(MAX_COAST_S, 2 * last_step_s):
             self._tracks.clear()
         for track in self._tracks:
@@ -82,7 +90,7 @@ class RegionTracker:
             if index not in missed or (time_s - track.seen_s <= MAX_COAST_S and _is_in_frame(track.region))
         ]
         for region in new_regions:
-            if region.score >= MIN_START_SCORE:
+            if region.score >= self._threshold:
                 self._last_id += 1
                 self._tracks.append(_Track(replace(region, id=self._last_id), time_s, time_s))
         return self._output(time_s)
@@ -128,9 +136,9 @@ class RegionTracker:
             )
             for track in self._tracks
         ]
-        regions.sort(key=lambda region: (region.coasting, -region.score))
+        regions.sort(key=lambda region: (region.coasting, -region.share))
         followed = next((region for region in regions if region.id == self._followed_id), None)
-        if regions and (followed is None or regions[0].score > SWITCH_RATIO * followed.score):
+        if regions and (followed is None or regions[0].share > SWITCH_RATIO * followed.share):
             followed = regions[0]
         if followed is None:
             self._followed_id = 0

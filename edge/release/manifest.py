@@ -17,8 +17,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.core.atomic_files import sha256
+from edge.core.atomic_files import atomic_file, sha256
 from edge.core.errors import InputError
+from edge.metrics.score_calibration import ScoreCalibration
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, RawFrameSpec
 from edge.preprocessing.transform import Alignment, Preprocessing
 from edge.release.json_values import parse_choice, parse_integer, parse_number, parse_optional, parse_text
@@ -142,6 +143,7 @@ class Release:
         raw_frame: Input of graphs that contain the preprocessing; None if they do not.
         clip: Input and output of graphs in clip form.
         blur: Gaussian blur of the maps after the graph: sigma as a fraction of the map's width; 0 for none.
+        score: Calibration of the scores of regions; None if the release has none.
     """
 
     folder: Path
@@ -159,6 +161,7 @@ class Release:
     raw_frame: RawFrameSpec | None = None
     clip: ClipSpec | None = None
     blur: float = 0.0
+    score: ScoreCalibration | None = None
 
     @property
     def prepare(self) -> RawFrameSpec | Preprocessing:
@@ -260,7 +263,8 @@ def save_release(release: Release) -> None:
     del document["folder"]
     preprocessing = document["preprocessing"]
     # Optional keys are written only if they are used (docs/reference/release.md).
-    for table, optional in ((document, "raw_frame"), (document, "clip"), (preprocessing, "alignment")):
+    used = [(document, key) for key in ("raw_frame", "clip", "score")] + [(preprocessing, "alignment")]
+    for table, optional in used:
         if table[optional] is None:
             del table[optional]
     if not document["blur"]:
@@ -272,6 +276,21 @@ def save_release(release: Release) -> None:
     }
     document = {"schema": SCHEMA, **document, "files": release_files}
     (release.folder / RELEASE_MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def save_score(release: Release, score: ScoreCalibration) -> Release:
+    """Write a calibration of the score into `release.json`; its other keys and the files stay as they are.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    path = release.folder / RELEASE_MANIFEST
+    document = json.loads(path.read_text())
+    files = document.pop("files")
+    document |= {"score": dataclasses.asdict(score), "files": files}
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(document, indent=1) + "\n")
+    return dataclasses.replace(release, score=score)
 
 
 def locate_release(name: str | Path | None) -> Path:
@@ -391,6 +410,7 @@ def _parse_release(folder: Path, document: Mapping[str, Any]) -> Release:
         raw_frame=parse_optional(document.get("raw_frame"), _parse_raw_frame),
         clip=parse_optional(document.get("clip"), _parse_clip),
         blur=_parse_blur(document.get("blur", 0.0)),
+        score=parse_optional(document.get("score"), _parse_score),
     )
 
 
@@ -454,6 +474,18 @@ def _parse_lag(value: Any) -> float:
     if not 0 <= parse_number(value) <= MAX_LAG_S:
         raise ValueError(f"a lag of {value} s; expected 0 to {MAX_LAG_S}")
     return float(value)
+
+
+def _parse_score(document: Mapping[str, Any]) -> ScoreCalibration:
+    score = ScoreCalibration(
+        share=parse_number(document["share"]),
+        focus=parse_number(document["focus"]),
+        offset=parse_number(document["offset"]),
+        threshold=parse_number(document["threshold"]),
+    )
+    if not 0 <= score.threshold <= 1:
+        raise ValueError(f"a threshold of {score.threshold}; expected 0 to 1")
+    return score
 
 
 def _parse_blur(value: Any) -> float:

@@ -37,7 +37,7 @@ def time_pre_and_postprocessing(release: Release, size: tuple[int, int]) -> dict
     images: list[Image] = [
         np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8) for frame in frames
     ]
-    prepare, analyze = release.prepare, MapAnalyzer()
+    prepare, analyze = release.prepare, MapAnalyzer(release.score)
     count = len(images)
 
     def postprocess(index: int) -> None:

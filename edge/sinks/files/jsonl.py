@@ -99,6 +99,7 @@ def region_to_json(
         "right": round(region.right * width, 1),
         "bottom": round(region.bottom * height, 1),
         "score": round(region.score, 4),
+        "share": round(region.share, 4),
         "age_s": round(region.age_s, 3),
         "coasting": region.coasting,
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge.core.frames import Frame
+from edge.metrics.score_calibration import ScoreCalibration
 from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.result import Result
 from tests.support.maps import blob, ground
@@ -72,3 +73,30 @@ def test_frames_are_not_kept_in_memory(plane: np.ndarray) -> None:
         analyze(make_result(index, images[index], (0.5, 0.5)))
     images.clear()
     assert not any(reference() is not None for reference in references)
+
+
+def test_wide_map_of_an_empty_scene_has_no_region_and_a_focused_one_has(plane: np.ndarray) -> None:
+    """The wide region has a larger share of its map than the small one."""
+    calibration = ScoreCalibration(share=0.25, focus=1.3, offset=-4.5, threshold=0.4)
+    frame = Frame(0, 0.0, plane[:360, :640])
+    wide, small = blob(0.5, 0.5, sigma=14), blob(0.3, 0.4, sigma=1.5) + 0.001
+    (region,) = MapAnalyzer(calibration)(Result(frame, small, 1.0)).regions
+    assert region.x == pytest.approx(0.3, abs=0.02)
+    assert region.score > 0.4
+    assert MapAnalyzer(calibration)(Result(frame, wide, 1.0)).regions == ()
+    (reported,) = MapAnalyzer(calibration, threshold=0.0)(Result(frame, wide, 1.0)).regions
+    assert reported.score < 0.2
+    assert reported.share > region.share
+
+
+def test_region_of_a_scene_that_becomes_empty_coasts_and_is_dropped(plane: np.ndarray) -> None:
+    calibration = ScoreCalibration(share=0.25, focus=1.3, offset=-4.5, threshold=0.4)
+    analyze, image = MapAnalyzer(calibration), plane[:360, :640]
+    states = []
+    for index in range(20):
+        saliency = blob(0.5, 0.5, sigma=1.5 if index < 5 else 14)
+        regions = analyze(Result(Frame(index, index / 10, image), saliency, 1.0)).regions
+        states.append([region.coasting for region in regions])
+    assert states[4] == [False]
+    assert [True] in states
+    assert states[-1] == []

@@ -12,7 +12,7 @@ FRAME_S = 1 / 30
 
 
 def region_at(x: float, y: float, score: float = 0.3) -> Region:
-    return Region(x, y, x - 0.05, y - 0.05, x + 0.05, y + 0.05, score)
+    return Region(x, y, x - 0.05, y - 0.05, x + 0.05, y + 0.05, score, share=score)
 
 
 def ids(regions: tuple[Region, ...]) -> list[int]:

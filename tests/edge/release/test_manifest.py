@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
 from edge.inference.runner_factory import open_runner
+from edge.metrics.score_calibration import ScoreCalibration
 from edge.release.manifest import (
     DEFAULT_RELEASE,
     GOLDEN_FILE,
@@ -20,6 +22,7 @@ from edge.release.manifest import (
     SHIPPED_RELEASES,
     load_release,
     save_release,
+    save_score,
 )
 
 
@@ -49,6 +52,20 @@ def test_saved_release_loads_as_the_same_release(release: Path) -> None:
     assert load_release(release) == first
 
 
+def test_saved_score_is_read_again_and_changes_nothing_else(release: Path) -> None:
+    change_manifest(release, lambda document: document.pop("score", None))
+    first = load_release(release)
+    assert first.score is None, "releases of earlier versions have none"
+    before = json.loads((release / RELEASE_MANIFEST).read_text())
+    (release / "engines").mkdir()
+    score = ScoreCalibration(share=0.25, focus=1.2, offset=-4.5, threshold=0.4)
+    save_score(first, score)
+    assert load_release(release) == replace(first, score=score)
+    after = json.loads((release / RELEASE_MANIFEST).read_text())
+    assert after.pop("score") == {"share": 0.25, "focus": 1.2, "offset": -4.5, "threshold": 0.4}
+    assert after == before
+
+
 def test_changed_or_missing_file_is_refused(release: Path) -> None:
     graph = release / "stream.fp32.onnx"
     data = bytearray(graph.read_bytes())
@@ -69,6 +86,11 @@ def test_changed_or_missing_file_is_refused(release: Path) -> None:
         (lambda d: d.pop("graphs"), "lacks 'graphs'"),
         (lambda d: d["graphs"][0].update(precision="fp8"), "malformed.*fp8"),
         (lambda d: d.update(blur=1), "malformed.*a blur of 1 widths; expected 0 to 0.25"),
+        (lambda d: d.update(score={"share": 1, "focus": 1, "offset": 0}), "lacks 'threshold'"),
+        (
+            lambda d: d.update(score={"share": 1, "focus": 1, "offset": 0, "threshold": 2}),
+            "malformed.*a threshold of 2.0; expected 0 to 1",
+        ),
         (lambda d: d["files"].pop("golden.npz"), "lists no hash of golden.npz"),
         (lambda d: d["files"].update({"../x": {"sha256": "", "size_bytes": 0}}), r"lists '\.\./x'"),
         (lambda d: d["preprocessing"].update(width=0), "0 is not an integer of at least 1"),

@@ -197,6 +197,16 @@ def test_camera_on_the_airframe_points_the_gimbal(ground: GroundStation) -> None
     assert (release.param1, release.param2) == (-3, -3)
 
 
+def test_gimbal_does_not_move_where_nothing_stands_out(ground: GroundStation) -> None:
+    with flying(ground, CameraGeometry(90)) as (sink, _, clock):
+        sink.write(result())
+        status = ground.wait("CAMERA_TRACKING_IMAGE_STATUS")
+        assert status.tracking_mode == common.CAMERA_TRACKING_MODE_NONE
+        clock.advance(1)
+        sink.write(result())
+        assert SETPOINT not in kinds(ground.flush())
+
+
 @pytest.mark.parametrize("earth", [False, True])
 def test_camera_on_the_gimbal_adds_to_the_attitude_of_the_gimbal(ground: GroundStation, earth: bool) -> None:
     with flying(ground, CameraGeometry(90), on_gimbal=True) as (sink, _, clock):
