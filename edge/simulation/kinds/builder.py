@@ -123,7 +123,7 @@ def build_kind_scene(seed: int, texture_size: int, kind: str, twins: bool, empty
         light=sample_kind_light(rngs["light"], layout, setting.condition),
     )
     scene = assemble(rngs, draft, texture_size)
-    return apply_condition(rngs["look"], scene, setting, layout)
+    return apply_condition(rngs["look"], scene, setting, layout, twins)
 
 
 def sample_layout(rng: Rng, setting: Setting, twins: bool) -> SceneLayout:
@@ -329,8 +329,10 @@ def paint_kind_ground(rng: Rng, draft: Draft, texture_size: int, scenery: tuple[
         texture_size=texture_size,
         wave_tile_m=layout.view_m * rng.uniform(0.2, 1.4),
     )
-    dark = light.shadow and scenery and setting.condition not in ("night", "thermal")
-    if not dark or (layout.site == "sea" and setting.place != "harbour"):
-        return build_ground(rng, plan, (), 0.0, finish)
-    shadows = project_shadows(join_meshes(scenery), light.sun)
-    return build_ground(rng, plan, shadows, light.shadow, finish)
+    casts_shadows = light.shadow and scenery and (layout.site != "sea" or setting.place == "harbour")
+    shadows = project_shadows(join_meshes(scenery), light.sun) if casts_shadows else ()
+    ground = build_ground(rng, plan, shadows, light.shadow, finish)
+    # Water is often calmer than in plain scenes.
+    calm = rng.uniform(0.25, 1.1)
+    waves = cv2.convertScaleAbs(ground.waves, alpha=calm, beta=128 * (1 - calm))
+    return replace(ground, waves=np.asarray(waves, np.uint8))

@@ -55,24 +55,34 @@ def sample_kind_light(rng: Rng, layout: SceneLayout, condition: str) -> Light:
     return light
 
 
-def apply_condition(rng: Rng, scene: Scene, setting: Setting, layout: SceneLayout) -> Scene:
-    """Return the scene under the light and sensor of its setting."""
+def apply_condition(rng: Rng, scene: Scene, setting: Setting, layout: SceneLayout, twins: bool) -> Scene:
+    """Return the scene under the light and sensor of its setting.
+
+    Args:
+        rng: Random numbers.
+        scene: The scene by day.
+        setting: Its setting.
+        layout: Its site and scale.
+        twins: Neither lamps nor warm engines may tell which actor moves.
+    """
     effects = sample_harder_effects(rng, scene.effects, setting)
     scene = replace(scene, effects=effects)
     if setting.condition == "thermal":
-        return make_thermal(rng, scene)
+        return make_thermal(rng, scene, twins)
     if setting.condition == "night":
-        return make_night(rng, scene, layout)
+        return make_night(rng, scene, layout, twins)
     far: list[Layer] = []
     if setting.place == "sky" or rng.random() < 0.55:
         far.append(sample_sky(rng, scene.sky))
     if setting.place not in BLANKS and rng.random() < (0.75 if layout.site in ("sea", "coast") else 0.45):
         far.append(sample_town(rng, scene.sky[1]))
     ground, near = scene.ground_layers, scene.near_layers
+    if scene.shadow and len(scene.scenery) and rng.random() < 0.15:
+        near = (*near, sample_glints(rng, scene))
     if setting.condition == "day":
         if rng.random() < 0.3:
             ground = (*ground, sample_cloud_shadows(rng, layout.view_m))
-        return replace(scene, far_layers=tuple(far), ground_layers=ground)
+        return replace(scene, far_layers=tuple(far), ground_layers=ground, near_layers=near)
     flight = scene.flight
     if rng.random() < 0.5:
         flight = replace(
@@ -127,6 +137,19 @@ def sample_sky(rng: Rng, sky: Array) -> CloudySky:
     return CloudySky(cloud, rng.uniform(2000, 9000), 1000.0, (rng.uniform(-15, 15), 8.0), colour)
 
 
+def sample_glints(rng: Rng, scene: Scene) -> Lamps:
+    """Sample glints of the sun on glass and metal: points on some of the objects."""
+    chosen = rng.integers(len(scene.scenery), size=int(rng.integers(1, 7)))
+    tops = np.array([scene.scenery[k].bounds()[1, 2] for k in chosen])
+    return Lamps(
+        points=np.column_stack([scene.scenery_positions[chosen], tops * rng.uniform(0.5, 1, len(chosen))]),
+        radii=rng.uniform(0.05, 0.3, len(chosen)),
+        colours=np.full((len(chosen), 3), 255.0),
+        glow=float(rng.uniform(0.003, 0.01)),
+        world_m=scene.ground.world_m,
+    )
+
+
 def with_foam(layers: tuple[Layer, ...], grey: float) -> tuple[Layer, ...]:
     """Return the layers with foam of another grey level, and without flecks of light."""
     level = int(min(max(grey, 5), 250))
@@ -137,8 +160,8 @@ def with_foam(layers: tuple[Layer, ...], grey: float) -> tuple[Layer, ...]:
     )
 
 
-def make_thermal(rng: Rng, scene: Scene) -> Scene:
-    """Return the scene as a thermal camera sees it."""
+def make_thermal(rng: Rng, scene: Scene, twins: bool) -> Scene:
+    """Return the scene as a thermal camera sees it. Some engines of parked vehicles are still warm."""
     warm = sample_temperatures(rng)
     texture = warm_ground(rng, scene.ground.levels[0], warm)
     sky = np.full(3, warm.sky)
@@ -148,8 +171,11 @@ def make_thermal(rng: Rng, scene: Scene) -> Scene:
         scene,
         ground=replace(scene.ground, levels=reduce_texture(texture)),
         scenery=tuple(warm_scenery(rng, mesh, warm) for mesh in scene.scenery),
-        actors=tuple(warm_actor(actor, warm) for actor in scene.actors),
-        bystanders=tuple(warm_actor(actor, warm) for actor in scene.bystanders),
+        actors=tuple(
+            warm_actor(actor, warm, not twins and (actor.is_moving or bool(rng.random() < 0.2)))
+            for actor in scene.actors
+        ),
+        bystanders=tuple(warm_actor(actor, warm, False) for actor in scene.bystanders),
         ambient=1.0,
         sky=np.stack([sky, near_sky]),
         haze_m=scene.haze_m * 2,
@@ -159,7 +185,7 @@ def make_thermal(rng: Rng, scene: Scene) -> Scene:
     )
 
 
-def make_night(rng: Rng, scene: Scene, layout: SceneLayout) -> Scene:
+def make_night(rng: Rng, scene: Scene, layout: SceneLayout, twins: bool) -> Scene:
     """Return the scene at night."""
     lamps = sample_lamp_points(rng, layout)
     colour = np.array(LAMP_COLOURS[int(rng.integers(len(LAMP_COLOURS)))])
@@ -176,6 +202,7 @@ def make_night(rng: Rng, scene: Scene, layout: SceneLayout) -> Scene:
         glow=float(rng.uniform(0.004, 0.02)),
         world_m=layout.world_m,
     )
+    beams: tuple[Layer, ...] = () if twins else (Beams(layout.world_m, float(rng.uniform(40, 120))),)
     foam = float(245 * light.factors.min() * 1.3)
     dark = np.array([28.0, 20, 14]) * rng.uniform(0.3, 1.6)
     far = (sample_town(rng, dark, 0.12, lit=True),) if rng.random() < 0.6 else ()
@@ -183,15 +210,12 @@ def make_night(rng: Rng, scene: Scene, layout: SceneLayout) -> Scene:
         scene,
         ground=replace(scene.ground, levels=reduce_texture(light.apply(scene.ground.levels[0]))),
         scenery=scenery,
-        actors=tuple(night_actor(actor, light) for actor in scene.actors),
-        bystanders=tuple(night_actor(actor, light) for actor in scene.bystanders),
+        actors=tuple(night_actor(a, light, a.is_moving and not twins) for a in scene.actors),
+        bystanders=tuple(night_actor(a, light, False) for a in scene.bystanders),
         ambient=0.9,
         sky=np.stack([dark * 0.6, dark]),
         far_layers=far,
-        ground_layers=(
-            *with_foam(scene.ground_layers, foam),
-            Beams(layout.world_m, float(rng.uniform(40, 120))),
-        ),
+        ground_layers=with_foam(scene.ground_layers, foam) + beams,
         near_layers=(*scene.near_layers, shown),
         effects=night_effects(rng, scene.effects),
     )

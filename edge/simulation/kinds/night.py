@@ -60,7 +60,7 @@ def sample_lamp_points(rng: Rng, layout: SceneLayout) -> Array:
 
 def sample_light_map(rng: Rng, world_m: float, lamps: Array, colour: Array) -> LightMap:
     """Sample the light of a night with lamps at points (N, 2) in metres."""
-    sky = rng.uniform(0.14, 0.45) * np.array([1.12, 1.0, 0.88]) ** rng.uniform(-1, 2)
+    sky = rng.uniform(0.1, 0.38) * np.array([1.12, 1.0, 0.88]) ** rng.uniform(-1, 2)
     reach = rng.uniform(5, 11) * MAP_SIZE / world_m
     pools = np.zeros((MAP_SIZE, MAP_SIZE), np.float32)
     rows = np.arange(MAP_SIZE, dtype=np.float32) + 0.5
@@ -75,25 +75,31 @@ def sample_light_map(rng: Rng, world_m: float, lamps: Array, colour: Array) -> L
 
 @dataclass(frozen=True)
 class NightActor(Actor):
-    """An actor under the light where it is. The lamps of a vehicle shine."""
+    """An actor under the light where it is.
+
+    Attributes:
+        light: Light of the scene.
+        shines: The lamps of a vehicle are on.
+    """
 
     light: LightMap
+    shines: bool
 
     def mesh(self, time_s: float) -> Mesh:
         """Return the mesh at a time, with its foot at the origin."""
         mesh = super().mesh(time_s)
         x, y, _ = self.trajectory.pose_at(time_s)
-        lamps_shine = self.appearance.kind in VEHICLES and self.is_moving
-        if lamps_shine:
+        if self.shines:
             # A vehicle's rods are its lamps; they look larger than they are.
             mesh = replace(mesh, radii=mesh.radii * 1.7, rod_colours=np.minimum(mesh.rod_colours * 1.6, 255))
-        return lit_mesh(mesh, self.light.at(x, y), lamps_shine)
+        return lit_mesh(mesh, self.light.at(x, y), self.shines)
 
 
-def night_actor(actor: Actor, light: LightMap) -> NightActor:
+def night_actor(actor: Actor, light: LightMap, shines: bool) -> NightActor:
     """Return an actor under the light of a night."""
+    shines = shines and actor.appearance.kind in VEHICLES
     return NightActor(
-        actor.target_id, actor.appearance, actor.trajectory, actor.phase, actor.gait_rate, light
+        actor.target_id, actor.appearance, actor.trajectory, actor.phase, actor.gait_rate, light, shines
     )
 
 

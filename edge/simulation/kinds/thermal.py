@@ -58,19 +58,31 @@ def sample_temperatures(rng: Rng) -> Temperatures:
 
 @dataclass(frozen=True)
 class WarmActor(Actor):
-    """An actor in the grey levels of its temperatures."""
+    """An actor in the grey levels of its temperatures.
+
+    Attributes:
+        temperatures: Grey levels of the scene.
+        is_running: The engine is warm.
+    """
 
     temperatures: Temperatures
+    is_running: bool
 
     def mesh(self, time_s: float) -> Mesh:
         """Return the mesh at a time, with its foot at the origin."""
-        return warm_mesh(super().mesh(time_s), self.appearance.kind, self.is_moving, self.temperatures)
+        return warm_mesh(super().mesh(time_s), self.appearance.kind, self.is_running, self.temperatures)
 
 
-def warm_actor(actor: Actor, temperatures: Temperatures) -> WarmActor:
+def warm_actor(actor: Actor, temperatures: Temperatures, is_running: bool) -> WarmActor:
     """Return an actor as a thermal camera sees it."""
     return WarmActor(
-        actor.target_id, actor.appearance, actor.trajectory, actor.phase, actor.gait_rate, temperatures
+        actor.target_id,
+        actor.appearance,
+        actor.trajectory,
+        actor.phase,
+        actor.gait_rate,
+        temperatures,
+        is_running,
     )
 
 
