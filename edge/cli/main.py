@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -17,7 +18,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import click
 from click.shell_completion import CompletionItem
 
-from edge.core.errors import CheckError, InputError
+from edge.core.errors import TRACEBACK_VARIABLE, CheckError, InputError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ COMMANDS = {
     "profile": CommandEntry("Measure", "edge.cli.profile", "Measure latency per precision."),
     "evaluate": CommandEntry(
         "Measure", "trainer.cli.evaluate", "Score saliency maps against recorded gaze.", "train"
+    ),
+    "quality": CommandEntry(
+        "Measure", "trainer.cli.quality", "Judge students side by side, by one protocol.", "train"
     ),
     "annotate": CommandEntry("Measure", "trainer.cli.annotate", "Draw boxes around a target, to score maps."),
     "compare": CommandEntry("Measure", "export.cli.compare", "Compare the maps of two graphs.", "export"),
@@ -220,6 +224,8 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 
 def _print_error(message: str, code: int) -> int:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exc()
     click.echo(f"aerogaze: {' '.join(message.split())}", err=True)
     return code
 

@@ -1,11 +1,14 @@
 """Exceptions that the commands report as one line and an exit code.
 
-Any other exception is a bug and shows its traceback.
+Any other exception is a bug and shows its traceback. `TRACEBACK_VARIABLE` shows it for these, too.
 """
 
 from __future__ import annotations
 
 import threading
+
+TRACEBACK_VARIABLE = "AEROGAZE_TRACEBACK"
+"""Environment variable: with any value, the commands print the traceback of each error before its line."""
 
 
 class InputError(Exception):

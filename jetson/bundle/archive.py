@@ -174,7 +174,9 @@ def open_bundle(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.filename != str(path):
             raise
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; expected a bundle that aerogaze bundle wrote"
+        ) from None
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
@@ -269,7 +271,8 @@ def _file_entry(path: Path, timing_cache: bool) -> BundleFile:
             cpio.validate_member_name(path.name), sha256(path), path.stat().st_size, timing_cache
         )
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        kind = "a timing cache of TensorRT" if timing_cache else "a file of the release"
+        raise InputError(f"cannot read {path}: {error.strerror}; expected {kind}") from None
 
 
 def _write_members(file: BinaryIO, signed: SignedManifest, paths: dict[str, Path]) -> None:

@@ -276,7 +276,8 @@ def agent(
     from jetson.hawkbit.agent import UpdateAgent
     from jetson.hawkbit.ddi_client import DdiClient
 
-    token = read_limited(token_file).decode("ascii", "replace").strip() if token_file else None
+    expected = "a file with the token of this device, as the server shows it"
+    token = read_limited(token_file, expected).decode("ascii", "replace").strip() if token_file else None
     interlock = _select_autopilot(root, autopilot, no_autopilot)
     update_agent = UpdateAgent(open_board(root, facts), DdiClient(server, name, token), interlock)
     with _interrupt_on_termination():

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from edge.cli.console import print_next_step
 from edge.cli.options import FILE, FOLDER
+from edge.core.errors import TRACEBACK_VARIABLE, CheckError, InputError
 from jetson.cli.options import autopilot_options, policy_option, reinstall_option
 from jetson.device.config import DEFAULT_ROOT
 from jetson.signing.trust import load_trust
@@ -103,6 +104,8 @@ def flash(
 
 def _flash(host: Host, bundle: LoadedBundle, dry_run: bool) -> dict[str, Any]:
     """Install a bundle with a progress bar, and return the status of the board."""
+    from jetson.deploy.push import describe_unforeseen
+
     columns = TextColumn("sending"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn()
     with Progress(
         *columns, console=ERR_CONSOLE, transient=True, disable=not ERR_CONSOLE.is_terminal
@@ -112,7 +115,14 @@ def _flash(host: Host, bundle: LoadedBundle, dry_run: bool) -> dict[str, Any]:
         def show_bytes(sent: int, total: int) -> None:
             progress.update(task, completed=sent, total=total, visible=sent < total)
 
-        return asyncio.run(host.flash(bundle, ERR_CONSOLE.print, show_bytes, dry_run))
+        try:
+            return asyncio.run(host.flash(bundle, ERR_CONSOLE.print, show_bytes, dry_run))
+        except (InputError, CheckError, OSError):
+            raise
+        except Exception as error:  # the board may be of another version, or be broken
+            raise CheckError(
+                f"{host.address}: {describe_unforeseen(error)}, or see where it failed with {TRACEBACK_VARIABLE}=1"
+            ) from error
 
 
 def _print_status(target: str, status: dict[str, Any]) -> None:

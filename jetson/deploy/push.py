@@ -77,6 +77,11 @@ def is_transient(error: Exception) -> bool:
     )
 
 
+def describe_unforeseen(error: Exception) -> str:
+    """Return why a push failed by an exception that no check of the board's answers foresaw."""
+    return f"its answer cannot be used ({type(error).__name__}: {str(error)[:300]}); update aerogaze on it"
+
+
 @dataclass(frozen=True)
 class LoadedBundle:
     """Bundle file whose content the desk has checked.

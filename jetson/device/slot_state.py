@@ -123,7 +123,7 @@ def load_state(root: Path) -> BoardState:
     except FileNotFoundError:
         return BoardState()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}; run it as its owner or as root") from None
     document = canonical_json.decode(data, str(path))
     if document.pop("schema", None) != SCHEMA:
         raise InputError(f"{path} has another schema than {SCHEMA}: use the aerogaze that wrote it")

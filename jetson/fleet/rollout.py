@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from edge.core.errors import CheckError, InputError
 from jetson.deploy.host import Host
-from jetson.deploy.push import LoadedBundle, is_transient
+from jetson.deploy.push import LoadedBundle, describe_unforeseen, is_transient
 from jetson.fleet.inventory import Inventory, Ring
 from jetson.fleet.rollout_journal import HostOutcome, RolloutJournal
 
@@ -163,8 +163,7 @@ class Rollout:
             why = f"was not finished after {limit_s:g} s; the board may still be installing"
             return _Attempt(False, why, None, False)
         except Exception as error:  # a fault with one board must not end the roll-out to all others
-            why = f"its answer cannot be used ({type(error).__name__}: {error}); update aerogaze on it"
-            return _Attempt(False, _shorten(why), None, False)
+            return _Attempt(False, _shorten(describe_unforeseen(error)), None, False)
 
     def _check_error_limit(self, ring: Ring) -> None:
         progress = self.progress(ring)

@@ -47,7 +47,9 @@ def load_cms_signer(key_path: Path, certificate_path: Path) -> CmsSigner:
         private_key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read {error.filename}: {error.strerror}; expected an RSA key and its certificate in PEM"
+        ) from None
     except (ValueError, TypeError):
         raise InputError(
             f"{key_path} or {certificate_path} is not an unencrypted PEM key or certificate: name other files"

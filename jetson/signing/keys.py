@@ -108,8 +108,9 @@ def load_signing_key(path: Path) -> SigningKey:
     Raises:
         InputError: The file is not readable, or not an unencrypted Ed25519 key in PEM.
     """
+    data = read_limited(path, f"a private key: make one with aerogaze keys new --out {path}")
     try:
-        private_key = serialization.load_pem_private_key(read_limited(path), password=None)
+        private_key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError):
         private_key = None
     if not isinstance(private_key, Ed25519PrivateKey):
@@ -125,7 +126,7 @@ def load_public_key(path: Path) -> PublicKeyHex:
     Raises:
         InputError: The file is not readable, or not an Ed25519 public key in PEM.
     """
-    return parse_public_key(read_limited(path), path)
+    return parse_public_key(read_limited(path, "a .pub that aerogaze keys new wrote"), path)
 
 
 def parse_public_key(data: bytes, path: Path) -> PublicKeyHex:
@@ -210,8 +211,12 @@ def short_key_id(public_key: PublicKeyHex) -> str:
     return public_key[:8]
 
 
-def read_limited(path: Path) -> bytes:
+def read_limited(path: Path, expected: str) -> bytes:
     """Return the content of a file of at most 64 KiB.
+
+    Args:
+        path: The file.
+        expected: What the file should be, for error messages.
 
     Raises:
         InputError: The file cannot be read, or is larger.
@@ -220,7 +225,7 @@ def read_limited(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}; expected {expected}") from None
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{path} is larger than any key or trust document: name another file")
     return data

@@ -109,7 +109,7 @@ def load_trust_document(path: Path) -> tuple[Trust, Signatures]:
         InputError: The file is not a trust document.
         CheckError: A signature is invalid.
     """
-    return _parse_trust_document(read_limited(path), path)
+    return _parse_trust_document(read_limited(path, "a trust document that aerogaze keys trust wrote"), path)
 
 
 def _parse_trust_document(data: bytes, path: Path) -> tuple[Trust, Signatures]:
@@ -189,7 +189,7 @@ def load_trust_with_signatures(path: Path) -> tuple[Trust, Signatures | None]:
         InputError: The file is neither.
         CheckError: A signature of the document is invalid.
     """
-    data = read_limited(path)
+    data = read_limited(path, "a .pub of aerogaze keys new, or a trust document of aerogaze keys trust")
     if data.startswith(b"-----BEGIN"):
         return make_trust([parse_public_key(data, path)]), None
     return _parse_trust_document(data, path)

@@ -53,7 +53,9 @@ def _read_boxes(path: Path) -> NDArray[np.float64]:
         rows = [_parse_line(number, line) for number, line in enumerate(lines, 1)]
         return np.array(rows, np.float64).reshape(len(rows), 4)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; expected a line x,y,w,h for each frame"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path} is malformed ({error}); expected a line x,y,w,h for each frame") from None
 

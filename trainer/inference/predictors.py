@@ -116,7 +116,7 @@ def open_predictor(name: str, precision: str | None = None, fps: float = DEFAULT
         p.stem for p in SHIPPED_STUDENTS.glob("*.safetensors")
     }
     raise InputError(
-        f"nothing to evaluate at {name!r}; expected a .safetensors student, a release's folder, "
+        f"no model and no maps at {name!r}; expected a .safetensors student, a release's folder, "
         f"a run's {TEACHERS_FOLDER}, a folder of maps, or a shipped name: {', '.join(sorted(shipped))}"
     )
 

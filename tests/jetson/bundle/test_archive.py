@@ -338,9 +338,15 @@ def test_output_never_overwrites_a_key(command: Command, small_release: Path, tm
     [
         (["{small}", "--out", "{tmp}/b"], "needs a release and a key"),
         (["--verify", "{bundle}"], "needs --trust"),
-        (["--verify", "{tmp}/none", "--trust", "{pub}"], "cannot read"),
+        (["--verify", "{tmp}/none", "--trust", "{pub}"], "expected a bundle that aerogaze bundle wrote"),
         (["--list", "{tmp}"], "cannot read"),
         (["--list", "{small}/release.json"], "no cpio header"),
+        (["{small}", "--key", "{tmp}/none", "--out", "{tmp}/b"], "private key: make one with aerogaze keys new"),
+        (["--verify", "{bundle}", "--trust", "{tmp}/none"], "expected a .pub of aerogaze keys new, or"),
+        (
+            ["{small}", "--key", "{key}", "--out", "{tmp}/b", "--timing-cache", "{tmp}/none"],
+            "expected a timing cache of TensorRT",
+        ),
         ([], "expected one of --out"),
         (["nonsense", "--key", "{key}", "--out", "{tmp}/b"], "no release 'nonsense'"),
         (["{small}", "--key", "{key}", "--out", "{tmp}/b", "--compatible", "colour=red"], "=red'"),

@@ -278,9 +278,9 @@ def test_trust_document_is_read_only_once(
     write_trust(make_trust([evil.public_key], version=2), [], path)
     reads = 0
 
-    def swap_after_first_read(path: Path) -> bytes:
+    def swap_after_first_read(path: Path, expected: str) -> bytes:
         nonlocal reads
-        data = read_limited(path)
+        data = read_limited(path, expected)
         reads += 1
         if reads == 2:
             path.write_bytes(signed)

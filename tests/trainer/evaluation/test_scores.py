@@ -336,7 +336,7 @@ def test_command_prints_and_writes_scores(command: Command, tmp_path: Path) -> N
 
 
 BAD = [
-    (["nobody", "--dataset", "boxes", "--root", "{data}"], "nothing to evaluate at 'nobody'; expected"),
+    (["nobody", "--dataset", "boxes", "--root", "{data}"], "no model and no maps at 'nobody'; expected"),
     (["skd-64", "--dataset", "kitti", "--root", "{data}"], "'kitti' is not one of"),
     (["skd-64", "--dataset", "boxes", "--root", "nowhere"], "no folder nowhere; expected the root"),
     (["skd-64", "--dataset", "avs1k", "--root", "{data}"], "is not laid out as AVS1K: expected"),
