@@ -10,13 +10,11 @@ from string import Template
 
 from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Document, Row
-from edge.profiler.measurement.machine_load import describe_busy_machine
 from edge.profiler.measurement.statistics import summarize_times
 from edge.profiler.report import svg
 from edge.profiler.report.documents import row_times
 from edge.profiler.report.table import (
-    busy_warning,
-    describe_mode_change,
+    alarms,
     describe_run,
     format_ms,
     format_or_dash,
@@ -61,7 +59,7 @@ def render_page(document: Document, history: Sequence[Document] = ()) -> str:
         machine=escape(
             f"{machine_name(document['machine'])}, {document['created']}; {describe_run(document)}"
         ),
-        alarm="".join(f'<p class="alarm">{escape(line)}</p>' for line in _alarms(document)),
+        alarm="".join(f'<p class="alarm">{escape(line)}</p>' for line in alarms(document)),
         figures="".join(figures),
         latencies=_latency_table(document),
         costs=_cost_table(rows),
@@ -279,17 +277,6 @@ def _condition_list(document: Document) -> str:
     return "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in values.items() if value
     )
-
-
-def _alarms(document: Document) -> Iterator[str]:
-    if describe_busy_machine(document):
-        yield busy_warning(document)
-    if document["conditions"]["throttled"]:
-        yield f"Throttled during the measurement: {', '.join(document['conditions']['throttled'])}."
-    if change := describe_mode_change(document):
-        yield f"{change[0].upper()}{change[1:]}."
-    if document["interrupted"]:
-        yield "Interrupted: the page shows only what was measured until then."
 
 
 def _join_values(values: Mapping[str, float]) -> str:

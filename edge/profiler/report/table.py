@@ -28,9 +28,14 @@ def render_tables(document: Row) -> RenderableType:
     title = f"{document['release']}, {describe_run(document)}; ms per call"
     layers = [_layer_table(name, profile) for name, profile in document["layers"].items()]
     lines = map(Text, notes(document))
-    busy = [Text(busy_warning(document), style="bold red")] if describe_busy_machine(document) else []
+    warnings = [Text(line, style="bold red") for line in alarms(document)]
     return Group(
-        *busy, Text(title, style="italic"), _latency_table(document, rows), _cost_table(rows), *layers, *lines
+        *warnings,
+        Text(title, style="italic"),
+        _latency_table(document, rows),
+        _cost_table(rows),
+        *layers,
+        *lines,
     )
 
 
@@ -105,22 +110,10 @@ def notes(document: Row) -> Iterator[str]:
             yield f"{row['name']} on the GPU, ms: {times}; {rate:,.0f} fps without copies"
         if row.get("gpu_bytes"):
             yield f"{row['name']} takes {_format_mib(row['gpu_bytes'])} MiB of the GPU's memory"
-    yield from _warnings(document)
     yield from _comparison_notes(document)
     yield from _omissions(document)
     if document["protocol"] == PAPER_PROTOCOL:
         yield from _paper_figures(document)
-
-
-def _warnings(document: Row) -> Iterator[str]:
-    """Yield why the numbers may be worse than they should be; `busy_warning` stands above the tables."""
-    conditions = document["conditions"]
-    if conditions["throttled"]:
-        yield f"THROTTLED during the measurement ({', '.join(conditions['throttled'])}): not the best numbers"
-    if change := describe_mode_change(document):
-        yield change
-    if document["interrupted"]:
-        yield "interrupted: only what was measured until then is shown"
 
 
 def _comparison_notes(document: Row) -> Iterator[str]:
@@ -165,16 +158,18 @@ def _paper_figures(document: Row) -> Iterator[str]:
     yield ", ".join(f"{fps:,.1f} fps on its {device}" for device, fps in PAPER_FPS.items())
 
 
-def busy_warning(document: Row) -> str:
-    """Return the warning that a document was measured on a busy machine."""
-    used = describe_busy_machine(document)
-    return f"BUSY MACHINE: {used} during the measurement. Stop them and measure again."
-
-
-def describe_mode_change(document: Row) -> str:
-    """Return a line if the power mode changed during the measurement, else ""."""
-    before, after = document["machine"]["power_mode"], document["conditions"]["power_mode_after"]
-    return "" if before == after else f"the power mode changed during the measurement: {before}, then {after}"
+def alarms(document: Row) -> Iterator[str]:
+    """Yield why the numbers may be worse than they should be. These lines stand above the tables."""
+    conditions = document["conditions"]
+    if used := describe_busy_machine(document):
+        yield f"BUSY MACHINE: {used} during the measurement. Stop them and measure again."
+    if conditions["throttled"]:
+        yield f"THROTTLED during the measurement by {', '.join(conditions['throttled'])}: not the best numbers."
+    before, after = document["machine"]["power_mode"], conditions["power_mode_after"]
+    if before != after:
+        yield f"POWER MODE changed during the measurement: {before}, then {after}."
+    if document["interrupted"]:
+        yield "INTERRUPTED: only what was measured until then is shown."
 
 
 def format_ms(value: float) -> str:

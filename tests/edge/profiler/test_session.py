@@ -16,7 +16,7 @@ from edge.profiler.measurement import conditions
 from edge.profiler.measurement.candidate import Candidate, ProfiledRunner, find_candidates
 from edge.profiler.measurement.energy import measure_energy, measure_idle_power
 from edge.profiler.measurement.sampler import CALLS_PER_TURN, CandidateMeasurement, NullRunner
-from edge.profiler.report.table import notes
+from edge.profiler.report.table import alarms, notes
 from edge.profiler.session import ProfileSettings, compare_with_fp32, profile_release
 from edge.release.manifest import load_release
 from tests.support.clocks import ManualClock, SteppingClock
@@ -110,9 +110,8 @@ def test_throttling_and_power_mode_that_change_during_the_measurement_are_report
     assert conditions_document["throttled"] == ["too much current (oc1)"]
     points = [point["throttled"] for point in conditions_document["timeline"] if point["throttled"]]
     assert points == [["too much current (oc1)"]], "once: when it was counted"
-    assert any(
-        "the power mode changed during the measurement: MAXN, then 15W" in line for line in notes(document)
-    )
+    assert "POWER MODE changed during the measurement: MAXN, then 15W." in alarms(document)
+    assert not any("power mode changed" in line.lower() for line in notes(document))
 
 
 def test_engine_that_fails_after_the_latency_loses_nothing_else() -> None:
