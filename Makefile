@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCE ?=
+DATA ?= $(AEROGAZE_DATA)
 STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 
-.PHONY: demo test lint bench docs pictures dist env release clean
+.PHONY: demo test lint bench quality docs pictures dist env release clean
 
 demo: env
 	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
@@ -20,6 +21,11 @@ lint: env
 
 bench: env
 	$(BIN)/python -m tests.bench
+
+# Students side by side, by docs/explanation/protocol.md; DATA is the folder of the real sequences.
+quality: env
+	mkdir -p out/quality
+	$(BIN)/aerogaze quality $(STUDENTS) --json out/quality/quality.json $(if $(DATA),--data "$(DATA)" --sheets out/quality)
 
 # The documentation site, in out/site. A dead link or a warning is an error. `make test` builds it, too (tests/docs).
 docs: env
@@ -37,12 +43,13 @@ dist: env
 	$(BIN)/python .ci/dist.py dist
 	$(BIN)/twine check --strict dist/*
 
-# The shipped releases, from the shipped students; calibrated on the synthetic world, which may be shipped.
+# The shipped releases, from the shipped students; calibrated on the synthetic world, which may be shipped. Then the scores are fitted there, too.
 release: env
 	for name in $(STUDENTS); do \
 	  $(BIN)/aerogaze export $$name --form stream --calibration-frames 500 --offer-int8 --blur 0.01 --out edge/release/shipped/$$name \
 	    $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11) || exit; \
 	done
+	$(BIN)/aerogaze quality $(STUDENTS) --fit --quick
 
 env: $(VENV)/.made
 

@@ -143,7 +143,7 @@ class DatasetClip:
                 image,
                 self.density(index, image),
                 None if fixations is None else _fixation_points(fixations, self._labels.fixations_are_blobs),
-                self._box(index),
+                self.box(index),
             )
 
     def images(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
@@ -201,7 +201,7 @@ class DatasetClip:
             if files is not None:
                 counts[kind] = len(self) - len(self.labelled_frames(kind))
         if self._labels.boxes is not None:
-            counts["box"] = sum(self._box(index) is None for index in range(len(self)))
+            counts["box"] = sum(self.box(index) is None for index in range(len(self)))
         return {kind: count for kind, count in counts.items() if count}
 
     @cached_property
@@ -241,7 +241,8 @@ class DatasetClip:
             label = None
         return label
 
-    def _box(self, index: int) -> Box | None:
+    def box(self, index: int) -> Box | None:
+        """Return the box of the tracked target in a frame; None where it is unknown."""
         boxes = self._labels.boxes
         if boxes is None or index >= len(boxes) or not np.isfinite(boxes[index]).all():
             return None
@@ -298,7 +299,6 @@ class SaliencyDataset:
             for path, reason in self.faults.items()
         ]
 
-    def summary(self) -> str:
     def describe_label_places(self) -> str:
         """Return where the labels of a clip belong, for messages; the first clip is the example."""
         places = [f"{folder} ({kind})" for kind, folder in self.clips[0].label_folders.items()]
@@ -308,6 +308,7 @@ class SaliencyDataset:
             return "lines x,y,w,h with a box in boxes.txt; aerogaze annotate draws them"
         return f"a data set with labels: the layout {self.kind} has none"
 
+    def summary(self) -> str:
         """Return a text of a few lines: number of clips and frames, missing labels, files at fault."""
         frames = sum(map(len, self.clips))
         lines = [

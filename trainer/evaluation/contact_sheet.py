@@ -17,15 +17,16 @@ TEXT_COLOUR = (230, 230, 230)
 def contact_sheet(evaluation: Evaluation) -> Image:
     """Return the sheet (H, W, 3), uint8 BGR: one row per frame, the best frames first, then the worst."""
     metric_title = next(metric.title for metric in METRICS if metric.name == evaluation.ranked_by)
-    rows = [_draw_text("frame, truth, prediction: " + evaluation.predictor)]
+    rows = [draw_text("frame, truth, prediction: " + evaluation.predictor)]
     for rank, frames in (("best", evaluation.best), ("worst", evaluation.worst)):
         for ranked in frames:
             title = f"{rank}: {metric_title} {ranked.score:.3f}, {ranked.clip}, frame {ranked.frame.index}"
-            rows += [_draw_text(title), _draw_row(ranked)]
+            rows += [draw_text(title), draw_row(ranked)]
     return np.concatenate(rows)
 
 
-def _draw_row(ranked: RankedFrame) -> Image:
+def draw_row(ranked: RankedFrame) -> Image:
+    """Return a row: the frame, its truth and its map."""
     frame = ranked.frame
     height = max(1, round(CELL_WIDTH * frame.image.shape[0] / frame.image.shape[1]))
     picture = cv2.resize(frame.image, (CELL_WIDTH, height), interpolation=cv2.INTER_AREA)
@@ -50,7 +51,8 @@ def _draw_truth(ranked: RankedFrame, height: int) -> Image:
     return image
 
 
-def _draw_text(text: str) -> Image:
+def draw_text(text: str) -> Image:
+    """Return a line of text as wide as a row."""
     line = np.zeros((LINE_HEIGHT, 3 * CELL_WIDTH + 2 * MARGIN, 3), np.uint8)
     cv2.putText(line, text, (4, LINE_HEIGHT - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, TEXT_COLOUR, 1, cv2.LINE_AA)
     return line

@@ -6,7 +6,7 @@ Appearance alone cannot tell the twins apart, so a predictor that ranks the movi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import TypeVar
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 CLIPS, WIDTH, HEIGHT, FRAMES = 200, 256, 144, 17
 FIRST_SEED = 700_000
 """Seed of the first scene. Training never uses these scenes: they lie below
-`trainer.data.synthetic_pairs.FIRST_TRAINING_SCENE`."""
+`trainer.data.scene_pool.FIRST_TRAINING_SCENE`."""
 MIN_SPEED = 0.3
 """Least speed of a mover, in its own sizes per second."""
 MIN_VISIBLE = 0.7
@@ -90,31 +90,50 @@ def twin_clips() -> Iterator[tuple[TwinClip, World]]:
 def twin_scores(
     predictor: Predictor, clips: int = CLIPS, on_clip: Callable[[], object] = lambda: None
 ) -> TwinScores:
-    """Score a predictor on clips of twins.
+    """Score a predictor on clips of twins, as `score_twins` does."""
+    return score_twins([predictor], clips, on_clip)[0]
+
+
+def score_twins(
+    predictors: Sequence[Predictor], clips: int = CLIPS, on_clip: Callable[[], object] = lambda: None
+) -> list[TwinScores]:
+    """Score predictors on clips of twins. A clip is drawn once for all of them.
 
     Args:
-        predictor: Source of the maps.
+        predictors: Sources of the maps.
         clips: Number of clips.
         on_clip: Called after each clip.
 
     Raises:
-        InputError: As the predictor does.
+        InputError: As a predictor does.
     """
-    rows: list[tuple[float, ...]] = []
+    rows: list[list[tuple[float, ...]]] = [[] for _ in predictors]
     for clip, world in islice(twin_clips(), clips):
-        views = (clip.frames, clip.targets), (_freeze(clip.frames), _freeze(clip.targets))
-        peaks = [_twin_peaks(_last_maps(predictor, frames), clip, targets) for frames, targets in views]
-        ranked_first = [_is_mover_first(all_maps) for all_maps in peaks]
-        ranked_first += [_is_mover_first(all_maps[-1:]) for all_maps in peaks]
         world_without_mover = world.without_target(clip.mover.target_id)
         standing_only = [world_without_mover.frame(index).image for index in range(FRAMES)]
-        off = [
-            _share_off_targets(_last_maps(predictor, frames)[-1], clip.standing)
-            for frames in (standing_only, _freeze(standing_only))
-        ]
-        rows.append((*ranked_first, 1 / (1 + len(clip.standing)), *off))
+        for predictor, scores in zip(predictors, rows, strict=True):
+            scores.append(_score_clip(predictor, clip, standing_only))
         on_clip()
-    return TwinScores(len(rows), *(float(mean) for mean in np.mean(rows, axis=0)))
+    return [TwinScores(len(scores), *(float(mean) for mean in np.mean(scores, axis=0))) for scores in rows]
+
+
+def _score_clip(predictor: Predictor, clip: TwinClip, standing_only: list[Image]) -> tuple[float, ...]:
+    """Return the scores of a clip in the order of the attributes of `TwinScores`.
+
+    Args:
+        predictor: Source of the maps.
+        clip: The clip.
+        standing_only: The frames of the clip without its mover.
+    """
+    views = (clip.frames, clip.targets), (_freeze(clip.frames), _freeze(clip.targets))
+    peaks = [_twin_peaks(_last_maps(predictor, frames), clip, targets) for frames, targets in views]
+    ranked_first = [_is_mover_first(all_maps) for all_maps in peaks]
+    ranked_first += [_is_mover_first(all_maps[-1:]) for all_maps in peaks]
+    off = [
+        _share_off_targets(_last_maps(predictor, frames)[-1], clip.standing)
+        for frames in (standing_only, _freeze(standing_only))
+    ]
+    return (*ranked_first, 1 / (1 + len(clip.standing)), *off)
 
 
 def _freeze(values: list[Value]) -> list[Value]:
