@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.pages import ROOT, RUN, Block, blocks, check_unrun_shell, pages, run_page
 
-pytestmark = pytest.mark.xdist_group("pages")  # pages use the same ports, for example that of the live page
+RUN_ELSEWHERE = {"README.md": "system/test_install.py", "docs/reference/fleet.md": "jetson/cli/test_fleet.py"}
+"""Pages whose blocks another test runs, which checks what they write, too; and the file of that test."""
 SHOWN = ("text", "toml", "ini", "json", "yaml", "html", "console")
 PAGES = [page for page in pages() if any(block.is_run for block in blocks(page))]
 
@@ -25,7 +26,11 @@ def _first(page: Path) -> Block:
     return next(block for block in blocks(page) if block.is_run)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not _first(page).is_long], ids=_name)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if not _first(page).is_long and _name(page) not in RUN_ELSEWHERE],
+    ids=_name,
+)
 def test_blocks_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path, long=False)
 
@@ -36,6 +41,12 @@ def test_blocks_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
 )
 def test_long_blocks_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path, long=True)
+
+
+@pytest.mark.parametrize(("page", "file"), RUN_ELSEWHERE.items())
+def test_page_that_another_test_runs_is_run_there(page: str, file: str) -> None:
+    text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+    assert f'run_page(ROOT / "{page}", tmp_path, long=False' in text
 
 
 @pytest.mark.parametrize("page", pages(), ids=_name)

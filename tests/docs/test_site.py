@@ -18,6 +18,8 @@ import trainer
 from edge.cli.main import COMMANDS
 from tests.support.pages import ROOT
 
+pytestmark = pytest.mark.xdist_group("site")  # the site is built once
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

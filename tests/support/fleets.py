@@ -28,8 +28,6 @@ from tests.support.disks import FakeBackend
 
 ORIN_NANO = Compatibility(boards=("orin-nano",))
 NANO_FACTS = BoardFacts("NVIDIA Jetson Orin Nano", "orin-nano", "8.7", None, None, None, None, {})
-FAULT_INTERVAL = 20
-"""One of so many boards of a fleet has a fault."""
 
 
 def make_first_board(root: Path, bundle: Path, key: SigningKey) -> Path:
@@ -111,8 +109,17 @@ def current_counter(root: Path) -> int | None:
     return slot.counter if slot else None
 
 
-def make_fleet(folder: Path, release: Path, count: int) -> tuple[list[str | Path], dict[str, str]]:
-    """Make a fleet in which each 20th board has a fault.
+def make_fleet(
+    folder: Path, release: Path, count: int, fault_interval: int = 20, rings: str = ""
+) -> tuple[list[str | Path], dict[str, str]]:
+    """Make a fleet in which one board of `fault_interval` has a fault.
+
+    Args:
+        folder: Folder of the fleet.
+        release: Release of both bundles.
+        count: Number of boards.
+        fault_interval: One of so many boards has a fault.
+        rings: TOML of the rings; empty for the default ones.
 
     Returns:
         Arguments of the command that rolls out the next release, and the error messages of the faults.
@@ -122,11 +129,11 @@ def make_fleet(folder: Path, release: Path, count: int) -> tuple[list[str | Path
         metadata = BundleMetadata(counter=number, compatible=ORIN_NANO)
         write_bundle(release, [key], metadata, folder / f"b{number}.swu")
     names = copy_boards(folder, make_first_board(folder / "first", folder / "b1.swu", key), count)
-    faults = inject_faults(folder, names[FAULT_INTERVAL // 2 :: FAULT_INTERVAL])
+    faults = inject_faults(folder, names[fault_interval // 2 :: fault_interval])
     return [
         "fleet",
         folder / "b2.swu",
-        write_inventory(folder, names),
+        write_inventory(folder, names, rings),
         "--out",
         folder / "report.json",
     ], faults

@@ -43,6 +43,7 @@ def make_stub_wheels(
     armed: bool = False,
     is_complete: bool = True,
     platform: str | None = None,
+    installs_pip: bool = False,
 ) -> Path:
     """Make a folder as `aerogaze wheels` does, of a runtime that starts and does nothing.
 
@@ -52,6 +53,7 @@ def make_stub_wheels(
         armed: `aerogaze device disarmed` reports armed.
         is_complete: The runtime has all packages that it must be able to import.
         platform: Platform in requirements.txt; None for this one.
+        installs_pip: The runtime has pip, as that of `aerogaze wheels` has. It takes longer to install.
     """
     wheel_folders = (
         Path(ensurepip.__file__).parent / "_bundled",
@@ -80,7 +82,8 @@ def make_stub_wheels(
     lines = f"aerogaze=={version} --hash=sha256:{digest}\n"
     for wheel in pip_wheels:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        lines += f"pip=={wheel.name.split('-')[1]} --hash=sha256:{digest}\n"
+        requirement = f"pip=={wheel.name.split('-')[1]}" if installs_pip else "# the wheel of pip has"
+        lines += f"{requirement} --hash=sha256:{digest}\n"
     (folder / REQUIREMENTS).write_text(
         f"# machine {platform or detect_platform()}\n# unpacked 9 bytes\n{lines}"
     )

@@ -13,6 +13,8 @@ from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 QUICK = ("--no-history", "--energy", "0")
+FEW_RUNS = ("--runs", "300")
+"""Fewest runs of the protocol; without the option, they also take at least a second."""
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 
@@ -71,7 +73,9 @@ def test_missing_precision_is_named_and_the_others_are_measured(
     manifest = json.loads((release / "release.json").read_text())
     manifest["graphs"] = [graph for graph in manifest["graphs"] if graph["precision"] != "fp16"]
     (release / "release.json").write_text(json.dumps(manifest))
-    outcome = command("profile", release, "--precision", "fp16,int8", *QUICK, "--json", tmp_path / "l.json")
+    outcome = command(
+        "profile", release, "--precision", "fp16,int8", *QUICK, *FEW_RUNS, "--json", tmp_path / "l.json"
+    )
     assert outcome.code == 0, outcome.err
     document = json.loads((tmp_path / "l.json").read_text())
     assert [row["name"] for row in document["latencies"]] == ["int8"]
@@ -81,14 +85,16 @@ def test_missing_precision_is_named_and_the_others_are_measured(
 
 def test_broken_budget_is_named_with_exit_code_1(command: Command, tmp_path: Path) -> None:
     (tmp_path / "budget.toml").write_text("[int8]\np99_ms = 0.00001\n")
-    outcome = command("profile", "--precision", "int8", *QUICK, "--budget", tmp_path / "budget.toml")
+    outcome = command(
+        "profile", "--precision", "int8", *QUICK, *FEW_RUNS, "--budget", tmp_path / "budget.toml"
+    )
     assert outcome.code == 1
     assert "int8 p99_ms is" in outcome.err
     assert "the budget is at most 1e-05" in outcome.err
 
 
 def test_second_profile_is_compared_with_the_first(command: Command, tmp_path: Path) -> None:
-    words = ("profile", "--precision", "int8", "--threads", "1", "--energy", "0")
+    words = ("profile", "--precision", "int8", "--threads", "1", "--energy", "0", *FEW_RUNS)
     assert command(*words).code == 0
     outcome = command(*words, "--html", tmp_path / "r.html")
     assert "compared with this board's previous profile" in outcome.out
@@ -97,7 +103,7 @@ def test_second_profile_is_compared_with_the_first(command: Command, tmp_path: P
 
 def test_int8_is_compared_with_pytorch_without_fp32_of_the_release(command: Command, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    words = ("profile", "--precision", "int8", "--torch", "fp32", "--threads", "1", *QUICK)
+    words = ("profile", "--precision", "int8", "--torch", "fp32", "--threads", "1", *QUICK, *FEW_RUNS)
     outcome = command(*words, "--json", tmp_path / "l.json")
     assert outcome.code == 0, outcome.err
     (comparison,) = json.loads((tmp_path / "l.json").read_text())["against"]
@@ -108,7 +114,7 @@ def test_truth_option_gives_nss(command: Command, tmp_path: Path) -> None:
     world = World(5, 320, 180)
     frames = np.stack([world.frame(index).image for index in range(4)])
     np.savez(tmp_path / "t.npz", frames=frames, fixations=np.array([[0, 90, 160], [3, 20, 30]]))
-    words = ("profile", "--precision", "int8", *QUICK, "--truth", tmp_path / "t.npz")
+    words = ("profile", "--precision", "int8", *QUICK, *FEW_RUNS, "--truth", tmp_path / "t.npz")
     outcome = command(*words, "--json", tmp_path / "l.json")
     assert outcome.code == 0, outcome.err
     (row,) = json.loads((tmp_path / "l.json").read_text())["latencies"]

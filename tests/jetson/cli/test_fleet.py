@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
 import signal
 import subprocess
@@ -30,11 +30,13 @@ from tests.support.fleets import (
 )
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+from tests.support.pages import ROOT, run_page
 from tests.support.sshd import SshServer, cutting_proxy
 
 Command = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]
-ALL_AT_ONCE = '[[rings]]\nhosts = "all"\nerror = "50%"\nsuccess = "50%"\n'
+TOLERANT_RING = '[[rings]]\nhosts = {}\nerror = "50%"\nsuccess = "50%"\n'
+ALL_AT_ONCE = TOLERANT_RING.format('"all"')
 
 
 @pytest.fixture(scope="session")
@@ -66,12 +68,18 @@ def read_report_rows(path: Path) -> dict[str, dict[str, Any]]:
     return {row["host"]: row for row in json.loads(path.read_text())["hosts"]}
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_fleet_with_five_percent_faults_reports_each_outcome(
-    smallest_release: Path, tmp_path: Path, count: int
+@pytest.mark.parametrize(
+    ("count", "fault_count", "rings"),
+    [
+        (16, len(fleets.FAULTS), "".join(TOLERANT_RING.format(hosts) for hosts in ("1", '"10%"', '"all"'))),
+        pytest.param(1000, 50, "", marks=pytest.mark.long),
+    ],
+)
+def test_fleet_with_some_faults_reports_each_outcome(
+    smallest_release: Path, tmp_path: Path, count: int, fault_count: int, rings: str
 ) -> None:
-    arguments, faults = fleets.make_fleet(tmp_path, smallest_release, count)
-    assert len(faults) == count // 20
+    arguments, faults = fleets.make_fleet(tmp_path, smallest_release, count, count // fault_count, rings)
+    assert len(faults) == fault_count
     code, _, peak_mb = fleets.measure_memory(fleets.aerogaze_command(*arguments))
     assert code == 1
     assert peak_mb < 500
@@ -84,7 +92,8 @@ def test_fleet_with_five_percent_faults_reports_each_outcome(
         if faults.get(name) != "is not the canonical JSON":
             assert current_counter(tmp_path / name) == (1 if name in faults else 2)
     ended = [[row["ended_at"] for row in rows.values() if row["ring"] == ring] for ring in (1, 2, 3)]
-    assert [len(ring) for ring in ended] == [1, count // 10, count - count // 10 - 1]
+    second = math.ceil(count / 10)
+    assert [len(ring) for ring in ended] == [1, second, count - second - 1]
     assert max(ended[0]) <= min(ended[1])
     assert max(ended[1]) <= min(ended[2])
     shutil.rmtree(tmp_path / "boards")  # pytest keeps the folder, and 1,000 boards are large
@@ -315,21 +324,7 @@ def test_rollout_over_ssh_retries_a_broken_connection(
     assert [current_counter(tmp_path / f"boards/{n:04}") for n in range(1, 5)] == [2, 2, 1, 1]
 
 
-DOCS = Path(__file__).parents[3] / "docs/reference/fleet.md"
-
-
 def test_commands_of_the_fleet_page_run(tmp_path: Path) -> None:
-    text = DOCS.read_text()
-    (tmp_path / "fleet.toml").write_text(text.split("```toml\n")[1].split("```")[0])
-    commands = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
-    script = f'set -e\naerogaze() {{ {" ".join(fleets.aerogaze_command())} "$@"; }}\n{commands}'
-    result = subprocess.run(
-        ["/bin/bash", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(DOCS.parents[2])},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    run_page(ROOT / "docs/reference/fleet.md", tmp_path, long=False)
     assert {current_counter(tmp_path / name) for name in ("drones/1", "drones/2", "drones/3")} == {1}
     assert {row["outcome"] for row in read_report_rows(tmp_path / "report.json").values()} == {"done"}

@@ -52,7 +52,8 @@ def test_video_ends_before_the_disk_is_full_and_can_be_played(
 ) -> None:
     monkeypatch.setattr("edge.sinks.files.overlay_video.RESERVED_BYTES", 1 << 20)
     monkeypatch.setattr("edge.sinks.files.overlay_video.DISK_CHECK_INTERVAL", 5)
-    arguments = ["run", "synthetic:3:1280x720:150", "--realtime", "--fps", "20", "--json"]
+    (disk / "ballast").write_bytes(bytes(2_500_000))  # the video fills what is left within some frames
+    arguments = ["run", "synthetic:3:640x360:60", "--realtime", "--fps", "100", "--json"]
     outcome = command(
         *arguments, "--overlay", disk / "o.mp4", "--maps", disk / "maps"
     )  # the maps fill the rest
