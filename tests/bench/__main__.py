@@ -35,6 +35,7 @@ from tests.bench.live import live_rows, long_rows
 from tests.bench.metrics import metric_rows
 from tests.bench.profiler import profiler_rows
 from tests.bench.rows import BenchRow
+from tests.bench.simulation import simulation_rows
 from tests.bench.sinks import sink_rows
 from tests.bench.students import student_rows
 from tests.bench.training import training_rows
@@ -66,6 +67,7 @@ THEMES: dict[str, Callable[[Path], Rows]] = {
     "metrics": lambda folder: metric_rows(),
     "profiler": lambda folder: profiler_rows(),
     "sinks": sink_rows,
+    "simulation": lambda folder: simulation_rows(),
     "flash": flash_rows,
     "training": lambda folder: training_rows(),
     "gpu": gpu_rows,

@@ -133,7 +133,8 @@ def sample_layout(rng: Rng, setting: Setting, twins: bool) -> SceneLayout:
     mains = tuple(name for name in place.mains if not (twins and name == "tower"))
     main_kind = choose(rng, mains)
     is_thermal = setting.condition == "thermal"
-    fraction = math.exp(rng.normal(math.log(0.03 if is_thermal else 0.045), 0.65))
+    usual = 0.02 if setting.place == "town" else 0.03 if is_thermal else 0.045
+    fraction = math.exp(rng.normal(math.log(usual), 0.65))
     fraction = min(max(fraction, 0.008), 0.2 if main_kind not in ("tower", "bus") else 0.12)
     pitch = BLANK_PITCHES.get(setting.place) or sample_pitch(
         rng, 0.5 * place.horizon if is_thermal else place.horizon
@@ -145,7 +146,13 @@ def sample_layout(rng: Rng, setting: Setting, twins: bool) -> SceneLayout:
     world_m = max(3.6 * view_m, 24.0)
     roads = sample_roads(rng, site, world_m) if setting.place not in BLANKS else ()
     if place.on_water and site == "sea":
-        materials: tuple[str, ...] = WATER_MATERIALS
+        materials: tuple[str, ...] = (
+            *WATER_MATERIALS,
+            "dark water",
+            "teal water",
+            "teal water",
+            "blue water",
+        )
     else:
         materials = HARD_MATERIALS if site in ("plaza", "carpark", "court") else SOFT_MATERIALS
     return SceneLayout(site, main_kind, choose(rng, materials), pitch, view_m, world_m, roads)

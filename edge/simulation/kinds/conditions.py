@@ -88,7 +88,7 @@ def apply_condition(rng: Rng, scene: Scene, setting: Setting, layout: SceneLayou
         flight = replace(
             flight, yaw=math.atan2(scene.sun[0], scene.sun[1]) + rng.normal(0, 0.4), yaw_rate=0.0
         )
-    gain = np.array(effects.gain) * np.array([0.78, 0.93, 1.08]) ** rng.uniform(0.3, 1.6)
+    gain = np.array(effects.gain) * np.array([0.78, 0.93, 1.08]) ** rng.uniform(0.2, 0.9)
     colour = np.array([150.0, 215, 250]) * rng.uniform(0.5, 1.0)
     near = (*near, LowSun(scene.sun, colour, float(rng.uniform(0.05, 0.16))))
     warm = replace(effects, gain=(float(gain[0]), float(gain[1]), float(gain[2])))

@@ -59,7 +59,7 @@ def sample_wakes(rng: Rng, layout: SceneLayout, setting: Setting, water: WaterMa
         bubble_tile_m=max(rng.uniform(9, 22), 0.22 * view_m),
         water=water,
         life_s=float(rng.uniform(5, 16)),
-        spread=float(rng.uniform(0.4, 1.1)),
+        spread=float(rng.uniform(0.7, 2.4)),
     )
 
 

@@ -115,7 +115,7 @@ class Wakes:
         track += nearest_copy(self.water.world_m, camera, poses[:1, :2])
         side = np.column_stack([forward[:, 1], -forward[:, 0]])
         half = size * (0.9 + self.spread * ages**0.8)
-        width = 0.4 * half
+        width = size * 0.25 + 0.3 * half
         for arm, strength in zip(ARMS, ARM_STRENGTHS, strict=True):
             wobble = 0.15 * width * np.sin(7.0 * times + 3 * arm)
             middle, breadth = arm * half + wobble, width * (0.7 if arm else 1.0)

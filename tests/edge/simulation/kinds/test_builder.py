@@ -76,14 +76,18 @@ def test_empty_scenes_have_no_targets_nor_lookalikes() -> None:
 def test_blank_scenes_have_nothing_in_them(kind: str) -> None:
     for seed in range(6):
         scene = build_kind_scene(seed, 64, kind, twins=False, empty=False)
-        assert scene.actors == scene.scenery == scene.bystanders == ()
+        assert not scene.actors
+        assert not scene.scenery
+        assert not scene.bystanders
 
 
 def test_plain_scene_is_empty_only_when_asked() -> None:
     """The argument `empty` without a kind gives another scene, so a plain one stays what it was."""
     plain = World(5, *SMALL)
     assert plain.targets(0)
-    assert plain._scene.ground_layers == plain._scene.near_layers == plain._scene.bystanders == ()
+    assert not plain._scene.ground_layers
+    assert not plain._scene.near_layers
+    assert not plain._scene.bystanders
 
 
 def test_scenes_of_a_kind_vary_in_height_and_pitch() -> None:
