@@ -1,4 +1,4 @@
-"""What many tests need: a clip, the shipped release, and the command as a user calls it."""
+"""What many tests need: a clip, the shipped release, the command as a user calls it; and how workers run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import settings
 from edge.cli.main import run_cli
 from edge.release.manifest import DEFAULT_RELEASE, locate_release
 from edge.simulation.world import World
+from tests.support.made_once import MadeOnce, run_folder
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 """Real footage beside the project; it is not part of it."""
@@ -24,6 +25,24 @@ REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 # A test must not fail because the machine is busy.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    # There is a worker per core. With a thread per core in each of them, threads wait for each other.
+    # The programs that a test starts inherit this; PyTorch reads it when it is imported.
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", OPENCV_FOR_THREADS_NUM="1")
+    cv2.setNumThreads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the workers start with the longest tests, so that none of them runs alone at the end.
+
+    pytest-xdist itself starts with the groups of the most tests.
+    """
+    if IS_WORKER:
+        items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 class Outcome(NamedTuple):
@@ -51,6 +70,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AEROGAZE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Make what takes long once in a run, for all workers."""
+    return MadeOnce(run_folder(tmp_path_factory) / "made-once")
 
 
 @pytest.fixture

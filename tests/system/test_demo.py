@@ -7,10 +7,28 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from edge.cli.main import invoke
+from export.cli import demo
 from tests.conftest import Outcome
+from tests.support.training import set_options
+
+FEW_STEPS = {"teachers.steps": "2", "students.steps": "4", "network.steps": "8"}
+"""Changes to the demo's recipe: each stage of the training runs, but for seconds instead of a minute."""
 
 
-def test_demo_writes_all_its_outputs(command: Callable[..., Outcome], tmp_path: Path) -> None:
+def train_for_few_steps(words: list[str]) -> None:
+    invoke([*words, *set_options(FEW_STEPS)] if words[0] == "train" else words)
+
+
+@pytest.mark.first
+@pytest.mark.parametrize("few_steps", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_demo_writes_all_its_outputs(
+    command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_steps: bool
+) -> None:
+    if few_steps:
+        monkeypatch.setattr(demo, "invoke", train_for_few_steps)
     outcome = command("demo", "--source", "synthetic:4:320x180:16", "--out", tmp_path / "demo")
     assert outcome.code == 0, outcome.err
     out = tmp_path / "demo"
