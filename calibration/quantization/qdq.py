@@ -182,12 +182,15 @@ def _remove_unused_initializers(graph: onnx.GraphProto) -> None:
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Sort the nodes of a graph topologically, in place."""
     available = {t.name for t in graph.initializer} | {i.name for i in graph.input} | {""}
-    waiting, ordered = list(graph.node), []
+    waiting = [
+        (node, set(node.input)) for node in graph.node
+    ]  # reading a protobuf takes longer than the rest
+    ordered: list[NodeProto] = []
     while waiting:
-        ready = [node for node in waiting if all(name in available for name in node.input)]
+        ready = [node for node, inputs in waiting if inputs <= available]
         assert ready, "the graph has a cycle"
-        available |= {name for node in ready for name in node.output}
+        waiting = [(node, inputs) for node, inputs in waiting if not inputs <= available]
+        available.update(name for node in ready for name in node.output)
         ordered += ready
-        waiting = [node for node in waiting if not all(name in available for name in node.output)]
     del graph.node[:]
     graph.node.extend(ordered)
