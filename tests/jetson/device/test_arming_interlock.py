@@ -41,7 +41,8 @@ class Vehicle:
         every_s: float = 0.05,
         armed: bool = False,
     ) -> None:
-        self.armed, self._autopilot, self._every_s = armed, autopilot, every_s
+        self._armed, self._autopilot, self._every_s = armed, autopilot, every_s
+        self._sending = threading.Lock()
         self._link = mavutil.mavlink_connection(
             f"udpout:127.0.0.1:{port}", source_system=system, source_component=1
         )
@@ -49,12 +50,23 @@ class Vehicle:
         self._thread = threading.Thread(target=self._send)
         self._thread.start()
 
+    @property
+    def armed(self) -> bool:
+        """Whether the autopilot reports armed. Once it is set, no heartbeat with the old value is sent."""
+        return self._armed
+
+    @armed.setter
+    def armed(self, armed: bool) -> None:
+        with self._sending:
+            self._armed = armed
+
     def _send(self) -> None:
         while not self._stop.wait(self._every_s):
-            mode = MAV.MAV_MODE_FLAG_SAFETY_ARMED if self.armed else 0
             send = self._link.mav.heartbeat_send
             send(MAV.MAV_TYPE_GCS, MAV.MAV_AUTOPILOT_INVALID, MAV.MAV_MODE_FLAG_SAFETY_ARMED, 0, 0)
-            send(MAV.MAV_TYPE_QUADROTOR, self._autopilot, mode, 0, MAV.MAV_STATE_STANDBY)
+            with self._sending:
+                mode = MAV.MAV_MODE_FLAG_SAFETY_ARMED if self._armed else 0
+                send(MAV.MAV_TYPE_QUADROTOR, self._autopilot, mode, 0, MAV.MAV_STATE_STANDBY)
 
     def close(self) -> None:
         self._stop.set()
@@ -71,6 +83,13 @@ def run_vehicle(port: int, **options: Any) -> Iterator[Vehicle]:
         vehicle.close()
 
 
+@pytest.fixture
+def short_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a check soon after the first heartbeat: there is one vehicle only, which sends many a second."""
+    monkeypatch.setattr(arming_interlock, "MIN_LISTEN_S", 0.1)
+
+
+@pytest.mark.usefixtures("short_listen")
 def test_check_raises_only_while_the_vehicle_is_armed() -> None:
     port = free_udp_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S)
@@ -130,6 +149,7 @@ def test_check_raises_input_error_if_the_link_cannot_be_opened() -> None:
             MavlinkAutopilot(link).check_disarmed()
 
 
+@pytest.mark.usefixtures("short_listen")
 def test_install_is_refused_while_the_drone_is_armed(
     command: Callable[..., Outcome], make_bundle: Callable[..., Path], public_key_file: Path, tmp_path: Path
 ) -> None:
@@ -268,6 +288,7 @@ def test_arming_request_by_command_int_is_denied() -> None:
     assert (answer.get_srcSystem(), answer.get_srcComponent()) == (10, 191)
 
 
+@pytest.mark.usefixtures("short_listen")
 def test_arming_requests_are_denied_only_within_deny_arming() -> None:
     port = free_udp_port()
     autopilot = MavlinkAutopilot(f"udpin:127.0.0.1:{port}", timeout_s=PATIENCE_S)
@@ -308,6 +329,7 @@ def test_install_denies_arming_requests(
     assert any(answer is not None and answer.result == MAV.MAV_RESULT_DENIED for answer in answers)
 
 
+@pytest.mark.usefixtures("short_listen")
 def test_disarmed_command_exits_with_one_while_armed(command: Callable[..., Outcome], tmp_path: Path) -> None:
     root, port = tmp_path / "drone", free_udp_port()
     words = ["device", "disarmed", "--root", root, "--autopilot", f"udpin:127.0.0.1:{port}"]
@@ -348,11 +370,19 @@ def test_install_does_not_switch_if_the_drone_is_armed_during_the_trial(
     assert "switched to slot" not in output
 
 
+IMPATIENT = """
+from jetson.device import arming_interlock
+arming_interlock.MavlinkAutopilot.__init__.__defaults__ = (0.2,)  # nothing sends heartbeats
+from edge.cli.main import main
+main()
+"""
+
+
 def test_install_asks_at_the_terminal_if_the_armed_state_is_unknown(
     make_bundle: Callable[..., Path], public_key_file: Path, tmp_path: Path
 ) -> None:
     root, port = str(tmp_path / "drone"), free_udp_port()
-    aerogaze = [sys.executable, "-m", "edge.cli.main", "device"]
+    aerogaze = [sys.executable, "-c", IMPATIENT, "device"]
     subprocess.run(
         [*aerogaze, "trust", str(public_key_file), "--root", root], check=True, capture_output=True
     )
