@@ -36,6 +36,7 @@ docs: env
 pictures: env
 	$(BIN)/python -m docs.pictures
 	$(BIN)/python -m docs.map_pictures
+	$(BIN)/python -m docs.world_pictures
 
 # Wheel and source archive of the last commit's time, the same to the byte each time.
 dist: env

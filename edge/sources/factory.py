@@ -27,7 +27,7 @@ def open_source(
     """Open a source of frames.
 
     Args:
-        name: A video file, a folder of images, `synthetic:SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera:
+        name: A video file, a folder of images, `synthetic:[KIND:]SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera:
             `/dev/videoN`, `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`.
         min_size: Width and height that suffice. A source that can give smaller frames cheaply does so, and
             says it in `Frame.scale`.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edge.core.errors import InputError
+from edge.simulation.world import World
 from edge.sources.factory import open_source
 
 
@@ -12,6 +13,18 @@ def test_synthetic_flight_has_the_size_and_length_of_its_name() -> None:
     assert len(frames) == source.length == 4
     assert frames[0].image.shape == (96, 128, 3)
     assert (frames[0].image != frames[3].image).any()
+
+
+def test_synthetic_flight_shows_the_kind_of_its_name() -> None:
+    source = open_source("synthetic:thermal:3:128x96:1")
+    assert source.name == "synthetic:thermal:3:128x96:1"
+    (frame,) = source
+    assert (frame.image == World(3, 128, 96, kind="thermal").frame(0).image).all()
+
+
+def test_unknown_kind_of_scene_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="no kind of scene 'lunar'; expected one of varied, plain"):
+        open_source("synthetic:lunar:3")
 
 
 @pytest.mark.parametrize(
