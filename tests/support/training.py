@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.recipes.loader import SkdRecipe, load_recipe
 
 SHORT_SKD = {
-    "world.width": "96", "world.height": "64", "world.pairs_per_scene": "2", "workers": "0",
+    "world.width": "96", "world.height": "64", "workers": "0",
     "teachers.steps": "2", "teachers.batch": "2", "teachers.imagenet": "false",
     "students.steps": "2", "students.batch": "4", "network.steps": "3", "network.batch": "4",
 }  # fmt: skip

@@ -7,6 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.support.pools import SMALL_POOL
+from trainer.data.pool_rendering import open_pool
+from trainer.data.scene_pool import ScenePool
+
+
+@pytest.fixture(scope="session")
+def small_pool() -> ScenePool:
+    """Return the first shard of the small pool: six scenes without twins, two of them with clips."""
+    return open_pool(SMALL_POOL, 1)
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:

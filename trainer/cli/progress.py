@@ -16,16 +16,19 @@ from rich.text import Text
 from edge.cli.console import ERR_CONSOLE, progress_bar
 
 if TYPE_CHECKING:
+    from trainer.data.pool_rendering import PoolProgress
     from trainer.training.monitor import TrainingProgress
 
 FIRST_LINE_S, LINE_INTERVAL_S = 5.0, 60.0
 """Times of the first line of a stage in a log, and between later ones."""
 STOP_NOTE = "Ctrl-C: stopping after this step"
+RENDERING = "scenes"
+"""Name of the rendering among the stages."""
 
 
 @dataclass
 class _StageClock:
-    """Times of a stage, from the end of its first step in this process.
+    """Times of a stage or of a rendering, from the end of its first step in this process.
 
     Attributes:
         first_step: Number of the first step.
@@ -51,7 +54,7 @@ class _StopColumn(ProgressColumn):
 
 
 class TrainingReporter:
-    """Shows step, loss, rate and remaining time of each stage.
+    """Shows step, loss, rate and remaining time of each stage, and of the rendering of scenes before them.
 
     Args:
         steps: Number of steps of each stage.
@@ -67,7 +70,7 @@ class TrainingReporter:
         self, steps: Mapping[str, int], bar: Progress, stop_column: _StopColumn, shown: bool
     ) -> None:
         self._bar, self._stop_column = bar, stop_column
-        self._writes_lines = shown and not ERR_CONSOLE.is_terminal
+        self._shown, self._writes_lines = shown, shown and not ERR_CONSOLE.is_terminal
         width = max(map(len, steps))
         self._tasks = {
             stage: bar.add_task(f"{stage:{width}}", total=count, status="reading data", visible=index == 0)
@@ -78,21 +81,38 @@ class TrainingReporter:
 
     def on_step(self, progress: TrainingProgress) -> None:
         """Show a step."""
-        now_s = time.monotonic()
-        clock = self._clocks.setdefault(
-            progress.stage, _StageClock(progress.step, now_s, now_s + FIRST_LINE_S)
-        )
-        done, seconds = progress.step - clock.first_step, now_s - clock.first_s
-        status = f"loss {progress.loss:.3f}"
-        if done and seconds > 0:
-            remaining_s = (progress.steps - progress.step) * seconds / done
-            status += f", {format_rate(done / seconds)}, {format_duration(remaining_s)} left"
-        self._bar.update(self._tasks[progress.stage], completed=progress.step, status=status, visible=True)
         self.wait_shares[progress.stage] = progress.data_wait
+        status = [f"loss {progress.loss:.3f}", f"{progress.data_wait:.0%} waiting"]
+        self._show(progress.stage, "step", progress.step, progress.steps, status)
+
+    def on_pool(self, progress: PoolProgress) -> None:
+        """Show how far the rendering of scenes is; at its start, say what it will take."""
+        size = format_size(progress.total_bytes)
+        if RENDERING not in self._tasks:
+            self._tasks[RENDERING] = self._bar.add_task(RENDERING, total=progress.total, status="")
+            if self._shown:
+                processes = f"{progress.processes} process{'es' * (progress.processes > 1)}"
+                ERR_CONSOLE.print(
+                    f"rendering {progress.total} scenes into {progress.folder}, once: {size}, about "
+                    f"{format_duration(progress.expected_s)} with {processes}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        self._show(RENDERING, "scene", progress.scenes, progress.total, [size])
+
+    def _show(self, name: str, unit: str, step: int, steps: int, status: list[str]) -> None:
+        """Update the bar of a stage, and write a line to a log now and then."""
+        now_s = time.monotonic()
+        clock = self._clocks.setdefault(name, _StageClock(step, now_s, now_s + FIRST_LINE_S))
+        done, seconds = step - clock.first_step, now_s - clock.first_s
+        if done and seconds > 0:
+            remaining_s = (steps - step) * seconds / done
+            status += [format_rate(done / seconds, unit), f"{format_duration(remaining_s)} left"]
+        text = ", ".join(status)
+        self._bar.update(self._tasks[name], completed=step, status=text, visible=True)
         if self._writes_lines and done and now_s >= clock.line_s:
             clock.line_s = now_s + LINE_INTERVAL_S
-            line = f"{progress.stage}: step {progress.step} of {progress.steps}, {status}"
-            ERR_CONSOLE.print(line, highlight=False, soft_wrap=True)
+            ERR_CONSOLE.print(f"{name}: {unit} {step} of {steps}, {text}", highlight=False, soft_wrap=True)
 
     def on_interrupt(self) -> None:
         """Say at once that Ctrl-C was heard; called in a signal handler."""
@@ -116,9 +136,14 @@ def report_training(steps: Mapping[str, int], shown: bool) -> Iterator[TrainingR
         yield TrainingReporter(steps, bar, stop_column, shown)
 
 
-def format_rate(steps_per_s: float) -> str:
+def format_rate(steps_per_s: float, unit: str = "step") -> str:
     """Return a rate as steps per second or, if it is slow, as seconds per step."""
-    return f"{steps_per_s:.1f} steps/s" if steps_per_s >= 1 else f"{1 / steps_per_s:.1f} s/step"
+    return f"{steps_per_s:.1f} {unit}s/s" if steps_per_s >= 1 else f"{1 / steps_per_s:.1f} s/{unit}"
+
+
+def format_size(count: int) -> str:
+    """Return a size in MB or GB."""
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def format_duration(seconds: float) -> str:

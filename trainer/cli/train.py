@@ -40,6 +40,11 @@ MIN_DATA_WAIT = 0.3
     help="Folder for checkpoints and logs. Resumes the run in it, if there is one.",
 )
 @click.option(
+    "--pool",
+    type=FolderType(file_okay=False),
+    help="Folder of the rendered scenes; made if it is missing. Default: in the cache.",
+)
+@click.option(
     "--interval",
     type=click.IntRange(min=1),
     metavar="N",
@@ -65,6 +70,7 @@ def train(
     recipe: str,
     out: Path | None,
     folder: Path | None,
+    pool: Path | None,
     interval: int,
     changes: tuple[str, ...],
     release: str | None,
@@ -89,7 +95,7 @@ def train(
     PendingFile(out).discard()  # fails now, not after the training, if the file cannot be written
     started = time.perf_counter()
     is_leader = process_group().rank == 0
-    student, wait_shares = _run_training(loaded, folder, interval, is_leader)
+    student, wait_shares = _run_training(loaded, folder, pool, interval, is_leader)
     if not is_leader:
         return
     student = replace(student, name=out.stem, trained={**student.trained, "commit": _commit()})
@@ -134,7 +140,7 @@ def _load_recipe(name: str, changes: tuple[str, ...], release: str | None) -> Re
 
 
 def _run_training(
-    recipe: Recipe, folder: Path | None, interval: int, is_leader: bool
+    recipe: Recipe, folder: Path | None, pool: Path | None, interval: int, is_leader: bool
 ) -> tuple[Student, dict[str, float]]:
     """Train, and show the progress.
 
@@ -147,7 +153,7 @@ def _run_training(
 
     steps = {stage: table.steps for stage, table in recipe.stages.items()}
     with report_training(steps, shown=is_leader) as reporter:
-        run = TrainingRun(folder, interval, reporter.on_step, reporter.on_interrupt)
+        run = TrainingRun(folder, interval, reporter.on_step, reporter.on_interrupt, pool, reporter.on_pool)
         student = train_student(recipe, run)
     return student, reporter.wait_shares
 

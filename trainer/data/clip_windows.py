@@ -6,32 +6,32 @@ student runs on a stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from edge.core.frames import Image
 from edge.preprocessing.transform import Preprocessing
-from edge.simulation.world import World
+from trainer.data.augmentation import Variation
 from trainer.data.gaze_model import gaze_density
-from trainer.data.synthetic_pairs import SyntheticStream
+from trainer.data.scene_pool import ScenePool
+from trainer.data.synthetic_pairs import DRAWS
 from trainer.datasets import clips
 from trainer.models.mobilenet3d import CLIP_FRAMES
+from trainer.recipes.loader import WorldTable
 
 WINDOWS_PER_CLIP = 100
 """Windows of each clip in an epoch."""
 FPS = 30.0
 """Frame rate of the data sets, and of scenes rendered for networks that have no notion of time."""
-INITIAL_SCENES = 4
-"""Scenes that are rendered before the first sample."""
 
 Array = NDArray[Any]
 
@@ -145,57 +145,36 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         return shape.sample(images, densities, mirrored)
 
 
-class RenderedClip(NamedTuple):
-    """Consecutive frames (N, H, W, 3), uint8 BGR, of a simulated scene, and their densities (N, H, W)."""
-
-    images: Array
-    densities: Array
-
-
-class SyntheticWindowStream(SyntheticStream[RenderedClip]):
-    """Endless stream of windows of simulated scenes, half of them mirrored.
+class SyntheticWindows(Dataset[dict[str, Tensor]]):
+    """Random windows of the clips of a pool, half of them mirrored.
 
     Args:
-        shape: Shape of the windows.
-        length: Consecutive frames that are rendered of each scene.
-        buffer: Rendered clips in the buffer, summed over all workers.
-        reuse: How many windows are drawn from a clip on average.
-        stream: Number of the stream.
-        size: Width and height of the rendered frames; None takes those of `shape`.
-        fps: Frame rate of the scenes.
+        pool: Pool to draw from.
+        world: Table of the recipe for the simulated scenes.
+        shape: Shape of the windows; a window has consecutive frames of a clip.
+        stream: Number of the sequence of random draws.
     """
 
-    def __init__(
-        self,
-        shape: WindowShape,
-        length: int,
-        buffer: int,
-        reuse: int,
-        stream: int,
-        size: tuple[int, int] | None = None,
-        fps: float = FPS,
-    ) -> None:
-        super().__init__(stream, 1, buffer, reuse, min(INITIAL_SCENES, buffer))
-        self._shape, self._length, self._fps = shape, length, fps
-        self._size = size or (shape.width, shape.height)
+    def __init__(self, pool: ScenePool, world: WorldTable, shape: WindowShape, stream: int) -> None:
+        self._pool, self._world, self._shape, self._stream = pool, world, shape, stream
 
-    def _render(self, scene: int, rng: np.random.Generator) -> list[RenderedClip]:
-        del rng
-        width, height = self._size
-        world = World(scene, width, height, self._fps)
-        images = np.stack([world.frame(index).image for index in range(self._length)])
-        if not self._shape.densities:
-            return [RenderedClip(images, np.empty((len(images), 0, 0), np.float16))]
-        densities = [gaze_density(world, index, width, height) for index in range(self._length)]
-        # float16 is precise enough for values in 0 to 1, but not for a density that sums to 1.
-        return [RenderedClip(images, np.stack([d / d.max() for d in densities]).astype(np.float16))]
+    def __len__(self) -> int:
+        return DRAWS
 
-    def _sample(self, item: RenderedClip, rng: np.random.Generator) -> dict[str, Tensor]:
-        shape = self._shape
-        last = int(rng.integers(min(CLIP_FRAMES, shape.frames, len(item.images)) - 1, len(item.images)))
-        indices = np.arange(last - shape.frames + 1, last + 1).clip(0)
-        densities = item.densities[indices[len(indices) - shape.densities :]].astype(np.float32)
-        return shape.sample(list(item.images[indices]), list(densities), bool(rng.integers(2)))
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        cv2.setNumThreads(1)
+        rng, shape = np.random.default_rng([self._stream, index]), self._shape
+        shot = self._pool.draw(rng, self._world.twins, clip=True)
+        variation = Variation.draw(shot, rng) if self._world.augment else Variation.none(shot)
+        ticks = shot.index.ticks
+        last = int(rng.integers(min(CLIP_FRAMES, shape.frames, len(ticks)) - 1, len(ticks)))
+        positions = np.arange(last - shape.frames + 1, last + 1).clip(0).tolist()
+        images = variation.images(range(positions[0], last + 1))
+        densities = [
+            gaze_density(variation, ticks[position], shape.width, shape.height)
+            for position in positions[len(positions) - shape.densities :]
+        ]
+        return shape.sample([images[p - positions[0]] for p in positions], densities, bool(rng.integers(2)))
 
 
 class MixedWindowDataset(Dataset[dict[str, Tensor]]):
@@ -204,7 +183,9 @@ class MixedWindowDataset(Dataset[dict[str, Tensor]]):
     The density of an auxiliary window is empty, so that it is learnt from the teacher alone.
     """
 
-    def __init__(self, labelled: WindowDataset, auxiliary: WindowDataset, seed: int) -> None:
+    def __init__(
+        self, labelled: WindowDataset | SyntheticWindows, auxiliary: WindowDataset, seed: int
+    ) -> None:
         self._labelled, self._auxiliary, self._seed = labelled, auxiliary, seed
 
     def __len__(self) -> int:
@@ -215,24 +196,3 @@ class MixedWindowDataset(Dataset[dict[str, Tensor]]):
             return self._labelled[index // 2]
         auxiliary_index = np.random.default_rng([self._seed, index]).integers(len(self._auxiliary))
         return self._auxiliary[int(auxiliary_index)]
-
-
-class MixedWindowStream(IterableDataset[dict[str, Tensor]]):
-    """Endless stream of labelled samples with an auxiliary window after each."""
-
-    def __init__(self, labelled: SyntheticStream[RenderedClip], auxiliary: WindowDataset, seed: int) -> None:
-        self._labelled, self._auxiliary, self._seed = labelled, auxiliary, seed
-        self._share = (0, 1, 0)
-
-    def share(self, rank: int, world_size: int, start: int) -> None:
-        """Set which share of the stream this process yields, as in `SyntheticStream.share`."""
-        self._share = (rank, world_size, start)
-        self._labelled.share(rank, world_size, start // 2)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield samples forever."""
-        worker = getattr(get_worker_info(), "id", 0)
-        rng = np.random.default_rng([self._seed, worker, *self._share])
-        for sample in self._labelled:
-            yield sample
-            yield self._auxiliary[int(rng.integers(len(self._auxiliary)))]

@@ -30,9 +30,17 @@ BACKGROUND_SHARE = 0.03
 class TargetSource(Protocol):
     """Part of a simulated world that the gaze model needs."""
 
-    width: int
-    height: int
-    fps: float
+    @property
+    def width(self) -> int:
+        """Return the width of the frames in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Return the height of the frames in pixels."""
+
+    @property
+    def fps(self) -> float:
+        """Return the frame rate of the indices."""
 
     def targets(self, index: int) -> tuple[VisibleTarget, ...]:
         """Return the targets that are visible in a frame."""

@@ -16,7 +16,6 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,13 @@ from numpy.typing import NDArray
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
+from trainer.data.mapped_arrays import map_arrays
 
 Map = NDArray[np.float32]
 SCHEMA = 1
 PLAN_FILE = "labels.json"
 PNG_PARAMETERS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
 """PNG settings that make saliency maps a fifth smaller than the default does."""
-MAX_OPEN_SHARDS = 256
-"""Shards that a reader keeps open, each with one file handle."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ class ShardedMaps:
         if clip not in self._rows:
             return np.empty(0, np.int32)
         path, start, stop = self._rows[clip]
-        frames: NDArray[np.int32] = _map_arrays(path)["frame"][start:stop]
+        frames: NDArray[np.int32] = map_arrays(path)["frame"][start:stop]
         return frames
 
     def map(self, clip: str, frame: int, name: str | None = None) -> Map:
@@ -241,7 +239,7 @@ class ShardedMaps:
                 f"and {' or '.join(names)}: label it, or leave it out"
             )
         path, start, _ = self._rows[clip]
-        arrays, column = _map_arrays(path), names.index(name or names[0])
+        arrays, column = map_arrays(path), names.index(name or names[0])
         position = (start + row) * len(names) + column
         ends = arrays["end"].reshape(-1)
         png = arrays["png"][int(ends[position - 1]) if position else 0 : int(ends[position])]
@@ -259,21 +257,3 @@ def _read_index(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged ({error}): remove it and label again") from None
     return index
-
-
-@lru_cache(MAX_OPEN_SHARDS)
-def _map_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a shard as views of the memory-mapped file, so that only used parts are read."""
-    data = np.memmap(path, np.uint8, "r")
-    arrays: dict[str, NDArray[Any]] = {}
-    with path.open("rb") as file, zipfile.ZipFile(file) as members:
-        for info in members.infolist():
-            # A local header is 30 bytes, a name and an extra field; its last two numbers are their lengths.
-            lengths = data[info.header_offset + 26 : info.header_offset + 30].view("<u2")
-            file.seek(info.header_offset + 30 + int(lengths.sum()))
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            size = int(np.prod(shape)) * dtype.itemsize
-            flat: NDArray[Any] = data[file.tell() : file.tell() + size]
-            arrays[info.filename.removesuffix(".npy")] = flat.view(dtype).reshape(shape)
-    return arrays

@@ -1,39 +1,31 @@
-"""Endless streams of training samples from simulated scenes."""
+"""Pairs of frames of simulated scenes, drawn from a pool."""
 
 from __future__ import annotations
 
-import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Generic, TypedDict, TypeVar
+import math
+from typing import TypedDict
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
-from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.preprocessing.transform import Preprocessing
-from edge.simulation.world import World
+from trainer.data.augmentation import Variation
 from trainer.data.gaze_model import gaze_density
+from trainer.data.scene_pool import TICKS_PER_S, ScenePool, Shot
 from trainer.models.student import SkdSettings
-from trainer.recipes.loader import SkdWorldTable
+from trainer.recipes.loader import WorldTable
 
-Array = NDArray[Any]
-Item = TypeVar("Item")
-FPS = NOMINAL_FPS
-FIRST_TRAINING_SCENE = SCENES_PER_STREAM = 1_000_000_000
-"""Scenes below `FIRST_TRAINING_SCENE` are for evaluation. Each stream has `SCENES_PER_STREAM` scenes."""
-SYNTHETIC_DATA = "made world"
-"""Name of the simulated scenes in a student's record of its training, as stored in files."""
-INITIAL_SCENES = 32
-"""Scenes that are rendered before the first sample, so that the first batches are varied."""
-SCENE_FRAMES, TWIN_SCENE_FRAMES = 600, 40
-"""Frames of a scene from which pairs are drawn. Twins drift apart soon, so their scenes are shorter."""
+DRAWS = 1 << 20
+"""Samples in an epoch. The same index gives the same sample, so a resumed training continues exactly."""
 LAG_VARIATION = 1 / 3
 """Largest relative change of the lag from sample to sample, because frame rates in the field vary."""
+MIN_FPS, MAX_FPS = 10, 60
+"""Frame rates at which a student without a lag sees the frame before."""
+SLOW_FPS, SLOW_SHARE = 2, 1 / 8
+"""Frame rate of slow cameras, which is below every lag, and their share of the samples."""
 
 
 class PairSample(TypedDict):
@@ -56,118 +48,65 @@ class PairSample(TypedDict):
     large_other: Tensor
 
 
-class SyntheticStream(IterableDataset[dict[str, Tensor]], Generic[Item], ABC):
-    """Endless data set of samples from simulated scenes; `share()` sets rank, world size and offset.
-
-    Rendering takes longer than a training step of a small student. Therefore each item of a scene is drawn
-    `reuse` times on average, from a buffer of the latest items, and mirrored at random. Streams with
-    different numbers, and different workers, share no scene. No stream uses a scene for evaluation.
+class SyntheticPairs(Dataset[dict[str, Tensor]]):
+    """Frames of a pool with their neighbours; samples have the keys of `PairSample`, half are mirrored.
 
     Args:
-        stream: Number of the stream.
-        per_scene: Items that each scene yields.
-        buffer: Items in the buffer, summed over all workers.
-        reuse: How often an item is drawn on average.
-        first: Scenes that are rendered before the first sample.
-    """
-
-    def __init__(self, stream: int, per_scene: int, buffer: int, reuse: int, first: int) -> None:
-        self._stream, self._per_scene, self._buffer, self._reuse = stream, per_scene, buffer, reuse
-        self._first = first
-        self._rank, self._world_size, self._start = 0, 1, 0
-
-    def share(self, rank: int, world_size: int, start: int) -> None:
-        """Set which share of the stream this process yields.
-
-        Args:
-            rank: Index of this process.
-            world_size: Number of processes.
-            start: Samples that all processes together have consumed before. The stream continues with
-                new scenes, so the offset is approximate.
-        """
-        self._rank, self._world_size, self._start = rank, world_size, start
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield samples forever."""
-        cv2.setNumThreads(1)
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        worker, workers = self._rank * workers + worker, self._world_size * workers
-        rng = np.random.default_rng([self._stream, worker, self._start])
-        used_scenes = self._start // (self._per_scene * self._reuse)
-        first_scene = FIRST_TRAINING_SCENE + self._stream * SCENES_PER_STREAM + used_scenes + worker
-        scenes = itertools.count(first_scene, workers)
-        items: list[Item] = []
-        # While the buffer fills, each new item is drawn `reuse` times in random order.
-        while not items or len(items) < self._buffer // workers:
-            fresh = [item for _ in range(self._first) for item in self._render(next(scenes), rng)]
-            items += fresh
-            for index in map(int, rng.permutation(len(fresh) * self._reuse)):
-                yield self._sample(fresh[index % len(fresh)], rng)
-        # Then new items replace the oldest, and samples come from the whole buffer.
-        while True:
-            fresh = self._render(next(scenes), rng)
-            items = items[len(fresh) :] + fresh
-            for index in map(int, rng.integers(len(items), size=len(fresh) * self._reuse)):
-                yield self._sample(items[index], rng)
-
-    @abstractmethod
-    def _render(self, scene: int, rng: np.random.Generator) -> list[Item]:
-        """Return the items of a scene."""
-
-    @abstractmethod
-    def _sample(self, item: Item, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return a sample made from an item."""
-
-
-PairItem = tuple[Array, Array, Array]
-"""Frame, its neighbour and its density."""
-
-
-class SyntheticPairStream(SyntheticStream[PairItem]):
-    """Endless stream of frames with their neighbours; samples have the keys of `PairSample`.
-
-    Args:
+        pool: Pool to draw from.
         world: Table of the recipe for the simulated scenes.
         student: Student to train.
-        stream: Number of the stream.
+        stream: Number of the sequence of random draws.
         teachers: Whether samples have the large frames for the teachers.
     """
 
-    def __init__(self, world: SkdWorldTable, student: SkdSettings, stream: int, teachers: bool) -> None:
-        super().__init__(stream, world.pairs_per_scene, world.buffer, world.reuse, INITIAL_SCENES)
-        self._world = world
+    def __init__(
+        self, pool: ScenePool, world: WorldTable, student: SkdSettings, stream: int, teachers: bool
+    ) -> None:
+        self._pool, self._world, self._stream, self._teachers = pool, world, stream, teachers
         self._student = student.preprocessing()
         self._teacher = Preprocessing(world.width, world.height)
-        self._pair = student.pair
-        self._teachers = teachers
-        self._lag_frames = student.lag_s * FPS
+        self._pair, self._lag_s = student.pair, student.lag_s
 
-    def _render(self, scene: int, rng: np.random.Generator) -> list[PairItem]:
-        table, size = self._world, self._student
-        twins = bool(table.twins and rng.random() < table.twins)
-        world = World(scene, table.width, table.height, FPS, twins=twins)
-        pairs = []
-        length = TWIN_SCENE_FRAMES if twins else SCENE_FRAMES
-        for index in rng.integers(0, length, table.pairs_per_scene).tolist():
-            gap = max(1, round(self._lag_frames * rng.uniform(1 - LAG_VARIATION, 1 + LAG_VARIATION)))
-            before, after = world.frame(index).image, world.frame(index + gap).image
-            if self._pair == "previous":
-                density = gaze_density(world, index + gap, size.width, size.height)
-                pairs.append((after, size.align(before, after), density))
-            else:
-                pairs.append((before, after, gaze_density(world, index, size.width, size.height)))
-        return pairs
+    def __len__(self) -> int:
+        return DRAWS
 
-    def _sample(self, item: PairItem, rng: np.random.Generator) -> dict[str, Tensor]:
-        frame, other, density = item
-        if rng.integers(2):
-            frame, other, density = (np.ascontiguousarray(a[:, ::-1]) for a in (frame, other, density))
-        sample = {
-            "frame": self._student(frame)[0],
-            "other": self._student(other)[0],
-            "density": density[None],
-        }
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng([self._stream, index])
+        shot = self._pool.draw(rng, self._world.twins)
+        earlier, later = self._draw_positions(shot, rng)
+        variation = Variation.draw(shot, rng) if self._world.augment else Variation.none(shot)
+        before, after = variation.images([earlier, later])
+        size = self._student
+        if self._pair == "previous":
+            frame, other, position = after, size.align(before, after), later
+        else:
+            frame, other, position = before, after, earlier
+        density = gaze_density(variation, shot.index.ticks[position], size.width, size.height)
+        sample = {"frame": size(frame)[0], "other": size(other)[0], "density": density[None]}
         if self._teachers:
             sample |= {"large_frame": self._teacher(frame)[0], "large_other": self._teacher(other)[0]}
-        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in sample.items()}
+        mirrored = bool(rng.integers(2))
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(value[..., ::-1] if mirrored else value))
+            for name, value in sample.items()
+        }
+
+    def _draw_positions(self, shot: Shot, rng: np.random.Generator) -> tuple[int, int]:
+        """Return the positions of an earlier and a later frame with about the wanted time between them."""
+        ticks = np.array(shot.index.ticks)
+        gaps = ticks[None, :] - ticks[:, None]  # of the later frame (column) to the earlier one (row)
+        labelled = np.isin(np.arange(len(ticks)), shot.index.labelled)
+        usable = (gaps > 0) & (labelled[None, :] if self._pair == "previous" else labelled[:, None])
+        errors = np.where(usable, np.abs(gaps - self._draw_lag_s(rng) * TICKS_PER_S), np.inf)
+        best = np.argwhere(errors <= errors.min())
+        earlier, later = best[int(rng.integers(len(best)))].tolist()
+        return earlier, later
+
+    def _draw_lag_s(self, rng: np.random.Generator) -> float:
+        """Return the time from frame to frame, or the lag, that a camera in the field has."""
+        if rng.random() < SLOW_SHARE:
+            return 1 / SLOW_FPS
+        if self._lag_s:
+            return float(self._lag_s * rng.uniform(1 - LAG_VARIATION, 1 + LAG_VARIATION))
+        return math.exp(-rng.uniform(math.log(MIN_FPS), math.log(MAX_FPS)))

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from edge.core.errors import InputError
 from edge.core.toml_reader import read_toml, tomllib
 from trainer.recipes.qat import QatRecipe
-from trainer.recipes.skd import SkdRecipe, SkdWorldTable
-from trainer.recipes.tables import Recipe, StageTable
+from trainer.recipes.skd import SkdRecipe
+from trainer.recipes.tables import Recipe, StageTable, WorldTable
 from trainer.recipes.tinyhd import TinyHDRecipe
 
 __all__ = [
@@ -19,9 +19,9 @@ __all__ = [
     "QatRecipe",
     "Recipe",
     "SkdRecipe",
-    "SkdWorldTable",
     "StageTable",
     "TinyHDRecipe",
+    "WorldTable",
     "load_recipe",
 ]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from trainer.recipes.tables import Recipe, Side, StageTable, Table
+from trainer.recipes.tables import ClipWorldTable, Recipe, StageTable, Table
 
 
 class QatTable(Table):
@@ -30,25 +30,12 @@ class QatDataTable(Table):
     split: Literal["train", "val", "test"] | None = None
 
 
-class QatWorldTable(Table):
-    """Simulated scenes that windows are drawn from."""
-
-    width: Side = 256
-    height: Side = 144
-    frames: Annotated[int, Field(ge=16)] = 16
-    """Consecutive frames that are rendered of each scene; windows lie anywhere in them."""
-    buffer: Annotated[int, Field(ge=1)] = 64
-    """Rendered clips in the buffer, summed over all workers."""
-    reuse: Annotated[int, Field(ge=1)] = 8
-    """Average number of windows drawn from a clip."""
-
-
 class QatRecipe(Recipe):
     """Recipe with one stage: the student with fake quantization learns from itself in fp32."""
 
     student: QatTable
     data: QatDataTable = QatDataTable()
-    world: QatWorldTable = QatWorldTable()
+    world: ClipWorldTable = ClipWorldTable()
     tuning: StageTable
 
     @property

@@ -11,7 +11,7 @@ from edge.release.manifest import MAX_LAG_S
 from trainer.losses.saliency import HEAD_BY_LOSS, Loss
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Pair, SkdSettings
-from trainer.recipes.tables import Recipe, Share, Side, StageTable, Table
+from trainer.recipes.tables import Recipe, Side, StageTable, Table, WorldTable
 
 
 class SkdTable(Table):
@@ -24,20 +24,6 @@ class SkdTable(Table):
     """Lag of "previous" in seconds; training varies it by a third."""
     align: bool = False
     """Align the previous frame with the current one first, so that only independent motion differs."""
-
-
-class SkdWorldTable(Table):
-    """Simulated scenes that pairs of frames are drawn from."""
-
-    width: Side = 256
-    height: Side = 144
-    pairs_per_scene: Annotated[int, Field(ge=1)] = 3
-    buffer: Annotated[int, Field(ge=1)] = 4096
-    """Rendered pairs in the buffer, summed over all workers: 0.9 GB at 256 x 144."""
-    reuse: Annotated[int, Field(ge=1)] = 6
-    """Average number of times that a rendered pair is drawn."""
-    twins: Share = 0.0
-    """Share of scenes with two identical targets of which one moves."""
 
 
 class SkdDataTable(Table):
@@ -105,7 +91,7 @@ class SkdRecipe(Recipe):
 
     loss: Loss
     student: SkdTable
-    world: SkdWorldTable = SkdWorldTable()
+    world: WorldTable = WorldTable()
     data: SkdDataTable | None = None
     teachers: TeachersTable
     students: StudentsTable
@@ -136,7 +122,7 @@ class SkdRecipe(Recipe):
             raise ValueError('student.lag_s needs student.pair = "previous"')
         if student.align and not student.lag_s:
             raise ValueError("student.align needs student.lag_s, such as 0.4")
-        if self.data and self.world != SkdWorldTable():
+        if self.data and self.world != WorldTable():
             raise ValueError("data and world are both set: remove one, clips come from one source")
 
     def _check_soft_labels(self) -> None:

@@ -12,7 +12,7 @@ from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP_FRAMES, SIDE_MULTIPLE, Reduction
 from trainer.models.student import StreamingSettings, TinyHDSettings
 from trainer.models.tinyhd import MAPS, Variant
-from trainer.recipes.tables import Recipe, StageTable, Table
+from trainer.recipes.tables import ClipWorldTable, Recipe, StageTable, Table
 
 ClipSide = Annotated[int, Field(ge=SIDE_MULTIPLE, le=4096, multiple_of=SIDE_MULTIPLE)]
 Weight = Annotated[float, Field(ge=0)]
@@ -72,15 +72,11 @@ class ClipDataTable(Table):
     """Tree of videos for the teacher's loss terms alone; each labelled clip is followed by one of these."""
 
 
-class ClipWorldTable(Table):
-    """Simulated scenes that clips are drawn from, rendered at the student's size."""
+class LongClipWorldTable(ClipWorldTable):
+    """Simulated scenes that clips are drawn from; frames are at least as large as the student's."""
 
     frames: Annotated[int, Field(ge=1)] = 48
-    """Consecutive frames that are rendered of each scene; clips lie anywhere in them."""
-    buffer: Annotated[int, Field(ge=1)] = 64
-    """Rendered scenes in the buffer, summed over all workers: 0.8 GB at 192 x 256."""
-    reuse: Annotated[int, Field(ge=1)] = 12
-    """Average number of clips drawn from a rendered scene."""
+    """Consecutive frames of a clip; windows lie anywhere in them."""
 
 
 class TeacherTable(StageTable):
@@ -117,7 +113,7 @@ class TinyHDRecipe(Recipe):
 
     student: Annotated[TinyHDTable | StreamTable, Field(discriminator="kind")]
     data: ClipDataTable = ClipDataTable()
-    world: ClipWorldTable = ClipWorldTable()
+    world: LongClipWorldTable = LongClipWorldTable()
     teacher: TeacherTable | None = None
     """None: the first network learns from the ground truth alone."""
     assistants: AssistantsTable | None = None

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from multiprocessing.context import BaseContext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trainer.data.workers import ignore_interrupts, worker_context
 from trainer.recipes.loader import Recipe, StageTable
 from trainer.training.distributed import ProcessGroup
 
 Samples = Dataset[dict[str, Tensor]]
-"""Data set of samples; an `IterableDataset` must also be `EndlessSamples`."""
-
-
-class EndlessSamples(Protocol):
-    """Endless data set; `share()` sets rank, world size and offset."""
-
-    def share(self, rank: int, world_size: int, start: int) -> None:
-        """Set which share of the samples this process yields.
-
-        Args:
-            rank: Index of this process.
-            world_size: Number of processes.
-            start: Samples that all processes together have consumed before.
-        """
+"""Samples by their index; the same index gives the same sample."""
 
 
 def make_loader(
@@ -45,17 +30,14 @@ def make_loader(
         step: Step from which training continues.
     """
     start = step * table.batch
-    endless = isinstance(samples, IterableDataset)
-    if endless:
-        samples.share(group.rank, group.world_size, start)  # type: ignore[attr-defined]
     return DataLoader(
         samples,
         batch_size=table.batch // group.world_size,
-        sampler=None if endless else _ResumableSampler(samples, recipe.seed, group, start),
+        sampler=_ResumableSampler(samples, recipe.seed, group, start),
         num_workers=recipe.workers,
-        multiprocessing_context=_worker_context() if recipe.workers else None,
+        multiprocessing_context=worker_context() if recipe.workers else None,
         persistent_workers=recipe.workers > 0,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -78,20 +60,3 @@ class _ResumableSampler(Sampler[int]):
                     yield index
                 position += 1
             epoch, offset = epoch + 1, 0
-
-
-def _worker_context() -> BaseContext:
-    """Return the context that starts workers from a fork server instead of as copies of this process.
-
-    A copied OpenCV waits forever for threads that were not copied. The fork server imports what workers need
-    once for all stages.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.data.synthetic_pairs"])
-    return context
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which a terminal sends to every process; the main process ends the workers."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

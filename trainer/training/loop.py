@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 from edge.hardware.host import detect_machine
+from trainer.data.pool_rendering import PoolProgress, ignore_progress
 from trainer.recipes.loader import Recipe, StageTable
 from trainer.training.distributed import ProcessGroup, process_group
 from trainer.training.loading import Samples, make_loader
@@ -47,12 +48,16 @@ class TrainingRun:
         on_step: Function that is called after each step.
         on_interrupt: Function that is called at once on Ctrl-C, in the signal handler. The training ends
             after the current step.
+        pool: Folder of the pool of scenes; None takes the one in the cache.
+        on_pool: Function that is called while missing scenes of the pool are rendered.
     """
 
     folder: Path | None = None
     interval: int = 200
     on_step: Callable[[TrainingProgress], None] = lambda progress: None
     on_interrupt: Callable[[], None] = lambda: None
+    pool: Path | None = None
+    on_pool: Callable[[PoolProgress], None] = ignore_progress
 
 
 def open_run(run: TrainingRun, recipe: Recipe) -> None:

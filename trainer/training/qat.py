@@ -12,7 +12,6 @@ import copy
 import hashlib
 import json
 from dataclasses import asdict, replace
-from itertools import islice
 
 import lightning as L
 import numpy as np
@@ -25,8 +24,8 @@ from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.metrics.saliency import kld
 from edge.release.manifest import Form, Release, load_release
 from edge.release.quantization import QUANTIZATION_FILE, TRAINED_KEY, QuantizationRecord, load_quantization
-from trainer.data.clip_windows import FPS, SyntheticWindowStream, WindowDataset, WindowShape
-from trainer.data.synthetic_pairs import SYNTHETIC_DATA
+from trainer.data.clip_windows import FPS, SyntheticWindows, WindowDataset, WindowShape
+from trainer.data.scene_pool import SYNTHETIC_DATA
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import kl_cc
 from trainer.models.batch_norm_folding import unfold_batch_norm
@@ -36,6 +35,7 @@ from trainer.recipes.loader import QatRecipe, StageTable
 from trainer.training.distributed import process_group
 from trainer.training.fake_quantization import fake_quantize, rounding_disabled, run_form
 from trainer.training.loop import TrainingRun, fit, open_run
+from trainer.training.pool import open_scenes
 from trainer.training.stage import Batch, TrainingStage
 
 MIN_SALIENCY = 1e-12
@@ -108,7 +108,7 @@ def tune(recipe: QatRecipe, run: TrainingRun | None = None) -> Student:
     run = run or TrainingRun()
     student = load_student(recipe.student.weights)
     form, record = _form_and_record(student, load_release(recipe.student.release))
-    samples = _samples(recipe, student, recipe.seed * 2)
+    samples, others = _samples(recipe, student, run)
     digest = _digest(student, record)
     recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"sha256": digest})})
     open_run(run, recipe)
@@ -116,7 +116,7 @@ def tune(recipe: QatRecipe, run: TrainingRun | None = None) -> Student:
     batch = max(1, recipe.tuning.batch // process_group().world_size)
     network = fake_quantize(student, form, batch, record, ENGINE)
     stage = SelfDistillation(recipe.tuning, student, form, network)
-    windows = _batches(_samples(recipe, student, recipe.seed * 2 + 1), batch)
+    windows = _batches(others, batch)
     kld_before = _mean_kld(stage, windows)
     fit("tuning", stage, samples, recipe, recipe.tuning, run)
     stage.cpu()
@@ -153,23 +153,31 @@ def _form_and_record(student: Student, release: Release) -> tuple[Form, Quantiza
     return form, record
 
 
-def _samples(recipe: QatRecipe, student: Student, stream: int) -> SyntheticWindowStream | WindowDataset:
-    """Return windows of all frames that a map depends on, at the student's size."""
-    prepare, data, world = student.settings.preprocessing(), recipe.data, recipe.world
+Windows = SyntheticWindows | WindowDataset
+
+
+def _samples(recipe: QatRecipe, student: Student, run: TrainingRun) -> tuple[Windows, Windows]:
+    """Return windows of all frames that a map depends on, at the student's size, and other such windows."""
+    prepare, data = student.settings.preprocessing(), recipe.data
     shape = WindowShape(prepare.height, prepare.width, forms_of(student).window, 0, preprocessing=prepare)
+    first, second = recipe.seed * 2, recipe.seed * 2 + 1
     if data.root:
         # If lags are in seconds, a window counts frames at the nominal rate; otherwise it is consecutive.
         has_lag_s = prepare.alignment is not None or any(s.lag_s for s in forms_of(student).states)
         spaced = replace(shape, every=round(FPS / NOMINAL_FPS) if has_lag_s else 1)
-        windows = WindowDataset(open_dataset(data.kind, data.root, data.split), spaced, stream)
+        dataset = open_dataset(data.kind, data.root, data.split)
+        windows = WindowDataset(dataset, spaced, first)
         _ = windows[0]  # raises now if nothing can be read
-        return windows
-    size = world.width, world.height
-    return SyntheticWindowStream(shape, world.frames, world.buffer, world.reuse, stream, size, NOMINAL_FPS)
+        return windows, WindowDataset(dataset, spaced, second)
+    others, pool = open_scenes(recipe, recipe.world, run).split(1)
+    return (
+        SyntheticWindows(pool, recipe.world, shape, first),
+        SyntheticWindows(others, recipe.world, shape, second),
+    )
 
 
-def _batches(samples: SyntheticWindowStream | WindowDataset, batch: int) -> list[Tensor]:
-    windows = [sample["clip"] for sample in islice(iter(samples), EVALUATION_BATCHES * batch)]
+def _batches(samples: Windows, batch: int) -> list[Tensor]:
+    windows = [samples[index]["clip"] for index in range(min(EVALUATION_BATCHES * batch, len(samples)))]
     return [default_collate(windows[start : start + batch]) for start in range(0, len(windows), batch)]
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from edge.core.errors import InputError
 from trainer.data.labelled_pairs import LabelledPairs
-from trainer.data.synthetic_pairs import SYNTHETIC_DATA, SyntheticPairStream
+from trainer.data.scene_pool import SYNTHETIC_DATA, ScenePool
+from trainer.data.synthetic_pairs import SyntheticPairs
 from trainer.data.teacher_maps import TeacherKind, open_maps
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import LOSSES, hard_label
@@ -20,6 +21,7 @@ from trainer.models.student import SkdSettings, Student, as_skd, load_student, r
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.recipes.loader import SkdRecipe
 from trainer.training.loop import TrainingRun, fit, open_run
+from trainer.training.pool import open_scenes
 from trainer.training.stage import Batch, TrainingStage
 
 
@@ -185,10 +187,11 @@ def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
             before anything is stored; see also `open_run` and `fit`.
     """
     L.seed_everything(recipe.seed, verbose=False)
-    stage_names = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
-    samples = {name: _samples(name, recipe) for name in stage_names}
     if recipe.network.start:
         _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
+    stage_names = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
+    pool = open_scenes(recipe, recipe.world, run) if recipe.data is None else None
+    samples = {name: _samples(name, recipe, pool) for name in stage_names}
     teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if run is not None:
         open_run(run, recipe)
@@ -210,7 +213,7 @@ _STAGES = ("teachers", "students", "network")
 def _fit(
     name: str,
     stage: TrainingStage,
-    samples: dict[str, SyntheticPairStream | LabelledPairs],
+    samples: dict[str, SyntheticPairs | LabelledPairs],
     recipe: SkdRecipe,
     run: TrainingRun | None,
 ) -> str:
@@ -220,8 +223,8 @@ def _fit(
     return stage_samples.summary() if isinstance(stage_samples, LabelledPairs) else SYNTHETIC_DATA
 
 
-def _samples(name: str, recipe: SkdRecipe) -> SyntheticPairStream | LabelledPairs:
-    """Return the samples of a stage: of the data set, or of simulated scenes that no other stage uses."""
+def _samples(name: str, recipe: SkdRecipe, pool: ScenePool | None = None) -> SyntheticPairs | LabelledPairs:
+    """Return the samples of a stage: of the pool, or of the data set."""
     maps = recipe.students.maps
     network_needs_teachers = recipe.network.soft > 0 and recipe.network.taught_by == "teachers"
     large = (
@@ -229,10 +232,11 @@ def _samples(name: str, recipe: SkdRecipe) -> SyntheticPairStream | LabelledPair
         or (name == "students" and recipe.students.mu > 0 and maps is None)
         or (name == "network" and network_needs_teachers)
     )
-    if recipe.data is None:
+    if pool is not None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-        return SyntheticPairStream(recipe.world, recipe.settings(), stream, large)
+        return SyntheticPairs(pool, recipe.world, recipe.settings(), stream, large)
     data = recipe.data
+    assert data is not None
     folders: dict[TeacherKind, Path] = {}
     if name == "students" and maps is not None:
         folders = {"spatial": maps.spatial, "temporal": maps.temporal}

@@ -19,12 +19,11 @@ from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from trainer.data.clip_windows import (
     FPS,
     MixedWindowDataset,
-    MixedWindowStream,
-    SyntheticWindowStream,
+    SyntheticWindows,
     WindowDataset,
     WindowShape,
 )
-from trainer.data.synthetic_pairs import SYNTHETIC_DATA
+from trainer.data.scene_pool import SYNTHETIC_DATA, ScenePool
 from trainer.data.teacher_maps import open_maps
 from trainer.datasets.clips import SaliencyDataset
 from trainer.datasets.factory import open_dataset
@@ -38,10 +37,11 @@ from trainer.recipes.loader import TinyHDRecipe
 from trainer.recipes.tinyhd import DistilledTable, StreamTable, TeacherTable
 from trainer.training.loading import Samples
 from trainer.training.loop import TrainingRun, fit, open_run
+from trainer.training.pool import open_scenes
 from trainer.training.stage import Batch, TrainingStage
 
 STREAMS_PER_SEED = 8
-"""Streams of simulated scenes per seed, more than there are stages."""
+"""Sequences of random draws per seed, more than there are stages."""
 
 
 class ClipStage(TrainingStage):
@@ -141,6 +141,7 @@ def distil(recipe: TinyHDRecipe, run: TrainingRun | None = None) -> Student:
     networks = [_build_student(recipe, rc) for rc in reductions]
     if recipe.distillation.start:
         _load_start(networks[-1], recipe, recipe.distillation.start)
+    data.open_pool(run)
     open_run(run or TrainingRun(), recipe)
     if hd2s and recipe.teacher and recipe.teacher.steps:
         fit("teacher", hd2s, data.samples(0, CLIP_FRAMES, 1), recipe, recipe.teacher, run)
@@ -233,6 +234,7 @@ class _ClipData:
         self._fps = NOMINAL_FPS if isinstance(recipe.student, StreamTable) else FPS
         self._shape = WindowShape(recipe.student.height, recipe.student.width, every=round(FPS / self._fps))
         self._labelled = None
+        self._pool: ScenePool | None = None
         self.description = SYNTHETIC_DATA
         if data.kind != "world" and data.root:
             self._labelled = self._open(data.kind, data.root, data.split)
@@ -254,8 +256,14 @@ class _ClipData:
         _ = WindowDataset(dataset, self._shape, 0)[0]  # raises now if nothing can be read
         return dataset
 
+    def open_pool(self, run: TrainingRun | None) -> None:
+        """Open the pool of simulated scenes, if no data set takes its place."""
+        if self._labelled is None:
+            size = self._shape.width, self._shape.height
+            self._pool = open_scenes(self._recipe, self._recipe.world, run, self._fps, size)
+
     def samples(self, stage: int, frames: int, densities: int, auxiliary: bool = False) -> Samples:
-        """Return the samples of a stage; each stage has its own simulated scenes.
+        """Return the samples of a stage; each stage draws differently from the pool.
 
         Args:
             stage: Index of the stage.
@@ -263,12 +271,13 @@ class _ClipData:
             densities: How many of the last frames have a density.
             auxiliary: Whether to add windows of the auxiliary videos.
         """
-        recipe, world = self._recipe, self._recipe.world
+        recipe = self._recipe
         shape = replace(self._shape, frames=frames, densities=densities)
         seed = recipe.seed * STREAMS_PER_SEED + stage
         extra = WindowDataset(self._auxiliary, shape, seed) if auxiliary and self._auxiliary else None
         if self._labelled:
-            windows = WindowDataset(self._labelled, shape, seed)
-            return MixedWindowDataset(windows, extra, seed) if extra else windows
-        stream = SyntheticWindowStream(shape, world.frames, world.buffer, world.reuse, seed, fps=self._fps)
-        return MixedWindowStream(stream, extra, seed) if extra else stream
+            windows: WindowDataset | SyntheticWindows = WindowDataset(self._labelled, shape, seed)
+        else:
+            assert self._pool is not None
+            windows = SyntheticWindows(self._pool, recipe.world, shape, seed)
+        return MixedWindowDataset(windows, extra, seed) if extra else windows

@@ -30,7 +30,7 @@ def test_log_has_step_rate_and_remaining_time_within_the_first_minute(
             reporter.on_step(make_step(step))
             now_s += 0.5
     first, *later = log.getvalue().splitlines()
-    assert first == "network: step 11 of 1000, loss 0.500, 2.0 steps/s, 8 min left"
+    assert first == "network: step 11 of 1000, loss 0.500, 10% waiting, 2.0 steps/s, 8 min left"
     assert len(later) == 2, "one line each minute: 150 s in all"
     assert reporter.wait_shares == {"network": 0.1}
 

@@ -13,18 +13,14 @@ from torch import Tensor
 
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
-from edge.simulation.world import World
 from tests.support import dataset_trees as trees
-from trainer.data import clip_windows, synthetic_pairs
-from trainer.data.clip_windows import (
-    MixedWindowDataset,
-    MixedWindowStream,
-    SyntheticWindowStream,
-    WindowDataset,
-    WindowShape,
-)
+from tests.support.pools import all_clips
+from trainer.data import clip_windows
+from trainer.data.clip_windows import MixedWindowDataset, SyntheticWindows, WindowDataset, WindowShape
 from trainer.data.gaze_model import gaze_density
+from trainer.data.scene_pool import ScenePool
 from trainer.datasets.factory import open_dataset
+from trainer.recipes.loader import WorldTable
 
 SHAPE = WindowShape(32, 64, frames=31, densities=16)
 
@@ -122,34 +118,34 @@ def test_missing_and_damaged_files_are_skipped_until_nothing_can_be_read(tmp_pat
         window_dataset(tmp_path)[0]
 
 
-def test_synthetic_windows_have_their_frames_and_densities(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = synthetic_pairs.FIRST_TRAINING_SCENE + 3 * synthetic_pairs.SCENES_PER_STREAM
-    world = World(scene, 64, 32, clip_windows.FPS)
-    images = torch.stack(
-        [torch.from_numpy(Preprocessing(64, 32)(world.frame(index).image)[0]) for index in range(18)], dim=1
-    )
-    truth = torch.stack([torch.from_numpy(gaze_density(world, index, 64, 32)) for index in range(18)])
-    monkeypatch.setattr(clip_windows, "INITIAL_SCENES", 1)
-    lasts, mirrorings = set(), set()
-    for sample in itertools.islice(
-        SyntheticWindowStream(WindowShape(32, 64, 18, 2), 18, 1, 24, stream=3), 24
-    ):
-        matches = [
-            (last, mirrored)
-            for last, mirrored in itertools.product((15, 16, 17), (False, True))
-            for indices in [[max(0, index) for index in range(last - 17, last + 1)]]
-            if torch.allclose(sample["clip"].flip(-1) if mirrored else sample["clip"], images[:, indices])
-        ]
-        ((last, mirrored),) = matches
-        density = sample["density"].flip(-1) if mirrored else sample["density"]
-        torch.testing.assert_close(density, truth[last - 1 : last + 1], atol=1e-4, rtol=2e-3)
-        lasts.add(last)
+def test_synthetic_windows_have_their_frames_and_densities(small_pool: ScenePool) -> None:
+    plain = WorldTable(width=96, height=64, augment=False)
+    windows = SyntheticWindows(small_pool, plain, WindowShape(64, 96, 18, 2), stream=3)
+    starts, mirrorings = set(), set()
+    for index in range(16):
+        sample = windows[index]
+        assert sample["clip"].shape == (3, 18, 64, 96)
+        window = ((sample["clip"] + 1) * 127.5).round().to(torch.uint8).flip(0).permute(1, 2, 3, 0).numpy()
+        for shot, mirrored in itertools.product(all_clips(small_pool), (False, True)):
+            frames = shot.frames[:, :, ::-1] if mirrored else shot.frames
+            if (window[-1] == frames[-1]).all():
+                break
+        else:
+            pytest.fail("the last frame is not the last one of a clip of 16 frames")
+        assert (window[2:] == frames).all()
+        assert (window[:2] == frames[0]).all(), "frames before the start repeat the first"
+        for position, density in zip((14, 15), sample["density"], strict=True):
+            truth = torch.from_numpy(gaze_density(shot, shot.index.ticks[position], 96, 64))
+            torch.testing.assert_close(density.flip(-1) if mirrored else density, truth, atol=1e-6, rtol=1e-4)
+        starts.add(shot.index.ticks[0])
         mirrorings.add(mirrored)
-    assert lasts == {15, 16, 17}
+    assert len(starts) == 2, "clips of both scenes without twins"
     assert mirrorings == {False, True}
 
 
-def test_auxiliary_windows_alternate_with_labelled_ones_and_have_no_density(tmp_path: Path) -> None:
+def test_auxiliary_windows_alternate_with_labelled_ones_and_have_no_density(
+    tmp_path: Path, small_pool: ScenePool
+) -> None:
     trees.write_video(tmp_path / "videos" / "a.avi", 20)
     videos = WindowDataset(open_dataset("videos", tmp_path / "videos"), WindowShape(32, 64), 0)
     mixed = MixedWindowDataset(
@@ -158,11 +154,6 @@ def test_auxiliary_windows_alternate_with_labelled_ones_and_have_no_density(tmp_
     assert [bool(mixed[index]["density"].any()) for index in range(6)] == [True, False] * 3
     assert len(mixed) == 2 * clip_windows.WINDOWS_PER_CLIP
     assert len({round(float(mixed[index]["clip"].sum())) for index in range(1, 12, 2)}) > 1
-    stream = MixedWindowStream(SyntheticWindowStream(WindowShape(32, 64), 16, 1, 4, stream=0), videos, 0)
-    assert [bool(s["density"].any()) for s in itertools.islice(stream, 6)] == [True, False] * 3
-    first, later = (
-        MixedWindowStream(SyntheticWindowStream(WindowShape(32, 64), 16, 1, 4, 0), videos, 0),
-        stream,
-    )
-    later.share(0, 1, 100)
-    assert not torch.equal(next(iter(first))["clip"], next(iter(later))["clip"])
+    windows = SyntheticWindows(small_pool, WorldTable(), WindowShape(32, 64), 0)
+    mixed = MixedWindowDataset(windows, videos, 0)
+    assert [bool(mixed[index]["density"].any()) for index in range(6)] == [True, False] * 3

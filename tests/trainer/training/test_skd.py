@@ -1,131 +1,31 @@
-"""Distillation of SKD students: samples, losses, and a few steps of each stage."""
+"""Distillation of SKD students: losses, and a few steps of each stage."""
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from edge.core.errors import InputError
-from edge.preprocessing.transform import Preprocessing
-from edge.simulation.world import World, WorldFrame
 from tests.conftest import Outcome
 from tests.support.training import SHORT_SKD, set_options, short_skd_recipe
-from trainer.data import synthetic_pairs
-from trainer.data.gaze_model import gaze_density
-from trainer.data.synthetic_pairs import SyntheticPairStream
 from trainer.losses.saliency import hard_label, kl_cc
-from trainer.models.student import Pair, SkdSettings, as_skd, load_student, raw_to_saliency
-from trainer.recipes.loader import load_recipe
+from trainer.models.student import as_skd, load_student, raw_to_saliency
+from trainer.recipes.loader import SkdRecipe, load_recipe
 from trainer.training import skd
 from trainer.training.loop import TrainingRun
+from trainer.training.pool import open_scenes
 from trainer.training.run import train
 
-SKD = SkdSettings(32, "previous", "density")
 
-
-def test_synthetic_samples_are_preprocessed_pairs_with_a_density() -> None:
-    recipe = short_skd_recipe()
-    samples = itertools.islice(SyntheticPairStream(recipe.world, SKD, 0, teachers=True), 6)
-    for sample in samples:
-        assert sample["frame"].shape == sample["other"].shape == (3, 32, 32)
-        assert sample["large_frame"].shape == (3, 64, 96)
-        assert sample["frame"].abs().max() <= 1
-        assert sample["density"].shape == (1, 32, 32)
-        assert sample["density"].sum().item() == pytest.approx(1, abs=1e-3)
-
-
-@pytest.mark.parametrize("pair", ["previous", "next"])
-def test_synthetic_frame_has_its_own_density_and_the_right_neighbour(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(synthetic_pairs, "SCENE_FRAMES", 4)  # so few frames that the frame can be identified
-    monkeypatch.setattr(synthetic_pairs, "INITIAL_SCENES", 1)
-    world, prepare = (
-        World(synthetic_pairs.FIRST_TRAINING_SCENE, 96, 64, synthetic_pairs.FPS),
-        Preprocessing(32, 32),
-    )
-    images = [torch.from_numpy(prepare(world.frame(index).image)[0]) for index in range(5)]
-    densities = [torch.from_numpy(gaze_density(world, index, 32, 32))[None] for index in range(5)]
-    mirrorings = set()
-    for sample in itertools.islice(
-        SyntheticPairStream(short_skd_recipe().world, SkdSettings(32, pair, "density"), 0, teachers=False), 12
-    ):
-        for mirrored in (False, True):
-            candidates = [image.flip(-1) if mirrored else image for image in images]
-            frame = sample["frame"]
-            matches = [i for i, image in enumerate(candidates) if torch.allclose(image, frame, atol=1e-2)]
-            if not matches:
-                continue
-            (index,) = matches
-            mirrorings.add(mirrored)
-            neighbour = candidates[index - 1 if pair == "previous" else index + 1]
-            torch.testing.assert_close(sample["other"], neighbour, atol=1e-2, rtol=0)
-            density = densities[index].flip(-1) if mirrored else densities[index]
-            torch.testing.assert_close(sample["density"], density)
-            break
-        else:
-            pytest.fail("the frame is not from the scene")
-    assert mirrorings == {False, True}
-
-
-def test_lag_varies_by_up_to_a_third(monkeypatch: pytest.MonkeyPatch) -> None:
-    indices: list[int] = []
-
-    class RecordingWorld(World):
-        def frame(self, index: int) -> WorldFrame:
-            indices.append(index)
-            return super().frame(index)
-
-    monkeypatch.setattr(synthetic_pairs, "World", RecordingWorld)
-    student = SkdSettings(32, "previous", "density", lag_s=0.3)
-    for _ in itertools.islice(SyntheticPairStream(short_skd_recipe().world, student, 0, teachers=False), 6):
-        pass
-    gaps = {after - before for before, after in zip(indices[::2], indices[1::2], strict=True)}
-    assert gaps == {2, 3, 4}
-
-
-def test_aligned_neighbour_differs_less_than_an_unaligned_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic_pairs, "INITIAL_SCENES", 2)
-    world = short_skd_recipe(world__width="256", world__height="144", world__twins="1.0").world
-    gaps = {}
-    for align in (False, True):
-        student = SkdSettings(64, "previous", "density", 0.3, align)
-        samples = list(itertools.islice(SyntheticPairStream(world, student, 0, teachers=False), 24))
-        gaps[align] = float(np.mean([(s["frame"] - s["other"]).abs().mean() for s in samples]))
-    assert gaps[True] < 0.5 * gaps[False]
-
-
-def test_streams_share_no_scene_and_use_no_evaluation_scene(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scenes: list[int] = []
-
-    def make_world(seed: int, *size: int, twins: bool) -> World:
-        scenes.append(seed)
-        return World(7, 64, 64, 10.0)
-
-    monkeypatch.setattr(synthetic_pairs, "World", make_world)
-    for stream in range(4):
-        for _ in itertools.islice(
-            SyntheticPairStream(short_skd_recipe().world, SKD, stream, teachers=False), 3
-        ):
-            pass
-    assert len(set(scenes)) == len(scenes)
-    assert min(scenes) >= synthetic_pairs.FIRST_TRAINING_SCENE
-
-
-def test_each_initial_pair_is_drawn_reuse_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic_pairs, "INITIAL_SCENES", 3)
-    world = short_skd_recipe(world__reuse="4", world__pairs_per_scene="2").world
-    samples = itertools.islice(SyntheticPairStream(world, SKD, 0, teachers=False), 3 * 2 * 4)
-    counts = Counter(round(float(sample["frame"].sum()), 1) for sample in samples)
-    assert sorted(counts.values()) == [4] * 6  # mirroring does not change the sum
+def draw(recipe: SkdRecipe, stage: str, count: int) -> list[dict[str, Tensor]]:
+    """Return samples of a stage."""
+    samples = skd._samples(stage, recipe, open_scenes(recipe, recipe.world, None))
+    return [samples[index] for index in range(count)]
 
 
 def test_same_recipe_gives_the_same_student() -> None:
@@ -143,7 +43,8 @@ def test_frozen_parts_do_not_change_while_the_decoder_learns() -> None:
     students = skd.StudentDistillation(recipe, None)
     joint = skd.JointTransfer(recipe, students)
     before = {key: value.clone() for key, value in joint.network.state_dict().items()}
-    skd._fit("network", joint, {"network": skd._samples("network", recipe)}, recipe, None)
+    pool = open_scenes(recipe, recipe.world, None)
+    skd._fit("network", joint, {"network": skd._samples("network", recipe, pool)}, recipe, None)
     changed = {
         key for key, value in joint.network.state_dict().items() if not torch.equal(value, before[key])
     }
@@ -155,9 +56,7 @@ def test_student_loss_weights_its_teacher_by_mu() -> None:
     recipe = short_skd_recipe(students__mu="0.75")
     teachers = skd.TeacherTraining(recipe).eval()
     students = skd.StudentDistillation(recipe, teachers).eval()
-    batch = torch.utils.data.default_collate(
-        list(itertools.islice(SyntheticPairStream(recipe.world, SKD, 0, teachers=True), 4))
-    )
+    batch = torch.utils.data.default_collate(draw(recipe, "students", 4))
     expected = torch.zeros(())
     for student, teacher in (
         (students.spatial, teachers.spatial),
@@ -192,7 +91,7 @@ def test_loss_falls_when_few_scenes_are_learnt() -> None:
     losses: list[float] = []
     recipe = short_skd_recipe(
         teachers__steps="0", students__steps="0", network__steps="60", network__batch="8",
-        network__rate="1e-2", world__buffer="8", world__pairs_per_scene="8", world__reuse="1000",
+        network__rate="1e-2", world__scenes="1", world__augment="false",
     )  # fmt: skip
     skd.distil(recipe, TrainingRun(on_step=lambda progress: losses.append(progress.loss)))
     assert len(losses) == 60
@@ -272,9 +171,8 @@ def test_network_loss_uses_the_mean_map_of_the_teachers() -> None:
     )  # fmt: skip
     teachers = skd.TeacherTraining(recipe)
     joint = skd.JointTransfer(recipe, None, teachers).eval()
-    samples = skd._samples("network", recipe)
-    assert isinstance(samples, SyntheticPairStream)
-    batch = {name: value[None] for name, value in next(iter(samples)).items()}
+    (sample,) = draw(recipe, "network", 1)
+    batch = {name: value[None] for name, value in sample.items()}
     raw = joint.network(batch["frame"], batch["other"])
     soft = torch.stack(teachers.eval().maps(batch)).mean(dim=0)
     expected = 0.75 * kl_cc(raw, hard_label(batch["density"])) + 0.25 * kl_cc(raw, soft)

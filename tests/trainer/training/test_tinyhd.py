@@ -14,31 +14,29 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from edge.core.errors import InputError
-from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.simulation.world import World
 from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
 from tests.support.training import KilledError, set_options
-from trainer.data import clip_windows
-from trainer.data.clip_windows import MixedWindowDataset, SyntheticWindowStream, WindowDataset, WindowShape
+from trainer.data.clip_windows import MixedWindowDataset, SyntheticWindows, WindowDataset, WindowShape
 from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import kl
 from trainer.models.hd2s import HD2S
 from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import Student, TinyHDSettings, as_tinyhd, load_student
 from trainer.models.tinyhd import LEVELS, MAPS, SaliencyMaps, TinyHD, Variant
-from trainer.recipes.loader import StageTable, TinyHDRecipe, load_recipe
+from trainer.recipes.loader import SkdRecipe, StageTable, TinyHDRecipe, load_recipe
 from trainer.recipes.tinyhd import DistilledTable, TeacherTable
 from trainer.training import tinyhd
 from trainer.training.loop import TrainingRun, fit
 from trainer.training.monitor import TrainingProgress
+from trainer.training.pool import scene_settings
 from trainer.training.run import train
 from trainer.training.stage import TrainingStage
 from trainer.training.tinyhd import StudentDistillation, TeacherTraining, run_teacher
 
 SMALL_FRAMES = {"student.height": "32", "student.width": "32", "workers": "0", "mixed": "false"}
 FEW_STEPS = {
-    "world.frames": "16", "world.buffer": "1",
+    "world.frames": "16", "world.width": "64", "world.height": "64",
     "teacher.steps": "1", "teacher.batch": "2", "distillation.steps": "2", "distillation.batch": "2",
 }  # fmt: skip
 ALL_PARTS = [*LEVELS, "d2", "d3"]
@@ -248,8 +246,8 @@ def test_student_starts_from_the_weights_of_another(tmp_path: Path, monkeypatch:
 def test_each_student_learns_from_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     chain: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...]]] = []
 
-    def record(name: str, stage: TrainingStage, samples: SyntheticWindowStream, *rest: object) -> None:
-        sample = next(iter(samples))
+    def record(name: str, stage: TrainingStage, samples: SyntheticWindows, *rest: object) -> None:
+        sample = samples[0]
         teachers = [f"{type(n).__name__} {id(n)}" for n in getattr(stage, "_teacher", [])]
         network = stage.network
         assert isinstance(network, nn.Module)
@@ -377,23 +375,18 @@ def test_without_teacher_every_map_learns_the_ground_truth() -> None:
     torch.testing.assert_close(stage.eval().loss(batch), expected)
 
 
-def test_recipe_of_the_shipped_streaming_student_has_one_stage_at_the_nominal_rate(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_recipe_of_the_shipped_streaming_student_has_one_stage_on_the_pool_of_skd() -> None:
     stages: list[str] = []
-    rates: list[float] = []
-
-    class RecordingWorld(World):
-        def __init__(self, seed: int, width: int, height: int, fps: float) -> None:
-            rates.append(fps)
-            super().__init__(seed, width, height, fps)
-
-    monkeypatch.setattr(clip_windows, "World", RecordingWorld)
     changes = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
-    recipe = load_recipe("stream", {**changes, "distillation.steps": "2", "world.buffer": "2"})
+    recipe = load_recipe("stream", {**changes, "distillation.steps": "2", "world.width": "128"})
     train(recipe, TrainingRun(on_step=lambda p: stages.append(p.stage)))
     assert stages == ["student", "student"]
-    assert set(rates) == {NOMINAL_FPS}
+    keys = set()
+    for name in ("stream", "skd-64", "skd-64-motion", "skd-128"):
+        full = load_recipe(name)
+        assert isinstance(full, (SkdRecipe, TinyHDRecipe))
+        keys.add(scene_settings(full, full.world).key)
+    assert len(keys) == 1
 
 
 def test_windows_take_every_nth_frame_of_a_data_set(tmp_path: Path) -> None:
