@@ -91,6 +91,7 @@ COMMANDS = {
         "Deliver", "jetson.cli.wheels", "Download the packages of a board without internet.", "flash"
     ),
 }
+_DOCTOR = "aerogaze doctor names the package and how to repair it"
 _OWN_PACKAGES = {"edge", "export", "calibration", "trainer", "jetson"}
 
 
@@ -147,21 +148,27 @@ class _LazyGroup(click.Group):
 def _explain_missing(name: str, error: ModuleNotFoundError) -> Exception:
     """Return the error that says how to install a package which a command needs."""
     entry = COMMANDS.get(name)
-    if entry is None or entry.extra is None or (error.name or "").split(".")[0] in _OWN_PACKAGES:
+    if entry is None or _is_own(error):
         return error
-    return InputError(
-        f"aerogaze {name} needs {error.name}, which is not installed: pip install 'aerogaze[{entry.extra}]'"
-    )
+    remedy = f"pip install 'aerogaze[{entry.extra}]'" if entry.extra else _DOCTOR
+    return InputError(f"aerogaze {name} needs {error.name}, which is not installed: {remedy}")
 
 
 def _explain_broken(name: str, error: ImportError) -> Exception:
-    """Return the error for an OpenCV that was built for another NumPy, as the system's can be."""
-    if "multiarray" not in str(error) and "compiled using NumPy" not in str(error):
+    """Return the error for an installed package that cannot be imported."""
+    if _is_own(error):
         return error
-    return InputError(
-        f"aerogaze {name} cannot import OpenCV ({error}): it was built for another version of NumPy. "
-        "Install the NumPy that it was built for, for example pip install 'numpy<2'"
-    )
+    if "multiarray" in str(error) or "compiled using NumPy" in str(error):  # the system's OpenCV can be
+        return InputError(
+            f"aerogaze {name} cannot import OpenCV ({error}): it was built for another version of NumPy. "
+            "Install the NumPy that it was built for, for example pip install 'numpy<2'"
+        )
+    return InputError(f"aerogaze {name} cannot import a package that it needs ({error}): {_DOCTOR}")
+
+
+def _is_own(error: ImportError) -> bool:
+    """Return whether a module of aerogaze itself could not be imported, which is a bug."""
+    return (error.name or "").partition(".")[0] in _OWN_PACKAGES
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -127,5 +127,5 @@ def _list_extras(packages: Packages) -> Finding:
     text = f"installed: {', '.join(installed) or 'none'}"
     if missing:
         text += f"; not installed: {', '.join(missing)}"
-    remedy = f"pip install 'aerogaze[{','.join(missing)}]', each if needed" if missing else ""
+    remedy = f"pip install 'aerogaze[{missing[-1]}]', for example" if missing else ""
     return Finding("Extras", "none" if missing else "ok", text, remedy)

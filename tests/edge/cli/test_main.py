@@ -265,14 +265,39 @@ def test_file_names_with_brackets_are_printed_verbatim(command: Command, video: 
     assert f"wrote {tmp_path}/[red]o.jsonl" in outcome.out
 
 
-def test_opencv_built_for_another_numpy_is_one_line(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ImportError("numpy.core.multiarray failed to import"),
+            "it was built for another version of NumPy. Install the NumPy that it was built for",
+        ),
+        (
+            ImportError("libGL.so.1: cannot open shared object file"),
+            "cannot import a package that it needs (libGL.so.1: cannot open shared object file): aerogaze doctor",
+        ),
+        (ModuleNotFoundError("No module", name="cv2"), "needs cv2, which is not installed: aerogaze doctor"),
+    ],
+)
+def test_package_that_cannot_be_imported_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: ImportError, message: str
 ) -> None:
     def fail(name: str) -> None:
-        raise ImportError("numpy.core.multiarray failed to import")
+        raise error
 
     monkeypatch.setattr("edge.cli.main.importlib", SimpleNamespace(import_module=fail))
     outcome = command("run", "synthetic:1:320x180:2")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
-    assert "it was built for another version of NumPy. Install the NumPy that it was built for" in outcome.err
+    assert message in outcome.err
+
+
+def test_own_module_that_cannot_be_imported_is_a_bug(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("cannot import name 'x'", name="edge.core")
+
+    monkeypatch.setattr("edge.cli.main.importlib", SimpleNamespace(import_module=fail))
+    with pytest.raises(ImportError, match="cannot import name"):
+        command("run", "synthetic:1:320x180:2")
