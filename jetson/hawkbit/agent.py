@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import CheckError, InputError
-from jetson.bundle.archive import ANY_BOARD
+from edge.core.foreign_text import printable
+from jetson.bundle.archive import ANY_BOARD, open_bundle, read_bundle
 from jetson.device.arming_interlock import ArmedError, Autopilot, NoHeartbeatError
 from jetson.device.board import BusyError, DeviceBoard
 from jetson.device.install import install
-from jetson.hawkbit.ddi_client import DdiClient, Deployment, ServerError
+from jetson.hawkbit.ddi_client import DdiClient, Deployment
+from jetson.hawkbit.http_requests import ServerError
+from jetson.hawkbit.report_log import DOWNLOADED, WAITING, FinishedState, ReportLog
 
 RETRY_ERRORS = (ArmedError, NoHeartbeatError, BusyError)
 """Errors that say nothing against the bundle, so that the agent waits instead of reporting a failure."""
 FIRST_RETRY_S = 10.0
 """Wait in seconds if the first poll fails; later the server's own interval is used."""
+REPORTS_FILE = "reports.json"
+MAX_DETAIL_CHARS = 500
+"""Longest reason that is reported; hawkBit accepts 512 characters."""
 
 
 @dataclass
@@ -35,17 +42,21 @@ class UpdateAgent:
     board: DeviceBoard
     server: DdiClient
     autopilot: Autopilot
-    # Id of a bundle that is downloaded but may not be installed yet: the server is informed only once.
-    _downloaded: str | None = None
+
+    @cached_property
+    def _reports(self) -> ReportLog:
+        return ReportLog(self.board.root / REPORTS_FILE)
 
     def run(self) -> None:
-        """Poll without end, at the interval that the server sets; continue if the server is unreachable."""
+        """Poll without end, at the interval that the server sets; no error of a poll ends it."""
         wait_s = FIRST_RETRY_S
         while True:
             try:
                 wait_s = self.poll_once()
-            except ServerError as error:
+            except (InputError, CheckError) as error:
                 self.board.log(f"{error}; trying again in {wait_s:g} s")
+            except Exception as error:  # a drone in the field has nobody who would start the agent again
+                self.board.log(f"unexpected {type(error).__name__}: {error}; trying again in {wait_s:g} s")
             time.sleep(wait_s)
 
     def poll_once(self, log_idle: bool = False) -> float:
@@ -58,6 +69,9 @@ class UpdateAgent:
             ServerError: The server cannot be reached, or its answer is invalid.
         """
         poll = self.server.poll()
+        if poll.confirmation and (action_id := self.server.confirm(poll.confirmation)):
+            self.board.log(f"confirmed the deployment {action_id} to the server")
+            poll = self.server.poll()  # now it is offered
         if poll.config_data:
             self.server.send_attributes(poll.config_data, self._attributes())
         if poll.cancel:
@@ -72,7 +86,11 @@ class UpdateAgent:
 
     def _deploy(self, deployment: Deployment, log_idle: bool = False) -> None:
         """Download and install a deployment, as far as the server and the autopilot allow it now."""
-        is_waiting = not deployment.may_install and deployment.id == self._downloaded
+        reports = self._reports.of(deployment.id)
+        if reports.verdict != "none":  # reached before, but the server did not accept it
+            self._send_verdict(deployment, reports.verdict, reports.detail)
+            return
+        is_waiting = not deployment.may_install and DOWNLOADED in reports.steps
         if not deployment.may_download or is_waiting:
             if log_idle:
                 step = "install" if is_waiting else "download"
@@ -87,33 +105,27 @@ class UpdateAgent:
             self._report_waiting(deployment, error)
             return
         except (CheckError, InputError) as error:
-            path.unlink(missing_ok=True)
             self.board.log(str(error))
-            self.server.send_feedback(
-                deployment.feedback_url, deployment.id, "closed", "failure", [str(error)]
-            )
+            self._finish(deployment, path, "failure", str(error))
             return
         why = state.current_slot.why if state.current_slot else ""
-        self.server.send_feedback(deployment.feedback_url, deployment.id, "closed", "success", [why])
-        # Removed only now: if the feedback fails, the next poll installs the same file again, which returns
-        # at once, and reports again.
-        path.unlink(missing_ok=True)
+        self._finish(deployment, path, "success", why)
 
     def _download(self, deployment: Deployment) -> Path | None:
         """Return the downloaded bundle if it may be installed now; else report why not, and return None."""
         try:
             self.autopilot.check_disarmed()
-            self._report_proceeding(deployment, "downloading")
+            self._report(deployment, "proceeding", "downloading")
             path = self._download_path(deployment)
-            self.server.download(deployment, path)
+            if self.server.download(deployment, path) and not _is_complete(path):
+                self.board.log(f"what is left of an earlier download of {deployment.name} is damaged: again")
+                path.unlink(missing_ok=True)
+                self.server.download(deployment, path)
             if not deployment.may_install:
                 self.board.log(f"{deployment.name} is downloaded; the server does not allow the install yet")
-                self.server.send_feedback(
-                    deployment.feedback_url, deployment.id, "downloaded", "none", ["not installed yet"]
-                )
-                self._downloaded = deployment.id
+                self._report(deployment, "downloaded", DOWNLOADED)
                 return None
-            self._report_proceeding(deployment, "installing")
+            self._report(deployment, "proceeding", "installing")
         except ServerError:
             raise
         except (CheckError, InputError) as error:
@@ -121,13 +133,35 @@ class UpdateAgent:
             return None
         return path
 
-    def _report_proceeding(self, deployment: Deployment, detail: str) -> None:
-        self.server.send_feedback(deployment.feedback_url, deployment.id, "proceeding", "none", [detail])
+    def _finish(self, deployment: Deployment, path: Path, verdict: FinishedState, detail: str) -> None:
+        """Record the verdict, remove the download, and report the verdict."""
+        self._reports.set_verdict(deployment.id, verdict, detail)
+        path.unlink(missing_ok=True)
+        self._send_verdict(deployment, verdict, detail)
+
+    def _send_verdict(self, deployment: Deployment, verdict: FinishedState, detail: str) -> None:
+        """Report the verdict, and forget it once the server has accepted it."""
+        details = [printable(detail, MAX_DETAIL_CHARS)]
+        self.server.send_feedback(deployment.feedback_url, deployment.id, "closed", verdict, details)
+        self._reports.clear()
+
+    def _report(self, deployment: Deployment, execution: str, detail: str) -> None:
+        """Report a step once. A server that rejects the report, as when it has too many, stops nothing."""
+        if not self._reports.is_new(deployment.id, detail):
+            return
+        details = [printable(detail, MAX_DETAIL_CHARS)]
+        try:
+            self.server.send_feedback(deployment.feedback_url, deployment.id, execution, "none", details)
+        except ServerError as error:
+            self.board.log(f"{error}; going on without this report: {detail}")
+            if error.status is None:
+                return  # not reached: it is reported at the next poll
+        self._reports.add(deployment.id, detail)
 
     def _report_waiting(self, deployment: Deployment, why: Exception) -> None:
         """Log and report why the deployment waits for the next poll: armed, busy, or no disk space."""
-        self.board.log(f"waiting: {why}")
-        self._report_proceeding(deployment, f"waiting: {why}")
+        self.board.log(f"{WAITING}{why}")
+        self._report(deployment, "proceeding", f"{WAITING}{why}")
 
     def _download_path(self, deployment: Deployment) -> Path:
         """Return the file to download to, and remove the downloads of other deployments."""
@@ -136,8 +170,8 @@ class UpdateAgent:
         with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for other in folder.iterdir():
-                if other != path:
-                    other.unlink()
+                if other != path or not other.is_file():
+                    self.board.disk.remove(other)
         return path
 
     def _attributes(self) -> dict[str, str]:
@@ -148,3 +182,13 @@ class UpdateAgent:
             "hw_revision": self.board.facts.board or ANY_BOARD,
             "sw_version": f"{slot.counter}.0.0" if slot else "0.0.0",
         }
+
+
+def _is_complete(path: Path) -> bool:
+    """Return whether each byte of a downloaded bundle is right; who signed it is for the install to check."""
+    try:
+        with open_bundle(path) as file:
+            read_bundle(file, path.name)
+    except (CheckError, InputError):
+        return False
+    return True

@@ -8,33 +8,41 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
+from edge.core.foreign_text import printable
+from edge.core.guarded_files import parse_json
 from jetson.bundle.manifest import MAX_TOTAL_BYTES
+from jetson.hawkbit.http_requests import (
+    ANSWER_TIMEOUT_S,
+    Deadline,
+    ServerError,
+    open_url,
+    show_link,
+    split_link,
+)
 
-TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 1 << 20
 MAX_BUNDLE_BYTES = MAX_TOTAL_BYTES + (1 << 20)
 BLOCK_BYTES = 1 << 18
+WINDOW_S = 60.0
+MIN_WINDOW_BYTES = 60 << 10
+"""A download ends if fewer bytes arrive within `WINDOW_S`: slower links need hours for any bundle."""
 MAX_SLEEP_S = 86400
 MAX_TEXT_CHARS = 4096
 """Longest link or file name that is taken from a server."""
+MAX_NAME_CHARS = 200
+"""Longest name of a bundle in messages."""
 FinishedState = Literal["none", "success", "failure"]
 ALLOWED_NOW = ("attempt", "forced")
 """Values of `download` and `update` that allow the step now; "skip" forbids it."""
-
-
-class ServerError(InputError):
-    """The server cannot be reached, rejects the request, or its answer is invalid; can be tried again."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,14 @@ class PollResult:
         config_data: Link to send the device's attributes to; None if the server has them.
         deployment: Link to the deployment that is offered; None if there is none.
         cancel: Link to the deployment that was cancelled; None if there is none.
+        confirmation: Link to what waits for a confirmation; None if nothing does.
     """
 
     sleep_s: float
     config_data: str | None
     deployment: str | None
     cancel: str | None
+    confirmation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,18 +96,28 @@ class DdiClient:
         token: The device's target token; None for a server that needs none.
 
     Raises:
-        InputError: The URL is invalid or would send the token unencrypted over a network, or the name is
-            invalid.
+        InputError: The URL is invalid, has a password or would send the token unencrypted over a network, or
+            the name is invalid.
     """
 
     def __init__(self, base_url: str, device: str, token: str | None = None) -> None:
-        parts = urllib.parse.urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(base_url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
             raise InputError(
-                f"{base_url!r} is not a server's URL; expected one such as https://updates.example.com/DEFAULT"
+                f"{show_link(base_url)!r} is not a server's URL; expected one such as "
+                "https://updates.example.com/DEFAULT"
+            )
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise InputError(
+                f"--server {show_link(base_url)} has a user, a password or a query, which all users of this "
+                "machine could read; expected the address alone: put the token in a file for --token-file"
             )
         if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise InputError(f"{base_url}: expected https; http is only allowed for this machine")
+            raise InputError(f"{show_link(base_url)}: expected https; http is only allowed for this machine")
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", device):
             raise InputError(
                 f"the device's name is {device!r}; expected at most 64 letters, digits, or . _ - in it, "
@@ -118,9 +138,8 @@ class DdiClient:
             links = {name: _parse_text(link["href"]) for name, link in answer.get("_links", {}).items()}
             hours, minutes, seconds = map(int, answer["config"]["polling"]["sleep"].split(":"))
         sleep_s = min(max(hours * 3600 + minutes * 60 + seconds, 1), MAX_SLEEP_S)
-        return PollResult(
-            sleep_s, links.get("configData"), links.get("deploymentBase"), links.get("cancelAction")
-        )
+        names = ("configData", "deploymentBase", "cancelAction", "confirmationBase")
+        return PollResult(sleep_s, *map(links.get, names))
 
     def read_deployment(self, url: str) -> Deployment:
         """Read the deployment behind a link.
@@ -144,13 +163,13 @@ class DdiClient:
                         return Deployment(
                             action_id,
                             _feedback_url(url),
-                            name,
+                            printable(name, MAX_NAME_CHARS),
                             _parse_text(link["href"]),
                             size,
                             may_download,
                             may_install,
                         )
-        raise ServerError(f"{url} offers no .swu file")
+        raise ServerError(f"{show_link(url)} offers no .swu file")
 
     def send_feedback(
         self, url: str, action_id: str, execution: str, finished: FinishedState, details: Sequence[str]
@@ -176,12 +195,44 @@ class DdiClient:
             action_id = _parse_action_id(self._request_json(url)["id"])
         self.send_feedback(_feedback_url(url), action_id, "closed", "success", ["cancelled"])
 
+    def confirm(self, url: str) -> str | None:
+        """Confirm a deployment that waits for the device's consent.
+
+        The board checks by itself whether a bundle is signed, fits and may be installed now, so it consents
+        to each. The server offers the deployment at the next poll.
+
+        Returns:
+            Id of the action; None if none waits.
+
+        Raises:
+            ServerError: The server cannot be reached, or its answer is invalid.
+        """
+        with _translate_parse_errors(url):
+            answer = self._request_json(url)
+            if "confirmation" not in answer:  # a list of links, of which one may lead to the action
+                link = answer.get("_links", {}).get("confirmationBase")
+                if link is None:
+                    return None
+                url = _parse_text(link["href"])
+                answer = self._request_json(url)
+            action_id = _parse_action_id(answer["id"])
+        consent = {
+            "confirmation": "confirmed",
+            "code": 200,
+            "details": ["the board checks the bundle itself"],
+        }
+        self._request_json(_feedback_url(url), "POST", consent)
+        return action_id
+
     def send_attributes(self, url: str, attributes: dict[str, str]) -> None:
         """Send the attributes of the device."""
         self._request_json(url, "PUT", {"mode": "merge", "data": attributes})
 
-    def download(self, deployment: Deployment, path: Path) -> None:
+    def download(self, deployment: Deployment, path: Path) -> bool:
         """Download the bundle of a deployment, after the part that the file has already.
+
+        Returns:
+            Whether a part of an earlier attempt was used: it may have been damaged meanwhile.
 
         Raises:
             ServerError: The download broke off; the part that arrived is kept for the next attempt.
@@ -195,79 +246,99 @@ class DdiClient:
         if size > deployment.size_bytes:  # it is another file: start from the beginning
             size = 0
         if size == deployment.size_bytes:
-            return
-        headers = {"Range": f"bytes={size}-"} if size else {}
-        with self._open(deployment.url, "GET", None, headers) as response:
-            is_resumed = size > 0 and response.status == http.client.PARTIAL_CONTENT
-            with translate_write_errors(path), path.open("ab" if is_resumed else "wb") as file:
-                bytes_left = deployment.size_bytes - (size if is_resumed else 0)
-                while bytes_left > 0 and (block := _read(response, min(BLOCK_BYTES, bytes_left))):
-                    file.write(block)
-                    bytes_left -= len(block)
+            return True
+        if size:
+            try:
+                return self._download_from(deployment, path, size)
+            except _PartRefusedError:
+                pass  # the server has another file by now, or answers with another part
+        return self._download_from(deployment, path, 0)
+
+    def _download_from(self, deployment: Deployment, path: Path, start: int) -> bool:
+        """Download from an offset; return whether the server answered with the part from there."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        deadline = Deadline(ANSWER_TIMEOUT_S)
+        try:
+            with self._open(deployment.url, "GET", None, headers, deadline) as response:
+                is_resumed = start > 0 and response.status == http.client.PARTIAL_CONTENT
+                part = response.headers.get("Content-Range")
+                if is_resumed and part and not re.match(rf"bytes\s+{start}-", part):
+                    raise _PartRefusedError
+                bytes_left = deployment.size_bytes - (start if is_resumed else 0)
+                with translate_write_errors(path), path.open("ab" if is_resumed else "wb") as file:
+                    for block in _read_blocks(response, bytes_left, deadline):
+                        file.write(block)
+                        bytes_left -= len(block)
+        except ServerError as error:
+            if start and error.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise _PartRefusedError from None
+            raise
         if bytes_left:
             raise ServerError(
                 f"the download of {deployment.name} broke off {bytes_left} bytes before the end"
             )
+        return is_resumed
 
     def _request_json(
         self, url: str, method: str = "GET", body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        with self._open(url, method, body, {}) as response:
-            data = _read(response, MAX_ANSWER_BYTES)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        data = None if body is None else json.dumps(body).encode()
         try:
-            document = json.loads(data or b"{}")
-        except (ValueError, RecursionError):
+            with self._open(url, method, data, headers, Deadline(ANSWER_TIMEOUT_S)) as response:
+                content = response.read(MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(
+                f"the answer of {show_link(url)} broke off ({printable(str(error), MAX_NAME_CHARS)})"
+            ) from None
+        try:
+            document = parse_json(content or b"{}")
+        except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise ServerError(f"{url} answered something that is not a JSON object")
+            raise ServerError(f"{show_link(url)} answered something that is not a JSON object")
         return document
 
-    @contextmanager
     def _open(
-        self, url: str, method: str, body: dict[str, Any] | None, headers: dict[str, str]
-    ) -> Iterator[http.client.HTTPResponse]:
-        try:
-            parts = urllib.parse.urlsplit(url)
-        except ValueError as error:
-            raise ServerError(f"{url} is not a link ({error})") from None
-        if parts.scheme not in ("https", self._origin[0]):
-            raise ServerError(
-                f"{url} is not requested: expected a link with {self._origin[0]}, like the server's"
-            )
-        headers = {"Accept": "application/json", **headers}
-        request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        # Links may point to other hosts, such as a CDN: the token is sent to the update server only.
-        if self._token and (parts.scheme, parts.netloc) == self._origin:
-            request.add_unredirected_header("Authorization", f"TargetToken {self._token}")
-        try:
-            response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: invalid host name
-            reason: object = error
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()
-            elif isinstance(error, urllib.error.URLError):
-                reason = error.reason
-            raise ServerError(
-                f"{url} cannot be requested ({reason}): check --server, --id and --token-file, and that the "
-                "server runs"
-            ) from None
-        with response:
-            yield response
+        self, url: str, method: str, data: bytes | None, headers: Mapping[str, str], deadline: Deadline
+    ) -> AbstractContextManager[http.client.HTTPResponse]:
+        split_link(url, self._origin[0])
+
+        def make_headers(link: urllib.parse.SplitResult) -> Mapping[str, str]:
+            split_link(link.geturl(), self._origin[0])
+            # Links may point to other hosts, such as a CDN: the token is sent to the update server only.
+            is_own = (link.scheme, link.netloc) == self._origin
+            token = {"Authorization": f"TargetToken {self._token}"} if self._token and is_own else {}
+            return {"Accept": "application/json", **headers, **token}
+
+        return open_url(url, method, data, make_headers, deadline)
+
+
+class _PartRefusedError(Exception):
+    """The server does not answer with the part of a file that was asked for."""
 
 
 def _feedback_url(url: str) -> str:
     return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(query="")) + "/feedback"
 
 
-def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
-    """Read at most `limit` bytes; a broken connection is like the end of the data, which callers check."""
-    try:
-        return response.read(limit)
-    except (OSError, http.client.HTTPException):
-        return b""
+def _read_blocks(response: http.client.HTTPResponse, size_bytes: int, deadline: Deadline) -> Iterator[bytes]:
+    """Yield at most so many bytes; a broken or too slow connection is like the end of the data."""
+    deadline.extend(WINDOW_S)
+    window_bytes = 0
+    while size_bytes > 0:
+        try:
+            block = response.read1(min(BLOCK_BYTES, size_bytes))
+        except (OSError, http.client.HTTPException):
+            return
+        if not block:
+            return
+        yield block
+        size_bytes -= len(block)
+        window_bytes += len(block)
+        if window_bytes >= MIN_WINDOW_BYTES:  # fast enough: a new window starts
+            deadline.extend(WINDOW_S)
+            window_bytes = 0
 
 
 @contextmanager
@@ -276,7 +347,8 @@ def _translate_parse_errors(url: str) -> Iterator[None]:
         yield
     # OverflowError: a number such as 1e999 is infinite as a float.
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise ServerError(f"{url} answered something that is not DDI ({error!r:.200})") from None
+        reason = printable(repr(error), MAX_NAME_CHARS)
+        raise ServerError(f"{show_link(url)} answered something that is not DDI ({reason})") from None
 
 
 def _parse_text(value: object) -> str:

@@ -22,7 +22,8 @@ from jetson.device.arming_interlock import ArmedError, NoAutopilot
 from jetson.device.board import DeviceBoard
 from jetson.device.service import CommandService
 from jetson.hawkbit.agent import UpdateAgent
-from jetson.hawkbit.ddi_client import DdiClient, Deployment, ServerError
+from jetson.hawkbit.ddi_client import DdiClient, Deployment
+from jetson.hawkbit.http_requests import ServerError
 from jetson.signing.keys import SigningKey
 from jetson.signing.trust import make_trust
 from tests.support.boards import make_board
@@ -229,7 +230,7 @@ def test_deployment_with_a_wrong_id_is_reported(action_id: str) -> None:
             DdiClient(f"{base}/DEFAULT", "d").read_deployment,
             DdiClient(f"{base}/D", "d").confirm_cancel,
         ):
-            with pytest.raises(ServerError, match="is not DDI"):
+            with pytest.raises(ServerError, match="answered something that is not"):
                 ask(f"{base}/deployment")
 
 
@@ -240,7 +241,7 @@ def test_wrong_interval_is_reported(sleep: str) -> None:
     body = f'{{"config": {{"polling": {{"sleep": {sleep}}}}}}}'.encode()
     with (
         run_server(type("WrongHandler", (FixedAnswerHandler,), {"body": body})) as base,
-        pytest.raises(ServerError, match="is not DDI"),
+        pytest.raises(ServerError, match="answered something that is not"),
     ):
         DdiClient(f"{base}/DEFAULT", "d").poll()
 
