@@ -17,6 +17,9 @@ Tensor = NDArray[np.float32]
 GraphInput = NDArray[np.float32] | NDArray[np.uint8]
 """Input tensor of a graph: preprocessed (float32), or a raw frame (uint8) if the graph preprocesses it."""
 
+PreparedInput = GraphInput | tuple[GraphInput, GraphInput]
+"""What a model prepares from a frame: its inputs in one array, or a raw frame and its small grey image."""
+
 
 @dataclass(frozen=True)
 class Frame:

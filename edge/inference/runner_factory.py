@@ -87,7 +87,7 @@ def graph_signature(release: Release, graph: Graph) -> GraphSignature:
     size = release.preprocessing.height, release.preprocessing.width
     maps = release.clip.maps if graph.form == "clip" and release.clip else 1
     return GraphSignature(
-        dict.fromkeys(release.input_names(graph.form), release.input_shape(graph.batch, graph.form)),
+        release.input_shapes(graph.batch, graph.form),
         {release.output: (graph.batch, maps, *size)},
         release.states if graph.form == "stream" else (),
     )

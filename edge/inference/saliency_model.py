@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from edge.core.frames import GraphInput, Image, Tensor
+from edge.core.frames import GraphInput, Image, PreparedInput, Tensor
 from edge.inference.clip_window_runner import ClipWindowRunner
 from edge.inference.engine_selection import EngineChoice, select_engine
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import PipelinedRunner, Runner
 from edge.inference.runner_factory import open_selected_engine
 from edge.metrics.saliency import cc
-from edge.preprocessing.transform import FramePreprocessor
+from edge.preprocessing.transform import FramePreprocessor, LaggedMotion
 from edge.release.manifest import Form, Graph, Release, load_release
 
 GOLDEN_CC_MARGIN = 0.002
@@ -50,7 +50,8 @@ class SaliencyModel:
         precision: The precision of the graph.
         engine: Description of the engine, for reports.
         prepare: Makes the graph's input from a frame (H, W, 3), uint8 BGR. With alignment it keeps past
-            frames, so every frame is prepared once and in order.
+            frames, so every frame is prepared once and in order. If the graph aligns raw frames itself, the
+            result is the raw frame and a small grey image.
         depth: Maximum number of frames in flight: submitted and not yet collected.
         blur: Blur of the maps, as `Release.blur`. It may be changed.
 
@@ -87,7 +88,8 @@ class SaliencyModel:
 
     def _set_up(self, release: Release, precision: str, runner: Runner) -> None:
         self.release, self.precision, self._form = release, precision, runtime_form(release)
-        self.prepare: Callable[[Image], GraphInput] = release.prepare
+        self.prepare: Callable[[Image], PreparedInput] = release.prepare
+        self._motion: LaggedMotion | None = None
         if self._form == "clip" and release.clip is not None:
             runner = ClipWindowRunner(runner, release.clip, release.inputs[0], release.output)
         self._runner = runner
@@ -99,7 +101,7 @@ class SaliencyModel:
         self.engine = runner.description
         self.reset()
 
-    def infer(self, prepared: GraphInput) -> Tensor:
+    def infer(self, prepared: PreparedInput) -> Tensor:
         """Return the saliency map (height, width), non-negative, for the result of `prepare`.
 
         If the student looks ahead, the map belongs to the frame `release.delay_frames` before. The caller
@@ -108,14 +110,16 @@ class SaliencyModel:
         self.submit(prepared)
         return self.collect()
 
-    def submit(self, prepared: GraphInput) -> None:
+    def submit(self, prepared: PreparedInput) -> None:
         """Start a frame made by `prepare`; `collect` returns its map, in the order of submission.
 
         While a GPU computes a frame, the next one can be copied: up to `depth` frames may be in flight.
         """
         names = self.release.input_names(self._form)
-        batch = len(prepared) // len(names)
-        feed = {name: prepared[index * batch : (index + 1) * batch] for index, name in enumerate(names)}
+        inputs: Sequence[GraphInput] = (
+            self._add_motion(*prepared) if isinstance(prepared, tuple) else np.split(prepared, len(names))  # type: ignore[assignment]
+        )
+        feed = dict(zip(names, inputs, strict=True))
         if self._is_first_frame:
             # The first frame is fed several times, so that the states settle on it.
             for _ in range(self.release.preroll):
@@ -141,9 +145,22 @@ class SaliencyModel:
         """Start a new clip at `fps` frames per second; drop the frames in flight."""
         self._runner.reset(fps)
         self._computed.clear()
-        if self.release.preprocessing.alignment is not None:
-            self.prepare = FramePreprocessor(self.release.preprocessing, fps)
+        preprocessing, raw = self.release.preprocessing, self.release.raw_frame
+        if preprocessing.alignment is not None and raw is not None:
+            self._motion = LaggedMotion(preprocessing.alignment, fps)
+            self.prepare = lambda image: (raw(image), preprocessing.resize_grey(image))
+        elif preprocessing.alignment is not None:
+            self.prepare = FramePreprocessor(preprocessing, fps)
         self._is_first_frame = True
+
+    def _add_motion(self, raw: GraphInput, grey: GraphInput) -> tuple[GraphInput, GraphInput]:
+        """Return the raw frame and the homography to the earlier frame.
+
+        The motion is estimated here and not in `prepare`: the earlier frame is a state of the graph, which
+        only knows the frames that were submitted. A live run drops some between the two.
+        """
+        assert self._motion is not None
+        return raw, self._motion(np.asarray(grey, np.uint8))
 
     def close(self) -> None:
         """Free the engine."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edge.core.errors import InputError
-from edge.core.frames import Frame, GraphInput
+from edge.core.frames import Frame, PreparedInput
 from edge.core.run_status import Status
 from edge.core.stage_times import StageTimes
 from edge.inference.saliency_model import SaliencyModel
@@ -35,7 +35,7 @@ class PreparedFrame:
     """
 
     frame: Frame
-    tensor: GraphInput
+    tensor: PreparedInput
     started_s: float
 
 

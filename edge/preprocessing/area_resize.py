@@ -25,12 +25,12 @@ def resize_by_area(image: Image, width: int, height: int) -> Image:
     one pixel in a hundred, where a mean lies half-way between two grey levels.
 
     Args:
-        image: Image (H, W, 3), uint8.
+        image: Image (H, W, 3) or (H, W), uint8.
         width: Width of the result.
         height: Height of the result.
 
     Returns:
-        Image (height, width, 3), uint8.
+        Image (height, width, 3) or (height, width), uint8.
     """
     rows, columns = image.shape[:2]
     is_integer_factor = rows % height == columns % width == 0
@@ -38,20 +38,21 @@ def resize_by_area(image: Image, width: int, height: int) -> Image:
     suits_table = MIN_PIXELS_PER_MEAN * height * width <= rows * columns <= MAX_PIXELS
     if is_integer_factor or grows or not suits_table:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
-    table = cv2.integral(image, sdepth=cv2.CV_32S)  # (H + 1, W + 1, 3): sums above and to the left
+    table = cv2.integral(image, sdepth=cv2.CV_32S)  # (H + 1, W + 1, ...): sums above and to the left
     top, below, row_fraction = _cell_edges(rows, height)
     left, right, column_fraction = _cell_edges(columns, width)
+    channels = (1,) * (image.ndim - 2)
 
     def sums_at(rows_at: NDArray[np.intp]) -> NDArray[np.float64]:
         lines = table.take(rows_at, axis=0)
         sums = lines.take(left, axis=1).astype(np.float64)
         if not column_fraction.any():
             return sums
-        return sums + (lines.take(right, axis=1) - sums) * column_fraction[:, None]
+        return sums + (lines.take(right, axis=1) - sums) * column_fraction.reshape(-1, *channels)
 
     sums = sums_at(top)
     if row_fraction.any():
-        sums += (sums_at(below) - sums) * row_fraction[:, None, None]
+        sums += (sums_at(below) - sums) * row_fraction.reshape(-1, 1, *channels)
     cell_sums = np.diff(np.diff(sums, axis=0), axis=1)
     means: Image = np.rint(cell_sums * (height * width / (rows * columns))).astype(np.uint8)
     return means

@@ -47,9 +47,17 @@ def align_frame(past: Image, now: Image) -> Image:
     Returns:
         The warped frame (H, W, 3).
     """
-    before, after = (np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8) for image in (past, now))
-    homography = estimate_homography(before, after)
+    homography = estimate_homography(grey_image(past), grey_image(now))
     return now if homography is None else warp_frame(past, now, homography)
+
+
+def grey_image(image: Image) -> Image:
+    """Return the grey image (H, W) that motion is estimated on: the green channel of a BGR image.
+
+    It is nearly the luma. And unlike the luma, it can be resized before or after with the same result, so
+    that a host without the resized colours finds the same motion.
+    """
+    return np.asarray(cv2.extractChannel(image, 1), np.uint8)
 
 
 def warp_frame(past: Pixels, now: Pixels, homography: NDArray[np.float64]) -> Pixels:

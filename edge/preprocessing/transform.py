@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from edge.core.frames import Image, Tensor
 from edge.preprocessing.area_resize import resize_by_area
-from edge.preprocessing.egomotion import align_frame
+from edge.preprocessing.egomotion import align_frame, estimate_homography, grey_image
+
+NO_MATCH = np.array([[1, 0, 1e6], [0, 1, 0], [0, 0, 1]])
+"""Homography for frames whose motion is unknown. The past frame then covers no pixel of the current one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Alignment:
     lag_s: float
     width: int = 256
     height: int = 144
+
+    def lag_frames(self, fps: float) -> int:
+        """Return the lag in frames at a frame rate."""
+        return max(1, round(self.lag_s * fps))
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,10 @@ class Preprocessing:
         """Resize an image (H, W, 3), uint8, to `resized_shape`. The colour order is kept."""
         return _shrink(image, *self.resized_shape)
 
+    def resize_grey(self, image: Image) -> Image:
+        """Return the grey image of `resize(image)`, for the motion estimation, in half of its time."""
+        return _shrink(grey_image(image), *self.resized_shape)
+
     def align(self, past: Image, now: Image) -> Image:
         """Return the earlier frame as the student receives it with `now`: warped, if there is alignment."""
         return align_frame(self.resize(past), self.resize(now)) if self.alignment else past
@@ -91,7 +102,7 @@ class Preprocessing:
 
     def count_halvings(self, width: int, height: int) -> int:
         """Return how often a frame of this size is halved before the area resize."""
-        return _count_halvings(width, height, self.resized_shape)
+        return count_halvings(width, height, self.resized_shape)
 
     def __call__(self, image: Image, out: Tensor | None = None) -> Tensor:
         """Convert an image to the student's input.
@@ -121,7 +132,7 @@ class FramePreprocessor:
 
     def __init__(self, preprocessing: Preprocessing, fps: float) -> None:
         self._preprocessing, alignment = preprocessing, preprocessing.alignment
-        lag_frames = max(1, round(alignment.lag_s * fps)) if alignment else 0
+        lag_frames = alignment.lag_frames(fps) if alignment else 0
         self._past: deque[NDArray[np.uint8]] = deque(maxlen=lag_frames)
 
     def __call__(self, image: Image) -> Tensor:
@@ -140,7 +151,33 @@ class FramePreprocessor:
         return np.concatenate([preprocessing(now), preprocessing(preprocessing.align(past, now))])
 
 
-def _count_halvings(width: int, height: int, target: tuple[int, int]) -> int:
+class LaggedMotion:
+    """The camera's motion since an earlier frame of a clip. It keeps the past frames as small grey images.
+
+    Args:
+        alignment: The alignment; it defines the lag.
+        fps: Frame rate of the clip.
+    """
+
+    def __init__(self, alignment: Alignment, fps: float) -> None:
+        self._past: deque[Image] = deque(maxlen=alignment.lag_frames(fps))
+
+    def __call__(self, grey: Image) -> Tensor:
+        """Return the homography (1, 3, 3), float32, from pixels of the next frame to those of the past one.
+
+        The past frame is the clip's first frame until the lag is reached. `NO_MATCH` if there is none, or if
+        the motion cannot be estimated.
+
+        Args:
+            grey: The next frame by `Preprocessing.resize_grey`.
+        """
+        homography = estimate_homography(self._past[0], grey) if self._past else None
+        self._past.append(grey)
+        return np.asarray(NO_MATCH if homography is None else homography, np.float32)[None]
+
+
+def count_halvings(width: int, height: int, target: tuple[int, int]) -> int:
+    """Return how often a frame is halved before the area resize to the target (height, width)."""
     rows, columns = target
     count = 0
     # The area resize that follows still has at least four input pixels per output pixel on each side.
@@ -151,7 +188,7 @@ def _count_halvings(width: int, height: int, target: tuple[int, int]) -> int:
 
 def _shrink(image: Image, height: int, width: int) -> Image:
     rows, columns = image.shape[:2]
-    for _ in range(_count_halvings(columns, rows, (height, width))):
+    for _ in range(count_halvings(columns, rows, (height, width))):
         rows, columns = rows // 2, columns // 2
         image = resize_by_area(image, columns, rows)
     return image if (rows, columns) == (height, width) else resize_by_area(image, width, height)

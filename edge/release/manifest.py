@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from edge.core.atomic_files import atomic_file, sha256
 from edge.core.errors import InputError
+from edge.core.frames import GraphInput, Image
 from edge.metrics.score_calibration import ScoreCalibration
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, RawFrameSpec
-from edge.preprocessing.transform import Alignment, Preprocessing
+from edge.preprocessing.transform import Alignment, FramePreprocessor, LaggedMotion, Preprocessing
 from edge.release.json_values import parse_choice, parse_integer, parse_number, parse_optional, parse_text
 
 SCHEMA = 1
@@ -140,7 +141,8 @@ class Release:
         graphs: The ONNX files.
         trained: Record of the training.
         calibrated: Record of the calibration; None if there was none.
-        raw_frame: Input of graphs that contain the preprocessing; None if they do not.
+        raw_frame: Input of graphs that contain the preprocessing; None if they do not. With alignment, their
+            second input is a homography (1, 3, 3), and the resized frame is a state.
         clip: Input and output of graphs in clip form.
         blur: Gaussian blur of the maps after the graph: sigma as a fraction of the map's width; 0 for none.
         score: Calibration of the scores of regions; None if the release has none.
@@ -167,6 +169,32 @@ class Release:
     def prepare(self) -> RawFrameSpec | Preprocessing:
         """Return the callable that makes the graphs' input from a frame (H, W, 3), uint8 BGR."""
         return self.raw_frame or self.preprocessing
+
+    def stream_preprocessor(self, fps: float) -> Callable[[Image], tuple[GraphInput, ...]]:
+        """Return the function that makes the inputs of the stream form from the frames of a clip, in order.
+
+        Args:
+            fps: Frame rate of the clip.
+
+        Returns:
+            A function of a frame (H, W, 3), uint8 BGR, that returns the inputs in the order of `input_names`.
+            With alignment it keeps past frames.
+        """
+        preprocessing, raw = self.preprocessing, self.raw_frame
+        if preprocessing.alignment is None:
+            return lambda image: (self.prepare(image),)
+        if raw is None:
+            preprocess = FramePreprocessor(preprocessing, fps)
+            return lambda image: tuple(np.split(preprocess(image), 2))
+        motion = LaggedMotion(preprocessing.alignment, fps)
+        return lambda image: (raw(image), motion(preprocessing.resize_grey(image)))
+
+    def input_shapes(self, batch: int | None, form: Form) -> dict[str, tuple[int | None, ...]]:
+        """Return the shape of each frame input of a form, by name."""
+        shapes = dict.fromkeys(self.input_names(form), self.input_shape(batch, form))
+        if self.raw_frame is not None and self.preprocessing.alignment is not None:
+            shapes[self.inputs[1]] = (batch, 3, 3)
+        return shapes
 
     def input_shape(self, batch: int | None, form: Form) -> tuple[int | None, ...]:
         """Return the shape of the input for a frame or a clip."""
@@ -202,7 +230,7 @@ class Release:
         return tuple(p for p in PRECISIONS if p in available)
 
     def input_names(self, form: Form) -> tuple[str, ...]:
-        """Return the names of the frame inputs of a form, in the order of `FramePreprocessor`'s outputs."""
+        """Return the names of the inputs of a form, without the states."""
         two = form == "pair" or (form == "stream" and self.preprocessing.alignment is not None)
         return self.inputs if two else self.inputs[:1]
 

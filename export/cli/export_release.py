@@ -24,6 +24,7 @@ from edge.release.manifest import MAX_NAME_LENGTH, RELEASE_NAME, Form, Release, 
 from edge.sources.factory import open_source
 from export.cli.target_options import warn
 from export.graphs.int8_search import CalibrationOptions
+from export.graphs.onnx_export import check_form
 from export.release.builder import EXPORT_OPTIONS, is_release_file, make_release
 from export.release.clip_release import MAX_CLIPS, make_clip_release
 from export.release.fuse_release import make_fused_release
@@ -118,13 +119,10 @@ def _release_name(name: str | None, student_name: str) -> str:
 
 def _check_plan(plan: _ExportPlan) -> None:
     student = plan.student
-    if plan.raw and student.settings.preprocessing().alignment is not None:
-        raise InputError(
-            f"student {student.name} estimates camera motion in each frame, which no graph does; "
-            "leave --fuse-preprocess out"
-        )
     if plan.options.thorough and plan.takes_clips:
         raise InputError(f"student {student.name} takes clips, which have no int8 graphs: leave --budget out")
+    for form in ("stream",) if plan.raw else plan.forms:
+        check_form(student, form)
 
 
 def _status(text: str) -> Status:

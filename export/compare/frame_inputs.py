@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from calibration.inputs.graph_inputs import FeedDict
 from edge.core.frames import Image
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.preprocessing.transform import FramePreprocessor, Preprocessing
-from edge.release.manifest import ClipSpec, StateSpec
+from edge.release.manifest import ClipSpec, Release, StateSpec
 
 Prepare = Callable[[Image], NDArray[Any]]
 
@@ -50,19 +49,19 @@ class SingleFrameInputs:
 
 
 class AlignedInputs:
-    """The prepared frame and a past frame that is aligned with it."""
+    """The inputs of an aligned student's stream: the frame, and a past frame or the homography to it."""
 
-    def __init__(self, preprocessing: Preprocessing, names: Sequence[str]) -> None:
-        self._preprocessing, self._names = preprocessing, names
+    def __init__(self, release: Release, names: Sequence[str]) -> None:
+        self._release, self._names = release, names
         self.reset(NOMINAL_FPS)
 
     def reset(self, fps: float) -> None:
         """Start a new clip."""
-        self._prepare = FramePreprocessor(self._preprocessing, fps)
+        self._prepare = self._release.stream_preprocessor(fps)
 
     def feeds(self, frame: Image) -> list[FeedDict]:
         """Return one feed."""
-        return [dict(zip(self._names, np.split(self._prepare(frame), 2), strict=True))]
+        return [dict(zip(self._names, self._prepare(frame), strict=True))]
 
 
 class PairInputs:

@@ -146,7 +146,7 @@ def _frame_inputs(
     if form == "clip" and spec.clip is not None:
         return ClipInputs(spec.prepare, names[0], spec.clip)
     if aligned:
-        return AlignedInputs(spec.preprocessing, names)
+        return AlignedInputs(spec, names)
     if form == "pair":
         return PairInputs(spec.prepare, names, spec.states, looks_ahead=spec.delay_frames > 0)
     return SingleFrameInputs(spec.prepare, names[0], spec.preroll if form == "stream" else 0)

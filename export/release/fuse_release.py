@@ -19,6 +19,7 @@ from edge.release.manifest import GOLDEN_FILE, Graph, Release, load_release, sav
 from edge.release.quantization import QUANTIZATION_FILE
 from export.compare.graph_operand import Backend, GraphOperand
 from export.compare.graph_stepper import open_stepper
+from export.graphs.fused_alignment import HOMOGRAPHY, fuse_aligned_preprocessing, resized_frame_state
 from export.graphs.fused_preprocessing import fuse_preprocessing
 from export.release.builder import is_release_file
 
@@ -56,16 +57,10 @@ def make_fused_release(plain: Release, raw: RawFrameSpec, folder: Path) -> Relea
         folder: Folder of the fused release.
 
     Raises:
-        InputError: The release has no stream form, takes raw frames already or aligns frames; the folder
-            cannot be written.
+        InputError: The release has no stream form or takes raw frames already; the folder cannot be written.
         CheckError: The maps of a graph differ from those of the graph that it was made from.
     """
     streams = [graph for graph in plain.graphs if graph.form == "stream"]
-    if plain.preprocessing.alignment is not None:
-        raise InputError(
-            f"release {plain.name} estimates camera motion in each frame, which no graph does; "
-            "expected a student without alignment"
-        )
     if not streams or plain.raw_frame is not None:
         problem = "takes raw frames already" if streams else "has no stream form"
         raise InputError(f"release {plain.name} {problem}; expected a streaming release of prepared frames")
@@ -77,18 +72,28 @@ def make_fused_release(plain: Release, raw: RawFrameSpec, folder: Path) -> Relea
                 shutil.copyfile(plain.folder / name, path / name)
         for graph in streams:
             model = onnx.load(plain.path(graph))
-            fused_model = fuse_preprocessing(model, plain.inputs[:1], plain.preprocessing, raw)
-            onnx.save(fused_model, path / graph.file)
+            onnx.save(_fuse_graph(model, plain, raw), path / graph.file)
         prepared = np.stack([raw.round_trip(raw.stretch(frame)) for frame in golden_frames])
         maps = _compute_maps(plain, next(g for g in streams if g.precision == "fp32"), prepared)
         np.savez_compressed(path / GOLDEN_FILE, frames=golden_frames, maps=maps)
         fused = replace(plain, folder=path, graphs=tuple(streams), inputs=plain.inputs[:1], raw_frame=raw)
+        if plain.preprocessing.alignment is not None:
+            states = (*plain.states, resized_frame_state(plain.preprocessing.alignment))
+            fused = replace(fused, inputs=(plain.inputs[0], HOMOGRAPHY), states=states)
         golden = _GoldenFrames(prepared, fused.load_golden()[0], maps)
         fused = replace(
             fused, graphs=tuple(_verify_fused_graph(plain, fused, graph, golden) for graph in streams)
         )
         save_release(fused)
     return load_release(folder)
+
+
+def _fuse_graph(model: onnx.ModelProto, plain: Release, raw: RawFrameSpec) -> onnx.ModelProto:
+    alignment = plain.preprocessing.alignment
+    if alignment is None:
+        return fuse_preprocessing(model, plain.inputs[:1], plain.preprocessing, raw)
+    frame, earlier = plain.inputs
+    return fuse_aligned_preprocessing(model, (frame, earlier), plain.preprocessing, alignment, raw)
 
 
 def _verify_fused_graph(plain: Release, fused: Release, graph: Graph, golden: _GoldenFrames) -> Graph:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from edge.core.errors import InputError
-from edge.core.frames import Frame, GraphInput, Tensor
+from edge.core.frames import Frame, PreparedInput, Tensor
 from edge.inference.saliency_model import SaliencyModel
 from edge.postprocessing.result import Result
 
@@ -90,7 +90,7 @@ class ScriptedModel(SaliencyModel):
         super().__init__(None, "fp32", 1)
         self.calls = 0
 
-    def submit(self, prepared: GraphInput) -> None:
+    def submit(self, prepared: PreparedInput) -> None:
         call, self.calls = self.calls, self.calls + 1
         time.sleep(self.delay_s if call >= 0 else 0)
         if call == self.fails_at:

@@ -14,6 +14,7 @@ from edge.core.frames import GraphInput
 from edge.hardware.host import detect_machine
 from edge.inference.engine_selection import EngineChoice, SelectedEngine, select_engine
 from edge.inference.interface.layer_times import LayerTime
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import Runner
 from edge.inference.runner_factory import open_selected_engine
 from edge.release.manifest import PRECISIONS, Form, Release
@@ -121,6 +122,9 @@ def golden_feeds(release: Release, form: Form, batch: int) -> list[InputFeed]:
     In clip form a feed is a whole clip; at batch 1 there is one feed per golden frame, else one in all.
     """
     frames, _ = release.load_golden()
+    if form == "stream" and release.preprocessing.alignment is not None:
+        preprocess = release.stream_preprocessor(NOMINAL_FPS)
+        return [dict(zip(release.input_names(form), preprocess(frame), strict=True)) for frame in frames]
     prepared: list[GraphInput] = [release.prepare(frame) for frame in frames]
     names = release.input_names(form)
     if form == "clip" and release.clip is not None:

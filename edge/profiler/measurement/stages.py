@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from edge.core.frames import Frame, Image
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.result import Result
@@ -23,7 +24,8 @@ DEFAULT_FRAME_SIZE = (1280, 720)
 def time_pre_and_postprocessing(release: Release, size: tuple[int, int]) -> dict[str, float]:
     """Return the median milliseconds of the work that `aerogaze run` does around the engine.
 
-    Preprocessing turns a frame (H, W, 3), BGR, into the graph's input. Postprocessing finds the peaks,
+    Preprocessing turns a frame (H, W, 3), BGR, into the inputs of the stream form, with the alignment of an
+    aligned student. Postprocessing finds the peaks,
     smooths the map along the camera's motion, and finds and tracks its regions. The frames are the golden
     ones, resized.
 
@@ -37,7 +39,7 @@ def time_pre_and_postprocessing(release: Release, size: tuple[int, int]) -> dict
     images: list[Image] = [
         np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8) for frame in frames
     ]
-    prepare, analyze = release.prepare, MapAnalyzer(release.score)
+    prepare, analyze = release.stream_preprocessor(NOMINAL_FPS), MapAnalyzer(release.score)
     count = len(images)
 
     def postprocess(index: int) -> None:

@@ -51,7 +51,7 @@ def test_state_is_the_output_of_its_lag_before(flight: np.ndarray) -> None:
     def lagging_maps(fps: float) -> list[np.ndarray]:
         lagging.reset(fps)
         clip = [
-            model.prepare(frame) for frame in flight[[0, *range(len(flight))]]
+            model.release.prepare(frame) for frame in flight[[0, *range(len(flight))]]
         ]  # the first is the preroll
         return [lagging.infer({"frame": frame})["saliency"][0, 0].copy() for frame in clip][1:]
 

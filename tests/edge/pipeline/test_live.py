@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edge.core.errors import CheckError, InputError
-from edge.core.frames import Frame, GraphInput
+from edge.core.frames import Frame, PreparedInput
 from edge.core.run_status import RunInfo, Status
 from edge.inference.cuda.backend import CudaError
 from edge.pipeline.clock_monitor import ClockMonitor
@@ -87,7 +87,7 @@ def test_slow_engine_gets_the_newest_frames_and_every_drop_is_counted(status: St
                     frames_read[index // 3].set()  # the next frame is requested: this one is in the queue
 
     class LockstepModel(ScriptedModel):
-        def submit(self, prepared: GraphInput) -> None:
+        def submit(self, prepared: PreparedInput) -> None:
             if (call := self.calls) >= 0:
                 engine_calls[call].set()
                 if call + 1 < len(frames_read):
@@ -265,7 +265,7 @@ def test_failed_engine_is_opened_again_and_its_name_updated(status: Status) -> N
 class FailsUnknown(ScriptedModel):
     """Model whose GPU fails with an error that CUDA does not explain."""
 
-    def submit(self, prepared: GraphInput) -> None:
+    def submit(self, prepared: PreparedInput) -> None:
         if self.calls == 7:
             raise CudaError("cuLaunchKernel", "CUDA_ERROR_UNKNOWN")
         super().submit(prepared)
@@ -288,7 +288,7 @@ def test_third_unknown_cuda_error_ends_the_run(status: Status) -> None:
 
 def test_lost_gpu_ends_the_run_and_commits_the_outputs(status: Status) -> None:
     class LosesGpu(ScriptedModel):
-        def submit(self, prepared: GraphInput) -> None:
+        def submit(self, prepared: PreparedInput) -> None:
             if self.calls == 7:
                 raise CudaError("cuLaunchKernel", "CUDA_ERROR_ILLEGAL_ADDRESS")
             super().submit(prepared)
@@ -309,7 +309,7 @@ def test_part_that_raises_system_exit_is_opened_again(status: Status, part: str)
             raise SystemExit(1)
 
     class ExitingModel(ScriptedModel):
-        def submit(self, prepared: GraphInput) -> None:
+        def submit(self, prepared: PreparedInput) -> None:
             if self.calls == 3:
                 raise SystemExit(1)
             super().submit(prepared)
@@ -412,7 +412,7 @@ def test_run_is_stalled_while_the_graph_takes_no_frame(status: Status) -> None:
     model, states = ScriptedModel(), list[str]()
     prepare = model.prepare
 
-    def prepare_one_size(image: np.ndarray) -> GraphInput:
+    def prepare_one_size(image: np.ndarray) -> PreparedInput:
         if image.shape != IMAGE.shape:
             raise InputError("frames of 160x90 only")
         return prepare(image)

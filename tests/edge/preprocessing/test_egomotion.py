@@ -133,7 +133,8 @@ def test_corners_on_one_line_give_no_homography() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_pixels_that_the_past_does_not_cover_are_those_of_now(dtype: type) -> None:
-    past, now = np.full((20, 30, 3), 10, dtype), np.full((20, 30, 3), 200, dtype)
+    past: np.ndarray = np.full((20, 30, 3), 10, dtype)
+    now: np.ndarray = np.full((20, 30, 3), 200, dtype)
     shifted = warp_frame(past, now, np.array([[1, 0, 10], [0, 1, 0], [0, 0, 1.0]]))
     assert (shifted[:, :19] == 10).all()
     assert (shifted[:, 21:] == 200).all()

@@ -23,7 +23,8 @@ from edge.preprocessing.raw_frame import PixelFormat, RawFrameSpec
 from edge.preprocessing.transform import Preprocessing
 from edge.release.manifest import PRECISIONS, load_release
 from edge.simulation.world import World
-from export.graphs.fused_preprocessing import area_weights, fuse_preprocessing
+from export.graphs.fused_preprocessing import fuse_preprocessing
+from export.graphs.node_builder import area_weights
 from export.release.fuse_release import make_fused_release
 from tests.conftest import Outcome
 

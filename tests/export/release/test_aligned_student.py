@@ -83,11 +83,12 @@ def test_aligned_student_is_exported_and_run_as_it_was_trained(
     )
     assert outcome.code == 0, outcome.err
     outcome = command(
-        "export", student_file, "--frames", "synthetic:7:320x180:24", "--out", tmp_path / "f",
-        "--fuse-preprocess", "640x360",
+        "export", student_file, "--frames", "synthetic:7:320x180:24", "--form", "stream",
+        "--fuse-preprocess", "640x360", "--out", tmp_path / "f",
     )  # fmt: skip
-    assert outcome.code == 2
-    assert "estimates camera motion" in outcome.err
+    assert outcome.code == 0, outcome.err
+    fused = load_release(tmp_path / "f")
+    assert (fused.inputs, str(fused.raw_frame)) == (("frame", "homography"), "640x360 BGR")
 
 
 def write_frames(folder: Path, clip: list[np.ndarray]) -> Path:
