@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from edge.core.frames import Image
-from edge.postprocessing.regions import find_regions
 from trainer.evaluation.candidate_maps import SCORE_KEYS, Candidate, clip_records
 from trainer.evaluation.contact_sheet import draw_row, draw_text
+from trainer.evaluation.false_alarms import clip_regions
 from trainer.evaluation.protocol import Protocol
 from trainer.evaluation.quality import Effort, quality_clips
+from trainer.evaluation.quality_clips import QualityClip
 from trainer.evaluation.scores import RankedFrame
+from trainer.inference.predictor import Map
 
 RANKED_BY = "zblur"
 MAX_SEQUENCES, MAX_ALARMS = 10, 5
 """Worst frames of sequences and of clips without a target, at most one per clip."""
+
+
+class _Found(NamedTuple):
+    """A frame by its position among the scored ones of a clip, with its map and the number that ranks it."""
+
+    score: float
+    clip: QualityClip
+    position: int
+    saliency: Map
 
 
 def worst_frames_sheet(candidate: Candidate, protocol: Protocol, data: Path, effort: Effort) -> Image:
@@ -31,29 +43,28 @@ def worst_frames_sheet(candidate: Candidate, protocol: Protocol, data: Path, eff
         data: Folder of the real data.
         effort: How much is computed.
     """
-    sequences, alarms = [], []
+    sequences: list[_Found] = []
+    alarms: list[_Found] = []
     column = SCORE_KEYS.index(RANKED_BY)
     calibration = candidate.release.score if candidate.release else None
     for clip in quality_clips(protocol, data, effort):
         (record,) = clip_records([candidate], clip)
         if clip.kind == "sequence":
-            scores = np.nan_to_num(record.scores[:, column], nan=np.inf)
-            worst = int(np.argmin(scores))
-            sequences.append((float(scores[worst]), clip, worst, record.maps[worst]))
+            values = np.nan_to_num(record.scores[:, column], nan=np.inf)
+            worst = int(np.argmin(values))
+            sequences.append(_Found(float(values[worst]), clip, worst, record.maps[worst]))
         else:
-            tops = [
-                max((r.score for r in find_regions(m, calibration=calibration)), default=0.0)
-                for m in record.maps
-            ]
+            tops = clip_regions(clip, record, calibration).top
             worst = int(np.argmax(tops))
-            alarms.append((tops[worst], clip, worst, record.maps[worst]))
-    sequences.sort(key=lambda row: row[0])
-    alarms.sort(key=lambda row: -row[0])
+            alarms.append(_Found(tops[worst], clip, worst, record.maps[worst]))
+        # Only what is shown is kept, because a simulated clip holds its whole scene.
+        sequences = sorted(sequences, key=lambda found: found.score)[:MAX_SEQUENCES]
+        alarms = sorted(alarms, key=lambda found: -found.score)[:MAX_ALARMS]
     rows = [draw_text(f"frame, target, map: {candidate.description}")]
-    for name, chosen in ((RANKED_BY, sequences[:MAX_SEQUENCES]), ("score", alarms[:MAX_ALARMS])):
-        for score, clip, position, saliency in chosen:
-            index = clip.scored[position]
-            frame = next(frame for frame in clip.load() if frame.index == index)
-            rows.append(draw_text(f"{name} {score:.2f}, {clip.name}, frame {index}"))
-            rows.append(draw_row(RankedFrame(clip.name, frame, saliency, score)))
+    for name, chosen in ((RANKED_BY, sequences), ("score", alarms)):
+        for found in chosen:
+            index = found.clip.scored[found.position]
+            frame = next(frame for frame in found.clip.load() if frame.index == index)
+            rows.append(draw_text(f"{name} {found.score:.2f}, {found.clip.name}, frame {index}"))
+            rows.append(draw_row(RankedFrame(found.clip.name, frame, found.saliency, found.score)))
     return np.concatenate(rows)

@@ -6,7 +6,7 @@ Real sequences are not used, because a release ships its calibration and their l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -16,14 +16,16 @@ from edge.core.errors import InputError
 from edge.metrics.score_calibration import ScoreCalibration, map_focus
 from edge.postprocessing.regions import find_regions
 from edge.release.manifest import save_score
-from trainer.evaluation.candidate_maps import Candidate, ClipRecord, clip_records
-from trainer.evaluation.false_alarms import clip_regions, is_on_target
+from trainer.datasets.clips import Box
+from trainer.evaluation.candidate_maps import Candidate, clip_records
+from trainer.evaluation.false_alarms import is_on_target
 from trainer.evaluation.quality_clips import (
     FITTING_SEED,
     QualityClip,
     featureless_clips,
     made_clips,
 )
+from trainer.inference.predictor import Map
 
 SCENES, FEATURELESS = 150, 75
 """Scenes, each with and without its actors, and featureless clips."""
@@ -62,44 +64,66 @@ def fit_scores(
     Raises:
         InputError: No region lies on a target, or as a candidate's predictor does.
     """
-    clips = []
+    frames: list[list[_Frame]] = [[] for _ in candidates]
     for clip in fitting_clips(scenes, featureless):
-        clips.append((clip, clip_records(candidates, clip)))
+        boxes = clip.boxes()
+        for own, record in zip(frames, clip_records(candidates, clip), strict=True):
+            own += [_describe(*pair, record.size) for pair in zip(record.maps, boxes, strict=True)]
         on_clip()
-    return [
-        _fit(candidate, [(clip, records[index]) for clip, records in clips])
-        for index, candidate in enumerate(candidates)
-    ]
+    return [_fit(candidate.name, own) for candidate, own in zip(candidates, frames, strict=True)]
 
 
-def _fit(candidate: Candidate, clips: Sequence[tuple[QualityClip, ClipRecord]]) -> ScoreCalibration:
+@dataclass(frozen=True)
+class _Frame:
+    """What the score of a frame's regions is fitted on.
+
+    Attributes:
+        has_target: A target is visible.
+        values: (regions, 2): log2 of the share of each region, and of the focus of the map.
+        on_target: (regions,): the region lies on a target.
+    """
+
+    has_target: bool
+    values: Array
+    on_target: NDArray[np.bool_]
+
+
+def _describe(saliency: Map, boxes: list[Box], size: tuple[int, int]) -> _Frame:
+    regions, focus = find_regions(saliency), np.log2(map_focus(saliency))
+    cells = saliency.shape[1], saliency.shape[0]
+    return _Frame(
+        bool(boxes),
+        np.array([(np.log2(region.share), focus) for region in regions]).reshape(-1, 2),
+        np.array([any(is_on_target(region, box, size, cells) for box in boxes) for region in regions], bool),
+    )
+
+
+def _fit(name: str, frames: Sequence[_Frame]) -> ScoreCalibration:
     """Fit one calibration by logistic regression over the regions of all frames.
 
     Frames with and without targets weigh the same in all. The threshold is that of W. Youden's index
     ("Index for rating diagnostic tests", Cancer, 1950): the share of the found targets that it reports less
     the share of the target-free frames that report a region is the largest.
     """
-    rows: list[tuple[float, float, bool, bool]] = []
-    for clip, record in clips:
-        for saliency, boxes in zip(record.maps, clip.boxes(), strict=True):
-            cells, focus = (saliency.shape[1], saliency.shape[0]), map_focus(saliency)
-            for region in find_regions(saliency):
-                on_target = any(is_on_target(region, box, record.size, cells) for box in boxes)
-                rows.append((np.log2(region.share), np.log2(focus), on_target, clip.kind == "made"))
-    table = np.array(rows, np.float64).reshape(-1, 4)
-    is_target, with_targets = table[:, 2] > 0, table[:, 3] > 0
-    if not is_target.any() or is_target.all():
+    values = np.concatenate([frame.values for frame in frames])
+    on_target = np.concatenate([frame.on_target for frame in frames])
+    if not on_target.any() or on_target.all():
         raise InputError(
-            f"cannot calibrate the score of {candidate.name}: none, or all, of its regions lie on targets; "
+            f"cannot calibrate the score of {name}: none, or all, of its regions lie on targets; "
             "expected a trained student"
         )
-    weights = np.where(with_targets, 0.5 / with_targets.sum(), 0.5 / max(1, (~with_targets).sum()))
-    share, focus, offset = _fit_logistic(table[:, :2], is_target.astype(np.float64), weights)
+    has_target = np.repeat([frame.has_target for frame in frames], [len(f.values) for f in frames])
+    weights = np.where(has_target, 0.5 / has_target.sum(), 0.5 / max(1, (~has_target).sum()))
+    share, focus, offset = _fit_logistic(values, on_target.astype(np.float64), weights)
     calibration = ScoreCalibration(round(share, 4), round(focus, 4), round(offset, 4), 0.0)
-    regions = [clip_regions(clip, record, calibration) for clip, record in clips]
-    found = np.array([score for clip in regions if clip.kind == "made" for score in clip.found])
-    empty = np.array([score for clip in regions if clip.kind != "made" for score in clip.top])
-    return replace(calibration, threshold=_youden_threshold(found[~np.isnan(found)], empty))
+
+    def highest(frame: _Frame, chosen: NDArray[np.bool_]) -> float:
+        scores = [calibration.score(*np.exp2(pair)) for pair in frame.values[chosen]]
+        return max(scores, default=0.0)
+
+    found = [highest(frame, frame.on_target) for frame in frames if frame.on_target.any()]
+    empty = [highest(frame, ~frame.on_target) for frame in frames if not frame.has_target]
+    return replace(calibration, threshold=_youden_threshold(np.array(found), np.array(empty)))
 
 
 def write_score(candidate: Candidate, calibration: ScoreCalibration) -> None:
