@@ -6,13 +6,27 @@ SOURCE ?=
 DATA ?= $(AEROGAZE_DATA)
 STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 
-.PHONY: demo test lint bench quality docs pictures dist env release clean
+.PHONY: demo test stress lint bench quality docs pictures dist env release clean
 
 demo: env
 	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# What uses clocks, timeouts, threads or sockets, twenty times beside a busy loop on each core: no outcome may
+# depend on the speed of the machine.
+TIMES ?= 20
+TIMING ?= tests/edge/pipeline tests/edge/sinks tests/edge/sources tests/edge/core tests/edge/hardware \
+  tests/edge/profiler tests/edge/cli/test_stop_signals.py tests/edge/cli/test_main.py tests/jetson/hawkbit \
+  tests/jetson/fleet tests/jetson/device tests/jetson/deploy tests/system/test_rtsp.py
+
+stress: env
+	loops=; trap 'kill $$loops' EXIT; \
+	for core in $$(seq $$(nproc)); do (while :; do :; done) & loops="$$loops $$!"; done; \
+	for time in $$(seq $(TIMES)); do \
+	  echo "$$time of $(TIMES)"; $(BIN)/pytest --quiet $(TIMING) || exit; \
+	done
 
 lint: env
 	$(BIN)/ruff check .
