@@ -112,7 +112,13 @@ def _document(results: Sequence[Quality], protocol: Protocol, effort: Effort) ->
 
 
 def _print(results: Sequence[Quality], protocol: Protocol, data: Path | None) -> None:
-    from trainer.evaluation.quality_table import alarm_table, main_table, place_table, sequence_table
+    from trainer.evaluation.quality_table import (
+        alarm_table,
+        main_table,
+        place_table,
+        reliability_table,
+        sequence_table,
+    )
 
     console = Console()
     console = Console(width=max(MIN_WIDTH, console.width))
@@ -124,6 +130,7 @@ def _print(results: Sequence[Quality], protocol: Protocol, data: Path | None) ->
         print(f"skipped box proxy, gaze and views: no real sequences; give --data or ${DATA_VARIABLE}")
         return
     console.print("Places, each as its own fold", place_table(results, protocol), sep="\n", highlight=False)
+    console.print(reliability_table(results))
     console.print("Sequences", sequence_table(results), sep="\n", highlight=False)
     found = {sequence.name for sequence in results[0].sequences}
     missing = [name for place in protocol.places for name in place.sequences if name not in found]

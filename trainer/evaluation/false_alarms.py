@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from trainer.evaluation.quality_clips import EMPTY_KINDS, ClipKind, QualityClip
 
 REPORTED_SHARE = 0.9
 """Share of the found targets of the tuning places that the threshold still reports."""
+SCORE_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Edges of the bins of `reliability`."""
 MARGIN = 0.25
 """Growth of a box, as a share of its side; at least `MARGIN_CELLS` cells of the map."""
 MARGIN_CELLS = 1.0
@@ -33,12 +36,14 @@ class ClipRegions:
         kind: Kind of the clip.
         top: Highest score of any region in each frame; 0 without a region.
         found: In each frame with a target, the highest score of a region on it; NaN without one.
+        first: Score of the first region in each frame with a target, and whether it lies on the target.
     """
 
     place: str | None
     kind: ClipKind
     top: tuple[float, ...]
     found: tuple[float, ...]
+    first: tuple[tuple[float, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,16 @@ class FalseAlarms:
     by_kind: dict[str, float]
 
 
+@dataclass(frozen=True)
+class ScoreBin:
+    """First regions with a score from `low` to `high`: number of frames, and share on the target."""
+
+    low: float
+    high: float
+    frames: int
+    on_target: float | None
+
+
 def clip_regions(clip: QualityClip, record: ClipRecord, calibration: ScoreCalibration | None) -> ClipRegions:
     """Return the scores of a clip's regions.
 
@@ -66,17 +81,20 @@ def clip_regions(clip: QualityClip, record: ClipRecord, calibration: ScoreCalibr
         record: Its maps.
         calibration: Calibration of the scores; None scores regions by their share of the map.
     """
-    top, found = [], []
+    top: list[float] = []
+    found: list[float] = []
+    first: list[tuple[float, bool]] = []
     for saliency, boxes in zip(record.maps, clip.boxes(), strict=True):
         regions = find_regions(saliency, calibration=calibration)
         top.append(max((region.score for region in regions), default=0.0))
         if boxes:
-            cell = saliency.shape[1], saliency.shape[0]
-            on_target = [
-                r.score for r in regions if any(is_on_target(r, box, record.size, cell) for box in boxes)
-            ]
-            found.append(max(on_target, default=float("nan")))
-    return ClipRegions(clip.place, clip.kind, tuple(top), tuple(found))
+            cells = saliency.shape[1], saliency.shape[0]
+            on_target = [any(is_on_target(r, box, record.size, cells) for box in boxes) for r in regions]
+            scores = [region.score for region, is_hit in zip(regions, on_target, strict=True) if is_hit]
+            found.append(max(scores, default=float("nan")))
+            if regions:
+                first.append((regions[0].score, on_target[0]))
+    return ClipRegions(clip.place, clip.kind, tuple(top), tuple(found), tuple(first))
 
 
 def is_on_target(region: Region, box: Box, size: tuple[int, int], cells: tuple[int, int]) -> bool:
@@ -117,6 +135,20 @@ def false_alarms_by_place(clips: Sequence[ClipRegions]) -> dict[str, FalseAlarms
 def false_alarms_at(clips: Sequence[ClipRegions], threshold: float) -> FalseAlarms:
     """Return the false alarms over all clips at one threshold."""
     return _count(clips, threshold)
+
+
+def reliability(clips: Sequence[ClipRegions]) -> list[ScoreBin]:
+    """Return how often the first region of a frame lies on its target, by its score.
+
+    Only one target of a frame has a box, so a region on another one counts as an error.
+    """
+    pairs = np.array([pair for clip in clips for pair in clip.first], np.float64).reshape(-1, 2)
+    index = np.clip(np.digitize(pairs[:, 0], SCORE_EDGES) - 1, 0, len(SCORE_EDGES) - 2)
+    bins = []
+    for number, (low, high) in enumerate(pairwise(SCORE_EDGES)):
+        chosen = pairs[index == number, 1]
+        bins.append(ScoreBin(low, high, len(chosen), float(chosen.mean()) if len(chosen) else None))
+    return bins
 
 
 def mean_false_alarms(by_place: dict[str, FalseAlarms]) -> FalseAlarms:

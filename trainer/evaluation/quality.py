@@ -30,10 +30,12 @@ from trainer.evaluation.candidate_maps import (
 from trainer.evaluation.false_alarms import (
     ClipRegions,
     FalseAlarms,
+    ScoreBin,
     clip_regions,
     false_alarms_at,
     false_alarms_by_place,
     mean_false_alarms,
+    reliability,
 )
 from trainer.evaluation.motion_twins import CLIPS, TwinScores, score_twins
 from trainer.evaluation.protocol import Protocol
@@ -101,6 +103,7 @@ class Quality:
         gaze_soft: CC and NSS of the maps after a blur of `GAZE_BLUR`.
         alarms_by_place: False alarms of each place at the threshold of the other places.
         shipped: Reported targets and false alarms at the release's own threshold; None without one.
+        reliability: How often the first region lies on the target, by its score.
         cost_ms: Preprocessing, alignment and inference of a frame in milliseconds, one thread.
     """
 
@@ -112,12 +115,17 @@ class Quality:
     gaze_soft: dict[str, float] | None
     alarms_by_place: dict[str, FalseAlarms]
     shipped: FalseAlarms | None
+    reliability: list[ScoreBin]
     cost_ms: float | None
 
     @property
     def alarms(self) -> FalseAlarms | None:
         """Mean false alarms over the places."""
         return mean_false_alarms(self.alarms_by_place) if self.alarms_by_place else None
+
+    def in_place(self, place: str) -> list[SequenceScores]:
+        """Return the scores of the sequences of a place."""
+        return [row for row in self.sequences if row.place == place]
 
     def values(self, metric: str, place: str | None = None) -> list[float]:
         """Return a box score of each sequence, of one place or of all."""
@@ -172,6 +180,7 @@ def measure_quality(
                 gaze_soft=_gaze_scores(candidate, data, GAZE_BLUR),
                 alarms_by_place=false_alarms_by_place(regions[index]),
                 shipped=false_alarms_at(regions[index], score.threshold) if score else None,
+                reliability=reliability(regions[index]),
                 cost_ms=_cost_ms(candidate),
             )
         )

@@ -9,13 +9,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from trainer.evaluation.protocol import Protocol
-from trainer.evaluation.quality import Quality
+from trainer.evaluation.quality import Quality, SequenceScores
 from trainer.evaluation.scores import confidence_interval
 
 BOX_METRICS = {"auc": ("AUC", 3), "zblur": ("zblur", 2), "hit": ("hit", 2)}
 """Box scores of the table with their titles and decimals."""
 SELECTED_BY = "zblur"
 """Box score by which the best candidate is chosen on the other places."""
+NINE = "uav2"
+"""Folder of the nine sequences that were held out until the students of 0.2."""
 NONE = "-"
 
 
@@ -41,15 +43,35 @@ def main_table(results: Sequence[Quality]) -> Table:
 
 
 def place_table(results: Sequence[Quality], protocol: Protocol) -> Table:
-    """Return the box scores of each place, and of the candidate that the other places would have chosen."""
+    """Return the box scores of each place, and of the candidate that the other places would have chosen.
+
+    The last column is the mean of the nine sequences of `uav2`.
+    """
     places = [place.name for place in protocol.places if results and results[0].values("auc", place.name)]
-    table = _table("AUC zblur hit", *places)
+    table = _table("AUC zblur hit", *places, NINE)
     for quality in results:
-        table.add_row(quality.name, *(_scores(quality, place) for place in places))
-    chosen = {place: choose_without(results, place) for place in places}
+        nine = [s for s in quality.sequences if s.name.startswith(f"{NINE}/")]
+        cells = [_scores(quality.in_place(place)) for place in places]
+        table.add_row(quality.name, *cells, _scores(nine))
     if len(results) > 1:
-        table.add_row("chosen elsewhere", *(_scores(chosen[place], place) for place in places), style="bold")
+        chosen = {place: choose_without(results, place) for place in places}
+        kept = [row for place, quality in chosen.items() for row in quality.in_place(place)]
+        nine = [row for row in kept if row.name.startswith(f"{NINE}/")]
+        cells = [_scores(chosen[place].in_place(place)) for place in places]
+        table.add_row("chosen", *cells, _scores(nine), style="bold")
         table.add_row("", *(chosen[place].name for place in places), style="dim")
+    return table
+
+
+def reliability_table(results: Sequence[Quality]) -> Table:
+    """Return the share of first regions that lie on the tracked target, by their score."""
+    bins = results[0].reliability if results else []
+    table = _table("on target, by score", *(f"{b.low:.1f} to {b.high:.1f}" for b in bins))
+    for quality in results:
+        cells = [
+            NONE if b.on_target is None else f"{b.on_target:.2f} of {b.frames}" for b in quality.reliability
+        ]
+        table.add_row(quality.name, *cells)
     return table
 
 
@@ -57,8 +79,8 @@ def sequence_table(results: Sequence[Quality]) -> Table:
     """Return AUC, zblur and hit of each sequence."""
     table = _table("AUC zblur hit", *(quality.name for quality in results))
     for index, sequence in enumerate(results[0].sequences if results else ()):
-        cells = [_format(quality.sequences[index].scores) for quality in results]
-        table.add_row(sequence.name, *cells)
+        cells = [_scores([quality.sequences[index]]) for quality in results]
+        table.add_row(sequence.name.split("/")[-1], *cells)
     return table
 
 
@@ -93,9 +115,9 @@ def choose_without(results: Sequence[Quality], place: str) -> Quality:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", no_wrap=not index)
     return table
 
 
@@ -112,17 +134,12 @@ def _gaze(scores: dict[str, float] | None) -> str:
     return NONE if scores is None else f"{scores['cc']:.2f} {scores['nss']:.2f}"
 
 
-def _scores(quality: Quality, place: str) -> str:
-    auc, zblur, hit = (_average(quality.values(metric, place)) for metric in BOX_METRICS)
+def _scores(sequences: Sequence[SequenceScores]) -> str:
+    """Return AUC, zblur and hit, mean over sequences, short enough for six in a row."""
+    if not sequences:
+        return NONE
+    auc, zblur, hit = (sum(s.scores[m] for s in sequences) / len(sequences) for m in BOX_METRICS)
     return f"{auc:.2f} {zblur:.1f} {hit:.2f}"
-
-
-def _format(scores: dict[str, float]) -> str:
-    return " ".join(f"{scores[metric]:.{places}f}" for metric, (_, places) in BOX_METRICS.items())
-
-
-def _average(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from trainer.evaluation.false_alarms import (
     false_alarms_by_place,
     is_on_target,
     mean_false_alarms,
+    reliability,
 )
 
 NAN = math.nan
@@ -64,3 +65,13 @@ def test_target_without_a_region_counts_as_not_reported_but_sets_no_threshold() 
 def test_region_is_on_a_target_if_its_centre_is_in_the_grown_box(x: float, y: float, expected: bool) -> None:
     box = (304.0, 168.0, 32.0, 24.0)  # the middle of a frame of 640 x 360
     assert is_on_target(region_at(x, y), box, (640, 360), (64, 64)) is expected
+
+
+def test_reliability_counts_first_regions_by_their_score() -> None:
+    first = ((0.1, False), (0.1, True), (0.9, True), (1.0, True), (0.4, False))
+    clip = ClipRegions("sea", "sequence", (), (), first)
+    bins = {(b.low, b.high): (b.frames, b.on_target) for b in reliability([clip])}
+    assert bins[0.0, 0.2] == (2, 0.5)
+    assert bins[0.2, 0.4] == (0, None)
+    assert bins[0.4, 0.6] == (1, 0.0)
+    assert bins[0.8, 1.0] == (2, 1.0), "a score of 1 belongs to the last bin"
