@@ -34,17 +34,33 @@ def build_archives(source: Path, folder: Path, umask: int = 0o022) -> tuple[Path
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
     result = subprocess.run(command, env=environment, umask=umask, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+    return find_archives(folder)
+
+
+def find_archives(folder: Path) -> tuple[Path, Path]:
+    """Return the wheel and the source archive of a folder."""
     (wheel,), (archive,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     return wheel, archive
 
 
 def make_environment(python: str, folder: Path, *packages: str) -> Path:
-    """Make a virtual environment with packages, and return its `bin` folder."""
-    run(python, "-m", "venv", str(folder))
+    """Make a virtual environment with packages, and return its `bin` folder.
+
+    The pip of this environment installs the packages and compiles none of them: pip takes longer to install
+    itself and to compile all modules than the tests take to compile those that they import.
+    """
+    run(python, "-m", "venv", "--without-pip", str(folder))
     programs = folder / "bin"
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    run(str(programs / "pip"), "install", "--quiet", *constraints, *packages)
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python")]
+    run(*pip, "install", "--quiet", "--no-compile", *constraints, *packages)
     return programs
+
+
+def installed_packages(programs: Path) -> set[str]:
+    """Return the names of the packages of an environment, in small letters."""
+    code = "from importlib.metadata import distributions as d; print(*{p.name.lower() for p in d()})"
+    return set(run(str(programs / "python"), "-c", code).split())
 
 
 def run(*command: str, cwd: Path | None = None) -> str:

@@ -27,7 +27,7 @@ assert has_backend("GStreamer"), "its OpenCV has no GStreamer"
 PACKAGES = ("onnxruntime<1.24", "click", "rich", "markdown-it-py", "mdurl", "pygments", "tomli")
 BALL = "gst:videotestsrc pattern=ball is-live=true ! video/x-raw,width=320,height=180,framerate=30/1"
 
-pytestmark = pytest.mark.xdist_group("install")
+pytestmark = pytest.mark.xdist_group("gstreamer")  # its environment is made once
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_maps_of_a_clip_are_the_same_from_every_source(
     python: str, command: Callable[..., Outcome], flight: np.ndarray, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    raw = ["--fuse-preprocess", "320x180", "--frames", "synthetic:7", "--out", tmp_path / "raw"]
+    raw = ["--fuse-preprocess", "320x180", "--frames", "synthetic:7:320x180:16", "--out", tmp_path / "raw"]
     assert command("export", "skd-64", *raw).code == 0
     (tmp_path / "clip").mkdir()
     for index, frame in enumerate(flight):

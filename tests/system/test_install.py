@@ -13,28 +13,38 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_python
+from tests.support.made_once import MadeOnce
 from tests.support.pages import run_page
-from tests.support.pythons import ROOT, build_archives, copy_source, make_environment, run
+from tests.support.pythons import (
+    ROOT,
+    build_archives,
+    copy_source,
+    find_archives,
+    installed_packages,
+    make_environment,
+    run,
+)
 
-pytestmark = pytest.mark.xdist_group("install")
+IN_ONE_ENVIRONMENT = pytest.mark.xdist_group("drone")
+"""Marks the tests that use `drone`, so that one worker makes that environment, once."""
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_source(tmp_path_factory.mktemp("source"))
+@pytest.fixture(scope="session")
+def source(made_once: MadeOnce) -> Path:
+    return made_once("source", copy_source) / "source"
 
 
-@pytest.fixture(scope="module")
-def archives(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return build_archives(source, tmp_path_factory.mktemp("archives"))
+@pytest.fixture(scope="session")
+def archives(source: Path, made_once: MadeOnce) -> tuple[Path, Path]:
+    return find_archives(made_once("archives", lambda folder: build_archives(source, folder)))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(archives: tuple[Path, Path]) -> Path:
     return archives[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def drone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Programs of a clean environment with the wheel and what it requires."""
     return make_environment(sys.executable, tmp_path_factory.mktemp("environment") / "drone", str(wheel))
@@ -83,23 +93,23 @@ def test_wheel_holds_the_packages_and_their_data_only(wheel: Path) -> None:
         assert needed in names
 
 
+@IN_ONE_ENVIRONMENT
 def test_quickstart_of_the_readme_works_from_the_wheel(drone: Path, tmp_path: Path) -> None:
     run_page(ROOT / "README.md", tmp_path, long=False, programs=drone)
     assert (tmp_path / "saliency.mp4").stat().st_size > 10_000
     assert len((tmp_path / "saliency.jsonl").read_text().splitlines()) == 60
 
 
+@IN_ONE_ENVIRONMENT
 def test_run_and_profile_work_without_torch(drone: Path, video: Path, tmp_path: Path) -> None:
-    installed = {
-        row["name"].lower() for row in json.loads(run(str(drone / "pip"), "list", "--format", "json"))
-    }
-    assert not installed & {"torch", "onnx", "lightning", "pydantic", "matplotlib"}
+    assert not installed_packages(drone) & {"torch", "onnx", "lightning", "pydantic", "matplotlib"}
     aerogaze = str(drone / "aerogaze")
     summary = run(aerogaze, "run", str(video), "--maps", "maps", "--jsonl", "o.jsonl", "--json", cwd=tmp_path)
     assert json.loads(summary)["frames"] == len(list((tmp_path / "maps").iterdir())) == 12
     assert "fp32" in run(aerogaze, "profile", cwd=tmp_path)
 
 
+@IN_ONE_ENVIRONMENT
 def test_missing_extra_is_named_with_the_remedy(drone: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from edge.cli.main import run_cli; sys.stderr = sys.stdout; "
@@ -110,31 +120,29 @@ def test_missing_extra_is_named_with_the_remedy(drone: Path, tmp_path: Path) -> 
     assert output.splitlines()[-1] == "2"
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("package", "extra"), [("edge", ""), ("jetson", "[jetson]")])
 @pytest.mark.parametrize(
     "version",  # of JetPack 6; those of JetPack 7 and the newest take as long and seldom differ
     ["3.10", pytest.param("3.12", marks=pytest.mark.long), pytest.param("3.13", marks=pytest.mark.long)],
 )
 def test_tests_pass_on_the_python_of_a_board(
-    wheel: Path, tmp_path: Path, version: str, package: str, extra: str
+    wheel: Path, source: Path, tmp_path: Path, version: str, package: str, extra: str
 ) -> None:
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
     programs = make_environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
-    copied = tmp_path / "tests"
-    ignored = shutil.ignore_patterns("__pycache__")
     for name in (package, "support"):
-        shutil.copytree(ROOT / "tests" / name, copied / name, ignore=ignored)
+        shutil.copytree(source / "tests" / name, tmp_path / "tests" / name)
     for name in ("__init__.py", "conftest.py"):
-        shutil.copy(ROOT / "tests" / name, copied / name)
+        shutil.copy(source / "tests" / name, tmp_path / "tests" / name)
     output = run(
         str(programs / "python"), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
-        "-o", "markers=long", "-m", "not long", "-k", "not every_command_has_help", f"tests/{package}",
+        "-W", "ignore::pytest.PytestUnknownMarkWarning", "-m", "not long",
+        "-k", "not every_command_has_help", f"tests/{package}",
         cwd=tmp_path,
     )  # fmt: skip
     assert " passed" in output
     assert " failed" not in output
-    installed = run(str(programs / "pip"), "list", "--format", "freeze").lower()
-    assert "torch" not in installed
-    assert "onnx==" not in installed
+    assert not installed_packages(programs) & {"torch", "onnx"}
