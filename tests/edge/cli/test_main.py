@@ -36,7 +36,7 @@ def test_run_writes_all_outputs(command: Command, video: Path, tmp_path: Path) -
 def test_run_prints_its_summary_as_json(command: Command, folder: Path) -> None:
     outcome = command("run", folder, "--max-frames", "3", "--precision", "fp32", "--json")
     summary = json.loads(outcome.out)
-    assert (summary["frames"], summary["release"], summary["precision"]) == (3, "skd-64", "fp32")
+    assert (summary["frames"], summary["release"], summary["precision"]) == (3, "skd-64-motion", "fp32")
 
 
 def test_truncated_video_keeps_its_maps_and_prints_a_warning(
@@ -207,9 +207,31 @@ def test_signal_ends_a_run_cleanly(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m", "o.jsonl"]
 
 
+def test_empty_scene_reports_no_region_unless_every_score_counts(command: Command, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "noise").mkdir()
+    for index in range(4):
+        noise = np.clip(random.normal(128, 20, (96, 160)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "noise" / f"{index}.png"), noise)
+    for options, expected in (((), 0), (("--min-score", "0"), 1)):
+        arguments = (
+            "run",
+            tmp_path / "noise",
+            "--release",
+            "skd-64",
+            "--jsonl",
+            tmp_path / "o.jsonl",
+            *options,
+        )
+        assert command(*arguments).code == 0
+        last = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])
+        assert min(1, len(last["regions"])) == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--min-score", "1.5"), "1.5 is not in the range 0<=x<=1"),
         (("--blur", "nan"), "nan is not in the range 0<=x<="),
         (("--fps", "nan"), "nan is not in the range"),
         (("--fov", "nan"), "nan is not in the range 0<x<180"),
