@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from edge.core.foreign_text import printable
+
 
 class _StderrConsole(Console):
     def on_broken_pipe(self) -> None:
@@ -42,7 +44,8 @@ class _RateColumn(ProgressColumn):
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception, SystemExit):  # the run continues if standard error was closed
-            ERR_CONSOLE.print(f"aerogaze: {record.getMessage()}", highlight=False, soft_wrap=True)
+            text = f"aerogaze: {printable(record.getMessage())}"  # it may quote a camera or a file name
+            ERR_CONSOLE.print(text, highlight=False, soft_wrap=True)
 
 
 _HIDE_NEXT_STEPS: ContextVar[bool] = ContextVar("hide_next_steps", default=False)

@@ -19,6 +19,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edge.core.errors import TRACEBACK_VARIABLE, CheckError, InputError
+from edge.core.foreign_text import printable
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def run_cli(arguments: Sequence[str]) -> int:
 def _print_error(message: str, code: int) -> int:
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exc()
-    click.echo(f"aerogaze: {' '.join(message.split())}", err=True)
+    click.echo(f"aerogaze: {printable(' '.join(message.split()))}", err=True)
     return code
 
 

@@ -18,6 +18,7 @@ import click
 from edge.cli.console import print_next_step
 from edge.cli.options import FILE, FOLDER
 from edge.core.errors import CheckError, InputError
+from edge.core.foreign_text import printable
 from edge.hardware.board import read_board_facts
 from jetson.cli.options import autopilot_options, policy_option, reinstall_option
 from jetson.device.arming_interlock import (
@@ -195,7 +196,7 @@ def history(root: Path, as_json: bool) -> None:
     for row in events:
         at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(row["at"]))
         release = f"{row['release']} counter {row['counter']}" if row["release"] else ""
-        print(" ".join(filter(None, (at, row["event"], release, row["detail"]))))
+        print(printable(" ".join(filter(None, (at, row["event"], release, row["detail"])))))
 
 
 @device.command(
@@ -282,8 +283,10 @@ def agent(
     update_agent = UpdateAgent(open_board(root, facts), DdiClient(server, name, token), interlock)
     with _interrupt_on_termination():
         if once:
+            _print_log_line(f"asking {server} what to install")
             update_agent.poll_once(log_idle=True)
         else:
+            _print_log_line(f"asking {server} again and again; Ctrl-C stops")
             update_agent.run()
 
 
@@ -335,7 +338,7 @@ def _no_release(root: Path) -> InputError:
 def _print_log_line(line: str) -> None:
     # The reader may be gone, as after a lost SSH connection: the work on the board goes on.
     with contextlib.suppress(OSError):
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 def _select_autopilot(root: Path, link: str | None, none: bool) -> Autopilot:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from edge.cli.console import print_next_step
 from edge.cli.options import FILE, FOLDER
 from edge.core.errors import TRACEBACK_VARIABLE, CheckError, InputError
+from edge.core.foreign_text import printable
 from jetson.cli.options import autopilot_options, policy_option, reinstall_option
 from jetson.device.config import DEFAULT_ROOT
 from jetson.signing.trust import load_trust
@@ -116,13 +117,18 @@ def _flash(host: Host, bundle: LoadedBundle, dry_run: bool) -> dict[str, Any]:
             progress.update(task, completed=sent, total=total, visible=sent < total)
 
         try:
-            return asyncio.run(host.flash(bundle, ERR_CONSOLE.print, show_bytes, dry_run))
+            return asyncio.run(host.flash(bundle, _log, show_bytes, dry_run))
         except (InputError, CheckError, OSError):
             raise
         except Exception as error:  # the board may be of another version, or be broken
             raise CheckError(
-                f"{host.address}: {describe_unforeseen(error)}, or see where it failed with {TRACEBACK_VARIABLE}=1"
+                f"{host.address}: {describe_unforeseen(error)}, or see where it failed with "
+                f"{TRACEBACK_VARIABLE}=1"
             ) from error
+
+
+def _log(line: str) -> None:
+    ERR_CONSOLE.print(printable(line))  # it may quote the board or a file name
 
 
 def _print_status(target: str, status: dict[str, Any]) -> None:

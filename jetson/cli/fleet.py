@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from rich.live import Live
 from edge.cli.options import FILE
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import CheckError
+from edge.core.foreign_text import printable
 from edge.core.locks import writer_lock
 from jetson.signing.trust import load_trust
 
@@ -65,7 +65,7 @@ def fleet(
     journal_path = state or inventory.with_name(f"{inventory.stem}.{loaded.digest[:12]}.rollout")
     if dry_run:
         rollout = Rollout(hosts, RolloutJournal(journal_path, loaded.digest), make_installer(loaded))
-        print("\n".join(progress_view.plan_lines(rollout)))
+        print("\n".join(map(printable, progress_view.plan_lines(rollout))))
         return
     with writer_lock(journal_path):
         journal = RolloutJournal(journal_path, loaded.digest)
@@ -111,7 +111,7 @@ def _run(rollout: Rollout) -> None:
     from jetson.fleet import progress_view
 
     if not ERR_CONSOLE.is_terminal:
-        rollout.log = partial(ERR_CONSOLE.print, soft_wrap=True)
+        rollout.log = lambda line: ERR_CONSOLE.print(printable(line), soft_wrap=True)
     table = progress_view.RolloutView(rollout)
     display = Live(table, console=ERR_CONSOLE, transient=True, refresh_per_second=2)
     with display if ERR_CONSOLE.is_terminal else nullcontext():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from edge.core.foreign_text import printable
+from edge.core.guarded_files import parse_json as parse_guarded
 from edge.hardware.board import BoardFacts
 
 MAX_DOCUMENT_CHARS = 1 << 20
@@ -28,10 +29,7 @@ def parse_json(text: str) -> dict[str, Any]:
     """
     if len(text) > MAX_DOCUMENT_CHARS:
         raise ValueError(f"more than {MAX_DOCUMENT_CHARS} characters")
-    try:
-        document = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    document = parse_guarded(text)
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
     return document
@@ -63,7 +61,17 @@ def parse_status(text: str) -> dict[str, Any]:
     for key, value in status["board"].items():
         if key != "power_modes" and not _is_optional(_is_name)(value):
             raise ValueError(key)
-    return status
+    printable_status: dict[str, Any] = _make_printable(status)
+    return printable_status
+
+
+def _make_printable(value: Any) -> Any:
+    """Return a document whose texts cannot control the terminal that they are printed on."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _make_printable(child) for key, child in value.items()}
+    return [_make_printable(child) for child in value] if isinstance(value, list) else value
 
 
 def is_version(value: object) -> bool:

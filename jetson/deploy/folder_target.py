@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jetson.deploy.push import CommandResult, Log, OnProgress, forward_lines
+from jetson.deploy.command_output import forward_lines, read_output
+from jetson.deploy.push import CommandResult, Log, OnProgress
 
 
 class FolderTarget:
@@ -28,9 +29,9 @@ class FolderTarget:
         assert process.stderr is not None
         try:
             stdout, last_line = await asyncio.gather(
-                process.stdout.read(), forward_lines(process.stderr, log)
+                read_output(process.stdout), forward_lines(process.stderr, log)
             )
-            return CommandResult(await process.wait(), stdout.decode(errors="replace"), last_line)
+            return CommandResult(await process.wait(), stdout, last_line)
         finally:
             if process.returncode is None:
                 process.terminate()  # the device command handles SIGTERM: it reverts a running trial

@@ -7,7 +7,7 @@ fits, so that no bundle is uploaded that the board would reject.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -230,21 +230,3 @@ def _raise_on_failure(result: CommandResult) -> CommandResult:
             f"({result.last_line or 'no message'})"
         )
     return result
-
-
-async def forward_lines(lines: AsyncIterable[str | bytes], log: Log | None) -> str:
-    """Pass each line to `log` except error messages, and return the last line.
-
-    The prefix `aerogaze: ` marks an error message, and is removed from it.
-    """
-    last_line = ""
-    async for line in lines:
-        text = (line if isinstance(line, str) else line.decode(errors="replace")).strip()
-        if not text:
-            continue
-        last_line = text
-        if last_line.startswith("aerogaze: "):
-            last_line = last_line.removeprefix("aerogaze: ")
-        elif log is not None:
-            log(last_line)
-    return last_line

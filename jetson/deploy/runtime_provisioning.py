@@ -22,6 +22,9 @@ DEFAULT_COMMAND = "/opt/aerogaze/bin/aerogaze"
 FIND_PYTHON = "$(command -v /usr/bin/python3 || command -v python3)"
 """Shell expression for the board's Python. The system's comes first: TensorRT is installed for that one."""
 WHEEL_FOLDER = "wheels"
+INSTALL_LIMIT_S = 3600.0
+"""Longest time that a board takes to install the wheels and to try them."""
+MAX_PATH_CHARS = 4096
 # Many boards need the same wheels at the same time. One thread collects them, so that pip runs once and the
 # event loop keeps serving the other connections.
 _WHEEL_EXECUTOR = ThreadPoolExecutor(1)
@@ -35,8 +38,10 @@ class ShellTarget(Protocol):
     name: str
     program: str
 
-    async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
-        """Run a script with the board's sh."""
+    async def shell(
+        self, script: str, log: Log | None = None, sudo: bool = False, limit_s: float | None = None
+    ) -> CommandResult:
+        """Run a script with the board's sh, for at most so many seconds; None for a quick one."""
 
     async def send(self, path: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
         """Send a file of this SHA-256, and return its name on the board."""
@@ -113,7 +118,7 @@ class RuntimeProvisioner:
             INSTALLER, sha256(INSTALLER), lambda sent, total: None, f"{WHEEL_FOLDER}/{INSTALLER.name}"
         )
         script = f"exec {FIND_PYTHON} {shlex.join([installer, folder, '--', *self.disarm_options])}"
-        result = await board.shell(script, log, sudo=True)
+        result = await board.shell(script, log, sudo=True, limit_s=INSTALL_LIMIT_S)
         if result.exit_code:
             raise (CheckError if result.exit_code == 1 else InputError)(result.last_line)
 
@@ -129,7 +134,8 @@ class RuntimeProvisioner:
         lookups = " || ".join(f"command -v {shlex.quote(command)}" for command in commands)
         result = await board.shell(f'p=$({lookups}) || exit 0; echo "$p"; "$p" --version 2>/dev/null || true')
         lines = result.stdout.splitlines()
-        command = lines[0] if lines else None
+        # The path is shown and run: one that a board could not have is not taken from it.
+        command = lines[0] if lines and lines[0].isprintable() and len(lines[0]) < MAX_PATH_CHARS else None
         name, _, version = lines[1].partition(" ") if len(lines) > 1 else ("", "", "")
         return command, version if name == "aerogaze" and is_version(version) else None
 

@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncssh
 
 from edge.core.errors import CheckError, InputError
+from edge.core.foreign_text import printable
+from jetson.deploy.command_output import forward_lines, read_output
 from jetson.deploy.push import (
     CORRUPT_UPLOAD_MESSAGE,
     CommandResult,
     Log,
     OnProgress,
     UnreachableError,
-    forward_lines,
 )
 
 UPLOAD_FOLDER = ".cache/aerogaze/arrived"
 """Folder of uploads, in the home folder of the board's user."""
 BLOCK_BYTES = 1 << 20
-MAX_OUTPUT_CHARS = 1 << 20
+STEP_LIMIT_S = 25.0
+"""Longest time of a step that takes seconds, such as connecting or a status."""
+BLOCK_LIMIT_S = 60.0
+"""Longest time for the upload of a block."""
+INSTALL_LIMIT_S = 7200.0
+"""Longest time of an install. Building TensorRT engines takes minutes on the smallest board."""
+MIN_HASH_RATE = 4 << 20
+"""Bytes per second that the slowest storage of a board can read."""
+MAX_REASON_CHARS = 200
 UPLOAD_ATTEMPTS = 3
 """Attempts of one call. Later calls also resume where the last attempt broke."""
+T = TypeVar("T")
 COMMAND_NOT_FOUND = 127
 """Exit code of a shell if the command does not exist."""
 
@@ -98,7 +109,8 @@ class SshTarget:
     async def run(self, arguments: Sequence[str], log: Log | None = None) -> CommandResult:
         """Run `aerogaze device ARGUMENTS` without a terminal; it goes on if the connection breaks."""
         command = [*self._sudo, self.program, "device", *arguments, "--root", str(self._root)]
-        result = await self._call(command, log)
+        limit_s = INSTALL_LIMIT_S if arguments[0] == "install" else STEP_LIMIT_S
+        result = await self._call(shlex.join(command), log, limit_s)
         if result.exit_code == COMMAND_NOT_FOUND:
             raise InputError(
                 f"{self.name} has no {self.program}: name it with --aerogaze PLACE/bin/aerogaze, "
@@ -106,25 +118,52 @@ class SshTarget:
             )
         return result
 
-    async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
-        """Run a script with sh, and with sudo if both this call and the target allow it."""
-        return await self._call([*(self._sudo if sudo else []), "sh", "-c", script], log)
+    async def shell(
+        self, script: str, log: Log | None = None, sudo: bool = False, limit_s: float | None = None
+    ) -> CommandResult:
+        """Run a script with sh, and with sudo if both this call and the target allow it.
 
-    async def _call(self, command: Sequence[str], log: Log | None) -> CommandResult:
+        It may take `limit_s` seconds, or `STEP_LIMIT_S` for None.
+        """
+        command = [*(self._sudo if sudo else []), "sh", "-c", script]
+        return await self._call(shlex.join(command), log, STEP_LIMIT_S if limit_s is None else limit_s)
+
+    async def _call(self, command: str, log: Log | None, limit_s: float) -> CommandResult:
         with _translate_ssh_errors(self.name):
             connection = await self._connect()
-            async with connection.create_process(shlex.join(command), stdin=asyncssh.DEVNULL) as process:
-                stdout, last_line = await asyncio.gather(
-                    _read_output(process.stdout), forward_lines(process.stderr, log)
-                )
-                await process.wait()
+            try:
+                return await asyncio.wait_for(self._run_command(connection, command, log), limit_s)
+            except asyncio.TimeoutError:
+                raise UnreachableError(
+                    f"{self.name} has not finished a command within {limit_s:g} s, which may go on: "
+                    "check the board, and run the command again"
+                ) from None
+
+    async def _run_command(
+        self, connection: asyncssh.SSHClientConnection, command: str, log: Log | None
+    ) -> CommandResult:
+        process = await connection.create_process(command, stdin=asyncssh.DEVNULL, errors="replace")
+        readers = [
+            asyncio.ensure_future(read_output(process.stdout)),
+            asyncio.ensure_future(forward_lines(process.stderr, log)),
+        ]
+        try:
+            stdout, last_line = await asyncio.gather(*readers)
+            await process.wait()
+        except BaseException:
+            # Not closed politely: a board that floods or hangs would not answer that either.
+            self._abort()
+            raise
+        finally:
+            for reader in readers:
+                reader.cancel()
         exit_code = process.exit_status
         if exit_code is None and process.exit_signal is None:
             raise UnreachableError(
                 f"the connection to {self.name} broke, but the command there may go on: "
                 "run aerogaze device status on the board"
             )
-        return CommandResult(1 if exit_code is None else exit_code, str(stdout), last_line)
+        return CommandResult(1 if exit_code is None else exit_code, stdout, last_line)
 
     async def send(self, path: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
         """Upload a file, after the part that is on the board already, and check its hash there.
@@ -147,7 +186,7 @@ class SshTarget:
             try:
                 await self._upload(path, name, on_progress)
                 break
-            except (asyncssh.Error, OSError, UnreachableError) as error:
+            except (asyncssh.Error, OSError, asyncio.TimeoutError, UnreachableError) as error:
                 await self.close()
                 if not attempts_left:
                     raise UnreachableError(
@@ -164,16 +203,32 @@ class SshTarget:
 
     async def remove(self, name: str) -> None:
         """Remove a file that was sent; without a connection it stays, which does no harm."""
-        with suppress(asyncssh.Error, OSError, InputError):
-            async with (await self._connect()).start_sftp_client() as sftp:
-                await sftp.remove(name)
+        with suppress(asyncssh.Error, OSError, asyncio.TimeoutError, InputError):
+            async with self._sftp() as sftp:
+                await _limit(sftp.remove(name))
 
     async def close(self) -> None:
         """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+            with suppress(asyncio.TimeoutError):
+                await _limit(connection.wait_closed())
+
+    def _abort(self) -> None:
+        """Close the connection without waiting for the board."""
         if self._connection is not None:
             self._connection.abort()
-            await self._connection.wait_closed()
             self._connection = None
+
+    @asynccontextmanager
+    async def _sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
+        """Open a client for files; it ends without waiting for the board."""
+        sftp = await _limit((await self._connect()).start_sftp_client())
+        try:
+            yield sftp
+        finally:
+            sftp.exit()
 
     async def _connect(self) -> asyncssh.SSHClientConnection:
         """Return the open connection, or a new one."""
@@ -182,8 +237,8 @@ class SshTarget:
             with _translate_ssh_errors(self.name):
                 options = await self._connection_options()
                 # Passed again, because "Match final" in ~/.ssh/config could still clear it.
-                self._connection = await asyncssh.connect(
-                    self._login.host, options=options, known_hosts=options.known_hosts
+                self._connection = await _limit(
+                    asyncssh.connect(self._login.host, options=options, known_hosts=options.known_hosts)
                 )
         return self._connection
 
@@ -209,17 +264,19 @@ class SshTarget:
 
     async def _upload(self, path: Path, name: str, on_progress: OnProgress) -> None:
         size = path.stat().st_size
-        async with (await self._connect()).start_sftp_client() as sftp:
-            await sftp.makedirs(posixpath.dirname(name), exist_ok=True)
-            remote_size = (await sftp.stat(name)).size if await sftp.exists(name) else 0
-            start = await self._valid_length(path, name, min(remote_size or 0, size))
+        async with self._sftp() as sftp:
+            await _limit(sftp.makedirs(posixpath.dirname(name), exist_ok=True))
+            exists = await _limit(sftp.exists(name))
+            remote_size = (await _limit(sftp.stat(name))).size or 0 if exists else 0
+            start = await self._valid_length(path, name, min(remote_size, size))
+            remote = await _limit(sftp.open(name, "r+b" if remote_size else "wb"))
             with path.open("rb") as file:
                 file.seek(start)
-                async with sftp.open(name, "r+b" if remote_size else "wb") as remote:
-                    for offset in range(start, size, BLOCK_BYTES):
-                        on_progress(offset, size)
-                        await remote.write(file.read(BLOCK_BYTES), offset)
-                    await remote.truncate(size)
+                for offset in range(start, size, BLOCK_BYTES):
+                    on_progress(offset, size)
+                    await asyncio.wait_for(remote.write(file.read(BLOCK_BYTES), offset), BLOCK_LIMIT_S)
+            await _limit(remote.truncate(size))
+            await _limit(remote.close())
             on_progress(size, size)
 
     async def _valid_length(self, path: Path, name: str, remote_size: int) -> int:
@@ -234,10 +291,9 @@ class SshTarget:
         return 0
 
     async def _remote_hash(self, name: str, length: int) -> str:
-        with _translate_ssh_errors(self.name):
-            command = f"head -c {length} {shlex.quote(name)} | sha256sum"
-            result = await (await self._connect()).run(command, check=False)
-        return str(result.stdout)[:64]
+        command = f"head -c {length} {shlex.quote(name)} | sha256sum"
+        result = await self._call(command, None, STEP_LIMIT_S + length / MIN_HASH_RATE)
+        return result.stdout[:64]
 
 
 def _hash_of_start(path: Path, length: int) -> str:
@@ -248,17 +304,13 @@ def _hash_of_start(path: Path, length: int) -> str:
     return digest.hexdigest()
 
 
-async def _read_output(stream: asyncssh.SSHReader[str]) -> str:
-    """Read a stream to its end, with a limit, so that a wrong program cannot fill the desk's memory."""
-    output = ""
-    while block := await stream.read(MAX_OUTPUT_CHARS):
-        output += block
-        if len(output) > MAX_OUTPUT_CHARS:
-            raise InputError(
-                f"the output of the board's command exceeds {MAX_OUTPUT_CHARS} characters: "
-                "check that the command is aerogaze"
-            )
-    return output
+async def _limit(step: Awaitable[T]) -> T:
+    """Return the result of a step; a board that does not answer in time counts as not reachable.
+
+    Raises:
+        asyncio.TimeoutError: The step took longer than `STEP_LIMIT_S`.
+    """
+    return await asyncio.wait_for(step, STEP_LIMIT_S)
 
 
 def _ignore_connection_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -292,4 +344,8 @@ def _translate_ssh_errors(name: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, asyncio.TimeoutError):
+        return f"no answer in {STEP_LIMIT_S:g} s"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)  # the text of asyncio has the number and the address instead
+    return printable(str(error), MAX_REASON_CHARS) or type(error).__name__

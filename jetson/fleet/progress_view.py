@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from edge.core.foreign_text import printable
 from jetson.deploy.push import LoadedBundle
 from jetson.fleet.inventory import Ring
 from jetson.fleet.rollout import Rollout
@@ -62,7 +63,8 @@ def failure_lines(rollout: Rollout, limit: int) -> Iterator[Text]:
     if len(names) < len(rollout.failures):
         yield Text(f"{len(rollout.failures)} failed; the last of them:")
     for name in names:
-        line = Text(name, style="red").append(f"  {rollout.journal[name].why}", style="default")
+        line = Text(printable(name), style="red")
+        line.append(f"  {printable(rollout.journal[name].why)}", style="default")
         line.no_wrap, line.overflow = True, "ellipsis"
         yield line
 

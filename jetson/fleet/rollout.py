@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from edge.core.errors import CheckError, InputError
+from edge.core.foreign_text import printable
 from jetson.deploy.host import Host
 from jetson.deploy.push import LoadedBundle, describe_unforeseen, is_transient
 from jetson.fleet.inventory import Inventory, Ring
@@ -181,4 +182,4 @@ class Rollout:
 
 def _shorten(text: str) -> str:
     """Return a text in one line, cut to the length that a line of the journal may have."""
-    return " ".join(text[:MAX_REASON_CHARS].split())
+    return " ".join(printable(text, MAX_REASON_CHARS).split())

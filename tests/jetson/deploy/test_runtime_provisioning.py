@@ -117,7 +117,9 @@ class LocalShellTarget:
 
     name, program = "local", ""
 
-    async def shell(self, script: str, log: Log | None = None, sudo: bool = False) -> CommandResult:
+    async def shell(
+        self, script: str, log: Log | None = None, sudo: bool = False, limit_s: float | None = None
+    ) -> CommandResult:
         result = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True)
         return CommandResult(result.returncode, result.stdout, result.stderr)
 
