@@ -32,12 +32,8 @@ def export_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelPr
     Raises:
         InputError: The student has no such form.
     """
+    check_form(student, form)
     forms = forms_of(student)
-    if form not in forms.modules:
-        raise InputError(
-            f"student {student.name} has no {form} form; it has {', '.join(forms.modules)}: "
-            "leave --form out, or choose one of these"
-        )
     size = student.settings.preprocessing()
     frames, states = forms.inputs(form), forms.states if form == "stream" else ()
     clip = (forms.window,) if form == "clip" else ()
@@ -52,6 +48,20 @@ def export_onnx(student: Student, form: Form, batch: int | None) -> onnx.ModelPr
         [SALIENCY, *dict.fromkeys(state.output for state in states)],
         dynamic_batch=batch is None,
     )
+
+
+def check_form(student: Student, form: Form) -> None:
+    """Check that a student can be exported in a form.
+
+    Raises:
+        InputError: The student has no such form.
+    """
+    available = forms_of(student).modules
+    if form not in available:
+        raise InputError(
+            f"student {student.name} has no {form} form; it has {', '.join(available)}: "
+            "leave --form out, or choose one of these"
+        )
 
 
 def trace_onnx(

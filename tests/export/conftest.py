@@ -1,8 +1,9 @@
-"""Fixtures of the export tests: untrained students, footage, and latencies that no machine changes."""
+"""Fixtures of the export tests: untrained students, their releases, footage, and latencies from no clock."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.search.accuracy import AccuracyBudget
 from export.cli import export_release
 from export.graphs import int8_search
-from export.release.builder import EXPORT_OPTIONS
-from tests.support.exporting import FakeTimer, random_student, small_footage
-from trainer.models.student import Student
+from export.release.builder import EXPORT_OPTIONS, make_release
+from tests.support.exporting import FAKE_TIMING, FakeTimer, random_student, small_footage
+from tests.support.made_once import MadeOnce
+from trainer.models.student import Student, as_skd
 
 
 @pytest.fixture
@@ -31,9 +33,13 @@ def loose_budget(fake_timer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_release, "EXPORT_OPTIONS", options)
 
 
-@pytest.fixture(params=["previous", "next"])
+@pytest.fixture(
+    params=[
+        pytest.param(pair, marks=pytest.mark.xdist_group(f"student-{pair}")) for pair in ("previous", "next")
+    ]
+)
 def student(request: pytest.FixtureRequest) -> Student:
-    """An untrained student at R = 32, paired either way."""
+    """An untrained student at R = 32, paired either way. One worker runs the tests of each."""
     return random_student(32, request.param)
 
 
@@ -41,3 +47,12 @@ def student(request: pytest.FixtureRequest) -> Student:
 def footage(flight: np.ndarray) -> CalibrationFrames:
     """Frame pairs at R = 32: eight to calibrate on, two held out."""
     return small_footage(flight)
+
+
+@pytest.fixture
+def released(student: Student, footage: CalibrationFrames, made_once: MadeOnce) -> Path:
+    """The release of the student, calibrated on the footage; no test changes it."""
+    return made_once(
+        f"release-{student.name}-{as_skd(student)[0].pair}",
+        lambda folder: make_release(student, footage, folder / "r", options=FAKE_TIMING),
+    ) / "r"  # fmt: skip

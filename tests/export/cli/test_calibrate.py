@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -15,18 +16,21 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.inputs.calibration_frames import read_frames
 from calibration.inputs.graph_inputs import open_session
 from calibration.quantization.dla_cache import parse_scales
 from calibration.quantization.qdq import quantize, quantized_nodes
 from calibration.quantization.qdq_placement import TENSORRT
 from calibration.ranges.activation_ranges import collect_ranges
-from calibration.search.accuracy import AccuracyBudget
+from calibration.search import mixed_precision
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator
 from calibration.search.mixed_precision import MIN_GAIN
 from edge.core.atomic_files import sha256
 from edge.inference.saliency_model import SaliencyModel
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.release.manifest import RELEASE_MANIFEST, SHIPPED_RELEASES, TargetEngine, load_release
+from edge.sources.factory import open_source
 from export.graphs.fp16 import to_fp16
 from export.graphs.int8_search import CalibrationOptions
 from tests.conftest import Outcome
@@ -103,7 +107,7 @@ def test_calibrated_release_keeps_float_graphs_and_runs(
 ) -> None:
     outcome = command("calibrate", "skd-64", "--frames", folder, "--out", tmp_path / "r", "--threads", "2")
     assert outcome.code == 0, outcome.err
-    release, shipped = load_release(tmp_path / "r"), load_release()
+    release, shipped = load_release(tmp_path / "r"), load_release("skd-64")
     assert [g for g in release.graphs if g.precision != "int8"] == [
         g for g in shipped.graphs if g.precision != "int8"
     ]
@@ -191,9 +195,27 @@ def test_tensorrt_compiles_residual_graph() -> None:
     assert build_plan(to_fp16(quantized, ["x", "y"]).SerializeToString(), BuildTarget.parse("rtx")).data
 
 
-def int8_graphs(names: list[str]) -> list[tuple[str, TargetEngine]]:
+def int8_graphs(names: list[str]) -> list[pytest.ParameterSet]:
+    """Return release and engine of each int8 graph; those of a release are tested by the same worker."""
     graphs = [(name, graph) for name in names for graph in load_release(name).graphs]
-    return [(name, graph.engine) for name, graph in graphs if graph.precision == "int8"]
+    return [
+        pytest.param(name, graph.engine, marks=pytest.mark.xdist_group(f"int8-{name}"))
+        for name, graph in graphs
+        if graph.precision == "int8"
+    ]
+
+
+@cache
+def evaluator_on_real_frames(name: str, real: Path) -> AccuracyEvaluator:
+    """Return what compares graphs of a release with its fp32 graph, on frames of the sequences in `real`."""
+    from export.release.recalibrate import release_feeder, window_length
+
+    release = load_release(name)
+    sources = [open_source(str(path / "frames")) for path in sorted((real / "uav").iterdir())]
+    frames = read_frames(sources, release.preprocessing, window_length(release), max_windows=80)
+    model = onnx.load(release.path(release.graph("fp32")))
+    windows = np.concatenate([[*frames.windows], [*frames.held_out]])
+    return AccuracyEvaluator(model, release_feeder(release, "stream"), windows)
 
 
 @pytest.mark.parametrize(
@@ -202,19 +224,7 @@ def int8_graphs(names: list[str]) -> list[tuple[str, TargetEngine]]:
 def test_shipped_int8_graphs_keep_the_budget_on_real_frames(
     real: Path, name: str, engine: TargetEngine
 ) -> None:
-    from calibration.inputs.calibration_frames import read_frames
-    from calibration.search.accuracy import AccuracyEvaluator
-    from edge.sources.factory import open_source
-    from export.release.recalibrate import release_feeder, window_length
-
-    release = load_release(name)
-    names = [str(path / "frames") for path in sorted((real / "uav").iterdir())]
-    length = window_length(release)
-    frames = read_frames([open_source(name) for name in names], release.preprocessing, length, max_windows=80)
-    model = onnx.load(release.path(release.graph("fp32")))
-    evaluator = AccuracyEvaluator(
-        model, release_feeder(release, "stream"), np.concatenate([[*frames.windows], [*frames.held_out]])
-    )
+    release, evaluator = load_release(name), evaluator_on_real_frames(name, real)
     graph = release.graph("int8", engine=engine)
     quality = evaluator(onnx.load(release.path(graph)), disable_qdq_fusion=engine == "tensorrt")
     assert quality.cc >= 0.995
@@ -223,10 +233,11 @@ def test_shipped_int8_graphs_keep_the_budget_on_real_frames(
 
 
 def test_export_with_budget_searches_int8_for_both_engines(
-    folder: Path, tmp_path: Path, command: Command, fake_timer: None
+    folder: Path, tmp_path: Path, command: Command, fake_timer: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mixed_precision, "default_trials", lambda layers: 12)  # 244 take half a minute
     options = ["--frames", folder, "--form", "stream", "--out", tmp_path / "r"]
-    outcome = command("export", "skd-64", *options, "--budget", "cc=0.05")
+    outcome = command("export", "skd-32", *options, "--budget", "cc=0.05")
     assert outcome.code == 0, outcome.err
     release = load_release(tmp_path / "r")
     assert release.calibrated is not None

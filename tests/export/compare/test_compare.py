@@ -12,20 +12,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import MAX_DB, cc, kld
-from edge.release.manifest import DEFAULT_RELEASE, SHIPPED_RELEASES
+from edge.release.manifest import SHIPPED_RELEASES
 from edge.sources.factory import open_source
 from export.compare.compare import TensorDifference, match_layers
-from export.release.builder import make_release
 from tests.conftest import Outcome
 from tests.support.command_output import parse_output
-from tests.support.exporting import FAKE_TIMING
 from trainer.models.student import Student
 
 Command = Callable[..., Outcome]
-SHIPPED = SHIPPED_RELEASES / DEFAULT_RELEASE
+SHIPPED = SHIPPED_RELEASES / "skd-64"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -34,7 +31,7 @@ def test_differences_are_those_of_the_maps_of_a_run(command: Command, folder: Pa
         command("compare", "skd-64:fp32", f"skd-64:{precision}", "--frames", folder, "--json")
     )
     frames = np.stack([frame.image for frame in open_source(str(folder))])
-    a, b = (compute_clip_maps(SaliencyModel(None, p), frames) for p in ("fp32", precision))
+    a, b = (compute_clip_maps(SaliencyModel("skd-64", p), frames) for p in ("fp32", precision))
     ccs = [cc(x, y) for x, y in zip(a, b, strict=True)]
     expected = {
         "max_error": np.abs(a - b).max(),
@@ -159,18 +156,16 @@ def test_graph_with_nan_exceeds_every_limit(command: Command, folder: Path, tmp_
 
 
 def test_pair_form_and_students_that_look_ahead_are_compared(
-    student: Student, footage: CalibrationFrames, tmp_path: Path, folder: Path, command: Command
+    student: Student, released: Path, folder: Path, command: Command
 ) -> None:
     """The maps of the stream form are those of the pair form, for both neighbours a student may take."""
-    make_release(student, footage, tmp_path / "r", options=FAKE_TIMING)
     options = ["--frames", folder, "--json"]
-    release = tmp_path / "r"
     document = parse_output(
-        command("compare", f"{release}:fp32", f"{release}:int8", "--form", "pair", *options)
+        command("compare", f"{released}:fp32", f"{released}:int8", "--form", "pair", *options)
     )
     assert document["frames"] == 12 - student.settings.delay_frames
     assert document["outputs"]["saliency"]["cc"] > 0.98
-    document = parse_output(command("compare", release, release / "pair.fp32.onnx", *options))
+    document = parse_output(command("compare", released, released / "pair.fp32.onnx", *options))
     assert document["outputs"]["saliency"]["max_error"] < 1e-5
 
 

@@ -11,10 +11,19 @@ import torch
 from export.graphs.fp16 import to_fp16
 from export.graphs.onnx_export import OPSET, export_onnx
 from tests.support.exporting import random_student
+from tests.support.made_once import MadeOnce
 from trainer.models.batch_norm_folding import fold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.skd import RESOLUTIONS
 from trainer.models.student import Student, as_skd
+
+
+@pytest.fixture
+def stream(student: Student, made_once: MadeOnce) -> onnx.ModelProto:
+    """The streaming graph of the student."""
+    name = f"stream-{student.name}-{as_skd(student)[0].pair}"
+    folder = made_once(name, lambda folder: onnx.save(export_onnx(student, "stream", 1), folder / "m.onnx"))
+    return onnx.load(folder / "m.onnx")
 
 
 def open_session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -53,9 +62,9 @@ def pair_maps(student: Student, frames: np.ndarray) -> np.ndarray:
         )
 
 
-def test_streamed_equals_paired(student: Student) -> None:
+def test_streamed_equals_paired(student: Student, stream: onnx.ModelProto) -> None:
     frames = random_clip(student, 6)
-    maps = stream_maps(export_onnx(student, "stream", 1), frames)
+    maps = stream_maps(stream, frames)
     expected = pair_maps(student, frames)
     if student.settings.delay_frames:  # one frame late
         maps, expected = maps[1:], expected[:-1]
@@ -83,25 +92,24 @@ def test_stream_of_every_resolution_equals_pytorch(side: int) -> None:
     np.testing.assert_allclose(maps, pair_maps(student, frames), atol=1e-5)
 
 
-def test_batch_norm_and_feature_difference_are_folded_without_changing_the_map(student: Student) -> None:
-    model = export_onnx(student, "stream", 1)
-    operators = {node.op_type for node in model.graph.node}
+def test_batch_norm_and_feature_difference_are_folded_without_changing_the_map(
+    student: Student, stream: onnx.ModelProto
+) -> None:
+    operators = {node.op_type for node in stream.graph.node}
     assert "BatchNormalization" not in operators
-    assert model.opset_import[0].version == OPSET
+    assert stream.opset_import[0].version == OPSET
     frame, other = torch.rand(2, 1, 3, 32, 32)
     pair = forms_of(student).modules["pair"]
     folded_pair = fold_batch_norm(pair)
-    assert sum(node.op_type == "Sub" for node in model.graph.node) == 1  # of the head
+    assert sum(node.op_type == "Sub" for node in stream.graph.node) == 1  # of the head
     torch.testing.assert_close(folded_pair(frame, other), pair(frame, other), atol=1e-5, rtol=1e-5)
 
 
-def test_fp16_keeps_frames_and_maps_in_fp32(student: Student) -> None:
-    model = to_fp16(export_onnx(student, "stream", 1), ["frame", "saliency"])
+def test_fp16_keeps_frames_and_maps_in_fp32(student: Student, stream: onnx.ModelProto) -> None:
+    model = to_fp16(stream, ["frame", "saliency"])
     kinds = {v.name: v.type.tensor_type.elem_type for v in [*model.graph.input, *model.graph.output]}
     single, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
     assert kinds == {"frame": single, "saliency": single, "features": half, "features_out": half}
     assert {t.data_type for t in model.graph.initializer if len(t.dims) > 1} == {half}
     frames = random_clip(student, 3)
-    np.testing.assert_allclose(
-        stream_maps(model, frames), stream_maps(export_onnx(student, "stream", 1), frames), atol=5e-3
-    )
+    np.testing.assert_allclose(stream_maps(model, frames), stream_maps(stream, frames), atol=5e-3)

@@ -25,7 +25,7 @@ from export.graphs.fp16 import to_fp16
 from export.release import builder
 from export.release.builder import make_release
 from tests.conftest import Outcome
-from tests.support.exporting import FAKE_TIMING, random_student, small_footage
+from tests.support.exporting import FAKE_TIMING
 from trainer.models.student import SHIPPED_STUDENTS, Student, as_skd, load_student
 
 
@@ -37,27 +37,10 @@ def upscale(footage: CalibrationFrames) -> CalibrationFrames:
     return CalibrationFrames(windows, held_out, windows[:, 0], footage.source)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(pair, marks=pytest.mark.xdist_group(f"release-{pair}")) for pair in ("previous", "next")
-    ],
-)
-def released(
-    request: pytest.FixtureRequest, flight: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Student, CalibrationFrames, Path]:
-    """An untrained student, its calibration frames, and the folder of its release, which no test changes."""
-    student, footage = random_student(32, request.param), small_footage(flight)
-    folder = tmp_path_factory.mktemp("released") / "r"
-    make_release(student, footage, folder, options=FAKE_TIMING)
-    return student, footage, folder
-
-
 def test_release_has_all_graphs_and_they_reproduce_the_student(
-    released: tuple[Student, CalibrationFrames, Path],
+    student: Student, footage: CalibrationFrames, released: Path
 ) -> None:
-    student, footage, folder = released
-    release = load_release(folder)
+    release = load_release(released)
     for form in ("stream", "pair"):
         for engine in ("onnxruntime", "tensorrt"):
             assert release.precisions(form, engine) == PRECISIONS
@@ -75,10 +58,8 @@ def test_release_has_all_graphs_and_they_reproduce_the_student(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_loaded_release_reproduces_the_golden_maps(
-    released: tuple[Student, CalibrationFrames, Path], precision: str
-) -> None:
-    model = SaliencyModel(released[2], precision)
+def test_loaded_release_reproduces_the_golden_maps(released: Path, precision: str) -> None:
+    model = SaliencyModel(released, precision)
     frames, maps = model.release.load_golden()
     np.testing.assert_allclose(
         compute_clip_maps(model, frames), maps, atol=1e-5 if precision == "fp32" else 0.05
@@ -150,10 +131,9 @@ def test_graph_that_differs_from_the_student_is_not_released(
 
 
 def test_release_replaces_an_older_release_but_no_other_files(
-    released: tuple[Student, CalibrationFrames, Path], tmp_path: Path
+    student: Student, footage: CalibrationFrames, released: Path, tmp_path: Path
 ) -> None:
-    student, footage, older = released
-    shutil.copytree(older, tmp_path / "r")
+    shutil.copytree(released, tmp_path / "r")
     make_release(student, footage, tmp_path / "r", forms=["stream"], options=FAKE_TIMING)
     assert load_release(tmp_path / "r").forms() == ("stream",)
     (tmp_path / "r" / "yolo.onnx").touch()

@@ -22,10 +22,11 @@ from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.release.clip_release import make_clip_release
 from tests.conftest import Outcome
+from tests.support.made_once import MadeOnce
 from tests.support.published_tinyhd import find_weights, formula_clip
 from tests.support.untrained import with_statistics
 from trainer.models.mobilenet3d import CLIP_FRAMES
-from trainer.models.student import Student, TinyHDSettings
+from trainer.models.student import Student, TinyHDSettings, load_student
 from trainer.models.tinyhd import MAPS, Variant
 
 Command = Callable[..., Outcome]
@@ -41,21 +42,22 @@ def untrained_student(variant: Variant, contrast: float = 1.0) -> Student:
 
 
 @pytest.fixture(
-    scope="module",
     params=[
         pytest.param(variant, marks=pytest.mark.xdist_group(f"clips-{variant}")) for variant in ("S", "M")
-    ],
+    ]
 )
-def released(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Student, Path]:
-    """A student and the folder of its release."""
-    student = untrained_student(request.param)
-    release_folder = tmp_path_factory.mktemp("clips") / "r"
-    source = open_source("synthetic:7:320x180:18")
-    footage = read_frames([source], student.settings.preprocessing(), CLIP_FRAMES, 3)
-    make_clip_release(student, footage, release_folder)
-    return student, release_folder
+def released(request: pytest.FixtureRequest, made_once: MadeOnce) -> tuple[Student, Path]:
+    """A student and the folder of its release, which no test changes."""
+
+    def make(folder: Path) -> None:
+        student = untrained_student(request.param)
+        source = open_source("synthetic:7:320x180:18")
+        footage = read_frames([source], student.settings.preprocessing(), CLIP_FRAMES, 3)
+        make_clip_release(student, footage, folder / "r")
+        student.save(folder / f"{student.name}.safetensors")
+
+    folder = made_once(f"clip-release-{request.param}", make)
+    return load_student(folder / f"tiny-{request.param}.safetensors"), folder / "r"
 
 
 def pytorch_maps(student: Student, clip: np.ndarray) -> np.ndarray:
@@ -102,6 +104,7 @@ def test_exported_published_weights_give_the_maps_of_the_authors(
     assert min(cc(a, b) for a, b in zip(maps["fp16"], maps["fp32"], strict=True)) > 0.9999
 
 
+@pytest.mark.first
 def test_student_whose_maps_are_too_flat_for_float16_is_not_released(tmp_path: Path) -> None:
     student = untrained_student("M", contrast=0.01)
     footage = read_frames(

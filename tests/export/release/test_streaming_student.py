@@ -33,6 +33,7 @@ def student_file(student: Student, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+@pytest.mark.first
 @pytest.mark.usefixtures("loose_budget")
 def test_streaming_student_is_exported_built_and_run_by_the_commands(
     student: Student, student_file: Path, tmp_path: Path, command: Callable[..., Outcome]
