@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Literal, get_args
 
 from edge.core.atomic_files import cache_folder, translate_write_errors
 from edge.core.errors import InputError
+from edge.core.guarded_files import parse_json
 from edge.hardware.gpu import Gpu, detect_gpu, find_gpu_problem
 from edge.hardware.host import detect_machine
 from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
@@ -189,7 +189,7 @@ def _find_built_engine(release: Release, graph: Graph) -> SelectedEngine:
         if not path.is_file():
             continue
         try:
-            identity = json.loads(identity_path(path).read_text())
+            identity = parse_json(identity_path(path).read_bytes())
             target = BuildTarget.parse(str(identity["target"]))
             expected = expected_identity(release.path(graph), target)
             plan_sha256 = str(identity["plan_sha256"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from edge.core.atomic_files import atomic_file, sha256
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Image
+from edge.core.guarded_files import parse_json, read_arrays
 from edge.metrics.score_calibration import ScoreCalibration
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, RawFrameSpec
 from edge.preprocessing.transform import Alignment, FramePreprocessor, LaggedMotion, Preprocessing
@@ -29,6 +29,8 @@ SCHEMA = 1
 RELEASE_MANIFEST = "release.json"
 GOLDEN_FILE = "golden.npz"
 DEFAULT_RELEASE = "skd-64"
+MAX_GOLDEN_BYTES = 256 << 20
+"""Largest array of a golden set; those of the shipped releases have some megabytes."""
 MAX_NAME_LENGTH = 100
 RELEASE_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{MAX_NAME_LENGTH - 1}}}")
 """Names that a release may get, so that a bundle can carry it."""
@@ -260,16 +262,13 @@ class Release:
         """
         path, frame_size = self.folder / GOLDEN_FILE, self.preprocessing.resized_shape
         map_size = self.preprocessing.height, self.preprocessing.width
-        try:
-            with np.load(path, allow_pickle=False) as golden:
-                frames, maps = golden["frames"], golden["maps"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path} cannot be read ({error or 'empty'}): export the release again"
-            ) from None
+        expected = "a golden set: export the release again"
+        arrays = read_arrays(path, ("frames", "maps"), expected, MAX_GOLDEN_BYTES)
+        frames, maps = arrays["frames"], arrays["maps"]
         if (
             frames.dtype != np.uint8
             or maps.dtype != np.float32
+            or (frames.ndim, maps.ndim) != (4, 3)
             or not len(frames)
             or frames.shape != (len(maps), *frame_size, 3)
             or maps.shape[1:] != map_size
@@ -386,12 +385,12 @@ def _read_document(folder: Path) -> dict[str, Any]:
     """Return the content of `release.json` in a folder, after checking its schema."""
     manifest = folder / RELEASE_MANIFEST
     try:
-        document = json.loads(manifest.read_text())
+        document = parse_json(manifest.read_bytes())
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not a release: it has no {RELEASE_MANIFEST}; make one with aerogaze export"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{manifest} cannot be read as JSON ({error}): export the release again") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA or not isinstance(document, dict):

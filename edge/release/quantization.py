@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
+from edge.core.guarded_files import parse_json
 from edge.release.manifest import FORMS, Form
 
 QUANTIZATION_FILE = "quantisation.json"
@@ -77,7 +78,7 @@ def load_quantization(path: Path) -> dict[Form, QuantizationRecord]:
         InputError: The file is missing or malformed.
     """
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(path.read_bytes())
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}, expected {SCHEMA}")
         return {form: _parse_record(document["forms"][form]) for form in FORMS if form in document["forms"]}
@@ -86,7 +87,7 @@ def load_quantization(path: Path) -> dict[Form, QuantizationRecord]:
             f"{path.parent} has no {path.name}, the record of its quantization to int8: "
             "make the release again with aerogaze export or calibrate"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} cannot be read ({error}): export the release again") from None
 
 

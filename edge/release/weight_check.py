@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from edge.core.errors import InputError
+from edge.core.foreign_text import printable
 from edge.core.protobuf_wire import iter_fields
 
 _FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+
+MAX_NAME_CHARS = 200
 
 
 def check_finite(path: Path) -> None:
@@ -39,7 +42,9 @@ def _check_tensor(path: Path, tensor: memoryview) -> None:
     if not isinstance(kind, int) or kind not in _FLOATS or not isinstance(data, memoryview):
         return
     if not np.isfinite(np.frombuffer(data, _FLOATS[kind])).all():
-        name = bytes(values.get(8, b"")).decode(errors="replace")
+        name_data = values.get(8, b"")
+        name_text = "" if isinstance(name_data, int) else bytes(name_data).decode(errors="replace")
+        name = printable(name_text, MAX_NAME_CHARS)
         raise InputError(
             f"{path}: weight {name} is not finite; do not fly it: export it again from a sound student"
         )

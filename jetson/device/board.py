@@ -36,7 +36,13 @@ from jetson.device.precision_policy import PrecisionPolicy
 from jetson.device.service import Service, check_revert_time
 from jetson.device.slot_state import BoardState, Slot, SlotName, bounded_time, load_state, save_state
 from jetson.signing import canonical_json
-from jetson.signing.keys import Signatures, parse_signatures, short_key_id, verify_signatures
+from jetson.signing.keys import (
+    Signatures,
+    parse_signatures,
+    read_limited,
+    short_key_id,
+    verify_signatures,
+)
 from jetson.signing.trust import Trust, parse_trust, verify_succession
 
 TRUST_FILE = "trust.json"
@@ -108,12 +114,11 @@ class DeviceBoard:
             InputError: None are set yet.
         """
         path = self.root / TRUST_FILE
-        try:
-            document = canonical_json.decode(path.read_bytes(), str(path))
-        except FileNotFoundError:
+        if not self.has_trust:
             raise InputError(
                 f"the board {self.root} trusts no key yet: aerogaze device trust k.pub --root {self.root}"
-            ) from None
+            )
+        document = canonical_json.decode(read_limited(path, "the keys that the board trusts"), str(path))
         return parse_trust(document, str(path))
 
     def set_trust(self, new: Trust, signatures: Signatures | None) -> Trust:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
+from edge.core.guarded_files import read_json
 from jetson.device.precision_policy import DEFAULT_POLICY, PrecisionPolicy, parse_policy
 from jetson.device.service import NO_SERVICE, CommandService, Service
 
 CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 1 << 16
 DEFAULT_ROOT = Path("/var/lib/aerogaze")
 _EXAMPLE = (
     '{"service": {"restart": ["systemctl", "restart", "aerogaze"], '
@@ -48,16 +50,11 @@ def load_board_config(root: Path) -> BoardConfig:
         InputError: The file cannot be read, is not JSON, or has an unknown key or an invalid value.
     """
     path = root / CONFIG_FILE
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return BoardConfig()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; run it as its owner or as root") from None
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); expected one as {_EXAMPLE}") from None
+    document = read_json(path, f"a file as {_EXAMPLE}: run it as its owner or as root", MAX_CONFIG_BYTES)
     known = {field.name for field in fields(BoardConfig)}
-    if not isinstance(document, dict) or (set(document) - known):
+    if set(document) - known:
         raise InputError(f"{path} may have {', '.join(sorted(known))}; expected one as {_EXAMPLE}")
     for name in known - {"service"}:
         if not isinstance(document.get(name, ""), str):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edge.core.errors import InputError
+from edge.core.guarded_files import read_bytes
 from jetson.device.durable_disk import DurableDisk
 from jetson.signing import canonical_json
 
@@ -117,13 +119,9 @@ def load_state(root: Path) -> BoardState:
         InputError: The file cannot be read, or was not written by aerogaze.
     """
     path = root / STATE_FILE
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_STATE_BYTES)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return BoardState()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; run it as its owner or as root") from None
+    data = read_bytes(path, MAX_STATE_BYTES, "the state of a board: run it as its owner or as root")
     document = canonical_json.decode(data, str(path))
     if document.pop("schema", None) != SCHEMA:
         raise InputError(f"{path} has another schema than {SCHEMA}: use the aerogaze that wrote it")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
+from edge.core.guarded_files import parse_json, read_bytes
 
 SCHEMA = 1
+MAX_JOURNAL_BYTES = 64 << 20
+"""Some ten thousand hosts with the longest reasons."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,12 @@ class RolloutJournal(Mapping[str, HostOutcome]):
             path.write_text("\n".join([header, *self._lines.values(), ""]), "utf-8")
 
     def _read(self) -> None:
-        try:
-            header_line, *lines = self._path.read_text("utf-8").splitlines()
-        except FileNotFoundError:
+        if not os.path.lexists(self._path):
             return
-        except OSError as error:
-            raise InputError(f"cannot read {self._path}: {error.strerror}; name another --state") from None
-        except ValueError:
-            raise self._invalid() from None
+        data = read_bytes(self._path, MAX_JOURNAL_BYTES, "the journal of a roll-out; name another --state")
         try:
-            header = json.loads(header_line)
+            header_line, *lines = data.decode("utf-8").splitlines()
+            header = parse_json(header_line)
             if header["schema"] != SCHEMA:
                 raise self._invalid()
             if header["bundle"] != self._digest:
@@ -104,10 +104,30 @@ class RolloutJournal(Mapping[str, HostOutcome]):
                     f"{self._path} is the journal of a roll-out of another bundle: name another --state"
                 )
             for line in lines:
-                row = json.loads(line)
-                self._add(row.pop("host"), HostOutcome(**row))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                row = parse_json(line)
+                self._add(_check_text(row.pop("host")), _check_outcome(HostOutcome(**row)))
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise self._invalid() from None
 
     def _invalid(self) -> InputError:
         return InputError(f"{self._path} is not the journal of a roll-out: name another --state")
+
+
+def _check_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not text")
+    return value
+
+
+def _check_outcome(outcome: HostOutcome) -> HostOutcome:
+    """Return an outcome whose values have the types that the journal writes.
+
+    Raises:
+        TypeError: A value has another type.
+    """
+    for text in (outcome.place, outcome.why, outcome.precision or ""):
+        _check_text(text)
+    numbers = (outcome.tries, outcome.seconds, outcome.ended_at)
+    if type(outcome.done) is not bool or not all(type(number) in (int, float) for number in numbers):
+        raise TypeError("a value is no number")
+    return outcome

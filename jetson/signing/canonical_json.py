@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge.core.errors import InputError
+from edge.core.guarded_files import parse_json
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
@@ -25,9 +26,9 @@ def decode(data: bytes, label: str) -> dict[str, Any]:
         InputError: The data is not a JSON object, or not in canonical form.
     """
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         if isinstance(document, dict) and encode(document) == data:
             return document
-    except (ValueError, RecursionError):  # RecursionError: deeply nested input
+    except ValueError:
         pass
     raise InputError(f"{label} is not the canonical JSON that aerogaze writes: it was damaged or changed")

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from edge.core.errors import InputError
+from edge.core.guarded_files import read_bytes
+from jetson.signing.keys import MAX_FILE_BYTES
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ def load_cms_signer(key_path: Path, certificate_path: Path) -> CmsSigner:
         InputError: A file is not readable or not in this format, or the two do not belong together.
     """
     try:
-        private_key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"cannot read {error.filename}: {error.strerror}; expected an RSA key and its certificate in PEM"
-        ) from None
+        expected = "an RSA key and its certificate in PEM"
+        key_data, certificate_data = (
+            read_bytes(path, MAX_FILE_BYTES, expected) for path in (key_path, certificate_path)
+        )
+        private_key = serialization.load_pem_private_key(key_data, password=None)
+        certificate = x509.load_pem_x509_certificate(certificate_data)
     except (ValueError, TypeError):
         raise InputError(
             f"{key_path} or {certificate_path} is not an unencrypted PEM key or certificate: name other files"

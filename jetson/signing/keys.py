@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from edge.core.atomic_files import atomic_file, translate_write_errors
 from edge.core.errors import CheckError, InputError
+from edge.core.guarded_files import read_bytes
 
 OLDEST_CRYPTOGRAPHY = (3, 4)
 """Oldest version of the package cryptography that is supported, that of Ubuntu 22.04."""
@@ -219,13 +220,6 @@ def read_limited(path: Path, expected: str) -> bytes:
         expected: What the file should be, for error messages.
 
     Raises:
-        InputError: The file cannot be read, or is larger.
+        InputError: The file cannot be read, is no regular file, or is larger.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; expected {expected}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path} is larger than any key or trust document: name another file")
-    return data
+    return read_bytes(path, MAX_FILE_BYTES, expected)

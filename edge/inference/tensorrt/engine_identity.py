@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.atomic_files import sha256
+from edge.core.guarded_files import parse_json
 from edge.hardware.board import read_board_facts
 from edge.hardware.gpu import detect_gpu
 from edge.inference.tensorrt.api import BUILDER_SETTINGS, tensorrt_version
@@ -112,7 +113,7 @@ def find_mismatches(folder: Path, expected: EngineIdentity) -> list[str]:
     if not engine.is_file():
         return ["not built"]
     try:
-        actual = json.loads(identity_path(engine).read_text())
+        actual = parse_json(identity_path(engine).read_bytes())
         if actual["schema"] != SCHEMA:
             return [f"identity of schema {actual['schema']}, expected {SCHEMA}"]
         mismatches = [

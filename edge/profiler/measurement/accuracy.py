@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Tensor
+from edge.core.guarded_files import read_arrays
 from edge.inference.interface.runner import Runner
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps, runtime_form
 from edge.metrics.saliency import cc, kld, nss
@@ -29,14 +29,9 @@ class FixationTruth:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                self.frames, self.fixations = arrays["frames"], arrays["fixations"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path} cannot be read ({error or 'empty'}); expected an npz with frames (N, H, W, 3), "
-                "uint8 BGR, and fixations (M, 3) of frame, row, column"
-            ) from None
+        expected = "an npz with frames (N, H, W, 3), uint8 BGR, and fixations (M, 3) of frame, row, column"
+        arrays = read_arrays(path, ("frames", "fixations"), expected)
+        self.frames, self.fixations = arrays["frames"], arrays["fixations"]
         shape, points = self.frames.shape, self.fixations
         is_valid = len(shape) == 4 and shape[3] == 3 and self.frames.dtype == np.uint8
         is_valid &= points.ndim == 2 and points.shape[1] == 3 and np.issubdtype(points.dtype, np.integer)

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
+from edge.core.guarded_files import parse_json
 from edge.profiler.measurement.document import SCHEMA, Document, Row
 from edge.profiler.measurement.statistics import Times
 
@@ -38,8 +39,8 @@ def read_document(path: Path) -> Document:
         InputError: The file is no document of this schema, or an incomplete one.
     """
     try:
-        document: Any = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        document: Any = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); expected what aerogaze profile --json wrote"
         ) from None
@@ -56,7 +57,7 @@ def read_document(path: Path) -> Document:
             str(row["name"]), float(row["p50_ms"])  # raises if one is missing or no number
             if row_times(row).ndim != 2 or not row_times(row).size:
                 raise ValueError("times_ms is no table")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is an incomplete measurement ({error}): measure again") from None
     checked: Document = document
     return checked

@@ -152,7 +152,7 @@ def test_invalid_state_file_exits_with_two(command: Command, tmp_path: Path, sta
 @pytest.mark.parametrize(
     "wrong",
     [{"current": []}, {"current": 1}, {"previous": {}}, {"counter": "x"}, {"counter": True},
-     {"seen_at": None}, {"seen_at": 1 << 70}, {"trial": "no"}, {"history": [1]}, {"history": ["x"]},
+     {"seen_at": None}, {"seen_at": 1 << 60}, {"trial": "no"}, {"history": [1]}, {"history": ["x"]},
      {"history": [{"at": 0}]}, {"slots": []}],
 )  # fmt: skip
 def test_state_with_wrong_types_exits_with_two(
