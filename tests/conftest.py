@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from edge.cli.main import run_cli
-from edge.release.manifest import DEFAULT_RELEASE, locate_release
+from edge.release.manifest import locate_release
 from edge.simulation.world import World
 from tests.support.made_once import MadeOnce, run_folder
 
@@ -121,7 +121,7 @@ def folder(flight: np.ndarray, tmp_path: Path) -> Path:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A copy of the shipped release, to be spoilt."""
-    return Path(shutil.copytree(locate_release(DEFAULT_RELEASE), tmp_path / "release"))
+    return Path(shutil.copytree(locate_release("skd-64"), tmp_path / "release"))
 
 
 @pytest.fixture

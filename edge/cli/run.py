@@ -135,7 +135,9 @@ class RunOptions:
     help="Read options from a TOML file: source = 'csi:0', jsonl = 'o.jsonl'. The command line wins.",
 )
 @click.option(
-    "--release", metavar="DIR", help="Folder of a release, or the name of a shipped one (default: skd-64)."
+    "--release",
+    metavar="DIR",
+    help="Folder of a release, or the name of a shipped one (default: skd-64-motion).",
 )
 @click.option(
     "--precision", metavar="NAME", help="fp32, fp16 or int8 (default: the fastest that runs natively here)."

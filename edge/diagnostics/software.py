@@ -12,7 +12,6 @@ from edge.core.remedies import SYSTEM_OPENCV
 from edge.diagnostics.finding import Finding, State
 from edge.diagnostics.packages import Packages
 
-RELEASE = "skd-64"
 EXTRAS = {
     "train": "torch",
     "export": "onnx",
@@ -27,7 +26,7 @@ WINDOWLESS_OPENCV = "pip uninstall opencv-python && pip install --force-reinstal
 
 
 def run_first_map() -> str:
-    """Open a shipped release on ONNX Runtime, which also checks its maps of the golden frames.
+    """Open the default release on ONNX Runtime, which also checks its maps of the golden frames.
 
     Returns:
         The release, its precision, and the seconds it took.
@@ -35,7 +34,7 @@ def run_first_map() -> str:
     from edge.inference.saliency_model import SaliencyModel  # imports numpy, which may be missing
 
     started = time.perf_counter()
-    with SaliencyModel(RELEASE, None, 1, "onnxruntime") as model:
+    with SaliencyModel(None, None, 1, "onnxruntime") as model:
         seconds = time.perf_counter() - started
         return (
             f"{model.release.name} {model.precision} gives its golden maps ({seconds:.1f} s with the start)"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge.core.frames import Frame
+from edge.core.frames import Frame, Image, PreparedInput
 from edge.core.stage_times import PREPARE
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.frame_reader import FrameReader
 from edge.pipeline.session_state import Part, PreparedFrame, RunContext, SessionState, Watchdog
+from edge.preprocessing.transform import FramePreprocessor
 
 
 class FramePreparer:
@@ -62,7 +63,7 @@ class FramePreparer:
         context = self._context
         try:
             with context.times.measure(PREPARE):
-                tensor = model.prepare(frame.image)
+                tensor = self._prepare_image(model.prepare, frame)
         except Exception as error:  # for example from a graph with a fixed frame size
             if not context.live:
                 raise
@@ -74,6 +75,12 @@ class FramePreparer:
         started_s = frame.capture_s if context.live else arrival_s
         dropped = self._state.prepared.put(PreparedFrame(frame, tensor, started_s))
         context.count_dropped(1 if dropped is None else dropped)
+
+    def _prepare_image(self, prepare: Callable[[Image], PreparedInput], frame: Frame) -> PreparedInput:
+        # The rate that a camera announces may be wrong, and frames may be missing: their times tell the lag.
+        if self._context.live and isinstance(prepare, FramePreprocessor):
+            return prepare(frame.image, frame.capture_s)
+        return prepare(frame.image)
 
     def _reject(self, arrival_s: float, error: Exception) -> None:
         """Count a frame that the graph cannot take; the run is stalled if it takes none for `stall_s`."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.frames import Image, Tensor
 from edge.preprocessing.area_resize import resize_by_area
@@ -15,6 +14,8 @@ from edge.preprocessing.egomotion import align_frame, estimate_homography, grey_
 
 NO_MATCH = np.array([[1, 0, 1e6], [0, 1, 0], [0, 0, 1]])
 """Homography for frames whose motion is unknown. The past frame then covers no pixel of the current one."""
+MAX_PAST_FRAMES = 256
+"""Past frames that are kept at most, should a camera's clock stand still: 28 MB at 256 x 144."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,17 @@ class FramePreprocessor:
 
     def __init__(self, preprocessing: Preprocessing, fps: float) -> None:
         self._preprocessing, alignment = preprocessing, preprocessing.alignment
-        lag_frames = alignment.lag_frames(fps) if alignment else 0
-        self._past: deque[NDArray[np.uint8]] = deque(maxlen=lag_frames)
+        self._lag_s = alignment.lag_s if alignment else 0.0
+        self._lag_frames = alignment.lag_frames(fps) if alignment else 0
+        self._past: deque[tuple[float, Image]] = deque(maxlen=max(MAX_PAST_FRAMES, self._lag_frames))
 
-    def __call__(self, image: Image) -> Tensor:
+    def __call__(self, image: Image, capture_s: float | None = None) -> Tensor:
         """Return the input for the next frame.
+
+        Args:
+            image: The frame (H, W, 3), uint8 BGR.
+            capture_s: When it was captured. The past frame is then the one captured closest to the lag
+                before, whatever the frame rate. None for all frames of a clip: frames are counted.
 
         Returns:
             Tensor (1, 3, height, width). With alignment (2, 3, height, width): the frame and the past one,
@@ -146,9 +153,23 @@ class FramePreprocessor:
         if preprocessing.alignment is None:
             return preprocessing(image)
         now = preprocessing.resize(image)
-        past = self._past[0] if self._past else now
-        self._past.append(now)
+        self._discard_past(capture_s)
+        past = self._past[0][1] if self._past else now
+        self._past.append((capture_s or 0.0, now))
         return np.concatenate([preprocessing(now), preprocessing(preprocessing.align(past, now))])
+
+    def _discard_past(self, capture_s: float | None) -> None:
+        """Discard the frames before the past frame of the next one."""
+        past = self._past
+        if capture_s is None:
+            while len(past) > self._lag_frames:
+                past.popleft()
+            return
+        if past and capture_s < past[-1][0]:  # the clock was set back
+            past.clear()
+        target_s = capture_s - self._lag_s
+        while len(past) > 1 and abs(past[1][0] - target_s) <= abs(past[0][0] - target_s):
+            past.popleft()
 
 
 class LaggedMotion:

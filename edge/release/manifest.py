@@ -28,7 +28,7 @@ from edge.release.json_values import parse_choice, parse_integer, parse_number, 
 SCHEMA = 1
 RELEASE_MANIFEST = "release.json"
 GOLDEN_FILE = "golden.npz"
-DEFAULT_RELEASE = "skd-64"
+DEFAULT_RELEASE = "skd-64-motion"
 MAX_GOLDEN_BYTES = 256 << 20
 """Largest array of a golden set; those of the shipped releases have some megabytes."""
 MAX_NAME_LENGTH = 100

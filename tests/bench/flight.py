@@ -42,7 +42,7 @@ def decoding_rows(folder: Path) -> Iterator[BenchRow]:
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # as `aerogaze run` does
-    model = SaliencyModel(None, None, threads=1)
+    model = SaliencyModel("skd-64", None, threads=1)
     for name, bound in (("clip.avi", 0.9), ("clip.mp4", None)):
         clip = write_clip(folder / name)
 
@@ -71,7 +71,7 @@ def pipeline_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
     One loop resizes in one pass, as OpenCV offers it. The other one resizes as the run does, by halving
     first: it keeps two cores busy by itself, so inference adds to its time.
     """
-    model = SaliencyModel(None, None, threads=1)
+    model = SaliencyModel("skd-64", None, threads=1)
 
     def resize_by_opencv() -> None:
         capture = cv2.VideoCapture(str(clip))

@@ -120,7 +120,7 @@ def pipeline_rows(folder: Path) -> Iterator[BenchRow]:
     """Yield the rate of a run of the shipped student over its engine, with as many frames in flight."""
     release_folder = folder / "skd-64"
     release_folder.mkdir()
-    for file in locate_release(None).iterdir():
+    for file in locate_release("skd-64").iterdir():
         (release_folder / file.name).write_bytes(file.read_bytes())
     build_release(release_folder)
     model = SaliencyModel(release_folder, "fp16", engine="tensorrt")

@@ -86,7 +86,7 @@ def added_latency_rows() -> Iterator[BenchRow]:
     student's size, so the difference is the pipeline's own: checks, and threads that wake each other. On a
     busy machine these wait for a core, so the quietest turn is printed, too.
     """
-    model = SaliencyModel(None, None, 1)
+    model = SaliencyModel("skd-64", None, 1)
     turns: list[tuple[float, ...]] = []
     for _ in range(TURNS):
         loop_ms: list[float] = []
@@ -127,7 +127,7 @@ def added_latency_rows() -> Iterator[BenchRow]:
 
 def realtime_rows(clip: Path, folder: Path, seconds: float = 60) -> Iterator[BenchRow]:
     """Yield drops and latency of the default student on 1280x720 video at 30 fps in real time."""
-    model = SaliencyModel(None, None, 1)
+    model = SaliencyModel("skd-64", None, 1)
     source = PacedSource(LoopedSource(clip, round(seconds * 30)))
     memory = MemoryRecorder()
     sinks = [JsonlSink(folder / "live.jsonl")]
@@ -145,7 +145,7 @@ def realtime_rows(clip: Path, folder: Path, seconds: float = 60) -> Iterator[Ben
 
 def memory_rows(folder: Path, frames: int = 10_000) -> Iterator[BenchRow]:
     """Yield the growth of the memory after the first 1,000 frames, and what a run leaves open."""
-    model = SaliencyModel(None, None, 1)
+    model = SaliencyModel("skd-64", None, 1)
     handles_before = threading.active_count() + count_open_files()
     memory = MemoryRecorder()
     sinks = [JsonlSink(folder / "m.jsonl")]

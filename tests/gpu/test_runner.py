@@ -34,7 +34,7 @@ Feed = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def release() -> Release:
-    return load_release()
+    return load_release("skd-64")
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def built_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
         except InputError:
             continue
         folder = tmp_path_factory.mktemp("built") / "release"
-        shutil.copytree(locate_release(None), folder)
+        shutil.copytree(locate_release("skd-64"), folder)
         copied = load_release(folder)
         list(
             build_engines(

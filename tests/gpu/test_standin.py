@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from edge.hardware.gpu import detect_gpu
-from edge.release.manifest import DEFAULT_RELEASE, locate_release
+from edge.release.manifest import locate_release
 from tests.support.cuda_backends import NEEDED_BACKEND
 
 HERE = Path(__file__).parent
@@ -128,9 +128,7 @@ def built_once(aerogaze: Start, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Return the shipped release with engines built by the stand-in."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
-    folder = Path(
-        shutil.copytree(locate_release(DEFAULT_RELEASE), tmp_path_factory.mktemp("built") / "release")
-    )
+    folder = Path(shutil.copytree(locate_release("skd-64"), tmp_path_factory.mktemp("built") / "release"))
     process = aerogaze("build", folder, "--target", "local")
     assert process.returncode == 0, process.stderr
     identity = json.loads((folder / "engines" / "local" / "stream.fp16.engine.json").read_text())

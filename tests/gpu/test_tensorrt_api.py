@@ -60,7 +60,7 @@ def plan() -> bytes:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     if detect_gpu() is not None:
         pytest.skip("there is a GPU: tests/gpu runs engines")
-    release = load_release()
+    release = load_release("skd-64")
     return build_plan(release.path(release.graph("fp32")).read_bytes(), BuildTarget("rtx")).data
 
 

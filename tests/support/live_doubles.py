@@ -69,6 +69,7 @@ class ScriptedModel(SaliencyModel):
         fails_at: Call that raises an error.
         hangs_at: Call that hangs until `released` is set.
         released: Ends the hang.
+        release: Name of the release; None for the default one.
 
     Attributes:
         calls: Number of calls of `submit` so far.
@@ -82,12 +83,13 @@ class ScriptedModel(SaliencyModel):
         fails_at: int | None = None,
         hangs_at: int | None = None,
         released: threading.Event | None = None,
+        release: str | None = None,
     ) -> None:
         self.delay_s, self.nan, self.fails_at = delay_s, nan, fails_at
         self.hangs_at, self.released = hangs_at, released
         self.calls = -1_000_000  # opening the model calls submit, too: no script then
         self.closed = 0
-        super().__init__(None, "fp32", 1)
+        super().__init__(release, "fp32", 1)
         self.calls = 0
 
     def submit(self, prepared: PreparedInput) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.release.manifest import DEFAULT_RELEASE, SHIPPED_RELEASES
+from edge.release.manifest import SHIPPED_RELEASES
 from edge.sources.factory import open_source
 from tests.conftest import Outcome
 
@@ -49,7 +49,7 @@ def test_run_writes_all_outputs_of_a_real_video(
 def test_calibration_on_real_footage_preserves_the_maps(command: Command, real: Path, tmp_path: Path) -> None:
     frames = [word for name in ("car10", "person12") for word in ("--frames", real / "uav" / name / "frames")]
     arguments = ["--out", tmp_path / "r", "--form", "stream", "--offer-int8", *frames]
-    outcome = command("export", DEFAULT_RELEASE, *arguments)
+    outcome = command("export", "skd-64", *arguments)
     assert outcome.code == 0, outcome.err
     manifest = json.loads((tmp_path / "r" / "release.json").read_text())
     similarity = {(g["precision"], g["engine"]): g["verified"]["mean_cc"] for g in manifest["graphs"]}

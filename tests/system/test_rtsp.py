@@ -75,7 +75,7 @@ def wait_for(condition: Callable[[], bool]) -> float:
 def test_run_survives_a_server_that_is_killed_and_restarted(url: str, start: Start) -> None:
     server = start(320, 240)
     status = Status(RunInfo("skd-64", "int8", "test", url))
-    model, source, stop = SaliencyModel(None, None, 1), open_source(url), threading.Event()
+    model, source, stop = SaliencyModel("skd-64", None, 1), open_source(url), threading.Event()
     results: list[Result] = []
     detection_s: list[float] = []
 
@@ -91,7 +91,7 @@ def test_run_survives_a_server_that_is_killed_and_restarted(url: str, start: Sta
 
     restarting = threading.Thread(target=restart_server)
     restarting.start()
-    settings = LiveSettings(lambda: open_source(url), lambda: SaliencyModel(None, None, 1))
+    settings = LiveSettings(lambda: open_source(url), lambda: SaliencyModel("skd-64", None, 1))
     hooks = RunHooks(on_result=results.append)
     summary = run_pipeline(source, model, [], live=settings, status=status, stop=stop, hooks=hooks)
     restarting.join()

@@ -18,7 +18,7 @@ from export.release.recalibrate import release_feeder
 
 def test_warning_for_frames_unlike_the_training_data() -> None:
     """The shipped student on synthetic flights, and on noise."""
-    release = load_release()
+    release = load_release("skd-64")
     model = onnx.load(release.path(release.graph("fp32")))
     feeder, statistics = (
         release_feeder(release, "stream"),

@@ -76,4 +76,4 @@ def test_map_that_cannot_be_computed_fails_with_its_reason() -> None:
 
 
 def test_first_map_runs_the_shipped_release() -> None:
-    assert run_first_map().startswith("skd-64 ")
+    assert run_first_map().startswith("skd-64-motion ")

@@ -18,7 +18,7 @@ from edge.release.manifest import GOLDEN_FILE, PRECISIONS, SHIPPED_RELEASES, loa
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_clip_maps_do_not_depend_on_earlier_frames(flight: np.ndarray, precision: str) -> None:
-    model = SaliencyModel(None, precision)
+    model = SaliencyModel("skd-64", precision)
     first = compute_clip_maps(model, flight)
     for frame in flight[::-1]:
         model.infer(model.prepare(frame))
@@ -27,7 +27,7 @@ def test_clip_maps_do_not_depend_on_earlier_frames(flight: np.ndarray, precision
 
 
 def test_collect_returns_maps_in_the_order_of_submission(flight: np.ndarray) -> None:
-    model = SaliencyModel(None, "fp32")
+    model = SaliencyModel("skd-64", "fp32")
     model.blur = 0.0
     expected_maps = compute_clip_maps(model, flight)
     assert model.depth == 1  # ONNX Runtime computes at submission
@@ -37,14 +37,14 @@ def test_collect_returns_maps_in_the_order_of_submission(flight: np.ndarray) -> 
 
 
 def test_map_depends_on_earlier_frames(flight: np.ndarray) -> None:
-    model = SaliencyModel(None, "fp32")
+    model = SaliencyModel("skd-64", "fp32")
     alone = compute_clip_maps(model, flight[6:7])[0]
     after = compute_clip_maps(model, flight[:7])[-1]
     assert np.abs(alone - after).max() > 1e-4
 
 
 def test_state_is_the_output_of_its_lag_before(flight: np.ndarray) -> None:
-    model, loaded = SaliencyModel(None, "fp32"), load_release()
+    model, loaded = SaliencyModel("skd-64", "fp32"), load_release("skd-64")
     states = tuple(dataclasses.replace(state, lag_s=0.3) for state in loaded.states)
     lagging = open_runner(dataclasses.replace(loaded, states=states), "fp32")
 
@@ -62,7 +62,7 @@ def test_state_is_the_output_of_its_lag_before(flight: np.ndarray) -> None:
 
 
 def test_maps_are_not_negative_and_reach_one(flight: np.ndarray) -> None:
-    maps = compute_clip_maps(SaliencyModel(None, "int8"), flight)
+    maps = compute_clip_maps(SaliencyModel("skd-64", "int8"), flight)
     assert maps.shape == (12, 64, 64)
     assert (maps >= 0).all()
     np.testing.assert_allclose(maps.max(axis=(1, 2)), 1.0, atol=0.02)
@@ -71,7 +71,7 @@ def test_maps_are_not_negative_and_reach_one(flight: np.ndarray) -> None:
 def test_model_with_other_golden_maps_is_refused(release) -> None:  # type: ignore[no-untyped-def]
     frames, maps = load_release(release).load_golden()
     np.savez_compressed(release / GOLDEN_FILE, frames=frames, maps=maps[:, ::-1])
-    loaded = dataclasses.replace(load_release(), folder=release)
+    loaded = dataclasses.replace(load_release("skd-64"), folder=release)
     with pytest.raises(InputError, match="does not give its golden maps"):
         SaliencyModel(loaded, "fp32")
 
@@ -98,7 +98,7 @@ def test_blur_of_a_release_changes_its_maps_and_not_the_golden_ones(
     blurred = dataclasses.replace(load_release(release), blur=0.05)
     save_release(blurred)
     assert load_release(release).blur == 0.05
-    model, plain = SaliencyModel(load_release(release), "fp32"), SaliencyModel(None, "fp32")
+    model, plain = SaliencyModel(load_release(release), "fp32"), SaliencyModel("skd-64", "fp32")
     plain.blur = 0.0
     for frame in flight[:3]:
         actual, sharp = (m.infer(m.prepare(frame)) for m in (model, plain))

@@ -20,6 +20,7 @@ from edge.core.errors import CheckError, InputError
 from edge.core.frames import Frame, PreparedInput
 from edge.core.run_status import RunInfo, Status
 from edge.inference.cuda.backend import CudaError
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.pipeline.clock_monitor import ClockMonitor
 from edge.pipeline.run import RunHooks, RunSummary, run_pipeline
 from edge.pipeline.sink_worker import QUEUE_SIZE
@@ -224,7 +225,7 @@ def test_engine_that_hangs_in_reset_after_a_nan_map_is_abandoned(status: Status)
     released, sink, stop = threading.Event(), RecordingSink(), threading.Event()
 
     class HangsInReset(ScriptedModel):
-        def reset(self, fps: float = 30.0) -> None:
+        def reset(self, fps: float = NOMINAL_FPS) -> None:
             if self.calls > 0:
                 released.wait(HANG_LIMIT_S)
             super().reset(fps)
@@ -409,7 +410,7 @@ def test_change_of_the_frame_size_is_reported_and_survived(status: Status) -> No
 
 def test_run_is_stalled_while_the_graph_takes_no_frame(status: Status) -> None:
     small = cv2.resize(IMAGE, (80, 60))
-    model, states = ScriptedModel(), list[str]()
+    model, states = ScriptedModel(release="skd-64"), list[str]()  # alignment would replace `prepare`
     prepare = model.prepare
 
     def prepare_one_size(image: np.ndarray) -> PreparedInput:

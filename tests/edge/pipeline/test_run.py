@@ -129,7 +129,7 @@ class OverlappingRunner:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_two_frames_of_a_file_and_one_of_a_camera_are_in_flight(flight: np.ndarray, live: bool) -> None:
-    release, sink, sequential_sink = load_release(None), RecordingSink(), RecordingSink()
+    release, sink, sequential_sink = load_release("skd-64"), RecordingSink(), RecordingSink()
     sequential = SaliencyModel(release, "fp32")
     run_pipeline(ClipSource(flight), sequential, [sequential_sink])
     sequential.close()
@@ -181,7 +181,7 @@ class SlowRunner:
 def test_summary_names_the_slow_stage_and_separates_waiting_from_inference(
     flight: np.ndarray, slow: str
 ) -> None:
-    release = load_release(None)
+    release = load_release("skd-64")
     runner = open_runner(release, "fp32")
     slow_runner = SlowRunner(runner) if slow == "engine" else runner
     model = SaliencyModel.from_runner(release, "fp32", slow_runner)

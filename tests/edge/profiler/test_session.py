@@ -27,7 +27,7 @@ SETTINGS = ProfileSettings(threads=1, energy_s=0, clock_ns=SteppingClock(1_000_0
 
 
 def test_interruption_keeps_the_complete_rounds() -> None:
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
     turns = 0
 
@@ -44,7 +44,7 @@ def test_interruption_keeps_the_complete_rounds() -> None:
 
 
 def test_verdict_is_undecided_after_two_rounds() -> None:
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
     document = profile_release(release, candidates, replace(SETTINGS, runs=40))
     assert [row["runs"] for row in document["latencies"]] == [40, 40]
@@ -53,7 +53,7 @@ def test_verdict_is_undecided_after_two_rounds() -> None:
 
 
 def test_minimum_time_raises_the_number_of_runs() -> None:
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
     totals: set[int] = set()
     document = profile_release(
@@ -74,7 +74,7 @@ def test_board_that_throttles_all_the_time_is_marked(tmp_path: Path, monkeypatch
     idle_power = partial(measure_idle_power, now=clock, sleep=clock.sleep)
     monkeypatch.setattr(session, "measure_idle_power", idle_power)
     throttling = {**ORIN_FILES, "sys/class/thermal/cooling_device1/cur_state": "2"}
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["int8"], "stream", threads=1)
     settings = replace(SETTINGS, energy_s=0.3, root=write_tree(tmp_path, throttling))
     document = profile_release(release, candidates, settings)
@@ -93,7 +93,7 @@ def test_throttling_and_power_mode_that_change_during_the_measurement_are_report
     modes = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=15W >\n"
     root = write_tree(tmp_path, {**ORIN_FILES, "etc/nvpmodel.conf": modes, mode: "pmode:0000"})
     assert read_board_facts(root).power_mode_name == "MAXN"
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["int8"], "stream", threads=1)
     turns = 0
 
@@ -115,7 +115,7 @@ def test_throttling_and_power_mode_that_change_during_the_measurement_are_report
 
 
 def test_engine_that_fails_after_the_latency_loses_nothing_else() -> None:
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
 
     def fail(trace: Path) -> ProfiledRunner:
@@ -131,7 +131,7 @@ def test_engine_that_fails_after_the_latency_loses_nothing_else() -> None:
 @pytest.mark.parametrize(("runs", "warm_up"), [(0, 0), (1, -1)])
 def test_impossible_number_of_runs_is_refused(runs: int, warm_up: int) -> None:
     with pytest.raises(InputError, match="expected at least 1 run after 0"):
-        profile_release(load_release(), [], ProfileSettings(runs=runs, warm_up=warm_up))
+        profile_release(load_release("skd-64"), [], ProfileSettings(runs=runs, warm_up=warm_up))
 
 
 def measurement(precision: str, ms: float, batch: int = 1) -> CandidateMeasurement:

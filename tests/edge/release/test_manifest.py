@@ -38,10 +38,12 @@ def test_default_release_is_complete() -> None:
     assert release.name == DEFAULT_RELEASE
     assert release.precisions() == ("fp32", "fp16", "int8")
     assert release.precisions(engine="tensorrt") == ("fp32", "fp16", "int8")
-    assert {state.input for state in release.states} == {"features"}
+    assert release.preprocessing.alignment is not None  # the default student sees motion
+    assert {state.input for state in load_release("skd-64").states} == {"features"}
     assert all(graph.verified and graph.verified.mean_cc > 0.98 for graph in release.graphs)
     frames, maps = release.load_golden()
-    assert frames.shape[1:3] == maps.shape[1:] == (release.preprocessing.height,) * 2
+    assert frames.shape[1:3] == release.preprocessing.resized_shape
+    assert maps.shape[1:] == (release.preprocessing.height,) * 2
 
 
 def test_saved_release_loads_as_the_same_release(release: Path) -> None:

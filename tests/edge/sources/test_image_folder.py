@@ -59,7 +59,7 @@ def test_jpegs_decoded_smaller_give_nearly_the_same_maps(flight: np.ndarray, tmp
     large = [cv2.resize(frame, (1280, 720), interpolation=cv2.INTER_CUBIC) for frame in flight[:6]]
     for index, frame in enumerate(large):
         cv2.imwrite(str(tmp_path / f"{index}.{'png' if index == 5 else 'jpg'}"), frame)
-    model = SaliencyModel(None, "fp32", 1)
+    model = SaliencyModel("skd-64", "fp32", 1)
     prepare = model.release.preprocessing
     full_size, reduced = (
         list(open_source(str(tmp_path), min_size)) for min_size in (None, prepare.min_source_size)

@@ -111,7 +111,7 @@ def test_fused_release_takes_raw_frames(
     format: PixelFormat,  # noqa: A002
 ) -> None:
     release_folder = tmp_path / "raw"
-    make_fused_release(load_release(), RawFrameSpec(320, 180, format), release_folder)
+    make_fused_release(load_release("skd-64"), RawFrameSpec(320, 180, format), release_folder)
     release = load_release(release_folder)
     assert release.raw_frame == RawFrameSpec(320, 180, format)
     assert release.precisions(engine="tensorrt") == PRECISIONS
@@ -129,7 +129,7 @@ def test_fused_release_takes_raw_frames(
 
 
 def test_fused_release_rejects_frames_of_another_size(tmp_path: Path, folder: Path, command: Command) -> None:
-    make_fused_release(load_release(), RawFrameSpec(160, 90), tmp_path / "raw")
+    make_fused_release(load_release("skd-64"), RawFrameSpec(160, 90), tmp_path / "raw")
     places = ["--jsonl", tmp_path / "o.jsonl"]
     outcome = command("run", folder, "--release", tmp_path / "raw", *places)
     assert outcome.code == 2
@@ -184,7 +184,7 @@ def test_bad_fusion_options_exit_with_2_and_one_line(
 
 
 def test_release_cannot_be_fused_twice(tmp_path: Path) -> None:
-    first = make_fused_release(load_release(), RawFrameSpec(160, 90), tmp_path / "first")
+    first = make_fused_release(load_release("skd-64"), RawFrameSpec(160, 90), tmp_path / "first")
     with pytest.raises(InputError, match="takes raw frames already"):
         make_fused_release(first, RawFrameSpec(160, 90), tmp_path / "second")
     assert not (tmp_path / "second").exists()

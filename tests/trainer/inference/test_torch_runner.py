@@ -12,7 +12,7 @@ from trainer.inference.torch_runner import torch_candidates
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.2)])
 def test_student_in_pytorch_reproduces_the_golden_maps(precision: str, tolerance: float) -> None:
-    release = load_release()
+    release = load_release("skd-64")
     (candidate,), left_out = torch_candidates("skd-64", release, [precision], "stream", 1, [1, 8])
     assert left_out == ["torch at batch 8: a stream keeps the state of one flight; measure --form pair"]
     model = SaliencyModel.from_runner(release, candidate.precision, candidate.open())
@@ -23,7 +23,7 @@ def test_student_in_pytorch_reproduces_the_golden_maps(precision: str, tolerance
 
 
 def test_pair_form_accepts_any_batch() -> None:
-    release = load_release()
+    release = load_release("skd-64")
     (candidate,), _ = torch_candidates("skd-64", release, ["fp32"], "pair", 1, [3])
     runner = candidate.open()
     frame = np.random.default_rng(0).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)

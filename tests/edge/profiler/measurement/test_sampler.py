@@ -64,7 +64,7 @@ def test_warm_up_ends_unsteady_when_its_time_is_over() -> None:
 
 
 def test_each_round_begins_with_another_candidate() -> None:
-    release = load_release()
+    release = load_release("skd-64")
     candidates, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
     feeds = [golden_feeds(release, "stream", 1)] * 2
     with open_candidates(candidates, feeds) as opened:
