@@ -6,21 +6,47 @@ import statistics
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.bench.rows import BenchRow
-from trainer.recipes.loader import load_recipe
+from trainer.recipes.loader import SkdRecipe, load_recipe
 from trainer.training.loop import TrainingRun
 from trainer.training.monitor import TrainingProgress
+from trainer.training.pool import open_scenes
 from trainer.training.run import train
 
-STEPS = {"skd-64": {"teachers": 5, "students": 5, "network": 36}, "stream": {"distillation": 6}}
-"""Steps of each stage. Scenes are rendered as often as in a whole training; the first wait is not counted."""
+STEPS = {
+    "skd-64": {"teachers": 5, "students": 5, "network": 36},
+    "skd-64-motion": {"network": 36},
+    "stream": {"distillation": 6},
+}
+"""Steps of each stage; the first wait is not counted."""
+SCENES = 90
+"""Scenes of the pool. Samples are drawn from them as from a larger one."""
 
 
 def training_rows() -> Iterator[BenchRow]:
-    """Train each recipe for a few steps per stage, with one process and one rendering worker."""
+    """Render a pool of scenes, and train each recipe for a few steps per stage, with one worker."""
+    with TemporaryDirectory() as folder:
+        yield _rendering_row(Path(folder))
+        yield from _step_rows(Path(folder))
+
+
+def _rendering_row(folder: Path) -> BenchRow:
+    """Render the pool as a training does, and return the time of 1,000 scenes."""
+    recipe, started_s = load_recipe("skd-64", {"world.scenes": str(SCENES)}), time.perf_counter()
+    assert isinstance(recipe, SkdRecipe)
+    open_scenes(recipe, recipe.world, TrainingRun(pool=folder))
+    seconds = (time.perf_counter() - started_s) * 1000 / SCENES
+    return BenchRow("render 1,000 scenes at 256x144, all cores", seconds, "s")
+
+
+def _step_rows(folder: Path) -> Iterator[BenchRow]:
+    """Train each recipe on the pool; return time per step and share of waiting of each stage."""
     for name, steps in STEPS.items():
-        recipe = load_recipe(name, {f"{stage}.steps": str(count) for stage, count in steps.items()})
+        changes = {f"{stage}.steps": str(count) for stage, count in steps.items()}
+        recipe = load_recipe(name, {**changes, "world.scenes": str(SCENES)})
         step_ends_s: dict[str, list[float]] = {}
         waits: dict[str, float] = {}
 
@@ -32,7 +58,7 @@ def training_rows() -> Iterator[BenchRow]:
             step_ends_s.setdefault(progress.stage, []).append(time.perf_counter())
             waits[progress.stage] = progress.data_wait
 
-        train(recipe, TrainingRun(on_step=on_step))
+        train(recipe, TrainingRun(on_step=on_step, pool=folder))
         for stage, ends_s in step_ends_s.items():
             step_s = statistics.median(later - earlier for earlier, later in pairwise(ends_s))
             batch = recipe.stages[stage].batch

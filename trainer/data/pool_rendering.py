@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from edge.core.atomic_files import atomic_file, cache_folder, translate_write_errors
 from edge.core.errors import InputError
@@ -48,8 +49,8 @@ SCENE_TICKS, TWIN_SCENE_TICKS = 60 * TICKS_PER_S, 4 * TICKS_PER_S
 """Length of a scene. Twins drift apart soon, so their scenes are shorter."""
 LAG_STEP_TICKS = round(GAZE_LAG_S / (GAZE_LAG_STEPS - 1) * TICKS_PER_S)
 """Ticks between the moments whose targets a density depends on."""
-SCENE_S, RENDERED_BYTES_PER_S = 0.083, 18e6
-"""Time per scene, and frames per second of time besides, measured on one core of an idle server CPU."""
+SCENE_S, RENDERED_BYTES_PER_S = 0.115, 18e6
+"""Processor time per scene, and bytes of frames per second besides, measured on a server CPU, kind varied."""
 LOCK_WAIT_S = 0.5
 DISK_RESERVE = 1.05
 """Space that must be free, relative to the size of the missing shards."""
@@ -196,20 +197,36 @@ def _render_shards(
         )
 
     report(0)
-    if processes == 1:
-        for done, number in enumerate(numbers, 1):
-            render_shard(folder, settings, number)
-            report(done)
-        return
-    with ProcessPoolExecutor(processes, worker_context(), ignore_interrupts) as executor:
-        tasks = [executor.submit(render_shard, folder, settings, number) for number in numbers]
+    shards = DataLoader(
+        _MissingShards(folder, settings, numbers),
+        batch_size=None,
+        num_workers=processes if processes > 1 else 0,
+        multiprocessing_context=worker_context() if processes > 1 else None,
+        worker_init_fn=ignore_interrupts,
+        generator=torch.Generator(),  # otherwise a training would depend on whether it had to render
+    )
+    for done, fault in enumerate(shards, 1):
+        if fault:
+            raise InputError(fault)
+        report(done)
+
+
+class _MissingShards(Dataset[str]):
+    """Shards that are rendered on access. PyTorch's workers end when the main process is killed."""
+
+    def __init__(self, folder: Path, settings: PoolSettings, numbers: Sequence[int]) -> None:
+        self._folder, self._settings, self._numbers = folder, settings, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> str:
+        """Render a shard; return what went wrong, since an exception of a worker is no single line."""
         try:
-            for done, task in enumerate(as_completed(tasks), 1):
-                task.result()
-                report(done)
-        except BaseException:
-            executor.shutdown(wait=True, cancel_futures=True)  # ends after the shards in work
-            raise
+            render_shard(self._folder, self._settings, self._numbers[index])
+        except InputError as error:
+            return str(error)
+        return ""
 
 
 def render_shard(folder: Path, settings: PoolSettings, number: int) -> None:
@@ -219,7 +236,8 @@ def render_shard(folder: Path, settings: PoolSettings, number: int) -> None:
     shots = [
         shot for scene in range(first, first + SCENES_PER_SHARD) for shot in _render_scene(settings, scene)
     ]
-    with atomic_file(shard_path(folder, number)) as pending:
+    path = shard_path(folder, number)
+    with atomic_file(path) as pending, translate_write_errors(path):
         np.savez(pending, **pack_shard(shots))  # type: ignore[arg-type]
 
 

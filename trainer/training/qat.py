@@ -25,7 +25,7 @@ from edge.metrics.saliency import kld
 from edge.release.manifest import Form, Release, load_release
 from edge.release.quantization import QUANTIZATION_FILE, TRAINED_KEY, QuantizationRecord, load_quantization
 from trainer.data.clip_windows import FPS, SyntheticWindows, WindowDataset, WindowShape
-from trainer.data.scene_pool import SYNTHETIC_DATA
+from trainer.data.scene_pool import SCENES_PER_SHARD, SYNTHETIC_DATA
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import kl_cc
 from trainer.models.batch_norm_folding import unfold_batch_norm
@@ -169,7 +169,9 @@ def _samples(recipe: QatRecipe, student: Student, run: TrainingRun) -> tuple[Win
         windows = WindowDataset(dataset, spaced, first)
         _ = windows[0]  # raises now if nothing can be read
         return windows, WindowDataset(dataset, spaced, second)
-    others, pool = open_scenes(recipe, recipe.world, run).split(1)
+    scenes = recipe.world.count_scenes(recipe.samples) + SCENES_PER_SHARD  # one shard for the other windows
+    world = recipe.world.model_copy(update={"scenes": scenes})
+    others, pool = open_scenes(recipe, world, run).split(1)
     return (
         SyntheticWindows(pool, recipe.world, shape, first),
         SyntheticWindows(others, recipe.world, shape, second),

@@ -189,10 +189,10 @@ def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
     L.seed_everything(recipe.seed, verbose=False)
     if recipe.network.start:
         _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
+    teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     stage_names = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
     pool = open_scenes(recipe, recipe.world, run) if recipe.data is None else None
     samples = {name: _samples(name, recipe, pool) for name in stage_names}
-    teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     if run is not None:
         open_run(run, recipe)
     data: list[str] = []

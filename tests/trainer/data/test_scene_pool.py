@@ -1,0 +1,208 @@
+"""Pool of rendered scenes: what it holds, who makes it, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.core.errors import InputError
+from edge.core.locks import acquire_lock
+from edge.simulation.world import World
+from tests.conftest import Outcome
+from tests.support.pools import SMALL_POOL, all_clips
+from tests.support.training import SHORT_SKD, set_options
+from trainer.data.gaze_model import gaze_density
+from trainer.data.pool_rendering import PoolProgress, default_folder, open_pool, shard_bytes
+from trainer.data.scene_pool import (
+    FIRST_TRAINING_SCENE,
+    SCENES_PER_SHARD,
+    TICKS_PER_S,
+    ScenePool,
+    is_intact,
+    read_index,
+    shard_path,
+)
+
+
+@pytest.fixture
+def pool_copy(small_pool: ScenePool, tmp_path: Path) -> Path:
+    """Return the folder of a copy of the small pool, to be spoilt."""
+    del small_pool  # makes the pool that is copied
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for path in ("pool.json", "shard-000000.npz"):
+        shutil.copy(default_folder(SMALL_POOL) / path, folder)
+    return folder
+
+
+def test_shots_have_the_frames_targets_and_densities_of_their_scenes(small_pool: ScenePool) -> None:
+    rng = np.random.default_rng(0)
+    for twins in (False, True):
+        for clip in (False, True):
+            shot = small_pool.draw(rng, float(twins), clip)
+            index = shot.index
+            assert index.twins == twins
+            assert index.scene >= FIRST_TRAINING_SCENE
+            world = World(index.scene, 96, 64, TICKS_PER_S, twins=twins)
+            for position in index.labelled[-2:]:
+                tick = index.ticks[position]
+                assert (shot.frames[position] == world.frame(tick).image).all()
+                stored, true = shot.targets(tick), world.targets(tick)
+                assert [target.target_id for target in stored] == [target.target_id for target in true]
+                density = gaze_density(shot, tick, 32, 32)
+                np.testing.assert_allclose(density, gaze_density(world, tick, 32, 32), atol=2e-3)
+
+
+def test_a_third_of_the_scenes_has_clips_and_a_third_twins(small_pool: ScenePool) -> None:
+    shots = read_index(shard_path(default_folder(SMALL_POOL), 0))
+    scenes = {shot.scene for shot in shots}
+    clips = [shot for shot in shots if len(shot.ticks) == 16]
+    assert scenes == {FIRST_TRAINING_SCENE * 2 + number for number in range(9)}
+    assert len({shot.scene for shot in clips}) == len({shot.scene for shot in shots if shot.twins}) == 3
+    assert {shot.twins for shot in clips} == {True, False}
+    for shot in shots:
+        gaps = np.diff(shot.ticks)
+        if shot in clips:
+            assert set(gaps) == {6}, "ten frames per second"
+        else:
+            assert 1 <= gaps[1] <= 6
+            assert 12 <= gaps.sum() <= 30
+    assert len(all_clips(small_pool)) == 2
+
+
+def test_pools_of_other_seeds_share_no_scene_and_none_is_for_evaluation(tmp_path: Path) -> None:
+    open_pool(replace(SMALL_POOL, seed=0), 1, tmp_path)
+    folders = tmp_path, default_folder(SMALL_POOL)
+    first, second = ({shot.scene for shot in read_index(shard_path(folder, 0))} for folder in folders)
+    assert min(first | second) >= FIRST_TRAINING_SCENE
+    assert not first & second
+
+
+def test_pool_grows_by_whole_shards_and_keeps_those_that_are_there(pool_copy: Path) -> None:
+    leftover = pool_copy / ".shard-000001.abc.npz"  # of a killed process
+    leftover.write_bytes(b"half")
+    before = shard_path(pool_copy, 0).stat().st_mtime_ns
+    seen: list[PoolProgress] = []
+    open_pool(SMALL_POOL, 10, pool_copy, seen.append)
+    assert [(progress.scenes, progress.total, progress.processes) for progress in seen] == [
+        (0, 9, 1),
+        (9, 9, 1),
+    ]
+    assert seen[0].total_bytes == shard_bytes(SMALL_POOL)
+    assert shard_path(pool_copy, 1).stat().st_size == pytest.approx(shard_bytes(SMALL_POOL), rel=0.1)
+    assert not leftover.exists()
+    assert shard_path(pool_copy, 0).stat().st_mtime_ns == before
+    open_pool(SMALL_POOL, 2 * SCENES_PER_SHARD, pool_copy, seen.append)
+    assert len(seen) == 2, "nothing was missing"
+
+
+def test_damaged_shard_is_rendered_again_with_the_same_bytes(pool_copy: Path) -> None:
+    path = shard_path(pool_copy, 0)
+    whole = path.read_bytes()
+    for damaged in (whole[:1000], whole[:50_000] + bytes(100) + whole[50_100:]):
+        path.write_bytes(damaged)
+        assert not is_intact(path)
+        open_pool(SMALL_POOL, 1, pool_copy)
+        assert is_intact(path)
+        with np.load(path) as again, np.load(default_folder(SMALL_POOL) / path.name) as original:
+            assert (again["frames"] == original["frames"]).all()
+            assert (again["targets"] == original["targets"]).all()
+
+
+def test_pool_of_other_settings_is_refused_in_one_line(
+    pool_copy: Path, tmp_path: Path, command: Callable[..., Outcome]
+) -> None:
+    with pytest.raises(InputError, match=r"other settings \(seed 1 there, 2 in the recipe\): name another"):
+        open_pool(replace(SMALL_POOL, seed=2), 1, pool_copy)
+    newer = replace(SMALL_POOL, simulation="newer")
+    open_pool(newer, 1, pool_copy)  # whole, so nothing is mixed
+    with pytest.raises(InputError, match="rendered by another version of the simulated world"):
+        open_pool(newer, 10, pool_copy)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt and no pool of scenes"):
+        open_pool(SMALL_POOL, 1, tmp_path / "mine")
+    for text in ("no JSON", "[]", '{"format": 99}', '{"format": 1, "seed": 1}'):
+        (pool_copy / "pool.json").write_text(text)
+        with pytest.raises(InputError, match="is not a pool of scenes"):
+            open_pool(SMALL_POOL, 1, pool_copy)
+    options = set_options(SHORT_SKD)
+    outcome = command("train", "demo", "--out", tmp_path / "s.safetensors", "--pool", pool_copy, *options)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+
+
+def test_full_disk_is_reported_before_anything_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 5 * 10**8)
+    )
+    with pytest.raises(
+        InputError, match=r"the pool of 2250 scenes needs 3\.0 GB more in .*, and 0\.5 GB are free"
+    ):
+        open_pool(replace(SMALL_POOL, width=256, height=144), 2250, tmp_path / "pool")
+    assert not list((tmp_path / "pool").glob("shard-*"))
+
+
+def test_second_process_waits_for_the_one_that_renders(
+    pool_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = acquire_lock(pool_copy / ".lock")
+    assert handle is not None
+    waits: list[float] = []
+
+    def release(seconds: float) -> None:
+        waits.append(seconds)
+        os.close(handle)
+
+    monkeypatch.setattr(time, "sleep", release)
+    open_pool(SMALL_POOL, 1, pool_copy)
+    assert len(waits) == 1
+
+
+KILLED_AFTER_ONE_SHARD = """
+    import os, signal, sys
+    from pathlib import Path
+    from tests.support.pools import SMALL_POOL
+    from trainer.data.pool_rendering import open_pool
+
+    def kill(progress):
+        if progress.scenes:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if __name__ == "__main__":  # not in the workers, which import this file
+        open_pool(SMALL_POOL, 19, Path(sys.argv[1]), kill)
+"""
+
+
+def test_killed_rendering_resumes_with_the_shards_that_are_whole(pool_copy: Path) -> None:
+    script = pool_copy.parent / "killed.py"
+    script.write_text(textwrap.dedent(KILLED_AFTER_ONE_SHARD))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    killed = subprocess.run([sys.executable, script, pool_copy], timeout=300, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    seen: list[PoolProgress] = []
+    open_pool(SMALL_POOL, 19, pool_copy, seen.append)
+    assert all(is_intact(shard_path(pool_copy, number)) for number in range(3))
+    assert not seen or seen[0].total <= SCENES_PER_SHARD, "at least one of two shards was kept"
+
+
+def test_pool_can_be_pickled_and_split(small_pool: ScenePool) -> None:
+    copy = pickle.loads(pickle.dumps(small_pool))  # noqa: S301  as for a worker
+    first, second = (pool.draw(np.random.default_rng(3), 0.5) for pool in (small_pool, copy))
+    assert first.index == second.index
+    alone, same = small_pool.split(1)
+    assert alone.draw(np.random.default_rng(3), 0.5).index == same.draw(np.random.default_rng(3), 0.5).index
