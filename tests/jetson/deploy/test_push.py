@@ -272,7 +272,7 @@ def test_board_without_aerogaze_is_reported(
 def test_unreachable_board_is_reported(command: Command, make_bundle: MakeBundle) -> None:
     refused = command("flash", make_bundle(), "pilot@127.0.0.1:1")
     assert refused.code == 2
-    assert "cannot reach pilot@127.0.0.1" in refused.err
+    assert "cannot reach pilot@127.0.0.1 (Connection refused)" in refused.err
 
 
 RANDOM = random.Random(7)  # noqa: S311
