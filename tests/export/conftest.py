@@ -34,12 +34,13 @@ def loose_budget(fake_timer: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(
+    scope="session",
     params=[
         pytest.param(pair, marks=pytest.mark.xdist_group(f"student-{pair}")) for pair in ("previous", "next")
-    ]
+    ],
 )
 def student(request: pytest.FixtureRequest) -> Student:
-    """An untrained student at R = 32, paired either way. One worker runs the tests of each."""
+    """An untrained student at R = 32, paired either way, which one worker tests; no test changes it."""
     return random_student(32, request.param)
 
 
