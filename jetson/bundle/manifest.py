@@ -22,8 +22,10 @@ MAX_FILES = 256
 MAX_TOTAL_BYTES = 2 << 30
 MAX_COUNTER = 999_999_999
 RESERVED_NAMES = ("sw-description", "sw-description.sig", "manifest.json", "signatures.json")
-_VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
-_RUNTIME_VERSION = re.compile(_VERSION.pattern + r"((a|b|rc)\d{1,6})?(\.post\d{1,6})?(\.dev\d{1,6})?")
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
+_RUNTIME_VERSION = re.compile(
+    _VERSION.pattern + r"((a|b|rc)[0-9]{1,6})?(\.post[0-9]{1,6})?(\.dev[0-9]{1,6})?"
+)
 _SUFFIX = re.compile(r"\d+(?:\.\d+)*(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _BOARD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")

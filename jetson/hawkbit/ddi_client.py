@@ -118,7 +118,7 @@ class DdiClient:
             )
         if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise InputError(f"{show_link(base_url)}: expected https; http is only allowed for this machine")
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", device):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", device):
             raise InputError(
                 f"the device's name is {device!r}; expected at most 64 letters, digits, or . _ - in it, "
                 "the first a letter or digit"
@@ -360,7 +360,7 @@ def _parse_text(value: object) -> str:
 def _parse_action_id(value: object) -> str:
     """Return the id of an action, which the API sends as text, and some servers as a number."""
     text = str(value) if type(value) is int else _parse_text(value)
-    if not re.fullmatch(r"[\w-]{1,40}", text):  # it becomes a file name on the board
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", text):  # it becomes a file name on the board
         raise ValueError(f"expected the id of an action, got {text!r:.60}")
     return text
 

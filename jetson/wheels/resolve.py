@@ -26,6 +26,8 @@ from edge.core.errors import InputError
 from jetson.wheels.target_platform import TargetPlatform
 
 CONSTRAINTS_FILE = Path(__file__).parents[1] / "constraints.txt"
+LOCK_FOLDER = Path(__file__).with_name("locked")
+"""Lists of wheels with their hashes, one for each JetPack. `python -m jetson.wheels.lock` writes them."""
 MAX_ROUNDS = 8
 
 
@@ -109,23 +111,47 @@ def find_dependencies(
 def download_wheels(root: Wheel, platform: TargetPlatform, folder: Path) -> None:
     """Download the wheels that a wheel needs on a platform, and the wheel of pip itself.
 
+    A JetPack gets the wheels of its list, byte for byte. Other platforms get what pip finds today.
+
     Args:
         root: The wheel to start from.
         platform: The target platform.
         folder: An empty folder for the wheels.
 
     Raises:
-        InputError: The platform's Python is not supported, or wheels do not exist or cannot be reached.
+        InputError: The platform's Python is not supported, wheels do not exist or cannot be reached, or one
+            has another hash than in the list.
     """
-    if not root.python.contains(f"{platform.python}.0"):
+    _check_python(root, platform)
+    lock = lock_file(platform)
+    if not lock.is_file():
+        resolve_wheels(root, platform, folder)
+        return
+    _run_pip_download(["--no-deps", "--require-hashes", "--requirement", str(lock)], platform, folder)
+    wheels = {wheel.name: wheel for wheel in map(read_wheel, folder.glob("*.whl"))}
+    if missing := find_dependencies(root, platform, wheels)[1]:
         raise InputError(
-            f"the board has Python {platform.python}, but aerogaze needs {root.python}: "
-            "install JetPack 6 or 7"
+            f"{lock} lacks {', '.join(sorted(missing))}: write it again with python -m jetson.wheels.lock"
         )
+
+
+def lock_file(platform: TargetPlatform) -> Path:
+    """Return the list of a platform's wheels; it exists for each JetPack."""
+    return LOCK_FOLDER / f"{platform}.txt"
+
+
+def resolve_wheels(root: Wheel, platform: TargetPlatform, folder: Path) -> None:
+    """Find and download wheels as `download_wheels` does, but never by a list.
+
+    Raises:
+        InputError: As `download_wheels`.
+    """
     requested = {"pip", *find_dependencies(root, platform, {})[1]}
     for _ in range(MAX_ROUNDS):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            _run_pip_download(requested, platform, Path(scratch))
+            constraints = Path(scratch) / "constraints.txt"
+            constraints.write_text("\n".join(read_constraints(platform)))
+            _run_pip_download(["--constraint", str(constraints), *sorted(requested)], platform, Path(scratch))
             wheels = {wheel.name: wheel for wheel in map(read_wheel, Path(scratch).glob("*.whl"))}
             needed, missing = find_dependencies(root, platform, wheels)
             if not missing:
@@ -138,6 +164,14 @@ def download_wheels(root: Wheel, platform: TargetPlatform, folder: Path) -> None
         f"the wheels for {platform} cannot be resolved: {', '.join(sorted(missing))} are still missing after "
         f"{MAX_ROUNDS} rounds; check {CONSTRAINTS_FILE}"
     )
+
+
+def _check_python(root: Wheel, platform: TargetPlatform) -> None:
+    if not root.python.contains(f"{platform.python}.0"):
+        raise InputError(
+            f"the board has Python {platform.python}, but aerogaze needs {root.python}: "
+            "install JetPack 6 or 7"
+        )
 
 
 def read_constraints(platform: TargetPlatform) -> list[str]:
@@ -153,19 +187,21 @@ def read_constraints(platform: TargetPlatform) -> list[str]:
 
 
 def _run_pip_download(requirements: Iterable[str], platform: TargetPlatform, folder: Path) -> None:
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(read_constraints(platform)))
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1",
         "--only-binary", ":all:", "--implementation", "cp", "--python-version", platform.python,
         *(word for tag in platform.platform_tags() for word in ("--platform", tag)),
-        "--constraint", str(constraints), "--dest", str(folder), *sorted(requirements),
+        "--dest", str(folder), *requirements,
     ]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(
         command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
     )
-    constraints.unlink(missing_ok=True)
+    if "DO NOT MATCH THE HASHES" in result.stderr:
+        raise InputError(
+            f"a wheel for {platform} is not the one that was tested: its hash is not that in "
+            f"{lock_file(platform)}; use another package index"
+        )
     if result.returncode:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
         reason = (errors or result.stderr.splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")

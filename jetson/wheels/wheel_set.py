@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from edge.core.atomic_files import atomic_file, atomic_folder, cache_folder, sha256
-from jetson.wheels.resolve import CONSTRAINTS_FILE, Wheel, download_wheels, read_wheel
+from jetson.wheels.resolve import CONSTRAINTS_FILE, Wheel, download_wheels, lock_file, read_wheel
 from jetson.wheels.self_wheel import build_own_wheel
 from jetson.wheels.target_platform import TargetPlatform
 
@@ -61,17 +61,17 @@ def collect_wheels(platform: TargetPlatform, log: Log) -> WheelSet:
         InputError: The wheels are not in the cache and cannot be downloaded.
     """
     cache = cache_folder() / "wheels"
-    own_wheel = _write_own_wheel(cache)
+    own_wheel = write_own_wheel(cache)
     folder = cache / f"{platform}-{_requirements_key(own_wheel, platform)}"
     if not _is_complete(folder):
         log(f"downloading wheels for {platform}")
         with atomic_folder(folder, is_ours=lambda path: path.suffix in (".whl", ".txt")) as pending:
             download_wheels(own_wheel, platform, pending)
-            (pending / REQUIREMENTS).write_text(_requirement_lines(pending.glob("*.whl")))
+            (pending / REQUIREMENTS).write_text(requirement_lines(pending.glob("*.whl")))
     wheels = (own_wheel, *map(read_wheel, sorted(folder.glob("*.whl"))))
     unpacked_bytes = sum(wheel.unpacked_bytes for wheel in wheels)
     header = f"# machine {platform}\n# unpacked {unpacked_bytes} bytes\n"
-    return WheelSet(platform, wheels, header + _requirement_lines(wheel.path for wheel in wheels))
+    return WheelSet(platform, wheels, header + requirement_lines(wheel.path for wheel in wheels))
 
 
 def write_wheel_folder(wheel_set: WheelSet, out: Path) -> None:
@@ -97,7 +97,8 @@ def temporary_requirements(wheel_set: WheelSet) -> Iterator[Path]:
         yield path
 
 
-def _write_own_wheel(cache: Path) -> Wheel:
+def write_own_wheel(cache: Path) -> Wheel:
+    """Write the wheel of this aerogaze into a cache, if it is not there yet."""
     name, data = build_own_wheel()
     path = cache / "own" / hashlib.sha256(data).hexdigest()[:16] / name
     if not path.exists() or path.read_bytes() != data:
@@ -109,16 +110,19 @@ def _write_own_wheel(cache: Path) -> Wheel:
 def _requirements_key(own_wheel: Wheel, platform: TargetPlatform) -> str:
     """Return a hash of everything that decides which wheels are downloaded."""
     requirements = sorted(map(str, own_wheel.requirements_on(platform, platform.extras)))
-    return hashlib.sha256("\n".join([*requirements, CONSTRAINTS_FILE.read_text()]).encode()).hexdigest()[:16]
+    lock = lock_file(platform)
+    versions = (lock if lock.is_file() else CONSTRAINTS_FILE).read_text()
+    return hashlib.sha256("\n".join([*requirements, versions]).encode()).hexdigest()[:16]
 
 
 def _is_complete(folder: Path) -> bool:
     try:
-        return (folder / REQUIREMENTS).read_text() == _requirement_lines(folder.glob("*.whl"))
+        return (folder / REQUIREMENTS).read_text() == requirement_lines(folder.glob("*.whl"))
     except OSError:
         return False
 
 
-def _requirement_lines(wheels: Iterable[Path]) -> str:
+def requirement_lines(wheels: Iterable[Path]) -> str:
+    """Return a line with version and hash for each wheel, as pip's --require-hashes reads them."""
     rows = sorted((*parse_wheel_filename(path.name)[:2], sha256(path)) for path in wheels)
     return "".join(f"{name}=={version} --hash=sha256:{digest}\n" for name, version, digest in rows)

@@ -20,6 +20,7 @@ import pytest
 
 import jetson
 from tests.conftest import Outcome
+from tests.support.pages import ROOT
 
 UNIT = Path(jetson.__file__).parent / "aerogaze.service"
 PROGRAM = "/opt/aerogaze/bin/aerogaze"
@@ -128,3 +129,11 @@ def test_unit_runs_the_release_of_the_board(
     assert summary["precision"] == "int8"
     assert summary["release"] == "skd-64"
     assert (tmp_path / "o.jsonl").read_text().count("\n") == summary["frames"] > 0
+
+
+@pytest.mark.parametrize("page", ["how-to/service.md", "tutorials/orin-nano.md"])
+def test_pages_install_the_options_for_the_service_only(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    commands = re.findall(r"install -D .*/etc/aerogaze/run.toml", text)
+    assert commands, "the page installs the options"
+    assert all("-m 640 -g aerogaze " in command for command in commands), "it may hold a camera's password"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -12,16 +13,17 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("asyncssh", reason="the desk's packages are not installed")
+from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags
-from packaging.utils import parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from edge.core.errors import InputError
-from jetson.wheels.resolve import find_dependencies, read_constraints, read_wheel
+from jetson.wheels.resolve import find_dependencies, lock_file, read_constraints, read_wheel
 from jetson.wheels.self_wheel import build_own_wheel
 from jetson.wheels.target_platform import JETPACKS, TargetPlatform, parse_platform
-from jetson.wheels.wheel_set import REQUIREMENTS
+from jetson.wheels.wheel_set import REQUIREMENTS, write_own_wheel
 from tests.conftest import Outcome, find_python
-from tests.support.wheelhouse import is_index_reachable
+from tests.support.wheelhouse import is_index_reachable, make_stub_wheels
 
 Command = Callable[..., Outcome]
 
@@ -138,3 +140,39 @@ def test_desk_without_index_and_cache_is_reported(
 def test_unknown_platform_is_refused() -> None:
     with pytest.raises(InputError, match="no wheels exist for 'orin'"):
         parse_platform("orin")
+
+
+@pytest.mark.parametrize("jetpack", list(JETPACKS))
+def test_list_of_a_jetpack_has_hashes_and_the_versions_that_were_tested(jetpack: str, tmp_path: Path) -> None:
+    platform = parse_platform(jetpack)
+    lines = lock_file(platform).read_text().splitlines()
+    rows = [re.fullmatch(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    assert all(rows)
+    locked = {row[1]: row[2] for row in rows if row}
+    assert lines == sorted(lines)
+    assert len(locked) == len(lines)
+    assert "pip" in locked
+    for constraint in map(Requirement, read_constraints(platform)):
+        assert constraint.specifier.contains(locked[canonicalize_name(constraint.name)]), constraint
+    own = write_own_wheel(tmp_path)
+    for requirement in own.requirements_on(platform, platform.extras):
+        name = canonicalize_name(requirement.name)
+        assert name == own.name or requirement.specifier.contains(locked[name]), requirement
+
+
+def test_wheel_with_another_hash_than_in_the_list_is_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make_stub_wheels(tmp_path / "index")
+    pip_version = parse_wheel_filename(next(index.glob("pip-*.whl")).name)[1]
+    platform = parse_platform("jetpack-6")
+    monkeypatch.setattr("jetson.wheels.resolve.LOCK_FOLDER", tmp_path)
+    (tmp_path / f"{platform}.txt").write_text(f"pip=={pip_version} --hash=sha256:{'0' * 64}\n")
+    monkeypatch.setenv("AEROGAZE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    outcome = command("wheels", "jetpack-6")
+    assert outcome.code == 2
+    assert "is not the one that was tested" in outcome.err
+    assert outcome.err.count("\n") == 2
+    assert not list((tmp_path / "cache").rglob("pip-*"))
