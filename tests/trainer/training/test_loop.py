@@ -227,16 +227,23 @@ def test_run_killed_by_the_system_resumes_with_the_same_command(
     assert load_student(out).name == "s"
 
 
-@pytest.mark.parametrize("when", ["workers start", "steps run"])
+@pytest.mark.parametrize("when", ["scenes render", "workers start", "steps run"])
 def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path, when: str) -> None:
     no_stages = {"teachers.steps": "0", "students.steps": "0"}
-    options = set_options(SHORT_SKD | no_stages | {"network.steps": "5000", "workers": "1"})
+    scenes = "900" if when == "scenes render" else "9"
+    changes = SHORT_SKD | no_stages | {"network.steps": "5000", "workers": "1", "world.scenes": scenes}
+    options = [*set_options(changes), "--pool", str(tmp_path / "pool")]
     out, run = tmp_path / "s.safetensors", tmp_path / "run"
     command = [sys.executable, "-m", "edge.cli.main", "train", "demo", "--out", str(out), "--run", str(run)]
     process = subprocess.Popen(
         [*command, "--interval", "1", *options], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    sign = run / "recipe.json" if when == "workers start" else run / "network" / "last.ckpt"
+    signs = {
+        "scenes render": tmp_path / "pool" / "shard-000000.npz",
+        "workers start": run / "recipe.json",
+        "steps run": run / "network" / "last.ckpt",
+    }
+    sign = signs[when]
     deadline = time.monotonic() + 200
     while not sign.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -247,7 +254,8 @@ def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path, when: str) -> Non
     assert last == "aerogaze: interrupted"
     if when == "steps run":
         assert "Ctrl-C: stopping after this step" in earlier
-    assert all(line.startswith(("network: step ", "Ctrl-C: ")) for line in earlier)
+    expected = ("rendering ", "scenes: scene ", "network: step ", "Ctrl-C: ")
+    assert all(line.startswith(expected) for line in earlier)
     assert not out.exists()
 
 
