@@ -47,4 +47,5 @@ def _convert_value(path: Path, key: str, value: object, option: click.Parameter)
     if not is_flag and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
     expected = "true or false" if is_flag else "text or a number"
-    raise InputError(f"{path}: {key} is {value!r}; expected {expected}")
+    # The value is not shown: it may be a password at the wrong place.
+    raise InputError(f"{path}: {key} is of type {type(value).__name__}; expected {expected}")

@@ -15,7 +15,7 @@ import cv2
 from rich.markup import escape
 
 from edge.cli.config_file import load_config_file
-from edge.cli.console import progress_bar, show_log
+from edge.cli.console import ERR_CONSOLE, progress_bar, show_log
 from edge.cli.options import FILE, FOLDER, FiniteRange, NonEmptyCommand, engine_option
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
@@ -33,7 +33,10 @@ from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.release.manifest import MAX_BLUR
 from edge.sinks.sink import Sink
 from edge.sources.factory import exclusive_devices, is_camera, open_source
+from edge.sources.public_name import CREDENTIALS_VARIABLE, has_password
 
+SOURCE_VARIABLE = "AEROGAZE_SOURCE"
+"""Environment variable that names the source, so that its password is not in the list of processes."""
 DEFAULT_THREADS = 1
 """Threads of inference: the students are small, and decoding and output need cores, too."""
 MAX_THREADS = 256
@@ -125,7 +128,7 @@ class RunOptions:
     sections=SECTIONS,
     epilog="Example: aerogaze run synthetic:7 --max-frames 60 --overlay saliency.mp4",
 )
-@click.argument("source")
+@click.argument("source", envvar=SOURCE_VARIABLE)
 @click.option(
     "--config",
     type=FILE,
@@ -202,6 +205,7 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
     /dev/videoN, /dev/v4l/by-id/..., csi:N, gst:PIPELINE, rtsp://HOST/PATH
     """
     options = RunOptions(**values, network=sink_options)
+    _warn_about_password(options.source)
     _check_paths_differ(Path(options.source), filter(None, options.outputs.values()))
     with ExitStack() as resources, ExitStack() as parts:
         for device in exclusive_devices(options.source):
@@ -239,6 +243,19 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
             hooks=hooks,
         )
     _report(summary, run_info, expected_frames, options)
+
+
+def _warn_about_password(source: str) -> None:
+    """Warn if the command line holds a password, which all users of the machine can see."""
+    place = click.get_current_context().get_parameter_source("source")
+    if place is click.core.ParameterSource.COMMANDLINE and is_camera(source) and has_password(source):
+        ERR_CONSOLE.print(
+            "warning: other users can see the password in the list of processes; give it as "
+            f"{CREDENTIALS_VARIABLE}=USER:PASSWORD in the environment, or the source in --config or "
+            f"{SOURCE_VARIABLE}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _make_tick(notifier: SystemdNotifier, status: Status, stop: threading.Event) -> Callable[[], None]:

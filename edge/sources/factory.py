@@ -9,16 +9,30 @@ from pathlib import Path
 from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
 from edge.core.frames import Source
+from edge.sources.public_name import public_name
 
 SYNTHETIC = "synthetic:"
 CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
+_CAMERA_SCHEME = re.compile(r"(v4l2|csi|gst|rtsps?)(?=:)", re.IGNORECASE)
+_OTHER_STREAM = re.compile(r"(https?|rtmps?|srt|udp|rtp|tcp|file)://(.*)", re.IGNORECASE | re.DOTALL)
+_READERS = {
+    "mjpg": "gst:souphttpsrc location=URL is-live=true ! multipartdemux ! jpegdec",
+    "http": "gst:uridecodebin uri=URL for a stream; download a file first",
+    "rtmp": "gst:uridecodebin uri=URL",
+    "srt": "gst:srtsrc uri=URL ! tsdemux ! decodebin",
+    "udp": "gst:udpsrc port=PORT ! tsdemux ! decodebin for MPEG-TS, or gst:udpsrc port=PORT "
+    "caps=application/x-rtp,encoding-name=H264 ! rtph264depay ! decodebin for RTP",
+    "tcp": "gst:tcpclientsrc host=HOST port=PORT ! decodebin",
+    "file": "the path alone, without file://",
+}
+"""What reads the addresses that are no sources of their own."""
 DEFAULT_CAMERAS = {"v4l2src": "device=/dev/video0", "nvarguscamerasrc": "sensor-id=0"}
 """Cameras that GStreamer's elements open if their settings name none."""
 
 
 def is_camera(name: str) -> bool:
     """Return whether a name is that of a live source, which gives frames at its own pace."""
-    return name.startswith(CAMERAS)
+    return _resolve_device(name).startswith(CAMERAS)
 
 
 def open_source(
@@ -69,7 +83,8 @@ def exclusive_devices(name: str) -> list[str]:
 
 
 def _resolve_device(name: str) -> str:
-    """Return the name with a link such as /dev/v4l/by-id/... replaced by its device; the mode is kept."""
+    """Return the name with its scheme in lower case, and a link in /dev/v4l replaced by its device."""
+    name = _CAMERA_SCHEME.sub(lambda scheme: scheme[0].lower(), name, count=1) if ":" in name[:6] else name
     match = re.fullmatch(r"(/dev/v4l/.+?)(:\d+x\d+(?:@\d+)?)?", name)
     return f"{os.path.realpath(match[1])}{match[2] or ''}" if match else name
 
@@ -80,7 +95,9 @@ def _open_camera(name: str, min_size: tuple[int, int] | None, live: bool) -> Sou
 
         return open_gst(name, every_frame=not live)
     if not live:
-        raise InputError(f"{name} gives only its current frames; --every-frame is for files and gst:")
+        raise InputError(
+            f"{public_name(name)} gives only its current frames; --every-frame is for files and gst:"
+        )
     if name.startswith("csi:"):
         from edge.sources.gstreamer import open_csi
 
@@ -108,7 +125,18 @@ def _open_file(name: str, min_size: tuple[int, int] | None) -> Source:
         from edge.sources.video_file import VideoSource
 
         return VideoSource(path)
-    raise InputError(
-        f"no source {name!r}; expected a video file, a folder of images, {SYNTHETIC}SEED, or a camera: "
+    raise InputError(_describe_missing(name))
+
+
+def _describe_missing(name: str) -> str:
+    """Return why a name is no source, and what reads it if another source does."""
+    shown = public_name(name)
+    if match := _OTHER_STREAM.match(name.strip()):
+        scheme, rest = match[1].lower(), match[2].lower()
+        kind = "mjpg" if re.search(r"mjpe?g", rest) else scheme[:4].replace("rtp", "udp")
+        reader = _READERS["udp" if kind not in _READERS or (kind == "mjpg" and scheme[0] != "h") else kind]
+        return f"{shown} is not read directly; give {reader}"
+    return (
+        f"no source {shown!r}; expected a video file, a folder of images, {SYNTHETIC}SEED, or a camera: "
         "/dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
     )

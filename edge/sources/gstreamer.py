@@ -16,7 +16,7 @@ from edge.sources.opencv_capture import (
     open_with_timeout,
     parse_mode,
 )
-from edge.sources.rtsp import hide_passwords
+from edge.sources.public_name import public_name
 
 NEWEST_FRAME_SINK = "appsink drop=true max-buffers=1 sync=false"
 """End of a live pipeline: one frame waits, and a newer one replaces it."""
@@ -40,7 +40,7 @@ def open_gst(name: str, every_frame: bool = False) -> CaptureSource:
     if not re.search(r"\bappsink\b", pipeline):
         sink = EVERY_FRAME_SINK if every_frame else NEWEST_FRAME_SINK
         pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {sink}"
-    shown_name = hide_passwords(name)
+    shown_name = public_name(name)
     failure = (
         f"{shown_name} gives no frame; expected a GStreamer pipeline of video, which gst-launch-1.0 starts: "
         "run it there with `! autovideosink` to see the reason"
@@ -61,7 +61,7 @@ def open_csi(name: str, min_size: tuple[int, int] | None = None) -> CaptureSourc
     _, number, *modes = name.split(":", 2)
     width, height, fps = parse_mode(modes[0] if modes else DEFAULT_CSI_MODE, name)
     scale = choose_scale(width, height, min_size)
-    if not number.isdigit():
+    if not re.fullmatch(r"[0-9]{1,3}", number):
         raise InputError(
             f"no camera {name!r}; expected csi:N[:WIDTHxHEIGHT[@FPS]], such as csi:0:{DEFAULT_CSI_MODE}"
         )

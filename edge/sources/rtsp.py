@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ import cv2
 
 from edge.core.errors import InputError
 from edge.sources.opencv_capture import CaptureSource, open_capture
+from edge.sources.public_name import CREDENTIALS_VARIABLE, public_name, with_credentials
 
 TIMEOUT_MS = 1500
 OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
@@ -24,18 +24,19 @@ def open_rtsp(url: str) -> CaptureSource:
     """Connect to a stream.
 
     Raises:
-        InputError: The URL is invalid, no server answers, or no video comes; the message hides passwords.
+        InputError: The URL is invalid, no server answers, or no video comes; no message holds a password.
     """
-    name = hide_passwords(url)
+    name = public_name(url)
     try:
         urlsplit(url)
-    except ValueError as error:
+    except ValueError:  # its text may hold a part of the password
         raise InputError(
-            f"{name} is no address ({error}); expected rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH"
+            f"{name} is no address; expected rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH, or $"
+            f"{CREDENTIALS_VARIABLE} and rtsp://HOST[:PORT]/PATH"
         ) from None
     failure = f"{name} gives no video; expected an RTSP server that streams there: try it with ffplay or VLC"
     with _low_latency():
-        capture = open_capture(url, cv2.CAP_FFMPEG, TIMEOUT_MS)
+        capture = open_capture(with_credentials(url), cv2.CAP_FFMPEG, TIMEOUT_MS)
     return CaptureSource(name, capture, failure)
 
 
@@ -50,10 +51,3 @@ def _low_latency() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(OPTIONS_VARIABLE, None)
-
-
-def hide_passwords(text: str) -> str:
-    """Return a text with the passwords of its URLs and settings hidden; in doubt, more is hidden."""
-    # Up to the last @, because a password may contain any character.
-    text = re.sub(r"(\w+://[^\s:/?@]*):\S+@", r"\1:***@", text)
-    return re.sub(r"(?i)(pass(?:word|wd)?|pwd?|user-pw)=[^&\s]+", r"\1=***", text)

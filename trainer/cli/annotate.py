@@ -17,7 +17,7 @@ from edge.cli.stop_signals import stop_on_signals
 from edge.core.errors import InputError
 from edge.core.locks import device_lock, writer_lock
 from edge.sources.factory import exclusive_devices, is_camera, open_source
-from edge.sources.rtsp import hide_passwords
+from edge.sources.public_name import public_name
 from trainer.annotation.clip import AnnotatedClip, create_clip, load_clip
 from trainer.annotation.server import AnnotationServer
 
@@ -92,7 +92,7 @@ def clip_name(source: str) -> str:
     """Return the name of a clip's folder: the name of the file or folder, or the letters of the source."""
     path = Path(source)
     if is_camera(source) or not path.exists():
-        name = hide_passwords(source)
+        name = public_name(source)
     else:
         path = path.resolve()
         if path.is_dir() and path.name in FRAME_FOLDERS:
@@ -103,7 +103,7 @@ def clip_name(source: str) -> str:
 
 def _open_clip(folder: Path, source: str, max_frames: int | None) -> AnnotatedClip:
     path = Path(source)
-    name = str(path.resolve()) if path.exists() and not is_camera(source) else hide_passwords(source)
+    name = str(path.resolve()) if path.exists() and not is_camera(source) else public_name(source)
     clip = load_clip(folder)
     if clip is None:
         return _create_clip(folder, source, name, max_frames or DEFAULT_FRAMES)
