@@ -361,6 +361,8 @@ class _ConfirmingAutopilot:
 
     def check_disarmed(self) -> None:
         """Check the autopilot; if its state is unknown, ask the user."""
+        if sys.stderr.isatty():  # it takes up to three seconds
+            click.echo("asking the autopilot whether the drone is armed", err=True)
         try:
             self._autopilot.check_disarmed()
         except NoHeartbeatError as error:

@@ -116,6 +116,8 @@ def _flash(host: Host, bundle: LoadedBundle, dry_run: bool) -> dict[str, Any]:
         def show_bytes(sent: int, total: int) -> None:
             progress.update(task, completed=sent, total=total, visible=sent < total)
 
+        if ERR_CONSOLE.is_terminal:
+            _log(f"connecting to {host.address}")
         try:
             return asyncio.run(host.flash(bundle, _log, show_bytes, dry_run))
         except (InputError, CheckError, OSError):
