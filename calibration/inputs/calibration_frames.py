@@ -27,7 +27,7 @@ from calibration.inputs.frame_diversity import (
 )
 from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
-from edge.core.frames import Source
+from edge.core.frames import Source, find_damage
 from edge.preprocessing.transform import Preprocessing
 
 MIN_WINDOWS_TO_SPLIT = 8
@@ -218,7 +218,10 @@ def read_frames(
         StoredWindows(file, split.held_out),
         np.stack(next(scan.first_frames for scan in scans if scan.first_frames)),
         names,
-        tuple(_footage_warnings(scans, descriptors[selected])),
+        (
+            *(line for source in sources for line in find_damage(source)),
+            *_footage_warnings(scans, descriptors[selected]),
+        ),
     )
 
 

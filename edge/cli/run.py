@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from edge.cli.run_report import check_outputs, print_json, print_text, print_war
 from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
 from edge.core.errors import InputError
-from edge.core.frames import Source
+from edge.core.frames import Source, find_damage
 from edge.core.locks import device_lock
 from edge.core.run_status import LOG, RunInfo, Status
 from edge.inference.engine_selection import EngineChoice
@@ -242,7 +242,7 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
             stop=stop,
             hooks=hooks,
         )
-    _report(summary, run_info, expected_frames, options)
+    _report(summary, run_info, find_damage(frames), options)
 
 
 def _warn_about_password(source: str) -> None:
@@ -269,11 +269,10 @@ def _make_tick(notifier: SystemdNotifier, status: Status, stop: threading.Event)
     return tick
 
 
-def _report(summary: RunSummary, run_info: RunInfo, expected_frames: int | None, options: RunOptions) -> None:
-    if not options.is_live:
-        print_warnings(summary, run_info.source, expected_frames)
+def _report(summary: RunSummary, run_info: RunInfo, damage: Sequence[str], options: RunOptions) -> None:
+    print_warnings(summary, damage, options.is_live)
     if options.as_json:
-        print_json(summary, run_info)
+        print_json(summary, run_info, damage)
     else:
         print_text(summary, run_info, options.is_live, options.outputs)
     check_outputs(summary)

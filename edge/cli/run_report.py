@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge.cli.console import ERR_CONSOLE
@@ -13,20 +13,20 @@ from edge.core.run_status import RunInfo
 from edge.pipeline.run import RunSummary
 
 
-def print_warnings(summary: RunSummary, source: str, expected_frames: int | None) -> None:
-    """Print that a run over a file was interrupted, or that the file has fewer frames than it announces."""
-    if summary.interrupted:
+def print_warnings(summary: RunSummary, damage: Sequence[str], is_live: bool) -> None:
+    """Print that a run over a file was interrupted, and what of the file could not be read."""
+    if summary.interrupted and not is_live:
         ERR_CONSOLE.print(f"interrupted: kept the {summary.frames} frames done so far", highlight=False)
-    elif expected_frames and summary.frames < expected_frames:
+    for line in damage:
         ERR_CONSOLE.print(
-            f"warning: {source} gave {summary.frames} readable frames of {expected_frames} announced "
-            "(truncated or damaged?); their maps were kept",
+            f"warning: {line}; the maps of the other frames were kept",
             highlight=False,
             soft_wrap=True,
+            markup=False,
         )
 
 
-def print_json(summary: RunSummary, run_info: RunInfo) -> None:
+def print_json(summary: RunSummary, run_info: RunInfo, damage: Sequence[str]) -> None:
     """Print the summary as one JSON object."""
     document = {
         "source": run_info.source,
@@ -34,7 +34,7 @@ def print_json(summary: RunSummary, run_info: RunInfo) -> None:
         "precision": run_info.precision,
         "engine": run_info.engine,
     }
-    print(json.dumps({**document, **dataclasses.asdict(summary)}))
+    print(json.dumps({**document, **dataclasses.asdict(summary), "damage": list(damage)}))
 
 
 def print_text(

@@ -69,6 +69,11 @@ class Source(Protocol):
         """Close the file or device."""
 
 
+def find_damage(source: Source) -> tuple[str, ...]:
+    """Return what a source could not read so far, one line each; empty for sources that report no damage."""
+    return tuple(getattr(source, "damage", ()))
+
+
 def parse_size(text: str, option: str, min_side: int = 1, max_side: int = 99_999) -> tuple[int, int]:
     """Return width and height in pixels of a text such as 128x64.
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from edge.core.frames import Frame, Source
+from edge.core.frames import Frame, Source, find_damage
 
 
 class PacedSource:
@@ -34,6 +34,11 @@ class PacedSource:
         self.fps, self.length = source.fps, source.length
         self._source, self._fps, self._closed = source, fps, threading.Event()
         self._now, self._wait = now, wait or self._closed.wait
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What the source could not read."""
+        return find_damage(self._source)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield each frame when it is due; end early once closed."""

@@ -19,7 +19,7 @@ from calibration.inputs.image_format import COLOURS, LAYOUTS
 from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
 from edge.cli.console import progress_bar
 from edge.core.errors import InputError
-from edge.core.frames import Frame, Source
+from edge.core.frames import Frame, Source, find_damage
 from edge.preprocessing.transform import Preprocessing
 from edge.release.manifest import Release, load_release
 from edge.sources.factory import open_source
@@ -166,6 +166,10 @@ class _ObservedSource:
         for frame in self._source:
             self._on_frame()
             yield frame
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        return find_damage(self._source)
 
     def close(self) -> None:
         self._source.close()

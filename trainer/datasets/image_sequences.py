@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +9,16 @@ from pathlib import Path
 import cv2
 
 from edge.core.frames import Image
-from trainer.datasets.clips import Faults, abbreviate, list_images, pluralize, read_image
-
-MAX_FAILED_READS = 1000
-"""Consecutive failed reads after which a video counts as ended. Behind the end they take 50 ms in total."""
+from edge.sources.video_container import count_frames
+from edge.sources.video_file import (
+    announced_frames,
+    count_packets,
+    decode_frames,
+    describe_damage,
+    describe_end,
+    open_video,
+)
+from trainer.datasets.clips import Faults, list_images, read_image
 
 
 class ImageFolderSequence:
@@ -60,20 +65,23 @@ class VideoSequence:
         self._faults = faults
         self._lost: set[int] = set()
         self._end: int | None = None
+        self._end_text: str | None = None
 
     @cached_property
     def _length(self) -> int:
-        capture = self._open()
+        capture = open_video(self._path)
         try:
-            announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
             if not capture.isOpened():
                 self._faults[self._path] = "not readable as a video"
                 return 0
-            if math.isfinite(announced) and 0 < announced < 1e9:
-                return int(announced)
-            return 1 + max((index for index, _ in _decode(capture, 0)), default=-1)
+            announced = announced_frames(capture)
+            if announced is None:
+                return 1 + max((frame.index for frame in decode_frames(capture)), default=-1)
         finally:
             capture.release()
+        exact = count_frames(self._path, announced)
+        # Matroska announces by the duration, which may be that of a longer sound track.
+        return exact if exact is not None else min(announced, count_packets(self._path) or announced)
 
     def __len__(self) -> int:
         return self._length
@@ -89,36 +97,28 @@ class VideoSequence:
         """
         if start >= stop:
             return
-        capture = self._open()
+        capture = open_video(self._path)
         try:
             position = _seek(capture, start)
-            for index, image in _decode(capture, position):
-                self._record_lost(range(max(position, start), min(index, stop)))
-                if start <= index < stop:
-                    yield index, image
-                position = index + 1
+            for frame in decode_frames(capture, position):
+                self._record_lost(range(max(position, start), min(frame.index, stop)))
+                if start <= frame.index < stop:
+                    yield frame.index, frame.image
+                position = frame.index + 1
                 if position >= stop:
                     return
-            if stop == len(self):
-                self._end = position
-            self._record_lost(range(max(position, start), stop))
+            if text := describe_end(self._path, position, len(self)):  # else their number was an estimate
+                if stop == len(self):
+                    self._end, self._end_text = position, text
+                self._record_lost(range(max(position, start), stop))
         finally:
             capture.release()
-
-    def _open(self) -> cv2.VideoCapture:
-        return cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
 
     def _record_lost(self, indices: Iterable[int]) -> None:
         self._lost.update(indices)
         end = len(self) if self._end is None else self._end
-        gaps = [str(index) for index in sorted(self._lost) if index < end]
-        reasons = []
-        if gaps:
-            reasons.append(f"{pluralize(len(gaps), 'frame')} cannot be decoded: {abbreviate(gaps)}")
-        if end < len(self):
-            reasons.append(f"ends at frame {end} of the {len(self)} it announces")
-        if reasons:
-            self._faults[self._path] = "; ".join(reasons)
+        if text := describe_damage({index for index in self._lost if index < end}, self._end_text):
+            self._faults[self._path] = text
 
 
 def _seek(capture: cv2.VideoCapture, start: int) -> int:
@@ -135,29 +135,3 @@ def _seek(capture: cv2.VideoCapture, start: int) -> int:
         position, step = position - step, 2 * step
     capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
     return 0
-
-
-def _decode(capture: cv2.VideoCapture, position: int) -> Iterator[tuple[int, Image]]:
-    """Yield index and image of the frames that can be decoded.
-
-    Frames are counted. After failed reads, the time since the last frame gives the number of lost frames; in
-    a file without times, the number of failed reads does.
-
-    Args:
-        capture: The open video.
-        position: Index of the next frame.
-    """
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    last_ms = capture.get(cv2.CAP_PROP_POS_MSEC) if position else math.nan
-    failed_reads = 0
-    while failed_reads < MAX_FAILED_READS:
-        success, image = capture.read()
-        if not success:
-            failed_reads += 1
-            continue
-        now_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
-        if failed_reads:
-            frames = (now_ms - last_ms) / 1000 * fps
-            position += max(0, round(frames) - 1) if 0 < frames < 1e9 else failed_reads
-        yield position, image  # type: ignore[misc]
-        position, last_ms, failed_reads = position + 1, now_ms, 0

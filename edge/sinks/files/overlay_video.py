@@ -20,6 +20,8 @@ MAX_WIDTH, MAX_HEIGHT = 1280, 1280
 MAX_OPACITY = 0.75
 RESERVED_BYTES = 8 << 20
 """Disk space left free. A video is unreadable if its index does not fit on the disk at the end."""
+MAX_REPEATED_S = 60.0
+"""Longest time that a picture is repeated: a damaged time stamp must not fill the disk."""
 DISK_CHECK_INTERVAL = 30
 """Number of frames between two checks of the free disk space."""
 _OPACITY = np.linspace(0, MAX_OPACITY, 256)
@@ -31,6 +33,9 @@ _FRAME_WEIGHT = np.rint(255 * (1 - _OPACITY)).astype(np.uint8)
 
 class OverlaySink:
     """Writes an MPEG-4 video with the frame rate of the source.
+
+    A picture is repeated where the next frame comes later, so that videos of a variable frame rate and
+    videos with damaged frames keep their time. Frames of a live source are written one by one.
 
     OpenCV's writer reports no errors. So the sink stops before the disk is full, and reads the video back
     at the end.
@@ -53,6 +58,9 @@ class OverlaySink:
         self._size = tuple(max(2, 2 * round(side * scale / 2)) for side in (source.width, source.height))
         self._pending = PendingFile(path)
         self._frames = 0
+        self._fps, self._keeps_time = source.fps, source.length is not None
+        self._start_s: float | None = None
+        self._picture: Image | None = None
         if self._is_disk_full():
             self._pending.discard()
             raise InputError(
@@ -75,8 +83,23 @@ class OverlaySink:
                 f"the disk of {self._pending.target} is almost full: the video ends after {self._frames} "
                 "frames; free some space, or choose another path"
             )
-        self._writer.write(draw_overlay(self._transform(result), *self._size))
-        self._frames += 1
+        for _ in range(self._count_repeats(result.frame.capture_s)):
+            self._write_picture()
+        self._picture = draw_overlay(self._transform(result), *self._size)
+        self._write_picture()
+
+    def _count_repeats(self, time_s: float) -> int:
+        """Return how often the last picture is repeated before the one of this time."""
+        self._start_s = time_s if self._start_s is None else self._start_s
+        missing = round((time_s - self._start_s) * self._fps) - self._frames
+        if not self._keeps_time or missing <= 0 or self._picture is None:
+            return 0
+        return min(missing, round(MAX_REPEATED_S * self._fps))
+
+    def _write_picture(self) -> None:
+        if self._picture is not None:
+            self._writer.write(self._picture)
+            self._frames += 1
 
     def finish(self) -> None:
         """Close the video and check that all frames can be read back."""

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
+from edge.core.frames import find_damage
 from edge.sources.factory import open_source
+from edge.sources.video_container import count_frames, is_cut
+from tests.support.dataset_trees import corrupt_frames
+from trainer.datasets.image_sequences import VideoSequence
+
+VIDEOS = Path(__file__).parent / "videos"
 
 
 def test_video_gives_its_frames_in_order_with_media_time(video: Path, flight: np.ndarray) -> None:
@@ -28,6 +34,86 @@ def test_truncated_video_gives_its_readable_frames(video: Path, tmp_path: Path) 
     truncated.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
     frames = list(open_source(str(truncated)))
     assert 3 < len(frames) < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "last_s"),
+    [
+        ("trimmed.mp4", 24, 23 / 15),
+        ("shortened.mp4", 19, 1.2),
+        ("phone.webm", 16, 1.8),
+        ("sound.mkv", 30, 29 / 15),
+    ],
+)
+def test_whole_video_is_not_called_damaged(name: str, frames: int, last_s: float) -> None:
+    faults: dict[Path, str] = {}
+    source, sequence = open_source(str(VIDEOS / name)), VideoSequence(VIDEOS / name, faults)
+    read = list(source)
+    source.close()
+    assert [frame.index for frame in read] == list(range(frames))
+    assert read[-1].capture_s == pytest.approx(last_s, abs=2e-3)
+    assert find_damage(source) == ()
+    assert len(sequence) == frames
+    assert [index for index, _ in sequence.read(0, frames + 5)] == list(range(frames))
+    assert faults == {}
+
+
+@pytest.mark.parametrize("damaged", [{5}, {0}, {11}, {0, 3, 4, 11}])
+def test_damaged_frames_are_left_out_counted_and_named(
+    damaged: set[int], video: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "spoilt.avi"
+    path.write_bytes(video.read_bytes())
+    corrupt_frames(path, damaged)
+    faults: dict[Path, str] = {}
+    source = open_source(str(path))
+    frames = list(source)
+    source.close()
+    intact = [index for index in range(12) if index not in damaged]
+    assert [frame.index for frame in frames] == intact
+    np.testing.assert_allclose([frame.capture_s for frame in frames], np.array(intact) / 10, atol=1e-3)
+    assert [index for index, _ in VideoSequence(path, faults).read(0, 12)] == intact
+    (damage,) = find_damage(source)
+    assert damage == f"{path}: {faults[path]}"
+    inner = sorted(damaged - {11})
+    if inner:
+        assert (
+            f"{len(inner)} frame{'s' * (len(inner) > 1)} cannot be decoded: {', '.join(map(str, inner))}"
+            in damage
+        )
+    assert ("1 frame at the end cannot be decoded, of 12 in the file" in damage) == (11 in damaged)
+
+
+def test_damage_of_frames_that_depend_on_others_keeps_the_time_of_the_rest() -> None:
+    source = open_source(str(VIDEOS / "damaged.mp4"))
+    frames = list(source)
+    source.close()
+    assert [frame.index for frame in frames] == [*range(13), *range(27, 60)]
+    np.testing.assert_allclose(
+        [frame.capture_s * 15 for frame in frames], [f.index for f in frames], atol=0.01
+    )
+    assert "14 frames cannot be decoded: 13, 14, 15, 16, 17 and 9 more" in find_damage(source)[0]
+
+
+@pytest.mark.parametrize("name", ["trimmed.mp4", "sound.mkv", "phone.webm"])
+def test_cut_file_is_told_from_a_whole_one(name: str, tmp_path: Path) -> None:
+    data = (VIDEOS / name).read_bytes()
+    cut = tmp_path / name
+    cut.write_bytes(data[:-400])
+    assert is_cut(cut)
+    assert not is_cut(VIDEOS / name)
+
+
+def test_damaged_structure_of_a_file_is_no_error(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("trimmed.mp4", "sound.mkv", "damaged.mp4"):
+        data = np.frombuffer((VIDEOS / name).read_bytes(), np.uint8)
+        for _ in range(60):
+            spoilt = data.copy()
+            spoilt[random.integers(0, len(data), 40)] = random.integers(0, 256, 40)
+            (tmp_path / name).write_bytes(spoilt.tobytes())
+            is_cut(tmp_path / name)
+            count_frames(tmp_path / name, 30)
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,8 @@ def test_truncated_and_unreadable_videos_are_recorded(tmp_path: Path) -> None:
     assert 3 < len(indices) < 20
     assert dataset.faults[tmp_path / "broken.mp4"] == "not readable as a video"
     assert (
-        dataset.faults[tmp_path / "cut.avi"] == f"ends at frame {len(indices)} of the {len(cut)} it announces"
+        dataset.faults[tmp_path / "cut.avi"]
+        == f"the file is cut: it ends at frame {len(indices)} of the {len(cut)} it announces"
     )
 
 
@@ -344,7 +345,9 @@ def test_video_damaged_at_both_ends_is_read_between(tmp_path: Path) -> None:
     assert _indices(clip, 10, 11) == []
     assert dataset.faults == {path: "1 frame cannot be decoded: 10"}
     assert _indices(clip) == list(range(1, 10))
-    assert dataset.faults == {path: "1 frame cannot be decoded: 0; ends at frame 10 of the 12 it announces"}
+    assert dataset.faults == {
+        path: "1 frame cannot be decoded: 0; 2 frames at the end cannot be decoded, of 12 in the file"
+    }
 
 
 @pytest.mark.parametrize("damaged", [{60, 61, 95}, {0}, {0, 1, 20}])

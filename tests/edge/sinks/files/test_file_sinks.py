@@ -70,6 +70,15 @@ def test_overlay_can_be_played_and_shows_the_peak(tmp_path: Path, results: list[
     assert abs(row - 17.5 / 64 * 180) < 20
 
 
+def test_overlay_keeps_the_time_of_a_variable_frame_rate(tmp_path: Path) -> None:
+    source = open_source(str(Path(__file__).parents[2] / "sources" / "videos" / "phone.webm"))
+    saliency = np.ones((8, 8), np.float32)
+    write_all(OverlaySink(tmp_path / "o.mp4", source), [Result(frame, saliency, 1.0) for frame in source])
+    written = list(open_source(str(tmp_path / "o.mp4")))
+    assert len(written) == 28  # 16 frames, the last of which is shown at 1.8 s
+    assert written[-1].capture_s == pytest.approx(1.8, abs=1e-3)
+
+
 def test_discarded_sink_leaves_older_files_unchanged(
     tmp_path: Path, results: list[Result], video: Path
 ) -> None:
