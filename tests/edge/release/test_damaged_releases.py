@@ -72,7 +72,7 @@ def npz(**members: bytes) -> bytes:
 
 def npy(array: object) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.asarray(array), allow_pickle=True)
+    np.save(buffer, np.asarray(array))
     return buffer.getvalue()
 
 

@@ -84,7 +84,7 @@ def test_row_has_all_documented_values(measured: dict[str, Any]) -> None:
 def test_layers_are_assigned_to_the_parts_of_the_student(measured: dict[str, Any]) -> None:
     layers = measured["layers"]
     for row in layers.values():
-        assert set(row["parts_ms"]) == {"trunk", "spatial", "temporal", "decoder"}
+        assert set(row["parts_ms"]) - {"input"} == {"trunk", "spatial", "temporal", "decoder"}
         assert sum(layer["share"] for layer in row["layers"]) == pytest.approx(1)
         assert len(row["slowest"]) == 10
     kinds = {layer["kind"] for layer in layers["int8"]["layers"]}
@@ -100,7 +100,7 @@ def test_layers_have_the_names_of_the_graph_in_every_precision(measured: dict[st
         for name, profile in measured["layers"].items()
     }
     assert convolutions["fp32"] == convolutions["int8"]
-    expected = {"node_conv2d", *(f"node_conv2d_{number}" for number in range(1, 12))}
+    expected = {"node_conv2d", *(f"node_conv2d_{number}" for number in range(1, 16))}
     assert convolutions["fp32"] == expected | {"node_convolution", "node_convolution_1"}
 
 
