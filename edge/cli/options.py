@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 
 from edge.core.errors import InputError
 from edge.inference.engine_selection import ENGINE_CHOICES
+from edge.sources.pixel_range import RANGE_VARIABLE, parse_range
 
 
 class FileType(click.Path):
@@ -86,6 +88,28 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def _use_range(ctx: click.Context, param: click.Parameter, text: str | None) -> None:
+    """Set the range for this command and its worker processes."""
+    parse_range(text)
+    if text is None:
+        return
+    previous = os.environ.get(RANGE_VARIABLE)
+    os.environ[RANGE_VARIABLE] = text
+    if previous is None:
+        ctx.call_on_close(lambda: os.environ.pop(RANGE_VARIABLE, None))
+    else:
+        ctx.call_on_close(lambda: os.environ.update({RANGE_VARIABLE: previous}))
+
+
+range_option = click.option(
+    "--range",
+    "pixel_range",
+    metavar="LOW,HIGH",
+    expose_value=False,
+    callback=_use_range,
+    help="Values of 16-bit images, such as thermal ones, that become black and white (default: percentiles "
+    f"of a clip, or ${RANGE_VARIABLE}).",
+)
 engine_option = click.option(
     "--engine",
     type=click.Choice(ENGINE_CHOICES),

@@ -16,10 +16,11 @@ from rich.markup import escape
 
 from edge.cli.config_file import load_config_file
 from edge.cli.console import ERR_CONSOLE, progress_bar, show_log
-from edge.cli.options import FILE, FOLDER, FiniteRange, NonEmptyCommand, engine_option
+from edge.cli.options import FILE, FOLDER, FiniteRange, NonEmptyCommand, engine_option, range_option
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
+from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
 from edge.core.frames import Source, find_damage
 from edge.core.locks import device_lock
@@ -43,7 +44,7 @@ MAX_THREADS = 256
 
 
 SECTIONS = {
-    "Input": ["config", "max_frames", "fps", "realtime", "small", "fov", "mount"],
+    "Input": ["config", "max_frames", "fps", "realtime", "small", "pixel_range", "fov", "mount"],
     "Model": ["release", "precision", "engine", "threads", "blur", "min_score"],
     "Output": ["overlay", "jsonl", "maps", "as_json"],
     "MAVLink": ["mavlink", "mavlink_system", "gimbal", "on_gimbal"],
@@ -165,6 +166,7 @@ class RunOptions:
     metavar="FPS",
     help="Frame rate of the source, if it reports a wrong one (folder of images: 10).",
 )
+@range_option
 @click.option("--overlay", type=FILE, help="Write a video of the frames under their saliency.")
 @click.option(
     "--jsonl",
@@ -304,7 +306,7 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
 
 def _check_paths_differ(source: Path, outputs: Iterable[Path]) -> None:
     """Reject outputs that would replace the source or each other."""
-    used = [source.resolve()]
+    used = [Path(check_file_name(str(source))).resolve()]
     for path in outputs:
         if path.resolve() in used:
             raise InputError(f"cannot write {path}: it is the source or another output; choose another path")

@@ -181,8 +181,10 @@ def check_file_name(name: str) -> str:
     """Return a file name that other libraries can open.
 
     Raises:
-        InputError: The name is not UTF-8; OpenCV would crash on it.
+        InputError: The name is not UTF-8, on which OpenCV would crash, or has a zero byte.
     """
+    if "\0" in name:
+        raise InputError(f"the name {name!r} has a zero byte: correct the name")
     try:
         name.encode()
     except UnicodeEncodeError:

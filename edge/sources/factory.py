@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
+from edge.core.foreign_text import printable
 from edge.core.frames import Source
 from edge.sources.public_name import public_name
 
@@ -117,15 +119,38 @@ def _open_file(name: str, min_size: tuple[int, int] | None) -> Source:
 
         return SyntheticSource.parse(name)
     path = Path(check_file_name(name))
-    if path.is_dir():
+    kind = _file_kind(path)
+    if kind == "folder":
         from edge.sources.image_folder import FolderSource
 
         return FolderSource(path, min_size)
-    if path.is_file():
+    if kind == "file":
         from edge.sources.video_file import VideoSource
 
         return VideoSource(path)
+    if kind:
+        raise InputError(
+            f"{printable(name)} is {kind}; expected a video file, a folder of images, or a camera"
+        )
     raise InputError(_describe_missing(name))
+
+
+def _file_kind(path: Path) -> str:
+    """Return what is at a path: "file", "folder" or a description; empty if there is nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # also a name that is too long, or has a zero byte
+        return "a link to a missing file" if _is_link(path) else ""
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "no regular file"
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
 
 
 def _describe_missing(name: str) -> str:
@@ -137,6 +162,6 @@ def _describe_missing(name: str) -> str:
         reader = _READERS["udp" if kind not in _READERS or (kind == "mjpg" and scheme[0] != "h") else kind]
         return f"{shown} is not read directly; give {reader}"
     return (
-        f"no source {shown!r}; expected a video file, a folder of images, {SYNTHETIC}SEED, or a camera: "
-        "/dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
+        f"no source '{printable(shown, 300)}'; expected a video file, a folder of images, {SYNTHETIC}SEED, "
+        "or a camera: /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
     )

@@ -14,9 +14,12 @@ from statistics import median
 from typing import Any, Protocol
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from edge.core.errors import HangError, InputError
 from edge.core.frames import Frame, Image
+from edge.sources.pixel_range import configured_range, measure_range, to_colour
 
 GONE_S = 1.0
 """A source without a frame for this long is gone; within it, frames are lost or damaged."""
@@ -115,6 +118,7 @@ class CaptureSource:
         every_frame: bool = False,
         clock: CaptureClock | None = None,
     ) -> None:
+        self._range = configured_range()
         self.name, self._capture, self._scale, self._every_frame = name, capture, scale, every_frame
         self._clock = clock or CaptureClock()
         first = self._read() if capture.isOpened() else None
@@ -165,7 +169,14 @@ class CaptureSource:
             ok, image = self._capture.read()
         except cv2.error:  # some versions of OpenCV raise it for a damaged JPEG
             return None
-        return image if ok and image is not None and image.size else None
+        return self._to_8_bits(image) if ok and image is not None and image.size else None
+
+    def _to_8_bits(self, image: NDArray[Any]) -> Image:
+        if image.dtype == np.uint8:
+            return to_colour(image)
+        if self._range is None:
+            self._range = measure_range([image])
+        return self._range.to_8_bits(image)
 
 
 def _capture_time(stamp_s: float, now_s: float) -> float:
@@ -246,7 +257,7 @@ def parse_mode(text: str, source: str) -> tuple[int, int, int | None]:
     Raises:
         InputError: The text is no mode.
     """
-    match = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})(?:@([1-9]\d{0,2}))?", text)
+    match = re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})(?:@([1-9][0-9]{0,2}))?", text)
     if match is None:
         raise InputError(f"no camera {source!r}; expected a mode as WIDTHxHEIGHT[@FPS], such as 1280x720@30")
     return int(match[1]), int(match[2]), int(match[3]) if match[3] else None

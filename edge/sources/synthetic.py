@@ -10,7 +10,9 @@ from edge.core.frames import Frame
 from edge.simulation.kinds.catalogue import KINDS
 from edge.simulation.world import World
 
-PATTERN = re.compile(r"synthetic:(?:([a-z-]+):)?(\d+)(?::(\d+)x(\d+)(?::(\d+))?)?")
+PATTERN = re.compile(
+    r"synthetic:(?:([a-z-]+):)?([0-9]{1,18})(?::([0-9]{1,6})x([0-9]{1,6})(?::([0-9]{1,9}))?)?"
+)
 MIN_SIDE, MAX_SIDE = 64, 4096
 
 

@@ -20,7 +20,7 @@ from edge.sources.opencv_capture import (
     smaller_sizes,
 )
 
-NAME = re.compile(r"(?:v4l2:|/dev/video)(\d+)(?::(.+))?")
+NAME = re.compile(r"(?:v4l2:|/dev/video)([0-9]{1,4})(?::(.+))?")
 LINKS_FOLDER = "/dev/v4l/"
 """Links to cameras by persistent names; `edge.sources.factory` has replaced those that exist."""
 COMMON_SIZES = [

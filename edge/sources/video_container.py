@@ -1,8 +1,8 @@
 """Structure of video files: whether the end of a file is missing, and how many frames it shows.
 
-The number of frames that FFmpeg announces is an estimate for Matroska, made from the longest track. For an MP4
-it includes frames that the edit list hides, as after trimming without encoding. So a file with fewer frames than
-announced need not be damaged.
+The number of frames that FFmpeg announces is an estimate for Matroska, made from the longest track. For an
+MP4 it includes frames that the edit list hides, as after trimming without encoding. So a file with fewer
+frames than announced need not be damaged.
 """
 
 from __future__ import annotations

@@ -77,12 +77,13 @@ class VideoSource:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self._stated_fps = self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else FALLBACK_FPS
         self.length: int | None = announced_frames(self._capture)
+        self._notes = _describe_depth(self._capture)
 
     @property
     def damage(self) -> list[str]:
         """What was damaged in the part that has been read."""
-        text = describe_damage(self._lost, self._end)
-        return [f"{printable(self.name)}: {text}"] if text else []
+        texts = [describe_damage(self._lost, self._end), self._notes]
+        return [f"{printable(self.name)}: {text}" for text in texts if text]
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames that can be decoded."""
@@ -191,6 +192,16 @@ def describe_damage(lost: Collection[int], end: str | None) -> str:
         rest = f" and {len(names) - NAMED_FRAMES} more" if len(names) > NAMED_FRAMES else ""
         parts.append(f"{_count(len(names))} cannot be decoded: {', '.join(names[:NAMED_FRAMES])}{rest}")
     return "; ".join([*parts, *([end] if end else [])])
+
+
+def _describe_depth(capture: cv2.VideoCapture) -> str:
+    """Return a note for a video of grey values of 10 to 16 bits, such as thermal counts; empty for others."""
+    # FFmpeg's tag of these formats is Y1, a zero byte and the number of bits.
+    tag = int(max(0.0, capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)))
+    bits = tag >> 24
+    if tag & 0xFFFFFF != 0x3159 or not 10 <= bits <= 16:
+        return ""
+    return f"decoding keeps 8 of the {bits} bits of its pixels; extract its frames as 16-bit PNG images"
 
 
 def _count(frames: int) -> str:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.cli.console import progress_bar
-from edge.cli.options import FILE
+from edge.cli.options import FILE, range_option
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import CheckError, InputError
 from edge.release.manifest import FORMS, Form, Release
@@ -51,6 +51,7 @@ class _Operands:
 @click.command(epilog="Example: aerogaze compare skd-64:fp32 skd-64:int8 --frames flight.mp4")
 @click.argument("a")
 @click.argument("b")
+@range_option
 @click.option(
     "--frames",
     metavar="SOURCE",

@@ -8,7 +8,7 @@ import click
 
 from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
 from edge.cli.console import print_next_step
-from edge.cli.options import FOLDER
+from edge.cli.options import FOLDER, range_option
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, PixelFormat, RawFrameSpec
 from edge.release.manifest import MAX_BLUR, Form
@@ -32,6 +32,7 @@ DEFAULT_WINDOWS = 200
     help="Footage for calibration and parity: a video, a folder of images, or synthetic:SEED. "
     "Can be repeated.",
 )
+@range_option
 @click.option(
     "--method",
     type=click.Choice(METHOD_CHOICES),

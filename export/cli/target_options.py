@@ -18,6 +18,7 @@ from calibration.inputs.calibration_frames import MAX_WINDOWS, CalibrationFrames
 from calibration.inputs.image_format import COLOURS, LAYOUTS
 from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
 from edge.cli.console import progress_bar
+from edge.cli.options import range_option
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Source, find_damage
 from edge.preprocessing.transform import Preprocessing
@@ -37,6 +38,7 @@ _FOOTAGE = (
         metavar="SOURCE",
         help="Footage: a video, a folder of images, or synthetic:SEED. Can be repeated.",
     ),
+    range_option,
     click.option(
         "--calibration-frames",
         type=click.IntRange(min=1),

@@ -46,22 +46,31 @@ class GraphOperand:
         Raises:
             InputError: If there is no such release, precision, form, backend or file.
         """
-        name, _, backend_name = text.partition("@")
+        name, backend_name = _split_backend(text)
         backend = next((b for b in BACKENDS if b == (backend_name or "onnxruntime")), None)
         if backend is None:
             raise InputError(
                 f"unknown backend {backend_name!r} for {name}; expected one of {', '.join(BACKENDS)}"
             )
-        if Path(name).suffix == ".onnx":
+        if Path(name).suffix.lower() == ".onnx":
             if not Path(name).is_file():
                 raise InputError(f"no graph {name}; expected an ONNX file, or a release as my-release:int8")
             return cls(text, Path(name), "", backend, None, None)
-        folder, _, precision = name.partition(":")
+        # A folder's name may contain a colon, too.
+        is_whole = ":" not in name or Path(name).is_dir()
+        folder, _, precision = (name, "", "") if is_whole else name.rpartition(":")
         release, precision = load_release(folder), precision or "fp32"
         engine: TargetEngine = "onnxruntime" if backend == "onnxruntime" else "tensorrt"
         form = form or release.forms()[0]
         graph = release.graph(precision, form, engine)
         return cls(text, release.path(graph), precision, backend, release, form)
+
+
+def _split_backend(text: str) -> tuple[str, str]:
+    """Return the name of an operand and of its backend; a path such as me@host/m.onnx has no backend."""
+    name, at, backend = text.rpartition("@")
+    is_path = Path(text).exists() or (":" in backend and Path(text.rpartition(":")[0]).is_dir())
+    return (text, "") if not at or "/" in backend or is_path else (name, backend)
 
 
 def load_graph(path: Path) -> onnx.ModelProto:

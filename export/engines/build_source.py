@@ -37,7 +37,7 @@ def open_engine_source(name: str | None) -> EngineSource:
     if name is not None and (Path(name) / CALIBRATION_FILE).is_file():
         graph = load_calibrated_graph(Path(name))
         return EngineSource(graph.name, graph.folder, graph.graphs("tensorrt"))
-    if name is not None and Path(name).suffix == ".onnx" and not Path(name).is_dir():
+    if name is not None and Path(name).suffix.lower() == ".onnx" and not Path(name).is_dir():
         raise InputError(
             f"{name} is a graph file; expected a release, or the folder that aerogaze calibrate makes from it"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 import threading
@@ -141,7 +142,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
             self._send_text(HTTPStatus.NOT_FOUND, "not found\n")
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+        if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
             self._send_text(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {MAX_BODY_BYTES} bytes\n")
             return
         try:
@@ -175,12 +176,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def _send_frame(self, path: str) -> None:
         number = path.removeprefix("/frames/").removesuffix(".jpg")
-        if (
-            path != f"/frames/{number}.jpg"
-            or not number.isascii()
-            or not number.isdecimal()
-            or len(number) > 6
-        ):
+        if path != f"/frames/{number}.jpg" or not re.fullmatch(r"[0-9]{1,6}", number):
             self._send_text(HTTPStatus.NOT_FOUND, "not found\n")
             return
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from edge.cli.console import print_next_step, progress_bar
-from edge.cli.options import FolderType, NonEmptyCommand
+from edge.cli.options import FolderType, NonEmptyCommand, range_option
 from edge.cli.stop_signals import stop_on_signals
 from edge.core.errors import InputError
 from edge.core.locks import device_lock, writer_lock
@@ -28,6 +28,7 @@ FRAME_FOLDERS = ("frames", "images")
 
 @click.command(cls=NonEmptyCommand, epilog="Example: aerogaze annotate flight.mp4 --every 5 --out boxes")
 @click.argument("source")
+@range_option
 @click.option(
     "--out",
     type=FolderType(file_okay=False),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.cli.console import progress_bar
-from edge.cli.options import FILE, FOLDER
+from edge.cli.options import FILE, FOLDER, range_option
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
@@ -38,6 +38,7 @@ from trainer.inference.predictor import DEFAULT_FPS, Predictor
     help="Layout of the data set; or twins: simulated clips that test whether the model uses motion.",
 )
 @click.option("--root", type=FOLDER, help="Folder of the data set; not for twins.")
+@range_option
 @click.option("--split", metavar="NAME", help="Evaluate only this split: train, val or test (default: all).")
 @click.option(
     "--precision",

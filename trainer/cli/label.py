@@ -13,7 +13,7 @@ import cv2
 from rich.progress import TimeRemainingColumn
 
 from edge.cli.console import print_next_step, progress_bar
-from edge.cli.options import FILE, FOLDER, FolderType
+from edge.cli.options import FILE, FOLDER, FolderType, range_option
 from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
@@ -42,6 +42,7 @@ MAX_NAMED_CLIPS = 3
     required=True,
     help="Folder for the shards. Resumes if the same command started it.",
 )
+@range_option
 @click.option("--split", metavar="NAME", help="Label only this split: train, val or test (default: all).")
 @click.option(
     "--precision",

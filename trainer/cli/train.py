@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.cli.console import ERR_CONSOLE, print_next_step
-from edge.cli.options import FILE, FolderType
+from edge.cli.options import FILE, FolderType, range_option
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
 from trainer.training.distributed import process_group
@@ -28,6 +28,7 @@ MIN_DATA_WAIT = 0.3
 
 @click.command(epilog="Example: aerogaze train skd-64 --set network.steps=200 --out student.safetensors")
 @click.argument("recipe")
+@range_option
 @click.option(
     "--out",
     type=FILE,

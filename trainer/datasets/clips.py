@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edge.core.errors import InputError
 from edge.core.frames import Image
-from edge.sources.image_folder import SUFFIXES as IMAGE_SUFFIXES
-from edge.sources.image_folder import natural_sort_key
+from edge.sources import image_folder
+from edge.sources.image_folder import list_image_files, natural_sort_key
 from trainer.datasets.matlab_maps import list_mat_files, read_mat_file
 
 Density = NDArray[np.float32]
@@ -228,7 +228,11 @@ class DatasetClip:
         if path is None:
             return None
         try:
-            label = read_mat_file(path) if path.suffix == ".mat" else read_image(path, cv2.IMREAD_GRAYSCALE)
+            label = (
+                read_mat_file(path)
+                if path.suffix.lower() == ".mat"
+                else read_image(path, cv2.IMREAD_GRAYSCALE)
+            )
         except ValueError as error:
             self._faults[path] = str(error)
             return None
@@ -323,12 +327,19 @@ class SaliencyDataset:
         return "\n".join(lines)
 
 
-def list_images(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by stem, sorted by number; empty if there is no folder."""
+def list_images(folder: Path, faults: Faults | None = None) -> dict[str, Path]:
+    """Return the images of a folder by stem, sorted by number; empty if there is no folder.
+
+    Args:
+        folder: The folder.
+        faults: Receives the pictures that cannot be used, such as HEIC files and dead links.
+    """
     if not folder.is_dir():
         return {}
-    paths = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-    return {path.stem: path for path in sorted(paths, key=natural_sort_key)}
+    paths, skipped = list_image_files(folder)
+    if faults is not None:
+        faults.update(skipped)
+    return {path.stem: path for path in paths}
 
 
 def list_subfolders(folder: Path) -> list[Path]:
@@ -341,12 +352,8 @@ def list_subfolders(folder: Path) -> list[Path]:
 def read_image(path: Path, mode: int) -> NDArray[np.uint8] | None:
     """Return an image in OpenCV's read `mode`, or None if it cannot be read."""
     try:
-        data = np.fromfile(path, np.uint8)
-    except OSError:
-        return None
-    try:
-        return cv2.imdecode(data, mode) if data.size else None  # type: ignore[return-value]
-    except cv2.error:  # for example, a header that announces a billion pixels
+        return image_folder.read_image(path, mode)[0]
+    except InputError:
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from trainer.datasets.clips import (
@@ -16,6 +17,8 @@ from trainer.datasets.clips import (
 from trainer.datasets.image_sequences import ImageFolderSequence, VideoSequence
 
 LAST_TRAIN, LAST_VAL = 600, 700
+NUMBER = re.compile(r"[0-9]{1,9}")
+"""Name of a clip; `str.isdigit` also accepts digits that `int` does not."""
 
 
 def read(root: Path, faults: Faults) -> list[DatasetClip]:
@@ -30,10 +33,10 @@ def read(root: Path, faults: Faults) -> list[DatasetClip]:
     sequences: dict[int, ImageSequence] = {
         int(folder.name): ImageFolderSequence(folder / "images", faults)
         for folder in list_subfolders(root / "annotation")
-        if folder.name.isdigit() and (folder / "images").is_dir()
+        if NUMBER.fullmatch(folder.name) and (folder / "images").is_dir()
     }
     for path in (root / "video").glob("*"):
-        if path.suffix.lower() == ".avi" and path.stem.isdigit():
+        if path.suffix.lower() == ".avi" and NUMBER.fullmatch(path.stem) and path.is_file():
             sequences[int(path.stem)] = VideoSequence(path, faults)
     if not sequences:
         raise layout_error("DHF1K", root, "video/001.AVI (or annotation/0001/images/0001.png)")

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 
 from edge.core.frames import Image
+from edge.sources.image_folder import ImageFiles
 from edge.sources.video_container import count_frames
 from edge.sources.video_file import (
     announced_frames,
@@ -18,7 +19,7 @@ from edge.sources.video_file import (
     describe_end,
     open_video,
 )
-from trainer.datasets.clips import Faults, list_images, read_image
+from trainer.datasets.clips import Faults, list_images
 
 
 class ImageFolderSequence:
@@ -30,7 +31,7 @@ class ImageFolderSequence:
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
-        paths = list_images(self._folder)
+        paths = list_images(self._folder, self._faults)
         if not paths:
             self._faults[self._folder] = "no image in it"
         return paths
@@ -38,6 +39,10 @@ class ImageFolderSequence:
     @cached_property
     def _keys(self) -> list[str]:
         return list(self._paths)
+
+    @cached_property
+    def _files(self) -> ImageFiles:
+        return ImageFiles(list(self._paths.values()))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -49,12 +54,11 @@ class ImageFolderSequence:
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         """Yield index and image. Unreadable images are skipped and recorded."""
         for index in range(start, stop):
-            path = self._paths[self._keys[index]]
-            image = read_image(path, cv2.IMREAD_COLOR)
-            if image is None:
-                self._faults[path] = "not readable as an image"
+            decoded = self._files.read(index)
+            if decoded is None:
+                self._faults[self._paths[self._keys[index]]] = "not readable as an image"
             else:
-                yield index, image
+                yield index, decoded[0]
 
 
 class VideoSequence:

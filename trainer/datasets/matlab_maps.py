@@ -14,7 +14,8 @@ MATRIX_NAME = "I"
 
 def list_mat_files(folder: Path) -> dict[str, Path]:
     """Return the .mat files of a folder by stem; empty if there is no folder."""
-    return {path.stem: path for path in folder.glob("*.mat") if path.name[0] != "."}
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.stem: path for path in paths if path.suffix.lower() == ".mat" and path.name[0] != "."}
 
 
 def read_mat_file(path: Path) -> NDArray[np.uint8]:

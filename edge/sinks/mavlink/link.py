@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from typing import Protocol
 
@@ -42,12 +43,12 @@ def open_link(name: str) -> MavlinkLink:
     """
     if name.startswith("/dev/"):
         device, _, baud = name.partition(":")
-        if baud and not baud.isdecimal():
+        if baud and not re.fullmatch(r"[0-9]{1,8}", baud):
             raise InputError(f"invalid MAVLink link {name}: expected a baud rate, such as {device}:921600")
         return SerialLink(device, int(baud or DEFAULT_BAUD))
     kind, _, address = name.partition(":")
     host, _, port = address.rpartition(":")
-    if kind != "udpout" or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if kind != "udpout" or not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise InputError(
             f"invalid MAVLink link {name!r}: expected udpout:HOST:PORT or a serial line such as "
             "/dev/ttyTHS1[:BAUD]"

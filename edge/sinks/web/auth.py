@@ -92,7 +92,7 @@ def parse_access_policy(address: str, token: str | None) -> AccessPolicy:
     """
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise InputError(f"cannot serve at {address!r}: expected :PORT or HOST:PORT, such as :8080")
     host = host or "127.0.0.1"
     if token is not None and not _TOKEN.fullmatch(token):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
+from edge.core.frames import find_damage
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
 from edge.preprocessing.transform import Alignment, Preprocessing
 from edge.sources.factory import open_source
-from edge.sources.image_folder import choose_scale
+from edge.sources.image_folder import choose_scale, natural_sort_key
+from trainer.datasets.image_sequences import ImageFolderSequence
 
 
 def test_folder_is_read_in_natural_order(folder: Path, flight: np.ndarray) -> None:
@@ -28,9 +31,81 @@ def test_invalid_folder_is_named(folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "7.png"), np.zeros((90, 160, 3), np.uint8))
     with pytest.raises(InputError, match=r"7\.png is 160x90, the first image is 320x180"):
         list(open_source(str(folder)))
-    (folder / "7.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"7\.png cannot be read"):
-        list(open_source(str(folder)))
+    (tmp_path / "none" / "7.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"has no image that can be read.*7\.png \(damaged\)"):
+        open_source(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("damaged", [0, 7, 11])
+def test_damaged_image_is_left_out_and_named(damaged: int, folder: Path) -> None:
+    (folder / f"{damaged}.png").write_bytes(b"not a picture")
+    source = open_source(str(folder))
+    assert [frame.index for frame in source] == [index for index in range(12) if index != damaged]
+    assert find_damage(source) == (f"{folder}: 1 file left out: {damaged}.png (damaged)",)
+
+
+def test_entries_that_are_no_images_are_left_out_and_named(folder: Path) -> None:
+    os.mkfifo(folder / "3a.png")
+    (folder / "4a.PNG").mkdir()
+    (folder / "5a.jpg").symlink_to(folder / "missing.jpg")
+    animated = b"RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0\x02" + bytes(20)
+    for name, data in (("6a.HEIC", b"x"), ("7a.gif", b"GIF89a"), ("8a.avif", b"x"), ("9a.webp", animated)):
+        (folder / name).write_bytes(data)
+    for name in ("notes.txt", ".hidden.png"):
+        (folder / name).write_bytes(b"x")
+    faults: dict[Path, str] = {}
+    sequence, source = ImageFolderSequence(folder, faults), open_source(str(folder))
+    assert len(list(source)) == len(sequence) == 12
+    (damage,) = find_damage(source)
+    assert (
+        "7 files left out: 3a.png (no regular file), 4a.PNG (a folder), 5a.jpg (a link to a missing" in damage
+    )
+    assert {path.name: reason.split(":")[0] for path, reason in faults.items()} == {
+        "3a.png": "no regular file",
+        "4a.PNG": "a folder",
+        "5a.jpg": "a link to a missing file",
+        "6a.HEIC": "HEIC",
+        "7a.gif": "GIF",
+        "8a.avif": "AVIF",
+        "9a.webp": "animated WebP",
+    }
+
+
+def test_folder_of_other_pictures_only_names_them(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"has no images.*a\.heic \(HEIC: convert it to JPEG or PNG\)"):
+        open_source(str(tmp_path))
+
+
+def test_names_with_strange_digits_are_sorted() -> None:
+    names = ["²", "a10", "a9", "a٣", "a" + "1" * 5000, "a" + "0" * 5000 + "2", "a1b", "1", "x²1"]
+    order = sorted((Path(name) for name in names), key=natural_sort_key)
+    digits = [str(path) for path in order if str(path)[0] == "a" and str(path)[-1] in "0129"]
+    assert digits == ["a" + "0" * 5000 + "2", "a9", "a10", "a" + "1" * 5000]
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "png"])
+def test_thermal_images_keep_their_range_over_the_clip(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(10):
+        counts = np.full((120, 160), 7000, np.uint16) + (np.arange(160) * 2).astype(np.uint16)
+        cv2.circle(counts, (40 + 3 * index, 50), 10, 9000 + 20 * index, -1)
+        cv2.imwrite(str(tmp_path / f"{index}.{suffix}"), counts)
+    frames = list(open_source(str(tmp_path)))
+    trained = [image for _, image in ImageFolderSequence(tmp_path, {}).read(0, 10)]
+    for frame, image in zip(frames, trained, strict=True):
+        np.testing.assert_array_equal(frame.image, image)
+        assert frame.image.shape == (120, 160, 3)
+        assert frame.image[0, 0].max() < 10
+        assert frame.image[50, 40 + 3 * frame.index].min() > 220
+    assert len({int(frame.image[0, 150, 0]) for frame in frames}) == 1  # the background does not flicker
+    monkeypatch.setenv("AEROGAZE_RANGE", "7000,7200")
+    clipped = next(iter(open_source(str(tmp_path)))).image[0, :, 0]
+    np.testing.assert_allclose(clipped, np.clip(np.arange(160) * 2 * 255 / 200, 0, 255), atol=0.51)
+    monkeypatch.setenv("AEROGAZE_RANGE", "9,1")
+    with pytest.raises(InputError, match="expected auto, or LOW,HIGH"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(
