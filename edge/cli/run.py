@@ -101,7 +101,14 @@ class RunOptions:
     @property
     def outputs(self) -> dict[str, Path | None]:
         """Path of each output by the name of its sink."""
-        return {"overlay": self.overlay, "jsonl": self.jsonl, "maps": self.maps}
+        return {"overlay": self.recorded_overlay, "jsonl": self.jsonl, "maps": self.maps}
+
+    @property
+    def recorded_overlay(self) -> Path | None:
+        """Path of the overlay video. A live run records Matroska: a killed one leaves an MP4 unreadable."""
+        if self.overlay is not None and self.is_live and self.overlay.suffix.lower() == ".mp4":
+            return self.overlay.with_suffix(".mkv")
+        return self.overlay
 
     def open_model(self) -> SaliencyModel:
         """Open the model."""
@@ -222,6 +229,7 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
         status, stop = Status(run_info), threading.Event()
         # Before the outputs are opened: from then on a signal must commit or remove them.
         resources.enter_context(stop_on_signals(stop))
+        _recover_outputs(options)
         sinks = _open_sinks(options, frames, status, MapAnalyzer(model.release.score, options.min_score))
         cv2.setNumThreads(1)  # measured on two x86 cores: two threads resize no faster and slow decoding down
         progress = resources.enter_context(progress_bar("run", "frames/s"))
@@ -260,6 +268,18 @@ def _warn_about_password(source: str) -> None:
         )
 
 
+def _recover_outputs(options: RunOptions) -> None:
+    """Name what killed runs left of the same outputs, and a recording whose name differs from the option."""
+    from edge.sinks.files.recovery import recover_outputs
+
+    outputs = [path for path in options.outputs.values() if path is not None]
+    lines = [line for path in outputs for line in recover_outputs(path)]
+    if options.overlay != options.recorded_overlay:
+        lines.append(f"recording to {options.recorded_overlay}: a killed run would leave an MP4 unreadable")
+    for line in lines:
+        ERR_CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def _make_tick(notifier: SystemdNotifier, status: Status, stop: threading.Event) -> Callable[[], None]:
     """Return the function that notifies systemd regularly during the run."""
 
@@ -284,10 +304,11 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
     """Open all sinks; they share one map analyzer."""
     sinks: list[Sink] = []
     try:
-        if options.overlay:
+        if options.recorded_overlay:
             from edge.sinks.files.overlay_video import OverlaySink
 
-            sinks.append(OverlaySink(options.overlay, frames, transform))
+            path, keeps_time = options.recorded_overlay, not options.is_live
+            sinks.append(OverlaySink(path, frames, transform, keeps_time))
         if options.jsonl:
             from edge.sinks.files.jsonl import JsonlSink
 

@@ -54,7 +54,7 @@ class PendingFile:
         """Move the file to its target and replace an older file there."""
         with translate_write_errors(self.target):
             # Not earlier: some writers delete the file and create it again with other permissions.
-            self.path.chmod(0o666 & ~_umask())
+            self.path.chmod(0o666 & ~current_umask())
             self.path.replace(self.target)
 
     def discard(self) -> None:
@@ -92,7 +92,7 @@ class PendingFolder:
         with translate_write_errors(target):
             self._created_folders = _create_folders(target.parent)
             self.path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            self.path.chmod(0o777 & ~_umask())
+            self.path.chmod(0o777 & ~current_umask())
 
     def commit(self) -> None:
         """Move the folder to its target, then delete the older folder.
@@ -198,7 +198,8 @@ def _resolve(target: Path) -> Path:
         return target.resolve()
 
 
-def _umask() -> int:
+def current_umask() -> int:
+    """Return the permissions that new files of this process lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

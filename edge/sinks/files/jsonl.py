@@ -11,6 +11,7 @@ from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, ResultTransform, identity
+from edge.sinks.files.recovery import OutputLock
 
 
 class JsonlSink:
@@ -30,6 +31,7 @@ class JsonlSink:
     ) -> None:
         self._transform, self._camera = transform, camera
         self._pending = PendingFile(path)
+        self._lock = OutputLock(self._pending.path)
         self._file = self._pending.path.open("wb", buffering=0)
         self._complete_bytes = 0
 
@@ -68,12 +70,14 @@ class JsonlSink:
     def commit(self) -> None:
         """Move the file to its final path."""
         self._pending.commit()
+        self._lock.release()
 
     def discard(self) -> None:
         """Remove the file."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._pending.discard()
+        self._lock.release()
 
 
 def region_to_json(

@@ -13,6 +13,7 @@ from edge.core.atomic_files import PendingFolder, translate_write_errors
 from edge.core.errors import InputError
 from edge.core.frames import Tensor
 from edge.postprocessing.result import Result
+from edge.sinks.files.recovery import OutputLock
 
 LONG_SIDE = 256
 """Longer side of a map image in pixels. No student computes finer maps."""
@@ -31,6 +32,7 @@ class MapsSink:
 
     def __init__(self, folder: Path) -> None:
         self._pending = PendingFolder(folder, is_ours=_is_map)
+        self._lock = OutputLock(self._pending.path)
 
     def write(self, result: Result) -> None:
         """Write the map of one frame."""
@@ -50,10 +52,12 @@ class MapsSink:
     def commit(self) -> None:
         """Move the folder to its final path."""
         self._pending.commit()
+        self._lock.release()
 
     def discard(self) -> None:
         """Remove the folder."""
         self._pending.discard()
+        self._lock.release()
 
 
 def _is_map(entry: Path) -> bool:

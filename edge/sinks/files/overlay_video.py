@@ -14,6 +14,7 @@ from edge.core.frames import Image, Source, Tensor
 from edge.postprocessing.annotations import draw_annotations
 from edge.postprocessing.result import Result, ResultTransform, identity
 from edge.sinks.files.map_images import fit_to_aspect
+from edge.sinks.files.recovery import OutputLock
 
 MAX_WIDTH, MAX_HEIGHT = 1280, 1280
 """Larger frames are shrunk to fit: the overlay is for viewing, not for measuring."""
@@ -34,9 +35,6 @@ _FRAME_WEIGHT = np.rint(255 * (1 - _OPACITY)).astype(np.uint8)
 class OverlaySink:
     """Writes an MPEG-4 video with the frame rate of the source.
 
-    A picture is repeated where the next frame comes later, so that videos of a variable frame rate and
-    videos with damaged frames keep their time. Frames of a live source are written one by one.
-
     OpenCV's writer reports no errors. So the sink stops before the disk is full, and reads the video back
     at the end.
 
@@ -44,13 +42,21 @@ class OverlaySink:
         path: Output file; its suffix selects the container.
         source: Source of the frames, for their size and frame rate.
         transform: Applied to each result first, for example to find regions.
+        keeps_time: Repeat a picture until the next one is due, so that videos of a variable frame rate and
+            videos with damaged frames keep their time; else write the pictures one by one.
 
     Raises:
         InputError: The suffix is not .mp4, .mkv or .avi, OpenCV cannot encode to the file, or the disk is
             almost full (also from `write`). From `finish`: the video is incomplete.
     """
 
-    def __init__(self, path: Path, source: Source, transform: ResultTransform = identity) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        transform: ResultTransform = identity,
+        keeps_time: bool = True,
+    ) -> None:
         self._transform = transform
         if path.suffix.lower() not in {".mp4", ".mkv", ".avi"}:
             raise InputError(f"cannot write {path}: expected a name ending in .mp4, .mkv or .avi")
@@ -58,7 +64,7 @@ class OverlaySink:
         self._size = tuple(max(2, 2 * round(side * scale / 2)) for side in (source.width, source.height))
         self._pending = PendingFile(path)
         self._frames = 0
-        self._fps, self._keeps_time = source.fps, source.length is not None
+        self._fps, self._keeps_time = source.fps, keeps_time
         self._start_s: float | None = None
         self._picture: Image | None = None
         if self._is_disk_full():
@@ -66,12 +72,14 @@ class OverlaySink:
             raise InputError(
                 f"cannot write {path}: the disk is almost full; free some space, or choose another path"
             )
+        self._lock = OutputLock(self._pending.path)
         for fps in (source.fps, round(source.fps, 2), round(source.fps)):  # MPEG-4 cannot store every rate
             self._writer = cv2.VideoWriter(
                 str(self._pending.path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size
             )
             if self._writer.isOpened():
                 return
+        self._lock.release()
         self._pending.discard()
         raise InputError(f"this OpenCV cannot encode MPEG-4 video to {path}: try another folder or name")
 
@@ -116,11 +124,13 @@ class OverlaySink:
     def commit(self) -> None:
         """Move the video to its final path."""
         self._pending.commit()
+        self._lock.release()
 
     def discard(self) -> None:
         """Close and remove the video."""
         self._writer.release()
         self._pending.discard()
+        self._lock.release()
 
     def _is_disk_full(self) -> bool:
         return disk_usage(self._pending.path.parent).free < RESERVED_BYTES

@@ -60,7 +60,7 @@ def test_video_ends_before_the_disk_is_full_and_can_be_played(
     summary = json.loads(outcome.out)
     assert outcome.code == 1
     assert "sink:overlay: the disk of" in outcome.err
-    video = cv2.VideoCapture(str(disk / "o.mp4"))
+    video = cv2.VideoCapture(str(disk / "o.mkv"))
     read = 0
     while video.read()[0]:
         read += 1

@@ -1,0 +1,125 @@
+"""Recordings that survived a run which was killed: found, renamed and named at the next start.
+
+Outputs have hidden temporary names until the run ends. Each run holds locks on its own; the kernel releases
+them when the process ends, however it ends. So an output without a lock is left over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from edge.core.atomic_files import current_umask
+from edge.core.foreign_text import printable
+
+_RANDOM = "[a-z0-9_]{8}"
+"""What `tempfile` puts into a temporary name."""
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".avi"}
+
+
+class OutputLock:
+    """Lock on the temporary file or folder of an output, until it is released or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Release the lock."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def recover_outputs(target: Path) -> list[str]:
+    """Give visible names to what killed runs left of an output; return a line for each.
+
+    A file becomes `NAME.recovered-N.SUFFIX` beside the target. A video that cannot be played keeps its hidden
+    name and is named; an empty file is removed.
+
+    Args:
+        target: Path of the output of a run that starts.
+    """
+    target = target.resolve()
+    return [line for path in _leftovers(target) if (line := _recover(path, target)) is not None]
+
+
+def _leftovers(target: Path) -> list[Path]:
+    """Return the temporary files and folders of a target that no process has locked."""
+    pattern = re.compile(rf"\.{re.escape(target.stem)}\.{_RANDOM}{re.escape(target.suffix)}")
+    folder_pattern = re.compile(rf"\.{re.escape(target.name)}\.{_RANDOM}")
+    try:
+        entries = sorted(target.parent.iterdir())
+    except OSError:
+        return []
+    return [
+        entry
+        for entry in entries
+        if (pattern.fullmatch(entry.name) or folder_pattern.fullmatch(entry.name)) and _is_abandoned(entry)
+    ]
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return False
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _recover(path: Path, target: Path) -> str | None:
+    is_folder = path.is_dir()
+    content = _describe_content(path)
+    if content is None:
+        return f"a killed run left {printable(str(path))}, which cannot be played: remove it"
+    try:
+        if not content:
+            path.rmdir() if is_folder else path.unlink()
+            return None
+        recovered = next(name for name in _free_names(target) if not name.exists())
+        path.chmod((0o777 if is_folder else 0o666) & ~current_umask())
+        path.rename(recovered)
+    except OSError as error:
+        return f"a killed run left {printable(str(path))}, which cannot be renamed ({error.strerror})"
+    return f"recovered {printable(str(recovered))} of a killed run: {content}"
+
+
+def _describe_content(path: Path) -> str | None:
+    """Return what a leftover holds; empty text for nothing, None for a video that cannot be played."""
+    if path.is_dir():
+        count = sum(1 for _ in path.iterdir())
+        return f"{count} files" if count else ""
+    size = path.stat().st_size
+    if not size:
+        return ""
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return f"{size} bytes"
+    # Only one frame is read: an hour of video would delay the start.
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    is_playable = capture.isOpened() and capture.grab()
+    capture.release()
+    return f"{size / 1e6:.1f} MB of video" if is_playable else None
+
+
+def _free_names(target: Path) -> Iterator[Path]:
+    number = 0
+    while True:
+        number += 1
+        yield target.with_name(f"{target.stem}.recovered-{number}{target.suffix}")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+
+from edge.sinks.files.jsonl import JsonlSink
+from edge.sinks.files.recovery import recover_outputs
+from tests.conftest import Outcome
+
+RECORD = """
+import os, sys, cv2, numpy as np
+from pathlib import Path
+from edge.core.frames import Frame
+from edge.postprocessing.result import Result
+from edge.sinks.files.jsonl import JsonlSink
+from edge.sinks.files.map_images import MapsSink
+from edge.sinks.files.overlay_video import OverlaySink
+
+class Source:
+    name, width, height, fps, length = "noise", 640, 360, 10.0, None
+
+folder = Path(sys.argv[1])
+sinks = [OverlaySink(folder / sys.argv[2], Source()), JsonlSink(folder / "o.jsonl")]
+sinks.append(MapsSink(folder / "maps"))
+random = np.random.default_rng(0)
+for index in range(int(sys.argv[3])):
+    image = random.integers(0, 256, (360, 640, 3), np.uint8)
+    for sink in sinks:
+        sink.write(Result(Frame(index, index / 10, image), np.ones((8, 8), np.float32), 1.0))
+print("recorded", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Callable[[str, int], subprocess.Popen[str]]:
+    def start(video: str, frames: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RECORD, tmp_path, video, str(frames)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "recorded\n"
+        return process
+
+    return start
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.send_signal(signal.SIGKILL)
+
+
+def test_killed_recording_is_recovered_and_named_at_the_next_start(
+    record: Callable[[str, int], subprocess.Popen[str]], tmp_path: Path, command: Callable[..., Outcome]
+) -> None:
+    process = record("o.mkv", 40)
+    targets = [tmp_path / "o.mkv", tmp_path / "o.jsonl", tmp_path / "maps"]
+    assert [recover_outputs(target) for target in targets] == [[], [], []]  # it still runs
+    _kill(process)
+    options = ["--realtime", "--overlay", tmp_path / "o.mp4", "--jsonl", targets[1], "--maps", targets[2]]
+    outcome = command("run", "synthetic:3:160x96:3", *options, "--precision", "fp32")
+    assert outcome.code == 0, outcome.err
+    for name in ("o.recovered-1.mkv", "o.recovered-1.jsonl", "maps.recovered-1"):
+        assert f"recovered {tmp_path / name} of a killed run" in outcome.err
+    assert f"recording to {tmp_path / 'o.mkv'}" in outcome.err
+    assert f"wrote {tmp_path / 'o.mkv'}" in outcome.out
+    assert len((tmp_path / "o.recovered-1.jsonl").read_text().splitlines()) == 40
+    assert len(list((tmp_path / "maps.recovered-1").iterdir())) == 40
+    capture = cv2.VideoCapture(str(tmp_path / "o.recovered-1.mkv"))
+    frames = 0
+    while capture.grab():
+        frames += 1
+    assert frames >= 30
+    assert not [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")]
+
+
+def test_unreadable_leftovers_are_named_and_kept(
+    record: Callable[[str, int], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    _kill(record("o.mp4", 40))
+    (line,) = recover_outputs(tmp_path / "o.mp4")
+    assert "which cannot be played" in line
+    assert len(list(tmp_path.glob(".o.*.mp4"))) == 1
+
+
+def test_empty_leftover_is_removed_and_files_of_others_stay(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path / "o.jsonl")
+    for name in (".o.abcdefgh.jsonl", ".o.mine.jsonl", ".other.abcdefgh.jsonl"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / ".o.abcdefg1.jsonl")
+    assert recover_outputs(tmp_path / "o.jsonl") == []
+    assert not (tmp_path / ".o.abcdefgh.jsonl").exists()
+    assert (tmp_path / ".o.mine.jsonl").exists()
+    assert (tmp_path / ".other.abcdefgh.jsonl").exists()
+    sink.finish()
+    sink.commit()
+    assert (tmp_path / "o.jsonl").exists()
