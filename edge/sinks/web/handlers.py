@@ -52,6 +52,10 @@ class LivePageServerBase(ThreadingHTTPServer):
         """Count misbehaviour of a client as a fault."""
         raise NotImplementedError
 
+    def admit(self, client: Any) -> bool:
+        """Give a client with access a place to be served; return False if all are taken."""
+        raise NotImplementedError
+
     def exempt_from_timeout(self, client: Any) -> None:
         """Exempt a client from the time limit of a request."""
         raise NotImplementedError
@@ -101,8 +105,10 @@ class RequestHandler(BaseHTTPRequestHandler):
                 HTTPStatus.NOT_FOUND,
                 "not found; available: /, /stream.mjpg, /frame.jpg, /status.json, /metrics, /healthz\n",
             )
-        else:
+        elif self.server.admit(self.connection):
             send()
+        else:
+            self._send_busy("too many clients")
 
     def do_HEAD(self) -> None:
         """Answer a HEAD request: the same without a body."""
@@ -121,6 +127,10 @@ class RequestHandler(BaseHTTPRequestHandler):
     def _send_status(self) -> None:
         document = self.server.view.status_document()
         self._send(HTTPStatus.OK, "application/json", json.dumps(document).encode())
+
+    def _send_busy(self, reason: str) -> None:
+        """Answer that the client comes too much; 503 would say that the run does not work."""
+        self._send_text(HTTPStatus.TOO_MANY_REQUESTS, f"{reason}; the run is not affected: try again later\n")
 
     def _send_health(self) -> None:
         snapshot = self.server.view.status.snapshot()
@@ -150,7 +160,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     def _send_stream(self) -> None:
         """Send the newest picture repeatedly until the client disconnects; a slow client skips pictures."""
         if not self.server.stream_slots.acquire(blocking=False):
-            self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams\n")
+            self._send_busy("too many streams")
             return
         try:
             self._start_response(HTTPStatus.OK, f"multipart/x-mixed-replace; boundary={BOUNDARY}")

@@ -6,21 +6,25 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from edge.core.errors import InputError
 from edge.sinks.web.auth import AccessPolicy
+from edge.sinks.web.client_roster import ClientRoster
 from edge.sinks.web.handlers import IDLE_TIMEOUT_S, LivePageServerBase, RequestHandler
 from edge.sinks.web.live_view import LiveView
 
-MAX_CLIENTS = 16
 MAX_STREAMS = 8
-REQUEST_TIMEOUT_S = 10.0
-"""Total time limit of a request, except for streams."""
+BACKLOG = 128
+"""Connections that the system holds until they are accepted: a burst of them must not turn others away."""
 SEND_BUFFER_BYTES = 256 * 1024
 """Send buffer of a connection: small, so that a slow client gets new pictures instead of queued old ones."""
 POLL_INTERVAL_S = 0.25
-BUSY_RESPONSE = b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: text/plain\r\n\r\ntoo many clients\n"
+BUSY_RESPONSE = (
+    b"HTTP/1.0 429 Too Many Requests\r\nContent-Type: text/plain\r\nRetry-After: 1\r\n\r\n"
+    b"too many clients; the run is not affected: try again later\n"
+)
 
 
 class LivePageServer(LivePageServerBase):
@@ -32,14 +36,13 @@ class LivePageServer(LivePageServerBase):
 
     daemon_threads = True
     block_on_close = False  # close() waits for the client threads itself, with a time limit
-    request_queue_size = MAX_CLIENTS
+    request_queue_size = BACKLOG
 
     def __init__(self, access: AccessPolicy, view: LiveView) -> None:
         self.access, self.view = access, view
         self.stream_slots = threading.BoundedSemaphore(MAX_STREAMS)
         self.closing = threading.Event()
-        self._clients: dict[Any, float | None] = {}  # start of the request; None: no time limit
-        self._clients_lock = threading.Lock()
+        self.clients = ClientRoster()
         self.address_family = access.family
         try:
             super().__init__((access.host, access.port), RequestHandler)
@@ -69,13 +72,15 @@ class LivePageServer(LivePageServerBase):
         self._thread.join()
         self.server_close()
         deadline_s = time.monotonic() + IDLE_TIMEOUT_S
-        while self._disconnect(started_before_s=None) and time.monotonic() < deadline_s:
+        while (clients := self.clients.connections()) and time.monotonic() < deadline_s:
+            _disconnect(clients)
             time.sleep(0.01)
 
     def service_actions(self) -> None:
         """Update the history and disconnect clients that exceed the time limit; called between requests."""
         self.view.sample_history()
-        if self._disconnect(time.monotonic() - REQUEST_TIMEOUT_S):
+        if overdue := self.clients.overdue():
+            _disconnect(overdue)
             self.report_client_fault("a client exceeded the time limit of a request and was disconnected")
         self.view.status.report_recovery("http")
 
@@ -85,45 +90,37 @@ class LivePageServer(LivePageServerBase):
 
     def exempt_from_timeout(self, client: Any) -> None:
         """Exempt a client from the time limit of a request."""
-        with self._clients_lock:
-            self._clients[client] = None
+        self.clients.exempt(client)
+
+    def admit(self, client: Any) -> bool:
+        """Give a client with access a place to be served; return False if all are taken."""
+        return self.clients.admit(client)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the thread of a client, or refuse it if there are too many."""
-        with self._clients_lock:
-            is_accepted = len(self._clients) < MAX_CLIENTS
-            if is_accepted:
-                self._clients[request] = time.monotonic()
-        if is_accepted:
-            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            super().process_request(request, client_address)
-            return
-        self.report_client_fault(f"more than {MAX_CLIENTS} clients at a time; some were refused")
-        request.setblocking(False)
-        with contextlib.suppress(OSError):
-            request.send(BUSY_RESPONSE)
-        self.shutdown_request(request)
+        """Start the thread of a client; too many waiting clients make the oldest one leave."""
+        leaving = self.clients.enter(request, str(client_address[0]))
+        if leaving:
+            self.report_client_fault("too many clients without a request; the oldest were disconnected")
+            for client in leaving:
+                with contextlib.suppress(OSError):
+                    client.send(BUSY_RESPONSE, socket.MSG_DONTWAIT)
+            _disconnect(leaving)
+        request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a client on its own thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._clients_lock:
-                self._clients.pop(request, None)
+            self.clients.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of single connections: clients may disconnect at any time."""
 
-    def _disconnect(self, started_before_s: float | None) -> int:
-        """Disconnect the clients whose request started before a time, or all; return their number."""
-        with self._clients_lock:
-            clients = [
-                client
-                for client, started_s in self._clients.items()
-                if started_before_s is None or (started_s is not None and started_s < started_before_s)
-            ]
-        for client in clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-        return len(clients)
+
+def _disconnect(clients: Iterable[Any]) -> None:
+    """Disconnect clients; their threads then end."""
+    for client in clients:
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)

@@ -26,7 +26,7 @@ from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, identity
-from edge.sinks.web import server
+from edge.sinks.web import client_roster, server
 from edge.sinks.web.handlers import IDLE_TIMEOUT_S, RequestHandler
 from edge.sinks.web.live_view import LiveView
 from edge.sinks.web.sink import HttpSink
@@ -256,47 +256,61 @@ def test_viewer_that_receives_nothing_is_disconnected(
     large_image = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
     indices = itertools.count()
     with open_stream(page):
-        assert wait_until(lambda: len(page._server._clients) == 1)
+        assert wait_until(lambda: len(page._server.clients) == 1)
 
         def is_disconnected() -> bool:
             page.write(result(next(indices), large_image))
-            return not page._server._clients
+            return not len(page._server.clients)
 
         assert wait_until(is_disconnected)
     assert status.snapshot().faults == {"http": 1}
 
 
-def test_number_of_clients_and_time_of_requests_are_limited(
-    status: Status, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for owner, name in ((server, "REQUEST_TIMEOUT_S"), (RequestHandler, "timeout")):
+def test_slow_clients_keep_nobody_out(status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name in ((client_roster, "HEAD_TIMEOUT_S"), (RequestHandler, "timeout")):
         monkeypatch.setattr(owner, name, 600.0)  # however long the machine takes to connect all clients
-    sink = HttpSink(":0", None, status)
+    sink = HttpSink("0.0.0.0:0", "a-token-of-mine", status)
+    status.set_state("running")
+    clients = sink._server.clients
     try:
-        silent = [
+        slow = [
             socket.create_connection(("127.0.0.1", port(sink)), timeout=PATIENCE_S)
-            for _ in range(server.MAX_CLIENTS)
+            for _ in range(client_roster.MAX_WAITING)
         ]
-        assert wait_until(lambda: len(sink._server._clients) == server.MAX_CLIENTS)
-        with socket.create_connection(("127.0.0.1", port(sink)), timeout=PATIENCE_S) as refused:
-            assert b"503" in refused.recv(100)
-        silent[0].sendall(b"GET")  # an incomplete request does not extend the time limit
-        monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
-        for client in silent:
-            assert client.recv(10) == b""
+        assert wait_until(lambda: len(clients) == client_roster.MAX_WAITING)
+        slow[-1].sendall(b"GET")  # an incomplete request does not extend the time limit
+        assert get(sink, "/healthz")[0] == 200
+        assert b"429" in slow[0].recv(100)  # the oldest one, whose place was needed
+        assert get(sink, "/status.json", Authorization="Bearer a-token-of-mine")[0] == 200
+        assert get(sink, "/status.json")[0] == 401
+        assert wait_until(lambda: len(clients) == client_roster.MAX_WAITING - 1)
+        monkeypatch.setattr(client_roster, "HEAD_TIMEOUT_S", 0.1)
+        for client in slow:
+            while client.recv(100):
+                pass
             client.close()
-        assert wait_until(lambda: not sink._server._clients)
-        monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 600.0)
-        assert get(sink, "/healthz")[0] == 503
+        assert wait_until(lambda: not len(clients))
+        assert status.snapshot().faults["http"] > 0
     finally:
         sink.discard()
+
+
+def test_clients_beyond_the_served_ones_are_told_to_come_back(
+    page: HttpSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_roster, "MAX_SERVED", 1)
+    with open_stream(page) as viewer:
+        assert b"200" in viewer.recv(100)
+        code, _, body = get(page, "/status.json")
+        assert (code, body) == (429, b"too many clients; the run is not affected: try again later\n")
+        assert get(page, "/healthz")[0] == 503  # it starts: the state, whatever the number of clients
 
 
 def test_stream_beyond_the_limit_gets_503(page: HttpSink) -> None:
     clients = [open_stream(page) for _ in range(server.MAX_STREAMS)]
     for client in clients:
         assert b"200" in client.recv(100)
-    assert get(page, "/stream.mjpg")[0] == 503
+    assert get(page, "/stream.mjpg")[0] == 429
     assert get(page, "/status.json")[0] == 200
     for client in clients:
         client.close()
@@ -377,13 +391,13 @@ def test_disconnected_clients_leave_no_open_files(page: HttpSink, flight: np.nda
     for index in range(30):
         page.write(result(index, flight[0]))
         assert wait_until(
-            lambda: len(page._server._clients) < 4
+            lambda: len(page._server.clients) < 4
         )  # a disconnected client is noticed within a second
         with open_stream(page) as client:
             if index % 2:
                 read_pictures(client, 1)
         get(page, "/status.json")
-    assert wait_until(lambda: not page._server._clients, 10)
+    assert wait_until(lambda: not len(page._server.clients), 10)
     assert len(list(Path("/proc/self/fd").iterdir())) <= open_before
 
 
