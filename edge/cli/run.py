@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from edge.pipeline.supervisor import LiveSettings
 from edge.pipeline.systemd import SystemdNotifier
 from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.release.manifest import MAX_BLUR
+from edge.sinks.files.output_stream import is_stream, standard_stream
 from edge.sinks.sink import Sink
 from edge.sources.factory import exclusive_devices, is_camera, open_source
 from edge.sources.public_name import CREDENTIALS_VARIABLE, has_password
@@ -102,6 +104,11 @@ class RunOptions:
     def outputs(self) -> dict[str, Path | None]:
         """Path of each output by the name of its sink."""
         return {"overlay": self.recorded_overlay, "jsonl": self.jsonl, "maps": self.maps}
+
+    @property
+    def uses_stdout(self) -> bool:
+        """Whether JSON lines go to the standard output, so that nothing else may."""
+        return self.jsonl is not None and standard_stream(self.jsonl) == 1
 
     @property
     def recorded_overlay(self) -> Path | None:
@@ -178,7 +185,7 @@ class RunOptions:
 @click.option(
     "--jsonl",
     type=FILE,
-    help="Write one JSON object per frame: time, latency, peaks, regions.",
+    help="Write one JSON object per frame: time, latency, peaks, regions. - is the standard output.",
 )
 @click.option(
     "--maps",
@@ -214,6 +221,8 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
     /dev/videoN, /dev/v4l/by-id/..., csi:N, gst:PIPELINE, rtsp://HOST/PATH
     """
     options = RunOptions(**values, network=sink_options)
+    if options.uses_stdout and options.as_json:
+        raise InputError("--json and --jsonl - both write to the standard output: leave one out")
     _warn_about_password(options.source)
     _check_paths_differ(Path(options.source), filter(None, options.outputs.values()))
     with ExitStack() as resources, ExitStack() as parts:
@@ -272,7 +281,7 @@ def _recover_outputs(options: RunOptions) -> None:
     """Name what killed runs left of the same outputs, and a recording whose name differs from the option."""
     from edge.sinks.files.recovery import recover_outputs
 
-    outputs = [path for path in options.outputs.values() if path is not None]
+    outputs = [path for path in options.outputs.values() if path is not None and not is_stream(path)]
     lines = [line for path in outputs for line in recover_outputs(path)]
     if options.overlay != options.recorded_overlay:
         lines.append(f"recording to {options.recorded_overlay}: a killed run would leave an MP4 unreadable")
@@ -296,7 +305,8 @@ def _report(summary: RunSummary, run_info: RunInfo, damage: Sequence[str], optio
     if options.as_json:
         print_json(summary, run_info, damage)
     else:
-        print_text(summary, run_info, options.is_live, options.outputs)
+        with redirect_stdout(sys.stderr) if options.uses_stdout else nullcontext():
+            print_text(summary, run_info, options.is_live, options.outputs)
     check_outputs(summary)
 
 

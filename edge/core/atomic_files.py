@@ -172,6 +172,8 @@ def translate_write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EPIPE, errno.ENXIO):
+            raise InputError(f"cannot write {target}: nobody reads it; start its reader first") from error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space, or choose another path" if full else "choose a path that can be written"
         raise InputError(f"cannot write {target}: {error.strerror}; {remedy}") from error

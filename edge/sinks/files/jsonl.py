@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from io import FileIO
 from pathlib import Path
 
 from edge.core.atomic_files import PendingFile, translate_write_errors
@@ -11,6 +12,7 @@ from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, ResultTransform, identity
+from edge.sinks.files.output_stream import is_stream, open_stream
 from edge.sinks.files.recovery import OutputLock
 
 
@@ -18,7 +20,7 @@ class JsonlSink:
     """Writes one JSON object per frame; docs/reference/sinks.md describes its fields.
 
     Args:
-        path: Output file.
+        path: Output file, or a stream: `-` is the standard output.
         transform: Applied to each result first, for example to find regions.
         camera: Adds bearing and elevation to each region.
 
@@ -30,9 +32,13 @@ class JsonlSink:
         self, path: Path, transform: ResultTransform = identity, camera: CameraGeometry | None = None
     ) -> None:
         self._transform, self._camera = transform, camera
-        self._pending = PendingFile(path)
-        self._lock = OutputLock(self._pending.path)
-        self._file = self._pending.path.open("wb", buffering=0)
+        self._path = path
+        self._pending = None if is_stream(path) else PendingFile(path)
+        if self._pending is None:
+            self._file = open_stream(path)
+        else:
+            self._lock = OutputLock(self._pending.path)
+            self._file = FileIO(self._pending.path, "wb")
         self._complete_bytes = 0
 
     def write(self, result: Result) -> None:
@@ -55,29 +61,33 @@ class JsonlSink:
             "regions": [region_to_json(region, width, height, self._camera) for region in result.regions],
         }
         line = f"{json.dumps(row)}\n".encode()
-        with translate_write_errors(self._pending.target):
+        with translate_write_errors(self._path):
             while line:
                 # An unbuffered write to an almost full disk can take a part of the line.
                 line = line[self._file.write(line) :]
-        self._complete_bytes = self._file.tell()
+        if self._pending is not None:
+            self._complete_bytes = self._file.tell()
 
     def finish(self) -> None:
         """Cut off an incomplete last line and close the file."""
-        with translate_write_errors(self._pending.target):
-            self._file.truncate(self._complete_bytes)
+        with translate_write_errors(self._path):
+            if self._pending is not None:
+                self._file.truncate(self._complete_bytes)
             self._file.close()
 
     def commit(self) -> None:
         """Move the file to its final path."""
-        self._pending.commit()
-        self._lock.release()
+        if self._pending is not None:
+            self._pending.commit()
+            self._lock.release()
 
     def discard(self) -> None:
         """Remove the file."""
         with contextlib.suppress(OSError):
             self._file.close()
-        self._pending.discard()
-        self._lock.release()
+        if self._pending is not None:
+            self._pending.discard()
+            self._lock.release()
 
 
 def region_to_json(

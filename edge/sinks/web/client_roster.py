@@ -2,8 +2,8 @@
 
 A client waits from its connection to the end of its request's head, then it is served. Waiting costs an
 attacker nothing, so waiting clients never keep others out: the oldest one leaves for a new one, and each has
-a deadline. Places to be served are given only to clients with access: those with the token, or, where the page
-needs none, those on this machine.
+a deadline. Places to be served are given only to clients with access: those with the token, or, where the
+page needs none, those on this machine.
 """
 
 from __future__ import annotations
