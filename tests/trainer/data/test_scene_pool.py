@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -200,9 +199,9 @@ def test_killed_rendering_resumes_with_the_shards_that_are_whole(pool_copy: Path
     assert not seen or seen[0].total <= SCENES_PER_SHARD, "at least one of two shards was kept"
 
 
-def test_pool_can_be_pickled_and_split(small_pool: ScenePool) -> None:
-    copy = pickle.loads(pickle.dumps(small_pool))  # noqa: S301  as for a worker
-    first, second = (pool.draw(np.random.default_rng(3), 0.5) for pool in (small_pool, copy))
-    assert first.index == second.index
-    alone, same = small_pool.split(1)
-    assert alone.draw(np.random.default_rng(3), 0.5).index == same.draw(np.random.default_rng(3), 0.5).index
+def test_parts_of_a_pool_share_no_scene(pool_copy: Path) -> None:
+    parts = open_pool(SMALL_POOL, 10, pool_copy).split(1)
+    rng = np.random.default_rng(0)
+    first, others = ({part.draw(rng, 0.5).index.scene for _ in range(60)} for part in parts)
+    assert len(first) == len(others) == 9
+    assert not first & others

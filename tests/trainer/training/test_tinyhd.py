@@ -36,7 +36,7 @@ from trainer.training.tinyhd import StudentDistillation, TeacherTraining, run_te
 
 SMALL_FRAMES = {"student.height": "32", "student.width": "32", "workers": "0", "mixed": "false"}
 FEW_STEPS = {
-    "world.frames": "16", "world.width": "64", "world.height": "64",
+    "world.frames": "16", "world.width": "64", "world.height": "64", "world.scenes": "1",
     "teacher.steps": "1", "teacher.batch": "2", "distillation.steps": "2", "distillation.batch": "2",
 }  # fmt: skip
 ALL_PARTS = [*LEVELS, "d2", "d3"]
