@@ -93,7 +93,9 @@ def _has_scheme(name: str) -> bool:
 
 
 def _may_hold_secret(name: str) -> bool:
-    return _has_scheme(name) or re.search(r":[^:]*@|\?.*=", name) is not None
+    if _has_scheme(name):
+        return True
+    return re.search(r":[^:]*@|\?.*=", name) is not None and not os.path.exists(name)
 
 
 def _public_url(scheme: str, rest: str) -> str:

@@ -20,6 +20,7 @@ from edge.core.atomic_files import PendingFile
 from edge.core.errors import CheckError, InputError
 from edge.release.manifest import FORMS, Form, Release
 from edge.sources.factory import open_source
+from edge.sources.public_name import public_name
 from export.cli.target_options import input_options
 from export.compare.input_request import InputRequest
 
@@ -188,7 +189,7 @@ def _to_dict(operands: _Operands, frames: str, comparison: Comparison, diverged:
             spec.name if isinstance(spec, Release) else spec.document()
             for spec in (operands.a_input, operands.b_input)
         ],
-        "source": frames,
+        "source": public_name(frames),
         "frames": comparison.frames,
         "saliency": comparison.saliency,
         "outputs": {name: difference.summary() for name, difference in comparison.outputs.items()},

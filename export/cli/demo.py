@@ -21,6 +21,7 @@ from edge.core.atomic_files import atomic_file
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.release.manifest import DEFAULT_RELEASE
 from edge.sources.factory import open_source
+from edge.sources.public_name import public_name
 
 DEFAULT_SOURCE = "synthetic:11:640x360:120"
 PRECISIONS = "fp32,fp16,int8"
@@ -84,7 +85,8 @@ class _Stages:
 
     def run(self, title: str, command: str, *arguments: str | Path) -> None:
         words = [command, *map(str, arguments)]
-        OUT_CONSOLE.print(f"\n[bold]{title}[/bold]\n[dim]{escape(f'$ aerogaze {shlex.join(words)}')}[/dim]")
+        shown = shlex.join(map(public_name, words))
+        OUT_CONSOLE.print(f"\n[bold]{title}[/bold]\n[dim]{escape(f'$ aerogaze {shown}')}[/dim]")
         started = time.perf_counter()
         invoke(words)
         self.seconds[command] = time.perf_counter() - started
@@ -107,7 +109,7 @@ def _run_stages(stages: _Stages, source: str, out: Path, student: str) -> dict[s
     manifest = json.loads((release / "release.json").read_text())
     return {
         "schema": 1,
-        "source": source,
+        "source": public_name(source),
         "seconds": stages.seconds,
         "release": {key: manifest[key] for key in ("name", "student", "calibrated", "graphs")},
         "engines": engines,

@@ -108,8 +108,8 @@ def _open_clip(folder: Path, source: str, max_frames: int | None) -> AnnotatedCl
     clip = load_clip(folder)
     if clip is None:
         return _create_clip(folder, source, name, max_frames or DEFAULT_FRAMES)
-    if clip.info.source != name:
-        raise InputError(f"{folder} holds frames of {clip.info.source}; choose another --out")
+    if clip.info.source != name and public_name(clip.info.source) != name:  # older names had masked passwords
+        raise InputError(f"{folder} holds frames of {public_name(clip.info.source)}; choose another --out")
     if max_frames not in (None, clip.info.frames):
         raise InputError(
             f"{folder} holds {clip.info.frames} frames; leave out --max-frames to continue, or choose "

@@ -198,7 +198,7 @@ def test_playing_ends_at_the_last_frame_and_an_ended_command_is_shown(
     [
         ("synthetic:7:640x360:60", "synthetic-7-640x360-60"),
         ("/dev/video0:640x480", "dev-video0-640x480"),
-        ("rtsp://user:secret@host/path", "rtsp-user-host-path"),
+        ("rtsp://user:secret@host/path", "rtsp-host-path"),
     ],
 )
 def test_name_of_a_clip_is_a_folder_and_has_no_password(source: str, name: str) -> None:
