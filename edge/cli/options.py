@@ -13,6 +13,7 @@ import click
 from edge.core.errors import InputError
 from edge.inference.engine_selection import ENGINE_CHOICES
 from edge.sources.pixel_range import RANGE_VARIABLE, parse_range
+from edge.sources.public_name import public_name
 
 
 class FileType(click.Path):
@@ -74,7 +75,16 @@ class NonEmptyCommand(SectionedCommand):
             if not argument or (argument.startswith("--") and argument.endswith("=")):
                 raise InputError(f"empty value after {argument or previous}: give a value, or leave it out")
             previous = argument
-        return super().parse_args(ctx, args)
+        names = [argument for argument in args if argument.lower().startswith("gst:") or ":/" in argument]
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if names and "unexpected extra argument" in error.message:  # the rest of a password with a space
+                raise InputError(
+                    f"more arguments than expected after {public_name(names[0])}: put the source into "
+                    "quotation marks"
+                ) from None
+            raise
 
 
 class FiniteRange(click.FloatRange):

@@ -235,14 +235,19 @@ def natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:
     ]
 
 
-def _find_reason_to_skip(path: Path, suffix: str) -> str | None:
-    """Return why a file with a picture's suffix cannot be read; None if it may be an image."""
+def describe_no_file(path: Path) -> str | None:
+    """Return what a path is that is no regular file, or no link to one; None for a file."""
     if path.is_symlink() and not path.exists():
         return "a link to a missing file"
     if path.is_dir():
         return "a folder"
-    if not path.is_file():
-        return "no regular file"
+    return None if path.is_file() else "no regular file"
+
+
+def _find_reason_to_skip(path: Path, suffix: str) -> str | None:
+    """Return why a file with a picture's suffix cannot be read; None if it may be an image."""
+    if (reason := describe_no_file(path)) is not None:
+        return reason
     if suffix in OTHER_SUFFIXES:
         return f"{suffix[1:].upper()}: convert it to JPEG or PNG"
     if suffix == ".webp" and _is_animated_webp(path):

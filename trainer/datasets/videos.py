@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge.sources.image_folder import describe_no_file
 from trainer.datasets.clips import DatasetClip, Faults, layout_error
 from trainer.datasets.image_sequences import VideoSequence
 
@@ -16,9 +17,10 @@ def read(root: Path, faults: Faults) -> list[DatasetClip]:
     Raises:
         InputError: There is no video.
     """
-    paths = sorted(
-        p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
-    )
+    entries = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+    reasons = {path: describe_no_file(path) for path in entries}
+    faults.update({path: reason for path, reason in reasons.items() if reason not in (None, "a folder")})
+    paths = [path for path in entries if reasons[path] is None]
     if not paths:
         raise layout_error("a tree of video", root, f"**/*{{{','.join(sorted(SUFFIXES))}}}")
     return [

@@ -140,3 +140,15 @@ def test_password_on_the_command_line_is_warned_about(
         assert "rtsp://127.0.0.1:1/x gives no video" in quiet.err
     assert "SECRET" not in outcome.err + from_file.err + from_environment.err
     assert not has_password("rtsp://127.0.0.1:1/x")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rtsp://u:SEC", "RET@cam/x"], ["gst:rtspsrc", "user-pw=SECRET", "!", "x"]]
+)
+def test_source_without_quotation_marks_shows_no_secret(
+    command: Callable[..., Outcome], arguments: list[str]
+) -> None:
+    outcome = command("run", *arguments)
+    assert outcome.code == 2
+    assert "put the source into quotation marks" in outcome.err
+    assert not any(part in outcome.err for part in ("SEC", "RET"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -317,6 +318,17 @@ def test_truncated_and_unreadable_videos_are_recorded(tmp_path: Path) -> None:
         dataset.faults[tmp_path / "cut.avi"]
         == f"the file is cut: it ends at frame {len(indices)} of the {len(cut)} it announces"
     )
+
+
+def test_videos_that_are_no_files_are_recorded(tmp_path: Path) -> None:
+    trees.write_video(tmp_path / "A.AVI", 3)
+    trees.write_video(tmp_path / "12:00.avi", 3)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "dead.mp4").symlink_to(tmp_path / "missing.mp4")
+    os.mkfifo(tmp_path / "pipe.mkv")
+    dataset = open_dataset("videos", tmp_path)
+    assert [(clip.name, len(_indices(clip))) for clip in dataset.clips] == [("12:00.avi", 3), ("A.AVI", 3)]
+    assert {path.name for path in dataset.faults} == {"dead.mp4", "pipe.mkv"}
 
 
 @pytest.mark.parametrize("codec", ["MJPG", "XVID"])
