@@ -95,7 +95,7 @@ def _write_sheets(
 
     folder.mkdir(parents=True, exist_ok=True)
     for candidate in candidates:
-        path = folder / f"{Path(candidate.name).stem}.png"
+        path = folder / f"{candidate.label}.png"
         if not cv2.imwrite(str(path), worst_frames_sheet(candidate, protocol, data, effort)):
             raise InputError(f"cannot write {path}: is the disk full?")
 

@@ -46,6 +46,7 @@ class Candidate:
 
     Attributes:
         name: The name.
+        label: The name without folders and without `.safetensors`, for tables.
         precision: The precision that was asked for.
         release: The release; None for a student or a folder of maps.
         description: What makes the maps.
@@ -56,6 +57,7 @@ class Candidate:
 
     def __init__(self, name: str, precision: str | None = None) -> None:
         self.name, self.precision = name, precision
+        self.label = Path(name).name.removesuffix(".safetensors")
         self._predictors: dict[float, Predictor] = {}
         first = self.predictor(10.0)
         self.description = first.description

@@ -95,7 +95,7 @@ class Quality:
     """All that was measured of a candidate; what its data did not allow is None or empty.
 
     Attributes:
-        name: Name of the candidate.
+        name: Label of the candidate.
         description: What makes its maps.
         sequences: Box scores of each sequence.
         twins: Scores on twins.
@@ -168,11 +168,11 @@ def measure_quality(
     twins = _twin_scores(candidates, effort.twins, on_step)
     results = []
     for index, candidate in enumerate(candidates):
-        on_step(f"gaze and cost of {candidate.name}")
+        on_step(f"gaze and cost of {candidate.label}")
         score = candidate.release.score if candidate.release else None
         results.append(
             Quality(
-                name=candidate.name,
+                name=candidate.label,
                 description=candidate.description,
                 sequences=sequences[index],
                 twins=twins[index],
