@@ -301,7 +301,8 @@ def test_release_and_student_of_the_same_name_agree(real: Path) -> None:
 def test_maps_written_by_run_score_as_the_release(command: Command, tmp_path: Path) -> None:
     root = dataset_trees.write_boxes(tmp_path / "data", ["car1", "car2"])
     for name in ("car1", "car2"):
-        assert command("run", root / name / "frames", "--maps", tmp_path / "maps" / name).code == 0
+        words = ("run", root / name / "frames", "--release", "skd-64", "--maps", tmp_path / "maps" / name)
+        assert command(*words).code == 0
     documents = {}
     for maps in (tmp_path / "maps", "skd-64"):
         path = tmp_path / "scores.json"
