@@ -317,8 +317,7 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
         if options.recorded_overlay:
             from edge.sinks.files.overlay_video import OverlaySink
 
-            path, keeps_time = options.recorded_overlay, not options.is_live
-            sinks.append(OverlaySink(path, frames, transform, keeps_time))
+            sinks.append(OverlaySink(options.recorded_overlay, frames, transform, options.is_live))
         if options.jsonl:
             from edge.sinks.files.jsonl import JsonlSink
 

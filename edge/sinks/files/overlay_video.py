@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 
@@ -14,7 +16,9 @@ from edge.core.frames import Image, Source, Tensor
 from edge.postprocessing.annotations import draw_annotations
 from edge.postprocessing.result import Result, ResultTransform, identity
 from edge.sinks.files.map_images import fit_to_aspect
+from edge.sinks.files.piped_file import PipedFile
 from edge.sinks.files.recovery import OutputLock
+from edge.sources.video_file import announced_frames, count_packets
 
 MAX_WIDTH, MAX_HEIGHT = 1280, 1280
 """Larger frames are shrunk to fit: the overlay is for viewing, not for measuring."""
@@ -42,8 +46,9 @@ class OverlaySink:
         path: Output file; its suffix selects the container.
         source: Source of the frames, for their size and frame rate.
         transform: Applied to each result first, for example to find regions.
-        keeps_time: Repeat a picture until the next one is due, so that videos of a variable frame rate and
-            videos with damaged frames keep their time; else write the pictures one by one.
+        is_live: The run is live: pictures are written one by one, and a Matroska file gets them at once, so
+            that it survives if the process is killed. Else a picture is repeated until the next one is due,
+            so that videos of a variable frame rate and videos with damaged frames keep their time.
 
     Raises:
         InputError: The suffix is not .mp4, .mkv or .avi, OpenCV cannot encode to the file, or the disk is
@@ -55,7 +60,7 @@ class OverlaySink:
         path: Path,
         source: Source,
         transform: ResultTransform = identity,
-        keeps_time: bool = True,
+        is_live: bool = False,
     ) -> None:
         self._transform = transform
         if path.suffix.lower() not in {".mp4", ".mkv", ".avi"}:
@@ -64,7 +69,8 @@ class OverlaySink:
         self._size = tuple(max(2, 2 * round(side * scale / 2)) for side in (source.width, source.height))
         self._pending = PendingFile(path)
         self._frames = 0
-        self._fps, self._keeps_time = source.fps, keeps_time
+        self._fps, self._keeps_time = source.fps, not is_live
+        self._pipe: PipedFile | None = None
         self._start_s: float | None = None
         self._picture: Image | None = None
         if self._is_disk_full():
@@ -73,18 +79,29 @@ class OverlaySink:
                 f"cannot write {path}: the disk is almost full; free some space, or choose another path"
             )
         self._lock = OutputLock(self._pending.path)
+        is_piped = is_live and path.suffix.lower() == ".mkv"
         for fps in (source.fps, round(source.fps, 2), round(source.fps)):  # MPEG-4 cannot store every rate
-            self._writer = cv2.VideoWriter(
-                str(self._pending.path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), fps, self._size
-            )
-            if self._writer.isOpened():
+            if is_piped:
+                self._pipe = PipedFile(self._pending.path, partial(self._open_writer, fps, cv2.CAP_FFMPEG))
+                if self._pipe.is_open:
+                    return
+                self._pipe = None
+            if self._open_writer(fps, cv2.CAP_ANY, self._pending.path):
                 return
         self._lock.release()
         self._pending.discard()
         raise InputError(f"this OpenCV cannot encode MPEG-4 video to {path}: try another folder or name")
 
+    def _open_writer(self, fps: float, backend: int, path: Path) -> bool:
+        """Open the encoder and return whether it is open."""
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(path.absolute()), backend, codec, fps, self._size)
+        return self._writer.isOpened()
+
     def write(self, result: Result) -> None:
         """Draw and encode one frame."""
+        if self._pipe is not None and self._pipe.error is not None:
+            raise self._pipe.error
         if self._frames % DISK_CHECK_INTERVAL == 0 and self._is_disk_full():
             self._writer.release()  # write the index now: other sinks may fill the same disk
             raise InputError(
@@ -112,9 +129,9 @@ class OverlaySink:
     def finish(self) -> None:
         """Close the video and check that all frames can be read back."""
         self._writer.release()
-        written = cv2.VideoCapture(str(self._pending.path.absolute()), cv2.CAP_FFMPEG)
-        frames = max(0, int(written.get(cv2.CAP_PROP_FRAME_COUNT))) if written.isOpened() else 0
-        written.release()
+        if self._pipe is not None:
+            self._pipe.finish()
+        frames = _count_frames(self._pending.path)
         if frames != self._frames or not frames:
             raise InputError(
                 f"cannot write {self._pending.target}: {frames} of {self._frames} frames can be read back; "
@@ -129,11 +146,22 @@ class OverlaySink:
     def discard(self) -> None:
         """Close and remove the video."""
         self._writer.release()
+        if self._pipe is not None:
+            with suppress(InputError):
+                self._pipe.finish()
         self._pending.discard()
         self._lock.release()
 
     def _is_disk_full(self) -> bool:
         return disk_usage(self._pending.path.parent).free < RESERVED_BYTES
+
+
+def _count_frames(path: Path) -> int:
+    """Return the number of frames in a video; a piped one does not announce it."""
+    written = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    announced = announced_frames(written) if written.isOpened() else 0
+    written.release()
+    return count_packets(path) if announced is None else announced
 
 
 def draw_overlay(result: Result, width: int, height: int) -> Image:

@@ -27,7 +27,7 @@ class Source:
     name, width, height, fps, length = "noise", 640, 360, 10.0, None
 
 folder = Path(sys.argv[1])
-sinks = [OverlaySink(folder / sys.argv[2], Source()), JsonlSink(folder / "o.jsonl")]
+sinks = [OverlaySink(folder / sys.argv[2], Source(), is_live=True), JsonlSink(folder / "o.jsonl")]
 sinks.append(MapsSink(folder / "maps"))
 random = np.random.default_rng(0)
 for index in range(int(sys.argv[3])):
@@ -81,7 +81,7 @@ def test_killed_recording_is_recovered_and_named_at_the_next_start(
     frames = 0
     while capture.grab():
         frames += 1
-    assert frames >= 30
+    assert frames >= 25  # a second may be missing
     assert not [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")]
 
 
