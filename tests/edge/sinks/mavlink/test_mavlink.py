@@ -380,7 +380,18 @@ def test_command_sends_tracking_and_setpoints_to_a_ground_station(
     command: Callable[..., Outcome], ground: GroundStation, video: Path
 ) -> None:
     link = f"udpout:127.0.0.1:{ground.port}"
-    options = ["--mavlink", link, "--mavlink-system", 7, "--gimbal", "--fov", 70, "--mount=-20"]
+    options = [
+        "--mavlink",
+        link,
+        "--mavlink-system",
+        7,
+        "--gimbal",
+        "--fov",
+        70,
+        "--mount=-20",
+        "--min-score",
+        0,
+    ]
     outcome = command("run", video, *map(str, options))
     assert outcome.code == 0, outcome.err
     ground.listen(0.2)
