@@ -18,10 +18,11 @@ from edge.cli.console import progress_bar
 from edge.cli.options import FILE, range_option
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import CheckError, InputError
+from edge.core.frames import find_damage
 from edge.release.manifest import FORMS, Form, Release
 from edge.sources.factory import open_source
 from edge.sources.public_name import public_name
-from export.cli.target_options import input_options
+from export.cli.target_options import input_options, warn
 from export.compare.input_request import InputRequest
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _run(operands: _Operands, frames: str, max_frames: int, layers: bool) -> Com
     with ExitStack() as stack:
         source = open_source(frames)
         stack.callback(source.close)
+        stack.callback(lambda: warn(find_damage(source)))
         a = open_stepper(operands.a, operands.a_input, [layer.a for layer in matched])
         stack.callback(a.close)
         b = open_stepper(operands.b, operands.b_input, [layer.b for layer in matched])
