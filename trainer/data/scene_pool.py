@@ -191,7 +191,7 @@ class ScenePool:
         scenes: dict[tuple[bool, bool], dict[int, list[tuple[Path, int]]]] = {}
         for path in (shard_path(self._folder, number) for number in self._shards):
             for position, shot in enumerate(read_index(path)):
-                is_clip = len(shot.ticks) == self.settings.clip_frames
+                is_clip = len(shot.labelled) == len(shot.ticks)  # a short shot has frames without a density
                 for clip in {False, is_clip}:
                     by_scene = scenes.setdefault((shot.twins, clip), {})
                     by_scene.setdefault(shot.scene, []).append((path, position))

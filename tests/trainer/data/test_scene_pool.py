@@ -81,6 +81,13 @@ def test_a_third_of_the_scenes_has_clips_and_a_third_twins(small_pool: ScenePool
     assert len(all_clips(small_pool)) == 2
 
 
+def test_short_shots_are_no_clips_where_clips_are_as_short(tmp_path: Path) -> None:
+    pool = open_pool(replace(SMALL_POOL, clip_frames=3), 1, tmp_path)
+    shots = all_clips(pool)
+    assert len(shots) == 2
+    assert all(set(np.diff(shot.index.ticks)) == {6} for shot in shots), "ten frames per second"
+
+
 def test_pools_of_other_seeds_share_no_scene_and_none_is_for_evaluation(tmp_path: Path) -> None:
     open_pool(replace(SMALL_POOL, seed=0), 1, tmp_path)
     folders = tmp_path, default_folder(SMALL_POOL)
