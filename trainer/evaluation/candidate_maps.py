@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import edge
 import trainer
 from edge.core.atomic_files import atomic_file, cache_folder
+from edge.core.errors import InputError
 from edge.metrics.box_proxy import BoxScores, box_scores
 from edge.release.manifest import Release, load_release
 from trainer.datasets.clips import LabelledFrame
@@ -27,13 +28,17 @@ MAP_SOURCES = (
     "edge/inference",
     "edge/metrics",
     "edge/preprocessing",
+    "edge/sources/image_folder.py",
+    "edge/sources/pixel_range.py",
+    "trainer/datasets",
     "trainer/evaluation/quality_clips.py",
     "trainer/inference",
     "trainer/models",
 )
 SIMULATION_SOURCES = ("edge/simulation", *MAP_SOURCES)
-"""Code that maps and scores depend on, of real and of simulated clips. When it changes, they are computed
-again."""
+TWIN_SOURCES = ("trainer/evaluation/motion_twins.py", *SIMULATION_SOURCES)
+"""Code that maps and scores depend on, of real clips, of simulated clips and of twins. When it changes, they
+are computed again."""
 SCORE_KEYS = BoxScores._fields
 
 
@@ -98,7 +103,7 @@ def clip_records(candidates: Sequence[Candidate], clip: QualityClip) -> list[Cli
     """Return the record of each candidate for a clip; frames are loaded only if a record is missing.
 
     Raises:
-        InputError: As the predictors do.
+        InputError: As the predictors do, or a frame of the clip cannot be read.
     """
     paths = [_record_path(candidate, clip) for candidate in candidates]
     records = [_read(path) for path in paths]
@@ -122,13 +127,18 @@ def _compute(
     frames: list[LabelledFrame],
     boxes: list[list[tuple[float, float, float, float]]],
 ) -> ClipRecord:
-    scored = set(clip.scored)
+    boxes_of = dict(zip(clip.scored, boxes if clip.kind == "sequence" else [[]] * len(boxes), strict=True))
     maps: list[Map] = []
     scores: list[tuple[float, ...]] = []
     for frame, saliency in predictor.predict(clip.name, frames):
-        if frame.index in scored:
+        if frame.index in boxes_of:
             maps.append(saliency.copy())
-            scores.append(_box_scores(frame, saliency, boxes[len(scores)] if clip.kind == "sequence" else []))
+            scores.append(_box_scores(frame, saliency, boxes_of[frame.index]))
+    if len(maps) != len(clip.scored):
+        raise InputError(
+            f"{clip.name}: {len(clip.scored) - len(maps)} of its frames cannot be read as an image; expected "
+            "all of them: copy the sequence again"
+        )
     height, width = frames[0].image.shape[:2]
     return ClipRecord(np.stack(maps).astype(np.float32), np.array(scores, np.float64), (width, height))
 

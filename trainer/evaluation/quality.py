@@ -21,7 +21,7 @@ from trainer.datasets.clips import LabelledFrame
 from trainer.datasets.factory import open_dataset
 from trainer.evaluation.candidate_maps import (
     SCORE_KEYS,
-    SIMULATION_SOURCES,
+    TWIN_SOURCES,
     Candidate,
     ClipRecord,
     clip_records,
@@ -213,7 +213,7 @@ def _twin_scores(
     folder = cache_folder() / "quality"
     paths = []
     for candidate in candidates:
-        identity = f"twins {clips} {candidate.fingerprint} {source_hash(SIMULATION_SOURCES)}"
+        identity = f"twins {clips} {candidate.fingerprint} {source_hash(TWIN_SOURCES)}"
         paths.append(folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.json")
     missing = [index for index, path in enumerate(paths) if not path.is_file()]
     if missing:

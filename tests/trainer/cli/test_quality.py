@@ -77,6 +77,14 @@ def test_second_run_reads_the_maps_from_the_cache(data: Path, tmp_path: Path) ->
     assert documents[0] == documents[1]
 
 
+def test_sequence_with_an_unreadable_frame_is_refused(data: Path) -> None:
+    (data / "uav" / "bike1" / "frames" / "002.jpg").write_bytes(b"no image")
+    with pytest.raises(
+        InputError, match=r"uav/bike1: 1 of its frames cannot be read as an image; expected all"
+    ):
+        run("skd-32", "--quick", "--data", str(data))
+
+
 def test_without_data_the_simulated_measures_remain(tmp_path: Path) -> None:
     output = run("skd-32", "--quick")
     assert "skipped box proxy, gaze and views: no real sequences" in output
