@@ -22,7 +22,7 @@ from edge.core.errors import InputError
 from edge.core.locks import writer_lock
 from edge.inference.tensorrt.api import build_plan, load_tensorrt
 from edge.inference.tensorrt.build_target import BuildTarget
-from edge.release.manifest import DEFAULT_RELEASE, load_release
+from edge.release.manifest import load_release
 from export.engines.build import TIMING_CACHE, EngineStatus, build_engines
 from export.engines.build_source import release_engine_source
 from tests.conftest import Outcome
@@ -45,7 +45,7 @@ def engines(release: Path, command: Command, made_once: MadeOnce) -> Path:
         assert outcome.out.splitlines()[-1].startswith(f"next: aerogaze profile {release} --engine tensorrt")
         shutil.move(release / "engines", folder)
 
-    built = made_once(f"engines-{DEFAULT_RELEASE}-rtx", build)
+    built = made_once("engines-skd-64-rtx", build)
     return Path(shutil.copytree(built / "engines", release / "engines")) / "rtx"
 
 

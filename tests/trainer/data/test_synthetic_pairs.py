@@ -108,10 +108,11 @@ def test_targets_and_density_follow_the_crop(small_pool: ScenePool) -> None:
     shot = all_clips(small_pool)[0]
     tick = shot.index.ticks[-1]
     target = max(shot.targets(tick), key=lambda target: target.visible_fraction)
-    left = min(max(int(target.box[0] + target.box[2] / 2), 1), 40)  # an edge that may cut the target
+    left = min(max(int(target.box[0] + target.box[2] / 2), 1), 40)
     crop = Variation(shot, left, 4, 50, 40)
     (image,) = crop.images([15])
     assert (image == shot.frames[15, 4:44, left : left + 50]).all()
+    assert crop.targets(tick)
     for moved in crop.targets(tick):
         (original,) = (t for t in shot.targets(tick) if t.target_id == moved.target_id)
         area = moved.box[2] * moved.box[3] / (original.box[2] * original.box[3])
@@ -122,6 +123,17 @@ def test_targets_and_density_follow_the_crop(small_pool: ScenePool) -> None:
     assert whole.targets(tick) == shot.targets(tick)
     density = gaze_density(crop, tick, 50, 40)
     assert density.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_target_at_the_edge_of_a_crop_counts_by_the_part_inside(small_pool: ScenePool) -> None:
+    shot = all_clips(small_pool)[0]
+    target = shot.targets(shot.index.ticks[-1])[0]
+    crop = Variation(shot, 10, 10, 20, 20)
+    inside = crop._crop(replace(target, box=(5.0, 12.0, 10.0, 4.0), visible_fraction=0.8))
+    assert inside is not None
+    assert inside.box == (0.0, 2.0, 5.0, 4.0)
+    assert inside.visible_fraction == pytest.approx(0.4)
+    assert crop._crop(replace(target, box=(0.0, 12.0, 10.0, 4.0))) is None
 
 
 def test_variations_change_crop_colours_and_noise_the_same_way_each_time(small_pool: ScenePool) -> None:
