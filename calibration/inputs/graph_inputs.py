@@ -28,7 +28,8 @@ class InputFeeder:
     """Maps the frames of a window to the inputs of a graph.
 
     A graph with one input gets the last frame; its states, if any, are carried over the frames before it. A
-    graph with two inputs gets the last frame and the first frame of the window, in this order.
+    graph with two inputs gets the last frame and the first frame of the window, in this order. A graph that
+    takes clips gets the last frames together.
 
     Attributes:
         prepare: Converts a frame (height, width, 3) to the value of an input.
@@ -37,6 +38,7 @@ class InputFeeder:
         states: Recurrent states of the graph.
         looks_ahead: Pass two inputs in the other order: the map is that of the first frame.
         align_past: Aligns an earlier frame with a later one; arguments are (earlier, later).
+        clip: Frames that the input of a graph in clip form takes, (1, 3, clip, H, W).
     """
 
     prepare: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -47,6 +49,7 @@ class InputFeeder:
     align_past: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = field(
         default=lambda past, now: past, repr=False
     )
+    clip: int = 1
 
     @property
     def cache_identity(self) -> str:
@@ -63,7 +66,8 @@ class InputFeeder:
         states = f"({states},)" if len(self.states) == 1 else f"({states})"
         return (
             f"Feeding(prepare={self.prepare!r}, inputs={self.inputs!r}, output={self.output!r}, "
-            f"states={states}, ahead={self.looks_ahead!r})"
+            f"states={states}, ahead={self.looks_ahead!r}"
+            + (f", clip={self.clip})" if self.clip > 1 else ")")
         )
 
     def __call__(self, session: ort.InferenceSession, window: Window) -> FeedDict:
@@ -72,6 +76,8 @@ class InputFeeder:
             first, last = self.prepare(self.align_past(window[0], window[-1])), self.prepare(window[-1])
             return dict(zip(self.inputs, (first, last) if self.looks_ahead else (last, first), strict=True))
         (name,) = self.inputs
+        if self.clip > 1:
+            return {name: np.stack([self.prepare(frame) for frame in window[-self.clip :]], axis=2)}
         fp16_inputs = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
         dtypes = {s.input: np.float16 if s.input in fp16_inputs else np.float32 for s in self.states}
         initial = {s.input: np.full(s.shape, s.start, dtypes[s.input]) for s in self.states}

@@ -16,6 +16,7 @@ from onnx import TensorProto, external_data_helper, version_converter
 
 from calibration.inputs.distribution_shift import ChannelStatistics, statistics_from_batch_norms
 from calibration.inputs.graph_inputs import InputFeeder
+from calibration.inputs.graph_repair import repair_graph
 from calibration.inputs.image_format import Colour, Layout
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
@@ -105,11 +106,12 @@ def import_graph(
     Raises:
         InputError: If the graph cannot be calibrated. The message names the file, node, input or option.
     """
-    model = _read_model(path)
+    model = read_model(path)
+    repair_graph(model)
     image = resolve_image_input(path, model, layout, size, colour, scale, offset)
     output = select_output(path, model, output)
     statistics = statistics_from_batch_norms(model)
-    model = _simplify(path, _convert_opset(path, model))
+    model = simplify(path, convert_opset(path, model))
     name = data_inputs(model)[0].name
     return ImportedGraph(model, image, InputFeeder(image, (name,), output), statistics)
 
@@ -140,8 +142,12 @@ def resolve_image_input(
     return replace(image, colour=colour, scale=tuple(scale), offset=tuple(offset))
 
 
-def _read_model(path: Path) -> onnx.ModelProto:
-    """Return the checked graph with its weights."""
+def read_model(path: Path) -> onnx.ModelProto:
+    """Return the checked graph of a file, with its weights.
+
+    Raises:
+        InputError: It is not a float graph of standard operators, or its weights are missing.
+    """
     if not path.is_file():
         raise InputError(f"no file {path}; expected an ONNX graph or a release's folder")
     _check_size(path, path.stat().st_size)
@@ -203,12 +209,13 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
             yield from attribute.tensors
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset of the standard operators; 0 if the graph names none."""
     return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
-    opset = _opset(model)
+    opset = opset_of(model)
     if opset not in SUPPORTED_OPSETS:
         age = "old" if opset < SUPPORTED_OPSETS.start else "new"
         raise InputError(
@@ -311,8 +318,13 @@ def select_output(path: Path, model: onnx.ModelProto, output: str | None) -> str
     return name
 
 
-def _convert_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    if _opset(model) == TARGET_OPSET:
+def convert_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph in `TARGET_OPSET`.
+
+    Raises:
+        InputError: An operator cannot be converted.
+    """
+    if opset_of(model) == TARGET_OPSET:
         return model
     del model.graph.value_info[:]
     try:
@@ -320,13 +332,17 @@ def _convert_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:  # its exceptions share no base class
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{path} cannot be converted from opset {_opset(model)} to {TARGET_OPSET} ({reason}): "
+            f"{path} cannot be converted from opset {opset_of(model)} to {TARGET_OPSET} ({reason}): "
             f"export it with opset {TARGET_OPSET}"
         ) from None
 
 
-def _simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with constants and batch norms folded by ONNX Runtime, and unique node names."""
+def simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with constants and batch norms folded by ONNX Runtime, and unique node names.
+
+    Raises:
+        InputError: ONNX Runtime cannot run it, or a weight is not finite.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
