@@ -61,7 +61,7 @@ dist: env
 # The shipped releases, from the shipped students; calibrated on the synthetic world, which may be shipped. Then the scores are fitted there, too.
 release: env
 	for name in $(STUDENTS); do \
-	  $(BIN)/aerogaze export $$name --form stream --calibration-frames 500 --offer-int8 --blur 0.01 --out edge/release/shipped/$$name \
+	  $(BIN)/aerogaze export $$name --form stream --calibration-frames 500 --blur 0.01 --out edge/release/shipped/$$name \
 	    $(foreach n,$(shell seq -w 00 49),--frames synthetic:9000$(n):256x144:11) || exit; \
 	done
 	$(BIN)/aerogaze quality $(STUDENTS) --fit --quick

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from calibration.quantization.dla_cache import DEFAULT_TENSORRT_VERSION, format_
 from edge.cli.console import print_next_step
 from edge.cli.options import FOLDER
 from edge.core.atomic_files import PendingFolder, cache_folder
-from edge.core.errors import InputError
 from edge.release.manifest import Release
 from export.cli.target_options import (
     TargetRequest,
@@ -25,12 +23,12 @@ from export.cli.target_options import (
     read_footage,
     step_progress,
     target_options,
+    tensorrt_warnings,
     warn,
 )
 
 if TYPE_CHECKING:
     # These import onnx and torch, which only the work of the command needs.
-    from calibration.inputs.onnx_import import ImportedGraph
     from export.graphs.int8 import CalibrationResult
     from export.graphs.int8_search import CalibrationOptions, Int8Result
 
@@ -67,7 +65,8 @@ def calibrate(
     """Make int8 graphs of TARGET: a release, the name of a shipped one, or an ONNX file.
 
     Finds ranges on your frames and makes one graph for ONNX Runtime and one for TensorRT. Each is evaluated
-    on held-out frames. A graph that is not 2 % faster than float, or loses too much, does not ship.
+    on held-out frames. A graph that loses too much does not ship. Nor does one for ONNX Runtime that is not
+    2 % faster than float here; a board measures TensorRT itself.
     """
     from calibration.search.accuracy import AccuracyBudget
     from export.graphs.int8_search import DEFAULT_BUDGET, CalibrationOptions
@@ -110,7 +109,7 @@ def _calibrate(
     # Fails now, not after the work, if the folder cannot be written.
     PendingFolder(out, is_release_file if isinstance(opened, Release) else is_calibration_file).discard()
     if not isinstance(opened, Release):
-        warn(_tensorrt_warnings(opened))
+        warn(tensorrt_warnings(opened.model))
     with step_progress() as (progress, advance):
         footage = read_footage(opened, request, progress)
         if isinstance(opened, Release):
@@ -131,17 +130,6 @@ def _print(title: str, results: dict[str, CalibrationResult], footage: Calibrati
     for form, result in results.items():
         for int8 in result.int8:
             print(f"{form} {int8.engine}: {int8.search.reason}; {_describe_latency(int8)}".strip())
-
-
-def _tensorrt_warnings(imported: ImportedGraph) -> list[str]:
-    """Return why TensorRT for RTX would reject a graph; nothing if it is not installed."""
-    from edge.inference.tensorrt.api import find_unsupported_node
-
-    with suppress(InputError):
-        reason = find_unsupported_node(imported.model.SerializeToString(), "rtx")
-        if reason:
-            return [f"TensorRT cannot parse the graph ({reason}): the result runs on ONNX Runtime only"]
-    return []
 
 
 def _describe_latency(int8: Int8Result) -> str:

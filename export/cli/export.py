@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -64,7 +65,7 @@ DEFAULT_WINDOWS = 200
 @click.option(
     "--offer-int8",
     is_flag=True,
-    help="Ship int8 for TensorRT whatever its modelled latency; boards measure it and choose.",
+    help="Without effect: int8 for TensorRT always ships if it keeps its budget.",
 )
 @click.option(
     "--blur",
@@ -112,6 +113,11 @@ def export(
     raw = RawFrameSpec.parse(raw_size, raw_format) if raw_size else None
     if raw and forms not in ((), ("stream",)):
         raise InputError("--fuse-preprocess makes streaming graphs only: leave --form out")
-    request = ExportRequest(name, method, calibration_frames, forms, budget, offer_int8, blur, raw)
+    if offer_int8:
+        print(
+            "note: --offer-int8 has no effect: int8 for TensorRT always ships if it keeps its budget",
+            file=sys.stderr,
+        )
+    request = ExportRequest(name, method, calibration_frames, forms, budget, blur, raw)
     export_release(student, frames, out, request)
     print_next_step(f"aerogaze profile {out}")

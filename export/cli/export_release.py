@@ -62,7 +62,6 @@ class ExportRequest:
         windows: Most windows of frames to use.
         forms: Forms to export; empty for all.
         budget: Limits for the loss of int8; None for the default ones.
-        offer_int8: Ship int8 for TensorRT whatever its modelled latency.
         blur: Sigma of the blur of the maps, in widths of the map.
         raw: Raw frames that the graphs take; None for prepared frames.
     """
@@ -72,7 +71,6 @@ class ExportRequest:
     windows: int
     forms: tuple[Form, ...]
     budget: str | None
-    offer_int8: bool
     blur: float
     raw: RawFrameSpec | None
 
@@ -83,30 +81,28 @@ def export_release(student: str, frames: tuple[str, ...], out: Path, request: Ex
     Raises:
         InputError: The student, the footage or the folder does not fit.
     """
-    options = replace(
-        EXPORT_OPTIONS, method=request.method, cache=cache_folder(), offer_modelled=request.offer_int8
-    )
+    options = replace(EXPORT_OPTIONS, method=request.method, cache=cache_folder())
     if request.budget is not None:
         budget = AccuracyBudget.parse(request.budget)
         options = replace(options, budget=budget, thorough=True, max_trials=None)
     loaded = load_student(student)
-    loaded = replace(loaded, name=_release_name(request.name, loaded.name))
+    loaded = replace(loaded, name=release_name(request.name, loaded.name))
     plan = _ExportPlan(loaded, request.forms, request.raw, options, request.blur)
     _check_plan(plan)
     PendingFolder(out, is_release_file).discard()  # fails now, not after the work, if it cannot be written
     footage = _read_footage(plan, frames, request.windows)
     release = _write_release(plan, footage, out)
-    Console().print(_table(release, out))
+    Console().print(release_table(release, out))
     warn(footage.warnings)
     if request.raw:
         print(
             f"the graphs take raw frames of {request.raw}; parity was measured before preprocessing was fused"
         )
-    _print_calibration(release, footage, forms_of(plan.student).window)
+    print_calibration(release, footage, forms_of(plan.student).window)
 
 
-def _release_name(name: str | None, student_name: str) -> str:
-    """Return the given name, or else the student's with "-" for what no name may contain."""
+def release_name(name: str | None, student_name: str) -> str:
+    """Return the given name of a release, or else the student's with "-" for what no name may contain."""
     if name is None:
         return re.sub(r"[^A-Za-z0-9._+-]+", "-", student_name).lstrip("._+-")[:MAX_NAME_LENGTH] or "release"
     if not RELEASE_NAME.fullmatch(name):
@@ -157,7 +153,8 @@ def _write_release(plan: _ExportPlan, footage: CalibrationFrames, out: Path) -> 
         return make_fused_release(load_release(plain), plan.raw, out)
 
 
-def _table(release: Release, folder: Path) -> Table:
+def release_table(release: Release, folder: Path) -> Table:
+    """Return the table of a release's graphs and how well they keep the expected maps."""
     table = Table(title=escape(f"{release.name} -> {folder}"), title_justify="left")
     for column in ("graph", "for", "KiB", "max error", "CC", "KLD", "limit"):
         table.add_column(column, justify="left" if column in ("graph", "for") else "right")
@@ -175,7 +172,10 @@ def _table(release: Release, folder: Path) -> Table:
     return table
 
 
-def _print_calibration(release: Release, footage: CalibrationFrames, window: int) -> None:
+def print_calibration(
+    release: Release, footage: CalibrationFrames, window: int, reference: str = "PyTorch's in fp32"
+) -> None:
+    """Print which int8 graphs ship and why, and what the maps were compared with."""
     calibrated = release.calibrated or {}
     for form, results in calibrated.get("int8", {}).items():
         for result in results:
@@ -187,4 +187,4 @@ def _print_calibration(release: Release, footage: CalibrationFrames, window: int
     method = calibrated.get("method")
     ranges = f"{method} ranges from {len(footage.windows)} windows of {window} frames; " if method else ""
     evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
-    print(f"{ranges}maps against PyTorch's in fp32 on {len(footage.held_out)}, {evaluated}")
+    print(f"{ranges}maps against {reference} on {len(footage.held_out)}, {evaluated}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -28,6 +28,8 @@ from export.compare.input_request import InputRequest
 
 if TYPE_CHECKING:
     # These import onnx, which only the work of a command needs.
+    import onnx
+
     from calibration.inputs.onnx_import import ImportedGraph
     from export.graphs.int8_search import ProgressCallback
 
@@ -216,6 +218,17 @@ def step_progress() -> Iterator[tuple[Progress, ProgressCallback]]:
             progress.update(tasks[step], advance=units)
 
         yield progress, advance
+
+
+def tensorrt_warnings(model: onnx.ModelProto) -> list[str]:
+    """Return why TensorRT for RTX would reject a graph; nothing if it is not installed."""
+    from edge.inference.tensorrt.api import find_unsupported_node
+
+    with suppress(InputError):
+        reason = find_unsupported_node(model.SerializeToString(), "rtx")
+        if reason:
+            return [f"TensorRT cannot parse the graph ({reason}): the result runs on ONNX Runtime only"]
+    return []
 
 
 def warn(warnings: Sequence[str]) -> None:

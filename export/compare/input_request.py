@@ -45,11 +45,16 @@ class InputRequest:
             InputError: If the size, scale or offset is not understood.
         """
         size = parse_size(self.size, "--size") if self.size is not None else None
-        scale, offset = _parse_numbers("--scale", self.scale), _parse_numbers("--offset", self.offset)
+        scale, offset = parse_numbers("--scale", self.scale), parse_numbers("--offset", self.offset)
         return self.layout, size, self.colour, scale, offset
 
 
-def _parse_numbers(option: str, text: str | None) -> Numbers:
+def parse_numbers(option: str, text: str | None) -> Numbers:
+    """Return the numbers of an option, such as 0.5 or 1/255,1/255,1/255; none if it is not given.
+
+    Raises:
+        InputError: The text is not understood.
+    """
     try:
         return tuple(_parse_number(part) for part in text.split(",")) if text is not None else ()
     except (ValueError, ZeroDivisionError):

@@ -1,4 +1,5 @@
-"""int8 graphs of a float graph. One ships only if its accuracy and its latency were confirmed."""
+"""int8 graphs of a float graph. One ships only if its accuracy and, where it can be measured, its latency
+were confirmed."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from export.graphs.int8_search import (
     EngineSearch,
     Int8Result,
     ProgressCallback,
-    reject_fp16_overflow,
+    RangeChoice,
 )
 
 
@@ -96,8 +97,8 @@ def build_int8_graphs(
     for engine in QDQ_SCHEMES:
         on_progress(f"ranges for {engine}", 0, None)
         method = select_method(engine, model, ranges_of, frames, evaluator, options.budget)
-        search = EngineSearch(engine, model, method, ranges_of[method], evaluator, options, on_progress)
-        results.append(reject_fp16_overflow(search.run(), extremes))
+        choice = RangeChoice(method, ranges_of[method], extremes)
+        results.append(EngineSearch(engine, model, choice, evaluator, options, on_progress).run())
     record = QuantizationRecord(
         tuple(value.name for value in model.graph.input),
         tuple(value.name for value in model.graph.output),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from calibration.search.mixed_precision import (
     find_fastest_assignment,
 )
 from calibration.search.surrogate_model import Assignment
+from edge.core.errors import InputError
 from edge.release.manifest import TargetEngine
 from edge.release.quantization import TensorRanges
 from export.graphs.fp16 import float_outputs, to_fp16
@@ -63,8 +64,6 @@ class CalibrationOptions:
         threads: Threads of inference that latency is measured with.
         cache: Folder for histograms; None keeps none.
         max_trials: Most graphs that the search of an engine tries; None for the default.
-        offer_modelled: Where latency is only modelled, ship int8 that keeps the budget even without a gain.
-            Boards measure it themselves.
         timer: Returns the source of latencies.
     """
 
@@ -74,7 +73,6 @@ class CalibrationOptions:
     threads: int = 1
     cache: Path | None = None
     max_trials: int | None = None
-    offer_modelled: bool = False
     timer: Callable[[TargetEngine, onnx.ModelProto, AccuracyEvaluator, int], LatencyTimer] = make_timer
 
 
@@ -135,6 +133,21 @@ def _trial_to_dict(trial: Trial) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class RangeChoice:
+    """Ranges of a graph's activations.
+
+    Attributes:
+        method: Method that the ranges were chosen with.
+        ranges: The ranges.
+        extremes: Least and greatest value of each activation, not clipped by the method.
+    """
+
+    method: Method
+    ranges: TensorRanges
+    extremes: TensorRanges
+
+
 class EngineSearch:
     """Search over the layers that an engine computes in int8."""
 
@@ -142,8 +155,7 @@ class EngineSearch:
         self,
         engine: TargetEngine,
         model: onnx.ModelProto,
-        method: Method,
-        ranges: TensorRanges,
+        choice: RangeChoice,
         evaluator: AccuracyEvaluator,
         options: CalibrationOptions,
         on_progress: ProgressCallback,
@@ -153,13 +165,13 @@ class EngineSearch:
         Args:
             engine: The engine.
             model: The fp32 graph.
-            method: Method that the ranges were chosen with.
-            ranges: Ranges of the activations.
+            choice: Ranges of the activations.
             evaluator: Compares maps with those of the fp32 graph on the held-out windows.
             options: Options of the calibration.
             on_progress: Called for each trial.
         """
-        self._engine, self._model, self._method, self._ranges = engine, model, method, ranges
+        self._engine, self._model = engine, model
+        self._method, self._ranges, self._extremes = choice.method, choice.ranges, choice.extremes
         self._evaluator, self._options, self._on_progress = evaluator, options, on_progress
         self._scheme = QDQ_SCHEMES[engine]
         # ONNX Runtime evaluates graphs for TensorRT, but must not fuse their Q/DQ nodes in its own way.
@@ -182,22 +194,15 @@ class EngineSearch:
                 if fraction == BUDGET_FRACTIONS[0]:
                     return self._result(search)
                 break
-            graph = self._shipped_form(search.best)
-            quality = self._evaluator(graph, self._is_tensorrt)
-            if budget.fraction_used(quality) <= 1:
-                return self._result(_explain_offer(search, search.best), graph, quality)
-        # A search over part of the layers passed, but its graph exceeds the budget on all held-out windows or
-        # with its other layers in float16.
-        reason = f"the int8 graph that would ship exceeds the budget of {budget}"
-        if self._is_tensorrt:
-            windows = self._subset.windows
-            weakest = describe_weakest_node(graph, self._evaluator.feeder, windows, disable_qdq_fusion=True)
-            reason += f" ({weakest})"
-        return self._result(search).reject(reason)
+            for graph, rest in self._shipped_forms(search.best):
+                quality = self._evaluator(graph, self._is_tensorrt)
+                if budget.fraction_used(quality) <= 1:
+                    return self._result(self._explain(search, search.best, rest), graph, quality)
+        # A search over part of the layers passed, but its graph exceeds the budget on all held-out windows.
+        return self._result(search).reject(f"the int8 graph that would ship exceeds the budget of {budget}")
 
     def _search(self, fraction: float) -> SearchResult:
         options, step = self._options, f"int8 for {self._engine}"
-        is_offered = options.offer_modelled and self._timer.kind == "modelled"
         self._on_progress(step, 0, None)
         return find_fastest_assignment(
             self._layers,
@@ -211,7 +216,8 @@ class EngineSearch:
                 budget=scale_budget(options.budget, fraction),
                 thorough=options.thorough,
                 max_trials=options.max_trials,
-                min_gain=-math.inf if is_offered else MIN_GAIN,
+                # A model of a board may be wrong. The board measures each precision that it is offered.
+                min_gain=-math.inf if self._timer.kind == "modelled" else MIN_GAIN,
             ),
             lambda trials: self._on_progress(step, trials, None),
         )
@@ -219,13 +225,33 @@ class EngineSearch:
     def _make_graph(self, layers: Assignment) -> onnx.ModelProto:
         return quantize(self._model, self._ranges, self._scheme, layers)
 
-    def _shipped_form(self, trial: Trial) -> onnx.ModelProto:
-        """Return the graph as it ships: for TensorRT, the layers that are not in int8 are in float16."""
+    def _shipped_forms(self, trial: Trial) -> Iterator[tuple[onnx.ModelProto, str]]:
+        """Yield the graph in the forms in which it may ship, the best one first, with why the others do not.
+
+        For TensorRT, the layers that are not in int8 are in float16, or in float32 where float16 fails.
+        """
         graph = self._quantize(trial.layers)
         if not self._is_tensorrt:
-            return graph
+            yield graph, ""
+            return
         feeder = self._evaluator.feeder
-        return to_fp16(graph, [*feeder.inputs, *float_outputs(self._model, feeder)])
+        try:
+            half = to_fp16(graph, [*feeder.inputs, *float_outputs(self._model, feeder)])
+        except InputError as error:
+            reason = str(error)
+        else:
+            overflow = describe_overflow(half, self._extremes)
+            if overflow is None:
+                yield half, ""
+            reason = overflow or describe_weakest_node(half, feeder, self._subset.windows, True)
+        yield graph, f"; its other layers are in float32 ({reason})"
+
+    def _explain(self, search: SearchResult, best: Trial, rest: str) -> SearchResult:
+        """Return the search with what is to be known about the graph that ships."""
+        gain = (
+            f"; modelled gain {best.gain:+.1%}, boards measure it" if self._timer.kind == "modelled" else ""
+        )
+        return dataclasses.replace(search, reason=f"{search.reason}{gain}{rest}")
 
     def _result(
         self, search: SearchResult, model: onnx.ModelProto | None = None, quality: Quality | None = None
@@ -240,25 +266,6 @@ class EngineSearch:
             quality=quality,
             conditions=self._conditions,
         )
-
-
-def _explain_offer(search: SearchResult, best: Trial) -> SearchResult:
-    """Return the search with the reason why a graph without sufficient gain ships."""
-    if best.gain >= MIN_GAIN:
-        return search
-    reason = f"{search.reason}; modelled gain {best.gain:+.1%}, offered to boards to measure"
-    return dataclasses.replace(search, reason=reason)
-
-
-def reject_fp16_overflow(result: Int8Result, extremes: TensorRanges) -> Int8Result:
-    """Return the result without its graph if a float16 part of it overflows on the calibration frames.
-
-    Args:
-        result: Result of a search.
-        extremes: Least and greatest value of each activation.
-    """
-    overflow = describe_overflow(result.model, extremes) if result.model is not None else None
-    return result if overflow is None else result.reject(overflow)
 
 
 def rescore(search: SearchResult, budget: AccuracyBudget) -> SearchResult:

@@ -17,7 +17,7 @@ from calibration.quantization.dla_cache import format_cache
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
 from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
 from edge.core.atomic_files import atomic_folder, sha256, translate_write_errors
-from edge.core.errors import InputError
+from edge.core.errors import CheckError, InputError
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.metrics.saliency import cc, max_error
 from edge.release.manifest import GOLDEN_FILE, Form, Graph, Release, Verification, save_release
@@ -59,15 +59,15 @@ def calibrate_graph(
         InputError: The folder cannot be written or holds other files; as `build_int8_graphs`.
     """
     model, feeder = imported.model, imported.feeder
-    fp16 = to_fp16(model, [*feeder.inputs, *float_outputs(model, feeder)])
-    fp16_quality = AccuracyEvaluator(model, feeder, frames.held_out)(fp16)
     result = build_int8_graphs(model, feeder, frames, imported.statistics, options, on_progress)
-    rejection = _reject_fp16(fp16, fp16_quality, result.extremes, feeder, frames)
-    if rejection is not None:
-        result = dataclasses.replace(result, warnings=(*result.warnings, rejection))
+    try:
+        fp16, quality = _make_fp16(model, result.extremes, feeder, frames)
+    except (InputError, CheckError) as error:
+        fp16, quality = None, None
+        result = dataclasses.replace(result, warnings=(*result.warnings, f"no fp16.onnx: {error}"))
     with atomic_folder(folder, is_ours=is_calibration_file) as path, translate_write_errors(folder):
         _save(model, path / "fp32.onnx")
-        if rejection is None:
+        if fp16 is not None:
             _save(fp16, path / "fp16.onnx")
         for int8 in result.int8:
             if int8.model is not None:
@@ -80,7 +80,7 @@ def calibrate_graph(
             "output": feeder.output,
             "calibrated": describe_calibration(frames, options, result.method),
             "doubts": result.warnings,
-            "fp16": dataclasses.asdict(fp16_quality) if rejection is None else None,
+            "fp16": dataclasses.asdict(quality) if quality is not None else None,
             "int8": [int8.to_dict() for int8 in result.int8],
             "ranges": result.ranges,
             "files": {
@@ -92,20 +92,25 @@ def calibrate_graph(
     return result
 
 
-def _reject_fp16(
-    model: onnx.ModelProto,
-    quality: Quality,
-    extremes: TensorRanges,
-    feeder: InputFeeder,
-    frames: CalibrationFrames,
-) -> str | None:
-    """Return why a float16 graph is not written: it overflows or differs too much; None if it is written."""
-    reason = describe_overflow(model, extremes)
-    if reason is None and not 1 - quality.cc <= TOLERANCES["fp16"]:
-        weakest = describe_weakest_node(model, feeder, frames.held_out)
+def _make_fp16(
+    model: onnx.ModelProto, extremes: TensorRanges, feeder: InputFeeder, frames: CalibrationFrames
+) -> tuple[onnx.ModelProto, Quality]:
+    """Return a graph in float16 and the quality of its maps.
+
+    Raises:
+        InputError: It cannot be converted.
+        CheckError: It overflows, or its maps differ too much.
+    """
+    fp16 = to_fp16(model, [*feeder.inputs, *float_outputs(model, feeder)])
+    overflow = describe_overflow(fp16, extremes)
+    if overflow is not None:
+        raise CheckError(overflow)
+    quality = AccuracyEvaluator(model, feeder, frames.held_out)(fp16)
+    if not 1 - quality.cc <= TOLERANCES["fp16"]:
+        weakest = describe_weakest_node(fp16, feeder, frames.held_out)
         min_cc = 1 - TOLERANCES["fp16"]
-        reason = f"CC with fp32 is {quality.cc:.5f}, expected at least {min_cc:.4f}; {weakest}"
-    return f"no fp16.onnx: {reason}" if reason else None
+        raise CheckError(f"CC with fp32 is {quality.cc:.5f}, expected at least {min_cc:.4f}; {weakest}")
+    return fp16, quality
 
 
 def is_calibration_file(entry: Path) -> bool:

@@ -48,7 +48,7 @@ def test_run_writes_all_outputs_of_a_real_video(
 
 def test_calibration_on_real_footage_preserves_the_maps(command: Command, real: Path, tmp_path: Path) -> None:
     frames = [word for name in ("car10", "person12") for word in ("--frames", real / "uav" / name / "frames")]
-    arguments = ["--out", tmp_path / "r", "--form", "stream", "--offer-int8", *frames]
+    arguments = ["--out", tmp_path / "r", "--form", "stream", *frames]
     outcome = command("export", "skd-64", *arguments)
     assert outcome.code == 0, outcome.err
     manifest = json.loads((tmp_path / "r" / "release.json").read_text())
