@@ -66,9 +66,9 @@ COMMANDS = {
     ),
     "import": CommandEntry(
         "Train",
-        "trainer.cli.import_model",
-        "Make a student of weights that were trained elsewhere.",
-        "train",
+        "export.cli.import_model",
+        "Make a student or a release of a model from elsewhere.",
+        "export",
         function="import_model",
     ),
     "export": CommandEntry(

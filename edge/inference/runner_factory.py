@@ -84,10 +84,9 @@ def open_selected_engine(
 
 def graph_signature(release: Release, graph: Graph) -> GraphSignature:
     """Return the tensors that a graph of a release must have."""
-    size = release.preprocessing.height, release.preprocessing.width
     maps = release.clip.maps if graph.form == "clip" and release.clip else 1
     return GraphSignature(
         release.input_shapes(graph.batch, graph.form),
-        {release.output: (graph.batch, maps, *size)},
+        {release.output: (graph.batch, maps, *release.map_shape)},
         release.states if graph.form == "stream" else (),
     )

@@ -148,6 +148,7 @@ class Release:
         clip: Input and output of graphs in clip form.
         blur: Gaussian blur of the maps after the graph: sigma as a fraction of the map's width; 0 for none.
         score: Calibration of the scores of regions; None if the release has none.
+        map_size: Width and height of the maps; None if they are those of the input.
     """
 
     folder: Path
@@ -166,6 +167,13 @@ class Release:
     clip: ClipSpec | None = None
     blur: float = 0.0
     score: ScoreCalibration | None = None
+    map_size: tuple[int, int] | None = None
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """Return height and width of the maps."""
+        width, height = self.map_size or (self.preprocessing.width, self.preprocessing.height)
+        return height, width
 
     @property
     def prepare(self) -> RawFrameSpec | Preprocessing:
@@ -261,7 +269,7 @@ class Release:
             InputError: The golden set cannot be read or has other shapes.
         """
         path, frame_size = self.folder / GOLDEN_FILE, self.preprocessing.resized_shape
-        map_size = self.preprocessing.height, self.preprocessing.width
+        map_size = self.map_shape
         expected = "a golden set: export the release again"
         arrays = read_arrays(path, ("frames", "maps"), expected, MAX_GOLDEN_BYTES)
         frames, maps = arrays["frames"], arrays["maps"]
@@ -290,7 +298,9 @@ def save_release(release: Release) -> None:
     del document["folder"]
     preprocessing = document["preprocessing"]
     # Optional keys are written only if they are used (docs/reference/release.md).
-    used = [(document, key) for key in ("raw_frame", "clip", "score")] + [(preprocessing, "alignment")]
+    used = [(document, key) for key in ("raw_frame", "clip", "score", "map_size")] + [
+        (preprocessing, "alignment")
+    ]
     for table, optional in used:
         if table[optional] is None:
             del table[optional]
@@ -438,6 +448,7 @@ def _parse_release(folder: Path, document: Mapping[str, Any]) -> Release:
         clip=parse_optional(document.get("clip"), _parse_clip),
         blur=_parse_blur(document.get("blur", 0.0)),
         score=parse_optional(document.get("score"), _parse_score),
+        map_size=parse_optional(document.get("map_size"), _parse_map_size),
     )
 
 
@@ -495,6 +506,11 @@ def _parse_raw_frame(document: Mapping[str, Any]) -> RawFrameSpec:
 def _parse_clip(document: Mapping[str, Any]) -> ClipSpec:
     frames = parse_integer(document["frames"], minimum=1)
     return ClipSpec(frames, parse_choice(document["maps"], (1, frames)))
+
+
+def _parse_map_size(value: Any) -> tuple[int, int]:
+    width, height = (parse_integer(side, minimum=1) for side in value)
+    return width, height
 
 
 def _parse_lag(value: Any) -> float:

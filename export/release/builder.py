@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 
 from calibration.inputs.calibration_frames import CalibrationFrames
@@ -18,10 +17,7 @@ from edge.release.manifest import (
     GOLDEN_FILE,
     RELEASE_MANIFEST,
     Form,
-    Graph,
-    Precision,
     Release,
-    TargetEngine,
     save_release,
 )
 from edge.release.quantization import QUANTIZATION_FILE, save_quantization, trained_ranges
@@ -30,7 +26,8 @@ from export.graphs.fp16 import to_fp16
 from export.graphs.int8 import CalibrationResult, build_int8_graphs, calibration_document
 from export.graphs.int8_search import CalibrationOptions
 from export.graphs.onnx_export import SALIENCY, export_onnx
-from export.release.parity import OpenedGraph, compute_reference_maps, make_golden_set, verify_graph
+from export.release.graph_writer import GraphKind, GraphWriter
+from export.release.parity import compute_reference_maps, make_golden_set, student_feeder
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
@@ -66,13 +63,14 @@ def make_release(
     """
     student_forms = forms_of(student)
     forms = tuple(forms) or tuple(student_forms.modules)
-    writer = _GraphWriter(student, frames, on_step)
+    golden = make_golden_set(student, frames)
+    writer = GraphWriter(frames.held_out, compute_reference_maps(student, frames.held_out), golden, on_step)
     with atomic_folder(folder, is_ours=is_release_file) as path:
         results = {form: _export_form(student, form, frames, options, path, writer) for form in forms}
         save_quantization(
             {form: result.quantization for form, result in results.items()}, path / QUANTIZATION_FILE
         )
-        np.savez_compressed(path / GOLDEN_FILE, frames=frames.golden, maps=np.stack(writer.golden.maps))
+        np.savez_compressed(path / GOLDEN_FILE, frames=frames.golden, maps=np.stack(golden.maps))
         release = Release(
             folder=path,
             name=student.name,
@@ -92,53 +90,27 @@ def make_release(
     return release
 
 
-class _GraphWriter:
-    """Verifies graphs of a student against PyTorch and saves them."""
-
-    def __init__(self, student: Student, frames: CalibrationFrames, on_step: Callable[[str], None]) -> None:
-        self._student, self._windows, self.on_step = student, frames.held_out, on_step
-        self.golden = make_golden_set(student, frames)
-        self._expected = compute_reference_maps(student, frames.held_out)
-        self.graphs: list[Graph] = []
-
-    def add(
-        self,
-        folder: Path,
-        model: onnx.ModelProto,
-        form: Form,
-        precision: Precision,
-        engine: TargetEngine = "any",
-    ) -> OpenedGraph:
-        self.on_step(f"{form} {precision}" + (f" for {engine}" if engine != "any" else ""))
-        opened = OpenedGraph(model, form, self._student, disable_qdq_fusion=engine == "tensorrt")
-        verification = verify_graph(opened, precision, engine, self._windows, self._expected, self.golden)
-        suffix = "" if engine == "any" else f".{engine}"
-        file = f"{form}.{precision}{suffix}.onnx"
-        onnx.save(model, folder / file)
-        self.graphs.append(Graph(file, form, precision, engine, _batch(form), verification))
-        return opened
-
-
 def _export_form(
     student: Student,
     form: Form,
     frames: CalibrationFrames,
     options: CalibrationOptions,
     folder: Path,
-    writer: _GraphWriter,
+    writer: GraphWriter,
 ) -> CalibrationResult:
     """Write the graphs of one form in all precisions."""
-    forms = forms_of(student)
+    forms, batch, feeder = forms_of(student), _batch(form), student_feeder(student, form)
     writer.on_step(f"{form} fp32")
-    model = export_onnx(student, form, _batch(form))
-    fp32 = writer.add(folder, model, form, "fp32")
+    model = export_onnx(student, form, batch)
+    writer.add(folder, model, feeder, GraphKind(form, "fp32", batch))
     statistics = batch_norm_statistics(forms.modules[form], model)
     if statistics and not (folder / STATISTICS_FILE).exists():
         save_statistics(statistics, folder / STATISTICS_FILE)
-    writer.add(folder, to_fp16(model, [*forms.inputs(form), SALIENCY]), form, "fp16")
+    fp16 = to_fp16(model, [*forms.inputs(form), SALIENCY])
+    writer.add(folder, fp16, feeder, GraphKind(form, "fp16", batch))
     result = build_int8_graphs(
         model,
-        fp32.feeder,
+        feeder,
         frames,
         {},
         options,
@@ -147,7 +119,7 @@ def _export_form(
     )
     for int8 in result.int8:
         if int8.model is not None:
-            writer.add(folder, int8.model, form, "int8", int8.engine)
+            writer.add(folder, int8.model, feeder, GraphKind(form, "int8", batch, int8.engine))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Parity: comparison of a graph's maps with PyTorch's, on real frames."""
+"""Parity: comparison of a graph's maps with those of the network that it was made from, on real frames."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
 Map = NDArray[np.float32]
+NOTHING_WRITTEN = "; nothing was written"
 
 TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 1e-4, "int8": 2e-2}
-"""fp32: largest absolute difference of maps in [0, 1]. A map is exp of logarithms down to about -30, whose
-rounding in float32 is a few 1e-6 of each sum. fp16, which rounds after each operator, and int8: 1 - mean CC
-with the maps of fp32."""
+"""fp32: largest absolute difference, as a fraction of the greatest value. A student's map is exp of
+logarithms down to about -30, whose rounding in float32 is a few 1e-6 of each sum. fp16, which rounds after
+each operator, and int8: 1 - mean CC with the expected maps."""
 
 
 def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
@@ -43,23 +44,20 @@ def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[
 
 
 class OpenedGraph:
-    """ONNX graph of a student in an inference session."""
+    """ONNX graph of a release in an inference session."""
 
-    def __init__(
-        self, model: onnx.ModelProto, form: Form, student: Student, disable_qdq_fusion: bool
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, feeder: InputFeeder, disable_qdq_fusion: bool) -> None:
         """Open a session.
 
         Args:
             model: The graph.
-            form: Form of the graph.
-            student: The student that it was exported from.
+            feeder: Maps a window to the inputs of the graph.
             disable_qdq_fusion: Run Q/DQ nodes as separate operators. Needed for graphs for TensorRT: ONNX
                 Runtime would quantize their float16 biases by itself, and overflow.
         """
         self._model, self._disable_qdq_fusion = model, disable_qdq_fusion
         self._session = open_session(model, disable_qdq_fusion=disable_qdq_fusion)
-        self.feeder = student_feeder(student, form)
+        self.feeder = feeder
 
     def predict(self, window: Window) -> Map:
         """Return the map (H, W) of a window's evaluated frame."""
@@ -85,7 +83,7 @@ def student_feeder(student: Student, form: Form) -> InputFeeder:
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Windows of consecutive frames from the start of a clip, with PyTorch's map of each."""
+    """Windows of consecutive frames from the start of a clip, with the expected map of each."""
 
     windows: Sequence[Window]
     maps: Sequence[Map]
@@ -124,7 +122,7 @@ def verify_graph(
         precision: Precision of the graph, which sets the tolerance.
         engine: Engine that the graph is for.
         windows: Windows of the expected maps.
-        expected: PyTorch's maps.
+        expected: The expected maps.
         golden: Golden set. Its lowest correlation is recorded, not checked.
 
     Raises:
@@ -170,13 +168,14 @@ def check_parity(
     mean_cc = float(np.mean([cc(a, b) for a, b in pairs]))
     mean_kld = float(np.mean([kld(a, b) for a, b in pairs]))
     tolerance = TOLERANCES[precision]
-    difference = largest_error if precision == "fp32" else 1 - mean_cc
+    peak = max(float(np.max(b)) for _, b in pairs)
+    difference = largest_error / peak if precision == "fp32" else 1 - mean_cc
     if not difference <= tolerance:  # also true for NaN
         measure = "largest difference" if precision == "fp32" else "1 - CC"
         weakest = f" ({describe_weakest()})" if precision == "fp16" else ""
         raise CheckError(
-            f"the {name} does not reproduce the student: {measure} {difference:.2e}, "
-            f"expected at most {tolerance:.0e}{weakest}; nothing was written"
+            f"the {name} does not reproduce the network: {measure} {difference:.2e}, "
+            f"expected at most {tolerance:.0e}{weakest}{NOTHING_WRITTEN}"
         )
     return Verification(
         frames=len(pairs),

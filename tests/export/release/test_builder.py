@@ -125,7 +125,7 @@ def test_graph_that_differs_from_the_student_is_not_released(
         return to_fp16(model, kept)
 
     monkeypatch.setattr(builder, "to_fp16", corrupt_and_convert)
-    with pytest.raises(CheckError, match=r"the fp16 graph .* does not reproduce the student"):
+    with pytest.raises(CheckError, match=r"the fp16 graph .* does not reproduce the network"):
         make_release(student, upscale(footage), tmp_path / "r", options=FAKE_TIMING)
     assert list(tmp_path.iterdir()) == []
 

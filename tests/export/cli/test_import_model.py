@@ -43,6 +43,12 @@ def test_imported_checkpoint_becomes_a_student_with_a_card(
     assert card["preprocessing"]["width"] == 96
 
 
+def test_student_without_an_ending_gets_one(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tinyhd-m"
+    assert command("import", checkpoint, "--kind", "tinyhd", "--out", out, "--size", "32x32").code == 0
+    assert load_student(out.with_suffix(".safetensors")).name == "tinyhd-m"
+
+
 def test_imported_student_is_scored(command: Command, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "tinyhd-m.safetensors"
     assert command("import", checkpoint, "--kind", "tinyhd", "--out", out, "--size", "32x32").code == 0

@@ -1,0 +1,1 @@
+"""Networks from elsewhere: how they take frames and give maps, and the adapter that makes them fly."""
