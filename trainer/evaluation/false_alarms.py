@@ -118,8 +118,9 @@ def is_on_target(region: Region, box: Box, size: tuple[int, int], cells: tuple[i
 def false_alarms_by_place(clips: Sequence[ClipRegions]) -> dict[str, FalseAlarms]:
     """Return the false alarms of each place, at the threshold of the other places.
 
-    The threshold is the score that `REPORTED_SHARE` of the targets found in the other places reach. Views
-    count for their own place, made and featureless frames for each place.
+    The threshold is the score that `REPORTED_SHARE` of the targets found in the other places reach. A place
+    is left out if none was found there. Views count for their own place, made and featureless frames for
+    each place.
     """
     places = sorted({clip.place for clip in clips if clip.place and clip.kind == "sequence"})
     results = {}
@@ -127,7 +128,9 @@ def false_alarms_by_place(clips: Sequence[ClipRegions]) -> dict[str, FalseAlarms
         tuning = [clip for clip in clips if clip.kind == "sequence" and clip.place != place]
         scores = np.array([score for clip in tuning for score in clip.found])
         scores = scores[~np.isnan(scores)]
-        threshold = float(np.quantile(scores, 1 - REPORTED_SHARE)) if scores.size else 0.0
+        if not scores.size:
+            continue
+        threshold = float(np.quantile(scores, 1 - REPORTED_SHARE))
         results[place] = _count([clip for clip in clips if clip.place in (place, None)], threshold)
     return results
 

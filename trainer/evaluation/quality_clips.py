@@ -13,6 +13,7 @@ import numpy as np
 
 from edge.core.frames import Image
 from edge.simulation.world import World
+from edge.sources.pixel_range import configured_range
 from trainer.datasets.clips import Box, DatasetClip, LabelledFrame
 from trainer.datasets.tracked_boxes import read as read_boxes
 from trainer.evaluation.protocol import EmptyView, Protocol
@@ -155,7 +156,7 @@ def _open_sequence(data: Path, sequence: str) -> DatasetClip | None:
 def _identify(data: Path, sequence: str) -> str:
     folder = (data / sequence).resolve()
     changed = [(folder / name).stat().st_mtime_ns for name in ("frames", "boxes.txt")]
-    return f"{folder} {changed}"
+    return f"{folder} {changed} {configured_range()}"
 
 
 def _load_frames(clip: DatasetClip) -> list[LabelledFrame]:

@@ -44,6 +44,11 @@ def test_threshold_of_a_place_comes_from_the_other_places() -> None:
     assert mean_false_alarms(places).alarms == pytest.approx((0.625 + 1) / 2), "kinds count alike"
 
 
+def test_place_has_no_threshold_if_no_target_was_found_in_the_others() -> None:
+    assert false_alarms_by_place([sequence("sea", 0.5)]) == {}
+    assert set(false_alarms_by_place([sequence("sea", 0.5), sequence("roads", NAN)])) == {"roads"}
+
+
 def test_target_without_a_region_counts_as_not_reported_but_sets_no_threshold() -> None:
     clips = [sequence("sea", 0.5, NAN), sequence("roads", *[0.4] * 9, NAN)]
     places = false_alarms_by_place(clips)
