@@ -13,8 +13,10 @@ import os
 import socket
 import stat
 import struct
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge.core.atomic_files import translate_write_errors
@@ -23,6 +25,8 @@ from edge.core.guarded_files import parse_json, read_bytes
 
 LOG = logging.getLogger("aerogaze")
 MAX_MARKER_BYTES = 4096
+ASK_ATTEMPTS, ASK_INTERVAL_S = 50, 0.02
+"""How often, and after how many seconds, the holder of a device is asked again if too many ask it."""
 _OPEN_TO_OTHERS = 0o077
 
 
@@ -239,16 +243,37 @@ def device_lock(device: str) -> Iterator[None]:
                     "first"
                 ) from None
             LOG.warning("the lock of %s is held by a user who cannot read it: it is ignored", device)
-        yield
+            yield
+            return
+        # Nobody could ask for the holder any more if the queue of connections was full.
+        acceptor = threading.Thread(target=_drop_connections, args=(lock,), daemon=True)
+        acceptor.start()
+        try:
+            yield
+        finally:
+            lock.shutdown(socket.SHUT_RDWR)  # ends the wait for a connection
+            acceptor.join()
+
+
+def _drop_connections(lock: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            lock.accept()[0].close()
 
 
 def _name_holder(name: str) -> tuple[int, int] | None:
     """Return process and user that hold a name in the abstract socket space; None if none can be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.setblocking(False)
-        try:
-            client.connect(name)
-        except OSError:
+        for _ in range(ASK_ATTEMPTS):
+            try:
+                client.connect(name)
+                break
+            except BlockingIOError:  # its queue is full: the holder empties it
+                time.sleep(ASK_INTERVAL_S)
+            except OSError:
+                return None
+        else:
             return None
         process, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return process, user

@@ -176,6 +176,16 @@ def test_device_lock_of_a_user_who_cannot_read_the_device_is_ignored(
         assert "is ignored" in caplog.text
 
 
+def test_device_lock_holds_however_often_others_try(tmp_path: Path) -> None:
+    device = str(tmp_path / "video0")
+    with device_lock(device):
+        for _ in range(300):  # more than the kernel queues
+            with pytest.raises(InputError, match="is read by another aerogaze run"), device_lock(device):
+                pass
+    with device_lock(device):
+        pass
+
+
 @needs_root
 def test_device_lock_of_another_user_who_can_read_the_device_counts(tmp_path: Path) -> None:
     device = tmp_path / "video0"
