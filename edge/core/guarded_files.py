@@ -54,6 +54,17 @@ def read_bytes(path: Path, max_bytes: int, expected: str) -> bytes:
     return data
 
 
+def is_missing(path: Path) -> bool:
+    """Return whether nothing is at a path. One in a folder that this user may not search is not missing."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # reading the file says why
+        return False
+    return False
+
+
 def read_json(path: Path, expected: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
     """Return the JSON object in a file.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
-from edge.core.guarded_files import read_json
+from edge.core.guarded_files import is_missing, read_json
 from jetson.device.precision_policy import DEFAULT_POLICY, PrecisionPolicy, parse_policy
 from jetson.device.service import NO_SERVICE, CommandService, Service
 
@@ -50,7 +49,7 @@ def load_board_config(root: Path) -> BoardConfig:
         InputError: The file cannot be read, is not JSON, or has an unknown key or an invalid value.
     """
     path = root / CONFIG_FILE
-    if not os.path.lexists(path):
+    if is_missing(path):
         return BoardConfig()
     document = read_json(path, f"a file as {_EXAMPLE}: run it as its owner or as root", MAX_CONFIG_BYTES)
     known = {field.name for field in fields(BoardConfig)}

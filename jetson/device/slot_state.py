@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edge.core.errors import InputError
-from edge.core.guarded_files import read_bytes
+from edge.core.guarded_files import is_missing, read_bytes
 from jetson.device.durable_disk import DurableDisk
 from jetson.signing import canonical_json
 
@@ -119,7 +118,7 @@ def load_state(root: Path) -> BoardState:
         InputError: The file cannot be read, or was not written by aerogaze.
     """
     path = root / STATE_FILE
-    if not os.path.lexists(path):
+    if is_missing(path):
         return BoardState()
     data = read_bytes(path, MAX_STATE_BYTES, "the state of a board: run it as its owner or as root")
     document = canonical_json.decode(data, str(path))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
-from edge.core.guarded_files import parse_json, read_bytes
+from edge.core.guarded_files import is_missing, parse_json, read_bytes
 
 SCHEMA = 1
 MAX_JOURNAL_BYTES = 64 << 20
@@ -91,7 +90,7 @@ class RolloutJournal(Mapping[str, HostOutcome]):
             path.write_text("\n".join([header, *self._lines.values(), ""]), "utf-8")
 
     def _read(self) -> None:
-        if not os.path.lexists(self._path):
+        if is_missing(self._path):
             return
         data = read_bytes(self._path, MAX_JOURNAL_BYTES, "the journal of a roll-out; name another --state")
         try:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from edge.core.guarded_files import MAX_DEPTH, parse_json, read_arrays, read_bytes, read_json
+from edge.core.guarded_files import MAX_DEPTH, is_missing, parse_json, read_arrays, read_bytes, read_json
 from edge.core.protobuf_wire import iter_fields
 from edge.core.toml_reader import read_toml
 
@@ -29,6 +29,15 @@ FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], dea
 
 def one_line(error: pytest.ExceptionInfo[InputError]) -> bool:
     return "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_only_a_path_without_anything_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert is_missing(tmp_path / "nothing")
+    assert not is_missing(tmp_path / "file")
+    assert not is_missing(tmp_path / "link")
+    assert not is_missing(tmp_path / "file" / "below"), "it cannot be looked up"
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "dead link", "too large", "device"])
