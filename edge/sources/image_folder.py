@@ -19,23 +19,9 @@ from edge.sources.pixel_range import MEASURED_IMAGES, configured_range, measure_
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 OTHER_SUFFIXES = {
-    *(".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".j2k", ".apng", ".svg", ".psd", ".exr", ".hdr"),
-    *(
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".raf",
-        ".raw",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".tga",
-        ".jfif",
-        ".rjpeg",
-    ),
-}
+    ".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".j2k", ".apng", ".svg", ".psd", ".exr", ".hdr",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".raw", ".ppm", ".pgm", ".pbm", ".tga", ".jfif", ".rjpeg",
+}  # fmt: skip
 """Suffixes of pictures that are not read. Files with them are named, other files in a folder are not."""
 MAX_IMAGE_BYTES = 1 << 30
 NAMED_FILES = 3

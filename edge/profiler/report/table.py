@@ -164,7 +164,8 @@ def alarms(document: Row) -> Iterator[str]:
     if used := describe_busy_machine(document):
         yield f"BUSY MACHINE: {used} during the measurement. Stop them and measure again."
     if conditions["throttled"]:
-        yield f"THROTTLED during the measurement by {', '.join(conditions['throttled'])}: not the best numbers."
+        causes = ", ".join(conditions["throttled"])
+        yield f"THROTTLED during the measurement by {causes}: not the best numbers."
     before, after = document["machine"]["power_mode"], conditions["power_mode_after"]
     if before != after:
         yield f"POWER MODE changed during the measurement: {before}, then {after}."

@@ -296,7 +296,7 @@ def test_file_names_with_brackets_are_printed_verbatim(command: Command, video: 
         ),
         (
             ImportError("libGL.so.1: cannot open shared object file"),
-            "cannot import a package that it needs (libGL.so.1: cannot open shared object file): aerogaze doctor",
+            "a package that it needs (libGL.so.1: cannot open shared object file): aerogaze doctor",
         ),
         (ModuleNotFoundError("No module", name="cv2"), "needs cv2, which is not installed: aerogaze doctor"),
     ],

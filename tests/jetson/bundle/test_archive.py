@@ -341,7 +341,7 @@ def test_output_never_overwrites_a_key(command: Command, small_release: Path, tm
         (["--verify", "{tmp}/none", "--trust", "{pub}"], "expected a bundle that aerogaze bundle wrote"),
         (["--list", "{tmp}"], "cannot read"),
         (["--list", "{small}/release.json"], "no cpio header"),
-        (["{small}", "--key", "{tmp}/none", "--out", "{tmp}/b"], "private key: make one with aerogaze keys new"),
+        (["{small}", "--key", "{tmp}/none", "--out", "{tmp}/b"], "private key: make one with aerogaze keys"),
         (["--verify", "{bundle}", "--trust", "{tmp}/none"], "expected a .pub of aerogaze keys new, or"),
         (
             ["{small}", "--key", "{key}", "--out", "{tmp}/b", "--timing-cache", "{tmp}/none"],
