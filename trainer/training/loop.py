@@ -35,6 +35,8 @@ CHECKPOINT = "last.ckpt"
 """Checkpoint of an unfinished stage."""
 FINISHED = "done.pt"
 """Weights of a finished stage."""
+RECIPE_FILE = "recipe.json"
+"""Recipe of the training in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,24 @@ def open_run(run: TrainingRun, recipe: Recipe) -> None:
     Raises:
         InputError: The folder holds the training of another recipe.
     """
+    check_run(run, recipe)
     if run.folder is None:
         return
-    path = run.folder / "recipe.json"
-    if path.is_file():
+    path = run.folder / RECIPE_FILE
+    if not path.is_file() and process_group().rank == 0:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as pending:
+            pending.write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
+
+
+def check_run(run: TrainingRun, recipe: Recipe) -> None:
+    """Check that the run's folder holds no other recipe; nothing is stored.
+
+    Raises:
+        InputError: The folder holds the training of another recipe.
+    """
+    path = run.folder / RECIPE_FILE if run.folder is not None else None
+    if path is not None and path.is_file():
         try:
             is_same = type(recipe).model_validate_json(path.read_bytes()) == recipe
         except ValidationError:
@@ -78,10 +94,6 @@ def open_run(run: TrainingRun, recipe: Recipe) -> None:
             raise InputError(
                 f"{run.folder} holds the training of another recipe: name another folder, or remove it"
             )
-    elif process_group().rank == 0:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as pending:
-            pending.write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
 
 
 def fit(

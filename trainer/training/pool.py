@@ -6,7 +6,7 @@ from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from trainer.data.pool_rendering import open_pool
 from trainer.data.scene_pool import PoolSettings, ScenePool, simulation_digest
 from trainer.recipes.loader import Recipe, WorldTable
-from trainer.training.loop import TrainingRun
+from trainer.training.loop import TrainingRun, check_run
 
 
 def open_scenes(
@@ -26,9 +26,10 @@ def open_scenes(
         least_size: Least width and height of the frames.
 
     Raises:
-        InputError: See `open_pool`.
+        InputError: The run's folder holds the training of another recipe; see also `open_pool`.
     """
     run = run or TrainingRun()
+    check_run(run, recipe)  # now, not after minutes of rendering
     settings = scene_settings(recipe, world, clip_fps, least_size)
     return open_pool(settings, world.count_scenes(recipe.samples), run.pool, run.on_pool)
 

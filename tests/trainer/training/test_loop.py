@@ -109,7 +109,8 @@ def test_finished_stages_are_loaded_instead_of_trained_again(tmp_path: Path) -> 
     for key, value in first.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[key], value)
     with pytest.raises(InputError, match="training of another recipe"):
-        train(short_skd_recipe(seed="5"), TrainingRun(tmp_path))
+        train(short_skd_recipe(seed="5"), TrainingRun(tmp_path, pool=tmp_path / "pool"))
+    assert not (tmp_path / "pool").exists(), "refused before scenes are rendered"
 
 
 def test_unreadable_checkpoint_is_reported_with_its_path(tmp_path: Path) -> None:
