@@ -1,4 +1,4 @@
-"""Fit of the score: a candidate whose maps are focused on targets distinguishes empty scenes from others."""
+"""Fit of the score: a candidate with maps focused on targets tells scenes with targets from empty ones."""
 
 from __future__ import annotations
 
