@@ -22,7 +22,7 @@ CREDENTIALS_FILE_VARIABLE = "AEROGAZE_CREDENTIALS_FILE"
 """Environment variable with the path of a file that holds USER:PASSWORD, as LoadCredential= of systemd."""
 
 _URL = re.compile(r"""\s*["']?([A-Za-z][A-Za-z0-9+.-]*):/*(.*)""", re.DOTALL)
-_DEVICE = re.compile(r"(?:/dev/|v4l2:|csi:)[\w.:@/-]*$")
+_DEVICE = re.compile(r"(?:/dev/|v4l2:|csi:)[\w.:@/-]*$", re.IGNORECASE)
 _NETWORK_SCHEME = re.compile(
     r"""\s*["']?(?:rtspst?|rtspu|rtsps|https?|rtmp[a-z]*|srt|rist|udp|tcp|tls|rtp|srtp|mms[a-z]*|s?ftps?|wss?|whep)
     :/""",
@@ -57,6 +57,8 @@ def public_name(name: str) -> str:
 
 def has_password(name: str) -> bool:
     """Return whether the name of a source seems to hold a password, for a warning."""
+    if _DEVICE.match(name):  # the @ of its mode stands before the frame rate
+        return False
     return re.search(r"(?i)(?<![a-z])(?:pass|pw|token|secret|auth|cookie|key)|:[^/@]+@|-pw", name) is not None
 
 

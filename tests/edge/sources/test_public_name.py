@@ -143,6 +143,14 @@ def test_password_on_the_command_line_is_warned_about(
 
 
 @pytest.mark.parametrize(
+    "camera", ["/dev/video0:640x480@30", "v4l2:0:640x480@30", "csi:0:1280x720@30", "CSI:0:1280x720@30"]
+)
+def test_mode_of_a_camera_is_not_taken_for_a_password(camera: str) -> None:
+    assert not has_password(camera)
+    assert public_name(camera) == camera
+
+
+@pytest.mark.parametrize(
     "arguments", [["rtsp://u:SEC", "RET@cam/x"], ["gst:rtspsrc", "user-pw=SECRET", "!", "x"]]
 )
 def test_source_without_quotation_marks_shows_no_secret(
