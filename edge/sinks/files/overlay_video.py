@@ -80,16 +80,23 @@ class OverlaySink:
             )
         self._lock = OutputLock(self._pending.path)
         is_piped = is_live and path.suffix.lower() == ".mkv"
-        for fps in (source.fps, round(source.fps, 2), round(source.fps)):  # MPEG-4 cannot store every rate
+        try:
+            self._open_encoder(path, is_piped)
+        except InputError:
+            self._lock.release()
+            self._pending.discard()
+            raise
+
+    def _open_encoder(self, path: Path, is_piped: bool) -> None:
+        fps = self._fps
+        for rate in (fps, round(fps, 2), round(fps)):  # MPEG-4 cannot store every rate
             if is_piped:
-                self._pipe = PipedFile(self._pending.path, partial(self._open_writer, fps, cv2.CAP_FFMPEG))
+                self._pipe = PipedFile(self._pending.path, partial(self._open_writer, rate, cv2.CAP_FFMPEG))
                 if self._pipe.is_open:
                     return
                 self._pipe = None
-            if self._open_writer(fps, cv2.CAP_ANY, self._pending.path):
+            if self._open_writer(rate, cv2.CAP_ANY, self._pending.path):
                 return
-        self._lock.release()
-        self._pending.discard()
         raise InputError(f"this OpenCV cannot encode MPEG-4 video to {path}: try another folder or name")
 
     def _open_writer(self, fps: float, backend: int, path: Path) -> bool:

@@ -100,6 +100,15 @@ def test_overlay_with_an_unknown_suffix_is_rejected(tmp_path: Path, video: Path)
         OverlaySink(tmp_path / "overlay.gif", open_source(str(video)))
 
 
+def test_live_overlay_without_a_folder_for_its_pipe_leaves_nothing(
+    tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(InputError, match="cannot write"):
+        OverlaySink(tmp_path / "o.mkv", open_source(str(video)), is_live=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_overlay_on_a_full_disk_is_rejected(
     tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
