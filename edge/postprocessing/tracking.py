@@ -18,8 +18,8 @@ GATE_PER_S = 0.4
 """Growth of the gate per second since the region was seen."""
 DEFAULT_THRESHOLD = 0.03
 """Score from which a region is reported, where the release has no calibration: score is then its share."""
-KEEP_SHARE = 0.5
-"""A region that already has an id may have this share of the threshold (Y. Zhang et al., "ByteTrack",
+KEEP_RATIO = 0.5
+"""A region that already has an id may have this fraction of the threshold (Y. Zhang et al., "ByteTrack",
 ECCV 2022)."""
 VELOCITY_TIME_S = 0.25
 """Time constant of a region's velocity."""
@@ -78,7 +78,7 @@ class RegionTracker:
         step_s = 0.0 if self._time_s is None else time_s - self._time_s
         last_step_s = self._last_step_s
         self._time_s, self._last_step_s = time_s, step_s
-        regions = tuple(region for region in regions if region.score >= KEEP_SHARE * self._threshold)
+        regions = tuple(region for region in regions if region.score >= KEEP_RATIO * self._threshold)
         if not 0 <= step_s <= max(MAX_COAST_S, 2 * last_step_s):
             self._tracks.clear()
         for track in self._tracks:

@@ -1,4 +1,4 @@
-"""Tests of locks: other users cannot hold them, and a running command is told from a dead one."""
+"""Tests of locks: other users cannot hold them, and an ended command is not taken for a running one."""
 
 from __future__ import annotations
 
