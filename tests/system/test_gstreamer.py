@@ -71,6 +71,7 @@ def test_maps_of_a_clip_are_the_same_from_every_source(
     python: str, command: Callable[..., Outcome], flight: np.ndarray, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
+    skd = ["--release", "skd-64"]
     raw = ["--fuse-preprocess", "320x180", "--frames", "synthetic:7:320x180:16", "--out", tmp_path / "raw"]
     assert command("export", "skd-64", *raw).code == 0
     (tmp_path / "clip").mkdir()
@@ -78,9 +79,9 @@ def test_maps_of_a_clip_are_the_same_from_every_source(
         cv2.imwrite(str(tmp_path / "clip" / f"{index}.png"), frame)
     gst = "gst:multifilesrc location=clip/%d.png stop-index=11 caps=image/png,framerate=10/1 ! pngdec"
     paths = {
-        "file": ["clip"],
-        "live": ["clip", "--realtime"],
-        "gst": [gst, "--every-frame"],
+        "file": ["clip", *skd],
+        "live": ["clip", "--realtime", *skd],
+        "gst": [gst, "--every-frame", *skd],
         "fused": [gst, "--every-frame", "--release", "raw"],
     }
     for name, arguments in paths.items():

@@ -137,6 +137,7 @@ def test_tests_pass_on_the_python_of_a_board(
         shutil.copytree(source / "tests" / name, tmp_path / "tests" / name)
     for name in ("__init__.py", "conftest.py"):
         shutil.copy(source / "tests" / name, tmp_path / "tests" / name)
+    (tmp_path / "docs").symlink_to(source / "docs")
     output = run(
         str(programs / "python"), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
         "-W", "ignore::pytest.PytestUnknownMarkWarning", "-m", "not long",

@@ -38,8 +38,8 @@ NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is no
             marks=NEEDS_TORCH,
         ),
         pytest.param(
-            ["--torch", "fp32", "--student", "skd-64-motion"],
-            "takes other frames than release skd-64",
+            ["--torch", "fp32", "--student", "skd-64"],
+            "takes other frames than release skd-64-motion",
             marks=NEEDS_TORCH,
         ),
     ],

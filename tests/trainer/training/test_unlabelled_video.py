@@ -217,7 +217,7 @@ def test_clip_networks_and_their_teacher_train_on_maps(videos: Path, maps: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "no frame of videos at .* can be trained on: 48 without density.*or maps for them as data.maps"),
+        ({}, "no frame of videos at .* can be trained on: 48 without density.*or maps of them as data.maps"),
         ({"data.maps": "nowhere"}, "no folder nowhere; expected maps by aerogaze label"),
         (
             {"data.maps": "."},
