@@ -41,27 +41,35 @@ class GraphWriter:
         expected: The map of each window.
         golden: The golden set.
         on_step: Called with the name of each graph.
+        peak: Peak of the maps' range, see `export.release.parity.check_parity`.
 
     Attributes:
         graphs: The graphs that were saved.
     """
 
     def __init__(
-        self, windows: Windows, expected: Sequence[Map], golden: GoldenSet, on_step: Callable[[str], None]
+        self,
+        windows: Windows,
+        expected: Sequence[Map],
+        golden: GoldenSet,
+        on_step: Callable[[str], None],
+        peak: float = 1.0,
     ) -> None:
         self._windows, self._expected, self._golden, self.on_step = windows, expected, golden, on_step
+        self._peak = peak
         self.graphs: list[Graph] = []
 
     def add(self, folder: Path, model: onnx.ModelProto, feeder: InputFeeder, kind: GraphKind) -> None:
         """Verify a graph and save it.
 
         Raises:
+            InputError: The expected maps are empty.
             CheckError: Its maps differ from the expected ones by more than its tolerance.
         """
         self.on_step(str(kind))
         opened = OpenedGraph(model, feeder, disable_qdq_fusion=kind.engine == "tensorrt")
         verification = verify_graph(
-            opened, kind.precision, kind.engine, self._windows, self._expected, self._golden
+            opened, kind.precision, kind.engine, self._windows, self._expected, self._golden, self._peak
         )
         onnx.save(model, folder / kind.file)
         graph = Graph(kind.file, kind.form, kind.precision, kind.engine, kind.batch, verification)

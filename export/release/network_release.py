@@ -1,7 +1,8 @@
 """Release builder for networks from elsewhere: an ONNX file becomes a release like a student's.
 
-The expected maps are those of the file itself, run by ONNX Runtime as it is, with frames and maps converted
-by plain NumPy code (`export.networks.network_format`). So all that is done to the graph is verified.
+The expected maps are those of the file itself, run by ONNX Runtime, with frames and maps converted by plain
+NumPy code (`export.networks.network_format`). So all that is done to the graph is verified, except that
+float16 is widened to float32 before.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def make_network_release(
     golden = GoldenSet(windows, list(compute_network_maps(network, windows)))
     on_step("graph")
     model, statistics = _prepare_graph(network)
-    writer = GraphWriter(frames.held_out, expected, golden, on_step)
+    peak = max(float(saliency.max()) for saliency in expected)
+    writer = GraphWriter(frames.held_out, expected, golden, on_step, peak)
     form: Form = "clip" if network.source.frames > 1 else "stream"
     with atomic_folder(folder, is_ours=is_release_file) as path:
         if statistics:

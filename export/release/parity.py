@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calibration.inputs.calibration_frames import CalibrationFrames, Windows
 from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
 from calibration.search.fp16_diagnostics import describe_weakest_node
-from edge.core.errors import CheckError
+from edge.core.errors import CheckError, InputError
 from edge.metrics.saliency import cc, kld, max_error
 from edge.release.manifest import Form, Precision, TargetEngine, Verification
 from export.graphs.onnx_export import SALIENCY
@@ -24,9 +24,9 @@ Map = NDArray[np.float32]
 NOTHING_WRITTEN = "; nothing was written"
 
 TOLERANCES: dict[Precision, float] = {"fp32": 5e-5, "fp16": 1e-4, "int8": 2e-2}
-"""fp32: largest absolute difference, as a fraction of the greatest value. A student's map is exp of
-logarithms down to about -30, whose rounding in float32 is a few 1e-6 of each sum. fp16, which rounds after
-each operator, and int8: 1 - mean CC with the expected maps."""
+"""fp32: largest absolute difference of maps in [0, 1]; for another range, the part of its peak. A student's
+map is exp of logarithms down to about -30, whose rounding in float32 is a few 1e-6 of each sum. fp16, which
+rounds after each operator, and int8: 1 - mean CC with the expected maps."""
 
 
 def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[Map]:
@@ -114,6 +114,7 @@ def verify_graph(
     windows: Windows,
     expected: Sequence[Map],
     golden: GoldenSet,
+    peak: float = 1.0,
 ) -> Verification:
     """Compare a graph's maps with the expected ones and with the golden maps.
 
@@ -124,8 +125,10 @@ def verify_graph(
         windows: Windows of the expected maps.
         expected: The expected maps.
         golden: Golden set. Its lowest correlation is recorded, not checked.
+        peak: Peak of the maps' range, see `check_parity`.
 
     Raises:
+        InputError: The expected maps are empty.
         CheckError: The difference exceeds `TOLERANCES`.
     """
     verification = check_parity(
@@ -134,6 +137,7 @@ def verify_graph(
         [graph.predict(window) for window in windows],
         expected,
         lambda: graph.describe_weakest_node(windows),
+        peak,
     )
     golden_ccs = (
         cc(graph.predict(window), map_) for window, map_ in zip(golden.windows, golden.maps, strict=True)
@@ -147,6 +151,7 @@ def check_parity(
     maps: Iterable[Map],
     expected: Iterable[Map],
     describe_weakest: Callable[[], str],
+    peak: float = 1.0,
 ) -> Verification:
     """Compare maps with the expected ones.
 
@@ -154,22 +159,29 @@ def check_parity(
         name: Name of the graph in errors.
         precision: Precision of the graph, which sets the tolerance.
         maps: Maps of the graph.
-        expected: PyTorch's maps.
+        expected: Maps of the network that the graph was made from.
         describe_weakest: Returns a sentence about the weakest node of a float16 graph, for errors.
+        peak: Peak of the maps' range. The limit of fp32 is a part of it: 5e-5 is much for a density, whose
+            values are about 1e-3.
 
     Returns:
         The comparison, with a `golden_cc` of 1.
 
     Raises:
+        InputError: The expected maps are empty.
         CheckError: The difference exceeds `TOLERANCES`.
     """
     pairs = list(zip(maps, expected, strict=True))
+    if not any(np.any(b) for _, b in pairs):
+        raise InputError(
+            f"the network's map is empty on these frames (0 everywhere in {len(pairs)} maps); expected a map "
+            f"to compare the {name} with: give other footage, or train the network further"
+        )
     largest_error = max(max_error(a, b) for a, b in pairs)
     mean_cc = float(np.mean([cc(a, b) for a, b in pairs]))
     mean_kld = float(np.mean([kld(a, b) for a, b in pairs]))
-    tolerance = TOLERANCES[precision]
-    peak = max(float(np.max(b)) for _, b in pairs)
-    difference = largest_error / peak if precision == "fp32" else 1 - mean_cc
+    tolerance = TOLERANCES[precision] * (peak if precision == "fp32" else 1)
+    difference = largest_error if precision == "fp32" else 1 - mean_cc
     if not difference <= tolerance:  # also true for NaN
         measure = "largest difference" if precision == "fp32" else "1 - CC"
         weakest = f" ({describe_weakest()})" if precision == "fp16" else ""

@@ -18,12 +18,13 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import PRECISIONS, RELEASE_MANIFEST, load_release
+from edge.release.manifest import PRECISIONS, RELEASE_MANIFEST, Precision, load_release
 from edge.sinks.files.map_images import fit_to_aspect, to_uint16
 from edge.sources.factory import open_source
 from export.graphs.fp16 import to_fp16
 from export.release import builder
 from export.release.builder import make_release
+from export.release.parity import check_parity
 from tests.conftest import Outcome
 from tests.support.exporting import FAKE_TIMING
 from trainer.models.student import SHIPPED_STUDENTS, Student, as_skd, load_student
@@ -128,6 +129,23 @@ def test_graph_that_differs_from_the_student_is_not_released(
     with pytest.raises(CheckError, match=r"the fp16 graph .* does not reproduce the network"):
         make_release(student, upscale(footage), tmp_path / "r", options=FAKE_TIMING)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_limit_of_fp32_is_absolute_unless_the_maps_have_another_range() -> None:
+    expected = [np.linspace(0, 0.1, 64, dtype=np.float32).reshape(8, 8)]
+    shifted = [expected[0] + np.float32(4e-5)]
+    verification = check_parity("fp32 graph", "fp32", shifted, expected, str)
+    assert verification.max_error <= verification.tolerance == 5e-5
+    with pytest.raises(CheckError, match="expected at most 5e-06"):
+        check_parity("fp32 graph", "fp32", shifted, expected, str, peak=0.1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_network_with_empty_maps_is_refused_in_one_line(precision: Precision) -> None:
+    empty = [np.zeros((8, 8), np.float32)] * 2
+    with pytest.raises(InputError, match="the network's map is empty on these frames") as error:
+        check_parity(f"{precision} graph", precision, empty, empty, str)
+    assert "\n" not in str(error.value)
 
 
 def test_release_replaces_an_older_release_but_no_other_files(
