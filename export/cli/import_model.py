@@ -83,8 +83,8 @@ _SECTIONS = {
 @click.option(
     "--preset",
     type=click.Choice(PRESETS),
-    help="Values of the input: imagenet (RGB, ImageNet's mean and deviation), unit (0 to 1), symmetric "
-    "(-1 to 1) or raw (0 to 255).",
+    help="Values of the input: imagenet (ImageNet's mean and deviation; RGB by default), unit (0 to 1), "
+    "symmetric (-1 to 1) or raw (0 to 255).",
 )
 @click.option("--mean", metavar="LIST", help="Mean that is subtracted: a number, or one per channel.")
 @click.option(

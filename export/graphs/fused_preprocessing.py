@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from edge.preprocessing.raw_frame import RawFrameSpec
 from edge.preprocessing.transform import Preprocessing
-from export.graphs.node_builder import NodeBuilder, resize_block
+from export.graphs.node_builder import NodeBuilder, find_free_name, resize_block
 
 # BT.601 with Y in 16 to 235 and U, V in 16 to 240: what cv2.COLOR_YUV2BGR_NV12 computes.
 YUV_TO_RGB = np.array([[1.164, 0.0, 1.596], [1.164, -0.391, -0.813], [1.164, 2.018, 0.0]], np.float32)
@@ -40,7 +40,7 @@ def fuse_preprocessing(
     fused.CopyFrom(model)
     graph = fused.graph
     for name in inputs:
-        builder = NodeBuilder(f"{name}_raw")
+        builder = NodeBuilder(find_free_name(graph, f"{name}_raw"))
         resized = add_resize(builder, name, preprocessing, raw)
         prepared = add_scaling(builder, resized, preprocessing)
         shape = (1, 3, preprocessing.height, preprocessing.width)

@@ -9,12 +9,13 @@ matrix would take 64.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 Matrix = NDArray[np.float32]
 RepeatedBlock = tuple[int, Matrix]
@@ -54,6 +55,21 @@ def resize_block(size: int, target: int, halvings: int, pixels_per_value: int = 
         weights = weights.reshape(target, -1, pixels_per_value).sum(2)
     rows, columns = target // repeats, weights.shape[1] // repeats
     return repeats, weights[:rows, :columns].astype(np.float32)
+
+
+def find_free_name(graph: GraphProto, wanted: str) -> str:
+    """Return a name that a graph does not use: the wanted one, or with a number behind it.
+
+    No name in the graph starts with it and "_" either, so it is free as the prefix of a `NodeBuilder`.
+    """
+    tensors = (*graph.initializer, *graph.input, *graph.output)
+    used = {tensor.name for tensor in tensors} | {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        used |= {node.name, *node.input, *node.output}
+    candidates = (f"{wanted}{number or ''}" for number in itertools.count())
+    return next(
+        name for name in candidates if name not in used and not any(n.startswith(f"{name}_") for n in used)
+    )
 
 
 class NodeBuilder:

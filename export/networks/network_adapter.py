@@ -8,6 +8,7 @@ its output lacks (an activation, a size) become a few nodes. So nothing on board
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from edge.core.errors import InputError
 from edge.release.manifest import StateSpec
 from export.graphs.fused_preprocessing import prepend, replace_input
 from export.graphs.graph_end import TYPELESS
-from export.graphs.node_builder import NodeBuilder
+from export.graphs.node_builder import NodeBuilder, find_free_name
 from export.graphs.onnx_export import SALIENCY
 from export.networks.network_format import GREY_WEIGHTS, NetworkInput, NetworkOutput
 
@@ -44,10 +45,10 @@ def adapt_network(
     del graph.value_info[:]  # its shapes are those before the size was set
     if source.dtype == "uint8":
         _release_from_uint8(graph, source.name)
-    for name in (FRAME, SALIENCY):
-        _rename(graph, name, f"{name}_of_network")
-    _adapt_input(graph, source)
-    _adapt_output(graph, target)
+    names = {name: find_free_name(graph, f"network_{name}") for name in (FRAME, SALIENCY)}
+    _rename(graph, names)
+    _adapt_input(graph, replace(source, name=names.get(source.name, source.name)))
+    _adapt_output(graph, replace(target, name=names.get(target.name, target.name)))
     window = (source.frames,) if source.frames > 1 else ()
     inputs: dict[str, tuple[int, ...]] = {FRAME: (1, 3, *window, source.height, source.width)}
     inputs |= {state.input: state.shape for state in states}
@@ -63,13 +64,16 @@ def adapt_network(
 
 def _adapt_input(graph: onnx.GraphProto, source: NetworkInput) -> None:
     """Add the nodes from the frame to the network's input."""
-    builder = NodeBuilder(FRAME)
+    builder = NodeBuilder(find_free_name(graph, FRAME))
     ones = (1, 1) if source.frames == 1 else (1, 1, 1)
     x = FRAME
     if source.channels == 1:
         weights = builder.constant(np.array(GREY_WEIGHTS, np.float32).reshape(1, 3, *ones), "grey")
         axis = builder.constant(np.array([1], np.int64), "channel")
         x = builder.add("ReduceSum", builder.add("Mul", x, weights), axis, keepdims=1)
+        if source.dtype == "uint8":
+            half = builder.constant(np.array(0.5, np.float32), "half")
+            x = builder.add("Floor", builder.add("Add", x, half))
     elif source.colour == "bgr":
         x = builder.add("Gather", x, builder.constant(np.array([2, 1, 0], np.int64), "bgr"), axis=1)
     if not source.has_uniform_values:  # the frame is v / 255
@@ -92,15 +96,14 @@ def _adapt_input(graph: onnx.GraphProto, source: NetworkInput) -> None:
 
 def _adapt_output(graph: onnx.GraphProto, target: NetworkOutput) -> None:
     """Add the nodes from the network's output to the map."""
-    builder = NodeBuilder(SALIENCY)
-    name = f"{SALIENCY}_of_network" if target.name == SALIENCY else target.name
+    builder = NodeBuilder(find_free_name(graph, SALIENCY))
     shape = (1, 1, target.height, target.width)
     if target.activation in ("softmax", "logsoftmax"):
         # exp of a normalized logarithm is its softmax, which is also right where it is not quite normalized.
-        x = builder.reshape(name, 1, target.height * target.width)
+        x = builder.reshape(target.name, 1, target.height * target.width)
         x = builder.reshape(builder.add("Softmax", x, axis=-1), *shape)
     else:
-        x = builder.reshape(name, *shape)
+        x = builder.reshape(target.name, *shape)
         if target.activation == "sigmoid":
             x = builder.add("Sigmoid", x)
     if target.is_resized:
@@ -113,16 +116,13 @@ def _adapt_output(graph: onnx.GraphProto, target: NetworkOutput) -> None:
     graph.initializer.extend(builder.constants)
 
 
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Rename a tensor that the network computes or holds, if there is one of this name."""
-    for tensor in graph.initializer:
-        tensor.name = new if tensor.name == old else tensor.name
-    computed = {name for node in graph.node for name in node.output}
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename tensors in all places."""
+    for tensor in (*graph.initializer, *graph.input, *graph.output):
+        tensor.name = names.get(tensor.name, tensor.name)
     for node in graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old and (old in computed or any(t.name == new for t in graph.initializer)):
-                    names[index] = new
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
 
 
 def _release_from_uint8(graph: onnx.GraphProto, name: str) -> None:

@@ -17,8 +17,11 @@ NetworkLayout = Literal["nchw", "nhwc", "ncthw", "ntchw", "nthwc"]
 Activation = Literal["sigmoid", "softmax", "logsoftmax", "none"]
 NETWORK_LAYOUTS: tuple[NetworkLayout, ...] = get_args(NetworkLayout)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey value (ITU-R BT.601)."""
+GREY_WEIGHTS = (9798 / 2**15, 19235 / 2**15, 3735 / 2**15)
+"""Weights of red, green and blue in the grey value: those of cv2.COLOR_BGR2GRAY (ITU-R BT.601).
+
+In float32 the grey value of whole numbers is exact, in any order of the sum. So all round it alike.
+"""
 
 Map = NDArray[np.float32]
 
@@ -40,6 +43,8 @@ class NetworkInput:
         colour: Order of the channels, "rgb" or "bgr".
         scale: Factor of each channel.
         offset: Offset of each channel.
+
+    A grey value for a uint8 input is rounded to the next whole number, halves up, as by OpenCV.
     """
 
     name: str
@@ -80,6 +85,8 @@ class NetworkInput:
         image = np.stack(frames).astype(np.float32)
         if self.channels == 1:
             image = image @ np.array(GREY_WEIGHTS[::-1], np.float32)[:, None]
+            if self.dtype == "uint8":
+                image = np.floor(image + np.float32(0.5))
         elif self.colour == "rgb":
             image = image[..., ::-1]
         scale, offset = np.array(self.scale, np.float32), np.array(self.offset, np.float32)

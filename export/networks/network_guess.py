@@ -21,6 +21,7 @@ from edge.core.errors import InputError
 from edge.release.manifest import StateSpec
 from export.graphs.graph_end import last_nodes
 from export.graphs.onnx_export import SALIENCY
+from export.networks.network_adapter import FRAME
 from export.networks.network_format import Activation, NetworkInput, NetworkLayout, NetworkOutput
 
 Size = tuple[int, int]
@@ -31,7 +32,7 @@ PRESETS: dict[Preset, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "symmetric": ((0.5,), (0.5,)),
     "raw": ((0.0,), (1 / 255,)),
 }
-"""Mean and deviation of the channels, in units in which the brightest value is 1."""
+"""Mean and deviation of the channels (red, green, blue), in units in which the brightest value is 1."""
 DTYPES: dict[int, Literal["float32", "uint8"]] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
 LAYOUTS_OF_RANK: dict[int, tuple[NetworkLayout, ...]] = {
     4: ("nchw", "nhwc"),
@@ -142,6 +143,11 @@ def describe_network(path: Path, model: onnx.ModelProto, options: NetworkOptions
             missing.add("what makes a map of its output", "--activation sigmoid|softmax|logsoftmax|none")
     missing.check()
     assert source is not None
+    if states and source.frames > 1:
+        raise InputError(
+            f"{path} takes {source.frames} frames at once and has states; expected frames without states, or "
+            "one frame and states: leave --window or --state out, or export it so"
+        )
     assert output is not None
     assert activation is not None
     shape = _output_shape(path, model, source, output, states)
@@ -156,10 +162,11 @@ def _find_states(
     outputs = {value.name for value in model.graph.output}
     states = []
     for name, output in pairs:
-        if name not in inputs or output not in outputs or SALIENCY in (name, output):
+        if name not in inputs or output not in outputs or {FRAME, SALIENCY} & {name, output}:
             raise InputError(
                 f"--state {name}={output} does not fit {path}; expected one of its inputs "
-                f"({', '.join(inputs)}) and one of its outputs ({', '.join(outputs)}), not called {SALIENCY}"
+                f"({', '.join(inputs)}) and one of its outputs ({', '.join(outputs)}), not called {FRAME} or "
+                f"{SALIENCY}, which are the release's own: rename the state in the graph"
             )
         tensor = inputs[name].type.tensor_type
         shape = [dim.dim_value for dim in tensor.shape.dim]
@@ -211,7 +218,7 @@ def _describe_input(
             f"{path}: input {value.name} has a batch of {sides['n']}; expected 1 or a dynamic one: export "
             "it so"
         )
-    frames = _find_window(sides, layout, options, missing)
+    frames = _find_window(value, sides, layout, options.window, missing)
     channels = sides["c"] or 3
     if layout == "nchw" and frames and frames > 1 and sides["c"]:
         channels = sides["c"] // frames
@@ -258,15 +265,23 @@ def _find_layout(
 
 
 def _find_window(
-    sides: dict[str, int | None], layout: NetworkLayout, options: NetworkOptions, missing: _Missing
+    value: ValueInfoProto,
+    sides: dict[str, int | None],
+    layout: NetworkLayout,
+    window: int | None,
+    missing: _Missing,
 ) -> int | None:
     if "t" not in layout:
-        return options.window or 1
-    if options.window and sides["t"] not in (None, options.window):
-        raise InputError(
-            f"--window is {options.window}; the network takes {sides['t']} frames: leave --window out"
-        )
-    frames = sides["t"] or options.window
+        window = window or 1
+        if window > 1 and (layout != "nchw" or sides["c"] not in (None, window, 3 * window)):
+            raise InputError(
+                f"--window {window} does not fit input {value.name} {_shape_text(value)} in {layout}; "
+                f"expected (N, {window}, H, W), (N, {3 * window}, H, W) or an axis for time: leave it out"
+            )
+        return window
+    if window and sides["t"] not in (None, window):
+        raise InputError(f"--window is {window}; the network takes {sides['t']} frames: leave --window out")
+    frames = sides["t"] or window
     if frames is None:
         missing.add("how many frames it takes", "--window T")
     return frames
@@ -308,6 +323,8 @@ def _find_values(
     if options.preset is not None and (options.mean or options.std):
         raise InputError("--preset gives mean and deviation: leave --mean and --std out, or --preset")
     mean, std = (options.mean, options.std) if options.preset is None else PRESETS[options.preset]
+    if options.preset is not None and options.colour == "bgr":
+        mean, std = mean[::-1], std[::-1]
     if not mean or not std:
         missing.add("the range of its values", "--preset imagenet|unit|symmetric|raw, or --mean and --std")
         return None

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, what is asked for, and what contradicts it."""
+"""What an ONNX file says about itself, what is asked for, what contradicts it, and the adapter around it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
 from edge.core.errors import InputError
+from export.graphs.onnx_export import SALIENCY
+from export.networks.network_adapter import FRAME, adapt_network
 from export.networks.network_guess import Network, NetworkOptions, describe_network
+from export.release.network_release import compute_network_maps
 from tests.support import foreign_networks as networks
 
 PATH = Path("model.onnx")
@@ -73,6 +79,40 @@ def test_mean_and_deviation_are_of_white_1_or_of_white_255(
     assert source.offset == pytest.approx((offset,) * 3)
 
 
+def test_preset_for_colour_follows_the_order_of_the_channels() -> None:
+    rgb, bgr = (
+        describe(networks.upsampling_network(), colour=colour, preset="imagenet").source
+        for colour in ("rgb", "bgr")
+    )
+    assert rgb.offset[0] == pytest.approx(-0.485 / 0.229)
+    assert bgr.scale == rgb.scale[::-1]
+    assert bgr.offset == rgb.offset[::-1]
+    source = describe(networks.upsampling_network(), colour="bgr", mean=(0.1, 0.2, 0.3), std=(1.0,)).source
+    assert source.offset == pytest.approx((-0.1, -0.2, -0.3))  # numbers are in the order of the graph
+
+
+def recurrent_window_network() -> onnx.ModelProto:
+    """Return a network that takes two frames and a state."""
+    nodes = [
+        helper.make_node("Add", ["clip", "h"], ["sum"]),
+        helper.make_node("ReduceMean", ["sum"], ["map"], axes=[1, 2]),
+        helper.make_node("Identity", ["h"], ["h_next"]),
+    ]
+    values = [("clip", [1, 3, 2, 8, 8]), ("h", [1]), ("map", [1, 1, 1, 8, 8]), ("h_next", [1])]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values]
+    graph = helper.make_graph(nodes, "both", tensors[:2], tensors[2:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def network_with_state_named(name: str) -> onnx.ModelProto:
+    """Return `recurrent_network` with another name of the state."""
+    model = networks.recurrent_network()
+    model.graph.input[1].name = name
+    concat = next(node for node in model.graph.node if node.op_type == "Concat")
+    concat.input[1] = name
+    return model
+
+
 IMAGENET = {"preset": "imagenet"}
 
 
@@ -88,6 +128,24 @@ IMAGENET = {"preset": "imagenet"}
         (networks.channels_last_network, {**IMAGENET}, "takes uint8, so the values"),
         (networks.log_density_network, {**IMAGENET, "output": "features"}, "expected one map"),
         (networks.window_network, {**IMAGENET, "window": 5}, "--window is 5; the network takes 4"),
+        (networks.upsampling_network, {**IMAGENET, "window": 5}, "--window 5 does not fit input image"),
+        (networks.upsampling_network, {**IMAGENET, "window": 2}, "--window 2 does not fit input image"),
+        (networks.channels_last_network, {"window": 3}, "--window 3 does not fit input frame .* in nhwc"),
+        (
+            networks.recurrent_network,
+            {**IMAGENET, "states": (("h", "h_next"),), "size": (64, 48), "window": 2},
+            "--window 2 does not fit input bgr",
+        ),
+        (
+            recurrent_window_network,
+            {**IMAGENET, "states": (("h", "h_next"),)},
+            "takes 2 frames at once and has states",
+        ),
+        (
+            lambda: network_with_state_named("frame"),
+            {**IMAGENET, "states": (("frame", "h_next"),)},
+            "--state frame=h_next does not fit .* not called frame or saliency",
+        ),
         (networks.recurrent_network, IMAGENET, "has the inputs bgr, h; expected one"),
         (networks.recurrent_network, {**IMAGENET, "states": (("h", "x"),)}, "--state h=x does not fit"),
         (
@@ -122,3 +180,56 @@ def test_window_in_the_channels_needs_its_length() -> None:
         describe(model, **options)
     source = describe(model, window=4, **options).source
     assert (source.frames, source.channels, source.shape) == (4, 3, (1, 12, 8, 8))
+
+
+def predict_adapted(network: Network, window: Window) -> np.ndarray:
+    model = adapt_network(network.model, network.source, network.target, network.states)
+    onnx.checker.check_model(model, full_check=True)
+    feeder = InputFeeder(network.source.preprocessing, (FRAME,), SALIENCY, clip=network.source.frames)
+    return feeder.run(open_session(model), window)
+
+
+@pytest.mark.parametrize(
+    ("source", "inner", "weight", "target"),
+    [
+        ("frame", "saliency", "frame_scale_0", "saliency_shape_0"),
+        ("image", "frame_mul_0", "saliency", "frame"),
+        ("saliency", "frame", "saliency_size_1", "saliency_resize_2"),
+        ("image", "network_frame", "frame", "saliency"),
+    ],
+)
+def test_tensors_called_like_those_of_the_adapter_keep_their_values(
+    source: str, inner: str, weight: str, target: str
+) -> None:
+    nodes = [
+        helper.make_node("Mul", [source, weight], [inner], name="frame_mul_0"),
+        helper.make_node("ReduceMean", [inner, "axes"], [target], name="saliency_reshape_0"),
+    ]
+    values = [(source, [1, 3, 8, 8]), (target, [1, 1, 8, 8])]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values]
+    factors = np.array([0.2, 0.5, 0.9], np.float32).reshape(1, 3, 1, 1)
+    constants = [
+        numpy_helper.from_array(factors, weight),
+        numpy_helper.from_array(np.array([1], np.int64), "axes"),
+    ]
+    graph = helper.make_graph(nodes, "names", tensors[:1], tensors[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    network = describe(model, preset="imagenet", activation="sigmoid", map_size=(4, 4))
+    window = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    (expected,) = compute_network_maps(network, [window])
+    np.testing.assert_allclose(predict_adapted(network, window), expected, atol=1e-6)
+
+
+def test_grey_values_of_whole_numbers_are_rounded_like_those_of_opencv() -> None:
+    node = helper.make_node("Cast", ["grey"], ["map"], to=TensorProto.FLOAT)
+    shape = [1, 1, 64, 64]
+    source = helper.make_tensor_value_info("grey", TensorProto.UINT8, shape)
+    target = helper.make_tensor_value_info("map", TensorProto.FLOAT, shape)
+    graph = helper.make_graph([node], "grey", [source], [target])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    network = describe(model, activation="none")
+    window = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    expected = cv2.cvtColor(window[0], cv2.COLOR_BGR2GRAY)
+    (of_file,) = compute_network_maps(network, [window])
+    np.testing.assert_array_equal(of_file, expected)
+    np.testing.assert_array_equal(predict_adapted(network, window), expected)
