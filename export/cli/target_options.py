@@ -148,8 +148,8 @@ def open_target(name: str, request: TargetRequest) -> Release | ImportedGraph:
             )
         if release.clip is not None:
             raise InputError(
-                f"release {release.name} takes clips, which have fp32 and fp16 graphs only; expected a "
-                "release in stream or pair form"
+                f"release {release.name} takes clips, for which int8 is not made again; expected a release "
+                "in stream or pair form: aerogaze import calibrates a network that takes clips"
             )
         return release
     layout, size, colour, scale, offset = request.parse_image()

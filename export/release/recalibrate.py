@@ -208,6 +208,7 @@ def release_feeder(release: Release, form: Form) -> InputFeeder:
         states=release.states if form == "stream" else (),
         looks_ahead=release.delay_frames > 0,
         align_past=release.preprocessing.align,
+        clip=release.clip.frames if form == "clip" and release.clip is not None else 1,
     )
 
 

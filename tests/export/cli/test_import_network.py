@@ -16,6 +16,7 @@ import pytest
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.release.manifest import load_release
 from edge.simulation.world import World
+from export.release.recalibrate import release_feeder
 from tests.conftest import Outcome
 from tests.support import foreign_networks as networks
 from tests.support.foreign_networks import HEIGHT, WIDTH, WINDOW, save_network
@@ -150,6 +151,10 @@ def test_imported_network_gives_the_maps_of_its_file_in_every_precision(
         correlation = np.corrcoef(maps.ravel(), expected.ravel())[0, 1]
         assert correlation > (0.98 if precision == "int8" else 0.9998), precision
     release = load_release(out)
+    (form,) = release.forms()
+    feeder, golden = release_feeder(release, form), release.load_golden()
+    last = feeder.run(_session(out / f"{form}.fp32.onnx"), golden[0])
+    assert np.abs(last - golden[1][-1]).max() <= 5e-5 * expected.max()
     assert {graph.engine for graph in release.graphs} == {"any", "onnxruntime", "tensorrt"}
     card = release.trained["imported"]
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -167,6 +172,7 @@ def upsampling(tmp_path: Path) -> Path:
         ([], "up.onnx does not say: the range of its values (--preset"),
         (["--preset", "imagenet", "--d1-last"], "--d1-last is for TinyHD's checkpoints"),
         (["--preset", "imagenet", "--state", "h"], "--state 'h' is not understood"),
+        (["--preset", "imagenet", "--window", "2"], "--window 2 does not fit input image"),
         (["--preset", "imagenet", "--map", "large"], "--map 'large' is not valid"),
         (["--preset", "imagenet", "--name", "a b"], "--name 'a b' cannot be the name of a release"),
         (["--kind", "tinyhd", "--preset", "imagenet"], "--preset is for ONNX files"),
@@ -227,3 +233,14 @@ def test_map_that_is_the_same_everywhere_is_refused(command: Command, footage: P
     outcome = _import(command, path, footage, tmp_path / "release", *options)
     assert outcome.code == 2
     assert "output logits is the same everywhere" in outcome.err
+
+
+def test_release_that_takes_clips_is_not_calibrated_again(
+    command: Command, footage: Path, tmp_path: Path
+) -> None:
+    path, out = save_network(networks.window_network(), tmp_path / "network.onnx"), tmp_path / "release"
+    assert _import(command, path, footage, out, "--preset", "unit", "--colour", "rgb").code == 0
+    outcome = command("calibrate", out, "--frames", footage, "--out", tmp_path / "again")
+    assert outcome.code == 2
+    assert "takes clips, for which int8 is not made again" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
