@@ -38,7 +38,7 @@ from trainer.data.scene_pool import (
     read_settings,
     shard_path,
 )
-from trainer.data.workers import ignore_interrupts, worker_context
+from trainer.data.workers import prepare_worker, worker_context
 
 SHOTS_PER_SCENE = 3
 """Short shots of a scene without a clip."""
@@ -202,7 +202,7 @@ def _render_shards(
         batch_size=None,
         num_workers=processes if processes > 1 else 0,
         multiprocessing_context=worker_context() if processes > 1 else None,
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=prepare_worker,
         generator=torch.Generator(),  # otherwise a training would depend on whether it had to render
     )
     for done, fault in enumerate(shards, 1):
@@ -212,7 +212,7 @@ def _render_shards(
 
 
 class _MissingShards(Dataset[str]):
-    """Shards that are rendered on access. PyTorch's workers end when the main process is killed."""
+    """Shards that are rendered on access."""
 
     def __init__(self, folder: Path, settings: PoolSettings, numbers: Sequence[int]) -> None:
         self._folder, self._settings, self._numbers = folder, settings, numbers

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from threading import Thread
 
 
 def worker_context() -> BaseContext:
@@ -18,7 +21,19 @@ def worker_context() -> BaseContext:
     return context
 
 
-def ignore_interrupts(worker: int = 0) -> None:
-    """Ignore Ctrl-C, which a terminal sends to every process; the main process ends the workers."""
+def prepare_worker(worker: int = 0) -> None:
+    """Ignore Ctrl-C, which a terminal sends to every process, and end this worker with the main process.
+
+    The main process ends its workers, but not if it is killed. PyTorch's workers watch their parent, which is
+    the fork server. The fork server in turn lives as long as its children, so nobody would end.
+    """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = multiprocessing.parent_process()
+    if main is not None:
+        Thread(target=_exit_with, args=(main.sentinel,), daemon=True).start()
+
+
+def _exit_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.data.workers import ignore_interrupts, worker_context
+from trainer.data.workers import prepare_worker, worker_context
 from trainer.recipes.loader import Recipe, StageTable
 from trainer.training.distributed import ProcessGroup
 
@@ -37,7 +37,7 @@ def make_loader(
         num_workers=recipe.workers,
         multiprocessing_context=worker_context() if recipe.workers else None,
         persistent_workers=recipe.workers > 0,
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=prepare_worker,
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -22,6 +22,7 @@ from edge.simulation.world import World
 from tests.conftest import Outcome
 from tests.support.pools import SMALL_POOL, all_clips
 from tests.support.training import SHORT_SKD, set_options
+from tests.support.waiting import wait_until
 from trainer.data.gaze_model import gaze_density
 from trainer.data.pool_rendering import PoolProgress, default_folder, open_pool, shard_bytes
 from trainer.data.scene_pool import (
@@ -180,13 +181,14 @@ def test_second_process_waits_for_the_one_that_renders(
 
 
 KILLED_AFTER_ONE_SHARD = """
-    import os, signal, sys
+    import multiprocessing, os, signal, sys
     from pathlib import Path
     from tests.support.pools import SMALL_POOL
     from trainer.data.pool_rendering import open_pool
 
     def kill(progress):
         if progress.scenes:
+            print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
     if __name__ == "__main__":  # not in the workers, which import this file
@@ -194,12 +196,25 @@ KILLED_AFTER_ONE_SHARD = """
 """
 
 
+def _runs(pid: int) -> bool:
+    """Return whether a process runs; a zombie has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 def test_killed_rendering_resumes_with_the_shards_that_are_whole(pool_copy: Path) -> None:
     script = pool_copy.parent / "killed.py"
     script.write_text(textwrap.dedent(KILLED_AFTER_ONE_SHARD))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    killed = subprocess.run([sys.executable, script, pool_copy], timeout=300, env=environment)
+    killed = subprocess.run(
+        [sys.executable, script, pool_copy], timeout=300, env=environment, stdout=subprocess.PIPE
+    )
     assert killed.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in killed.stdout.split()]
+    assert len(workers) == 2
+    assert wait_until(lambda: not any(map(_runs, workers)), 60)
     seen: list[PoolProgress] = []
     open_pool(SMALL_POOL, 19, pool_copy, seen.append)
     assert all(is_intact(shard_path(pool_copy, number)) for number in range(3))
