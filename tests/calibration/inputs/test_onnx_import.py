@@ -85,7 +85,7 @@ def weight_with_nan(model: onnx.ModelProto) -> None:
         (operator("Gelu", "com.microsoft"), {}, "node x1 is a Gelu, of com.microsoft"),
         (operator("QuantizeLinear"), {}, "the graph is quantized; expected a float graph"),
         (dtype(TensorProto.UINT8), {}, "input x is uint8; expected float32"),
-        (dtype(TensorProto.FLOAT16), {}, "input x is float16; expected float32"),
+        (dtype(TensorProto.INT32), {}, "input x is int32; expected float32"),
         (second_input, {}, "has 2 inputs (x, z); expected one, an image"),
         (dims(1, 3, 16), {}, "has shape (1, 3, 16); expected an image"),
         (dims(4, 3, 16, 16), {}, "has a batch of 4; expected 1 or a dynamic one"),
