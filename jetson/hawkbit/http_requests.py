@@ -55,7 +55,7 @@ class Deadline:
         self.extend(seconds)
 
     def extend(self, seconds: float) -> None:
-        """Set the deadline anew, in seconds from now."""
+        """Set a new deadline, in seconds from now."""
         self._end = self._clock() + seconds
 
     def remaining_s(self) -> float:

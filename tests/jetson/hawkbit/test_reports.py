@@ -25,7 +25,7 @@ MakeBundle = Callable[..., Path]
 
 
 class HawkbitServer(http.server.ThreadingHTTPServer):
-    """A server that offers one bundle, and records what it is told and asked for.
+    """Server that offers one bundle, and records the reports and the requests that it receives.
 
     Attributes:
         bundle: Content of the bundle.
