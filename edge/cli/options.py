@@ -12,6 +12,7 @@ import click
 
 from edge.core.errors import InputError
 from edge.inference.engine_selection import ENGINE_CHOICES
+from edge.inference.runner_factory import GPU_WAITS, WAIT_VARIABLE
 from edge.sources.pixel_range import RANGE_VARIABLE, parse_range
 from edge.sources.public_name import public_name
 
@@ -101,14 +102,24 @@ class FiniteRange(click.FloatRange):
 def _use_range(ctx: click.Context, param: click.Parameter, text: str | None) -> None:
     """Set the range for this command and its worker processes."""
     parse_range(text)
+    _set_variable(ctx, RANGE_VARIABLE, text)
+
+
+def _use_gpu_wait(ctx: click.Context, param: click.Parameter, wait: str | None) -> None:
+    """Set how threads of this command wait for the GPU."""
+    _set_variable(ctx, WAIT_VARIABLE, wait)
+
+
+def _set_variable(ctx: click.Context, name: str, text: str | None) -> None:
+    """Set an environment variable until the command ends; None changes nothing."""
     if text is None:
         return
-    previous = os.environ.get(RANGE_VARIABLE)
-    os.environ[RANGE_VARIABLE] = text
+    previous = os.environ.get(name)
+    os.environ[name] = text
     if previous is None:
-        ctx.call_on_close(lambda: os.environ.pop(RANGE_VARIABLE, None))
+        ctx.call_on_close(lambda: os.environ.pop(name, None))
     else:
-        ctx.call_on_close(lambda: os.environ.update({RANGE_VARIABLE: previous}))
+        ctx.call_on_close(lambda: os.environ.update({name: previous}))
 
 
 range_option = click.option(
@@ -126,4 +137,12 @@ engine_option = click.option(
     default="auto",
     show_default=True,
     help="Inference engine. auto: TensorRT if a matching engine was built, otherwise ONNX Runtime.",
+)
+gpu_wait_option = click.option(
+    "--gpu-wait",
+    type=click.Choice(GPU_WAITS),
+    expose_value=False,
+    callback=_use_gpu_wait,
+    help="How a thread waits for the GPU. spin: without pause, with the least latency; block: asleep, which "
+    f"frees a core and saves power (default: spin, or ${WAIT_VARIABLE}).",
 )

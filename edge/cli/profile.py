@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge.cli.console import progress_bar
-from edge.cli.options import FILE, FileType, engine_option
+from edge.cli.options import FILE, FileType, engine_option, gpu_wait_option
 from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import CheckError, InputError
 from edge.core.frames import parse_size
@@ -82,6 +82,7 @@ class ProfileOptions:
     help="Precisions, separated by commas: fp32,fp16,int8 (default: all of the release).",
 )
 @engine_option
+@gpu_wait_option
 @click.option(
     "--form",
     type=click.Choice(FORMS),

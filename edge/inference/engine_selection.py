@@ -24,6 +24,7 @@ from edge.inference.tensorrt.engine_identity import (
     expected_identity,
     find_mismatches,
     identity_path,
+    runs_on_rtx_default,
 )
 from edge.release.manifest import Form, Graph, Release
 
@@ -216,7 +217,7 @@ def _find_gpu_mismatch(identity: EngineIdentity, gpu: Gpu) -> list[str]:
     Engines for `local` name their GPU, which `find_mismatches` compares.
     """
     supported, actual = identity.compute_capabilities, gpu.compute_capability
-    runs_by_default = supported == (RTX_DEFAULT_CAPABILITIES,) and float(actual) >= 8.0
+    runs_by_default = supported == (RTX_DEFAULT_CAPABILITIES,) and runs_on_rtx_default(actual)
     if identity.kind == "tensorrt" or actual in supported or runs_by_default:
         return []
     return [f"compute capability {', '.join(supported)}, this GPU has {actual}"]

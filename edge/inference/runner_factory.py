@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
+from edge.core.errors import InputError
+from edge.inference.cuda.errors import UNKNOWN, CudaError
 from edge.inference.engine_selection import EngineChoice, SelectedEngine, read_plan, select_engine
 from edge.inference.interface.runner import GraphSignature, Runner
 from edge.release.manifest import Form, Graph, Release
 from edge.release.weight_check import check_finite
+
+GpuWait = Literal["spin", "block"]
+GPU_WAITS: tuple[GpuWait, ...] = get_args(GpuWait)
+WAIT_VARIABLE = "AEROGAZE_GPU_WAIT"
+"""Environment variable: how a thread waits for the GPU; `--gpu-wait` sets it."""
 
 
 def open_runner(
@@ -32,6 +42,41 @@ def open_runner(
             TensorRT was requested and no engine matches.
     """
     return open_selected_engine(release, select_engine(release, precision, form, engine), threads)
+
+
+def open_engine(
+    release: Release,
+    precision: str | None,
+    form: Form,
+    threads: int | None = None,
+    choice: EngineChoice = "auto",
+) -> tuple[SelectedEngine, Runner]:
+    """Select and open an engine; with "auto", one that TensorRT cannot open is replaced by ONNX Runtime.
+
+    Args:
+        release: The release.
+        precision: The precision; None selects one, see `select_engine`.
+        form: The form of the graph.
+        threads: Threads of ONNX Runtime; None for one per core.
+        choice: The engine, or "auto".
+
+    Returns:
+        The engine, with the reason if it is a replacement, and its runner.
+
+    Raises:
+        InputError: As for `open_runner`.
+        CudaError: The GPU is lost: no engine helps, the process must be restarted.
+    """
+    selected = select_engine(release, precision, form, choice)
+    try:
+        return selected, open_selected_engine(release, selected, threads)
+    except InputError as error:
+        lasts = isinstance(error, CudaError) and (error.lost or error.name == UNKNOWN)
+        if choice != "auto" or selected.plan is None or lasts:
+            raise
+        reason = str(error)
+    selected = replace(select_engine(release, precision, form, "onnxruntime"), fallback_reason=reason)
+    return selected, open_selected_engine(release, selected, threads)
 
 
 def open_selected_engine(
@@ -69,17 +114,36 @@ def open_selected_engine(
 
     plan = read_plan(engine.plan.path, engine.plan.plan_sha256)
     cuda = open_cuda()
-    available_bytes = cuda.available_bytes()
+    # What cannot be opened to the end, as for want of memory, leaves nothing open.
     with ExitStack() as cleanup:
         cleanup.callback(cuda.close)
+        available_bytes = cuda.available_bytes()
         tensorrt_engine = TensorRTEngine(plan, engine.plan.kind)
         cleanup.callback(tensorrt_engine.close)
-        options = RunnerOptions(batch=batch, timed=timed, time_layers=profile_to is not None)
+        cleanup.callback(cuda.free_graphs)  # graphs refer to the engine
+        options = RunnerOptions(
+            batch=batch,
+            timed=timed,
+            time_layers=profile_to is not None,
+            blocking_wait=blocks_while_waiting(),
+        )
         runner = TensorRTRunner(tensorrt_engine, cuda, signature, options)
         if not cuda.integrated:  # shared memory is also taken by other programs
             runner.gpu_bytes = available_bytes - cuda.available_bytes()
         cleanup.pop_all()
     return runner
+
+
+def blocks_while_waiting() -> bool:
+    """Return whether a thread that waits for the GPU sleeps, as `--gpu-wait` says.
+
+    Raises:
+        InputError: The environment variable has another value.
+    """
+    value = os.environ.get(WAIT_VARIABLE) or "spin"
+    if value not in GPU_WAITS:
+        raise InputError(f"{WAIT_VARIABLE}={value!r}; expected {' or '.join(GPU_WAITS)}")
+    return value == "block"
 
 
 def graph_signature(release: Release, graph: Graph) -> GraphSignature:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Image, PreparedInput, Tensor
 from edge.inference.clip_window_runner import ClipWindowRunner
-from edge.inference.engine_selection import EngineChoice, select_engine
+from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import PipelinedRunner, Runner
-from edge.inference.runner_factory import open_selected_engine
+from edge.inference.runner_factory import open_engine
 from edge.metrics.saliency import cc
 from edge.preprocessing.transform import FramePreprocessor, LaggedMotion
 from edge.release.manifest import Form, Graph, Release, load_release
@@ -68,8 +68,7 @@ class SaliencyModel:
         engine: EngineChoice = "onnxruntime",
     ) -> None:
         release = release if isinstance(release, Release) else load_release(release)
-        selected = select_engine(release, precision, runtime_form(release), engine)
-        runner = open_selected_engine(release, selected, threads)
+        selected, runner = open_engine(release, precision, runtime_form(release), threads, engine)
         try:
             self._set_up(release, selected.graph.precision, runner)
             if selected.fallback_reason:

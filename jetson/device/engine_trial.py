@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,9 +32,16 @@ class EngineBackend(Protocol):
 
     Attributes:
         name: onnxruntime or tensorrt.
+        fallback_reason: Why it is not TensorRT, although the board has it; empty if that does not apply.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Return the name."""
+
+    @property
+    def fallback_reason(self) -> str:
+        """Return the reason."""
 
     def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
         """Compile the graphs of a release into a folder, which stays empty if there is nothing to compile.
@@ -57,7 +65,7 @@ class EngineBackend(Protocol):
 class OnnxRuntimeBackend:
     """ONNX Runtime on the CPU, which runs the graphs without compiling them."""
 
-    name = "onnxruntime"
+    name, fallback_reason = "onnxruntime", ""
 
     def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
         """Do nothing: there is nothing to compile."""
@@ -70,7 +78,7 @@ class OnnxRuntimeBackend:
         measurements = []
         for precision in release.precisions("stream", "onnxruntime"):
             log(f"trying {precision} on {self.name}")
-            measurements.append(_measure(release, precision))
+            measurements.append(_measure(release, precision, "onnxruntime", log))
         return measurements
 
 
@@ -81,7 +89,7 @@ class TensorRTBackend:
         target: Build target as `BuildTarget.parse` takes it.
     """
 
-    name = "tensorrt"
+    name, fallback_reason = "tensorrt", ""
 
     def __init__(self, target: str = "local") -> None:
         self._target = target
@@ -120,12 +128,48 @@ class TensorRTBackend:
                 measurements.append(PrecisionMeasurement(precision, 0.0, 0.0, 0.0, refused[precision]))
                 continue
             log(f"trying {precision} on {self.name}")
-            measurements.append(_measure(release, precision, "tensorrt"))
+            measurements.append(_measure(release, precision, "tensorrt", log))
         return measurements
 
 
+class AutomaticBackend:
+    """TensorRT, or ONNX Runtime if no engine of TensorRT can be built or run on this board."""
+
+    def __init__(self) -> None:
+        self._backend: EngineBackend = TensorRTBackend()
+        self.fallback_reason = ""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the engine in use."""
+        return self._backend.name
+
+    def build(self, release: Release, folder: Path, log: LogLine) -> Mapping[str, str]:
+        """Compile each graph with TensorRT."""
+        self._backend, self.fallback_reason = TensorRTBackend(), ""
+        try:
+            return self._backend.build(release, folder, log)
+        except InputError as error:
+            self._fall_back(str(error), log)
+            return {}
+
+    def measure(
+        self, release: Release, folder: Path, log: LogLine, refused: Mapping[str, str]
+    ) -> list[PrecisionMeasurement]:
+        """Measure each precision, on ONNX Runtime if TensorRT runs none."""
+        measurements = self._backend.measure(release, folder, log, refused)
+        if self.fallback_reason or not all(measurement.refused for measurement in measurements):
+            return measurements
+        self._fall_back("; ".join(f"{each.precision}: {each.refused}" for each in measurements), log)
+        return self._backend.measure(release, folder, log, {})
+
+    def _fall_back(self, reason: str, log: LogLine) -> None:
+        self._backend, self.fallback_reason = OnnxRuntimeBackend(), reason or "no graph for TensorRT"
+        log(f"onnxruntime instead of tensorrt: {self.fallback_reason}")
+
+
 def select_backend(name: str) -> EngineBackend:
-    """Return a backend by its name; auto selects TensorRT if its Python module is installed.
+    """Return a backend by its name; auto tries TensorRT if its Python module is installed.
 
     Raises:
         InputError: The name is unknown.
@@ -135,7 +179,7 @@ def select_backend(name: str) -> EngineBackend:
         "tensorrt": TensorRTBackend,
     }
     if name == "auto":
-        name = "tensorrt" if find_spec("tensorrt") else "onnxruntime"
+        return AutomaticBackend() if find_spec("tensorrt") else OnnxRuntimeBackend()
     if name not in backends:
         raise InputError(f"unknown engine {name!r}; expected auto or one of {', '.join(backends)}")
     return backends[name]()
@@ -146,9 +190,13 @@ def _find_meter() -> EnergyMeter | None:
     return None if isinstance(meter, str) else meter
 
 
-def _measure(release: Release, precision: str, engine: EngineChoice = "onnxruntime") -> PrecisionMeasurement:
+def _measure(release: Release, precision: str, engine: EngineChoice, log: LogLine) -> PrecisionMeasurement:
+    started_s = time.perf_counter()
     try:
         model = SaliencyModel(release, precision, THREADS, engine)  # compares its output with the golden maps
+        open_s = time.perf_counter() - started_s
+        if engine == "tensorrt":  # ONNX Runtime opens in a moment
+            log(f"opened {precision} and checked its golden maps in {open_s:.1f} s")
         try:
             frames, expected = release.load_golden()
             maps = compute_clip_maps(model, frames)
@@ -159,7 +207,12 @@ def _measure(release: Release, precision: str, engine: EngineChoice = "onnxrunti
         return PrecisionMeasurement(precision, 0.0, 0.0, 0.0, str(error))
     lowest_cc = min(cc(map_, golden) for map_, golden in zip(maps, expected, strict=True))
     measurement = PrecisionMeasurement(
-        precision, float(lowest_cc), latency["p50_ms"], latency["p99_ms"], power_w=latency.get("power_w")
+        precision,
+        float(lowest_cc),
+        latency["p50_ms"],
+        latency["p99_ms"],
+        power_w=latency.get("power_w"),
+        open_s=open_s,
     )
     if not is_finite(measurement) or math.isclose(measurement.p50_ms, 0.0):
         return PrecisionMeasurement(precision, 0.0, 0.0, 0.0, "gives no finite numbers on its golden set")

@@ -158,6 +158,8 @@ def _try_slot(board: DeviceBoard, name: SlotName, manifest: BundleManifest) -> S
     board.disk.sync_tree(board.slot_folder(name))
     measurements = board.backend.measure(release, engines, board.log, refused)
     best, reason = choose_precision(board.policy, measurements)
+    if board.backend.fallback_reason:
+        reason += f"; not TensorRT: {board.backend.fallback_reason}"
     board.log(reason)
     return Slot(
         id=manifest.id,

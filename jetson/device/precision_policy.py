@@ -38,6 +38,8 @@ class PrecisionMeasurement:
         p99_ms: 99th percentile of the latency.
         refused: Why the precision cannot be run at all; None if it can.
         power_w: Power of the board under load; None if there is no readable meter.
+        open_s: Seconds to open the engine and to check its golden maps; None if that was not measured, as by
+            older versions. The first precision of a trial starts CUDA and TensorRT, too.
     """
 
     precision: str
@@ -46,6 +48,7 @@ class PrecisionMeasurement:
     p99_ms: float
     refused: str | None = None
     power_w: float | None = None
+    open_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from edge.hardware.gpu import detect_gpu
 from edge.inference.cuda.backend import BACKENDS, Cuda, CudaError
 from edge.inference.engine_selection import read_plan, select_engine
 from edge.inference.interface.runner import GraphSignature, PipelinedRunner
 from edge.inference.onnxruntime.runner import OnnxRunner
-from edge.inference.tensorrt.api import TensorRTEngine, load_tensorrt
-from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
+from edge.inference.tensorrt.api import TensorRTEngine
+from edge.inference.tensorrt.build_target import BuildTarget
 from edge.inference.tensorrt.cuda_graphs import MAX_GRAPHS
 from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
 from edge.metrics.saliency import cc
 from edge.release.manifest import PRECISIONS, Release, load_release, locate_release
-from tests.support.cuda_backends import open_cuda_or_skip
+from tests.support.cuda_backends import load_tensorrt_or_skip, open_cuda_or_skip, require_gpu
 from tests.support.simulated_gpu import OnnxEngine, RaceError, SimulatedCuda
 
 Feed = dict[str, np.ndarray]
@@ -102,27 +101,16 @@ def make_simulated_runner(
 @pytest.fixture(scope="session")
 def built_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped release with engines for this machine's GPU."""
-    if detect_gpu() is None:
-        pytest.skip("there is no NVIDIA GPU here, or no driver for one")
+    require_gpu("tensorrt", "rtx")
+    target, _ = load_tensorrt_or_skip()
     from export.engines.build import build_engines
     from export.engines.build_source import release_engine_source
 
-    kinds: dict[str, TensorRTKind] = {"local": "tensorrt", "rtx": "rtx"}
-    for target, kind in kinds.items():
-        try:
-            load_tensorrt(kind)
-        except InputError:
-            continue
-        folder = tmp_path_factory.mktemp("built") / "release"
-        shutil.copytree(locate_release("skd-64"), folder)
-        copied = load_release(folder)
-        list(
-            build_engines(
-                release_engine_source(copied), BuildTarget.parse(target), folder / "engines" / target
-            )
-        )
-        return folder
-    pytest.skip("neither TensorRT nor TensorRT for RTX is installed")
+    folder = tmp_path_factory.mktemp("built") / "release"
+    shutil.copytree(locate_release("skd-64"), folder)
+    copied = load_release(folder)
+    list(build_engines(release_engine_source(copied), BuildTarget.parse(target), folder / "engines" / target))
+    return folder
 
 
 OpenRunner = Callable[..., TensorRTRunner]

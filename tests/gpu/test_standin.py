@@ -21,7 +21,7 @@ import pytest
 
 from edge.hardware.gpu import detect_gpu
 from edge.release.manifest import locate_release
-from tests.support.cuda_backends import NEEDED_BACKEND
+from tests.support.cuda_backends import NEEDS_VARIABLE
 
 HERE = Path(__file__).parent
 Process = subprocess.CompletedProcess[str]
@@ -80,7 +80,7 @@ def test_cuda_and_runner_tests_pass_on_the_stand_in_driver(start: Start, backend
         "import os, sys, pytest; sys.setdlopenflags(os.RTLD_LAZY); sys.exit(pytest.main(sys.argv[1:]))"
     )
     words = ["-q", "-p", "no:cacheprovider", HERE / "test_cuda.py", HERE / "test_runner.py", "-k", backend]
-    process = start("-c", run_lazily, *words, **{NEEDED_BACKEND: backend})
+    process = start("-c", run_lazily, *words, **{NEEDS_VARIABLE: f"gpu,{backend}"})
     assert process.returncode == 0, process.stdout + process.stderr
     # The skipped test needs a machine without a GPU.
     assert re.search(r"\b2\d passed, 1 skipped", process.stdout), process.stdout
@@ -108,6 +108,102 @@ print(before, left())
         backend,
     )
     assert (process.stdout, process.stderr) == ("6 0\n", "")
+
+
+@pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
+@pytest.mark.parametrize("function", ["cuDevicePrimaryCtxRetain", "cuCtxSetCurrent"])
+def test_context_without_memory_is_released(start: Start, backend: str, module: str, function: str) -> None:
+    if not _installed(module):
+        pytest.skip(f"{module} is not installed")
+    code = """
+import ctypes, os, sys
+sys.setdlopenflags(os.RTLD_LAZY)
+from edge.inference.cuda.backend import CudaError, open_cuda
+try:
+    open_cuda(sys.argv[1])
+except CudaError as error:
+    print(error.name, ctypes.CDLL("libcuda.so.1").sta_retained())
+"""
+    process = start("-c", code, backend, STANDIN_FAILS=function)
+    assert process.stdout == "CUDA_ERROR_OUT_OF_MEMORY 0\n", process.stderr
+
+
+OPEN_MODEL = """
+import ctypes, sys
+from edge.core.errors import InputError
+from edge.inference.saliency_model import SaliencyModel
+try:
+    print(SaliencyModel(sys.argv[1], "fp32", engine=sys.argv[2]).engine)
+except InputError as error:
+    print(error)
+    driver = ctypes.CDLL("libcuda.so.1")
+    print(driver.sta_left(), driver.sta_retained())
+"""
+
+
+@pytest.mark.parametrize(
+    "function", ["cuMemGetInfo", "cuStreamCreate", "cuMemAlloc", "cuMemHostAlloc", "create_execution_context"]
+)
+def test_engine_without_memory_leaves_nothing_open(start: Start, built: Path, function: str) -> None:
+    process = start("-c", OPEN_MODEL, built, "tensorrt", STANDIN_FAILS=function)
+    reason, left = process.stdout.splitlines()
+    assert "OUT_OF_MEMORY" in reason or "cannot run the engine (Error Code 2: OutOfMemory)" in reason
+    assert left == "0 0"
+    assert process.stderr == "deserialised\n" * (function != "cuMemGetInfo")
+
+
+def test_auto_runs_on_the_cpu_and_says_why_if_the_engine_cannot_be_opened(start: Start, built: Path) -> None:
+    process = start("-c", OPEN_MODEL, built, "auto", STANDIN_FAILS="create_execution_context")
+    assert process.stdout.startswith("onnxruntime"), process.stderr
+    assert (
+        "(not TensorRT: tensorrt 10.3.0 cannot run the engine (Error Code 2: OutOfMemory)" in process.stdout
+    )
+
+
+def test_lost_gpu_that_tensorrt_reports_is_no_reason_for_the_cpu(start: Start, built: Path) -> None:
+    process = start("-c", OPEN_MODEL, built, "auto", STANDIN_FAILS="execute_async_v3")
+    assert process.stdout.startswith(
+        "tensorrt 10.3.0 failed with CUDA_ERROR_ILLEGAL_ADDRESS (Error Code 1: Cuda Runtime (an illegal memory "
+        "access was encountered)): all data on the GPU is lost: start the program again"
+    ), process.stderr
+
+
+def test_each_batch_size_runs_in_the_range_that_was_optimized_for_it(start: Start) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    process = start(
+        "-c",
+        """
+import numpy as np, onnxruntime as ort
+from edge.core.errors import InputError
+from edge.inference.cuda.backend import open_cuda
+from edge.inference.interface.runner import GraphSignature
+from edge.inference.tensorrt.api import TensorRTEngine, build_plan
+from edge.inference.tensorrt.build_target import BuildTarget
+from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
+from tests.support.onnx_graphs import SIDE, batch_graph
+graph = batch_graph().SerializeToString()
+plan, session = build_plan(graph, BuildTarget("tensorrt")), ort.InferenceSession(graph)
+signature = GraphSignature({"x": (None, 3, SIDE, SIDE)}, {"y": (None, 1, SIDE, SIDE)}, ())
+for batch in (1, 2, 256, 257):
+    cuda, engine = open_cuda("cuda-bindings"), TensorRTEngine(plan.data, "tensorrt")
+    try:
+        runner = TensorRTRunner(engine, cuda, signature, RunnerOptions(batch))
+    except InputError as error:
+        print(error)
+        continue
+    x = np.random.default_rng(batch).random((batch, 3, SIDE, SIDE), np.float32)
+    np.testing.assert_allclose(runner.infer({"x": x})["y"], session.run(None, {"x": x})[0], atol=1e-6)
+    print(batch, engine._context.active_optimization_profile)
+    runner.close()
+""",
+    )
+    assert process.stdout.splitlines() == [
+        "1 0",
+        "2 1",
+        "256 1",
+        "the engine allows no inputs of shape (257, 3, 16, 16); expected batch sizes 1 to 1, 2 to 256",
+    ], process.stderr
 
 
 def _installed(module: str) -> bool:
@@ -146,6 +242,8 @@ def test_run_uses_the_matching_engine(aerogaze: Start, built: Path, tmp_path: Pa
     engine = json.loads(process.stdout)["engine"]
     assert engine.startswith("tensorrt 10.3.0, ")
     assert engine.endswith(", zero copy, CUDA graph" if integrated else ", copied, CUDA graph")
+    process = aerogaze(*words[:-1], "--gpu-wait", "block", **environment)
+    assert "CUDA graph, blocking waits" in process.stdout + process.stderr
     process = aerogaze(*words, "--engine", "onnxruntime", "--maps", maps[1])
     assert json.loads(process.stdout)["engine"].startswith("onnxruntime")
     tensorrt_maps, onnx_maps = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in maps)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from edge.inference.tensorrt import api as tensorrt_api
 from edge.inference.tensorrt.api import TensorRTEngine, build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.release.manifest import load_release
+from tests.support.cuda_backends import import_rtx
 
 STANDIN = Path(__file__).parent / "standin" / "modules" / "tensorrt.py"
 OBJECTS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext"}
@@ -27,9 +29,10 @@ OBJECTS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecution
 def find_used_names() -> dict[str, set[str]]:
     """Return the names that `TensorRTEngine` uses of each object of TensorRT, read from its source."""
     tree = ast.parse(Path(tensorrt_api.__file__).read_text())
-    (body,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "TensorRTEngine")
+    users = ("TensorRTEngine", "_create_context")
+    bodies = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name in users]
     names: dict[str, set[str]] = defaultdict(set)
-    for node in ast.walk(body):
+    for node in (node for body in bodies for node in ast.walk(body)):
         if isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value).removeprefix("self._")
             if owner in (*OBJECTS, "trt"):
@@ -47,17 +50,46 @@ def test_used_names_are_found_in_the_source() -> None:
 
 
 def test_tensorrt_for_rtx_has_every_used_name() -> None:
-    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    trt: Any = import_rtx()
     for owner, names in find_used_names().items():
         target = getattr(trt, OBJECTS[owner]) if owner in OBJECTS else trt
         assert [name for name in names if not hasattr(target, name)] == []
     assert hasattr(trt.IExecutionContext, "is_stream_capturable")
+    assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
     assert {kind for kind in tensorrt_api._DTYPES if not hasattr(trt.DataType, kind)} == set()
+
+
+def test_engines_for_rtx_need_no_memory_that_is_allocated_per_run() -> None:
+    trt: Any = import_rtx()
+    config = trt.Builder(tensorrt_api._logger_of(trt)).create_builder_config()
+    tensorrt_api._set_flags(trt, config)
+    assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+
+
+def test_context_for_rtx_compiles_its_kernels_before_they_are_captured() -> None:
+    trt: Any = import_rtx()
+    config = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=None)
+    engine = SimpleNamespace(
+        create_runtime_config=lambda: config, create_execution_context=lambda runtime_config: runtime_config
+    )
+    assert tensorrt_api._create_context(trt, engine) is config
+    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert config.dynamic_shapes_kernel_specialization_strategy == eager
+
+
+def test_graph_with_a_dynamic_batch_compiles_for_rtx() -> None:
+    import_rtx()
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    from tests.support.onnx_graphs import batch_graph
+
+    plan = build_plan(batch_graph().SerializeToString(), BuildTarget("rtx"))
+    assert plan.data
 
 
 @pytest.fixture(scope="module")
 def plan() -> bytes:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    import_rtx()
     if detect_gpu() is not None:
         pytest.skip("there is a GPU: tests/gpu runs engines")
     release = load_release("skd-64")
@@ -101,7 +133,7 @@ print("alive", any("plugin" in error for error in logger.take()))
 
 def run_two_runtimes(patch: str) -> subprocess.CompletedProcess[str]:
     """Free the first of two runtimes in a process, then make TensorRT log a global message."""
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    import_rtx()
     words = [sys.executable, "-c", TWO_RUNTIMES.format(patch=patch)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120)
 
@@ -117,7 +149,7 @@ def test_logger_of_each_runtime_would_lose_the_message_or_crash() -> None:
 
 
 def test_errors_are_kept_by_thread() -> None:
-    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    trt: Any = import_rtx()
     logger = tensorrt_api._logger_of(trt)
     in_thread: list[str] = []
 
@@ -136,7 +168,7 @@ def test_errors_are_kept_by_thread() -> None:
 
 
 def test_logger_starts_without_errors_of_earlier_work_and_keeps_the_last() -> None:
-    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    trt: Any = import_rtx()
     logger = tensorrt_api._logger_of(trt)
     for number in range(tensorrt_api.MAX_ERRORS + 5):
         logger.log(trt.ILogger.Severity.ERROR, str(number))
@@ -147,7 +179,7 @@ def test_logger_starts_without_errors_of_earlier_work_and_keeps_the_last() -> No
 
 
 def test_stand_in_has_no_name_that_tensorrt_lacks() -> None:
-    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    trt: Any = import_rtx()
     for node in ast.parse(STANDIN.read_text()).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             target = getattr(trt, node.name)

@@ -114,7 +114,7 @@ def _undo_rename(path: Path) -> Callable[[], object]:
 class FakeBackend:
     """Backend with fixed measurements, for tests of everything else."""
 
-    name = "quick"
+    name, fallback_reason = "quick", ""
 
     def __init__(self, *measurements: PrecisionMeasurement) -> None:
         self.measurements = list(measurements) or [PrecisionMeasurement("int8", 0.999, 1.0, 2.0)]

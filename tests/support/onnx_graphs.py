@@ -21,6 +21,20 @@ def random_feeds(count: int = 8) -> list[dict[str, np.ndarray]]:
     return [{"x": rng.uniform(-1, 1, (1, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(count)]
 
 
+def batch_graph() -> onnx.ModelProto:
+    """Return a graph of a convolution, from x (batch, 3, SIDE, SIDE) to y (batch, 1, SIDE, SIDE)."""
+    value = helper.make_tensor_value_info
+    weight = np.random.default_rng(0).normal(0, 0.3, (1, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "batch",
+        [value("x", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
+        [value("y", TensorProto.FLOAT, ["batch", 1, SIDE, SIDE])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 class _GraphBuilder:
     """Collects nodes and weights of a graph."""
 

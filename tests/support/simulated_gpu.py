@@ -109,7 +109,7 @@ class SimulatedCuda:
         self._streams[handle] = _StreamState(handle)
         return Stream(handle)
 
-    def create_event(self, timed: bool = False) -> Event:
+    def create_event(self, timed: bool = False, blocking: bool = False) -> Event:
         return Event(_EventState())
 
     def allocate(self, size_bytes: int) -> Memory:
@@ -273,7 +273,7 @@ class OnnxEngine:
         self._layer_times_ms: dict[str, list[float]] = {}
         self.closed = False
 
-    def set_input_shapes(self, shapes: Any) -> None:
+    def set_input_shapes(self, shapes: Any, stream: int) -> None:
         self._shapes = dict(shapes)
 
     @property

@@ -51,8 +51,13 @@ class Cuda(Protocol):
     def create_stream(self) -> Stream:
         """Create a stream that does not synchronize with the default stream."""
 
-    def create_event(self, timed: bool = False) -> Event:
-        """Create an event. Only `timed` events can be passed to `elapsed_ms`."""
+    def create_event(self, timed: bool = False, blocking: bool = False) -> Event:
+        """Create an event.
+
+        Args:
+            timed: The event can be passed to `elapsed_ms`.
+            blocking: A thread that waits for the event sleeps, instead of asking without pause.
+        """
 
     def allocate(self, size_bytes: int) -> Memory:
         """Allocate memory on the GPU; its content is undefined."""

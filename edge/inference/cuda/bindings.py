@@ -15,10 +15,8 @@ from edge.inference.cuda.errors import CudaError
 from edge.inference.cuda.handles import CudaGraph, Event, Memory, Stream
 
 _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
-_TIMED, _UNTIMED = (
-    int(driver.CUevent_flags.CU_EVENT_DEFAULT),
-    int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING),
-)
+_UNTIMED = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+_BLOCKING = int(driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC)
 _MAPPED = int(driver.CU_MEMHOSTALLOC_DEVICEMAP) | int(driver.CU_MEMHOSTALLOC_PORTABLE)
 _INTEGRATED = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED
 
@@ -73,11 +71,12 @@ class BindingsCuda:
         call_driver(driver.cuInit, 0)
         gpu = call_driver(driver.cuDeviceGet, 0)
         self._context = call_driver(driver.cuDevicePrimaryCtxRetain, gpu)
-        self._cleanup = ExitStack()
         self._graphs: list[CudaGraph] = []
-        self._cleanup.callback(driver.cuDevicePrimaryCtxRelease, gpu)
-        self.make_current()
-        self.integrated = bool(call_driver(driver.cuDeviceGetAttribute, _INTEGRATED, gpu))
+        with ExitStack() as cleanup:  # a context that cannot be used, as for want of memory, is released
+            cleanup.callback(driver.cuDevicePrimaryCtxRelease, gpu)
+            self.make_current()
+            self.integrated = bool(call_driver(driver.cuDeviceGetAttribute, _INTEGRATED, gpu))
+            self._cleanup = cleanup.pop_all()
         self.description = f"cuda-bindings {cuda.bindings.__version__}"
 
     def make_current(self) -> None:
@@ -88,8 +87,9 @@ class BindingsCuda:
         self._cleanup.callback(driver.cuStreamDestroy, native)
         return Stream(int(native), native)
 
-    def create_event(self, timed: bool = False) -> Event:
-        native = call_driver(driver.cuEventCreate, _TIMED if timed else _UNTIMED)
+    def create_event(self, timed: bool = False, blocking: bool = False) -> Event:
+        flags = (0 if timed else _UNTIMED) | (_BLOCKING if blocking else 0)
+        native = call_driver(driver.cuEventCreate, flags)
         self._cleanup.callback(driver.cuEventDestroy, native)
         return Event(native)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from edge.core.errors import InputError
 from edge.hardware.cuda_driver import ERRORS
 
@@ -9,23 +11,24 @@ _RESTART = (
     "all data on the GPU is lost: start the program again; if the error returns, find its cause with "
     "compute-sanitizer"
 )
-_FATAL = {
-    "ILLEGAL_ADDRESS",
-    "LAUNCH_FAILED",
-    "LAUNCH_TIMEOUT",
-    "ECC_UNCORRECTABLE",
-    "HARDWARE_STACK_ERROR",
-    "ILLEGAL_INSTRUCTION",
-    "MISALIGNED_ADDRESS",
-    "INVALID_ADDRESS_SPACE",
-    "INVALID_PC",
-    "ASSERT",
-    "CONTAINED",
-    "TENSOR_MEMORY_LEAK",
-    "MPS_CLIENT_TERMINATED",
-    "EXTERNAL_DEVICE",
+FATAL = {
+    214: ("ECC_UNCORRECTABLE", "uncorrectable ECC error encountered"),
+    220: ("NVLINK_UNCORRECTABLE", "uncorrectable NVLink error detected during the execution"),
+    226: ("CONTAINED", "Invalid access of peer GPU memory over nvlink or a hardware error"),
+    700: ("ILLEGAL_ADDRESS", "an illegal memory access was encountered"),
+    702: ("LAUNCH_TIMEOUT", "the launch timed out and was terminated"),
+    710: ("ASSERT", "device-side assert triggered"),
+    714: ("HARDWARE_STACK_ERROR", "hardware stack error"),
+    715: ("ILLEGAL_INSTRUCTION", "an illegal instruction was encountered"),
+    716: ("MISALIGNED_ADDRESS", "misaligned address"),
+    717: ("INVALID_ADDRESS_SPACE", "operation not supported on global/shared address space"),
+    718: ("INVALID_PC", "invalid program counter"),
+    719: ("LAUNCH_FAILED", "unspecified launch failure"),
+    721: ("TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
+    810: ("MPS_CLIENT_TERMINATED", "the MPS client has been terminated by the server"),
+    911: ("EXTERNAL_DEVICE", "an async error has occured in external entity outside of CUDA"),
 }
-"""Errors after which the CUDA context cannot be used again (CUDA driver API, `CUresult`)."""
+"""Name and text of the errors after which the CUDA context cannot be used again (driver API, `CUresult`)."""
 UNKNOWN = "CUDA_ERROR_UNKNOWN"
 """An error after which opening the engine again may help, or never does."""
 _REMEDIES = {
@@ -54,7 +57,26 @@ class CudaError(InputError):
     """
 
     def __init__(self, call: str, name: str, text: str = "") -> None:
-        self.name, self.lost = name, name.removeprefix("CUDA_ERROR_") in _FATAL
+        self.name = name
+        self.lost = any(name == f"CUDA_ERROR_{fatal}" for fatal, _ in FATAL.values())
         remedy = _REMEDIES.get(name)
         problem = f"{name} ({text})" if text else name
         super().__init__(f"{call} failed with {problem}" + (f": {remedy}" if remedy else ""))
+
+
+def find_lasting_error(message: str) -> str | None:
+    """Return the name of the error in another library's message that loses the GPU, or None.
+
+    TensorRT reports CUDA's errors only as text: `Error Code 1: Cuda Runtime (unspecified launch failure)`, or
+    with the number, as `CUDA error 700`.
+
+    Args:
+        message: What the library logged.
+    """
+    codes = {int(code) for code in re.findall(r"\berror (\d+)\b", message, re.IGNORECASE)}
+    lowered = message.lower()
+    for code, (name, text) in FATAL.items():
+        if code in codes or text.lower() in lowered:
+            return f"CUDA_ERROR_{name}"
+    is_unknown = 999 in codes or re.search(r"cuda (runtime|driver) \(unknown error\)", lowered)
+    return UNKNOWN if is_unknown else None

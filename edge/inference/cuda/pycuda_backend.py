@@ -89,9 +89,13 @@ class PycudaCuda:
         self._handles: list[Any] = []
         self._cleanup = ExitStack()
         self._graphs: list[CudaGraph] = []
-        self.make_current()
-        integrated = driver.device_attribute.INTEGRATED
-        self.integrated = bool(_call(gpu.get_attribute, integrated))
+        try:
+            self.make_current()
+            self.integrated = bool(_call(gpu.get_attribute, driver.device_attribute.INTEGRATED))
+        except CudaError:  # a context that cannot be used, as for want of memory, is released
+            with suppress(driver.Error):
+                self._release_context()
+            raise
         self.description = f"pycuda {pycuda.VERSION_TEXT}"
 
     def make_current(self) -> None:
@@ -114,8 +118,10 @@ class PycudaCuda:
             self._handles.append(driver.Stream(_NON_BLOCKING))
         return Stream(self._handles[-1].handle, len(self._handles) - 1)
 
-    def create_event(self, timed: bool = False) -> Event:
+    def create_event(self, timed: bool = False, blocking: bool = False) -> Event:
         flags = driver.event_flags.DEFAULT if timed else driver.event_flags.DISABLE_TIMING
+        if blocking:
+            flags |= driver.event_flags.BLOCKING_SYNC
         with self._context_on_stack():
             self._handles.append(driver.Event(flags))
         return Event(len(self._handles) - 1)
@@ -198,7 +204,10 @@ class PycudaCuda:
             self.free_graphs()
             self._cleanup.close()
             self._handles.clear()
-            self._context.detach()
+            self._release_context()
+
+    def _release_context(self) -> None:
+        self._context.detach()
         # Detaching leaves the context on the driver's stack.
         self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 

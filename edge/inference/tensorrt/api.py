@@ -10,6 +10,7 @@ the stubs of TensorRT 10.13. All differences between the versions are handled he
 | timing cache | read and written | read and written | has no effect and needs a GPU: not used |
 | compute capability | that of this GPU | that of this GPU | any, without a GPU |
 | stream that cannot be captured | the capture fails | the capture fails | `is_stream_capturable` is False |
+| kernels | chosen by the builder | chosen by the builder | compiled when the engine is opened |
 
 Inference is the same in all: `set_tensor_address` by tensor name, then `execute_async_v3`. A plan is code.
 `TensorRTEngine` therefore expects bytes that `edge.inference.engine_selection` has checked, and never allows
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.core.errors import InputError
+from edge.inference.cuda.errors import CudaError, find_lasting_error
 from edge.inference.tensorrt.build_target import BuildTarget, TensorRTKind
 
 if TYPE_CHECKING:
@@ -45,12 +47,14 @@ _LOGGERS: dict[str, Any] = {}
 """Logger by name of the TensorRT module, see `_logger_of`."""
 MAX_ERRORS = 20
 """Errors that are kept for a message; the oldest are dropped."""
-DYNAMIC_BATCH = (1, 8, 256)
-"""Minimum, optimum and maximum batch size of an engine with a dynamic batch dimension."""
+BATCH_PROFILES = ((1, 1, 1), (2, 256, 256))
+"""Minimum, optimum and maximum of each range of batch sizes of an engine with a dynamic batch dimension: one
+frame, as in flight, and many, as in the papers' protocol. TensorRT chooses kernels for the optimum."""
 BUILDER_SETTINGS: dict[str, Any] = {
     "strongly_typed": True,
     "tf32": False,
-    "dynamic_batch": list(DYNAMIC_BATCH),
+    "dynamic_batch": [list(sizes) for sizes in BATCH_PROFILES],
+    "stream_capture": True,
     "profiling_verbosity": "detailed",
 }
 """Builder settings of every engine; they are part of its identity. TF32 is off, so that fp32 means fp32."""
@@ -129,11 +133,11 @@ def build_plan(onnx: bytes, target: BuildTarget, timing_caches: Sequence[bytes] 
     if parser_errors:
         raise InputError(f"TensorRT {trt.__version__} cannot parse the graph: {parser_errors}")
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
+    _set_flags(trt, config)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.capabilities:
         _set_compute_capabilities(target.capabilities, trt, config)
-    _set_batch_range(target.kind, builder, network, config)
+    _set_batch_profiles(target.kind, builder, network, config)
     cache = None
     if has_timing_cache(target.kind):
         cache = _set_first_matching_cache(config, timing_caches)
@@ -190,27 +194,40 @@ class TensorRTEngine:
         self._runtime.engine_host_code_allowed = False
         self.description = f"{_MODULES[kind][0]} {trt.__version__}"
         engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise InputError(
-                f"{self.description} cannot load the engine ({_take_errors(self._logger)}): build it again "
-                "with aerogaze build"
-            )
-        context = engine.create_execution_context()
+        context = None if engine is None else _create_context(trt, engine)
         if context is None:
-            raise InputError(
-                f"{self.description} cannot run the engine ({_take_errors(self._logger)}): close other "
-                "programs that use the GPU, or build it again"
-            )
+            problem, remedy = "cannot load the engine", "build it again with aerogaze build"
+            if engine is not None:
+                problem = "cannot run the engine"
+                remedy = "close other programs that use the GPU, or build it again"
+            # Freed here: the exception may live longer than the GPU's context, which both need.
+            del engine, self._runtime
+            raise self._error(f"{self.description} {problem}", remedy)
         self._engine, self._context = engine, context
         self._names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._capturable = getattr(context, "is_stream_capturable", None)
 
-    def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Set the shapes of the dynamic inputs, by name."""
-        for name in self._names:
-            if -1 in _to_shape(self._engine.get_tensor_shape(name)) and name in shapes:
-                accepted = self._context.set_input_shape(name, shapes[name])
-                self._check(accepted, f"does not accept {name} of shape {shapes[name]}")
+    def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]], stream: int) -> None:
+        """Set the shapes of the dynamic inputs, by name, and the range of batch sizes that they are in.
+
+        Args:
+            shapes: Shapes by name; those of inputs with a fixed shape are ignored.
+            stream: CUDA handle of the stream that all runs will be given to.
+        """
+        engine, context = self._engine, self._context
+        dynamic = {
+            name: shapes[name]
+            for name in self._names
+            if name in shapes and -1 in _to_shape(engine.get_tensor_shape(name))
+        }
+        if not dynamic:
+            return
+        profile = self._find_profile(dynamic)
+        if profile != context.active_optimization_profile:
+            accepted = context.set_optimization_profile_async(profile, stream)
+            self._check(accepted, f"does not accept its profile {profile}")
+        for name, shape in dynamic.items():
+            self._check(context.set_input_shape(name, shape), f"does not accept {name} of shape {shape}")
 
     @property
     def inputs(self) -> list[EngineTensor]:
@@ -259,6 +276,20 @@ class TensorRTEngine:
         """Free the engine. This must happen before the GPU's context is released."""
         del self._capturable, self._context, self._engine, self._runtime
 
+    def _find_profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Return the number of the first profile that allows the shapes of the dynamic inputs."""
+        for profile in range(self._engine.num_optimization_profiles):
+            if all(self._allows(profile, name, shape) for name, shape in shapes.items()):
+                return profile
+        raise InputError(
+            f"the engine allows no inputs of shape {', '.join(map(str, shapes.values()))}; expected batch "
+            f"sizes {', '.join(f'{low} to {high}' for low, _, high in BATCH_PROFILES)}"
+        )
+
+    def _allows(self, profile: int, name: str, shape: tuple[int, ...]) -> bool:
+        minimum, _, maximum = map(_to_shape, self._engine.get_tensor_profile_shape(name, profile))
+        return all(low <= side <= high for low, side, high in zip(minimum, shape, maximum, strict=True))
+
     def _tensors(self, mode: trt.TensorIOMode) -> list[EngineTensor]:
         return [
             EngineTensor(name, _to_shape(self._context.get_tensor_shape(name)), self._dtype(name))
@@ -274,7 +305,15 @@ class TensorRTEngine:
 
     def _check(self, succeeded: bool, problem: str) -> None:
         if not succeeded:
-            raise InputError(f"{self.description}: the engine {problem}: {_take_errors(self._logger)}")
+            raise self._error(f"{self.description}: the engine {problem}")
+
+    def _error(self, problem: str, remedy: str = "") -> InputError:
+        """Return the error for a failed call, with TensorRT's own words; `CudaError` if the GPU is lost."""
+        words = _take_errors(self._logger)
+        name = find_lasting_error(words)
+        if name is not None:
+            return CudaError(self.description, name, words)
+        return InputError(f"{problem} ({words})" + (f": {remedy}" if remedy else ""))
 
 
 def _to_shape(dims: trt.Dims) -> tuple[int, ...]:
@@ -386,22 +425,47 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _set_batch_range(
+def _set_flags(trt: Any, config: Any) -> None:
+    """Set the builder's flags."""
+    config.clear_flag(trt.BuilderFlag.TF32)
+    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if (
+        user_allocation is not None
+    ):  # only TensorRT for RTX: memory that is allocated per run cannot be captured
+        config.set_flag(user_allocation)
+
+
+def _create_context(trt: Any, engine: Any) -> Any:
+    """Return an execution context, or None if TensorRT cannot make one.
+
+    TensorRT for RTX compiles kernels for the shapes in use and runs general ones until that is done. The
+    general ones would be captured into CUDA graphs and stay, so here it compiles first.
+    """
+    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategies is None:
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    return engine.create_execution_context(runtime_config=config)
+
+
+def _set_batch_profiles(
     kind: TensorRTKind, builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig
 ) -> None:
-    """Set the range of dynamic batch dimensions. All other dimensions of our graphs are static."""
+    """Set the ranges of dynamic batch dimensions. All other dimensions of our graphs are static."""
     if not TYPE_CHECKING:
         trt = load_tensorrt(kind)
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     dynamic = [tensor for tensor in inputs if tensor.shape[0] == -1]
     if not dynamic:
         return
-    profile = builder.create_optimization_profile()
-    for tensor in dynamic:
-        rest = [tensor.shape[axis] for axis in range(1, len(tensor.shape))]
-        minimum, optimum, maximum = (trt.Dims([batch, *rest]) for batch in DYNAMIC_BATCH)
-        profile.set_shape(tensor.name, minimum, optimum, maximum)
-    config.add_optimization_profile(profile)
+    for sizes in BATCH_PROFILES:
+        profile = builder.create_optimization_profile()
+        for tensor in dynamic:
+            rest = [tensor.shape[axis] for axis in range(1, len(tensor.shape))]
+            minimum, optimum, maximum = (trt.Dims([batch, *rest]) for batch in sizes)
+            profile.set_shape(tensor.name, minimum, optimum, maximum)
+        config.add_optimization_profile(profile)
 
 
 def _set_compute_capabilities(capabilities: tuple[str, ...], trt: Any, config: Any) -> None:

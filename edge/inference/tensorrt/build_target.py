@@ -22,7 +22,8 @@ class BuildTarget:
 
     Attributes:
         kind: The TensorRT that builds and runs the engines.
-        capabilities: Compute capabilities for `rtx`, such as "8.6"; empty for its default, 8.0 and later.
+        capabilities: Compute capabilities for `rtx`, such as "8.6"; empty for its default, see
+            `edge.inference.tensorrt.engine_identity.RTX_DEFAULT_CAPABILITIES`.
     """
 
     kind: TensorRTKind

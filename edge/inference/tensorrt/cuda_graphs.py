@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge.core.errors import InputError
-from edge.inference.cuda.backend import Cuda, CudaGraph, Stream
+from edge.inference.cuda.backend import Cuda, CudaError, CudaGraph, Stream
 from edge.inference.tensorrt.device_state import DeviceRecurrentState
 
 MAX_GRAPHS = 64
@@ -41,6 +41,9 @@ class CudaGraphCache:
     def prepare(self, states: DeviceRecurrentState) -> str:
         """Capture the graphs for the current lags unless they exist, and use them from now on.
 
+        Raises:
+            CudaError: The GPU is lost.
+
         Returns:
             How frames will be launched, for reports: with CUDA graphs, or plainly and why.
         """
@@ -51,6 +54,8 @@ class CudaGraphCache:
             try:
                 self._captured[states.lags] = self._capture(states)
             except InputError as error:
+                if isinstance(error, CudaError) and error.lost:
+                    raise
                 return f"plain launches (no CUDA graph: {error})"
         self._current = self._captured[states.lags]
         self._warmup_frames = states.warmup_frames

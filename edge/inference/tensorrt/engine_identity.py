@@ -17,8 +17,9 @@ from edge.inference.tensorrt.build_target import BuildTarget
 
 SCHEMA = 1
 ENGINE_SUFFIX = ".engine"
-RTX_DEFAULT_CAPABILITIES = "8.0 and later"
-"""Recorded for engines of TensorRT for RTX that were built without a list of compute capabilities."""
+RTX_DEFAULT_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later"
+"""Recorded for engines of TensorRT for RTX that were built without a list of compute capabilities. Those of
+boards and data centres in between, 8.7, 9.0, 10.0 and 11.0, are not among them."""
 _LABELS = {
     "kind": "TensorRT",
     "version": "TensorRT",
@@ -81,6 +82,11 @@ class EngineIdentity:
 def identity_path(engine: Path) -> Path:
     """Return the path of an engine's identity: `stream.fp32.engine.json` for `stream.fp32.engine`."""
     return engine.with_name(engine.name + ".json")
+
+
+def runs_on_rtx_default(compute_capability: str) -> bool:
+    """Return whether a GPU runs engines that were built with `RTX_DEFAULT_CAPABILITIES`."""
+    return compute_capability in ("8.0", "8.6", "8.9") or float(compute_capability) >= 12.0
 
 
 def expected_identity(graph: Path, target: BuildTarget) -> EngineIdentity:

@@ -32,8 +32,8 @@ class LoadedEngine(Protocol):
 
     description: str
 
-    def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Set the shapes of dynamic inputs, by name."""
+    def set_input_shapes(self, shapes: Mapping[str, tuple[int, ...]], stream: int) -> None:
+        """Set the shapes of dynamic inputs, by name; all runs will be given to the stream."""
 
     @property
     def inputs(self) -> list[EngineTensor]:
@@ -82,6 +82,8 @@ class RunnerOptions:
         cuda_graphs: Capture CUDA graphs if possible.
         timed: Measure every frame on the GPU; see `TensorRTRunner.timing`.
         time_layers: Measure the layers, with plain launches that block.
+        blocking_wait: A thread that waits for a frame sleeps. It wakes up a little later than one that asks
+            without pause, which keeps a core busy.
     """
 
     batch: int = 1
@@ -89,6 +91,7 @@ class RunnerOptions:
     cuda_graphs: bool = True
     timed: bool = False
     time_layers: bool = False
+    blocking_wait: bool = False
 
 
 class _Streams(NamedTuple):
@@ -132,11 +135,15 @@ class TensorRTRunner:
         self.gpu_bytes: int | None = None
         inputs = _with_batch(options.batch, signature.inputs)
         outputs = _with_batch(options.batch, signature.outputs)
-        dtypes = _check_tensors(engine, inputs, outputs, signature)
         self._streams = _Streams(cuda.create_stream(), cuda.create_stream(), cuda.create_stream())
+        states = {state.input: state.shape for state in signature.states}
+        engine.set_input_shapes({**inputs, **states}, self._streams.compute.handle)
+        dtypes = _check_tensors(engine, inputs, outputs, signature)
         self._ring = SlotRing(
             [
-                allocate_slot(cuda, inputs, outputs, dtypes, self._zero_copy, options.timed)
+                allocate_slot(
+                    cuda, inputs, outputs, dtypes, self._zero_copy, options.timed, options.blocking_wait
+                )
                 for _ in range(FRAMES_IN_FLIGHT)
             ]
         )
@@ -200,7 +207,8 @@ class TensorRTRunner:
         use_graphs = self._options.cuda_graphs and not self._options.time_layers
         launches = self._graphs.prepare(self._states) if use_graphs else "plain launches"
         memory = "zero copy" if self._zero_copy else "copied"
-        self.description = f"{self._engine.description}, {self._cuda.description}, {memory}, {launches}"
+        parts = [self._engine.description, self._cuda.description, memory, launches]
+        self.description = ", ".join(parts + ["blocking waits"] * self._options.blocking_wait)
 
     def layer_times(self, warm: int) -> list[LayerTime]:
         """Return the layers in execution order, without the first `warm` runs; needs `time_layers`."""
@@ -278,7 +286,7 @@ def _check_tensors(
     outputs: Mapping[str, tuple[int, ...]],
     signature: GraphSignature,
 ) -> dict[str, np.dtype[Any]]:
-    """Set the input shapes of the engine and return the data types of its tensors by name.
+    """Return the data types of the engine's tensors by name.
 
     Raises:
         InputError: The engine has other tensors than the release, or a state changes its data type.
@@ -286,7 +294,6 @@ def _check_tensors(
     states = signature.states
     expected_inputs = {**inputs, **{state.input: state.shape for state in states}}
     expected_outputs = {**outputs, **{state.output: state.shape for state in states}}
-    engine.set_input_shapes(expected_inputs)
     for tensors, expected in ((engine.inputs, expected_inputs), (engine.outputs, expected_outputs)):
         actual = {tensor.name: tensor.shape for tensor in tensors}
         if actual != expected:

@@ -52,6 +52,7 @@ def allocate_slot(
     dtypes: Mapping[str, np.dtype[Any]],
     zero_copy: bool,
     timed: bool,
+    blocking_wait: bool,
 ) -> FrameSlot:
     """Allocate the buffers and events of one slot.
 
@@ -62,6 +63,7 @@ def allocate_slot(
         dtypes: Data types of inputs and outputs by name.
         zero_copy: The engine accesses the page-locked memory directly.
         timed: The events can measure time.
+        blocking_wait: A thread that waits for `done` sleeps.
     """
     host_inputs = {name: cuda.allocate_pinned(shape, dtypes[name]) for name, shape in inputs.items()}
     host_outputs = {name: cuda.allocate_pinned(shape, dtypes[name]) for name, shape in outputs.items()}
@@ -71,7 +73,8 @@ def allocate_slot(
             {name: cuda.allocate(memory.size_bytes) for name, memory in buffers.items()}
             for buffers in (host_inputs, host_outputs)
         )
-    started, uploaded, inference_started, inferred, done = (cuda.create_event(timed) for _ in range(5))
+    started, uploaded, inference_started, inferred = (cuda.create_event(timed) for _ in range(4))
+    done = cuda.create_event(timed, blocking_wait)
     return FrameSlot(
         host_inputs,
         engine_inputs,

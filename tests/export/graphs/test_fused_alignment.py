@@ -26,6 +26,7 @@ from edge.simulation.world import World
 from export.graphs.fused_alignment import EARLIER_FRAME, RESIZED_FRAME, fuse_aligned_preprocessing
 from export.release.fuse_release import make_fused_release
 from tests.conftest import Outcome
+from tests.support.cuda_backends import import_rtx
 from tests.support.simulated_gpu import OnnxEngine, SimulatedCuda
 
 Command = Callable[..., Outcome]
@@ -182,7 +183,7 @@ def test_feeds_of_the_profiler_are_those_of_a_flight(fused_folder: Path) -> None
 
 
 def test_tensorrt_compiles_the_fused_graphs(fused_folder: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    import_rtx()
     release = load_release(fused_folder)
     for precision in PRECISIONS:
         model = release.path(release.graph(precision, engine="tensorrt")).read_bytes()

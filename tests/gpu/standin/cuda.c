@@ -2,7 +2,8 @@
  *
  * It is strict: it checks the type of every handle, that memory is known and large enough, and that the thread
  * has a context. Work runs at once, except during a capture, when it is stored in the graph. sta_left() returns
- * the number of objects that were not freed.
+ * the number of objects that were not freed, sta_retained() how often the context is retained. The function that
+ * the environment variable STANDIN_FAILS names is out of memory.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -31,6 +32,10 @@ static const size_t TOTAL = 1ull << 32;
 #define NEEDS_CONTEXT if (!initialised) return NOT_INITIALISED; if (!depth || !stack[depth - 1]) return NO_CONTEXT
 #define IS(thing, what) if (!(thing) || (thing)->kind != (what)) return HANDLE
 
+static int fails(const char *function) {
+  const char *name = getenv("STANDIN_FAILS");
+  return name && !strcmp(name, function);
+}
 static Thing *make(int kind) { Thing *t = calloc(1, sizeof *t); t->kind = kind; t->last = &t->first; left++; return t; }
 static R drop(Thing *t, int kind) { IS(t, kind); t->kind = 0; left--; return OK; } /* not freed, so that a later use is detected */
 static int known(void *p, size_t size) {
@@ -42,6 +47,7 @@ static R take(void **p, size_t size, int host) {
   NEEDS_CONTEXT;
   if (capturing) { capturing->capturing = 2; return CAPTURE; }
   if (!size) return INVALID;
+  if (fails(host ? "cuMemHostAlloc" : "cuMemAlloc")) return MEMORY;
   if (taken + size > TOTAL || size > TOTAL) return MEMORY;
   Block *b = malloc(sizeof *b);
   *b = (Block){aligned_alloc(256, (size + 255) / 256 * 256), size, host, blocks};
@@ -82,10 +88,15 @@ R cuDeviceGetAttribute(int *v, int what, int d) {
   *v = what == 75 ? 8 : what == 76 ? 6 : what == 18 ? getenv("STANDIN_INTEGRATED") != 0 : 0;
   return d ? 101 : OK;
 }
-R cuDevicePrimaryCtxRetain(Thing **c, int d) { *c = &context; retained++; return d ? 101 : OK; }
+R cuDevicePrimaryCtxRetain(Thing **c, int d) {
+  if (fails("cuDevicePrimaryCtxRetain")) return MEMORY;
+  *c = &context; retained++;
+  return d ? 101 : OK;
+}
 R cuDevicePrimaryCtxRelease_v2(int d) { return retained-- > 0 ? OK : 201; }
 R cuDevicePrimaryCtxRelease(int d) { return cuDevicePrimaryCtxRelease_v2(d); }
 R cuCtxSetCurrent(Thing *c) {
+  if (fails("cuCtxSetCurrent")) return MEMORY;
   if (c) { IS(c, CONTEXT); }
   if (!depth) depth = 1;
   stack[depth - 1] = c;
@@ -98,13 +109,13 @@ R cuCtxGetDevice(int *d) { NEEDS_CONTEXT; *d = 0; return OK; }
 R cuCtxDetach(Thing *c) { fprintf(stderr, "cuCtxDetach of a primary context\n"); return NO_CONTEXT; }
 R cuCtxSynchronize(void) { NEEDS_CONTEXT; return OK; }
 
-R cuStreamCreate(Thing **s, unsigned flags) { NEEDS_CONTEXT; if (flags > 1) return INVALID; *s = make(STREAM); return OK; }
+R cuStreamCreate(Thing **s, unsigned flags) { NEEDS_CONTEXT; if (fails("cuStreamCreate")) return MEMORY; if (flags > 1) return INVALID; *s = make(STREAM); return OK; }
 R cuStreamDestroy_v2(Thing *s) { return drop(s, STREAM); }
 R cuStreamSynchronize(Thing *s) { NEEDS_CONTEXT; IS(s, STREAM); return s->capturing ? CAPTURE : OK; }
 R cuStreamWaitEvent(Thing *s, Thing *e, unsigned flags) { NEEDS_CONTEXT; IS(s, STREAM); IS(e, EVENT); return flags ? INVALID : OK; }
 R cuLaunchHostFunc(Thing *s, void (*call)(void *), void *data) { return submit(s, (Work){'h', .call = call, .data = data}); }
 
-R cuEventCreate(Thing **e, unsigned flags) { NEEDS_CONTEXT; *e = make(EVENT); (*e)->timed = !(flags & 2); return OK; }
+R cuEventCreate(Thing **e, unsigned flags) { NEEDS_CONTEXT; if (flags & ~3u) return INVALID; *e = make(EVENT); (*e)->timed = !(flags & 2); return OK; }
 R cuEventDestroy_v2(Thing *e) { return drop(e, EVENT); }
 R cuEventRecord(Thing *e, Thing *s) {
   NEEDS_CONTEXT; IS(e, EVENT); IS(s, STREAM);
@@ -126,7 +137,7 @@ R cuMemFree_v2(void *p) { return give(p, 0); }
 R cuMemHostAlloc(void **p, size_t size, unsigned flags) { return flags & 2 ? take(p, size, 1) : INVALID; }
 R cuMemFreeHost(void *p) { return give(p, 1); }
 R cuMemHostGetDevicePointer_v2(void **d, void *p, unsigned flags) { *d = p; return flags || known(p, 1) != 2 ? INVALID : OK; }
-R cuMemGetInfo_v2(size_t *available, size_t *total) { NEEDS_CONTEXT; *available = TOTAL - taken; *total = TOTAL; return OK; }
+R cuMemGetInfo_v2(size_t *available, size_t *total) { NEEDS_CONTEXT; if (fails("cuMemGetInfo")) return MEMORY; *available = TOTAL - taken; *total = TOTAL; return OK; }
 R cuMemcpyHtoDAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
 R cuMemcpyDtoHAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
 R cuMemcpyDtoDAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
@@ -178,6 +189,7 @@ R cuGetErrorName(R code, const char **said) { return look(code, said, 0); }
 R cuGetErrorString(R code, const char **said) { return look(code, said, 1); }
 
 int sta_left(void) { return left; }
+int sta_retained(void) { return retained; }
 
 /* The newest of NAME_v3, NAME_v2, NAME, as the driver does for a caller of a new version. */
 R cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status) {

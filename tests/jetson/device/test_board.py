@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -17,11 +18,17 @@ import pytest
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
 from edge.hardware.board import read_board_facts
+from edge.hardware.gpu import detect_gpu
 from edge.profiler.measurement.energy import measure_energy
 from edge.release.manifest import GOLDEN_FILE, RELEASE_MANIFEST, load_release
 from jetson.bundle.manifest import Compatibility
 from jetson.device.board import DeviceBoard
-from jetson.device.engine_trial import OnnxRuntimeBackend, TensorRTBackend, select_backend
+from jetson.device.engine_trial import (
+    AutomaticBackend,
+    OnnxRuntimeBackend,
+    TensorRTBackend,
+    select_backend,
+)
 from jetson.device.precision_policy import PrecisionMeasurement, parse_policy
 from jetson.device.service import NoService
 from jetson.device.slot_state import save_state
@@ -30,6 +37,7 @@ from jetson.signing.trust import load_trust_document, make_trust, write_trust
 from tests.conftest import Outcome
 from tests.support.boards import ORIN, START_2026, copy_release, flown_counter, install_bundle
 from tests.support.clocks import SteppingClock
+from tests.support.cuda_backends import import_rtx
 from tests.support.disks import FakeBackend
 
 Command = Callable[..., Outcome]
@@ -361,6 +369,7 @@ def test_onnxruntime_engines_are_measured_and_the_policy_selects(
     for row in slot.measured:
         assert row["cc"] > 0.995
         assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["open_s"] > 0
 
 
 class FixedPowerMeter:
@@ -415,7 +424,7 @@ def test_auto_selects_tensorrt_if_its_module_is_installed(monkeypatch: pytest.Mo
 def test_tensorrt_engines_are_built_and_refused_without_a_gpu(
     board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    import_rtx()
     board.backend = TensorRTBackend("rtx")
     lines: list[str] = []
     board.log = lines.append
@@ -424,10 +433,36 @@ def test_tensorrt_engines_are_built_and_refused_without_a_gpu(
     assert any("built stream.fp32.engine" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("local", "tensorrt cannot be imported"), ("rtx", "fp32: there is no NVIDIA GPU here")],
+)
+def test_auto_flies_on_onnx_runtime_and_says_why_if_tensorrt_runs_nothing(
+    board: DeviceBoard,
+    make_bundle: MakeBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    reason: str,
+) -> None:
+    if importlib.util.find_spec("tensorrt") or detect_gpu():
+        pytest.skip("this machine has a GPU or TensorRT")
+    if target == "rtx":
+        import_rtx()
+    monkeypatch.setattr("jetson.device.engine_trial.TensorRTBackend", lambda: TensorRTBackend(target))
+    board.backend, lines = AutomaticBackend(), list[str]()
+    board.log = lines.append
+    slot = install_bundle(board, make_bundle(release=copy_release(tmp_path / "r", "fp32"))).current_slot
+    assert slot is not None
+    assert slot.engine == "onnxruntime"
+    assert f"; not TensorRT: {reason}" in slot.why
+    assert any(line.startswith(f"onnxruntime instead of tensorrt: {reason}") for line in lines)
+
+
 def test_install_fails_with_tensorrts_words_if_no_precision_can_be_built(
     board: DeviceBoard, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    import_rtx()
 
     def refuse(*_: object) -> None:
         raise InputError("TensorRT 1 cannot build the graph: no implementation")

@@ -1,6 +1,6 @@
 """Stand-in for TensorRT 10 in a process whose CUDA driver is `cuda.c`. It has only what aerogaze uses.
 
-A plan is the graph itself after a few magic bytes. ONNX Runtime runs it on the given stream, through the
+A plan is the graph itself after a few magic bytes and the ranges of its batch sizes. ONNX Runtime runs it on the given stream, through the
 driver's cuLaunchHostFunc, which a capture records like a kernel. The stand-in is strict: shapes and addresses
 must be set, data types are TensorRT's, and a plan without the magic bytes is not loaded.
 """
@@ -106,6 +106,14 @@ class OnnxParser:
         return True
 
 
+class _Profile:
+    def __init__(self):
+        self.shapes = {}
+
+    def set_shape(self, name, minimum, optimum, maximum):
+        self.shapes[name] = [minimum, optimum, maximum]
+
+
 class _Cache:
     def __init__(self, data):
         self._data = bytes(data) or b"measured"
@@ -116,6 +124,12 @@ class _Cache:
 
 class _Config:
     profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+
+    def __init__(self):
+        self.profiles = []
+
+    def add_optimization_profile(self, profile):
+        self.profiles.append(profile.shapes)
 
     def clear_flag(self, flag):
         assert flag is BuilderFlag.TF32
@@ -135,6 +149,9 @@ class Builder:
     def create_network(self, flags):
         return _Network(flags)
 
+    def create_optimization_profile(self):
+        return _Profile()
+
     def create_builder_config(self):
         return _Config()
 
@@ -146,7 +163,7 @@ class Builder:
                 ILogger.Severity.ERROR, "Error Code 10: Could not find any\nimplementation for node"
             )
             return None
-        return memoryview(MAGIC + network.graph)
+        return memoryview(MAGIC + json.dumps(config.profiles).encode() + b"\n" + network.graph)
 
 
 class Runtime:
@@ -160,11 +177,13 @@ class Runtime:
         if not bytes(plan).startswith(MAGIC):
             self._logger.log(ILogger.Severity.ERROR, "magicTag failed")
             return None
-        return _Engine(bytes(plan)[len(MAGIC) :])
+        profiles, _, graph = bytes(plan)[len(MAGIC) :].partition(b"\n")
+        return _Engine(graph, json.loads(profiles), self._logger)
 
 
 class _Engine:
-    def __init__(self, graph):
+    def __init__(self, graph, profiles, logger):
+        self._profiles, self._logger = profiles, logger
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -174,6 +193,17 @@ class _Engine:
         self._modes = {t.name: TensorIOMode.INPUT for t in inputs} | {
             t.name: TensorIOMode.OUTPUT for t in outputs
         }
+
+    def __del__(self):
+        if not _DRIVER.sta_retained():
+            print("the engine was freed after the context", file=sys.stderr)
+
+    @property
+    def num_optimization_profiles(self):
+        return max(1, len(self._profiles))
+
+    def get_tensor_profile_shape(self, name, profile):
+        return [Dims(sizes) for sizes in self._profiles[profile][name]]
 
     @property
     def num_io_tensors(self):
@@ -192,7 +222,10 @@ class _Engine:
         return DataType[_KINDS[self.tensors[name].type]]
 
     def create_execution_context(self):
-        return _Context(self)
+        if os.environ.get("STANDIN_FAILS") == "create_execution_context":
+            self._logger.log(ILogger.Severity.ERROR, "Error Code 2: OutOfMemory")
+            return None
+        return _Context(self, self._logger)
 
     def create_engine_inspector(self):
         return _Inspector(self)
@@ -221,11 +254,25 @@ class _Inspector:
 
 
 class _Context:
-    def __init__(self, engine):
+    def __init__(self, engine, logger):
         self._engine, self._bound, self._calls, self.profiler = engine, {}, [], None
+        self._logger, self._shapes, self.active_optimization_profile = logger, {}, 0
+
+    def set_optimization_profile_async(self, profile, stream):
+        assert stream
+        self.active_optimization_profile = profile
+        return profile < self._engine.num_optimization_profiles
+
+    def set_input_shape(self, name, shape):
+        low, _, high = self._engine.get_tensor_profile_shape(name, self.active_optimization_profile)
+        self._shapes[name] = shape
+        return all(a <= side <= b for a, side, b in zip(low, shape, high, strict=True))
 
     def get_tensor_shape(self, name):
-        return self._engine.get_tensor_shape(name)
+        """Return the shape; the dynamic dimension is the batch, the same for all tensors."""
+        shape = self._engine.get_tensor_shape(name)
+        batch = next((shape[0] for shape in self._shapes.values()), -1)
+        return Dims(batch if side == -1 else side for side in shape)
 
     def set_tensor_address(self, name, address):
         assert isinstance(address, int)
@@ -239,13 +286,18 @@ class _Context:
         engine, bound = self._engine, dict(self._bound)
         if bound.keys() != engine.tensors.keys():
             return False
+        if os.environ.get("STANDIN_FAILS") == "execute_async_v3":
+            words = "Error Code 1: Cuda Runtime (an illegal memory access was encountered)"
+            self._logger.log(ILogger.Severity.ERROR, words)
+            return False
+        shapes = {name: self.get_tensor_shape(name) for name in engine.tensors}
 
         def view(name):
             tensor = engine.tensors[name]
             dtype = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}[_KINDS[tensor.type]]
-            size = int(np.prod(tensor.shape)) * np.dtype(dtype).itemsize
+            size = int(np.prod(shapes[name])) * np.dtype(dtype).itemsize
             memory = (ctypes.c_ubyte * size).from_address(bound[name])
-            return np.frombuffer(memory, dtype).reshape(tensor.shape)
+            return np.frombuffer(memory, dtype).reshape(shapes[name])
 
         def run(_):
             feed = {t.name: view(t.name) for t in engine.session.get_inputs()}
