@@ -45,7 +45,7 @@ def _convert_value(path: Path, key: str, value: object, option: click.Parameter)
     if not is_flag and isinstance(option, click.Option) and option.multiple and isinstance(value, list):
         return [str(item) for item in value]
     if not is_flag and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
+        return [str(value)] if isinstance(option, click.Option) and option.multiple else str(value)
     expected = "true or false" if is_flag else "text or a number"
     # The value is not shown: it may be a password at the wrong place.
     raise InputError(f"{path}: {key} is of type {type(value).__name__}; expected {expected}")

@@ -49,7 +49,7 @@ SECTIONS = {
     "Input": ["config", "max_frames", "fps", "realtime", "small", "pixel_range", "fov", "mount"],
     "Model": ["release", "precision", "engine", "threads", "blur", "min_score"],
     "Output": ["overlay", "jsonl", "maps", "as_json"],
-    "MAVLink": ["mavlink", "mavlink_system", "gimbal", "on_gimbal"],
+    "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
     "Web": ["http", "http_token"],
 }
 """Options of the command under the headings of its help."""
@@ -238,6 +238,7 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
         status, stop = Status(run_info), threading.Event()
         # Before the outputs are opened: from then on a signal must commit or remove them.
         resources.enter_context(stop_on_signals(stop))
+        _check_gimbal(options, model)
         _recover_outputs(options)
         sinks = _open_sinks(options, frames, status, MapAnalyzer(model.release.score, options.min_score))
         cv2.setNumThreads(1)  # measured on two x86 cores: two threads resize no faster and slow decoding down
@@ -285,6 +286,15 @@ def _recover_outputs(options: RunOptions) -> None:
     lines = [line for path in outputs for line in recover_outputs(path)]
     if options.overlay != options.recorded_overlay:
         lines.append(f"recording to {options.recorded_overlay}: a killed run would leave an MP4 unreadable")
+def _check_gimbal(options: RunOptions, model: SaliencyModel) -> None:
+    """Reject a gimbal without a calibrated score: it would follow something in an empty scene, too."""
+    if options.network.gimbal and model.release.score is None and options.min_score is None:
+        raise InputError(
+            f"--gimbal needs calibrated scores, which the release {model.release.name} has not: take another "
+            "release, or give the share of the gaze from which the gimbal moves as --min-score"
+        )
+
+
     for line in lines:
         ERR_CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import click
 
 from edge.cli.console import ERR_CONSOLE
-from edge.cli.options import FiniteRange
+from edge.cli.options import FILE, FiniteRange
 from edge.core.errors import InputError
 from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
@@ -31,7 +32,10 @@ _OPTIONS = (
         help="Mounting angles of the camera in degrees: up, right, clockwise.",
     ),
     click.option(
-        "--mavlink", metavar="ENDPOINT", help="Send MAVLink to udpout:HOST:PORT or /dev/ttyTHS1[:BAUD]."
+        "--mavlink",
+        multiple=True,
+        metavar="ENDPOINT",
+        help="Send MAVLink to udpout:HOST:PORT or /dev/ttyTHS1[:BAUD]; may be repeated.",
     ),
     click.option(
         "--mavlink-system",
@@ -40,6 +44,11 @@ _OPTIONS = (
         default=1,
         show_default=True,
         help="MAVLink system id of the vehicle.",
+    ),
+    click.option(
+        "--mavlink-key",
+        type=FILE,
+        help="File with the key that signs MAVLink messages; others are then ignored.",
     ),
     click.option("--gimbal", is_flag=True, help="Point the gimbal at the tracked region (needs --fov)."),
     click.option(
@@ -65,8 +74,9 @@ class SinkOptions:
 
     Attributes:
         camera: Geometry of the camera; None without a field of view.
-        mavlink: Name of the MAVLink link; None for no MAVLink.
+        mavlink: Names of the MAVLink links; empty for no MAVLink.
         mavlink_system: MAVLink system id of the vehicle.
+        mavlink_key: File with the key that signs MAVLink messages; None for no signing.
         gimbal: Point the gimbal at the tracked region.
         on_gimbal: The camera is mounted on the gimbal.
         http: Address of the live page; None for no page.
@@ -74,8 +84,9 @@ class SinkOptions:
     """
 
     camera: CameraGeometry | None
-    mavlink: str | None
+    mavlink: tuple[str, ...]
     mavlink_system: int
+    mavlink_key: Path | None
     gimbal: bool
     on_gimbal: bool
     http: str | None
@@ -87,7 +98,7 @@ def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        names = ("mavlink", "mavlink_system", "gimbal", "on_gimbal", "http", "http_token")
+        names = [field.name for field in fields(SinkOptions) if field.name != "camera"]
         camera = _parse_camera(values.pop("fov"), values.pop("mount"))
         sink_options = SinkOptions(camera, **{name: values.pop(name) for name in names})
         _check_combination(sink_options)
@@ -105,14 +116,17 @@ def open_network_sinks(options: SinkOptions, status: Status, transform: ResultTr
     sinks: list[Sink] = []
     try:
         if options.mavlink:
-            from edge.sinks.mavlink.camera import MavlinkSink
+            from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
+            from edge.sinks.mavlink.signing import read_key
 
-            gimbal = options.camera if options.gimbal else None
-            sinks.append(
-                MavlinkSink(
-                    options.mavlink, status, transform, options.mavlink_system, gimbal, options.on_gimbal
-                )
+            settings = MavlinkSettings(
+                system=options.mavlink_system,
+                camera=options.camera,
+                gimbal=options.gimbal,
+                on_gimbal=options.on_gimbal,
+                key=None if options.mavlink_key is None else read_key(options.mavlink_key),
             )
+            sinks.append(MavlinkSink(options.mavlink, status, transform, settings))
         if options.http:
             from edge.sinks.web.sink import HttpSink
 
@@ -136,6 +150,7 @@ def _check_combination(options: SinkOptions) -> None:
     for name, main_option, main_value in (
         ("http_token", "--http", options.http),
         ("mavlink_system", "--mavlink", options.mavlink),
+        ("mavlink_key", "--mavlink", options.mavlink),
     ):
         if parameter_source(name) in user_sources and not main_value:
             raise InputError(

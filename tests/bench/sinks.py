@@ -25,7 +25,7 @@ from edge.simulation.world import World
 from edge.sinks.files.jsonl import JsonlSink
 from edge.sinks.files.map_images import MapsSink
 from edge.sinks.files.overlay_video import OverlaySink
-from edge.sinks.mavlink.camera import MavlinkSink
+from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
 from edge.sinks.sink import Sink
 from edge.sinks.web.sink import HttpSink
 from tests.bench.rows import BenchRow, print_note
@@ -87,8 +87,11 @@ def write_rows(folder: Path) -> Iterator[BenchRow]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as station:
         station.bind(("127.0.0.1", 0))
         link = f"udpout:127.0.0.1:{station.getsockname()[1]}"
-        mavlink = MavlinkSink(link, status, lambda result: result, gimbal=CameraGeometry(70))
-        mavlink._tracker.interval_s = 0  # by default most frames send no message
+        mavlink = MavlinkSink(
+            [link], status, lambda result: result, MavlinkSettings(camera=CameraGeometry(70), gimbal=True)
+        )
+        for interval in mavlink._messages.periodic.values():
+            interval.seconds = 0  # by default most frames send no message
         page = HttpSink(":0", None, status, camera=CameraGeometry(70))
         sinks: list[tuple[str, Sink, float]] = [
             ("overlay video", OverlaySink(folder / "o.mp4", source), 60),

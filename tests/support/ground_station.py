@@ -78,14 +78,16 @@ class GroundStation:
                 self.listen(0.02)
         raise AssertionError(f"no answer in {TIMEOUT_S} s")
 
-    def command(self, number: int, *params: float, component: int = CAMERA) -> int:
+    def command(self, number: int, *params: float, component: int = CAMERA, repetition: int = 0) -> int:
         """Send a command and return the result of its acknowledgement."""
-        self._send_command(number, *params, component=component)
-        return int(self.wait("COMMAND_ACK", command=number).result)
+        self._send_command(number, *params, component=component, repetition=repetition)
+        return int(self.wait("COMMAND_ACK", command=number, target_system=self.mav.srcSystem).result)
 
-    def _send_command(self, number: int, *params: float, component: int = CAMERA) -> None:
+    def _send_command(
+        self, number: int, *params: float, component: int = CAMERA, repetition: int = 0
+    ) -> None:
         values = (*params, *[0.0] * (7 - len(params)))
-        self.mav.send(common.MAVLink_command_long_message(VEHICLE, component, number, 0, *values))
+        self.mav.send(common.MAVLink_command_long_message(VEHICLE, component, number, repetition, *values))
 
     def _find(self, kind: str, fields: dict[str, object]) -> int | None:
         for index, message in enumerate(self.received):

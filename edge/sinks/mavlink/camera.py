@@ -6,7 +6,8 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edge.core.errors import InputError
@@ -15,10 +16,12 @@ from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import Result, ResultTransform
 from edge.sinks.mavlink.commands import CommandHandler
 from edge.sinks.mavlink.gimbal import GimbalController
-from edge.sinks.mavlink.link import MavlinkLink, open_link
+from edge.sinks.mavlink.link import LinkGroup, MavlinkLink, open_links
 from edge.sinks.mavlink.messages import CameraMessages
 from edge.sinks.mavlink.parser import MessageParser
+from edge.sinks.mavlink.signing import MessageSigner
 from edge.sinks.mavlink.tracker import TargetTracker
+from edge.sinks.video_stream import VideoStream
 
 HEARTBEAT_INTERVAL_S = 1.0
 """Rate that the standard asks for (mavlink.io, "Heartbeat/Connection Protocol")."""
@@ -26,33 +29,50 @@ POLL_INTERVAL_S = 0.05
 """Time between two reads of the link."""
 
 
+@dataclass(frozen=True)
+class MavlinkSettings:
+    """Settings of the MAVLink sink.
+
+    Attributes:
+        system: MAVLink system id of the vehicle.
+        camera: Geometry of the camera; None if its field of view is unknown.
+        gimbal: Point the gimbal at the tracked region; needs the geometry.
+        on_gimbal: The camera is mounted on that gimbal.
+        key: Key that signs all messages. Messages that are not signed with it are ignored. None: no signing.
+        stream: Video that the run streams, for ground stations to find it.
+    """
+
+    system: int = 1
+    camera: CameraGeometry | None = None
+    gimbal: bool = False
+    on_gimbal: bool = False
+    key: bytes | None = None
+    stream: VideoStream | None = None
+
+
 class MavlinkSink:
     """MAVLink 2 camera (MAV_COMP_ID_CAMERA) as in the "Camera Protocol v2" of mavlink.io.
 
     Sends heartbeats from a thread of its own, also when no results come, and CAMERA_TRACKING_IMAGE_STATUS
-    for the tracked region. Answers commands that request these messages or control tracking.
+    for the tracked region. Answers commands that request messages or control tracking.
 
     Args:
-        link: Name of the link, as for `open_link`.
+        links: Names of the links, as for `open_link`; all carry the same messages.
         status: Status of the run.
         transform: Applied to each result first, to find regions.
-        system: MAVLink system id of the vehicle.
-        gimbal: Geometry of the camera; given, the gimbal is pointed at the tracked region.
-        on_gimbal: The camera is mounted on that gimbal.
+        settings: Settings of the camera.
         clock: Monotonic clock in seconds.
 
     Raises:
-        InputError: The link cannot be opened, or pymavlink is not installed.
+        InputError: A link cannot be opened, or pymavlink is not installed.
     """
 
     def __init__(
         self,
-        link: str,
+        links: Sequence[str],
         status: Status,
         transform: ResultTransform,
-        system: int = 1,
-        gimbal: CameraGeometry | None = None,
-        on_gimbal: bool = False,
+        settings: MavlinkSettings = MavlinkSettings(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
@@ -61,17 +81,25 @@ class MavlinkSink:
             raise InputError(
                 "--mavlink needs pymavlink, which is not installed: pip install 'aerogaze[mavlink]'"
             ) from None
-        address = system, int(common.MAV_COMP_ID_CAMERA)
-        self._transform, self._clock = transform, clock
-        self._link: MavlinkLink = open_link(link)
+        address = settings.system, int(common.MAV_COMP_ID_CAMERA)
+        self._transform, self._clock, self._status = transform, clock, status
+        opened = open_links(links)
+        self._link = LinkGroup(opened)
         self._encoder: Any = common.MAVLink(self._link, *address)
-        self._parser = MessageParser(common, self._link, status)
+        self._signer = None if settings.key is None else MessageSigner(settings.key)
+        self._inputs = [(link, MessageParser(common, link, status)) for link in opened]
         self._tracker = TargetTracker()
-        self._messages = CameraMessages(common, status, self._tracker, clock)
-        self._commands = CommandHandler(common, address, self._tracker, self._messages)
+        camera = settings.camera
+        fov_deg = camera.fov_deg if camera else None
+        self._messages = CameraMessages(
+            common, status, self._tracker, clock, fov_deg, settings.stream, self._link.local_host
+        )
+        self._commands = CommandHandler(common, address, self._tracker, self._messages, clock)
         self._lock = threading.RLock()  # for the encoder, the tracker and the gimbal
-        self._gimbal = gimbal and GimbalController(common, self._send, address, gimbal, on_gimbal, clock)
-        self._last_tracking_s = self._last_heartbeat_s = -math.inf
+        self._gimbal: GimbalController | None = None
+        if settings.gimbal and camera is not None:
+            self._gimbal = GimbalController(common, self._send, address, camera, settings.on_gimbal, clock)
+        self._last_heartbeat_s = -math.inf
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="aerogaze-mavlink", daemon=True)
         self._thread.start()
@@ -85,10 +113,8 @@ class MavlinkSink:
         result = self._transform(result)
         with self._lock:
             self._tracker.update(result)
-            now = self._clock()
-            if 0 <= self._tracker.interval_s <= now - self._last_tracking_s:
-                self._last_tracking_s = now
-                self._send(self._messages.tracking_status())
+            for message in self._messages.due():
+                self._send(message)
             target = self._tracker.target
             if self._gimbal and target is not None and not target.coasting:
                 self._gimbal.point_at(target, self._tracker.frame_height / self._tracker.frame_width)
@@ -116,6 +142,8 @@ class MavlinkSink:
 
     def _send(self, message: Any) -> None:
         with self._lock:
+            if self._signer is not None:
+                self._signer.prepare(self._encoder)
             self._encoder.send(message)
 
     def _serve(self) -> None:
@@ -127,11 +155,29 @@ class MavlinkSink:
                     self._send(self._messages.heartbeat())
                 if self._gimbal:
                     self._gimbal.request_control()
-                received = self._link.read()
-                for data in received:
-                    for message in self._parser.parse(data):
-                        self._handle(message)
-                self._parser.report_recovery(received)
+            for link, parser in self._inputs:
+                with contextlib.suppress(OSError):
+                    self._receive(link, parser)
+
+    def _receive(self, link: MavlinkLink, parser: MessageParser) -> None:
+        received = link.read()
+        for data in received:
+            for message in parser.parse(data):
+                if self._is_authentic(message):
+                    self._handle(message)
+        parser.report_recovery(received)
+
+    def _is_authentic(self, message: Any) -> bool:
+        """Return whether a message may be used: with a key, only if it is signed with it."""
+        if self._signer is None:
+            return True
+        if self._signer.verify(message):
+            self._status.report_recovery("mavlink-signing")
+            return True
+        self._status.report_fault(
+            "mavlink-signing", "ignored messages that are not signed with the key: set the same key there"
+        )
+        return False
 
     def _handle(self, message: Any) -> None:
         with self._lock:

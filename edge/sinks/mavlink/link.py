@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
 from edge.core.errors import InputError
@@ -34,6 +35,29 @@ class MavlinkLink(Protocol):
     def close(self) -> None:
         """Close the line."""
 
+    @property
+    def local_host(self) -> str | None:
+        """Address of this machine as the peer sees it; None if the line has no addresses."""
+
+
+def open_links(names: Sequence[str]) -> list[MavlinkLink]:
+    """Open several links; if one fails, those before it are closed.
+
+    Raises:
+        InputError: As `open_link`, or a link is named twice.
+    """
+    links: list[MavlinkLink] = []
+    try:
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise InputError(f"--mavlink names {name} twice: leave one out")
+            links.append(open_link(name))
+    except InputError:
+        for link in links:
+            link.close()
+        raise
+    return links
+
 
 def open_link(name: str) -> MavlinkLink:
     """Open a link by name: `udpout:HOST:PORT`, or a serial line as `DEVICE[:BAUD]`.
@@ -54,6 +78,38 @@ def open_link(name: str) -> MavlinkLink:
             "/dev/ttyTHS1[:BAUD]"
         )
     return UdpLink(host.strip("[]"), int(port))
+
+
+class LinkGroup:
+    """Several links that carry the same messages, such as those to two ground stations."""
+
+    def __init__(self, links: Sequence[MavlinkLink]) -> None:
+        self._links = links
+
+    def write(self, data: bytes) -> None:
+        """Send one packet on each link; a line that is down keeps no other one from being used.
+
+        Raises:
+            OSError: A line is down.
+        """
+        errors = []
+        for link in self._links:
+            try:
+                link.write(data)
+            except OSError as error:  # noqa: PERF203 (the other links are still to be written)
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def close(self) -> None:
+        """Close all links."""
+        for link in self._links:
+            link.close()
+
+    @property
+    def local_host(self) -> str | None:
+        """Address of this machine as the first peer with addresses sees it; None if none has."""
+        return next(filter(None, (link.local_host for link in self._links)), None)
 
 
 class UdpLink:
@@ -96,6 +152,14 @@ class UdpLink:
         """Close the socket."""
         self._socket.close()
 
+    @property
+    def local_host(self) -> str | None:
+        """Address from which the peer is reached."""
+        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect(self._peer)  # of a datagram socket: chooses the route, sends nothing
+            return str(probe.getsockname()[0])
+        return None
+
 
 class SerialLink:
     """Serial line to an autopilot."""
@@ -130,3 +194,8 @@ class SerialLink:
     def close(self) -> None:
         """Close the line."""
         self._serial.close()
+
+    @property
+    def local_host(self) -> str | None:
+        """None: a serial line has no addresses."""
+        return None

@@ -9,20 +9,56 @@ from typing import Any
 
 from edge.core.run_status import Status
 from edge.sinks.mavlink.tracker import TargetTracker
+from edge.sinks.video_stream import VideoStream
 
 COASTING_FLAG = 8
 """CAMERA_TRACKING_STATUS_FLAGS_COASTING, which older releases of pymavlink lack."""
+H264_ENCODING = 1
+"""VIDEO_STREAM_ENCODING_H264, which older releases of pymavlink lack."""
 MAVLINK_VERSION = 3
+STREAM_ID = 1
+DEFAULT_INTERVAL_S = 0.1
+"""Minimum time between tracking messages, unless MAV_CMD_SET_MESSAGE_INTERVAL sets another."""
+
+
+class Interval:
+    """Minimum time between two messages of one kind.
+
+    Args:
+        clock: Monotonic clock in seconds.
+
+    Attributes:
+        seconds: The time; negative: never.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds = DEFAULT_INTERVAL_S
+        self._clock, self._last_s = clock, -math.inf
+
+    def is_due(self) -> bool:
+        """Return whether the next message is due, which then counts as sent."""
+        now = self._clock()
+        if not 0 <= self.seconds <= now - self._last_s:
+            return False
+        self._last_s = now
+        return True
 
 
 class CameraMessages:
-    """Builds the heartbeat, tracking and information messages of the camera.
+    """Builds the messages of the camera.
 
     Args:
         dialect: MAVLink dialect module of pymavlink.
         status: Status of the run.
         tracker: Gives the tracked region and the size of the frames.
         clock: Monotonic clock in seconds.
+        fov_deg: Horizontal field of view of the camera; None if unknown.
+        stream: Video that the run streams; None for none.
+        own_host: Address of this machine as the ground station sees it; None if unknown.
+
+    Attributes:
+        requestable: Builds a message that a command may request, by its number.
+        periodic: Interval of the messages that are sent without a request, by their number.
     """
 
     def __init__(
@@ -31,9 +67,34 @@ class CameraMessages:
         status: Status,
         tracker: TargetTracker,
         clock: Callable[[], float] = time.monotonic,
+        fov_deg: float | None = None,
+        stream: VideoStream | None = None,
+        own_host: str | None = None,
     ) -> None:
         self._dialect, self._status, self._tracker, self._clock = dialect, status, tracker, clock
+        self._fov_deg, self._stream, self._own_host = fov_deg, stream, own_host
         self._started_s = clock()
+        self.requestable: dict[int, Callable[[], Any]] = {
+            dialect.MAVLINK_MSG_ID_HEARTBEAT: self.heartbeat,
+            dialect.MAVLINK_MSG_ID_CAMERA_INFORMATION: self.camera_information,
+            dialect.MAVLINK_MSG_ID_CAMERA_TRACKING_IMAGE_STATUS: self.tracking_status,
+        }
+        self.periodic = {dialect.MAVLINK_MSG_ID_CAMERA_TRACKING_IMAGE_STATUS: Interval(clock)}
+        if stream is not None:
+            self.requestable |= {
+                dialect.MAVLINK_MSG_ID_VIDEO_STREAM_INFORMATION: lambda: self._stream_information(stream),
+                dialect.MAVLINK_MSG_ID_VIDEO_STREAM_STATUS: lambda: self._stream_status(stream),
+            }
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether the run streams video."""
+        return self._stream is not None
+
+    def due(self) -> list[Any]:
+        """Return the periodic messages whose time has come."""
+        due = [self.requestable[number] for number, interval in self.periodic.items() if interval.is_due()]
+        return [message for message in (build() for build in due) if message is not None]
 
     def heartbeat(self) -> Any:
         """Return HEARTBEAT with the state of the run."""
@@ -68,6 +129,8 @@ class CameraMessages:
         """Return CAMERA_INFORMATION with the release's name as the model."""
         dialect = self._dialect
         flags = dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_POINT | dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_RECTANGLE
+        if self.has_stream:
+            flags |= dialect.CAMERA_CAP_FLAGS_HAS_VIDEO_STREAM
         return dialect.MAVLink_camera_information_message(
             time_boot_ms=int((self._clock() - self._started_s) * 1e3) % 2**32,
             vendor_name=_encode_name("Aerogaze"),
@@ -84,7 +147,42 @@ class CameraMessages:
             cam_definition_uri=b"",
         )
 
+    def _stream_information(self, stream: VideoStream) -> Any:
+        dialect = self._dialect
+        is_rtsp = stream.kind == "rtsp"
+        return dialect.MAVLink_video_stream_information_message(
+            stream_id=STREAM_ID,
+            count=1,
+            type=dialect.VIDEO_STREAM_TYPE_RTSP if is_rtsp else dialect.VIDEO_STREAM_TYPE_RTPUDP,
+            name=b"saliency",
+            uri=stream.uri(self._own_host).encode()[:160],
+            **_with_known({"encoding": H264_ENCODING}, dialect.MAVLink_video_stream_information_message),
+            **self._stream_state(stream),
+        )
+
+    def _stream_status(self, stream: VideoStream) -> Any:
+        return self._dialect.MAVLink_video_stream_status_message(
+            stream_id=STREAM_ID, **self._stream_state(stream)
+        )
+
+    def _stream_state(self, stream: VideoStream) -> dict[str, Any]:
+        """Return the fields that information and status share."""
+        return {
+            "flags": self._dialect.VIDEO_STREAM_STATUS_FLAGS_RUNNING if stream.is_running else 0,
+            "framerate": stream.fps,
+            "resolution_h": stream.width,
+            "resolution_v": stream.height,
+            "bitrate": stream.bit_rate,
+            "rotation": 0,
+            "hfov": round(self._fov_deg or 0),
+        }
+
 
 def _encode_name(name: str) -> list[int]:
     """Return a name as 32 bytes, cut or padded with zeros."""
     return list(name.encode()[:32].ljust(32, b"\0"))
+
+
+def _with_known(fields: dict[str, Any], message_class: Any) -> dict[str, Any]:
+    """Return the fields that a message has; older releases of pymavlink lack some extension fields."""
+    return {name: value for name, value in fields.items() if name in message_class.fieldnames}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edge.release.manifest import load_release
 from tests.conftest import Outcome
 
 
@@ -13,6 +15,9 @@ from tests.conftest import Outcome
     [
         (["--gimbal", "--fov", "60"], "--gimbal needs a link"),
         (["--gimbal", "--mavlink", "udpout:127.0.0.1:9"], "--gimbal needs the camera's field of view"),
+        (["--mavlink-key", "key"], "--mavlink-key has no effect without --mavlink"),
+        (["--mavlink", "udpout:127.0.0.1:9", "--mavlink", "udpout:127.0.0.1:9"], "twice: leave one out"),
+        (["--mavlink", "udpout:127.0.0.1:9", "--mavlink-key", "missing"], "cannot read missing"),
         (["--on-gimbal"], "--on-gimbal has no effect without --gimbal: give both options"),
         (["--mount", "-30"], "give --fov"),
         (["--fov", "60", "--mount", "north"], "expected PITCH"),
@@ -25,3 +30,34 @@ def test_invalid_combination_of_options_is_one_clear_line(
     outcome = command("run", video, *arguments)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert message in outcome.err
+
+
+def test_key_that_others_can_read_is_refused(command: Callable[..., Outcome], video: Path) -> None:
+    key = video.with_name("mavlink.key")
+    key.write_text("0" * 64)
+    key.chmod(0o644)
+    outcome = command("run", video, "--mavlink", "udpout:127.0.0.1:9", "--mavlink-key", key)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "has the rights 0644" in outcome.err
+
+
+def test_one_link_in_a_config_file_is_text_and_several_are_a_list(
+    command: Callable[..., Outcome], video: Path
+) -> None:
+    config = video.with_name("run.toml")
+    for links in ('"udpout:127.0.0.1:9"', '["udpout:127.0.0.1:9", "udpout:127.0.0.1:99"]'):
+        config.write_text(f"mavlink = {links}\n")
+        outcome = command("run", video, "--config", config, "--max-frames", 2)
+        assert outcome.code == 0, outcome.err
+
+
+def test_gimbal_needs_calibrated_scores_or_a_threshold(
+    command: Callable[..., Outcome], video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = load_release("skd-64-motion")
+    monkeypatch.setattr("edge.inference.saliency_model.load_release", lambda _: replace(release, score=None))
+    options = ["--gimbal", "--fov", 60, "--mavlink", "udpout:127.0.0.1:9", "--max-frames", 2]
+    outcome = command("run", video, *options)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "--gimbal needs calibrated scores" in outcome.err
+    assert command("run", video, *options, "--min-score", 0.1).code == 0

@@ -8,74 +8,35 @@ import pty
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.core.errors import InputError
-from edge.core.frames import Frame
 from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
-from edge.postprocessing.regions import Region
-from edge.postprocessing.result import Result, identity
-from edge.sinks.mavlink.camera import MavlinkSink
+from edge.postprocessing.result import identity
+from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
 from tests.conftest import Outcome
-from tests.support.clocks import ManualClock
 from tests.support.ground_station import CAMERA, VEHICLE, GroundStation
+from tests.support.mavlink_flight import flying, region, result
 from tests.support.waiting import wait_until
 
 common = pytest.importorskip("pymavlink.dialects.v20.common", reason="pymavlink is not installed")
 
 NO_RUN = RunInfo("", "", "", "")
-IMAGE = np.zeros((90, 160, 3), np.uint8)
 TRACKING = "CAMERA_TRACKING_IMAGE_STATUS"
 SETPOINT = "GIMBAL_MANAGER_SET_PITCHYAW"
+STREAM_INFORMATION_ID = common.MAVLINK_MSG_ID_VIDEO_STREAM_INFORMATION
+STREAM_STATUS_ID = common.MAVLINK_MSG_ID_VIDEO_STREAM_STATUS
 TRACKING_ID = common.MAVLINK_MSG_ID_CAMERA_TRACKING_IMAGE_STATUS
-
-
-class Flight(NamedTuple):
-    """An open sink, its status and its clock."""
-
-    sink: MavlinkSink
-    status: Status
-    clock: ManualClock
-
-
-def region(x: float = 0.75, y: float = 0.5, number: int = 1, coasting: bool = False) -> Region:
-    return Region(x, y, x - 0.05, y - 0.1, x + 0.05, y + 0.1, 0.4, number, 1.0, coasting)
-
-
-def result(*regions: Region, index: int = 0) -> Result:
-    return Result(Frame(index, index / 30, IMAGE), np.zeros((8, 8), np.float32), 2.0, regions)
 
 
 def kinds(messages: list[Any]) -> list[str]:
     return [message.get_type() for message in messages]
-
-
-@pytest.fixture
-def ground() -> Iterator[GroundStation]:
-    station = GroundStation()
-    yield station
-    station.socket.close()
-
-
-@contextmanager
-def flying(
-    ground: GroundStation, gimbal: CameraGeometry | None = None, on_gimbal: bool = False
-) -> Iterator[Flight]:
-    status, clock = Status(RunInfo("skd-64", "int8", "none", "camera")), ManualClock()
-    link = f"udpout:127.0.0.1:{ground.port}"
-    sink = MavlinkSink(link, status, identity, VEHICLE, gimbal, on_gimbal, clock)
-    try:
-        ground.wait("HEARTBEAT")
-        yield Flight(sink, status, clock)
-    finally:
-        sink.discard()
 
 
 def test_heartbeat_is_sent_every_second_with_the_state(ground: GroundStation) -> None:
@@ -118,7 +79,7 @@ def test_commands_choose_and_stop_the_tracked_region(ground: GroundStation) -> N
     with flying(ground) as (sink, _, _):
         regions = region(), region(0.2, number=2)
         sink.write(result(*regions))
-        assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, 0.25, 0.45) == common.MAV_RESULT_ACCEPTED
+        assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, 0.22, 0.45) == common.MAV_RESULT_ACCEPTED
         assert ground.command(common.MAV_CMD_REQUEST_MESSAGE, TRACKING_ID) == common.MAV_RESULT_ACCEPTED
         assert ground.wait(TRACKING).rec_top_x == pytest.approx(0.15)
         sink.write(result(regions[0]))  # the chosen region is gone: no other one replaces it
@@ -163,7 +124,10 @@ def test_unknown_commands_are_refused_and_commands_to_others_are_ignored(ground:
         assert ground.command(common.MAV_CMD_NAV_TAKEOFF) == unsupported
         assert ground.command(common.MAV_CMD_REQUEST_MESSAGE, 1) == unsupported
         assert ground.command(common.MAV_CMD_SET_MESSAGE_INTERVAL, 1, 100) == unsupported
-        assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, math.nan, 0.5) == unsupported
+        assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, math.nan, 0.5) == common.MAV_RESULT_DENIED
+        assert ground.command(common.MAV_CMD_REQUEST_MESSAGE, math.nan) == unsupported
+        assert ground.command(common.MAV_CMD_REQUEST_MESSAGE, STREAM_INFORMATION_ID) == unsupported
+        assert ground.command(common.MAV_CMD_VIDEO_STOP_STREAMING) == unsupported
         for component in (0, 101):
             number = common.MAV_CMD_NAV_TAKEOFF
             command = common.MAVLink_command_long_message(VEHICLE, component, number, 0, *[0] * 7)
@@ -264,14 +228,14 @@ def test_write_does_not_wait_while_received_data_is_parsed(
     ground: GroundStation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with flying(ground) as (sink, _, _):
-        parsing, resume, parse = threading.Event(), threading.Event(), sink._parser.parse
+        parsing, resume, parse = threading.Event(), threading.Event(), sink._inputs[0][1].parse
 
         def blocked_parse(data: bytes) -> list[Any]:
             parsing.set()
             assert resume.wait(20)
             return parse(data)
 
-        monkeypatch.setattr(sink._parser, "parse", blocked_parse)
+        monkeypatch.setattr(sink._inputs[0][1], "parse", blocked_parse)
         ground.write(b"noise")
         assert parsing.wait(20)
         writer = threading.Thread(target=sink.write, args=(result(region()),))
@@ -284,7 +248,7 @@ def test_write_does_not_wait_while_received_data_is_parsed(
 def test_sink_works_without_a_listener() -> None:
     station = GroundStation()
     station.socket.close()
-    sink = MavlinkSink(f"udpout:127.0.0.1:{station.port}", Status(NO_RUN), identity)
+    sink = MavlinkSink([f"udpout:127.0.0.1:{station.port}"], Status(NO_RUN), identity)
     for index in range(50):
         sink.write(result(region(), index=index))
     sink.finish()
@@ -295,7 +259,7 @@ def test_sink_works_without_a_listener() -> None:
 def test_messages_are_sent_over_a_serial_line() -> None:
     master, line = pty.openpty()
     try:
-        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(NO_RUN), identity)
+        sink = MavlinkSink([os.ttyname(line) + ":115200"], Status(NO_RUN), identity)
         sink.write(result(region()))
         mav, received = common.MAVLink(None), set[str]()
         mav.robust_parsing = True
@@ -314,7 +278,7 @@ def test_noise_on_a_serial_line_is_reported_and_a_truncated_message_is_not() -> 
     status, rng = Status(NO_RUN), np.random.default_rng(0)
     message = common.MAVLink_heartbeat_message(2, 12, 0, 0, 4, 3).pack(common.MAVLink(None, 1, 1))
     try:
-        sink = MavlinkSink(os.ttyname(line), status, identity)
+        sink = MavlinkSink([os.ttyname(line)], status, identity)
         for part in (message[5:], *[message] * 5):  # like a line that is opened in the middle of a message
             os.write(master, part)
             time.sleep(0.1)
@@ -331,7 +295,7 @@ def test_noise_on_a_serial_line_is_reported_and_a_truncated_message_is_not() -> 
 
 def test_stray_datagram_is_a_fault_that_ends(ground: GroundStation) -> None:
     status = Status(RunInfo("skd-64", "int8", "none", "camera"), recovery_s=0.2)
-    sink = MavlinkSink(f"udpout:127.0.0.1:{ground.port}", status, identity, VEHICLE)
+    sink = MavlinkSink([f"udpout:127.0.0.1:{ground.port}"], status, identity, MavlinkSettings(VEHICLE))
     try:
         ground.wait("HEARTBEAT")
         ground.write(b"\xfd\xff and no more")
@@ -344,7 +308,7 @@ def test_stray_datagram_is_a_fault_that_ends(ground: GroundStation) -> None:
 def test_full_serial_line_does_not_block_the_sink() -> None:
     master, line = pty.openpty()
     try:
-        sink = MavlinkSink(os.ttyname(line) + ":115200", Status(NO_RUN), identity)
+        sink = MavlinkSink([os.ttyname(line) + ":115200"], Status(NO_RUN), identity)
 
         def fill() -> None:
             for _ in range(3000):  # far more than the buffer of the line holds
@@ -373,7 +337,7 @@ def test_full_serial_line_does_not_block_the_sink() -> None:
 )
 def test_invalid_link_is_one_clear_line(link: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        MavlinkSink(link, Status(NO_RUN), identity)
+        MavlinkSink([link], Status(NO_RUN), identity)
 
 
 def test_command_sends_tracking_and_setpoints_to_a_ground_station(

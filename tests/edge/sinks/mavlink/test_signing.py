@@ -1,0 +1,136 @@
+"""MAVLink message signing, against pymavlink's own signing on the ground station's side."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from edge.core.errors import InputError
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.sinks.mavlink.signing import TICKS_PER_S, MessageSigner, read_key
+from tests.support.ground_station import CAMERA, VEHICLE, GroundStation, common
+from tests.support.mavlink_flight import flying, region, result
+from tests.support.waiting import wait_until
+
+KEY, OTHER_KEY = bytes(range(32)), bytes(32)
+NOW = int((time.time() - 1_420_070_400) * TICKS_PER_S)
+SETPOINT = "GIMBAL_MANAGER_SET_PITCHYAW"
+STOP = common.MAV_CMD_CAMERA_STOP_TRACKING
+
+
+def sign(ground: GroundStation, key: bytes, time_stamp: int = NOW) -> None:
+    """Let a ground station sign with a key, and refuse what is not signed with it."""
+    signing = ground.mav.signing
+    signing.secret_key, signing.timestamp, signing.sign_outgoing = key, time_stamp, True
+
+
+def stop_command(key: bytes | None, time_stamp: int = NOW, link_id: int = 9) -> bytes:
+    """Return a packet that commands the end of tracking."""
+    mav = common.MAVLink(None, 255, 190)
+    if key is not None:
+        mav.signing.secret_key, mav.signing.timestamp, mav.signing.sign_outgoing = key, time_stamp, True
+        mav.signing.link_id = link_id
+    return bytes(common.MAVLink_command_long_message(VEHICLE, CAMERA, STOP, 0, *[0] * 7).pack(mav))
+
+
+def test_camera_and_pymavlink_accept_each_other(ground: GroundStation) -> None:
+    sign(ground, KEY)
+    with flying(ground, key=KEY) as (sink, status, _):
+        sink.write(result(region()))
+        ground.wait("CAMERA_TRACKING_IMAGE_STATUS", tracking_status=1)
+        for _ in range(3):
+            assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, 0.75, 0.5) == 0
+        assert ground.mav.signing.badsig_count == 0
+        assert status.snapshot().faults == {}
+
+
+@pytest.mark.parametrize("key", [None, OTHER_KEY])
+def test_unsigned_and_wrongly_signed_commands_move_nothing(ground: GroundStation, key: bytes | None) -> None:
+    sign(ground, KEY)
+    with flying(ground, CameraGeometry(90), key=KEY) as (sink, status, clock):
+        ground.write(stop_command(key))
+        assert wait_until(lambda: status.snapshot().faults == {"mavlink-signing": 1})
+        sink.write(result(region()))
+        ground.wait(SETPOINT)
+        takeover = common.MAVLink_gimbal_manager_status_message(0, 0, 0, 255, 190, 0, 0)
+        ground.write(bytes(takeover.pack(common.MAVLink(None, VEHICLE, 1))))
+        clock.advance(1)
+        ground.flush()
+        sink.write(result(region()))
+        ground.wait(SETPOINT)  # neither the tracking nor the gimbal changed hands
+
+
+def test_forged_time_stamp_does_not_lock_out_the_pilot(ground: GroundStation) -> None:
+    sign(ground, KEY)
+    with flying(ground, key=KEY):
+        forged = bytearray(stop_command(OTHER_KEY, NOW + 10**12, link_id=0))
+        forged[5:7] = VEHICLE, 190  # the address of the pilot's station
+        ground.write(bytes(forged))
+        assert ground.command(STOP) == 0
+
+
+def test_repeated_and_old_messages_are_ignored() -> None:
+    signer = MessageSigner(KEY, lambda: 1_420_070_400 + NOW / TICKS_PER_S)
+    parser = common.MAVLink(None)
+
+    def accepts(packet: bytes) -> bool:
+        (message,) = parser.parse_buffer(packet)
+        return signer.verify(message)
+
+    minute = 60 * TICKS_PER_S
+    assert not accepts(stop_command(KEY, NOW - 2 * minute))
+    assert accepts(stop_command(KEY, NOW - minute // 2))
+    assert not accepts(stop_command(KEY, NOW - minute // 2)), "the same message again"
+    assert accepts(stop_command(KEY, NOW))
+    assert not accepts(stop_command(KEY, NOW - 1)), "older than the last one"
+    assert accepts(stop_command(KEY, NOW - 1, link_id=3)), "another link has its own order"
+    damaged = bytearray(stop_command(KEY, NOW + 1))
+    damaged[-1] ^= 1
+    assert not accepts(bytes(damaged))
+
+
+def test_own_time_stamps_follow_the_newest_valid_message() -> None:
+    signer, encoder = MessageSigner(KEY, lambda: 1_420_070_400.0), common.MAVLink(None)
+    (message,) = common.MAVLink(None).parse_buffer(stop_command(KEY, NOW))
+    assert signer.verify(message), "the own clock was never set"
+    signer.prepare(encoder)
+    assert encoder.signing.timestamp >= NOW
+
+
+def test_key_is_read_as_bytes_and_as_hexadecimal_digits(tmp_path: Path) -> None:
+    for content in (KEY, KEY.hex().encode() + b"\n", KEY.hex().upper().encode()):
+        path = tmp_path / "key"
+        path.write_bytes(content)
+        path.chmod(0o600)
+        assert read_key(path) == KEY
+
+
+@pytest.mark.parametrize(
+    ("content", "rights", "message"),
+    [
+        (KEY, 0o640, r"has the rights 0640; expected a key that only its owner may read: chmod 600"),
+        (KEY, 0o604, "chmod 600"),
+        (KEY[:31], 0o600, "holds 31 bytes; expected the 32 bytes"),
+        (b"x" * 64, 0o600, "holds 64 bytes"),
+        (b"", 0o600, "openssl rand -hex 32"),
+        (b"0" * 5000, 0o600, "is larger than 4096 bytes"),
+    ],
+)
+def test_file_that_holds_no_private_key_is_refused(
+    tmp_path: Path, content: bytes, rights: int, message: str
+) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(rights)
+    with pytest.raises(InputError, match=message):
+        read_key(path)
+
+
+def test_pipe_and_missing_file_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("pipe", "missing"):
+        with pytest.raises(InputError, match="expected the 32 bytes"):
+            read_key(tmp_path / name)
