@@ -21,7 +21,6 @@ from edge.cli.options import FILE, FOLDER, FiniteRange, NonEmptyCommand, engine_
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
-from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
 from edge.core.frames import Source, find_damage
 from edge.core.locks import device_lock
@@ -35,7 +34,7 @@ from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.release.manifest import MAX_BLUR
 from edge.sinks.files.output_stream import is_stream, standard_stream
 from edge.sinks.sink import Sink
-from edge.sources.factory import exclusive_devices, is_camera, open_source
+from edge.sources.factory import exclusive_devices, is_camera, open_source, source_path
 from edge.sources.public_name import CREDENTIALS_VARIABLE, has_password
 
 SOURCE_VARIABLE = "AEROGAZE_SOURCE"
@@ -217,14 +216,14 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
     """Compute saliency maps of SOURCE.
 
     \b
-    SOURCE: a video file, a folder of images, synthetic:SEED, or a camera:
+    SOURCE: a video file, a folder of images, bag:FLIGHT[#TOPIC], synthetic:SEED, or a camera:
     /dev/videoN, /dev/v4l/by-id/..., csi:N, gst:PIPELINE, rtsp://HOST/PATH
     """
     options = RunOptions(**values, network=sink_options)
     if options.uses_stdout and options.as_json:
         raise InputError("--json and --jsonl - both write to the standard output: leave one out")
     _warn_about_password(options.source)
-    _check_paths_differ(Path(options.source), filter(None, options.outputs.values()))
+    _check_paths_differ(source_path(options.source), filter(None, options.outputs.values()))
     with ExitStack() as resources, ExitStack() as parts:
         for device in exclusive_devices(options.source):
             resources.enter_context(device_lock(device))
@@ -346,7 +345,7 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
 
 def _check_paths_differ(source: Path, outputs: Iterable[Path]) -> None:
     """Reject outputs that would replace the source or each other."""
-    used = [Path(check_file_name(str(source))).resolve()]
+    used = [] if source is None else [source.resolve()]
     for path in outputs:
         if path.resolve() in used:
             raise InputError(f"cannot write {path}: it is the source or another output; choose another path")

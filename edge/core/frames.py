@@ -31,12 +31,17 @@ class Frame:
             cameras.
         image: (H, W, 3), uint8, BGR.
         scale: Factor by which the source has already reduced each side of `image`.
+        stamp_ns: Time of capture in nanoseconds by the robot's clock, as in the header of a ROS message; None
+            for sources without one.
+        frame_id: Coordinate frame of the camera, as in the header of a ROS message.
     """
 
     index: int
     capture_s: float
     image: Image
     scale: int = 1
+    stamp_ns: int | None = None
+    frame_id: str = ""
 
     @property
     def width(self) -> int:

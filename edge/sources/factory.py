@@ -14,8 +14,10 @@ from edge.core.frames import Source
 from edge.sources.public_name import public_name
 
 SYNTHETIC = "synthetic:"
+BAG = "bag:"
+BAG_SUFFIXES = {".bag", ".db3", ".mcap"}
 CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
-_CAMERA_SCHEME = re.compile(r"(v4l2|csi|gst|rtsps?)(?=:)", re.IGNORECASE)
+_SCHEME = re.compile(r"(v4l2|csi|gst|rtsps?|bag)(?=:)", re.IGNORECASE)
 _OTHER_STREAM = re.compile(r"(https?|rtmps?|srt|udp|rtp|tcp|file)://(.*)", re.IGNORECASE | re.DOTALL)
 _READERS = {
     "mjpg": "gst:souphttpsrc location=URL is-live=true ! multipartdemux ! jpegdec",
@@ -43,8 +45,9 @@ def open_source(
     """Open a source of frames.
 
     Args:
-        name: A video file, a folder of images, `synthetic:[KIND:]SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera:
-            `/dev/videoN`, `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`.
+        name: A video file, a folder of images, `bag:FLIGHT[#TOPIC]`,
+            `synthetic:[KIND:]SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera: `/dev/videoN`,
+            `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`.
         min_size: Width and height that suffice. A source that can give smaller frames cheaply does so, and
             says it in `Frame.scale`.
         live: Frames come in real time, and the newest counts. None: True for cameras, False for files.
@@ -67,6 +70,18 @@ def open_source(
     return PacedSource(source, fps)
 
 
+def source_path(name: str) -> Path | None:
+    """Return the file or folder that a source reads; None for cameras and simulated flights."""
+    name = _resolve_device(name)
+    if is_camera(name) or name.startswith(SYNTHETIC):
+        return None
+    if name.startswith(BAG):
+        from edge.sources.bags.source import split_name
+
+        return split_name(name)[0]
+    return Path(check_file_name(name))
+
+
 def exclusive_devices(name: str) -> list[str]:
     """Return the devices of a source that only one process at a time can read."""
     name = _resolve_device(name)
@@ -86,7 +101,7 @@ def exclusive_devices(name: str) -> list[str]:
 
 def _resolve_device(name: str) -> str:
     """Return the name with its scheme in lower case, and a link in /dev/v4l replaced by its device."""
-    name = _CAMERA_SCHEME.sub(lambda scheme: scheme[0].lower(), name, count=1) if ":" in name[:6] else name
+    name = _SCHEME.sub(lambda scheme: scheme[0].lower(), name, count=1) if ":" in name[:6] else name
     match = re.fullmatch(r"(/dev/v4l/.+?)(:\d+x\d+(?:@\d+)?)?", name)
     return f"{os.path.realpath(match[1])}{match[2] or ''}" if match else name
 
@@ -118,6 +133,10 @@ def _open_file(name: str, min_size: tuple[int, int] | None) -> Source:
         from edge.sources.synthetic import SyntheticSource
 
         return SyntheticSource.parse(name)
+    if name.startswith(BAG):
+        from edge.sources.bags.source import BagSource
+
+        return BagSource(name, min_size)
     path = Path(check_file_name(name))
     kind = _file_kind(path)
     if kind == "folder":
@@ -125,6 +144,8 @@ def _open_file(name: str, min_size: tuple[int, int] | None) -> Source:
 
         return FolderSource(path, min_size)
     if kind == "file":
+        if path.suffix in BAG_SUFFIXES:
+            raise InputError(f"{printable(name)} is a bag; give it as {BAG}{printable(name)}")
         from edge.sources.video_file import VideoSource
 
         return VideoSource(path)
@@ -162,6 +183,6 @@ def _describe_missing(name: str) -> str:
         reader = _READERS["udp" if kind not in _READERS or (kind == "mjpg" and scheme[0] != "h") else kind]
         return f"{shown} is not read directly; give {reader}"
     return (
-        f"no source '{printable(shown, 300)}'; expected a video file, a folder of images, {SYNTHETIC}SEED, "
-        "or a camera: /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
+        f"no source '{printable(shown, 300)}'; expected a video file, a folder of images, {BAG}FLIGHT, "
+        f"{SYNTHETIC}SEED, or a camera: /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
     )

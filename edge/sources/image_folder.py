@@ -197,16 +197,31 @@ def read_image(path: Path, mode: int | None = None, scale: int = 1) -> tuple[NDA
     Raises:
         InputError: The file cannot be read as an image.
     """
-    data = np.frombuffer(read_bytes(path, MAX_IMAGE_BYTES, "an image"), np.uint8)
+    decoded = decode_image(
+        np.frombuffer(read_bytes(path, MAX_IMAGE_BYTES, "an image"), np.uint8), mode, scale
+    )
+    if decoded is None:
+        raise InputError(f"{path} cannot be read as an image: replace or remove it")
+    return decoded
+
+
+def decode_image(
+    data: NDArray[np.uint8], mode: int | None = None, scale: int = 1
+) -> tuple[NDArray[Any], int] | None:
+    """Return an encoded image and its scale, as `read_image`; None if it cannot be decoded.
+
+    Args:
+        data: Bytes of a JPEG, PNG, WebP or another picture.
+        mode: Read mode of OpenCV; None for colour (H, W, 3), BGR, at the depth of the picture.
+        scale: Wanted reduction of each side; only JPEGs can be decoded smaller.
+    """
     scale = scale if data[:2].tobytes() == JPEG_MAGIC else 1
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if mode is None else mode
     try:
         image = cv2.imdecode(data, _REDUCED_FLAGS.get(scale, flags)) if data.size else None
     except cv2.error:  # such as a header that claims a billion pixels
-        image = None
-    if image is None:
-        raise InputError(f"{path} cannot be read as an image: replace or remove it")
-    return image, scale
+        return None
+    return None if image is None else (image, scale)
 
 
 def natural_sort_key(path: Path) -> list[tuple[bool, int, str]]:

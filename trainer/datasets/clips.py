@@ -22,6 +22,8 @@ from trainer.datasets.matlab_maps import list_mat_files, read_mat_file
 Density = NDArray[np.float32]
 Fixations = NDArray[np.int64]
 Box = tuple[float, float, float, float]
+UNLABELLED_KINDS = ("videos", "bags")
+"""Layouts that have no labels."""
 LabelKind = Literal["density", "fixations", "box"]
 Split = Literal["train", "val", "test"]
 Faults = dict[Path, str]

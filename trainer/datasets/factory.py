@@ -1,6 +1,6 @@
 """Selection of the reader for a layout of a data set.
 
-Readers need numpy and OpenCV alone, and SciPy where fixations are .mat files.
+Readers need numpy and OpenCV alone, SciPy where fixations are .mat files, and the extra `bags` for bags.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge.core.errors import InputError
-from trainer.datasets import avs1k, dhf1k, hollywood2, tracked_boxes, ucf_sports, videos
+from trainer.datasets import avs1k, bags, dhf1k, hollywood2, tracked_boxes, ucf_sports, videos
 from trainer.datasets.clips import DatasetClip, Faults, SaliencyDataset
 
 READERS: dict[str, Callable[[Path, Faults], list[DatasetClip]]] = {
@@ -18,6 +18,7 @@ READERS: dict[str, Callable[[Path, Faults], list[DatasetClip]]] = {
     "ucf-sports": ucf_sports.read,
     "hollywood2": hollywood2.read,
     "videos": videos.read,
+    "bags": bags.read,
     "boxes": tracked_boxes.read,
 }
 

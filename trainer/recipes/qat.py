@@ -25,7 +25,7 @@ class QatTable(Table):
 class QatDataTable(Table):
     """Source of the frames: simulated scenes, or a data set (docs/reference/data.md), labelled or not."""
 
-    kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
+    kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos", "bags"] = "world"
     root: Path | None = None
     split: Literal["train", "val", "test"] | None = None
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.datasets.clips import UNLABELLED_KINDS
 from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP_FRAMES, SIDE_MULTIPLE, Reduction
 from trainer.models.student import StreamingSettings, TinyHDSettings
@@ -63,7 +64,7 @@ class StreamTable(Table):
 class ClipDataTable(Table):
     """Source of the clips: simulated scenes, or a data set in its layout (docs/reference/data.md)."""
 
-    kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos"] = "world"
+    kind: Literal["world", "avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos", "bags"] = "world"
     root: Path | None = None
     split: Literal["train", "val", "test"] | None = None
     maps: Path | None = None
@@ -153,7 +154,7 @@ class TinyHDRecipe(Recipe):
             )
         if not simulated and not data.root:
             raise ValueError(f"data.kind {data.kind} needs data.root, the folder of the data set")
-        unlabelled = data.kind == "videos" and not data.maps
+        unlabelled = data.kind in UNLABELLED_KINDS and not data.maps
         if (unlabelled or data.auxiliary) and not self.teacher:
             raise ValueError("videos have no ground truth: add the table teacher, or data.maps")
         if unlabelled and self.teacher and self.teacher.steps:

@@ -25,7 +25,7 @@ from trainer.data.clip_windows import (
 )
 from trainer.data.scene_pool import SYNTHETIC_DATA, ScenePool
 from trainer.data.teacher_maps import open_maps
-from trainer.datasets.clips import SaliencyDataset
+from trainer.datasets.clips import UNLABELLED_KINDS, SaliencyDataset
 from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import hierarchical_loss, kl, truth_loss
 from trainer.models.hd2s import HD2S
@@ -242,7 +242,9 @@ class _ClipData:
                 self._labelled = self._labelled.with_maps(open_maps(data.maps))
             self.description = " ".join(filter(None, (data.kind, data.split)))
             self.description += " with maps" if data.maps else ""
-            if data.kind != "videos" and not any("density" in c.label_kinds for c in self._labelled.clips):
+            if data.kind not in UNLABELLED_KINDS and not any(
+                "density" in c.label_kinds for c in self._labelled.clips
+            ):
                 split = f"split {data.split} of " if data.split else ""
                 raise InputError(
                     f"{split}{data.kind} at {data.root} has no density; expected "

@@ -14,6 +14,7 @@ from scipy.io import savemat
 
 from edge.core.errors import InputError
 from tests.support import dataset_trees as trees
+from tests.support.bags import compressed, flight, raw, write_bag
 from trainer.datasets.clips import DatasetClip
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.datasets.matlab_maps import read_mat_file
@@ -390,7 +391,7 @@ def test_readers_do_not_import_torch() -> None:
 
 
 def test_every_kind_has_a_reader() -> None:
-    assert set(READERS) == {"avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos", "boxes"}
+    assert set(READERS) == {"avs1k", "dhf1k", "ucf-sports", "hollywood2", "videos", "bags", "boxes"}
 
 
 def test_real_ucf_sports_sample(real: Path) -> None:
@@ -434,3 +435,30 @@ def test_real_videos_sample(real: Path) -> None:
     dataset = open_dataset("videos", real)
     assert [clip.name for clip in dataset.clips] == ["dhf1k/video/068.AVI", "video/car-detection.mp4"]
     assert next(dataset.clips[1].frames(100)).image.shape == (432, 768, 3)
+
+
+def test_topics_of_bags_are_clips(tmp_path: Path) -> None:
+    images = flight(6)
+    two = {"/day": [raw(image) for image in images], "/night/compressed": [compressed(images[0])] * 2}
+    write_bag(tmp_path / "one.bag", "ros1", two)
+    write_bag(tmp_path / "flights" / "two", "sqlite3", {"/day": [raw(image) for image in images]})
+    (tmp_path / "broken.mcap").write_bytes(b"hello")
+    dataset = open_dataset("bags", tmp_path)
+    assert [clip.name for clip in dataset.clips] == [
+        "flights/two#/day",
+        "one.bag#/day",
+        "one.bag#/night/compressed",
+    ]
+    assert [len(clip) for clip in dataset.clips] == [6, 6, 2]
+    for clip in dataset.clips[:2]:
+        frames = list(clip.frames(2, 5))
+        assert [frame.index for frame in frames] == [2, 3, 4]
+        np.testing.assert_array_equal([frame.image for frame in frames], images[2:5])
+        assert frames[0].density is None
+    assert "broken.mcap" in dataset.describe_faults()[0]
+
+
+def test_folder_of_one_ros2_bag_is_a_data_set(tmp_path: Path) -> None:
+    write_bag(tmp_path / "b", "mcap", {"/day": [raw(image) for image in flight(3)]})
+    (clip,) = open_dataset("bags", tmp_path / "b").clips
+    assert (clip.name, len(clip)) == ("b#/day", 3)

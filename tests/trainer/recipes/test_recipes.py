@@ -80,7 +80,7 @@ def test_invalid_value_of_an_skd_recipe_is_reported(changes: dict[str, str], mes
         ({"student.decoders": "[]"}, "one or more of D1, D2, D3, each once"),
         ({"student.decoders": "['D1', 'D1']"}, "one or more of D1, D2, D3, each once"),
         ({"student.decoders": "['D4']"}, "student.decoders.0: .*'D1', 'D2' or 'D3', got 'D4'"),
-        ({"data.kind": "kitti"}, "data.kind: .*'hollywood2' or 'videos', got 'kitti'"),
+        ({"data.kind": "kitti"}, "data.kind: .*'videos' or 'bags', got 'kitti'"),
         ({"data.kind": "dhf1k"}, "data.kind dhf1k needs data.root"),
         ({"data.root": "."}, "data.root, data.split and data.maps need a data set: set data.kind"),
         ({"data.kind": "videos", "data.root": "."}, "videos have no ground truth to train the teacher on"),

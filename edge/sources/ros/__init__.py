@@ -1,0 +1,1 @@
+"""Images of robots: bags, and the encodings of ROS."""
