@@ -68,7 +68,7 @@ def _next_step(source: EngineSource, target: BuildTarget) -> str:
     if (source.folder / RELEASE_MANIFEST).is_file():
         return f"aerogaze profile {source.folder} --engine tensorrt, where the GPU is"
     graph = f"{source.graphs[0]}@{target.folder.partition('-')[0]}"
-    return f"aerogaze compare MODEL.onnx {graph} --frames SOURCE, where the GPU is"
+    return f"aerogaze compare {source.graphs[0]} {graph} --frames SOURCE, where the GPU is"
 
 
 def _build(

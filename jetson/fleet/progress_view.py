@@ -73,7 +73,7 @@ def plan_lines(rollout: Rollout) -> Iterator[str]:
     """Yield a line for each ring and host that the roll-out would update."""
     for ring in rollout.inventory.rings:
         limits = f"continues at {ring.success * 100:g} % done, stops above {ring.error * 100:g} % failed"
-        yield f"ring {ring.number}: {len(ring.hosts)} hosts; {limits}"
+        yield f"ring {ring.number}: {len(ring.hosts)} host{'s' * (len(ring.hosts) != 1)}; {limits}"
         for name in ring.hosts:
             outcome = rollout.journal.get(name)
             yield f"  {name}" + ("" if outcome is None else " (done)" if outcome.done else " (failed)")

@@ -103,7 +103,7 @@ class Rollout:
             self._check_error_limit(ring)
             todo = {name: host for name, host in ring.hosts.items() if name not in self.journal}
             if todo and not self.stopped:
-                self.log(f"ring {ring.number}: {len(todo)} hosts")
+                self.log(f"ring {ring.number}: {len(todo)} host{'s' * (len(todo) != 1)}")
             await asyncio.gather(
                 *(
                     self._run_host(ring, name, remote_slots if host.login else local_slots)

@@ -124,7 +124,7 @@ def page_environment(folder: Path, programs: Path | None = None) -> Mapping[str,
 
 
 def run_shell(block: Block, folder: Path, environment: Mapping[str, str]) -> None:
-    """Run a shell block; it fails at its first command that fails."""
+    """Run a shell block; it fails at its first command that fails. `pytest -s` shows what it printed."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.code],  # noqa: S607
         cwd=folder,
@@ -134,6 +134,7 @@ def run_shell(block: Block, folder: Path, environment: Mapping[str, str]) -> Non
         stderr=subprocess.STDOUT,
         text=True,
     )
+    print(f"--- {block.place}\n{block.code}---\n{done.stdout}")
     assert done.returncode == 0, f"{block.place} ended with {done.returncode}:\n{block.code}\n{done.stdout}"
 
 

@@ -19,6 +19,7 @@ from edge.core.errors import InputError
 from edge.core.frames import parse_size
 from edge.hardware.host import detect_machine
 from trainer.data.map_shards import SCHEMA, LabellingPlan, ShardedMaps
+from trainer.datasets.clips import pluralize
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.inference.predictor import DEFAULT_FPS
 from trainer.inference.pseudo_labels import clips_sha256, write_shards
@@ -156,13 +157,14 @@ def _report(out: Path, root: Path, written: int, seconds: float, json_path: Path
         with atomic_file(json_path) as pending:
             pending.write_text(json.dumps(summary, indent=1) + "\n")
     print(
-        f"wrote {written} of {maps.plan.shards} shards in {seconds:.0f} s; {out} holds "
-        f"{maps.shards}: {len(maps.clips)} clips, {summary['frames']} frames, {maps.bytes / 1e6:.1f} MB"
+        f"wrote {written} of {pluralize(maps.plan.shards, 'shard')} in {seconds:.0f} s; {out} holds "
+        f"{maps.shards}: {pluralize(len(maps.clips), 'clip')}, {summary['frames']} frames, "
+        f"{maps.bytes / 1e6:.1f} MB"
     )
     if faults := maps.faults:
         first = "; ".join(reasons[0] for reasons in list(faults.values())[:MAX_NAMED_CLIPS] if reasons)
         rest = f" and {len(faults) - MAX_NAMED_CLIPS} more" if len(faults) > MAX_NAMED_CLIPS else ""
-        print(f"{len(faults)} clip{'s' * (len(faults) > 1)} at fault: {first}{rest}")
+        print(f"{pluralize(len(faults), 'clip')} at fault: {first}{rest}")
     if json_path:
         print(f"wrote {json_path}")
     if maps.shards == maps.plan.shards:
@@ -170,7 +172,7 @@ def _report(out: Path, root: Path, written: int, seconds: float, json_path: Path
         key = "students.maps" if len(maps.plan.maps) > 1 else "data.maps"
         print_next_step(f"aerogaze train RECIPE {data} --set {key}={out} --out student.safetensors")
     else:
-        print_next_step("the same command again, until all shards are written")
+        print_next_step("the other shares, or the same command again, until all shards are written")
 
 
 def _summarize(maps: ShardedMaps) -> dict[str, object]:

@@ -150,8 +150,8 @@ def test_dry_run_shows_rings_and_changes_nothing(
     outcome = command("fleet", next_bundle, fleet, "--dry-run")
     assert outcome.code == 0
     assert outcome.out.splitlines() == [
-        "ring 1: 1 hosts; continues at 90 % done, stops above 10 % failed", "  boards/0001",
-        "ring 2: 1 hosts; continues at 90 % done, stops above 10 % failed", "  boards/0002",
+        "ring 1: 1 host; continues at 90 % done, stops above 10 % failed", "  boards/0001",
+        "ring 2: 1 host; continues at 90 % done, stops above 10 % failed", "  boards/0002",
         "ring 3: 3 hosts; continues at 90 % done, stops above 10 % failed", *(f"  {n}" for n in names[2:]),
     ]  # fmt: skip
     assert sorted(tmp_path.rglob("*")) == before
