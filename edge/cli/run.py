@@ -17,9 +17,17 @@ from rich.markup import escape
 
 from edge.cli.config_file import load_config_file
 from edge.cli.console import ERR_CONSOLE, progress_bar, show_log
-from edge.cli.options import FILE, FOLDER, FiniteRange, NonEmptyCommand, engine_option, range_option
+from edge.cli.options import (
+    FILE,
+    FOLDER,
+    FiniteRange,
+    NonEmptyCommand,
+    engine_option,
+    gpu_wait_option,
+    range_option,
+)
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
-from edge.cli.sink_options import SinkOptions, open_network_sinks, with_sink_options
+from edge.cli.sink_options import SinkOptions, make_locator, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
 from edge.core.errors import InputError
 from edge.core.frames import Source, find_damage
@@ -49,6 +57,7 @@ SECTIONS = {
     "Model": ["release", "precision", "engine", "threads", "blur", "min_score"],
     "Output": ["overlay", "jsonl", "maps", "as_json"],
     "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
+    "Where on earth": ["locate", "ground_m", "camera_delay_s", "geojson"],
     "Web": ["http", "http_token"],
 }
 """Options of the command under the headings of its help."""
@@ -102,7 +111,8 @@ class RunOptions:
     @property
     def outputs(self) -> dict[str, Path | None]:
         """Path of each output by the name of its sink."""
-        return {"overlay": self.recorded_overlay, "jsonl": self.jsonl, "maps": self.maps}
+        files = {"overlay": self.recorded_overlay, "jsonl": self.jsonl, "maps": self.maps, "mcap": self.mcap}
+        return {**files, "geojson": self.network.geojson}
 
     @property
     def uses_stdout(self) -> bool:
@@ -160,6 +170,13 @@ class RunOptions:
     "--precision", metavar="NAME", help="fp32, fp16 or int8 (default: the fastest that runs natively here)."
 )
 @engine_option
+@gpu_wait_option
+@click.option(
+    "--window",
+    type=click.Choice(WINDOW_CHOICES),
+    help="Windows of a network that gives a map for each frame of a window: blocks (default: each frame is "
+    "computed once, maps come late), or slide by one frame (the newest map, computed for each frame).",
+)
 @click.option(
     "--blur",
     type=FiniteRange(min=0, max=MAX_BLUR),
@@ -222,6 +239,11 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
     options = RunOptions(**values, network=sink_options)
     if options.uses_stdout and options.as_json:
         raise InputError("--json and --jsonl - both write to the standard output: leave one out")
+    if options.network.locate and not options.is_live:
+        raise InputError(
+            "--locate needs a live run, in which frames and poses come together: take a camera, or play the file "
+            "with --realtime"
+        )
     _warn_about_password(options.source)
     _check_paths_differ(source_path(options.source), filter(None, options.outputs.values()))
     with ExitStack() as resources, ExitStack() as parts:
@@ -229,6 +251,7 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
             resources.enter_context(device_lock(device))
         model = options.open_model()
         parts.callback(model.close)
+        _check_gimbal(options, model)
         open_frames = partial(options.open_source, options.min_source_size(model))
         frames = open_frames()
         parts.callback(frames.close)
@@ -237,7 +260,6 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
         status, stop = Status(run_info), threading.Event()
         # Before the outputs are opened: from then on a signal must commit or remove them.
         resources.enter_context(stop_on_signals(stop))
-        _check_gimbal(options, model)
         _recover_outputs(options)
         sinks = _open_sinks(options, frames, status, MapAnalyzer(model.release.score, options.min_score))
         cv2.setNumThreads(1)  # measured on two x86 cores: two threads resize no faster and slow decoding down
@@ -322,6 +344,7 @@ def _report(summary: RunSummary, run_info: RunInfo, damage: Sequence[str], optio
 def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: MapAnalyzer) -> list[Sink]:
     """Open all sinks; they share one map analyzer."""
     sinks: list[Sink] = []
+    locator = make_locator(options.network)
     try:
         if options.recorded_overlay:
             from edge.sinks.files.overlay_video import OverlaySink
@@ -335,7 +358,15 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
             from edge.sinks.files.map_images import MapsSink
 
             sinks.append(MapsSink(options.maps))
-        sinks += open_network_sinks(options.network, status, transform)
+        if options.mcap:
+            from edge.sinks.files.mcap_recording import McapSink
+
+            sinks.append(McapSink(options.mcap, frames, status, transform, options.is_live))
+        if options.network.geojson and locator:
+            from edge.sinks.files.geojson import GeojsonSink
+
+            sinks.append(GeojsonSink(options.network.geojson, transform, locator))
+        sinks += open_network_sinks(options.network, status, transform, locator)
     except BaseException:
         for sink in sinks:
             sink.discard()

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import ResultTransform
 from edge.sinks.sink import Sink
+
+if TYPE_CHECKING:  # loaded on request: it is not needed for the help
+    from edge.postprocessing.geolocation import Geolocator
 
 TOKEN_VARIABLE = "AEROGAZE_HTTP_TOKEN"  # noqa: S105 (the name of a variable)
 _OPTIONS = (
@@ -31,6 +34,27 @@ _OPTIONS = (
         metavar="PITCH[,YAW[,ROLL]]",
         help="Mounting angles of the camera in degrees: up, right, clockwise.",
     ),
+    click.option(
+        "--locate",
+        is_flag=True,
+        help="Add latitude and longitude to regions, from the pose of the vehicle (needs --mavlink, --fov).",
+    ),
+    click.option(
+        "--ground",
+        "ground_m",
+        type=FiniteRange(-500, 9000),
+        metavar="METRES",
+        help="Height of the ground above sea level (default: that of home).",
+    ),
+    click.option(
+        "--camera-delay",
+        "camera_delay_s",
+        type=FiniteRange(0, 10),
+        metavar="SECONDS",
+        default=0.0,
+        help="Time between capture and arrival of frames, for --locate (default: 0).",
+    ),
+    click.option("--geojson", type=FILE, help="Write the places of the regions (needs --locate)."),
     click.option(
         "--mavlink",
         multiple=True,
@@ -74,6 +98,10 @@ class SinkOptions:
 
     Attributes:
         camera: Geometry of the camera; None without a field of view.
+        locate: Add latitude and longitude to regions.
+        ground_m: Height of the ground above sea level; None takes that of home.
+        camera_delay_s: Time between capture and arrival of frames.
+        geojson: Path of the places of the regions; None for none.
         mavlink: Names of the MAVLink links; empty for no MAVLink.
         mavlink_system: MAVLink system id of the vehicle.
         mavlink_key: File with the key that signs MAVLink messages; None for no signing.
@@ -84,6 +112,10 @@ class SinkOptions:
     """
 
     camera: CameraGeometry | None
+    locate: bool
+    ground_m: float | None
+    camera_delay_s: float
+    geojson: Path | None
     mavlink: tuple[str, ...]
     mavlink_system: int
     mavlink_key: Path | None
@@ -107,8 +139,27 @@ def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
     return functools.reduce(lambda function, option: option(function), reversed(_OPTIONS), wrapper)
 
 
-def open_network_sinks(options: SinkOptions, status: Status, transform: ResultTransform) -> list[Sink]:
+def make_locator(options: SinkOptions) -> Geolocator | None:
+    """Return what gives regions a place on earth, as the options say; None for nothing."""
+    if not options.locate or options.camera is None:
+        return None
+    from edge.postprocessing.geolocation import Geolocator, PoseHistory
+
+    return Geolocator(
+        options.camera, PoseHistory(), options.on_gimbal, options.ground_m, options.camera_delay_s
+    )
+
+
+def open_network_sinks(
+    options: SinkOptions, status: Status, transform: ResultTransform, locator: Geolocator | None
+) -> list[Sink]:
     """Open the MAVLink sink and the live page, as the options say.
+
+    Args:
+        options: The options.
+        status: Status of the run.
+        transform: Finds regions.
+        locator: Gets the poses of the vehicle; None for none.
 
     Raises:
         InputError: A link or an address cannot be opened.
@@ -125,6 +176,7 @@ def open_network_sinks(options: SinkOptions, status: Status, transform: ResultTr
                 gimbal=options.gimbal,
                 on_gimbal=options.on_gimbal,
                 key=None if options.mavlink_key is None else read_key(options.mavlink_key),
+                locator=locator,
             )
             sinks.append(MavlinkSink(options.mavlink, status, transform, settings))
         if options.http:
@@ -151,13 +203,21 @@ def _check_combination(options: SinkOptions) -> None:
         ("http_token", "--http", options.http),
         ("mavlink_system", "--mavlink", options.mavlink),
         ("mavlink_key", "--mavlink", options.mavlink),
+        ("ground", "--locate", options.locate),
+        ("camera_delay", "--locate", options.locate),
+        ("geojson", "--locate", options.locate),
     ):
-        if parameter_source(name) in user_sources and not main_value:
+        parameter = {"ground": "ground_m", "camera_delay": "camera_delay_s"}.get(name, name)
+        if parameter_source(parameter) in user_sources and not main_value:
             raise InputError(
                 f"--{name.replace('_', '-')} has no effect without {main_option}: give both options"
             )
-    if options.on_gimbal and not options.gimbal:
-        raise InputError("--on-gimbal has no effect without --gimbal: give both options")
+    if options.on_gimbal and not options.gimbal and not options.locate:
+        raise InputError("--on-gimbal has no effect without --gimbal or --locate: give one of them, too")
+    if options.locate and not options.mavlink:
+        raise InputError("--locate needs the pose of the vehicle: give --mavlink udpout:HOST:PORT")
+    if options.locate and options.camera is None:
+        raise InputError("--locate needs the camera's field of view: give --fov DEGREES")
     if options.gimbal and not options.mavlink:
         raise InputError("--gimbal needs a link to the gimbal manager: give --mavlink udpout:HOST:PORT")
     if options.gimbal and options.camera is None:

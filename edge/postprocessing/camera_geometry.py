@@ -41,13 +41,24 @@ class CameraGeometry:
             The bearing to the right of straight ahead, in (-180, 180], and the elevation above the vehicle's
             plane, in [-90, 90].
         """
+        forward, right, down = self.ray(x, y, aspect)
+        bearing = math.degrees(math.atan2(right, forward))
+        return bearing, math.degrees(math.atan2(-down, math.hypot(right, forward)))
+
+    def ray(self, x: float, y: float, aspect: float) -> tuple[float, float, float]:
+        """Return the ray through a point as (forward, right, down) of the vehicle; its length is arbitrary.
+
+        Args:
+            x: Horizontal position in [0, 1] of the frame's width, from the left.
+            y: Vertical position in [0, 1] of the frame's height, from the top.
+            aspect: The frame's height over its width; pixels are square.
+        """
         focal = 0.5 / math.tan(math.radians(self.fov_deg) / 2)  # in frame widths
         forward, right, down = focal, x - 0.5, (y - 0.5) * aspect
         right, down = _rotate(right, down, self.roll_deg)
         down, forward = _rotate(down, forward, self.pitch_deg)
         forward, right = _rotate(forward, right, self.yaw_deg)
-        bearing = math.degrees(math.atan2(right, forward))
-        return bearing, math.degrees(math.atan2(-down, math.hypot(right, forward)))
+        return forward, right, down
 
 
 def _rotate(a: float, b: float, degrees: float) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from edge.core.frames import Frame
 from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.geolocation import Geolocator
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, identity
 from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
@@ -45,9 +46,10 @@ def flying(
     key: bytes | None = None,
     stream: VideoStream | None = None,
     links: Sequence[str] = (),
+    locator: Geolocator | None = None,
 ) -> Iterator[Flight]:
     status, clock = Status(RunInfo("skd-64", "int8", "none", "camera")), ManualClock()
-    settings = MavlinkSettings(VEHICLE, gimbal, gimbal is not None, on_gimbal, key, stream)
+    settings = MavlinkSettings(VEHICLE, gimbal, gimbal is not None, on_gimbal, key, stream, locator)
     sink = MavlinkSink(links or [f"udpout:127.0.0.1:{ground.port}"], status, identity, settings, clock)
     try:
         ground.wait("HEARTBEAT")

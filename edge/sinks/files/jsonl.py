@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge.core.atomic_files import PendingFile, translate_write_errors
 from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.geolocation import Geolocator, GeoPoint
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, ResultTransform, identity
@@ -23,15 +24,20 @@ class JsonlSink:
         path: Output file, or a stream: `-` is the standard output.
         transform: Applied to each result first, for example to find regions.
         camera: Adds bearing and elevation to each region.
+        locator: Adds latitude and longitude to each region.
 
     Raises:
         InputError: The file cannot be created, or, from `write` and `finish`, the disk is full.
     """
 
     def __init__(
-        self, path: Path, transform: ResultTransform = identity, camera: CameraGeometry | None = None
+        self,
+        path: Path,
+        transform: ResultTransform = identity,
+        camera: CameraGeometry | None = None,
+        locator: Geolocator | None = None,
     ) -> None:
-        self._transform, self._camera = transform, camera
+        self._transform, self._camera, self._locator = transform, camera, locator
         self._path = path
         self._pending = None if is_stream(path) else PendingFile(path)
         if self._pending is None:
@@ -46,7 +52,12 @@ class JsonlSink:
         peaks = find_peaks(result.saliency)
         result = self._transform(result)
         height, width = result.frame.height, result.frame.width
-        row = {
+        regions = [region_to_json(region, width, height, self._camera) for region in result.regions]
+        if self._locator is not None:
+            for row, region in zip(regions, result.regions, strict=True):
+                point = self._locator.locate(region, result.frame.capture_s, height / width)
+                row |= geo_point_to_json(point)
+        line = {
             "frame": result.frame.index,
             "capture_s": round(result.frame.capture_s, 6),
             "latency_ms": round(result.latency_ms, 3),
@@ -58,13 +69,13 @@ class JsonlSink:
                 }
                 for peak in peaks
             ],
-            "regions": [region_to_json(region, width, height, self._camera) for region in result.regions],
+            "regions": regions,
         }
-        line = f"{json.dumps(row)}\n".encode()
+        data = f"{json.dumps(line)}\n".encode()
         with translate_write_errors(self._path):
-            while line:
+            while data:
                 # An unbuffered write to an almost full disk can take a part of the line.
-                line = line[self._file.write(line) :]
+                data = data[self._file.write(data) :]
         if self._pending is not None:
             self._complete_bytes = self._file.tell()
 
@@ -121,3 +132,12 @@ def region_to_json(
         bearing, elevation = camera.direction(region.x, region.y, height / width)
         row |= {"bearing_deg": round(bearing, 2), "elevation_deg": round(elevation, 2)}
     return row
+
+
+def geo_point_to_json(point: GeoPoint | None) -> dict[str, object]:
+    """Return the place of a region as keys of a JSON object, which are null if it is unknown."""
+    return {
+        "latitude_deg": point and round(point.latitude_deg, 7),
+        "longitude_deg": point and round(point.longitude_deg, 7),
+        "accuracy_m": point and round(point.accuracy_m, 1),
+    }

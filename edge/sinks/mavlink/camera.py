@@ -13,12 +13,14 @@ from typing import Any
 from edge.core.errors import InputError
 from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.geolocation import Geolocator
 from edge.postprocessing.result import Result, ResultTransform
 from edge.sinks.mavlink.commands import CommandHandler
 from edge.sinks.mavlink.gimbal import GimbalController
 from edge.sinks.mavlink.link import LinkGroup, MavlinkLink, open_links
 from edge.sinks.mavlink.messages import CameraMessages
 from edge.sinks.mavlink.parser import MessageParser
+from edge.sinks.mavlink.pose import PoseReader
 from edge.sinks.mavlink.signing import MessageSigner
 from edge.sinks.mavlink.tracker import TargetTracker
 from edge.sinks.video_stream import VideoStream
@@ -27,6 +29,8 @@ HEARTBEAT_INTERVAL_S = 1.0
 """Rate that the standard asks for (mavlink.io, "Heartbeat/Connection Protocol")."""
 POLL_INTERVAL_S = 0.05
 """Time between two reads of the link."""
+POSE_INTERVAL_S = 0.01
+"""The same if poses are read, which get the time at which they are read."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class MavlinkSettings:
         on_gimbal: The camera is mounted on that gimbal.
         key: Key that signs all messages. Messages that are not signed with it are ignored. None: no signing.
         stream: Video that the run streams, for ground stations to find it.
+        locator: Gets the poses of the vehicle and gives regions a place on earth; None for none.
     """
 
     system: int = 1
@@ -48,6 +53,7 @@ class MavlinkSettings:
     on_gimbal: bool = False
     key: bytes | None = None
     stream: VideoStream | None = None
+    locator: Geolocator | None = None
 
 
 class MavlinkSink:
@@ -89,16 +95,18 @@ class MavlinkSink:
         self._signer = None if settings.key is None else MessageSigner(settings.key)
         self._inputs = [(link, MessageParser(common, link, status)) for link in opened]
         self._tracker = TargetTracker()
-        camera = settings.camera
-        fov_deg = camera.fov_deg if camera else None
+        camera, locator = settings.camera, settings.locator
         self._messages = CameraMessages(
-            common, status, self._tracker, clock, fov_deg, settings.stream, self._link.local_host
+            common, status, self._tracker, clock, camera, settings.stream, self._link.local_host, locator
         )
         self._commands = CommandHandler(common, address, self._tracker, self._messages, clock)
         self._lock = threading.RLock()  # for the encoder, the tracker and the gimbal
         self._gimbal: GimbalController | None = None
         if settings.gimbal and camera is not None:
             self._gimbal = GimbalController(common, self._send, address, camera, settings.on_gimbal, clock)
+        self._pose: PoseReader | None = None
+        if locator is not None:
+            self._pose = PoseReader(common, self._send, address, locator.poses, clock)
         self._last_heartbeat_s = -math.inf
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="aerogaze-mavlink", daemon=True)
@@ -147,7 +155,7 @@ class MavlinkSink:
             self._encoder.send(message)
 
     def _serve(self) -> None:
-        while not self._closing.wait(POLL_INTERVAL_S):
+        while not self._closing.wait(POSE_INTERVAL_S if self._pose else POLL_INTERVAL_S):
             with contextlib.suppress(OSError):  # write() reports that the line is down
                 now = self._clock()
                 if now - self._last_heartbeat_s >= HEARTBEAT_INTERVAL_S:
@@ -155,6 +163,8 @@ class MavlinkSink:
                     self._send(self._messages.heartbeat())
                 if self._gimbal:
                     self._gimbal.request_control()
+                if self._pose:
+                    self._pose.request_messages()
             for link, parser in self._inputs:
                 with contextlib.suppress(OSError):
                     self._receive(link, parser)
@@ -183,5 +193,7 @@ class MavlinkSink:
         with self._lock:
             if self._gimbal:
                 self._gimbal.handle_message(message)
+            if self._pose:
+                self._pose.handle_message(message)
             for reply in self._commands.handle(message):
                 self._send(reply)

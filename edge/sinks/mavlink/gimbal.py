@@ -138,12 +138,17 @@ class GimbalController:
         dialect = self._dialect
         # Roll and pitch are relative to the horizon in every frame; only the frame of yaw varies.
         flags = int(dialect.GIMBAL_MANAGER_FLAGS_ROLL_LOCK | dialect.GIMBAL_MANAGER_FLAGS_PITCH_LOCK)
-        earth = message.flags & dialect.GIMBAL_DEVICE_FLAGS_YAW_IN_EARTH_FRAME
-        if not message.flags & (earth | dialect.GIMBAL_DEVICE_FLAGS_YAW_IN_VEHICLE_FRAME):
-            # Older gimbals set neither frame flag; the standard then derives the frame from the yaw lock.
-            earth = message.flags & dialect.GIMBAL_DEVICE_FLAGS_YAW_LOCK
-        if earth:
+        if is_in_earth_frame(dialect, message):
             return flags | int(
                 dialect.GIMBAL_MANAGER_FLAGS_YAW_LOCK | dialect.GIMBAL_MANAGER_FLAGS_YAW_IN_EARTH_FRAME
             )
         return flags | int(dialect.GIMBAL_MANAGER_FLAGS_YAW_IN_VEHICLE_FRAME)
+
+
+def is_in_earth_frame(dialect: Any, message: Any) -> bool:
+    """Return whether the yaw of a GIMBAL_DEVICE_ATTITUDE_STATUS is relative to north."""
+    earth = message.flags & dialect.GIMBAL_DEVICE_FLAGS_YAW_IN_EARTH_FRAME
+    if not message.flags & (earth | dialect.GIMBAL_DEVICE_FLAGS_YAW_IN_VEHICLE_FRAME):
+        # Older gimbals set neither frame flag; the standard then derives the frame from the yaw lock.
+        earth = message.flags & dialect.GIMBAL_DEVICE_FLAGS_YAW_LOCK
+    return bool(earth)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edge.core.run_status import Status
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.geolocation import HEADING_SD_DEG, Geolocator
 from edge.sinks.mavlink.tracker import TargetTracker
 from edge.sinks.video_stream import VideoStream
 
@@ -52,12 +54,14 @@ class CameraMessages:
         status: Status of the run.
         tracker: Gives the tracked region and the size of the frames.
         clock: Monotonic clock in seconds.
-        fov_deg: Horizontal field of view of the camera; None if unknown.
+        camera: Geometry of the camera; None if unknown.
         stream: Video that the run streams; None for none.
         own_host: Address of this machine as the ground station sees it; None if unknown.
+        locator: Gives regions a place on earth; None for none.
 
     Attributes:
-        requestable: Builds a message that a command may request, by its number.
+        requestable: Builds a message that a command may request, by its number; None if there is nothing to
+            say at the moment.
         periodic: Interval of the messages that are sent without a request, by their number.
     """
 
@@ -67,12 +71,13 @@ class CameraMessages:
         status: Status,
         tracker: TargetTracker,
         clock: Callable[[], float] = time.monotonic,
-        fov_deg: float | None = None,
+        camera: CameraGeometry | None = None,
         stream: VideoStream | None = None,
         own_host: str | None = None,
+        locator: Geolocator | None = None,
     ) -> None:
         self._dialect, self._status, self._tracker, self._clock = dialect, status, tracker, clock
-        self._fov_deg, self._stream, self._own_host = fov_deg, stream, own_host
+        self._camera, self._stream, self._own_host, self._locator = camera, stream, own_host, locator
         self._started_s = clock()
         self.requestable: dict[int, Callable[[], Any]] = {
             dialect.MAVLINK_MSG_ID_HEARTBEAT: self.heartbeat,
@@ -80,6 +85,10 @@ class CameraMessages:
             dialect.MAVLINK_MSG_ID_CAMERA_TRACKING_IMAGE_STATUS: self.tracking_status,
         }
         self.periodic = {dialect.MAVLINK_MSG_ID_CAMERA_TRACKING_IMAGE_STATUS: Interval(clock)}
+        if locator is not None:
+            number = dialect.MAVLINK_MSG_ID_CAMERA_TRACKING_GEO_STATUS
+            self.requestable[number] = lambda: self._geo_status(locator)
+            self.periodic[number] = Interval(clock)
         if stream is not None:
             self.requestable |= {
                 dialect.MAVLINK_MSG_ID_VIDEO_STREAM_INFORMATION: lambda: self._stream_information(stream),
@@ -131,6 +140,8 @@ class CameraMessages:
         flags = dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_POINT | dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_RECTANGLE
         if self.has_stream:
             flags |= dialect.CAMERA_CAP_FLAGS_HAS_VIDEO_STREAM
+        if self._locator is not None:
+            flags |= dialect.CAMERA_CAP_FLAGS_HAS_TRACKING_GEO_STATUS
         return dialect.MAVLink_camera_information_message(
             time_boot_ms=int((self._clock() - self._started_s) * 1e3) % 2**32,
             vendor_name=_encode_name("Aerogaze"),
@@ -145,6 +156,29 @@ class CameraMessages:
             flags=flags,
             cam_definition_version=0,
             cam_definition_uri=b"",
+        )
+
+    def _geo_status(self, locator: Geolocator) -> Any:
+        """Return CAMERA_TRACKING_GEO_STATUS of the tracked region; None if it has no coordinate."""
+        dialect, tracker, nan = self._dialect, self._tracker, math.nan
+        region, aspect = tracker.target, tracker.frame_height / max(1, tracker.frame_width)
+        point = None if region is None else locator.locate(region, tracker.frame_s, aspect)
+        if point is None:
+            return None
+        return dialect.MAVLink_camera_tracking_geo_status_message(
+            tracking_status=dialect.CAMERA_TRACKING_STATUS_FLAGS_ACTIVE,
+            lat=round(point.latitude_deg * 1e7),
+            lon=round(point.longitude_deg * 1e7),
+            alt=point.altitude_m,
+            h_acc=point.accuracy_m,
+            v_acc=nan,
+            vel_n=nan,
+            vel_e=nan,
+            vel_d=nan,
+            vel_acc=nan,
+            dist=point.distance_m,
+            hdg=math.radians(point.heading_deg),
+            hdg_acc=math.radians(HEADING_SD_DEG),
         )
 
     def _stream_information(self, stream: VideoStream) -> Any:
@@ -174,7 +208,7 @@ class CameraMessages:
             "resolution_v": stream.height,
             "bitrate": stream.bit_rate,
             "rotation": 0,
-            "hfov": round(self._fov_deg or 0),
+            "hfov": round(self._camera.fov_deg) if self._camera else 0,
         }
 
 

@@ -30,14 +30,14 @@ def tracked(ground: GroundStation) -> float | None:
 
 
 @pytest.fixture
-def flight(ground: GroundStation) -> Iterator[Flight]:
+def sortie(ground: GroundStation) -> Iterator[Flight]:
     """A flight whose camera sees two regions: one at 0.15 to 0.25, one at 0.7 to 0.8."""
-    with flying(ground) as flight:
-        flight.sink.write(result(region(), region(0.2, number=2)))
-        yield flight
+    with flying(ground) as sortie:
+        sortie.sink.write(result(region(), region(0.2, number=2)))
+        yield sortie
 
 
-def test_tap_on_nothing_is_rejected_and_changes_nothing(ground: GroundStation, flight: Flight) -> None:
+def test_tap_on_nothing_is_rejected_and_changes_nothing(ground: GroundStation, sortie: Flight) -> None:
     for point in ((0.5, 0.5), (0.2, 0.95), (0.0, 0.0)):
         assert ground.command(POINT, *point) == NOTHING_THERE
     assert tracked(ground) == 0.7
@@ -46,11 +46,11 @@ def test_tap_on_nothing_is_rejected_and_changes_nothing(ground: GroundStation, f
     assert ground.command(POINT, 0.5, 0.5) == NOTHING_THERE
     assert tracked(ground) == 0.15
     assert ground.command(POINT, 0.5, 0.5, 0.25) == ACCEPTED, "the ground station's radius"
-    flight.sink.write(result())
+    sortie.sink.write(result())
     assert ground.command(POINT, 0.2, 0.5) == NOTHING_THERE
 
 
-def test_rectangle_picks_what_it_overlaps_most_from_any_corner(ground: GroundStation, flight: Flight) -> None:
+def test_rectangle_picks_what_it_overlaps_most_from_any_corner(ground: GroundStation, sortie: Flight) -> None:
     assert ground.command(RECTANGLE, 0.0, 0.0, 0.72, 1.0) == ACCEPTED
     assert tracked(ground) == 0.15
     assert ground.command(RECTANGLE, 1.0, 1.0, 0.6, 0.0) == ACCEPTED
@@ -61,7 +61,7 @@ def test_rectangle_picks_what_it_overlaps_most_from_any_corner(ground: GroundSta
     assert ground.command(RECTANGLE, 0.4, 0.0, 1.6, 1.0) == DENIED
 
 
-def test_numbers_that_are_no_position_are_denied(ground: GroundStation, flight: Flight) -> None:
+def test_numbers_that_are_no_position_are_denied(ground: GroundStation, sortie: Flight) -> None:
     for point in ((math.nan, 0.5), (0.5, math.inf), (-0.1, 0.5), (0.5, 1.01)):
         assert ground.command(POINT, *point) == DENIED
     assert ground.command(REQUEST, math.inf) == UNSUPPORTED
@@ -85,7 +85,7 @@ def test_letting_go_ends_tracking_and_setpoints_until_the_next_tap(ground: Groun
         ground.wait("GIMBAL_MANAGER_SET_PITCHYAW")
 
 
-def test_commands_come_as_integers_too(ground: GroundStation, flight: Flight) -> None:
+def test_commands_come_as_integers_too(ground: GroundStation, sortie: Flight) -> None:
     ground.mav.send(
         common.MAVLink_command_int_message(VEHICLE, CAMERA, 0, POINT, 0, 0, 0.2, 0.5, 0, 0, 0, 0, 0)
     )
