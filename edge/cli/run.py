@@ -54,8 +54,8 @@ MAX_THREADS = 256
 
 SECTIONS = {
     "Input": ["config", "max_frames", "fps", "realtime", "small", "pixel_range", "fov", "mount"],
-    "Model": ["release", "precision", "engine", "threads", "blur", "min_score"],
-    "Output": ["overlay", "jsonl", "maps", "as_json"],
+    "Model": ["release", "precision", "engine", "threads", "gpu_wait", "window", "blur", "min_score"],
+    "Output": ["overlay", "jsonl", "maps", "mcap", "as_json"],
     "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
     "Where on earth": ["locate", "ground_m", "camera_delay_s", "geojson"],
     "Web": ["http", "http_token"],
@@ -81,6 +81,7 @@ class RunOptions:
         maps: Path of the folder of maps.
         threads: Threads of inference.
         realtime: Run live, on the newest frame, instead of on every frame.
+        mcap: Path of the recording for Foxglove.
         small: Let the source shrink its frames.
         as_json: Print the summary as JSON.
         network: Options of the MAVLink sink and the live page.
@@ -100,6 +101,7 @@ class RunOptions:
     threads: int
     realtime: bool | None
     small: bool | None
+    mcap: Path | None
     as_json: bool
     network: SinkOptions
 
@@ -139,7 +141,7 @@ class RunOptions:
 
     def min_source_size(self, model: SaliencyModel) -> tuple[int, int] | None:
         """Return the size to which the source may shrink its frames; None for full frames."""
-        is_viewed = self.overlay is not None or self.network.http is not None
+        is_viewed = self.overlay is not None or self.mcap is not None or self.network.http is not None
         takes_raw_frames = model.release.raw_frame is not None
         may_shrink = self.is_live if self.small is None else self.small
         if not may_shrink or is_viewed or takes_raw_frames:
@@ -211,6 +213,7 @@ class RunOptions:
 @with_sink_options
 @click.option(
     "--threads",
+@click.option("--mcap", type=FILE, help="Record overlay, map, regions and metrics for Foxglove.")
     type=click.IntRange(1, MAX_THREADS),
     metavar="N",
     default=DEFAULT_THREADS,
