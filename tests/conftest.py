@@ -26,6 +26,8 @@ REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
+# Containers often set this. Each program that a test starts would then compile all modules that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if IS_WORKER:
