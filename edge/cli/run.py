@@ -58,6 +58,7 @@ SECTIONS = {
     "Output": ["overlay", "jsonl", "maps", "mcap", "as_json"],
     "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
     "Where on earth": ["locate", "ground_m", "camera_delay_s", "geojson"],
+    "Video stream": ["rtp"],
     "Web": ["http", "http_token"],
 }
 """Options of the command under the headings of its help."""
@@ -244,8 +245,8 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
         raise InputError("--json and --jsonl - both write to the standard output: leave one out")
     if options.network.locate and not options.is_live:
         raise InputError(
-            "--locate needs a live run, in which frames and poses come together: take a camera, or play the file "
-            "with --realtime"
+            "--locate needs a live run, in which frames and poses come together: take a camera, or play the "
+            "file with --realtime"
         )
     _warn_about_password(options.source)
     _check_paths_differ(source_path(options.source), filter(None, options.outputs.values()))
@@ -302,14 +303,6 @@ def _warn_about_password(source: str) -> None:
         )
 
 
-def _recover_outputs(options: RunOptions) -> None:
-    """Name what killed runs left of the same outputs, and a recording whose name differs from the option."""
-    from edge.sinks.files.recovery import recover_outputs
-
-    outputs = [path for path in options.outputs.values() if path is not None and not is_stream(path)]
-    lines = [line for path in outputs for line in recover_outputs(path)]
-    if options.overlay != options.recorded_overlay:
-        lines.append(f"recording to {options.recorded_overlay}: a killed run would leave an MP4 unreadable")
 def _check_gimbal(options: RunOptions, model: SaliencyModel) -> None:
     """Reject a gimbal without a calibrated score: it would follow something in an empty scene, too."""
     if options.network.gimbal and model.release.score is None and options.min_score is None:
@@ -319,6 +312,14 @@ def _check_gimbal(options: RunOptions, model: SaliencyModel) -> None:
         )
 
 
+def _recover_outputs(options: RunOptions) -> None:
+    """Name what killed runs left of the same outputs, and a recording whose name differs from the option."""
+    from edge.sinks.files.recovery import recover_outputs
+
+    outputs = [path for path in options.outputs.values() if path is not None and not is_stream(path)]
+    lines = [line for path in outputs for line in recover_outputs(path)]
+    if options.overlay != options.recorded_overlay:
+        lines.append(f"recording to {options.recorded_overlay}: a killed run would leave an MP4 unreadable")
     for line in lines:
         ERR_CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -356,7 +357,7 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
         if options.jsonl:
             from edge.sinks.files.jsonl import JsonlSink
 
-            sinks.append(JsonlSink(options.jsonl, transform, options.network.camera))
+            sinks.append(JsonlSink(options.jsonl, transform, options.network.camera, locator))
         if options.maps:
             from edge.sinks.files.map_images import MapsSink
 
@@ -369,7 +370,7 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
             from edge.sinks.files.geojson import GeojsonSink
 
             sinks.append(GeojsonSink(options.network.geojson, transform, locator))
-        sinks += open_network_sinks(options.network, status, transform, locator)
+        sinks += open_network_sinks(options.network, frames, status, transform, locator)
     except BaseException:
         for sink in sinks:
             sink.discard()

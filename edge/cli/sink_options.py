@@ -13,10 +13,12 @@ import click
 from edge.cli.console import ERR_CONSOLE
 from edge.cli.options import FILE, FiniteRange
 from edge.core.errors import InputError
+from edge.core.frames import Source
 from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import ResultTransform
 from edge.sinks.sink import Sink
+from edge.sinks.video_stream import VideoStream
 
 if TYPE_CHECKING:  # loaded on request: it is not needed for the help
     from edge.postprocessing.geolocation import Geolocator
@@ -81,6 +83,11 @@ _OPTIONS = (
         help="The camera is mounted on the gimbal: its angles are relative to the gimbal.",
     ),
     click.option(
+        "--rtp",
+        metavar="ADDRESS",
+        help="Stream video to udp://HOST:PORT, or serve it at rtsp://[HOST]:PORT/PATH.",
+    ),
+    click.option(
         "--http", metavar="[HOST]:PORT", help="Serve a live page; without a host, to this machine only."
     ),
     click.option(
@@ -107,6 +114,7 @@ class SinkOptions:
         mavlink_key: File with the key that signs MAVLink messages; None for no signing.
         gimbal: Point the gimbal at the tracked region.
         on_gimbal: The camera is mounted on the gimbal.
+        rtp: Address of the video stream; None for none.
         http: Address of the live page; None for no page.
         http_token: Access token of the live page; None generates one if needed.
     """
@@ -121,8 +129,14 @@ class SinkOptions:
     mavlink_key: Path | None
     gimbal: bool
     on_gimbal: bool
+    rtp: str | None
     http: str | None
     http_token: str | None
+
+    @property
+    def is_viewed(self) -> bool:
+        """Whether somebody may look at the frames, so that they must not be small."""
+        return self.rtp is not None or self.http is not None
 
 
 def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -151,12 +165,17 @@ def make_locator(options: SinkOptions) -> Geolocator | None:
 
 
 def open_network_sinks(
-    options: SinkOptions, status: Status, transform: ResultTransform, locator: Geolocator | None
+    options: SinkOptions,
+    source: Source,
+    status: Status,
+    transform: ResultTransform,
+    locator: Geolocator | None,
 ) -> list[Sink]:
-    """Open the MAVLink sink and the live page, as the options say.
+    """Open the video stream, the MAVLink sink and the live page, as the options say.
 
     Args:
         options: The options.
+        source: Source of the frames.
         status: Status of the run.
         transform: Finds regions.
         locator: Gets the poses of the vehicle; None for none.
@@ -165,7 +184,13 @@ def open_network_sinks(
         InputError: A link or an address cannot be opened.
     """
     sinks: list[Sink] = []
+    stream: VideoStream | None = None
     try:
+        if options.rtp:
+            from edge.sinks.rtp.sink import RtpSink, parse_stream
+
+            stream = parse_stream(options.rtp, source)
+            sinks.append(RtpSink(stream, status, transform))
         if options.mavlink:
             from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
             from edge.sinks.mavlink.signing import read_key
@@ -176,6 +201,7 @@ def open_network_sinks(
                 gimbal=options.gimbal,
                 on_gimbal=options.on_gimbal,
                 key=None if options.mavlink_key is None else read_key(options.mavlink_key),
+                stream=stream,
                 locator=locator,
             )
             sinks.append(MavlinkSink(options.mavlink, status, transform, settings))

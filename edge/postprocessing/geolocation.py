@@ -72,11 +72,6 @@ class Attitude:
     rate: Vector
     is_relative: bool = False
 
-    @property
-    def heading(self) -> float:
-        """Heading in radians."""
-        return math.atan2(self.rotation[1, 0], self.rotation[0, 0])
-
     def rotation_at(self, time_s: float) -> NDArray[np.float64]:
         """Return the rotation at another time, if the rate stays the same."""
         return np.asarray(self.rotation @ cv2.Rodrigues(self.rate * (time_s - self.time_s))[0])
@@ -220,19 +215,20 @@ class Geolocator:
 
     def _rotation_at(self, time_s: float) -> tuple[NDArray[np.float64], float] | None:
         """Return the rotation (3, 3) from the camera's mount to north, east, down, and its rate."""
-        vehicle = self.poses.attitude_at(time_s)
-        if not self._on_gimbal:
-            return vehicle and (vehicle.rotation_at(time_s), float(np.linalg.norm(vehicle.rate)))
-        gimbal = self.poses.gimbal_at(time_s)
-        if gimbal is None or not gimbal.is_relative:
-            return gimbal and (gimbal.rotation_at(time_s), float(np.linalg.norm(gimbal.rate)))
+        vehicle, gimbal = self.poses.attitude_at(time_s), self.poses.gimbal_at(time_s)
+        camera = gimbal if self._on_gimbal else vehicle
+        if camera is None:
+            return None
+        rate = float(np.linalg.norm(camera.rate))
+        if not camera.is_relative:
+            return camera.rotation_at(time_s), rate
         if vehicle is None:
             return None
         heading = math.atan2(*vehicle.rotation_at(time_s)[[1, 0], [0, 0]])
         cosine, sine = math.cos(heading), math.sin(heading)
         turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-        rate = float(np.linalg.norm(vehicle.rate) + np.linalg.norm(gimbal.rate))
-        return np.asarray(turn @ gimbal.rotation_at(time_s)), rate
+        rate += float(np.linalg.norm(vehicle.rate))
+        return np.asarray(turn @ camera.rotation_at(time_s)), rate
 
     def _angular_height(self, region: Region, aspect: float) -> float:
         """Return the angle that the height of a region fills, in radians."""

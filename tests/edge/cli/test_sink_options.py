@@ -25,6 +25,7 @@ from tests.conftest import Outcome
         (["--geojson", "places.json"], "--geojson has no effect without --locate"),
         (["--ground", "120"], "--ground has no effect without --locate"),
         (["--camera-delay", "0.2"], "--camera-delay has no effect without --locate"),
+        (["--rtp", "5600"], "invalid --rtp '5600': expected udp://HOST:PORT"),
         (["--mount", "-30"], "give --fov"),
         (["--fov", "60", "--mount", "north"], "expected PITCH"),
         (["--fov", "180"], "180"),

@@ -58,7 +58,8 @@ def spot(x: float, y: float, size: float = 0.0, coasting: bool = False) -> Regio
 
 def make_views(count: int, seed: int = 0) -> list[View]:
     """Return views of targets that are inside the frame, with a camera fixed to the vehicle's axes."""
-    rng, views = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    views: list[View] = []
     while len(views) < count:
         height, fov = rng.uniform(30, 150), math.radians(rng.uniform(40, 90))
         yaw, pitch, roll = rng.uniform(-math.pi, math.pi), rng.uniform(0.5, 1.4), rng.uniform(-0.3, 0.3)
