@@ -6,14 +6,17 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from edge.core.errors import InputError
 from edge.inference.cuda.errors import UNKNOWN, CudaError
-from edge.inference.engine_selection import EngineChoice, SelectedEngine, read_plan, select_engine
+from edge.inference.engine_selection import BuiltPlan, EngineChoice, SelectedEngine, read_plan, select_engine
 from edge.inference.interface.runner import GraphSignature, Runner
 from edge.release.manifest import Form, Graph, Release
 from edge.release.weight_check import check_finite
+
+if TYPE_CHECKING:
+    from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
 
 GpuWait = Literal["spin", "block"]
 GPU_WAITS: tuple[GpuWait, ...] = get_args(GpuWait)
@@ -108,25 +111,41 @@ def open_selected_engine(
         from edge.inference.onnxruntime.runner import OnnxRunner
 
         return OnnxRunner(release.path(graph), signature, threads, profile_to)
+    from edge.inference.tensorrt.runner import RunnerOptions
+
+    options = RunnerOptions(
+        batch=batch,
+        timed=timed,
+        time_layers=profile_to is not None,
+        blocking_wait=blocks_while_waiting(),
+    )
+    return open_plan(engine.plan, signature, options)
+
+
+def open_plan(plan: BuiltPlan, signature: GraphSignature, options: RunnerOptions) -> TensorRTRunner:
+    """Open a plan of TensorRT.
+
+    Args:
+        plan: The plan.
+        signature: The tensors that the graph has.
+        options: How to run it.
+
+    Raises:
+        InputError: As for `open_runner`.
+    """
     from edge.inference.cuda.backend import open_cuda
     from edge.inference.tensorrt.api import TensorRTEngine
-    from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
+    from edge.inference.tensorrt.runner import TensorRTRunner
 
-    plan = read_plan(engine.plan.path, engine.plan.plan_sha256)
+    data = read_plan(plan.path, plan.plan_sha256)
     cuda = open_cuda()
     # What cannot be opened to the end, as for want of memory, leaves nothing open.
     with ExitStack() as cleanup:
         cleanup.callback(cuda.close)
         available_bytes = cuda.available_bytes()
-        tensorrt_engine = TensorRTEngine(plan, engine.plan.kind)
+        tensorrt_engine = TensorRTEngine(data, plan.kind)
         cleanup.callback(tensorrt_engine.close)
         cleanup.callback(cuda.free_graphs)  # graphs refer to the engine
-        options = RunnerOptions(
-            batch=batch,
-            timed=timed,
-            time_layers=profile_to is not None,
-            blocking_wait=blocks_while_waiting(),
-        )
         runner = TensorRTRunner(tensorrt_engine, cuda, signature, options)
         if not cuda.integrated:  # shared memory is also taken by other programs
             runner.gpu_bytes = available_bytes - cuda.available_bytes()

@@ -6,11 +6,12 @@ are named on the command line are measured alone: `python -m tests.bench student
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -25,55 +26,35 @@ from rich.progress import (
 
 from edge.hardware.gpu import detect_gpu
 from edge.hardware.host import detect_machine
-from tests.bench.calibration import calibration_rows
-from tests.bench.engines import engine_rows, streaming_rows
-from tests.bench.flash import flash_rows
-from tests.bench.fleet import fleet_rows
-from tests.bench.flight import decoding_rows, pipeline_rows, process_rows, write_clip
-from tests.bench.gpu import gpu_rows
-from tests.bench.live import live_rows, long_rows
-from tests.bench.metrics import metric_rows
-from tests.bench.profiler import profiler_rows
 from tests.bench.rows import BenchRow
-from tests.bench.simulation import simulation_rows
-from tests.bench.sinks import sink_rows
-from tests.bench.students import student_rows
-from tests.bench.training import training_rows
 
 OUT = Path("out/bench.json")
 Rows = Iterator[BenchRow]
-
-
-def all_engine_rows(folder: Path) -> Rows:
-    """Yield the rows of the engines, of pairs and of streams."""
-    yield from engine_rows(folder)
-    yield from streaming_rows(folder)
-
-
-def flight_rows(folder: Path) -> Rows:
-    """Yield the rows that are measured on a clip of 1280x720."""
-    clip = write_clip(folder / "clip.mp4")
-    yield from pipeline_rows(clip, folder)
-    yield from decoding_rows(folder)
-    yield from process_rows(clip, folder)
-
-
-THEMES: dict[str, Callable[[Path], Rows]] = {
-    "students": lambda folder: student_rows(),
-    "engines": all_engine_rows,
-    "calibration": calibration_rows,
-    "flight": flight_rows,
-    "live": live_rows,
-    "metrics": lambda folder: metric_rows(),
-    "profiler": lambda folder: profiler_rows(),
-    "sinks": sink_rows,
-    "simulation": lambda folder: simulation_rows(),
-    "flash": flash_rows,
-    "training": lambda folder: training_rows(),
-    "gpu": gpu_rows,
+THEMES: dict[str, tuple[str, ...]] = {
+    "students": ("students:student_rows",),
+    "engines": ("engines:engine_rows", "engines:streaming_rows"),
+    "calibration": ("calibration:calibration_rows",),
+    "flight": ("flight:flight_rows",),
+    "live": ("live:live_rows",),
+    "metrics": ("metrics:metric_rows",),
+    "profiler": ("profiler:profiler_rows",),
+    "sinks": ("sinks:sink_rows",),
+    "simulation": ("simulation:simulation_rows",),
+    "flash": ("flash:flash_rows",),
+    "training": ("training:training_rows",),
+    "gpu": ("gpu:gpu_rows",),
 }
-LONG_THEMES: dict[str, Callable[[Path], Rows]] = {"long": long_rows, "fleet": fleet_rows}
+"""Modules and functions of each theme. A module is imported when it is measured: a board lacks what most of
+them need, such as torch."""
+LONG_THEMES: dict[str, tuple[str, ...]] = {"long": ("live:long_rows",), "fleet": ("fleet:fleet_rows",)}
 """Themes that are measured only by name, because they take long."""
+
+
+def theme_rows(theme: str, folder: Path) -> Rows:
+    """Yield the rows of a theme, measured in a folder."""
+    for name in {**THEMES, **LONG_THEMES}[theme]:
+        module, _, function = name.partition(":")
+        yield from getattr(importlib.import_module(f"tests.bench.{module}"), function)(folder)
 
 
 def parse_themes(words: list[str]) -> list[str]:
@@ -107,7 +88,7 @@ def measure(themes: list[str]) -> dict[str, list[BenchRow]]:
             start_s = time.monotonic()
             rows[theme] = []
             with tempfile.TemporaryDirectory() as folder:
-                for row in {**THEMES, **LONG_THEMES}[theme](Path(folder)):
+                for row in theme_rows(theme, Path(folder)):
                     print(f"  {row.describe()}", flush=True)
                     rows[theme].append(row)
             print(f"  rows: {len(rows[theme])}, seconds: {time.monotonic() - start_s:.0f}", flush=True)
@@ -119,8 +100,8 @@ def save(rows: dict[str, list[BenchRow]], machine: str) -> None:
     """Replace the rows of the measured themes in `OUT`."""
     OUT.parent.mkdir(exist_ok=True)
     saved = json.loads(OUT.read_text()).get("themes", {}) if OUT.is_file() else {}
-    for theme, theme_rows in rows.items():
-        saved[theme] = {"machine": machine, "rows": [row.to_document() for row in theme_rows]}
+    for theme, measured in rows.items():
+        saved[theme] = {"machine": machine, "rows": [row.to_document() for row in measured]}
     OUT.write_text(json.dumps({"themes": saved}, indent=1) + "\n")
     print(f"wrote {OUT}")
 
@@ -132,7 +113,7 @@ def main() -> None:
     machine = f"{host.cpu}, {host.cores} cores" + (f", {gpu.name}" if gpu else "")
     print(machine, flush=True)
     rows = measure(themes)
-    broken = [row for theme_rows in rows.values() for row in theme_rows if not row.is_within_bound]
+    broken = [row for measured in rows.values() for row in measured if not row.is_within_bound]
     print(f"all rows: {sum(map(len, rows.values()))}, broken bounds: {len(broken)}")
     for row in broken:
         print(f"  {row.describe()}")

@@ -125,3 +125,11 @@ def process_rows(clip: Path, folder: Path) -> Iterator[BenchRow]:
     label = "aerogaze run: start to first map, and end of the process"
     yield BenchRow(label, statistics.median(first_maps_s), "s", 2, at_least=False)
     yield BenchRow("aerogaze --help", statistics.median(helps_s), "s", 0.3, at_least=False)
+
+
+def flight_rows(folder: Path) -> Iterator[BenchRow]:
+    """Yield the rows that are measured on a clip of 1280x720."""
+    clip = write_clip(folder / "clip.mp4")
+    yield from pipeline_rows(clip, folder)
+    yield from decoding_rows(folder)
+    yield from process_rows(clip, folder)

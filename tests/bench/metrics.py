@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from edge.metrics.saliency import auc_judd
 from tests.bench.rows import BenchRow, print_note, print_times, time_in_turns
 
 
-def metric_rows() -> Iterator[BenchRow]:
+def metric_rows(_folder: Path) -> Iterator[BenchRow]:
     """Yield the speed-up of AUC over pysaliency's `AUC_per_image` and `AUCs`: 1280x720 maps, one core.
 
     `AUC_per_image` gives the AUC of a frame. `AUCs` gives one number per fixation, which has the same mean,

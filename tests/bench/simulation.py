@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from edge.simulation.kinds.catalogue import PLACES, VARIED
 from edge.simulation.world import World
@@ -14,7 +15,7 @@ SIZE = (256, 144)
 SCENES, FRAME_STEP = 30, 37
 
 
-def simulation_rows() -> Iterator[BenchRow]:
+def simulation_rows(_folder: Path) -> Iterator[BenchRow]:
     """Yield the cost of the varied scenes relative to the plain ones, and of each kind in a note."""
     plain, varied = ([World(seed, *SIZE, kind=kind) for seed in range(SCENES)] for kind in ("", VARIED))
 

@@ -26,7 +26,7 @@ SCENES = 90
 """Scenes of the pool. Samples are drawn from them as from a larger one."""
 
 
-def training_rows() -> Iterator[BenchRow]:
+def training_rows(_folder: Path) -> Iterator[BenchRow]:
     """Render a pool of scenes, and train each recipe for a few steps per stage, with one worker."""
     with TemporaryDirectory() as folder:
         yield _rendering_row(Path(folder))

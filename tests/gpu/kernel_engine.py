@@ -4,8 +4,8 @@
     next     = frame / 4 + past / 2
 
 Multiplying by powers of two is exact, so numpy gives the same bits. The kernel reads its inputs twice: for
-`saliency` when it starts, and for `next` after `SPIN_CYCLES`. A copy that comes too late changes the first, one
-that overwrites memory in use changes the second.
+`saliency` when it starts, and for `next` after `SPIN_CYCLES`. A copy that comes too late changes the first,
+one that overwrites memory in use changes the second.
 """
 
 from __future__ import annotations

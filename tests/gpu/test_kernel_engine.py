@@ -31,7 +31,7 @@ from tests.gpu.kernel_engine import (
 from tests.support.cuda_backends import open_cuda_or_skip
 from tests.support.simulated_gpu import SimulatedCuda
 
-FRAMES = np.random.default_rng(0).random((60, *SHAPE), np.float32)
+FRAMES = list(np.random.default_rng(0).random((60, *SHAPE), np.float32))
 OpenRunner = Callable[..., TensorRTRunner]
 
 
@@ -51,7 +51,7 @@ def open_runner(request: pytest.FixtureRequest) -> Iterator[OpenRunner]:
 
 def _open_runner(backend: str, lag_s: float, options: dict[str, Any]) -> TensorRTRunner:
     if backend == "simulated":
-        simulated = SimulatedCuda(random.Random(1))
+        simulated = SimulatedCuda(random.Random(1))  # noqa: S311 - a schedule
         engine: Any = SimulatedKernelEngine(simulated)
         return TensorRTRunner(engine, simulated, signature(lag_s), RunnerOptions(**options))
     cuda = open_cuda_or_skip(backend)
@@ -66,7 +66,7 @@ def _open_runner(backend: str, lag_s: float, options: dict[str, Any]) -> TensorR
 
 
 def run_pipelined(runner: TensorRTRunner, frames: Sequence[np.ndarray], fps: float) -> np.ndarray:
-    """Return the maps with as many frames in flight as possible; each frame is spoilt once it is submitted."""
+    """Return the maps with as many frames in flight as possible; a frame is spoilt once it is submitted."""
     runner.reset(fps)
     maps: list[np.ndarray] = []
     for index, frame in enumerate(frames):

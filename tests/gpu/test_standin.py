@@ -153,7 +153,7 @@ def test_engine_without_memory_leaves_nothing_open(start: Start, built: Path, fu
     assert process.stderr == "deserialised\n" * (function != "cuMemGetInfo")
 
 
-def test_auto_runs_on_the_cpu_and_says_why_if_the_engine_cannot_be_opened(start: Start, built: Path) -> None:
+def test_auto_runs_on_the_cpu_if_the_engine_cannot_be_opened_and_says_why(start: Start, built: Path) -> None:
     process = start("-c", OPEN_MODEL, built, "auto", STANDIN_FAILS="create_execution_context")
     assert process.stdout.startswith("onnxruntime"), process.stderr
     assert (
@@ -164,8 +164,8 @@ def test_auto_runs_on_the_cpu_and_says_why_if_the_engine_cannot_be_opened(start:
 def test_lost_gpu_that_tensorrt_reports_is_no_reason_for_the_cpu(start: Start, built: Path) -> None:
     process = start("-c", OPEN_MODEL, built, "auto", STANDIN_FAILS="execute_async_v3")
     assert process.stdout.startswith(
-        "tensorrt 10.3.0 failed with CUDA_ERROR_ILLEGAL_ADDRESS (Error Code 1: Cuda Runtime (an illegal memory "
-        "access was encountered)): all data on the GPU is lost: start the program again"
+        "tensorrt 10.3.0 failed with CUDA_ERROR_ILLEGAL_ADDRESS (Error Code 1: Cuda Runtime (an illegal "
+        "memory access was encountered)): all data on the GPU is lost: start the program again"
     ), process.stderr
 
 
@@ -205,6 +205,38 @@ for batch in (1, 2, 256, 257):
         "256 1",
         "the engine allows no inputs of shape (257, 3, 16, 16); expected batch sizes 1 to 1, 2 to 256",
     ], process.stderr
+
+
+def test_items_of_an_acceptance_measure_a_gpu(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    code = """
+import sys
+from pathlib import Path
+from edge.acceptance import engines, surroundings
+from edge.acceptance.workspace import Workspace
+engines.ROUNDS, engines.WARM_UP_FRAMES = 1, 10
+engines.PIPELINE_FRAMES = engines.MEMORY_FRAMES = (40, 40)
+workspace = Workspace(Path(sys.argv[1]), quick=True)
+for item in (
+    surroundings.check_backends(workspace),
+    engines.build(workspace, "skd-64", "fp16"),
+    engines.measure_engine(workspace, "fp16"),
+    engines.measure_pipeline(workspace),
+    engines.measure_memory(workspace),
+):
+    print(item.text)
+"""
+    process = start("-c", code, tmp_path)
+    assert process.returncode == 0, process.stderr
+    backends, built, engine, pipeline, memory = process.stdout.splitlines()
+    assert "copies right, memory of its own" in backends
+    assert "KiB, tensorrt 10.3.0" in built
+    assert engine.startswith("tensorrt 10.3.0, cuda-bindings")
+    assert "CC with ONNX Runtime at least 1.00000" in engine
+    assert "blocking waits p50 " in engine
+    assert "frames/s against" in pipeline
+    assert "over 40 frames" in memory
 
 
 def _installed(module: str) -> bool:

@@ -1,7 +1,7 @@
 """Opens the real GPU and TensorRT for tests, or skips them; where they are needed, fails instead.
 
-`AEROGAZE_NEEDS=gpu,cuda-bindings,tensorrt python -m pytest tests/gpu`: on a machine that has these, a test that
-cannot use one of them fails. So a broken driver or a missing package cannot pass for success.
+`AEROGAZE_NEEDS=gpu,cuda-bindings,tensorrt python -m pytest tests/gpu`: on a machine that has these, a test
+that cannot use one of them fails. So a broken driver or a missing package cannot pass for success.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def load_tensorrt_or_skip() -> tuple[str, TensorRTKind]:
     for target, kind in needed.items():
         try:
             load_tensorrt(kind)
-        except InputError as error:
+        except InputError as error:  # noqa: PERF203 - two
             reasons.append(str(error))
         else:
             return target, kind

@@ -50,7 +50,7 @@ class TorchGraph:
 
 
 class TorchRunner:
-    """Implementation of `Runner` in PyTorch. On a GPU, the network runs in a CUDA graph.
+    """Implementation of `Runner` in PyTorch. On a GPU, the network runs in a CUDA graph, or eagerly.
 
     Not yet run on a GPU.
 
@@ -60,15 +60,21 @@ class TorchRunner:
     """
 
     def __init__(
-        self, graph: TorchGraph, dtype: torch.dtype, threads: int | None = None, timed: bool = False
+        self,
+        graph: TorchGraph,
+        dtype: torch.dtype,
+        threads: int | None = None,
+        timed: bool = False,
+        eager: bool = False,
     ) -> None:
-        """Move the network to the device; on a GPU, capture it.
+        """Move the network to the device; on a GPU, capture it unless it is to run eagerly.
 
         Args:
             graph: The network. It is changed.
             dtype: Type to compute in.
             threads: CPU threads; None takes all cores.
             timed: Measure `timing` after each frame. Only on a GPU.
+            eager: Launch each kernel by itself. Without effect on a CPU, where nothing else is possible.
         """
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         threads = threads or detect_machine().cores
@@ -89,8 +95,9 @@ class TorchRunner:
         self.timing: GpuTiming | None = None
         processor = f"CPU, {threads} thread{'s' * (threads > 1)}"
         if self._device.type == "cuda":
-            self._capture()
-            processor = f"{torch.cuda.get_device_name()}, CUDA graph"
+            if not eager:
+                self._capture()
+            processor = f"{torch.cuda.get_device_name()}, {'eager' if eager else 'CUDA graph'}"
         self.description = f"torch {torch.__version__}, {processor}"
 
     def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
@@ -127,18 +134,26 @@ class TorchRunner:
 
     def _run(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         dtype = self._static[0].dtype
-        results = self._network(*(tensor.to(self._device, dtype) for tensor in arguments))
+        self._record(0)
+        moved = [tensor.to(self._device, dtype) for tensor in arguments]
+        self._record(1)
+        results = self._compute(moved)
+        self._record(2)
+        return results
+
+    def _compute(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        results = self._network(*arguments)
         return results if isinstance(results, tuple) else (results,)
 
     def _capture(self) -> None:
         """Capture the network. `torch.cuda.graph` requires a warm-up run on another stream first."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.inference_mode(), torch.cuda.stream(stream):
-            self._run(self._static)
+            self._compute(self._static)
         stream.synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.graph(self._graph):
-            self._results = self._run(self._static)
+            self._results = self._compute(self._static)
 
     def _replay(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         self._record(0)
@@ -196,14 +211,23 @@ def torch_candidates(
                 f"torch at batch {batch}: a stream keeps the state of one flight; measure --form pair"
             )
         else:
+            modes = (False, True) if torch.cuda.is_available() else (False,)
             candidates += [
-                _candidate(student, release, precision, form, threads, batch) for precision in precisions
+                _candidate(student, release, form, threads, batch, precision, eager)
+                for precision in precisions
+                for eager in modes
             ]
     return candidates, left_out
 
 
 def _candidate(
-    student: Student, release: Release, precision: str, form: Form, threads: int | None, batch: int
+    student: Student,
+    release: Release,
+    form: Form,
+    threads: int | None,
+    batch: int,
+    precision: str,
+    eager: bool,
 ) -> Candidate:
     dtype = DTYPES[precision]
     sides = release.input_shape(batch, form)[1:]
@@ -219,7 +243,7 @@ def _candidate(
             copied.states if form == "stream" else (),
         )
         try:
-            return TorchRunner(graph, dtype, threads, timed)
+            return TorchRunner(graph, dtype, threads, timed, eager)
         except torch.cuda.OutOfMemoryError:
             raise InputError(
                 f"torch {precision} at batch {batch}: the GPU's memory is full; measure a smaller --batch"
@@ -234,7 +258,7 @@ def _candidate(
         is_native = bool(detect_machine().flags & _NATIVE_FLAGS[precision])
     values = sum(parameter.numel() for parameter in student.network.parameters())
     return Candidate(
-        precision=f"torch {precision}",
+        precision=f"torch {precision}" + " eager" * eager,
         form=form,
         batch=batch,
         open=open_runner,

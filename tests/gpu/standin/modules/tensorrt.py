@@ -1,8 +1,9 @@
 """Stand-in for TensorRT 10 in a process whose CUDA driver is `cuda.c`. It has only what aerogaze uses.
 
-A plan is the graph itself after a few magic bytes and the ranges of its batch sizes. ONNX Runtime runs it on the given stream, through the
-driver's cuLaunchHostFunc, which a capture records like a kernel. The stand-in is strict: shapes and addresses
-must be set, data types are TensorRT's, and a plan without the magic bytes is not loaded.
+A plan is the graph itself after a few magic bytes and the ranges of batch sizes. ONNX Runtime runs it on the
+given stream, through the driver's cuLaunchHostFunc, which a capture records like a kernel. The stand-in is
+strict: shapes and addresses must be set, data types are TensorRT's, and a plan without the magic bytes is not
+loaded.
 """
 
 from __future__ import annotations
