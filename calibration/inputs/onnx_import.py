@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, version_converter
+from onnx import TensorProto, external_data_helper, inliner, version_converter
 
 from calibration.inputs.distribution_shift import ChannelStatistics, statistics_from_batch_norms
 from calibration.inputs.graph_inputs import InputFeeder
 from calibration.inputs.graph_repair import repair_graph
 from calibration.inputs.image_format import Colour, Layout
+from calibration.quantization.free_names import FreeNames
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
 
@@ -28,6 +29,17 @@ SUPPORTED_OPSETS = range(7, 24)
 """Opsets that can be read. All are converted to `TARGET_OPSET`."""
 TARGET_OPSET = 20
 """Q/DQ on float16 needs opset 19; TensorRT 10.3 reads up to 20."""
+FIRST_OPSET_WITH_RESIZE_RULES = 11
+"""Before, Upsample and Resize had no attributes for how coordinates are mapped and rounded."""
+QUANTIZED_OPERATORS = {
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+}
 
 
 # The fields are stored as keys in calibration.json, and the repr is part of the keys of cached histograms.
@@ -231,7 +243,7 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             raise InputError(
                 f"{prefix}, {origin}; expected standard ONNX operators: export the graph with these only"
             )
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"):
+        if node.op_type in QUANTIZED_OPERATORS:
             raise InputError(
                 f"{prefix}: the graph is quantized; expected a float graph: give the one it was made from"
             )
@@ -302,6 +314,16 @@ def _resolve_layout(prefix: str, shape: str, dims: Sequence[int | None], layout:
     return layout
 
 
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Let the name of each node be its own, in place."""
+    free_name = FreeNames(graph)
+    names: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in names:
+            node.name = free_name(f"{node.op_type}_{index}")
+        names.add(node.name)
+
+
 def select_output(path: Path, model: onnx.ModelProto, output: str | None) -> str:
     """Return the name of the output to evaluate: the given one, or the first.
 
@@ -328,13 +350,68 @@ def convert_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     del model.graph.value_info[:]
     try:
-        return version_converter.convert_version(model, TARGET_OPSET)
+        if opset_of(model) > TARGET_OPSET:
+            model = _inline_newer_operators(model)
+            if not any(_is_newer(node, opset_of(model)) for node in model.graph.node):
+                # Later opsets added nothing but types to these operators. The converter knows few of them.
+                next(i for i in model.opset_import if i.domain in ("", "ai.onnx")).version = TARGET_OPSET
+                return model
+        opset, model = opset_of(model), version_converter.convert_version(model, TARGET_OPSET)
     except Exception as error:  # its exceptions share no base class
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"{path} cannot be converted from opset {opset_of(model)} to {TARGET_OPSET} ({reason}): "
             f"export it with opset {TARGET_OPSET}"
         ) from None
+    if opset < FIRST_OPSET_WITH_RESIZE_RULES:
+        _state_resize_rules(model.graph)
+    return model
+
+
+def _state_resize_rules(graph: onnx.GraphProto) -> None:
+    """Let each Resize sample as Upsample and the first Resize did, in place; later defaults differ.
+
+    The converter adds no attributes for it, so that bilinear maps would be shifted by half a pixel.
+    """
+    scales = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            scales[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    for node in graph.node:
+        if node.op_type == "Resize":
+            shrinks = len(node.input) > 2 and bool((scales.get(node.input[2], np.ones(1)) < 1).any())
+            rules = {
+                "coordinate_transformation_mode": "asymmetric",
+                "nearest_mode": "ceil" if shrinks else "floor",
+            }
+            kept = [a for a in node.attribute if a.name not in rules]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(onnx.helper.make_attribute(*rule) for rule in rules.items())])
+
+
+def _inline_newer_operators(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with the bodies of operators that `TARGET_OPSET` lacks or has in another form."""
+    opset = opset_of(model)
+    newer = {node.op_type for node in model.graph.node if _is_newer(node, opset)}
+    if not newer:
+        return model
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    constants = [
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    ]
+    model.graph.value_info.extend(constants)  # the bodies depend on types, those of weights included
+    names = [("", name) for name in sorted(newer)]
+    model = inliner.inline_selected_functions(model, names, inline_schema_functions=True)
+    del model.graph.value_info[:]
+    return model
+
+
+def _is_newer(node: onnx.NodeProto, opset: int) -> bool:
+    """Return whether an operator is not the same in `TARGET_OPSET`, types apart."""
+    if not onnx.defs.has(node.op_type, TARGET_OPSET):
+        return True
+    now, then = (onnx.defs.get_schema(node.op_type, version) for version in (opset, TARGET_OPSET))
+    return now.attributes.keys() != then.attributes.keys() or len(now.inputs) != len(then.inputs)
 
 
 def simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -362,10 +439,7 @@ def simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     opsets = [entry for entry in simplified.opset_import if entry.domain in used_domains]
     del simplified.opset_import[:]
     simplified.opset_import.extend(opsets)
-    names: set[str] = set()
-    for index, node in enumerate(simplified.graph.node):
-        node.name = node.name if node.name and node.name not in names else f"{node.op_type}_{index}"
-        names.add(node.name)
+    _name_nodes(simplified.graph)
     for tensor in simplified.graph.initializer:
         is_float = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
         if is_float and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():

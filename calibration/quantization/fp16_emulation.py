@@ -12,17 +12,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.quantization.free_names import FreeNames
+
 FP16_MAX = float(np.finfo(np.float16).max)
 """Largest finite number in float16, 65504."""
-UNROUNDED_SUFFIX = ".exact"
-"""Suffix of the name of an operator's output before rounding."""
 
 
 def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph that computes in float32 and rounds the output of each float16 operator to float16.
 
-    Tensors keep their names and types. For each rounded tensor there are also `NAME.exact` and
-    `NAME.float`, its float32 values before and after rounding. A graph without float16 is returned unchanged.
+    Tensors keep their names and types. For each rounded tensor there are also two more, its float32 values
+    before rounding (see `unrounded_names`) and after. A graph without float16 is returned unchanged.
     """
     if not _has_fp16(model):
         return model
@@ -33,9 +33,16 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = {tensor.name for tensor in graph.initializer}
     for tensor in graph.initializer:
         _widen(tensor)
-    wide = {name: f"{name}.float" for name in halves - constants}
+    exact = unrounded_names(model)
+    free_name = FreeNames(graph)
+    wide = {name: free_name(f"{name}.float") for name in halves - constants}
+
+    def cast(source: str, target: str, dtype: int) -> onnx.NodeProto:
+        name = free_name(f"{target} from {source}")
+        return helper.make_node("Cast", [source], [target], name, to=dtype)
+
     nodes = [
-        _cast(value.name, wide[value.name], TensorProto.FLOAT) for value in graph.input if value.name in wide
+        cast(value.name, wide[value.name], TensorProto.FLOAT) for value in graph.input if value.name in wide
     ]
     for node in graph.node:
         for attribute in node.attribute:
@@ -44,14 +51,20 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
                 attribute.i = TensorProto.FLOAT
         rounded_outputs = [name for name in node.output if name in wide]
         node.input[:] = [wide.get(name, name) for name in node.input]
-        node.output[:] = [f"{name}{UNROUNDED_SUFFIX}" if name in wide else name for name in node.output]
+        node.output[:] = [exact[name] if name in wide else name for name in node.output]
         nodes.append(node)
         for name in rounded_outputs:
-            nodes.append(_cast(f"{name}{UNROUNDED_SUFFIX}", name, TensorProto.FLOAT16))
-            nodes.append(_cast(name, wide[name], TensorProto.FLOAT))
+            nodes.append(cast(exact[name], name, TensorProto.FLOAT16))
+            nodes.append(cast(name, wide[name], TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return emulated
+
+
+def unrounded_names(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the names that `emulate_fp16` gives to the outputs of operators before they are rounded."""
+    free_name = FreeNames(model.graph)
+    return {name: free_name(f"{name}.exact") for node in model.graph.node for name in node.output if name}
 
 
 def fp16_tensors(model: onnx.ModelProto) -> set[str]:
@@ -85,7 +98,3 @@ def _widen(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT16:
         values = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def _cast(source: str, target: str, dtype: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], f"{target} from {source}", to=dtype)

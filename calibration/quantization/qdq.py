@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from calibration.quantization.free_names import FreeNames
 from calibration.quantization.qdq_placement import CONVOLUTIONS, QdqScheme, quantizable_layers, scale_groups
 from edge.core.errors import InputError
 from edge.release.quantization import QdqPlacement, QuantizationParams, TensorRanges
@@ -32,12 +34,12 @@ def quantize(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     graph = quantized.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
     layers = _layers(model, scheme, only)
     nodes = [node for node in graph.node if node.name in layers]
-    _insert_activation_qdq(graph, placement.activations, scheme)
+    insertion = _QdqInsertion(graph, scheme)
+    insertion.add_activations(placement.activations)
     for node in nodes:
-        _insert_weight_dq(graph, node, weights, placement, scheme)
+        insertion.add_weights(node)
     _remove_unused_initializers(graph)
     sort_nodes(graph)
     onnx.checker.check_model(quantized, full_check=True)
@@ -55,12 +57,25 @@ def find_qdq_placement(
     layers = _layers(model, scheme, only)
     nodes = [node for node in model.graph.node if node.name in layers]
     groups = scale_groups(model.graph.node, nodes, scheme)
+    ranges = {**_constant_ranges(model, groups), **ranges}
     members = sorted({name for group in groups.values() for name in group})
     return QdqPlacement(
         {tensor: _quantization_params(group, ranges, scheme) for tensor, group in groups.items()},
         {node.input[1]: _output_channel_axis(node) for node in nodes},
         {name: ranges[name] for name in members},
     )
+
+
+def _constant_ranges(model: onnx.ModelProto, groups: Mapping[str, Iterable[str]]) -> TensorRanges:
+    """Return the range of each constant in a group, such as a prior map that a Concat joins."""
+    members = {name for group in groups.values() for name in group}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in members]
+    for node in model.graph.node:
+        if node.op_type == "Constant" and members & set(node.output):
+            constants += [a.t for a in node.attribute if a.name == "value"]
+            constants[-1].name = node.output[0]
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
+    return {name: (float(value.min()), float(value.max())) for name, value in values.items() if value.size}
 
 
 def _layers(model: onnx.ModelProto, scheme: QdqScheme, only: Collection[str] | None) -> set[str]:
@@ -98,69 +113,77 @@ def _quantization_params(group: Iterable[str], ranges: TensorRanges, scheme: Qdq
     return QuantizationParams(max(-low / 127, high / 127, min_scale), 0, -128, 127)
 
 
-def _insert_activation_qdq(
-    graph: onnx.GraphProto, activations: Mapping[str, QuantizationParams], scheme: QdqScheme
-) -> None:
-    outputs = {output.name for output in graph.output}
-    for tensor, params in activations.items():
-        source, restored = tensor, f"{tensor}_dq"
-        if tensor in outputs:  # the graph's output keeps its name
-            source, restored = f"{tensor}_plain", tensor
-            _rename(graph.node, lambda node: node.output, tensor, source)
-        else:
-            _rename(graph.node, lambda node: node.input, tensor, restored)
-        names = [f"{tensor}_scale", f"{tensor}_zero"]
-        graph.initializer.append(numpy_helper.from_array(np.float32(params.scale), names[0]))
-        zero_point = scheme.activation_dtype(params.zero_point)
-        graph.initializer.append(numpy_helper.from_array(zero_point, names[1]))
-        graph.node.extend(_qdq_pair(source, f"{tensor}_q", restored, names))
+class _QdqInsertion:
+    """Inserts Q/DQ nodes into a graph, in place, under names that the graph does not use."""
 
+    def __init__(self, graph: onnx.GraphProto, scheme: QdqScheme) -> None:
+        self._graph, self._scheme = graph, scheme
+        self._free_name = FreeNames(graph)
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._params: dict[str, QuantizationParams] = {}
+        """Parameters of each restored activation."""
+        self._restored: dict[tuple[str, int], str] = {}
+        """Restored weights by name and axis; convolutions may share weights."""
 
-def _insert_weight_dq(
-    graph: onnx.GraphProto,
-    node: NodeProto,
-    weights: dict[str, onnx.TensorProto],
-    placement: QdqPlacement,
-    scheme: QdqScheme,
-) -> None:
-    axis = _output_channel_axis(node)
-    weight = numpy_helper.to_array(weights[node.input[1]])
-    other_axes = tuple(i for i in range(weight.ndim) if i != axis)
-    scales = np.maximum(np.abs(weight).max(axis=other_axes) / 127, 1e-7).astype(np.float32)
-    integers = np.clip(np.rint(weight / np.expand_dims(scales, other_axes)), -127, 127).astype(np.int8)
-    _insert_dq(graph, node, 1, node.input[1], integers, scales, axis)
-    if scheme.integer_only and len(node.input) > 2:
-        bias_scales = placement.activations[node.input[0].removesuffix("_dq")].scale * scales
-        bias = np.rint(numpy_helper.to_array(weights[node.input[2]]) / bias_scales)
-        bias = np.clip(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        # Named after the node, not the tensor: convolutions that share a bias may differ in its scale.
-        _insert_dq(graph, node, 2, f"{node.name}_bias", bias, bias_scales.astype(np.float32), 0)
+    def add_activations(self, activations: Mapping[str, QuantizationParams]) -> None:
+        """Quantize activations for all their readers."""
+        outputs = {output.name for output in self._graph.output}
+        for tensor, params in activations.items():
+            if tensor in outputs:  # the graph's output keeps its name
+                source, restored = self._free_name(f"{tensor}_plain"), tensor
+                _rename(self._graph.node, lambda node: node.output, tensor, source)
+            else:
+                source, restored = tensor, self._free_name(f"{tensor}_dq")
+                _rename(self._graph.node, lambda node: node.input, tensor, restored)
+            scale = self._add_constant(np.float32(params.scale), f"{tensor}_scale")
+            zero_point = self._scheme.activation_dtype(params.zero_point)
+            zero = self._add_constant(zero_point, f"{tensor}_zero")
+            quantized = self._free_name(f"{tensor}_q")
+            self._params[restored] = params
+            self._graph.node.append(
+                helper.make_node("QuantizeLinear", [source, scale, zero], [quantized], name=quantized)
+            )
+            self._add_dq([quantized, scale, zero], restored, self._free_name(f"{quantized}_dq"))
 
+    def add_weights(self, node: NodeProto) -> None:
+        """Quantize the weights of a convolution, and its bias if the scheme asks for it."""
+        axis = _output_channel_axis(node)
+        weight = numpy_helper.to_array(self._weights[node.input[1]])
+        other_axes = tuple(i for i in range(weight.ndim) if i != axis)
+        scales = np.maximum(np.abs(weight).max(axis=other_axes) / 127, 1e-7).astype(np.float32)
+        key = node.input[1], axis
+        if key not in self._restored:
+            integers = np.clip(np.rint(weight / np.expand_dims(scales, other_axes)), -127, 127)
+            self._restored[key] = self._add_integers(node.input[1], integers.astype(np.int8), scales, axis)
+        node.input[1] = self._restored[key]
+        if self._scheme.integer_only and len(node.input) > 2 and node.input[2]:
+            bias_scales = self._params[node.input[0]].scale * scales
+            bias = np.rint(numpy_helper.to_array(self._weights[node.input[2]]) / bias_scales)
+            integers = np.clip(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+            # Named after the node, not the tensor: convolutions that share a bias may differ in its scale.
+            name = f"{node.name}_bias"
+            node.input[2] = self._add_integers(name, integers, bias_scales.astype(np.float32), 0)
 
-def _insert_dq(
-    graph: onnx.GraphProto,
-    node: NodeProto,
-    input_index: int,
-    name: str,
-    integers: NDArray[np.signedinteger],
-    scales: NDArray[np.float32],
-    axis: int,
-) -> None:
-    node.input[input_index] = restored = f"{name}_dq"
-    if any(restored in other.output for other in graph.node):
-        return  # a weight that two convolutions share
-    names = [f"{name}_q", f"{name}_scale", f"{name}_zero"]
-    zeros = np.zeros(scales.shape, integers.dtype)
-    for array, label in zip((integers, scales, zeros), names, strict=True):
-        graph.initializer.append(numpy_helper.from_array(array, label))
-    graph.node.append(helper.make_node("DequantizeLinear", names, [restored], name=restored, axis=axis))
+    def _add_integers(
+        self, name: str, integers: NDArray[np.signedinteger], scales: NDArray[np.float32], axis: int
+    ) -> str:
+        """Add constants in integers and the DequantizeLinear that restores them; return its output."""
+        zeros = np.zeros(scales.shape, integers.dtype)
+        parts = ((integers, "q"), (scales, "scale"), (zeros, "zero"))
+        names = [self._add_constant(array, f"{name}_{label}") for array, label in parts]
+        restored = self._free_name(f"{name}_dq")
+        self._add_dq(names, restored, restored, axis=axis)
+        return restored
 
+    def _add_constant(self, value: Any, wanted: str) -> str:
+        name = self._free_name(wanted)
+        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
 
-def _qdq_pair(source: str, quantized: str, restored: str, scale: list[str]) -> list[NodeProto]:
-    return [
-        helper.make_node("QuantizeLinear", [source, *scale], [quantized], name=quantized),
-        helper.make_node("DequantizeLinear", [quantized, *scale], [restored], name=f"{quantized}_dq"),
-    ]
+    def _add_dq(self, inputs: list[str], restored: str, name: str, **attributes: int) -> None:
+        self._graph.node.append(
+            helper.make_node("DequantizeLinear", inputs, [restored], name=name, **attributes)
+        )
 
 
 def _rename(
@@ -174,7 +197,7 @@ def _rename(
 
 
 def _remove_unused_initializers(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 
 from calibration.inputs.graph_inputs import FeedDict, Window, open_session
-from calibration.quantization.fp16_emulation import FP16_MAX, UNROUNDED_SUFFIX, fp16_tensors
+from calibration.quantization.fp16_emulation import FP16_MAX, fp16_tensors, unrounded_names
 from edge.release.quantization import TensorRanges
 
 
@@ -37,7 +37,8 @@ def describe_weakest_node(
     producers = _fp16_producers(model)
     if not producers:
         return "no node is in float16"
-    names = [f"{name}{UNROUNDED_SUFFIX}" for name in producers]
+    exact = unrounded_names(model)
+    names = [exact[name] for name in producers]
     session = open_session(model, disable_qdq_fusion=disable_qdq_fusion, outputs=names)
     overflow_peaks: dict[str, float] = {}
     noise_ratios = dict.fromkeys(producers, 0.0)

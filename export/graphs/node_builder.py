@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from calibration.quantization.free_names import used_names
+
 Matrix = NDArray[np.float32]
 RepeatedBlock = tuple[int, Matrix]
 """A block diagonal matrix of equal blocks: how often the block repeats, and the block."""
@@ -62,10 +64,7 @@ def find_free_name(graph: GraphProto, wanted: str) -> str:
 
     No name in the graph starts with it and "_" either, so it is free as the prefix of a `NodeBuilder`.
     """
-    tensors = (*graph.initializer, *graph.input, *graph.output)
-    used = {tensor.name for tensor in tensors} | {tensor.values.name for tensor in graph.sparse_initializer}
-    for node in graph.node:
-        used |= {node.name, *node.input, *node.output}
+    used = used_names(graph)
     candidates = (f"{wanted}{number or ''}" for number in itertools.count())
     return next(
         name for name in candidates if name not in used and not any(n.startswith(f"{name}_") for n in used)
