@@ -6,7 +6,7 @@ SOURCE ?=
 DATA ?= $(AEROGAZE_DATA)
 STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 
-.PHONY: demo test stress lint bench quality docs pictures dist env release clean
+.PHONY: demo test stress lint bench quality docs pictures dist env ros2-env release clean
 
 demo: env
 	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
@@ -76,5 +76,10 @@ $(VENV)/.made: pyproject.toml constraints.txt jetson/constraints.txt
 	sed -i 's/\bin: list/in_: list/; s/channel_axis: int)/channel_axis: int = -1)/' $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi # two lines of the stubs are not valid Python
 	touch $@
 
+# An environment with ROS 2 (Kilted, Python 3.11) for tests/system/test_ros2.py, of the wheels of PyPI.
+ros2-env:
+	python3.11 -m venv .venv-ros2
+	.venv-ros2/bin/pip install --quiet --disable-pip-version-check ros-rclpy ros-sensor-msgs ros-diagnostic-msgs ros-rmw-fastrtps-cpp ros-rmw-implementation
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) .venv-ros2 out build dist *.egg-info

@@ -25,6 +25,7 @@ from edge.cli.options import (
     engine_option,
     gpu_wait_option,
     range_option,
+from edge.cli.ros_arguments import RosCommand
 )
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, make_locator, open_network_sinks, with_sink_options
@@ -56,6 +57,7 @@ SECTIONS = {
     "Input": ["config", "max_frames", "fps", "realtime", "small", "pixel_range", "fov", "mount"],
     "Model": ["release", "precision", "engine", "threads", "gpu_wait", "window", "blur", "min_score"],
     "Output": ["overlay", "jsonl", "maps", "mcap", "as_json"],
+    "ROS 2": ["ros2"],
     "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
     "Where on earth": ["locate", "ground_m", "camera_delay_s", "geojson"],
     "Video stream": ["rtp"],
@@ -81,6 +83,8 @@ class RunOptions:
         jsonl: Path of the JSON lines.
         maps: Path of the folder of maps.
         threads: Threads of inference.
+        mcap: Path of the recording for Foxglove.
+        ros2: Namespace of the ROS 2 topics; None for none.
         realtime: Run live, on the newest frame, instead of on every frame.
         mcap: Path of the recording for Foxglove.
         small: Let the source shrink its frames.
@@ -100,6 +104,8 @@ class RunOptions:
     jsonl: Path | None
     maps: Path | None
     threads: int
+    mcap: Path | None
+    ros2: str | None
     realtime: bool | None
     small: bool | None
     mcap: Path | None
@@ -142,7 +148,12 @@ class RunOptions:
 
     def min_source_size(self, model: SaliencyModel) -> tuple[int, int] | None:
         """Return the size to which the source may shrink its frames; None for full frames."""
-        is_viewed = self.overlay is not None or self.mcap is not None or self.network.http is not None
+        is_viewed = (
+            self.overlay is not None
+            or self.mcap is not None
+            or self.ros2 is not None
+            or self.network.is_viewed
+        )
         takes_raw_frames = model.release.raw_frame is not None
         may_shrink = self.is_live if self.small is None else self.small
         if not may_shrink or is_viewed or takes_raw_frames:
@@ -151,7 +162,7 @@ class RunOptions:
 
 
 @click.command(
-    cls=NonEmptyCommand,
+    cls=RosCommand,
     sections=SECTIONS,
     epilog="Example: aerogaze run synthetic:7 --max-frames 60 --overlay saliency.mp4",
 )
@@ -211,6 +222,14 @@ class RunOptions:
     type=FOLDER,
     help="Write a folder with one 16-bit PNG map per frame.",
 )
+@click.option("--mcap", type=FILE, help="Record overlay, map, regions and metrics for Foxglove.")
+@click.option(
+    "--ros2",
+    is_flag=False,
+    flag_value="saliency",
+    metavar="[NAMESPACE]",
+    help="Publish map, overlay, regions and diagnostics to ROS 2 (default namespace: saliency).",
+)
 @with_sink_options
 @click.option(
     "--threads",
@@ -237,8 +256,9 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
     """Compute saliency maps of SOURCE.
 
     \b
-    SOURCE: a video file, a folder of images, bag:FLIGHT[#TOPIC], synthetic:SEED, or a camera:
-    /dev/videoN, /dev/v4l/by-id/..., csi:N, gst:PIPELINE, rtsp://HOST/PATH
+    SOURCE: a video file, a folder of images, bag:FLIGHT[#TOPIC],
+    synthetic:SEED, or a camera: /dev/videoN, /dev/v4l/by-id/..., csi:N,
+    gst:PIPELINE, rtsp://HOST/PATH, ros2:TOPIC
     """
     options = RunOptions(**values, network=sink_options)
     if options.uses_stdout and options.as_json:
@@ -365,6 +385,10 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
         if options.mcap:
             from edge.sinks.files.mcap_recording import McapSink
 
+        if options.ros2:
+            from edge.sinks.ros2.sink import Ros2Sink
+
+            sinks.append(Ros2Sink(options.ros2, frames, status, transform, options.network.camera))
             sinks.append(McapSink(options.mcap, frames, status, transform, options.is_live))
         if options.network.geojson and locator:
             from edge.sinks.files.geojson import GeojsonSink

@@ -16,8 +16,8 @@ from edge.sources.public_name import public_name
 SYNTHETIC = "synthetic:"
 BAG = "bag:"
 BAG_SUFFIXES = {".bag", ".db3", ".mcap"}
-CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://")
-_SCHEME = re.compile(r"(v4l2|csi|gst|rtsps?|bag)(?=:)", re.IGNORECASE)
+CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://", "ros2:")
+_SCHEME = re.compile(r"(v4l2|csi|gst|rtsps?|bag|ros2)(?=:)", re.IGNORECASE)
 _OTHER_STREAM = re.compile(r"(https?|rtmps?|srt|udp|rtp|tcp|file)://(.*)", re.IGNORECASE | re.DOTALL)
 _READERS = {
     "mjpg": "gst:souphttpsrc location=URL is-live=true ! multipartdemux ! jpegdec",
@@ -47,7 +47,8 @@ def open_source(
     Args:
         name: A video file, a folder of images, `bag:FLIGHT[#TOPIC]`,
             `synthetic:[KIND:]SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera: `/dev/videoN`,
-            `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`.
+            `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`,
+            `ros2:TOPIC`.
         min_size: Width and height that suffice. A source that can give smaller frames cheaply does so, and
             says it in `Frame.scale`.
         live: Frames come in real time, and the newest counts. None: True for cameras, False for files.
@@ -115,6 +116,10 @@ def _open_camera(name: str, min_size: tuple[int, int] | None, live: bool) -> Sou
         raise InputError(
             f"{public_name(name)} gives only its current frames; --every-frame is for files and gst:"
         )
+    if name.startswith("ros2:"):
+        from edge.sources.ros.topic import RosTopicSource
+
+        return RosTopicSource(name)
     if name.startswith("csi:"):
         from edge.sources.gstreamer import open_csi
 
@@ -184,5 +189,5 @@ def _describe_missing(name: str) -> str:
         return f"{shown} is not read directly; give {reader}"
     return (
         f"no source '{printable(shown, 300)}'; expected a video file, a folder of images, {BAG}FLIGHT, "
-        f"{SYNTHETIC}SEED, or a camera: /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH"
+        f"{SYNTHETIC}SEED, or a camera: /dev/videoN, csi:N, gst:PIPELINE, rtsp://HOST/PATH, ros2:TOPIC"
     )

@@ -22,7 +22,7 @@ CREDENTIALS_FILE_VARIABLE = "AEROGAZE_CREDENTIALS_FILE"
 """Environment variable with the path of a file that holds USER:PASSWORD, as LoadCredential= of systemd."""
 
 _URL = re.compile(r"""\s*["']?([A-Za-z][A-Za-z0-9+.-]*):/*(.*)""", re.DOTALL)
-_DEVICE = re.compile(r"(?:/dev/|v4l2:|csi:)[\w.:@/-]*$", re.IGNORECASE)
+_DEVICE = re.compile(r"(?:/dev/|v4l2:|csi:|ros2:)[\w.:@/-]*$", re.IGNORECASE)
 _NETWORK_SCHEME = re.compile(
     r"""\s*["']?(?:rtspst?|rtspu|rtsps|https?|rtmp[a-z]*|srt|rist|udp|tcp|tls|rtp|srtp|mms[a-z]*|s?ftps?|wss?|whep)
     :/""",
@@ -59,7 +59,11 @@ def has_password(name: str) -> bool:
     """Return whether the name of a source seems to hold a password, for a warning."""
     if _DEVICE.match(name):  # the @ of its mode stands before the frame rate
         return False
-    return re.search(r"(?i)(?<![a-z])(?:pass|pw|token|secret|auth|cookie|key)|:[^/@]+@|-pw", name) is not None
+    rest = name.partition("://")[2] or name
+    # Without a scheme, a slash before the @ is one of a path, such as C:/me@host.
+    credentials = r":.*@" if "://" in name else r":[^/@]+@"
+    words = r"(?i)(?<![a-z])(?:pass|pw|token|secret|auth|cookie|key)|-pw"
+    return re.search(words, name) is not None or re.search(credentials, rest) is not None
 
 
 def read_credentials() -> tuple[str, str] | None:

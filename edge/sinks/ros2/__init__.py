@@ -1,0 +1,1 @@
+"""Sink that publishes to ROS 2."""
