@@ -17,16 +17,16 @@ from rich.markup import escape
 
 from edge.cli.config_file import load_config_file
 from edge.cli.console import ERR_CONSOLE, progress_bar, show_log
+from edge.cli.json_log import log_option
 from edge.cli.options import (
     FILE,
     FOLDER,
     FiniteRange,
-    NonEmptyCommand,
     engine_option,
     gpu_wait_option,
     range_option,
-from edge.cli.ros_arguments import RosCommand
 )
+from edge.cli.ros_arguments import RosCommand
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, make_locator, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
@@ -34,6 +34,7 @@ from edge.core.errors import InputError
 from edge.core.frames import Source, find_damage
 from edge.core.locks import device_lock
 from edge.core.run_status import LOG, RunInfo, Status
+from edge.inference.clip_window_runner import WINDOW_CHOICES, WindowChoice
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.run import RunHooks, RunSummary, run_pipeline
@@ -56,7 +57,7 @@ MAX_THREADS = 256
 SECTIONS = {
     "Input": ["config", "max_frames", "fps", "realtime", "small", "pixel_range", "fov", "mount"],
     "Model": ["release", "precision", "engine", "threads", "gpu_wait", "window", "blur", "min_score"],
-    "Output": ["overlay", "jsonl", "maps", "mcap", "as_json"],
+    "Output": ["overlay", "jsonl", "maps", "mcap", "as_json", "log"],
     "ROS 2": ["ros2"],
     "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
     "Where on earth": ["locate", "ground_m", "camera_delay_s", "geojson"],
@@ -75,6 +76,7 @@ class RunOptions:
         release: Folder of a release, or the name of a shipped one.
         precision: Precision of the graph.
         engine: Inference engine.
+        window: How frames become the clips of a network that takes several.
         blur: Sigma of the Gaussian that blurs the maps, in widths of the map.
         min_score: Score from which a region is reported.
         max_frames: Number of frames after which the run ends.
@@ -82,11 +84,10 @@ class RunOptions:
         overlay: Path of the overlay video.
         jsonl: Path of the JSON lines.
         maps: Path of the folder of maps.
-        threads: Threads of inference.
         mcap: Path of the recording for Foxglove.
         ros2: Namespace of the ROS 2 topics; None for none.
+        threads: Threads of inference.
         realtime: Run live, on the newest frame, instead of on every frame.
-        mcap: Path of the recording for Foxglove.
         small: Let the source shrink its frames.
         as_json: Print the summary as JSON.
         network: Options of the MAVLink sink and the live page.
@@ -96,6 +97,7 @@ class RunOptions:
     release: str | None
     precision: str | None
     engine: EngineChoice
+    window: WindowChoice | None
     blur: float | None
     min_score: float | None
     max_frames: int | None
@@ -103,12 +105,11 @@ class RunOptions:
     overlay: Path | None
     jsonl: Path | None
     maps: Path | None
-    threads: int
     mcap: Path | None
     ros2: str | None
+    threads: int
     realtime: bool | None
     small: bool | None
-    mcap: Path | None
     as_json: bool
     network: SinkOptions
 
@@ -137,7 +138,7 @@ class RunOptions:
 
     def open_model(self) -> SaliencyModel:
         """Open the model."""
-        model = SaliencyModel(self.release, self.precision, self.threads, self.engine)
+        model = SaliencyModel(self.release, self.precision, self.threads, self.engine, self.window)
         if self.blur is not None:
             model.blur = self.blur
         return model
@@ -233,7 +234,6 @@ class RunOptions:
 @with_sink_options
 @click.option(
     "--threads",
-@click.option("--mcap", type=FILE, help="Record overlay, map, regions and metrics for Foxglove.")
     type=click.IntRange(1, MAX_THREADS),
     metavar="N",
     default=DEFAULT_THREADS,
@@ -252,6 +252,7 @@ class RunOptions:
     help="Let the source shrink frames where that is cheap (default: in real time).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@log_option
 def run(sink_options: SinkOptions, **values: Any) -> None:
     """Compute saliency maps of SOURCE.
 
@@ -385,11 +386,11 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
         if options.mcap:
             from edge.sinks.files.mcap_recording import McapSink
 
+            sinks.append(McapSink(options.mcap, frames, status, transform, options.is_live))
         if options.ros2:
             from edge.sinks.ros2.sink import Ros2Sink
 
             sinks.append(Ros2Sink(options.ros2, frames, status, transform, options.network.camera))
-            sinks.append(McapSink(options.mcap, frames, status, transform, options.is_live))
         if options.network.geojson and locator:
             from edge.sinks.files.geojson import GeojsonSink
 
@@ -402,7 +403,7 @@ def _open_sinks(options: RunOptions, frames: Source, status: Status, transform: 
     return sinks
 
 
-def _check_paths_differ(source: Path, outputs: Iterable[Path]) -> None:
+def _check_paths_differ(source: Path | None, outputs: Iterable[Path]) -> None:
     """Reject outputs that would replace the source or each other."""
     used = [] if source is None else [source.resolve()]
     for path in outputs:
