@@ -1,0 +1,281 @@
+"""Disks of virtual boards, made once and kept in $XDG_CACHE_HOME: a bare Debian, and one with a release.
+
+python -m tests.support.board_images     makes them, and says where they are
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jetson.bundle.archive import BundleMetadata, write_bundle
+from jetson.signing.keys import SigningKey, generate_key, load_signing_key
+from jetson.wheels.self_wheel import PACKAGES as OWN_PACKAGES
+from jetson.wheels.self_wheel import build_own_wheel
+from jetson.wheels.wheel_set import INSTALLER
+from tests.support.boards import copy_release
+from tests.support.virtual_board import (
+    NETWORK,
+    USER,
+    Board,
+    call,
+    desk_with_disk,
+    missing_for_boards,
+    mounted,
+)
+
+ROOT = Path(__file__).parents[2]
+DEBIAN_PACKAGES = ("python3", "openssh-server", "systemd-sysv", "udev", "dbus", "sudo", "libfaketime")
+"""Packages of the board: its Python and no more for Aerogaze. libfaketime is there to set its clock."""
+SIZE_MB = 2600
+"""Size of a board's disk. The image is sparse: what the board does not use takes no space here."""
+LEFT_OUT = ("doc", "man", "locale", "info")
+RUN_TOML = 'source = "synthetic:7:128x96:100000000"\nrealtime = true\nfps = 5\n'
+SET_UP_SERVICE = """
+mkdir -p /etc/aerogaze
+cat > /etc/aerogaze/run.toml
+chown root:aerogaze /etc/aerogaze/run.toml
+chmod 640 /etc/aerogaze/run.toml
+cat > /var/lib/aerogaze/config.json <<END
+{"service": {"restart": ["systemctl", "restart", "aerogaze"],
+  "health": ["systemctl", "is-active", "--quiet", "aerogaze"]}}
+END
+cp /opt/aerogaze/lib/python3*/site-packages/jetson/aerogaze.service /etc/systemd/system/
+systemctl daemon-reload
+systemctl enable --now aerogaze
+"""
+"""What docs/how-to/service.md does, as root. The standard input is run.toml."""
+
+CONFIG = {
+    "service": {
+        "restart": ["systemctl", "restart", "aerogaze"],
+        "health": ["systemctl", "is-active", "--quiet", "aerogaze"],
+        "command_s": 60,
+    }
+}
+"""Settings of the boards of tests: a busy machine must not decide what a test finds."""
+
+
+@dataclass(frozen=True)
+class BoardImages:
+    """Folder with the disks and what fits them.
+
+    Attributes:
+        folder: Has both disks, the SSH key `id`, `known_hosts`, and the signing keys `k` and `k.pub`.
+    """
+
+    folder: Path
+
+    @property
+    def debian(self) -> Path:
+        """Disk of a board with Debian, its user and nothing else."""
+        return self.folder / "debian.img"
+
+    @property
+    def flown(self) -> Path:
+        """Disk of a board that flies counter 1, as a service, with the code of the time when it was made."""
+        return self.folder / "flown.img"
+
+    @property
+    def identity(self) -> Path:
+        """Private SSH key that the boards accept."""
+        return self.folder / "id"
+
+    @property
+    def key(self) -> SigningKey:
+        """Key that signs bundles for the boards."""
+        return load_signing_key(self.folder / "k")
+
+    def write_bundle(self, path: Path, counter: int, *precisions: str) -> Path:
+        """Write a bundle of a small release that the boards accept."""
+        with tempfile.TemporaryDirectory() as folder:
+            release = copy_release(Path(folder) / "release", *(precisions or ("int8",)))
+            write_bundle(release, [self.key], BundleMetadata(counter=counter), path)
+        return path
+
+    def desk_environment(self) -> dict[str, str]:
+        """Return the environment of the desk's programs: their wheels are kept here, too."""
+        return {"AEROGAZE_CACHE": str(self.folder / "aerogaze"), "PYTHONPATH": str(ROOT)}
+
+
+def aerogaze(*words: str | Path) -> list[str | Path]:
+    """Return the command `aerogaze` of this checkout with its arguments."""
+    return [sys.executable, "-m", "edge.cli.main", *words]
+
+
+def cached_images() -> BoardImages:
+    """Return the disks; those that are missing are made first: three minutes, and a download of 170 MB.
+
+    The name of their folder is a hash of all that decides what is on them but the code of Aerogaze, which
+    `install_code` brings up to date.
+
+    Raises:
+        RuntimeError: A package index cannot be reached, or a program failed.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aerogaze-boards"
+    recipe = [
+        *DEBIAN_PACKAGES, str(SIZE_MB), RUN_TOML, SET_UP_SERVICE, NETWORK,
+        Path("/etc/os-release").read_text(), (ROOT / "jetson/constraints.txt").read_text(),
+        inspect.getsource(make_debian_image), inspect.getsource(make_flown_image),
+    ]  # fmt: skip
+    folder = cache / hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    images = BoardImages(folder)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for image, make in ((images.debian, make_debian_image), (images.flown, make_flown_image)):
+            if not image.exists():
+                pending = image.with_suffix(".pending")
+                make(pending, images)
+                pending.rename(image)
+    return images
+
+
+def make_debian_image(image: Path, images: BoardImages) -> None:
+    """Make the disk of a board that has Debian, a user and nothing else. Takes minutes.
+
+    Args:
+        image: The image to write.
+        images: Where the SSH key and `known_hosts` are written.
+    """
+    root = image.with_suffix(".root")
+    shutil.rmtree(root, ignore_errors=True)
+    # The same sources as this machine: they are not named here.
+    wanted = ("Created-By: Packages", "Origin: Debian")
+    form = "deb $(REPO_URI) $(CODENAME) $(COMPONENT)"
+    sources = image.with_suffix(".list")
+    sources.write_text(call("apt-get", "indextargets", "--format", form, *wanted))
+    suite = Path("/etc/os-release").read_text().partition("VERSION_CODENAME=")[2].partition("\n")[0]
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT]
+    call(
+        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", *excluded,
+        f"--include={','.join(DEBIAN_PACKAGES)}", suite, root, sources, limit_s=1200,
+    )  # fmt: skip
+    for name, text in {
+        "hostname": "board\n",
+        "hosts": "127.0.0.1 localhost board\n",
+        "resolv.conf": "",
+        "machine-id": "",
+        "sudoers.d/board": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
+        "ssh/sshd_config.d/board.conf": "PasswordAuthentication no\nUseDNS no\n",
+    }.items():
+        (root / "etc" / name).write_text(text)
+    call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", USER)
+    call("chroot", root, "useradd", "--system", "--groups", "video,render,dialout", "aerogaze")
+    images.identity.unlink(missing_ok=True)
+    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", images.identity)
+    keys = root / "home" / USER / ".ssh"
+    keys.mkdir(mode=0o700)
+    shutil.copy(f"{images.identity}.pub", keys / "authorized_keys")
+    for path in (keys, keys / "authorized_keys"):
+        os.chown(path, 1000, 1000)
+    host_key = " ".join((root / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
+    (images.folder / "known_hosts").write_text(f"{NETWORK}.* {host_key}\n")
+    with image.open("wb") as file:
+        file.truncate(SIZE_MB << 20)
+    call("mke2fs", "-q", "-t", "ext4", "-d", root, "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+    shutil.rmtree(root)
+
+
+def make_flown_image(image: Path, images: BoardImages) -> None:
+    """Make the disk of a board by flashing a bare one over SSH, and set up its service. Takes a minute."""
+    if not (images.folder / "k").exists():
+        generate_key(images.folder / "k")
+    with tempfile.TemporaryDirectory(dir=images.folder) as name:
+        folder = Path(name)
+        bundle = images.write_bundle(folder / "1.swu", 1)
+        collect_runtime(images)
+        with desk_with_disk(folder, images.identity) as desk:
+            with desk.board(desk.clone(images.debian, "board.img")) as board:
+                board.start()
+                flash(images, board, bundle, "--trust", images.folder / "k.pub")
+                board.script("\n".join(["cat > /root/set-up.sh <<'SETUP'", SET_UP_SERVICE, "SETUP"]))
+                board.ssh("sudo", "sh", "-e", "/root/set-up.sh", stdin=RUN_TOML)
+                board.shut_down()
+            call("cp", "--sparse=always", board.image, image)
+
+
+def board_platform(images: BoardImages) -> str:
+    """Return the platform of the boards, as `aerogaze wheels` takes it."""
+    with tempfile.TemporaryDirectory() as place, mounted(images.debian, Path(place)) as root:
+        probe = call("chroot", root, "python3", "-c", INSTALLER.read_text(), "--probe", "/opt/aerogaze")
+    return str(json.loads(probe)["machine"])
+
+
+def collect_runtime(images: BoardImages) -> None:
+    """Collect the wheels for the boards while this machine has a package index: the desk has no internet."""
+    words = ["env", *(f"{name}={value}" for name, value in images.desk_environment().items())]
+    call(*words, *aerogaze("wheels", board_platform(images)), limit_s=1200)
+
+
+def flash(images: BoardImages, board: Board, bundle: Path, *options: str | Path) -> str:
+    """Flash a board from its desk, and return what the command said.
+
+    Raises:
+        RuntimeError: The flash failed; with what it said and what the service said.
+    """
+    done = board.desk.run(
+        *aerogaze(*board.flash_words(bundle, *options)), environment=images.desk_environment()
+    )
+    if done.returncode:
+        journal = board.ssh(
+            "sudo", "journalctl", "-u", "aerogaze", "-n", "30", "--no-pager", check=False
+        ).stdout
+        raise RuntimeError(f"flash ended with {done.returncode}: {done.stdout}{done.stderr}{journal}")
+    return done.stdout + done.stderr
+
+
+def install_code(image: Path, place: Path) -> None:
+    """Replace the code of Aerogaze on the disk of a board by that of this checkout.
+
+    A flash would do it, too, but makes the whole runtime again, which takes half a minute.
+    """
+    _, wheel = build_own_wheel()
+    with mounted(image, place) as root:
+        (packages,) = root.glob("opt/aerogaze.runtimes/*/lib/python3*/site-packages")
+        for name in (*OWN_PACKAGES, *(path.name for path in packages.glob("aerogaze-*.dist-info"))):
+            shutil.rmtree(packages / name, ignore_errors=True)
+        archive = place.with_suffix(".whl")
+        archive.write_bytes(wheel)
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(packages)
+        archive.unlink()
+        unit = root / "etc/systemd/system/aerogaze.service"
+        shutil.copyfile(packages / "jetson/aerogaze.service", unit)
+        (root / "var/lib/aerogaze/config.json").write_text(json.dumps(CONFIG))
+        inside = [f"/{(packages / name).relative_to(root)}" for name in ("edge", "jetson", "export")]
+        call("chroot", root, "/opt/aerogaze/bin/python", "-m", "compileall", "-q", *inside)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long a block took."""
+    started = time.monotonic()
+    yield
+    print(f"{what}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Make the disks and print where they are."""
+    reason = missing_for_boards()
+    if reason:
+        sys.exit(f"no virtual board: {reason}")
+    with timed("disks of virtual boards"):
+        images = cached_images()
+    print(images.folder)
+
+
+if __name__ == "__main__":
+    main()
