@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 from edge.core.run_status import Status, StatusSnapshot
 
@@ -29,11 +29,8 @@ class SystemdNotifier:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._status, self._clock = status, clock
-        self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
-        # systemd sets WATCHDOG_PID; child processes inherit the variables but are not watched.
-        is_watched = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        watchdog_us = environ.get("WATCHDOG_USEC", "0") if is_watched else "0"
-        self._watchdog_interval_s = int(watchdog_us) / 1e6 / 3
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self._watchdog_interval_s = _watchdog_s(environ) / 3
         self._last_status_s = self._last_watchdog_s = float("-inf")
 
     def ready(self) -> None:
@@ -55,13 +52,38 @@ class SystemdNotifier:
         self._send("STOPPING=1")
 
     def _send(self, text: str) -> None:
-        if self._address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
-                notify_socket.setblocking(False)
-                try:
-                    notify_socket.sendto(text.encode(), self._address)
-                except OSError:
-                    return  # nobody listens, or the buffer is full: frames matter more
+        _notify(self._address, text)
+
+
+def extend_watchdog(seconds: float, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Give this process, and the program that replaces it, more time between two signs of life.
+
+    Does nothing if systemd does not watch this process, or waits longer already.
+
+    Args:
+        seconds: The time.
+        environ: Environment variables, which are changed for the program that replaces this process.
+    """
+    if 0 < _watchdog_s(environ) < seconds:
+        environ["WATCHDOG_USEC"] = str(int(seconds * 1e6))
+        _notify(environ.get("NOTIFY_SOCKET", ""), f"WATCHDOG_USEC={environ['WATCHDOG_USEC']}")
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float:
+    """Return the watchdog's time for this process in seconds; 0 if it is not watched."""
+    # systemd sets WATCHDOG_PID; child processes inherit the variables but are not watched.
+    is_watched = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if is_watched else 0.0
+
+
+def _notify(address: str, text: str) -> None:
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
+            notify_socket.setblocking(False)
+            try:
+                notify_socket.sendto(text.encode(), address.replace("@", "\0", 1))
+            except OSError:
+                return  # nobody listens, or the buffer is full: frames matter more
 
 
 def format_snapshot(snapshot: StatusSnapshot) -> str:

@@ -20,6 +20,7 @@ from edge.cli.options import FILE, FOLDER
 from edge.core.errors import CheckError, InputError
 from edge.core.foreign_text import printable
 from edge.hardware.board import read_board_facts
+from edge.pipeline.systemd import extend_watchdog
 from jetson.cli.options import autopilot_options, policy_option, reinstall_option
 from jetson.device.arming_interlock import (
     Autopilot,
@@ -35,6 +36,7 @@ from jetson.device.engine_trial import select_backend
 from jetson.device.install import install as install_bundle
 from jetson.device.precision_policy import parse_policy
 from jetson.device.status import print_status
+from jetson.device.time_limits import derive_limits, longest_start_s
 from jetson.signing.keys import read_limited, short_key_id
 from jetson.signing.trust import load_trust_with_signatures
 
@@ -225,6 +227,7 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
     command = [values.get(word, word) for word in words]
     if shutil.which(command[0]) is None:
         raise InputError(f"no program {command[0]!r}; expected a command to run")
+    extend_watchdog(derive_limits(longest_start_s(board.read_state().slots.values())).watchdog_s)
     os.execvp(command[0], command)  # noqa: S606
 
 

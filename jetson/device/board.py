@@ -35,6 +35,7 @@ from jetson.device.engine_trial import EngineBackend, LogLine
 from jetson.device.precision_policy import PrecisionPolicy
 from jetson.device.service import Service, check_revert_time
 from jetson.device.slot_state import BoardState, Slot, SlotName, bounded_time, load_state, save_state
+from jetson.device.time_limits import longest_start_s, measure_start
 from jetson.signing import canonical_json
 from jetson.signing.keys import (
     Signatures,
@@ -71,6 +72,7 @@ class DeviceBoard:
         disk: Makes durable changes.
         clock: Returns the time in seconds since 1970.
         log: Receives lines about the progress.
+        measure_start: Measures the start of a release: its folder, precision and engine.
 
     Raises (all methods):
         InputError: The folder cannot be read or written, or another command works on it.
@@ -85,6 +87,7 @@ class DeviceBoard:
     disk: DurableDisk = field(default_factory=DurableDisk)
     clock: Callable[[], float] = time.time
     log: LogLine = lambda line: None
+    measure_start: Callable[[Path, str, str], float] = measure_start
 
     def slot_folder(self, name: SlotName) -> Path:
         """Return the folder of a slot."""
@@ -253,7 +256,7 @@ class DeviceBoard:
             save_state(self.disk, self.root, trial)
             self.log(f"switched to slot {name}; {self.service.description}")
             self._restart_service(trial)
-            self.service.watch()
+            self._limited_service(trial).watch()
             now = self.now()
             good = dataclasses.replace(
                 trial,
@@ -326,4 +329,8 @@ class DeviceBoard:
     def _restart_service(self, state: BoardState) -> None:
         assert state.current is not None
         assert state.current_slot is not None
-        self.service.restart(self.release_folder(state.current), state.current_slot.precision)
+        folder, precision = self.release_folder(state.current), state.current_slot.precision
+        self._limited_service(state).restart(folder, precision)
+
+    def _limited_service(self, state: BoardState) -> Service:
+        return self.service.limited(longest_start_s(state.slots.values()))

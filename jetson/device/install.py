@@ -17,7 +17,7 @@ from jetson.device.arming_interlock import Autopilot
 from jetson.device.board import DeviceBoard
 from jetson.device.compatibility import check_compatibility
 from jetson.device.precision_policy import choose_precision
-from jetson.device.service import check_revert_time
+from jetson.device.service import CommandService, check_revert_time
 from jetson.device.slot_state import BoardState, Slot, SlotName, save_state
 
 SPARE_BYTES = 16 << 20
@@ -158,6 +158,11 @@ def _try_slot(board: DeviceBoard, name: SlotName, manifest: BundleManifest) -> S
     board.disk.sync_tree(board.slot_folder(name))
     measurements = board.backend.measure(release, engines, board.log, refused)
     best, reason = choose_precision(board.policy, measurements)
+    if isinstance(board.service, CommandService):
+        start_s = board.measure_start(board.release_folder(name), best.precision, board.backend.name)
+        board.log(f"started {best.precision} in {start_s:.1f} s")
+        started = dataclasses.replace(best, start_s=start_s)
+        measurements = [started if each is best else each for each in measurements]
     if board.backend.fallback_reason:
         reason += f"; not TensorRT: {board.backend.fallback_reason}"
     board.log(reason)

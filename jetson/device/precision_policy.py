@@ -40,6 +40,8 @@ class PrecisionMeasurement:
         power_w: Power of the board under load; None if there is no readable meter.
         open_s: Seconds to open the engine and to check its golden maps; None if that was not measured, as by
             older versions. The first precision of a trial starts CUDA and TensorRT, too.
+        start_s: Seconds from the start of a new process to its first map; only of the precision that flies,
+            and only on a board with a service. The time limits of the service derive from it.
     """
 
     precision: str
@@ -49,6 +51,7 @@ class PrecisionMeasurement:
     refused: str | None = None
     power_w: float | None = None
     open_s: float | None = None
+    start_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,9 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edge.core.errors import CheckError, InputError
-
-MAX_REVERT_S = 30.0
-"""Longest time that a release which does not stay healthy may be flown."""
+from jetson.device.time_limits import MAX_REVERT_S, TimeLimits, derive_limits
 
 
 class Service(Protocol):
@@ -24,6 +23,12 @@ class Service(Protocol):
     @property
     def description(self) -> str:
         """What follows a switch, as a text for the log."""
+
+    def limited(self, start_s: float | None) -> Service:
+        """Return the service with the time limits of a board whose releases take so long to start.
+
+        None stands for a start that was not measured.
+        """
 
     def restart(self, release: Path, precision: str) -> None:
         """Stop the service if it runs, and start it with this release and precision.
@@ -45,6 +50,10 @@ class NoService:
 
     description = "no service is set: nothing is restarted or watched"
 
+    def limited(self, start_s: float | None) -> Service:
+        """Return this service: nothing is limited."""
+        return self
+
     def restart(self, release: Path, precision: str) -> None:
         """Do nothing."""
 
@@ -65,22 +74,31 @@ class CommandService:
     Attributes:
         restart_command: Restarts the service.
         health_command: Exits with 0 while the service is healthy; empty for no health checks.
-        watch_s: How long the health is checked after a restart. It must exceed WatchdogSec of the systemd
-            unit, so that a service that hangs after it was ready is noticed.
+        watch_s: How long the health is checked after a restart. It must exceed the watchdog's time, so that
+            a service that hangs after it was ready is noticed. None: `limited` derives it.
         every_s: Time between two health checks.
-        command_s: Time limit of each command.
+        command_s: Time limit of each command. None: `limited` derives it.
     """
 
     restart_command: tuple[str, ...]
     health_command: tuple[str, ...] = ()
-    watch_s: float = 8.0
+    watch_s: float | None = None
     every_s: float = 0.5
-    command_s: float = 7.0
+    command_s: float | None = None
 
-    @property
-    def max_revert_s(self) -> float:
-        """Longest time from a switch to the old release: restart, watch, last health check, restart."""
-        return 3 * self.command_s + self.watch_s
+    def limits(self, start_s: float | None) -> TimeLimits:
+        """Return the limits on a board whose releases take so long to start; those of the owner stay."""
+        derived = derive_limits(start_s)
+        return dataclasses.replace(
+            derived,
+            command_s=derived.command_s if self.command_s is None else self.command_s,
+            watch_s=derived.watch_s if self.watch_s is None else self.watch_s,
+        )
+
+    def limited(self, start_s: float | None) -> CommandService:
+        """Return the service with its time limits on such a board."""
+        limits = self.limits(start_s)
+        return dataclasses.replace(self, command_s=limits.command_s, watch_s=limits.watch_s)
 
     @property
     def description(self) -> str:
@@ -100,12 +118,12 @@ class CommandService:
         self._run(self.restart_command, {"AEROGAZE_RELEASE": str(release), "AEROGAZE_PRECISION": precision})
 
     def watch(self) -> None:
-        """Check the health every `every_s` for `watch_s`.
+        """Check the health every `every_s` for `watch_s`, by default for the shortest one.
 
         Raises:
             CheckError: The service is not healthy.
         """
-        deadline = time.monotonic() + self.watch_s
+        deadline = time.monotonic() + self.limits(None).watch_s
         while self.health_command and (remaining := deadline - time.monotonic()) > 0:
             # Wait first: the restart command itself has just reported success.
             time.sleep(min(self.every_s, remaining))
@@ -132,10 +150,11 @@ class CommandService:
             )
         except OSError as error:
             raise CheckError(f"{text!r} cannot be run: {error.strerror}") from None
+        limit_s = self.limits(None).command_s
         try:
-            code = process.wait(self.command_s)
+            code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            raise CheckError(f"{text!r} took longer than {self.command_s:g} s") from None
+            raise CheckError(f"{text!r} took longer than {limit_s:g} s") from None
         finally:
             if process.poll() is None:
                 # Kill all its children as well: none may act on the board after the old release is back.
@@ -153,8 +172,9 @@ def check_revert_time(service: Service) -> None:
     Raises:
         InputError: The service could run it for longer than `MAX_REVERT_S`.
     """
-    if isinstance(service, CommandService) and service.max_revert_s > MAX_REVERT_S:
+    revert_s = service.limits(None).revert_s if isinstance(service, CommandService) else 0.0
+    if revert_s > MAX_REVERT_S:
         raise InputError(
-            f"by config.json a release that fails may be flown for {service.max_revert_s:g} s; "
+            f"by config.json a release that fails may be flown for {revert_s:g} s; "
             f"three command_s and watch_s together must be at most {MAX_REVERT_S:g}"
         )

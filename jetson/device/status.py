@@ -10,9 +10,9 @@ from typing import Any
 from edge.core.errors import CheckError
 from edge.hardware.board import BoardFacts, find_jetson_module
 from jetson.device.board import DeviceBoard
-from jetson.device.config import BoardConfig, load_board_config
 from jetson.device.service import CommandService
 from jetson.device.slot_state import BoardState
+from jetson.device.time_limits import longest_start_s
 
 
 def print_status(board: DeviceBoard, as_json: bool, check_health: bool = False) -> None:
@@ -24,7 +24,7 @@ def print_status(board: DeviceBoard, as_json: bool, check_health: bool = False) 
         check_health: Ask the service for its health, and print facts about the board.
     """
     state = board.read_state()
-    health = _health(load_board_config(board.root)) if check_health and state.current else None
+    health = _health(board, state) if check_health and state.current else None
     document = status_document(board, state, health)
     if as_json:
         print(json.dumps(document))
@@ -41,6 +41,8 @@ def print_status(board: DeviceBoard, as_json: bool, check_health: bool = False) 
         print(f"board: {', '.join(_describe_board(board.facts)) or 'not a known Jetson'}")
         if document["health"]:
             print(f"health: {document['health']}")
+        if document["limits"]:
+            print(_describe_limits(document["limits"]))
 
 
 def status_document(board: DeviceBoard, state: BoardState, health: str | None) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def status_document(board: DeviceBoard, state: BoardState, health: str | None) -
         "trusts": list(board.load_trust().keys) if board.has_trust else [],
         "state": "none" if slot is None else "trial" if state.trial else "good",
         "health": health,
+        "limits": _limits_document(board, state),
         "slot": state.current,
         "path": str(board.release_folder(state.current)) if state.current else None,
         **{
@@ -65,6 +68,24 @@ def status_document(board: DeviceBoard, state: BoardState, health: str | None) -
         "board": asdict(board.facts),
         "module": _module_document(board.facts),
     }
+
+
+def _limits_document(board: DeviceBoard, state: BoardState) -> dict[str, float | None] | None:
+    """Return the measured start and the time limits of the service, in seconds; None without a service."""
+    if not isinstance(board.service, CommandService):
+        return None
+    start_s = longest_start_s(state.slots.values())
+    limits = board.service.limits(start_s)
+    return {"start_s": start_s, **asdict(limits), "revert_s": limits.revert_s}
+
+
+def _describe_limits(limits: dict[str, float | None]) -> str:
+    start_s = limits["start_s"]
+    measured = "start not measured" if start_s is None else f"start {start_s:.1f} s"
+    return (
+        f"limits: {measured}; restart {limits['command_s']:g} s, watchdog {limits['watchdog_s']:g} s, "
+        f"watch {limits['watch_s']:g} s; a bad release is gone within {limits['revert_s']:g} s"
+    )
 
 
 def _module_document(facts: BoardFacts) -> dict[str, Any] | None:
@@ -89,12 +110,12 @@ def _describe_board(facts: BoardFacts) -> list[str]:
     return parts
 
 
-def _health(config: BoardConfig) -> str | None:
-    service = config.service
+def _health(board: DeviceBoard, state: BoardState) -> str | None:
+    service = board.service
     if not isinstance(service, CommandService) or not service.health_command:
         return None
     try:
-        service.check_health()
+        service.limited(longest_start_s(state.slots.values())).check_health()
     except CheckError as error:
         return str(error)
     return "good"

@@ -85,6 +85,7 @@ def board(tmp_path: Path, key: SigningKey) -> DeviceBoard:
         parse_policy("fastest"),
         NoService(),
         clock=lambda: START_2026,
+        measure_start=lambda folder, precision, engine: 1.0,
     )
     board.set_trust(make_trust([key.public_key]), None)
     return board

@@ -46,6 +46,7 @@ def make_board(root: Path, disk: DurableDisk | None = None) -> DeviceBoard:
         parse_policy("fastest"),
         NoService(),
         disk or DurableDisk(),
+        measure_start=lambda folder, precision, engine: 1.0,
     )
 
 
