@@ -11,6 +11,7 @@ from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
 from edge.core.foreign_text import printable
 from edge.core.frames import Source
+from edge.core.locks import LOG
 from edge.sources.public_name import public_name
 
 SYNTHETIC = "synthetic:"
@@ -18,6 +19,8 @@ BAG = "bag:"
 BAG_SUFFIXES = {".bag", ".db3", ".mcap"}
 CAMERAS = ("/dev/video", "/dev/v4l/", "v4l2:", "csi:", "gst:", "rtsp://", "rtsps://", "ros2:")
 _SCHEME = re.compile(r"(v4l2|csi|gst|rtsps?|bag|ros2)(?=:)", re.IGNORECASE)
+HARDWARE = "hw:"
+"""Before a video file or an RTSP address: decode it by hardware, if there is a decoder."""
 _OTHER_STREAM = re.compile(r"(https?|rtmps?|srt|udp|rtp|tcp|file)://(.*)", re.IGNORECASE | re.DOTALL)
 _READERS = {
     "mjpg": "gst:souphttpsrc location=URL is-live=true ! multipartdemux ! jpegdec",
@@ -36,7 +39,7 @@ DEFAULT_CAMERAS = {"v4l2src": "device=/dev/video0", "nvarguscamerasrc": "sensor-
 
 def is_camera(name: str) -> bool:
     """Return whether a name is that of a live source, which gives frames at its own pace."""
-    return _resolve_device(name).startswith(CAMERAS)
+    return _resolve_device(_split_hardware(name)[1]).startswith(CAMERAS)
 
 
 def open_source(
@@ -48,7 +51,7 @@ def open_source(
         name: A video file, a folder of images, `bag:FLIGHT[#TOPIC]`,
             `synthetic:[KIND:]SEED[:WIDTHxHEIGHT[:FRAMES]]`, or a camera: `/dev/videoN`,
             `/dev/v4l/by-id/...`, `v4l2:N`, `csi:N`, `gst:PIPELINE`, `rtsp://...`,
-            `ros2:TOPIC`.
+            `ros2:TOPIC`. `hw:` before a video file or an RTSP address decodes it by hardware.
         min_size: Width and height that suffice. A source that can give smaller frames cheaply does so, and
             says it in `Frame.scale`.
         live: Frames come in real time, and the newest counts. None: True for cameras, False for files.
@@ -57,12 +60,16 @@ def open_source(
     Raises:
         InputError: The source is missing, empty, or not readable as its kind.
     """
+    hardware_source: Source | None = None
+    by_hardware, name = _split_hardware(name)
     name = _resolve_device(name)
+    if by_hardware and not (is_camera(name) and live is False):
+        hardware_source = _open_hardware(name, min_size)
     if is_camera(name):
-        camera = _open_camera(name, min_size, live is not False)
+        camera = hardware_source or _open_camera(name, min_size, live is not False)
         camera.fps = fps or camera.fps
         return camera
-    source = _open_file(name, min_size)
+    source = hardware_source or _open_file(name, min_size)
     source.fps = fps or source.fps
     if not live:
         return source
@@ -73,7 +80,7 @@ def open_source(
 
 def source_path(name: str) -> Path | None:
     """Return the file or folder that a source reads; None for cameras and simulated flights."""
-    name = _resolve_device(name)
+    name = _resolve_device(_split_hardware(name)[1])
     if is_camera(name) or name.startswith(SYNTHETIC):
         return None
     if name.startswith(BAG):
@@ -105,6 +112,33 @@ def _resolve_device(name: str) -> str:
     name = _SCHEME.sub(lambda scheme: scheme[0].lower(), name, count=1) if ":" in name[:6] else name
     match = re.fullmatch(r"(/dev/v4l/.+?)(:\d+x\d+(?:@\d+)?)?", name)
     return f"{os.path.realpath(match[1])}{match[2] or ''}" if match else name
+
+
+def _split_hardware(name: str) -> tuple[bool, str]:
+    """Return whether a name asks for hardware, and the name of the source itself."""
+    if name[: len(HARDWARE)].lower() == HARDWARE:
+        return True, name[len(HARDWARE) :]
+    return False, name
+
+
+def _open_hardware(name: str, min_size: tuple[int, int] | None) -> Source | None:
+    """Open a source that is decoded by hardware; None, with a line in the log, if the CPU must decode it.
+
+    Raises:
+        InputError: The name is neither a video file nor an RTSP address.
+    """
+    from edge.sources.gstreamer import NoDecoderError, open_hardware
+
+    is_stream = name.startswith(("rtsp://", "rtsps://"))
+    if not is_stream and (is_camera(name) or _file_kind(Path(check_file_name(name))) != "file"):
+        raise InputError(
+            f"{HARDWARE}{public_name(name)}: {HARDWARE} is for video files and rtsp:// addresses"
+        )
+    try:
+        return open_hardware(name, min_size, every_frame=not is_stream)
+    except NoDecoderError as error:
+        LOG.warning(f"{public_name(name)} is decoded by the CPU: {error}")
+        return None
 
 
 def _open_camera(name: str, min_size: tuple[int, int] | None, live: bool) -> Source:

@@ -1,8 +1,17 @@
-"""GStreamer pipelines: `gst:PIPELINE`, and `csi:N[:WIDTHxHEIGHT[@FPS]]` for the camera of a Jetson."""
+"""GStreamer pipelines: `gst:PIPELINE`, `csi:N[:WIDTHxHEIGHT[@FPS]]` for the camera of a Jetson, `hw:SOURCE`.
+
+`hw:` decodes a video file or an RTSP stream by NVIDIA's hardware, which also scales the frames of a file, so
+that only small ones reach the CPU. The decoder is chosen by the elements that GStreamer has; without one, the
+CPU decodes. No such decoder was seen yet: the text of the pipelines is tested.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 
@@ -16,7 +25,8 @@ from edge.sources.opencv_capture import (
     open_with_timeout,
     parse_mode,
 )
-from edge.sources.public_name import public_name
+from edge.sources.public_name import public_name, with_credentials
+from edge.sources.video_file import open_video
 
 NEWEST_FRAME_SINK = "appsink drop=true max-buffers=1 sync=false"
 """End of a live pipeline: one frame waits, and a newer one replaces it."""
@@ -24,6 +34,48 @@ EVERY_FRAME_SINK = "appsink drop=false max-buffers=4 sync=false"
 OPEN_TIMEOUT_S = 10.0
 """Time limit for the first frame; OpenCV would wait for ever for a pipeline that does not start."""
 DEFAULT_CSI_MODE = "1280x720@30"
+INSPECT_TIMEOUT_S = 20.0
+"""Time limit of gst-inspect-1.0, which scans all plugins at its first start."""
+HARDWARE_CODECS = ("avc1", "h264", "hevc", "hvc1", "hev1", "vp09", "vp90", "av01")
+"""Codecs of files, by FFmpeg's four characters, that NVIDIA's decoders know."""
+
+
+class NoDecoderError(InputError):
+    """No hardware decodes a source here; the message says why."""
+
+
+@dataclass(frozen=True)
+class HardwareDecoder:
+    """A decoder in hardware.
+
+    Attributes:
+        name: Its name in messages.
+        elements: GStreamer elements that it needs.
+        chain: Part of the pipeline from the compressed video to frames in the CPU's memory. `{size}` stands
+            for the caps of their size.
+    """
+
+    name: str
+    elements: tuple[str, ...]
+    chain: str
+
+
+HARDWARE_DECODERS = (
+    HardwareDecoder(
+        "the decoder of a Jetson",
+        ("parsebin", "nvv4l2decoder", "nvvidconv"),
+        "parsebin ! nvv4l2decoder enable-max-performance=true ! nvvidconv interpolation-method=5-Tap ! "
+        "video/x-raw{size},format=BGRx",
+    ),
+    # decodebin takes NVDEC where it knows the codec; cudaupload passes on frames that are on the GPU already.
+    HardwareDecoder(
+        "NVDEC of a desktop GPU",
+        ("decodebin", "nvh264dec", "cudaupload", "cudaconvertscale", "cudadownload"),
+        "decodebin ! cudaupload ! cudaconvertscale ! video/x-raw(memory:CUDAMemory){size},format=BGRx ! "
+        "cudadownload",
+    ),
+)
+HasElement = Callable[[str], bool]
 
 
 def open_gst(name: str, every_frame: bool = False) -> CaptureSource:
@@ -82,6 +134,94 @@ def csi_pipeline(number: int, width: int, height: int, fps: int | None, scale: i
         f"video/x-raw,width={width // scale},height={height // scale},format=BGRx ! "
         f"videoconvert ! video/x-raw,format=BGR ! {NEWEST_FRAME_SINK}"
     )
+
+
+def open_hardware(name: str, min_size: tuple[int, int] | None, every_frame: bool) -> CaptureSource:
+    """Open a video file or an RTSP stream that is decoded by hardware.
+
+    Args:
+        name: Path or address.
+        min_size: Width and height that suffice; the hardware scales the frames of a file down as far as they
+            allow. The size of a stream is not known before it is decoded, so its frames keep it.
+        every_frame: Each frame counts, as of a file; else only the newest does.
+
+    Raises:
+        NoDecoderError: No hardware decodes it here.
+        InputError: It gives no frame.
+    """
+    decoder = find_hardware_decoder()
+    size, scale = None, 1
+    if name.startswith("rtsp"):
+        source = (
+            f"rtspsrc location={quote_property(with_credentials(name))} latency=0 ! "
+            "application/x-rtp,media=video"
+        )
+    else:
+        width, height = _check_file(Path(name))
+        scale = choose_scale(width, height, min_size)
+        size = width // scale, height // scale
+        source = f"filesrc location={quote_property(str(Path(name).absolute()))}"
+    sink = EVERY_FRAME_SINK if every_frame else NEWEST_FRAME_SINK
+    shown_name = public_name(name)
+    failure = f"{shown_name} gives no frame by {decoder.name}; read it without hw: in front"
+    return _open(shown_name, decoding_pipeline(decoder, source, size, sink), failure, scale, every_frame)
+
+
+def find_hardware_decoder(has_element: HasElement | None = None) -> HardwareDecoder:
+    """Return the first decoder whose elements GStreamer has.
+
+    Args:
+        has_element: Returns whether GStreamer has an element; None asks gst-inspect-1.0.
+
+    Raises:
+        NoDecoderError: There is none, or this OpenCV has no GStreamer.
+    """
+    if has_element is None and not has_backend("GStreamer"):
+        raise NoDecoderError(f"this OpenCV has no GStreamer: {SYSTEM_OPENCV}")
+    has_element = has_element or _has_element
+    for decoder in HARDWARE_DECODERS:
+        if all(map(has_element, decoder.elements)):
+            return decoder
+    missing = " or ".join(decoder.elements[1] for decoder in HARDWARE_DECODERS)
+    raise NoDecoderError(f"GStreamer has no {missing} (see gst-inspect-1.0)")
+
+
+def decoding_pipeline(decoder: HardwareDecoder, source: str, size: tuple[int, int] | None, sink: str) -> str:
+    """Return the pipeline of a decoder, from the element that reads the source to the sink."""
+    caps = f",width={size[0]},height={size[1]}" if size else ""
+    return f"{source} ! {decoder.chain.format(size=caps)} ! videoconvert ! video/x-raw,format=BGR ! {sink}"
+
+
+def quote_property(text: str) -> str:
+    """Return a text as the value of a property in a pipeline, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _has_element(name: str) -> bool:
+    try:
+        words = ["gst-inspect-1.0", "--exists", name]
+        return subprocess.run(words, capture_output=True, timeout=INSPECT_TIMEOUT_S).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _check_file(path: Path) -> tuple[int, int]:
+    """Return the size of a video that hardware decodes as FFmpeg would.
+
+    Raises:
+        NoDecoderError: The hardware does not know its codec, or does not rotate it.
+    """
+    capture = open_video(path)
+    try:
+        codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode(errors="replace").lower()
+        if codec not in HARDWARE_CODECS:
+            raise NoDecoderError(f"the decoder does not know its codec {codec.strip(chr(0)) or 'of no name'}")
+        if capture.get(cv2.CAP_PROP_ORIENTATION_META):
+            raise NoDecoderError("it is rotated by its metadata, which the decoder ignores")
+        return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    finally:
+        capture.release()
 
 
 def _open(name: str, pipeline: str, failure: str, scale: int = 1, every_frame: bool = False) -> CaptureSource:

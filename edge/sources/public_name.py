@@ -49,6 +49,8 @@ def public_name(name: str) -> str:
     kind, colon, rest = name.strip().partition(":")
     if colon and kind.lower() == "gst":
         return f"gst:{_public_pipeline(rest)}"
+    if colon and kind.lower() == "hw":
+        return f"hw:{public_name(rest)}"
     if _DEVICE.match(name) or not _may_hold_secret(name):
         return name
     match = _URL.match(name)
