@@ -57,14 +57,15 @@ def live_page(flight: Path) -> np.ndarray:
     """Return a screenshot of the live page after some seconds of the flight."""
     port = free_tcp_port()
     command = [*RUN, flight.name, "--realtime", "--http", f":{port}"]
-    run = subprocess.Popen(command, cwd=flight.parent, stdout=subprocess.DEVNULL)
     browser = Chromium(flight.with_name("chromium"))
+    run: subprocess.Popen[bytes] | None = None
     try:
         browser.screen(1280, 720)
         browser.call("Emulation.setScrollbarsHidden", hidden=True)
-        for _ in range(30):  # until the run has started its server
+        run = subprocess.Popen(command, cwd=flight.parent, stdout=subprocess.DEVNULL)
+        for _ in range(60):  # until the run has started its server
             browser.open(f"http://127.0.0.1:{port}/")
-            time.sleep(1)
+            time.sleep(0.5)
             if browser.value("document.getElementById('stream')?.naturalWidth > 0"):
                 break
         browser.wait("document.querySelectorAll('#regions li').length > 0")
@@ -72,8 +73,9 @@ def live_page(flight: Path) -> np.ndarray:
         picture = cv2.imdecode(np.frombuffer(browser.picture(), np.uint8), cv2.IMREAD_COLOR)
     finally:
         browser.close()
-        run.terminate()
-        run.wait()
+        if run:
+            run.terminate()
+            run.wait()
     assert picture is not None
     return picture
 

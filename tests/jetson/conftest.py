@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,17 @@ from tests.support.disks import FakeBackend
 
 if TYPE_CHECKING:
     from tests.support.sshd import SshServer
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Leave out fsync in this process: an install spends most of its time in it.
+
+    What a power cut loses is modelled by `tests/support/disks.py`. The commands that tests start do wait.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="module")

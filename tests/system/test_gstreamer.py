@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,13 @@ assert has_backend("GStreamer"), "its OpenCV has no GStreamer"
 """
 PACKAGES = ("onnxruntime<1.24", "click", "rich", "markdown-it-py", "mdurl", "pygments", "tomli")
 BALL = "gst:videotestsrc pattern=ball is-live=true ! video/x-raw,width=320,height=180,framerate=30/1"
+SOON_OVER = """
+import edge.sources.gstreamer
+from edge.cli.main import main
+edge.sources.gstreamer.OPEN_TIMEOUT_S = 1
+main()
+"""
+"""The command, with a shorter time limit for a pipeline that never gives a frame."""
 
 pytestmark = pytest.mark.xdist_group("gstreamer")  # its environment is made once
 
@@ -45,9 +52,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(env_folder / "bin" / "python")
 
 
-def aerogaze(python: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def aerogaze(
+    python: str, folder: Path, *arguments: str, program: Sequence[str] = ("-m", "edge.cli.main")
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python, "-m", "edge.cli.main", *arguments],
+        [python, *program, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -134,7 +143,8 @@ def test_damaged_jpegs_are_counted_by_the_time_stamps_of_the_others(
 
 
 def test_invalid_pipeline_is_one_clear_line(python: str, tmp_path: Path) -> None:
-    result = aerogaze(python, tmp_path, "run", "gst:nosuchelement ! fakesink", "--maps", "m")
+    arguments = ("run", "gst:nosuchelement ! fakesink", "--maps", "m")
+    result = aerogaze(python, tmp_path, *arguments, program=("-c", SOON_OVER))
     assert result.returncode == 2
     assert "gives no frame; expected a GStreamer pipeline" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -52,7 +52,7 @@ def test_truncated_video_keeps_its_maps_and_prints_a_warning(
 
 
 def test_profile_writes_latencies_and_conditions(command: Command, tmp_path: Path) -> None:
-    outcome = command("profile", "--precision", "int8,fp32", "--json", tmp_path / "l.json")
+    outcome = command("profile", "--precision", "int8,fp32", "--runs", "300", "--json", tmp_path / "l.json")
     assert outcome.code == 0, outcome.err
     document = json.loads((tmp_path / "l.json").read_text())
     assert [row["precision"] for row in document["latencies"]] == ["int8", "fp32"]

@@ -27,12 +27,6 @@ from tests.support.disks import FailingDisk, InterruptedDisk, LossyDisk, PowerCu
 OLD, NEW, NEXT = 2, 3, 4
 
 
-@pytest.fixture(autouse=True)
-def _no_real_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Synchronize nothing: the disks of these tests model what a power cut loses, and waiting takes long."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.fixture(scope="module")
 def bundles(make_bundle: Callable[..., Path]) -> dict[int, Path]:
     return {counter: make_bundle(counter=counter) for counter in (1, OLD, NEW, NEXT)}
