@@ -11,8 +11,11 @@ STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 demo: env
 	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
 
+# Three workers keep two cores busy, because many tests wait: for programs, cameras and disks.
+WORKERS ?= 3
+
 test: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 # What uses clocks, timeouts, threads or sockets, twenty times beside a busy loop on each core: no outcome may
 # depend on the speed of the machine.

@@ -31,7 +31,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if IS_WORKER:
-    # There is a worker per core. With a thread per core in each of them, threads wait for each other.
+    # There is a worker per core, or more. With a thread per core in each, threads wait for each other.
     # The programs that a test starts inherit this; PyTorch reads it when it is imported.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", OPENCV_FOR_THREADS_NUM="1")
     cv2.setNumThreads(1)
