@@ -12,14 +12,18 @@ is private and may change.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edge.core.errors import CheckError, InputError
-from edge.core.frames import Frame, Image, Source, Tensor
+from edge.core.frames import Frame, Image, Picture, Source, Tensor
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.saliency_model import SaliencyModel
 from edge.postprocessing.map_analysis import MapAnalyzer
@@ -35,16 +39,46 @@ __all__ = [
     "CheckError",
     "Frame",
     "InputError",
+    "Picture",
     "Region",
     "Release",
     "Result",
     "SaliencyModel",
+    "ShownResult",
     "Source",
     "load_release",
     "open_model",
     "open_source",
     "run_model",
 ]
+
+
+@dataclass(frozen=True)
+class ShownResult(Result):
+    """Result that shows itself in a notebook: the frame under its map, with its regions."""
+
+    def _repr_png_(self) -> bytes:
+        from edge.sinks.files.overlay_video import draw_overlay
+
+        height, width = self.frame.image.shape[:2]
+        return Picture(draw_overlay(self, width, height))._repr_png_()
+
+    @property
+    def map_picture(self) -> Picture:
+        """The map alone, as a heat map with the aspect ratio of the frame."""
+        import cv2
+
+        from edge.sinks.files.map_images import fit_to_aspect, to_uint16
+
+        grey = to_uint16(fit_to_aspect(self.saliency, self.frame.width, self.frame.height)) >> 8
+        return Picture(cv2.applyColorMap(grey.astype(np.uint8), cv2.COLORMAP_INFERNO))  # type: ignore[arg-type]
+
+    def crop(self, region: Region) -> Picture:
+        """Return the part of the frame in the box of a region."""
+        height, width = self.frame.image.shape[:2]
+        left, top = (max(0, math.floor(edge)) for edge in (region.left * width, region.top * height))
+        right, bottom = math.ceil(region.right * width), math.ceil(region.bottom * height)
+        return Picture(self.frame.image[top : max(top + 1, bottom), left : max(left + 1, right)])
 
 
 def open_model(
@@ -74,7 +108,7 @@ def open_model(
 
 def run_model(
     model: SaliencyModel, source: Source | str | Path | Iterable[Image], fps: float | None = None
-) -> Iterator[Result]:
+) -> Iterator[ShownResult]:
     """Run a model on every frame of a source, in order, in the calling thread.
 
     `aerogaze run` overlaps decoding, inference and output on threads; this loop is for notebooks and scripts.
@@ -99,7 +133,7 @@ def run_model(
     model.reset(rate)
     analyze = MapAnalyzer(model.release.score)
     waiting: deque[tuple[Frame, float]] = deque()
-    delay, last = model.release.delay_frames, None
+    delay, last = model.delay_frames, None
     try:
         for frame in frames:
             last = frame
@@ -108,13 +142,13 @@ def run_model(
             if delay:  # the student looks ahead: its first maps belong to no frame
                 delay -= 1
                 continue
-            yield analyze(_result(*waiting.popleft(), saliency))
+            yield _shown(analyze(_result(*waiting.popleft(), saliency)))
         while waiting and last is not None:  # at the end the last frame stands for the frames after it
             saliency = model.infer(model.prepare(last.image))
             if delay:
                 delay -= 1
                 continue
-            yield analyze(_result(*waiting.popleft(), saliency))
+            yield _shown(analyze(_result(*waiting.popleft(), saliency)))
     finally:
         if opened is not None:
             opened.close()
@@ -132,3 +166,7 @@ def _frames(source: Source | Iterable[Image], fps: float | None) -> tuple[Iterat
 
 def _result(frame: Frame, since_s: float, saliency: Tensor) -> Result:
     return Result(frame, saliency, (time.monotonic() - since_s) * 1e3)
+
+
+def _shown(result: Result) -> ShownResult:
+    return ShownResult(result.frame, result.saliency, result.latency_ms, result.regions)

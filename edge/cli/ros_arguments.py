@@ -10,6 +10,10 @@ import click
 from edge.cli.options import NonEmptyCommand
 
 START, END = "--ros-args", "--"
+ros_args_option = click.option(
+    START, metavar="ARGS... [--]", expose_value=False, help="Arguments for ROS 2, as every node takes them."
+)
+"""The option in the help; `RosCommand` takes its arguments away before click sees them."""
 
 
 class RosCommand(NonEmptyCommand):

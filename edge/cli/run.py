@@ -26,7 +26,7 @@ from edge.cli.options import (
     gpu_wait_option,
     range_option,
 )
-from edge.cli.ros_arguments import RosCommand
+from edge.cli.ros_arguments import RosCommand, ros_args_option
 from edge.cli.run_report import check_outputs, print_json, print_text, print_warnings
 from edge.cli.sink_options import SinkOptions, make_locator, open_network_sinks, with_sink_options
 from edge.cli.stop_signals import stop_on_signals
@@ -57,11 +57,10 @@ MAX_THREADS = 256
 SECTIONS = {
     "Input": ["config", "max_frames", "fps", "realtime", "small", "pixel_range", "fov", "mount"],
     "Model": ["release", "precision", "engine", "threads", "gpu_wait", "window", "blur", "min_score"],
-    "Output": ["overlay", "jsonl", "maps", "mcap", "as_json", "log"],
-    "ROS 2": ["ros2"],
+    "Output": ["overlay", "jsonl", "maps", "mcap", "rtp", "as_json", "log"],
+    "ROS 2": ["ros2", "ros_args"],
     "MAVLink": ["mavlink", "mavlink_system", "mavlink_key", "gimbal", "on_gimbal"],
     "Where on earth": ["locate", "ground_m", "camera_delay_s", "geojson"],
-    "Video stream": ["rtp"],
     "Web": ["http", "http_token"],
 }
 """Options of the command under the headings of its help."""
@@ -231,6 +230,7 @@ class RunOptions:
     metavar="[NAMESPACE]",
     help="Publish map, overlay, regions and diagnostics to ROS 2 (default namespace: saliency).",
 )
+@ros_args_option
 @with_sink_options
 @click.option(
     "--threads",

@@ -22,8 +22,25 @@ PreparedInput = GraphInput | tuple[GraphInput, GraphInput]
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image that shows itself in a notebook.
+
+    Attributes:
+        image: (H, W, 3), uint8, BGR.
+    """
+
+    image: Image
+
+    def _repr_png_(self) -> bytes:
+        """Return the image as PNG, which Jupyter shows."""
+        import cv2
+
+        return cv2.imencode(".png", self.image)[1].tobytes()
+
+
+@dataclass(frozen=True)
 class Frame:
-    """One frame of a source.
+    """One frame of a source; as the last value of a cell, a notebook shows its image.
 
     Attributes:
         index: Number of the frame in the source, from 0.
@@ -42,6 +59,9 @@ class Frame:
     scale: int = 1
     stamp_ns: int | None = None
     frame_id: str = ""
+
+    def _repr_png_(self) -> bytes:
+        return Picture(self.image)._repr_png_()
 
     @property
     def width(self) -> int:

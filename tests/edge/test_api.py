@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -60,3 +61,36 @@ def test_missing_source_is_refused_in_one_line() -> None:
         pytest.raises(edge.InputError, match=r"no source 'no_such_file\.mp4'"),
     ):
         next(edge.run_model(model, "no_such_file.mp4"))
+
+
+def decode(picture: object) -> np.ndarray:
+    """Return the PNG that a notebook shows."""
+    image = cv2.imdecode(np.frombuffer(picture._repr_png_(), np.uint8), cv2.IMREAD_COLOR)  # type: ignore[attr-defined]
+    assert image is not None
+    return image
+
+
+def test_frames_maps_and_regions_show_themselves_in_a_notebook(video: Path) -> None:
+    with edge.open_model("skd-64", precision="int8", threads=1) as model:
+        results = [result for result in edge.run_model(model, video) if result.regions]
+    result = results[-1]
+    np.testing.assert_array_equal(decode(result.frame), result.frame.image)
+    overlay = decode(result)
+    assert overlay.shape == result.frame.image.shape
+    assert np.abs(overlay.astype(int) - result.frame.image).max() > 50
+    heat = decode(result.map_picture)
+    assert heat.shape == (144, 256, 3)
+    row, column = np.unravel_index(heat.sum(axis=2).argmax(), heat.shape[:2])
+    peak = np.unravel_index(result.saliency.argmax(), result.saliency.shape)
+    assert (row / 144, column / 256) == pytest.approx((peak[0] / 64, peak[1] / 64), abs=0.03)
+    region = result.regions[0]
+    crop = decode(result.crop(region))
+    assert crop.shape[1] == pytest.approx((region.right - region.left) * result.frame.width, abs=2)
+
+
+def test_region_at_the_border_still_has_a_picture() -> None:
+    frame = edge.Frame(0, 0.0, np.zeros((18, 32, 3), np.uint8))
+    region = edge.Region(0.0, 0.0, -0.2, -0.2, 0.0, 0.0, 0.5)
+    result = edge.ShownResult(frame, np.zeros((4, 4), np.float32), 1.0, (region,))
+    assert decode(result.crop(region)).shape == (1, 1, 3)
+    assert decode(result.map_picture).shape[1] == 256

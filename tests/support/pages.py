@@ -191,3 +191,5 @@ def _check_command(words: list[str], place: str) -> None:
                 for name in (*option.opts, *option.secondary_opts)
             }
             assert word.partition("=")[0] in names, f"{place}: {command.name} has no option {word}"
+            if word == "--ros-args":  # the rest is for ROS
+                return

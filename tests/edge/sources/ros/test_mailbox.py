@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import os
 import struct
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import click
 import pytest
 
+from edge.cli.ros_arguments import RosCommand, ros_args_option
 from edge.core.errors import InputError
 from edge.sources.factory import exclusive_devices, is_camera, open_source
 from edge.sources.public_name import has_password, public_name
+from edge.sources.ros.node import ARGUMENTS_VARIABLE
 from edge.sources.ros.topic import Mailbox, header_stamp_ns
 from tests.conftest import Outcome
 
@@ -96,3 +100,19 @@ def test_source_that_is_taken_for_a_namespace_is_named(command: Callable[..., Ou
     outcome = command("run", "synthetic:7:160x90:2", "--release", "skd-32", "--ros2", "ros2:/x")
     assert outcome.code == 2
     assert "--ros2 'ros2:/x' is no namespace" in outcome.err
+
+
+def test_arguments_after_ros_args_go_to_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    @click.command(cls=RosCommand)
+    @click.argument("source")
+    @click.option("--fps", type=float)
+    @ros_args_option
+    def run(source: str, fps: float | None) -> None:
+        seen.extend((source, fps, os.environ[ARGUMENTS_VARIABLE]))
+
+    monkeypatch.delenv(ARGUMENTS_VARIABLE, raising=False)
+    run(["x", "--ros-args", "-r", "image:=/a b", "--", "--fps", "5"], standalone_mode=False)
+    assert seen == ["x", 5.0, "-r 'image:=/a b'"]
+    assert ARGUMENTS_VARIABLE not in os.environ
