@@ -1,1 +1,1 @@
-"""Inserts Q/DQ nodes into graphs, writes DLA calibration caches and emulates float16."""
+"""Inserts Q/DQ nodes into graphs and emulates float16."""

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from calibration.inputs.calibration_frames import CalibrationFrames
-from calibration.quantization.dla_cache import DEFAULT_TENSORRT_VERSION, format_cache
 from edge.cli.console import print_next_step
 from edge.cli.options import FOLDER
 from edge.core.atomic_files import PendingFolder, cache_folder
@@ -45,13 +44,7 @@ if TYPE_CHECKING:
     "if not all layers fit]",
 )
 @click.option("--cache", type=FOLDER, help="Folder that caches histograms.")
-@click.option(
-    "--dla",
-    metavar="VERSION",
-    default=DEFAULT_TENSORRT_VERSION,
-    show_default=True,
-    help="TensorRT version of the DLA cache.",
-)
+@click.option("--dla", hidden=True, help="Without effect: no engine for DLA is built.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def calibrate(
     target: str,
@@ -59,7 +52,7 @@ def calibrate(
     request: TargetRequest,
     budget: str | None,
     cache: Path | None,
-    dla: str,
+    dla: str | None,
     as_json: bool,
 ) -> None:
     """Make int8 graphs of TARGET: a release, the name of a shipped one, or an ONNX file.
@@ -78,8 +71,7 @@ def calibrate(
         threads=request.threads,
         cache=cache or cache_folder(),
     )
-    format_cache({}, dla)  # fails now, not after the work, if the version has no calibration cache
-    results, footage = _calibrate(target, out, request, options, dla)
+    results, footage = _calibrate(target, out, request, options)
     warn([warning for result in results.values() for warning in result.warnings])
     is_release = "" not in results
     if as_json:
@@ -95,7 +87,7 @@ def calibrate(
 
 
 def _calibrate(
-    target: str, out: Path, request: TargetRequest, options: CalibrationOptions, dla: str
+    target: str, out: Path, request: TargetRequest, options: CalibrationOptions
 ) -> tuple[dict[str, CalibrationResult], CalibrationFrames]:
     """Calibrate a release or an ONNX file.
 
@@ -113,9 +105,9 @@ def _calibrate(
     with step_progress() as (progress, advance):
         footage = read_footage(opened, request, progress)
         if isinstance(opened, Release):
-            by_form = calibrate_release(opened, footage, out, options, dla, advance)
+            by_form = calibrate_release(opened, footage, out, options, advance)
             return {str(form): result for form, result in by_form.items()}, footage
-        result = calibrate_graph(opened, Path(target).stem, footage, out, options, dla, advance)
+        result = calibrate_graph(opened, Path(target).stem, footage, out, options, advance)
         return {"": result}, footage
 
 

@@ -13,7 +13,6 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.inputs.distribution_shift import STATISTICS_FILE, ChannelStatistics, load_statistics
 from calibration.inputs.graph_inputs import InputFeeder, open_session
 from calibration.inputs.onnx_import import ImportedGraph
-from calibration.quantization.dla_cache import format_cache
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
 from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
 from edge.core.atomic_files import atomic_folder, sha256, translate_write_errors
@@ -41,7 +40,6 @@ def calibrate_graph(
     frames: CalibrationFrames,
     folder: Path,
     options: CalibrationOptions,
-    dla_version: str,
     on_progress: ProgressCallback = lambda step, advance, total: None,
 ) -> CalibrationResult:
     """Write a user's graph in fp32, fp16 and int8. The folder is written as a whole or not at all.
@@ -52,7 +50,6 @@ def calibrate_graph(
         frames: Footage to calibrate on, and footage held out to evaluate on.
         folder: Folder for the graphs and `calibration.json`.
         options: Options of the calibration.
-        dla_version: TensorRT version of the DLA cache.
         on_progress: Called for each unit of work.
 
     Raises:
@@ -72,7 +69,6 @@ def calibrate_graph(
         for int8 in result.int8:
             if int8.model is not None:
                 _save(int8.model, path / f"int8.{int8.engine}.onnx")
-        (path / "dla.cache").write_text(format_cache(result.ranges, dla_version))
         document = {
             "schema": SCHEMA,
             "name": name,
@@ -116,6 +112,7 @@ def _make_fp16(
 def is_calibration_file(entry: Path) -> bool:
     """Return whether an entry of a folder is part of what `calibrate_graph` wrote there."""
     graphs = ("fp32.onnx", "fp16.onnx", *(f"int8.{engine}.onnx" for engine in QDQ_SCHEMES))
+    # Older versions wrote a calibration cache for DLA.
     names = {CALIBRATION_FILE, "dla.cache", ENGINES_FOLDER, *graphs}
     return entry.name in names and (entry.parent / CALIBRATION_FILE).is_file()
 
@@ -125,7 +122,6 @@ def calibrate_release(
     frames: CalibrationFrames,
     folder: Path,
     options: CalibrationOptions,
-    dla_version: str,
     on_progress: ProgressCallback = lambda step, advance, total: None,
 ) -> dict[Form, CalibrationResult]:
     """Write a release with new int8 graphs. Its float graphs and its golden set are copied.
@@ -137,7 +133,6 @@ def calibrate_release(
         frames: Footage to calibrate on, and footage held out to evaluate on.
         folder: Folder of the new release. It is written as a whole or not at all.
         options: Options of the calibration.
-        dla_version: TensorRT version of the DLA cache.
         on_progress: Called for each unit of work.
 
     Raises:
@@ -159,7 +154,6 @@ def calibrate_release(
             )
             results[fp32.form] = result
             graphs += int8_graphs
-            (path / f"{fp32.form}.dla.cache").write_text(format_cache(result.ranges, dla_version))
         save_quantization(
             {form: result.quantization for form, result in results.items()}, path / QUANTIZATION_FILE
         )

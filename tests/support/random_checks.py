@@ -75,7 +75,7 @@ def check_calibration(model: onnx.ModelProto, folder: Path) -> tuple[str, ...] |
     )
     np.testing.assert_allclose(actual, expected, rtol=0, atol=(0.05 if has_half else 1e-3) * _span(expected))
     out = folder / "out"
-    result = calibrate_graph(graph, "random", FOOTAGE, out, OPTIONS, "10.3.0")
+    result = calibrate_graph(graph, "random", FOOTAGE, out, OPTIONS)
     files = {file.name for file in out.glob("*.onnx")}
     assert files >= {"fp32.onnx", "int8.onnxruntime.onnx", "int8.tensorrt.onnx"}, [
         int8.search.reason for int8 in result.int8

@@ -18,7 +18,6 @@ import pytest
 
 from calibration.inputs.calibration_frames import read_frames
 from calibration.inputs.graph_inputs import open_session
-from calibration.quantization.dla_cache import parse_scales
 from calibration.quantization.qdq import quantize, quantized_nodes
 from calibration.quantization.qdq_placement import TENSORRT
 from calibration.ranges.activation_ranges import collect_ranges
@@ -57,14 +56,11 @@ def test_onnx_file_is_written_in_all_precisions(
     assert max(map(len, outcome.out.splitlines()[:8])) <= 80
     names = {path.name for path in out.iterdir()}
     floats, ints = {"fp32.onnx", "fp16.onnx"}, {"int8.onnxruntime.onnx", "int8.tensorrt.onnx"}
-    assert names == floats | ints | {"dla.cache", "calibration.json"}
+    assert names == floats | ints | {"calibration.json"}
     document = json.loads((out / "calibration.json").read_text())
     assert document["calibrated"]["method"] == "minmax"
     for name, entry in document["files"].items():
         assert entry == {"sha256": sha256(out / name), "size_bytes": (out / name).stat().st_size}
-    scales = parse_scales((out / "dla.cache").read_text())
-    for name, (low, high) in document["ranges"].items():
-        assert scales[name] == pytest.approx(max(-low, high) / 127)
     for result in document["int8"]:
         assert result["ships"]
         assert 1 - result["quality"]["cc"] <= 0.005
@@ -134,7 +130,6 @@ def test_calibrated_release_keeps_float_graphs_and_runs(
         (["{graph}", "--frames", "{black}"], "shows nothing"),
         (["{graph}", "--frames", "none.mp4"], "no source 'none.mp4'"),
         (["{graph}", "--frames", "{folder}", "--budget", "psnr=3"], "budget 'psnr=3' is not understood"),
-        (["{graph}", "--frames", "{folder}", "--dla", "11.4"], "does not read this calibration cache"),
         (["{graph}", "--frames", "{folder}", "--scale", "1,x"], "--scale '1,x' is not understood"),
         (
             ["{graph}", "--frames", "{folder}", "--size", "9"],
@@ -305,5 +300,5 @@ def test_graph_that_overflows_on_calibration_frames_only_does_not_ship_in_float1
     assert "no fp16.onnx: node stem (Conv) reaches" in outcome.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     int8 = {"int8.onnxruntime.onnx", "int8.tensorrt.onnx"}
-    assert names == {"fp32.onnx", *int8, "dla.cache", "calibration.json"}
+    assert names == {"fp32.onnx", *int8, "calibration.json"}
     assert "its other layers are in float32 (node" in outcome.out

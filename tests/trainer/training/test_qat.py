@@ -115,7 +115,7 @@ def test_tuning_reduces_the_int8_error_and_keeps_placement_and_ranges(
     )
     assert tuned_record.places["tensorrt"] == original.places["tensorrt"]
     recalibrated = calibrate_release(
-        load_release(tmp_path / "r"), frames, tmp_path / "recalibrated", ONE_TRIAL, "10.3.0"
+        load_release(tmp_path / "r"), frames, tmp_path / "recalibrated", ONE_TRIAL
     )
     assert recalibrated["stream"].quantization.places["tensorrt"] == original.places["tensorrt"]
 
