@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,10 +21,20 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from edge.cli import json_log
 from edge.core.foreign_text import printable
 
 
 class _StderrConsole(Console):
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print objects, or write them as one JSON line."""
+        if not json_log.is_used():
+            super().print(*objects, **settings)
+            return
+        text = " ".join(str(each) for each in objects)
+        is_warning = text.startswith("warning: ")
+        json_log.write_line("warning" if is_warning else "info", text.removeprefix("warning: "))
+
     def on_broken_pipe(self) -> None:
         """Stop printing. rich itself would exit, and also redirect standard output to /dev/null."""
         self.quiet = True
@@ -44,6 +55,9 @@ class _RateColumn(ProgressColumn):
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception, SystemExit):  # the run continues if standard error was closed
+            if json_log.is_used():
+                json_log.write_record(record)
+                return
             text = f"aerogaze: {printable(record.getMessage())}"  # it may quote a camera or a file name
             ERR_CONSOLE.print(text, highlight=False, soft_wrap=True)
 
@@ -109,5 +123,5 @@ def progress_bar(
         TimeElapsedColumn(),
         console=ERR_CONSOLE,
         transient=transient,
-        disable=not (ERR_CONSOLE.is_terminal and shown),
+        disable=not (ERR_CONSOLE.is_terminal and shown) or json_log.is_used(),
     )

@@ -18,7 +18,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import click
 from click.shell_completion import CompletionItem
 
-from edge.core.errors import TRACEBACK_VARIABLE, CheckError, InputError
+from edge.cli import json_log
+from edge.core.errors import TRACEBACK_VARIABLE, CheckError, ClosedPipeError, InputError
 from edge.core.foreign_text import printable
 
 
@@ -206,6 +207,7 @@ def main() -> NoReturn:
 
 def run_cli(arguments: Sequence[str]) -> int:
     """Run one command, print an error as one line, and return the exit code."""
+    json_log.use(False)  # an earlier command of this process may have set it
     try:
         invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -234,7 +236,11 @@ def run_cli(arguments: Sequence[str]) -> int:
 def _print_error(message: str, code: int) -> int:
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exc()
-    click.echo(f"aerogaze: {printable(' '.join(message.split()))}", err=True)
+    text = printable(" ".join(message.split()))
+    if json_log.is_used():
+        json_log.write_line("error", text)
+    else:
+        click.echo(f"aerogaze: {text}", err=True)
     return code
 
 

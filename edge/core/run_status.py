@@ -129,7 +129,7 @@ class Status:
             self._faults[kind] += is_new
             self._well_since.pop(kind, None)
         if is_new:
-            LOG.warning("%s: %s", kind, message)
+            LOG.warning("%s: %s", kind, message, extra={"kind": kind, "text": message})
 
     def report_recovery(self, kind: str) -> None:
         """Report that `kind` works; an episode ends if it has worked for `recovery_s` seconds.
@@ -144,7 +144,7 @@ class Status:
             if is_over:
                 del self._open_faults[kind], self._well_since[kind]
         if is_over:
-            LOG.info("%s: recovered", kind)
+            LOG.info("%s: recovered", kind, extra={"kind": kind, "text": "recovered"})
 
     def snapshot(self) -> StatusSnapshot:
         """Return the current counts and faults."""

@@ -130,7 +130,8 @@ def test_options_of_run_are_listed_under_headings() -> None:
     context = _find(("run",))
     text = context.get_help()
     headings = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and line[:1].strip()]
-    assert headings == ["Input", "Model", "Output", "MAVLink", "Web", "Options"]
+    expected = ["Input", "Model", "Output", "ROS 2", "MAVLink", "Where on earth", "Web", "Options"]
+    assert headings == expected
     rest = text.partition("\nOptions:\n")[2].split("\n\n")[0]
     assert len(rest.splitlines()) == 1, "only --help is left over"
 
