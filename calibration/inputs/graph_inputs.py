@@ -29,7 +29,8 @@ class InputFeeder:
 
     A graph with one input gets the last frame; its states, if any, are carried over the frames before it. A
     graph with two inputs gets the last frame and the first frame of the window, in this order. A graph that
-    takes clips gets the last frames together.
+    takes clips gets the last frames together: as one input, or as the last frame and states that hold the
+    frames before it. A shorter window starts with copies of its first frame.
 
     Attributes:
         prepare: Converts a frame (height, width, 3) to the value of an input.
@@ -38,7 +39,8 @@ class InputFeeder:
         states: Recurrent states of the graph.
         looks_ahead: Pass two inputs in the other order: the map is that of the first frame.
         align_past: Aligns an earlier frame with a later one; arguments are (earlier, later).
-        clip: Frames that the input of a graph in clip form takes, (1, 3, clip, H, W).
+        clip: Frames that a graph takes together: as its input (1, 3, clip, H, W), or, if there are states, as
+            its input and states (1, 3, 1, H, W).
     """
 
     prepare: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -76,16 +78,25 @@ class InputFeeder:
             first, last = self.prepare(self.align_past(window[0], window[-1])), self.prepare(window[-1])
             return dict(zip(self.inputs, (first, last) if self.looks_ahead else (last, first), strict=True))
         (name,) = self.inputs
-        if self.clip > 1:
-            return {name: np.stack([self.prepare(frame) for frame in window[-self.clip :]], axis=2)}
+        if self.clip > 1 and not self.states:
+            return {name: np.stack([self.prepare(frame) for frame in self._last_frames(window)], axis=2)}
         fp16_inputs = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
         dtypes = {s.input: np.float16 if s.input in fp16_inputs else np.float32 for s in self.states}
+        if self.clip > 1:  # the states are frames, which need no run of the graph
+            prepared = [self.prepare(frame) for frame in self._last_frames(window)]
+            past = {s.input: prepared[-1 - s.fixed_lag][:, :, None] for s in self.states}
+            return {name: prepared[-1], **{key: past[key].astype(dtypes[key]) for key in past}}
         initial = {s.input: np.full(s.shape, s.start, dtypes[s.input]) for s in self.states}
         state: RecurrentState[NDArray[Any]] = RecurrentState(self.states, initial)
         for frame in window[:-1] if self.states else ():
             values = session.run(state.outputs, {name: self.prepare(frame), **state.feed()})
             state.update(dict(zip(state.outputs, values, strict=True)))
         return {name: self.prepare(window[-1]), **state.feed()}
+
+    def _last_frames(self, window: Window) -> list[NDArray[np.uint8]]:
+        """Return the last frames of a window, as many as the graph takes."""
+        missing = max(0, self.clip - len(window))
+        return [*([window[0]] * missing), *window[-self.clip :]]
 
     def run(self, session: ort.InferenceSession, window: Window) -> NDArray[np.float32]:
         """Return the output for the judged frame of a window as (H, W), or (1, values) if it is not a map."""

@@ -121,7 +121,7 @@ class AccuracyEvaluator:
         The subset has at most `max_windows` windows, and fewer if they would cost more than
         `MAX_SUBSET_MMACS`.
         """
-        frames = len(next(iter(windows))) if feeder.states else 1
+        frames = len(next(iter(windows))) if feeder.states and feeder.clip == 1 else 1
         cost = frames * sum(convolution_mmacs(model).values())
         count = min(max_windows, max(MIN_SUBSET_WINDOWS, int(MAX_SUBSET_MMACS / max(cost, 1))))
         return cls(model, feeder, np.stack(sample_evenly(windows, count)))

@@ -58,12 +58,27 @@ def print_text(
         f"inference {summary.inference_ms:.2f} ms\n"
         f"{_describe_limit(summary)}"
     )
+    if summary.window_frames > 1 or summary.delay_frames:
+        print(_describe_window(summary))
     if is_live:
         faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
         print(f"live: {summary.dropped} frames dropped, {summary.held} maps held; faults: {faults or 'none'}")
     for name, path in outputs.items():
         if f"sink:{name}" in summary.wrote:
             print(f"wrote {path}")
+
+
+def _describe_window(summary: RunSummary) -> str:
+    """Return a line that says which frames a map is made of, and how long after its frame it comes."""
+
+    def describe(frames: int) -> str:
+        seconds = f"{frames / summary.frame_rate:.2f} s" if summary.frame_rate else "unknown time"
+        return f"{frames} {'frames' if frames > 1 else 'frame'} ({seconds})"
+
+    seen = f"the network sees {describe(summary.window_frames)} at once" if summary.window_frames > 1 else ""
+    late = f"a map comes {describe(summary.delay_frames)} after its frame" if summary.delay_frames else ""
+    rate = f"at {summary.frame_rate:.3g} frames/s"
+    return f"{'; '.join(filter(None, (seen, late)))}, {rate}"
 
 
 def _describe_limit(summary: RunSummary) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Image, PreparedInput, Tensor
-from edge.inference.clip_window_runner import ClipWindowRunner
+from edge.inference.clip_window_runner import ClipWindowRunner, WindowChoice
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import PipelinedRunner, Runner
@@ -44,6 +44,8 @@ class SaliencyModel:
         precision: The precision; None selects one, see `select_engine`.
         threads: Threads of ONNX Runtime; None for one per core.
         engine: The engine, or "auto".
+        window: How frames become clips, for a release whose graphs take several: "slide" by one frame, or
+            "blocks", which need a graph with a map per frame. None: blocks for such a graph, else slide.
 
     Attributes:
         release: The release.
@@ -53,6 +55,7 @@ class SaliencyModel:
             frames, so every frame is prepared once and in order. If the graph aligns raw frames itself, the
             result is the raw frame and a small grey image.
         depth: Maximum number of frames in flight: submitted and not yet collected.
+        delay_frames: Number of frames by which maps lag behind their frame.
         blur: Blur of the maps, as `Release.blur`. It may be changed.
 
     Raises:
@@ -66,6 +69,7 @@ class SaliencyModel:
         precision: str | None,
         threads: int | None = None,
         engine: EngineChoice = "onnxruntime",
+        window: WindowChoice | None = None,
     ) -> None:
         release = release if isinstance(release, Release) else load_release(release)
         selected, runner = open_engine(release, precision, runtime_form(release), threads, engine)
@@ -74,6 +78,7 @@ class SaliencyModel:
             if selected.fallback_reason:
                 self.engine += f" (not TensorRT: {selected.fallback_reason})"
             self._check_golden(selected.graph)
+            self._set_window(window)
         except BaseException:
             runner.close()
             raise
@@ -92,6 +97,7 @@ class SaliencyModel:
         if self._form == "clip" and release.clip is not None:
             runner = ClipWindowRunner(runner, release.clip, release.inputs[0], release.output)
         self._runner = runner
+        self.delay_frames = release.delay_frames
         self._pipelined = runner if isinstance(runner, PipelinedRunner) else None
         self.depth = self._pipelined.depth if self._pipelined else 1
         self._computed: deque[Tensor] = deque()
@@ -100,10 +106,30 @@ class SaliencyModel:
         self.engine = runner.description
         self.reset()
 
+    def _set_window(self, window: WindowChoice | None) -> None:
+        """Let frames become clips in another way than by default.
+
+        Raises:
+            InputError: The release cannot run so.
+        """
+        release, runner = self.release, self._runner
+        if window is None or (window == "slide" and release.clip is not None and release.clip.maps == 1):
+            return
+        if not isinstance(runner, ClipWindowRunner) or release.clip is None or release.clip.maps == 1:
+            takes = f"windows of {release.clip.frames} frames" if release.clip else "one frame at a time"
+            raise InputError(
+                f"release {release.name} takes {takes} and gives one map; --window {window} is for graphs "
+                "that give a map for each frame of a window, such as those of TinyHD-M: leave it out"
+            )
+        runner.window = window
+        # The last map of a sliding window is that of the newest frame.
+        self.delay_frames = 0 if window == "slide" else release.delay_frames
+        self.reset()
+
     def infer(self, prepared: PreparedInput) -> Tensor:
         """Return the saliency map (height, width), non-negative, for the result of `prepare`.
 
-        If the student looks ahead, the map belongs to the frame `release.delay_frames` before. The caller
+        If the student looks ahead, the map belongs to the frame `delay_frames` before. The caller
         owns the map.
         """
         self.submit(prepared)
@@ -203,7 +229,7 @@ def compute_clip_maps(model: SaliencyModel, frames: NDArray[np.uint8]) -> Tensor
         Maps (N, height, width).
     """
     model.reset()
-    delay = model.release.delay_frames
+    delay = model.delay_frames
     padded = [*frames, *([frames[-1]] * delay)]
     blur, model.blur = model.blur, 0.0
     try:

@@ -84,7 +84,7 @@ class InferenceLoop:
         now = time.monotonic()
         self._watchdog.engine_call_ended()
         self._collected += 1
-        if self._collected <= self._model.release.delay_frames:
+        if self._collected <= self._model.delay_frames:
             return
         valid_map = self._validate(saliency, self._undelivered[0].frame.index)
         with self._state.delivery_lock:

@@ -55,6 +55,9 @@ class RunSummary:
         faults: Number of fault episodes by kind.
         failed: Sinks whose output is incomplete, each with the reason.
         wrote: Sinks whose output is at its final path.
+        delay_frames: Number of frames by which maps lag behind their frame.
+        window_frames: Number of frames that the network takes together.
+        frame_rate: Frames per second that both are counted in: those of a file, the results of a live run.
     """
 
     frames: int
@@ -74,6 +77,9 @@ class RunSummary:
     faults: dict[str, int]
     failed: tuple[str, ...]
     wrote: tuple[str, ...]
+    delay_frames: int = 0
+    window_frames: int = 1
+    frame_rate: float = 0.0
 
 
 class _Delivery:
@@ -97,7 +103,7 @@ class _Delivery:
         self._sinks.put(result)
         self._on_result(result)
 
-    def summarize(self, interrupted: bool, live: bool) -> RunSummary:
+    def summarize(self, source: Source, model: SaliencyModel, interrupted: bool, live: bool) -> RunSummary:
         """Return the summary of the run."""
         seconds = time.monotonic() - self.started_s
         snapshot = self._status.snapshot()
@@ -105,10 +111,12 @@ class _Delivery:
         prepare_ms, inference_ms = self._times.mean_ms(PREPARE), self._times.mean_ms(ENGINE)
         mean_ms = self._latency_ms / max(1, self.latencies.count)
         busy = self._times.busy_shares(seconds)
+        fps = self.latencies.count / seconds
+        clip = model.release.clip
         return RunSummary(
             frames=self.latencies.count,
             seconds=seconds,
-            fps=self.latencies.count / seconds,
+            fps=fps,
             first_map_s=self.first_map_s,
             latency_p50_ms=p50_ms,
             latency_p99_ms=p99_ms,
@@ -123,6 +131,9 @@ class _Delivery:
             faults=snapshot.faults,
             failed=self._sinks.failures,
             wrote=self._sinks.committed,
+            delay_frames=model.delay_frames,
+            window_frames=clip.frames if clip else 1,
+            frame_rate=fps if live else source.fps,
         )
 
 
@@ -182,4 +193,4 @@ def run_pipeline(
         # A live recording cannot be repeated: it is committed even after an error.
         group.abort(commit=live is not None and delivery.latencies.count > 0)
         raise
-    return delivery.summarize(interrupted=stop.is_set(), live=live is not None)
+    return delivery.summarize(source, model, interrupted=stop.is_set(), live=live is not None)

@@ -50,7 +50,7 @@ class StateSpec:
     """A recurrent state of a streaming graph.
 
     The input is fed the output that the graph computed `lag_s` seconds before, rounded to whole frames and at
-    least one frame before.
+    least one frame before; or, if `fixed_lag` is set, that many frames before at any frame rate.
 
     Attributes:
         input: Name of the graph's input.
@@ -58,6 +58,7 @@ class StateSpec:
         shape: Shape (N, C, H, W).
         start: Value of all elements before the first frame.
         lag_s: The lag in seconds.
+        fixed_lag: The lag in frames; 0 if `lag_s` counts.
     """
 
     input: str
@@ -65,17 +66,19 @@ class StateSpec:
     shape: tuple[int, ...]
     start: float
     lag_s: float = 0.0
+    fixed_lag: int = 0
 
     def lag_frames(self, fps: float) -> int:
         """Return the lag in frames at a frame rate."""
-        return max(1, round(self.lag_s * fps))
+        return self.fixed_lag or max(1, round(self.lag_s * fps))
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Input (1, 3, `frames`, H, W) and output (1, `maps`, H, W) of a clip graph.
+    """Frames that a graph takes together and maps that it returns: 1, for the last frame, or `frames`.
 
-    `maps` is 1, for the last frame, or `frames`.
+    In clip form the input is (1, 3, `frames`, H, W) and the output (1, `maps`, H, W). In stream form, which
+    gives one map, the input is the newest frame, and the frames before it are the states.
     """
 
     frames: int
@@ -145,7 +148,7 @@ class Release:
         calibrated: Record of the calibration; None if there was none.
         raw_frame: Input of graphs that contain the preprocessing; None if they do not. With alignment, their
             second input is a homography (1, 3, 3), and the resized frame is a state.
-        clip: Input and output of graphs in clip form.
+        clip: Frames that the graphs take together; None if they take one, or a pair.
         blur: Gaussian blur of the maps after the graph: sigma as a fraction of the map's width; 0 for none.
         score: Calibration of the scores of regions; None if the release has none.
         map_size: Width and height of the maps; None if they are those of the input.
@@ -306,6 +309,9 @@ def save_release(release: Release) -> None:
             del table[optional]
     if not document["blur"]:
         del document["blur"]
+    for state in document["states"]:
+        if not state["fixed_lag"]:
+            del state["fixed_lag"]
     release_files = {
         path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size}
         for path in sorted(release.folder.iterdir())
@@ -459,6 +465,7 @@ def _parse_state(document: Mapping[str, Any]) -> StateSpec:
         shape=tuple(parse_integer(side, minimum=1) for side in document["shape"]),
         start=parse_number(document["start"]),
         lag_s=_parse_lag(document["lag_s"]),
+        fixed_lag=parse_integer(document.get("fixed_lag", 0)),
     )
 
 

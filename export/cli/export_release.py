@@ -116,7 +116,10 @@ def release_name(name: str | None, student_name: str) -> str:
 def _check_plan(plan: _ExportPlan) -> None:
     student = plan.student
     if plan.options.thorough and plan.takes_clips:
-        raise InputError(f"student {student.name} takes clips, which have no int8 graphs: leave --budget out")
+        raise InputError(
+            f"student {student.name} takes clips, which are exported in fp32 and fp16: leave --budget out, "
+            "and make int8 graphs of the release with aerogaze calibrate"
+        )
     for form in ("stream",) if plan.raw else plan.forms:
         check_form(student, form)
 

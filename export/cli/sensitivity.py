@@ -15,7 +15,7 @@ from rich.table import Table
 from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.cli.options import FILE
 from edge.core.atomic_files import PendingFile, atomic_file, cache_folder
-from edge.release.manifest import Form, Release, TargetEngine
+from edge.release.manifest import FORMS, Form, Release, TargetEngine
 from export.cli.target_options import (
     TargetRequest,
     open_target,
@@ -47,10 +47,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--form",
-    type=click.Choice(["stream", "pair"]),
-    default="stream",
-    show_default=True,
-    help="Form of a release's graph.",
+    type=click.Choice(FORMS),
+    help="Form of a release's graph (default: the one that flies).",
 )
 @click.option("--plot", type=FILE, help="Write a plot: PNG, SVG or PDF.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -58,7 +56,7 @@ def sensitivity(
     target: str,
     request: TargetRequest,
     engine: TargetEngine,
-    form: Form,
+    form: Form | None,
     plot: Path | None,
     as_json: bool,
 ) -> None:
@@ -92,7 +90,7 @@ def sensitivity(
 
 
 def _measure(
-    target: Release | ImportedGraph, request: TargetRequest, engine: TargetEngine, form: Form
+    target: Release | ImportedGraph, request: TargetRequest, engine: TargetEngine, form: Form | None
 ) -> tuple[Sensitivity, str, CalibrationFrames]:
     """Return the sensitivity of a target's layers, the method of the ranges, and the footage."""
     from calibration.inputs.distribution_shift import measure_shift, shift_warning
@@ -124,16 +122,18 @@ def _measure(
 
 
 def _load_graph(
-    target: Release | ImportedGraph, form: Form
+    target: Release | ImportedGraph, form: Form | None
 ) -> tuple[onnx.ModelProto, InputFeeder, ChannelStatistics]:
     """Return the fp32 graph of a target, its feeder, and the statistics of its training data."""
     import onnx
 
     from calibration.inputs.distribution_shift import STATISTICS_FILE, load_statistics
+    from edge.inference.saliency_model import runtime_form
     from export.release.recalibrate import release_feeder
 
     if not isinstance(target, Release):
         return target.model, target.feeder, target.statistics
+    form = form or runtime_form(target)
     model = onnx.load(target.path(target.graph("fp32", form)))
     statistics = load_statistics(target.folder / STATISTICS_FILE) if form == "stream" else {}
     return model, release_feeder(target, form), statistics

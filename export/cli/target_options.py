@@ -146,11 +146,6 @@ def open_target(name: str, request: TargetRequest) -> Release | ImportedGraph:
                 "fused preprocessing; expected a release of prepared frames: calibrate that one, then fuse "
                 "it with export --fuse-preprocess"
             )
-        if release.clip is not None:
-            raise InputError(
-                f"release {release.name} takes clips, for which int8 is not made again; expected a release "
-                "in stream or pair form: aerogaze import calibrates a network that takes clips"
-            )
         return release
     layout, size, colour, scale, offset = request.parse_image()
     return import_graph(

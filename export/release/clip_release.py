@@ -1,8 +1,8 @@
 """Release builder for students that take whole clips: TinyHD S and M.
 
-It writes fp32 and fp16 graphs. int8 was measured and is not faster (docs/reference/export.md, "TinyHD in
-int8"): most of the work is in grouped 3-D convolutions, for which neither engine has fast int8 kernels
-(docs/adr/0005-memories.md).
+S gives one map per clip and becomes a stream whose states are the frames before the newest one. M gives a map
+per frame and stays in clip form, for blocks of frames. fp32 and fp16 graphs are written; `aerogaze calibrate`
+makes int8 ones of the release (docs/reference/export.md, "TinyHD in int8").
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
 from calibration.inputs.calibration_frames import CalibrationFrames, sample_evenly
-from calibration.inputs.graph_inputs import FeedDict, open_session
+from calibration.inputs.graph_inputs import InputFeeder, open_session
 from calibration.search.fp16_diagnostics import describe_weakest_node
 from edge.core.atomic_files import atomic_folder
 from edge.metrics.saliency import cc
-from edge.release.manifest import GOLDEN_FILE, ClipSpec, Graph, Precision, Release, Verification, save_release
-from export.graphs.fp16 import to_fp16
+from edge.release.manifest import (
+    GOLDEN_FILE,
+    ClipSpec,
+    Form,
+    Graph,
+    Precision,
+    Release,
+    Verification,
+    save_release,
+)
+from export.graphs.fp16 import float_outputs, to_fp16
+from export.graphs.frame_window import WINDOW_PREROLL, to_window_stream, window_states
 from export.graphs.onnx_export import SALIENCY, export_onnx
 from export.release.builder import is_release_file
 from export.release.parity import check_parity
@@ -56,7 +65,7 @@ def make_clip_release(
     on_step: Callable[[str], None] = lambda step: None,
     blur: float = 0.0,
 ) -> Release:
-    """Export a student in clip form. The folder is written as a whole or not at all.
+    """Export a student that takes clips. The folder is written as a whole or not at all.
 
     Args:
         student: The student.
@@ -75,31 +84,26 @@ def make_clip_release(
     reference = _compute_reference(
         student,
         sample_evenly(frames.held_out, VERIFIED_CLIPS),
-        _golden_clips(golden_frames, forms.window, forms.maps),
+        golden_clips(golden_frames, ClipSpec(forms.window, forms.maps)),
     )
-    graphs = []
+    size = student.settings.preprocessing()
+    states = window_states(forms.window, size.height, size.width) if forms.maps == 1 else ()
+    feeder = InputFeeder(size, forms.inputs("clip"), SALIENCY, states, clip=forms.window)
     with atomic_folder(folder, is_ours=is_release_file) as path:
-        fp32 = export_onnx(student, "clip", 1)
-        models: dict[Precision, onnx.ModelProto] = {"fp32": fp32, "fp16": to_fp16(fp32, ["frame", SALIENCY])}
-        for precision, model in models.items():
-            on_step(f"clip {precision}")
-            verification = _verify_clip_graph(student, model, precision, reference)
-            file = f"clip.{precision}.onnx"
-            onnx.save(model, path / file)
-            graphs.append(Graph(file, "clip", precision, "any", 1, verification))
+        graphs = _write_graphs(student, feeder, reference, path, on_step)
         maps = np.concatenate(reference.golden_maps)[: len(golden_frames)].astype(np.float32)
         np.savez_compressed(path / GOLDEN_FILE, frames=golden_frames, maps=maps)
         release = Release(
             folder=path,
             name=student.name,
             student=vars(student.settings),
-            preprocessing=student.settings.preprocessing(),
-            inputs=forms.inputs("clip"),
+            preprocessing=size,
+            inputs=feeder.inputs,
             output=SALIENCY,
             delay_frames=student.settings.delay_frames,
-            preroll=0,
-            states=(),
-            graphs=tuple(graphs),
+            preroll=WINDOW_PREROLL if states else 0,
+            states=states,
+            graphs=graphs,
             trained=student.trained,
             calibrated=None,
             clip=ClipSpec(forms.window, forms.maps),
@@ -107,6 +111,37 @@ def make_clip_release(
         )
         save_release(release)
     return release
+
+
+def _write_graphs(
+    student: Student,
+    feeder: InputFeeder,
+    reference: _ReferenceClips,
+    folder: Path,
+    on_step: Callable[[str], None],
+) -> tuple[Graph, ...]:
+    """Write a student's graphs, as a stream if the feeder has states.
+
+    Raises:
+        CheckError: A graph differs from PyTorch by more than its tolerance.
+    """
+    form: Form = "stream" if feeder.states else "clip"
+    on_step("graph")
+    fp32 = export_onnx(student, "clip", 1)
+    if feeder.states:
+        fp32 = to_window_stream(fp32, feeder.inputs[0], feeder.states)
+    models: dict[Precision, onnx.ModelProto] = {
+        "fp32": fp32,
+        "fp16": to_fp16(fp32, [*feeder.inputs, *float_outputs(fp32, feeder)]),
+    }
+    graphs = []
+    for precision, model in models.items():
+        on_step(f"{form} {precision}")
+        verification = _verify_clip_graph(feeder, model, precision, reference)
+        file = f"{form}.{precision}.onnx"
+        onnx.save(model, folder / file)
+        graphs.append(Graph(file, form, precision, "any", 1, verification))
+    return tuple(graphs)
 
 
 def _compute_reference(
@@ -122,36 +157,33 @@ def _compute_reference(
 
 
 def _verify_clip_graph(
-    student: Student, model: onnx.ModelProto, precision: Precision, reference: _ReferenceClips
+    feeder: InputFeeder, model: onnx.ModelProto, precision: Precision, reference: _ReferenceClips
 ) -> Verification:
     """Compare a graph's maps with PyTorch's.
 
     Raises:
         CheckError: The difference exceeds the tolerance.
     """
-
-    def feed(session: ort.InferenceSession, clip: Frames) -> FeedDict:
-        return {"frame": _prepare_clip(student, clip)}
-
     session = open_session(model)
     maps, golden_maps = (
-        np.concatenate([session.run(None, feed(session, clip))[0][0] for clip in clips])
+        np.concatenate([session.run([feeder.output], feeder(session, clip))[0][0] for clip in clips])
         for clips in (reference.held_out, reference.golden)
     )
     verification = check_parity(
-        f"{precision} graph in clip form",
+        f"{precision} graph",
         precision,
         maps,
         np.concatenate(reference.held_out_maps),
-        partial(describe_weakest_node, model, feed, reference.held_out),
+        partial(describe_weakest_node, model, feeder, reference.held_out),
     )
     expected = np.concatenate(reference.golden_maps)
     return replace(verification, golden_cc=min(cc(a, b) for a, b in zip(golden_maps, expected, strict=True)))
 
 
-def _golden_clips(frames: Frames, length: int, maps: int) -> list[Frames]:
-    """Return the clips whose maps are those of the frames, padded like those of `ClipWindowRunner`."""
-    if maps == 1:
+def golden_clips(frames: Frames, clip: ClipSpec) -> list[Frames]:
+    """Return the clips whose maps are those of consecutive frames, padded as when a run starts and ends."""
+    length = clip.frames
+    if clip.maps == 1:
         padded = np.concatenate([frames[:1]] * (length - 1) + [frames])
         return [padded[index : index + length] for index in range(len(frames))]
     blocks = -(-len(frames) // length)

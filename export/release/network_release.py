@@ -30,9 +30,10 @@ from calibration.inputs.onnx_import import convert_opset, opset_of, simplify
 from edge.core.atomic_files import atomic_folder
 from edge.core.errors import CheckError, InputError
 from edge.inference.interface.recurrent_state import RecurrentState
-from edge.release.manifest import GOLDEN_FILE, ClipSpec, Form, Release, save_release
+from edge.release.manifest import GOLDEN_FILE, ClipSpec, Form, Release, StateSpec, save_release
 from edge.release.quantization import QUANTIZATION_FILE, save_quantization
 from export.graphs.fp16 import float_outputs, to_fp16
+from export.graphs.frame_window import WINDOW_PREROLL, to_window_stream, window_states
 from export.graphs.int8 import CalibrationResult, build_int8_graphs, calibration_document
 from export.graphs.int8_search import CalibrationOptions
 from export.graphs.onnx_export import SALIENCY
@@ -99,15 +100,14 @@ def make_network_release(
     model, statistics = _prepare_graph(network)
     peak = max(float(saliency.max()) for saliency in expected)
     writer = GraphWriter(frames.held_out, expected, golden, on_step, peak)
-    form: Form = "clip" if network.source.frames > 1 else "stream"
     with atomic_folder(folder, is_ours=is_release_file) as path:
         if statistics:
             save_statistics(statistics, path / STATISTICS_FILE)
         feeder = _feeder(network)
         result, missing = _write_graphs(
-            model, statistics, feeder, GraphKind(form, "fp32", 1), frames, options, path, writer
+            model, statistics, feeder, GraphKind("stream", "fp32", 1), frames, options, path, writer
         )
-        results = {form: result} if result is not None else {}
+        results: dict[Form, CalibrationResult] = {"stream": result} if result is not None else {}
         save_quantization(
             {form: result.quantization for form, result in results.items()}, path / QUANTIZATION_FILE
         )
@@ -132,8 +132,8 @@ def _describe_release(
         inputs=(FRAME,),
         output=SALIENCY,
         delay_frames=0,
-        preroll=0,
-        states=network.states,
+        preroll=WINDOW_PREROLL if source.frames > 1 else 0,
+        states=_release_states(network),
         graphs=tuple(writer.graphs),
         trained={"imported": describe_origin(network, card)},
         calibrated=calibrated,
@@ -202,8 +202,16 @@ def _prepare_graph(network: Network) -> tuple[onnx.ModelProto, ChannelStatistics
     model = convert_opset(network.path, model)
     adapted = adapt_network(model, network.source, network.target, network.states)
     simplified = simplify(network.path, adapted)
+    if network.source.frames > 1:
+        simplified = to_window_stream(simplified, FRAME, _release_states(network))
     names = {name for node in simplified.graph.node for name in node.output}
     return simplified, {name: value for name, value in statistics.items() if name in names}
+
+
+def _release_states(network: Network) -> tuple[StateSpec, ...]:
+    """Return the states of a network's stream: its own, or the frames of its window."""
+    source = network.source
+    return network.states or window_states(source.frames, source.height, source.width)
 
 
 def _feeder(network: Network) -> InputFeeder:
@@ -211,7 +219,7 @@ def _feeder(network: Network) -> InputFeeder:
         prepare=network.source.preprocessing,
         inputs=(FRAME,),
         output=SALIENCY,
-        states=network.states,
+        states=_release_states(network),
         clip=network.source.frames,
     )
 

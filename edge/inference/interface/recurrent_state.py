@@ -17,8 +17,9 @@ Value = TypeVar("Value")
 class RecurrentState(Generic[Value]):
     """The values of all states of a graph: arrays or tensors on any device.
 
-    A state is fed the output that the graph computed `lag_s` seconds before. While the clip is shorter than
-    the lag, it is fed the oldest output; before the first frame, its start value. States may share an output.
+    A state is fed the output that the graph computed `StateSpec.lag_frames` before. While the clip is shorter
+    than the lag, it is fed the oldest output; before the first frame, its start value. States may share an
+    output.
 
     Args:
         states: The states of the graph.

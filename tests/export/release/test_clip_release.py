@@ -14,13 +14,16 @@ import pytest
 import torch
 
 from calibration.inputs.calibration_frames import read_frames
+from calibration.search.accuracy import AccuracyBudget
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
-from edge.release.manifest import ClipSpec, load_release
+from edge.release.manifest import ClipSpec, StateSpec, load_release
 from edge.simulation.world import World
 from edge.sources.factory import open_source
+from export.graphs.int8_search import CalibrationOptions
 from export.release.clip_release import make_clip_release
+from export.release.recalibrate import calibrate_release
 from tests.conftest import Outcome
 from tests.support.made_once import MadeOnce
 from tests.support.published_tinyhd import find_weights, formula_clip
@@ -73,13 +76,28 @@ def test_graphs_reproduce_the_student(released: tuple[Student, Path]) -> None:
     release = load_release(release_folder)
     variant: Variant = "S" if "S" in student.name else "M"
     assert release.clip == ClipSpec(CLIP_FRAMES, MAPS[variant])
-    assert release.precisions("clip") == ("fp32", "fp16")
+    form = "stream" if variant == "S" else "clip"
+    assert release.forms() == (form,)
+    assert release.precisions(form) == ("fp32", "fp16")
     assert release.delay_frames == student.settings.delay_frames
     for graph, verification in release.verified_graphs():
         assert verification.max_error < (1e-5 if graph.precision == "fp32" else 1e-2)
         assert verification.mean_cc > (0.999999 if graph.precision == "fp32" else 0.9999)
-    operators = {node.op_type for node in onnx.load(release_folder / "clip.fp32.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(release_folder / f"{form}.fp32.onnx").graph.node}
     assert "BatchNormalization" not in operators
+
+
+def clip_feed(
+    session: ort.InferenceSession, states: tuple[StateSpec, ...], clip: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the inputs of a graph for a clip (1, 3, 16, H, W): as it is, or as a frame and those before."""
+    if not states:
+        return {"frame": clip}
+    types = {
+        value.name: np.float16 if "float16" in value.type else np.float32 for value in session.get_inputs()
+    }
+    past = {state.input: clip[:, :, [-1 - state.fixed_lag]].astype(types[state.input]) for state in states}
+    return {"frame": clip[:, :, -1], **past}
 
 
 @pytest.mark.parametrize(("variant", "stride"), [("S", 8), ("M", 16)])
@@ -94,10 +112,10 @@ def test_exported_published_weights_give_the_maps_of_the_authors(
     assert release.trained["imported"]["file"] == weights.name
     maps = {}
     for precision in ("fp32", "fp16"):
-        session = ort.InferenceSession(
-            tmp_path / "r" / f"clip.{precision}.onnx", providers=["CPUExecutionProvider"]
-        )
-        maps[precision] = np.asarray(session.run(None, {"frame": formula_clip()})[0])[0]
+        graph = release.graph(precision, release.forms()[0])
+        session = ort.InferenceSession(release.path(graph), providers=["CPUExecutionProvider"])
+        feed = clip_feed(session, release.states, formula_clip())
+        maps[precision] = np.asarray(session.run(["saliency"], feed)[0])[0]
     expected = np.load(real / "tinyhd_reference.npz")[f"formula_{variant}_grid{stride}_f32"]
     grid = maps["fp32"][:, ::stride, ::stride].reshape(expected.shape)
     np.testing.assert_allclose(grid, expected, atol=1e-4, rtol=0)
@@ -162,6 +180,54 @@ def test_clip_release_is_run_compared_and_built_by_the_commands(
         assert len(list((tmp_path / "engines").glob("*.engine"))) == 2
 
 
+def test_sliding_window_gives_each_frame_the_map_of_its_own_window(released: tuple[Student, Path]) -> None:
+    student, release_folder = released
+    if student.settings.delay_frames == 0:
+        with pytest.raises(
+            InputError, match="gives one map; --window blocks is for graphs that give a map for"
+        ):
+            SaliencyModel(release_folder, "fp32", window="blocks")
+    model = SaliencyModel(release_folder, "fp32", window="slide")
+    assert model.delay_frames == 0
+    frames = np.stack([World(3, 320, 180).frame(index).image for index in range(4)])
+    padded = np.concatenate([np.repeat(frames[:1], 15, axis=0), frames])
+    expected = [pytorch_maps(student, padded[i : i + CLIP_FRAMES])[-1] for i in range(4)]
+    np.testing.assert_allclose(compute_clip_maps(model, frames), expected, atol=1e-5)
+
+
+def test_window_is_for_networks_that_take_clips(command: Command) -> None:
+    outcome = command("run", "synthetic:8:320x180:2", "--window", "slide")
+    assert outcome.code == 2
+    assert "takes one frame at a time and gives one map" in outcome.err
+
+
+def test_summary_states_the_window_and_the_delay(released: tuple[Student, Path], command: Command) -> None:
+    student, release_folder = released
+    late = student.settings.delay_frames
+    arguments = ["run", "synthetic:8:320x180:3", "--release", release_folder, "--precision", "fp32"]
+    summary = json.loads(command(*arguments, "--json").out)
+    assert (summary["delay_frames"], summary["window_frames"], summary["frame_rate"]) == (late, 16, 10.0)
+    text = command(*arguments).out
+    assert "the network sees 16 frames (1.60 s) at once" in text
+    assert ("a map comes 15 frames (1.50 s) after its frame, at 10 frames/s" in text) == bool(late)
+
+
+def test_int8_graphs_of_a_release_are_made(released: tuple[Student, Path], tmp_path: Path) -> None:
+    """What calibration does with clips; how much an untrained student loses says nothing."""
+    _, release_folder = released
+    release = load_release(release_folder)
+    form = release.forms()[0]
+    footage = read_frames([open_source("synthetic:7:320x180:34")], release.preprocessing, CLIP_FRAMES, 3)
+    options = CalibrationOptions("minmax", AccuracyBudget(cc=0.9), max_trials=1)
+    (result,) = calibrate_release(release, footage, tmp_path / "r", options).values()
+    assert {int8.engine: int8.model is not None for int8 in result.int8}["tensorrt"]
+    calibrated = load_release(tmp_path / "r")
+    graph = calibrated.graph("int8", form, "tensorrt")
+    assert graph.verified is not None
+    assert graph.verified.golden_cc > 0.5
+    assert (calibrated.clip, calibrated.states) == (release.clip, release.states)
+
+
 def test_unsupported_form_and_precision_are_rejected(
     released: tuple[Student, Path], command: Command, tmp_path: Path
 ) -> None:
@@ -171,5 +237,5 @@ def test_unsupported_form_and_precision_are_rejected(
     outcome = command(*arguments, "--out", tmp_path / "r", "--form", "stream")
     assert outcome.code == 2
     assert "has no stream form; it has clip" in outcome.err
-    with pytest.raises(InputError, match="has no int8 graph in clip form"):
+    with pytest.raises(InputError, match=r"has no int8 graph in (clip|stream) form"):
         SaliencyModel(release_folder, "int8")
