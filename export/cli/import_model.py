@@ -30,7 +30,7 @@ _SECTIONS = {
     "Model": ("kind", "out", "name", "licence", "source", "size"),
     "TinyHD": ("d1_last",),
     "ONNX: frames in": ("layout", "window", "states", "colour", "preset", "mean", "std"),
-    "ONNX: map out": ("output", "activation", "map_size"),
+    "ONNX: map out": ("output", "channel", "activation", "map_size"),
     "ONNX: calibration": ("frames", "calibration_frames", "method", "budget"),
 }
 
@@ -94,6 +94,9 @@ _SECTIONS = {
 )
 @click.option("--output", metavar="NAME", help="Output that holds the map.")
 @click.option(
+    "--channel", type=int, metavar="N", help="Which of several maps of the output; -1 is the last one."
+)
+@click.option(
     "--activation",
     type=click.Choice(ACTIVATIONS),
     help="What makes a map of the output: sigmoid, softmax over all pixels, logsoftmax if it is the "
@@ -141,6 +144,7 @@ def import_model(
     mean: str | None,
     std: str | None,
     output: str | None,
+    channel: int | None,
     activation: str | None,
     map_size: str | None,
     frames: tuple[str, ...],

@@ -25,7 +25,7 @@ from edge.sources.factory import open_source
 from export.cli.export_release import print_calibration, release_name, release_table
 from export.cli.target_options import tensorrt_warnings, warn
 from export.compare.input_request import parse_numbers
-from export.networks.network_format import Activation, NetworkLayout
+from export.networks.network_format import Activation, NetworkLayout, NetworkOutput
 from export.networks.network_guess import Network, NetworkOptions, Preset, describe_network
 from export.release.builder import EXPORT_OPTIONS, is_release_file
 from export.release.network_release import ModelCard, make_network_release, window_of
@@ -51,6 +51,7 @@ class ImportRequest:
         output: Name of the output with the map.
         activation: Function from the output to the map.
         map_size: Size of the map, WIDTHxHEIGHT.
+        channel: Place of the map among the channels of the output.
         frames: Names of the footage.
         calibration_frames: Most windows to use.
         method: Method that chooses the ranges.
@@ -71,6 +72,7 @@ class ImportRequest:
     output: str | None
     activation: Activation | None
     map_size: str | None
+    channel: int | None
     frames: tuple[str, ...]
     calibration_frames: int
     method: MethodChoice
@@ -93,6 +95,7 @@ class ImportRequest:
             output=self.output,
             activation=self.activation,
             map_size=parse_size(self.map_size, "--map") if self.map_size else None,
+            channel=self.channel,
             states=tuple(map(_parse_state, self.states)),
         )
 
@@ -161,6 +164,12 @@ def _describe(network: Network) -> str:
     return (
         f"input {source.name}: {frames}{source.width}x{source.height} {source.layout} {colour} "
         f"{source.dtype}, {values}\n"
-        f"output {target.name}: {target.width}x{target.height}, activation {target.activation}, "
+        f"output {target.name}{_describe_place(target)}: {target.width}x{target.height}, "
+        f"activation {target.activation}, "
         f"map {target.map_width}x{target.map_height}"
     )
+
+
+def _describe_place(target: NetworkOutput) -> str:
+    """Return which of several maps is taken."""
+    return "" if target.axis is None else f"[{', '.join([*(':' * target.axis), str(target.index)])}]"

@@ -98,12 +98,16 @@ def _adapt_output(graph: onnx.GraphProto, target: NetworkOutput) -> None:
     """Add the nodes from the network's output to the map."""
     builder = NodeBuilder(find_free_name(graph, SALIENCY))
     shape = (1, 1, target.height, target.width)
+    name = target.name
+    if target.axis is not None:
+        index = builder.constant(np.array(target.index, np.int64), "index")
+        name = builder.add("Gather", name, index, axis=target.axis)
     if target.activation in ("softmax", "logsoftmax"):
         # exp of a normalized logarithm is its softmax, which is also right where it is not quite normalized.
-        x = builder.reshape(target.name, 1, target.height * target.width)
+        x = builder.reshape(name, 1, target.height * target.width)
         x = builder.reshape(builder.add("Softmax", x, axis=-1), *shape)
     else:
-        x = builder.reshape(target.name, *shape)
+        x = builder.reshape(name, *shape)
         if target.activation == "sigmoid":
             x = builder.add("Sigmoid", x)
     if target.is_resized:

@@ -112,6 +112,9 @@ class NetworkOutput:
             for a tensor that is the logarithm of a density. Both give a density.
         map_width: Width of the released map.
         map_height: Height of the released map.
+        axis: Axis of the tensor along which several maps lie: channels, or the frames of a window; None if
+            the tensor holds one map.
+        index: Place of the map on this axis.
     """
 
     name: str
@@ -120,6 +123,8 @@ class NetworkOutput:
     activation: Activation
     map_width: int
     map_height: int
+    axis: int | None = None
+    index: int = 0
 
     @property
     def is_resized(self) -> bool:
@@ -128,6 +133,8 @@ class NetworkOutput:
 
     def convert(self, value: NDArray[Any]) -> Map:
         """Return the map (map_height, map_width) for a value of the tensor."""
+        if self.axis is not None:
+            value = np.take(value, self.index, self.axis)
         saliency: Map = np.asarray(value, np.float32).reshape(self.height, self.width)
         if self.activation == "sigmoid":
             saliency = np.float32(1) / (1 + np.exp(-saliency))

@@ -6,7 +6,7 @@ Only what the graph settles is guessed. All that is missing is asked for at once
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class NetworkOptions:
         output: Name of the output with the map.
         activation: Function from the output to the map.
         map_size: Width and height of the map.
+        channel: Place of the map among the channels of the output, from the end if it is negative.
         states: Names of the input and the output of each recurrent state.
     """
 
@@ -76,6 +77,7 @@ class NetworkOptions:
     output: str | None = None
     activation: Activation | None = None
     map_size: Size | None = None
+    channel: int | None = None
     states: tuple[tuple[str, str], ...] = ()
 
 
@@ -151,7 +153,7 @@ def describe_network(path: Path, model: onnx.ModelProto, options: NetworkOptions
     assert output is not None
     assert activation is not None
     shape = _output_shape(path, model, source, output, states)
-    target = _describe_output(path, output, shape, activation, options.map_size)
+    target = _describe_output(path, output, shape, activation, options, source.frames)
     return Network(path, model, source, target, states, tuple(notes))
 
 
@@ -417,18 +419,51 @@ def _describe_output(
     name: str,
     shape: tuple[int, ...],
     activation: Activation,
-    map_size: Size | None,
+    options: NetworkOptions,
+    frames: int,
 ) -> NetworkOutput:
-    """Return how the network gives its map, from the shape of its output."""
+    """Return how the network gives its map, from the shape of its output.
+
+    If there is a map for each of the window's `frames`, the last one counts, that of the newest frame.
+    """
+    map_size, channel = options.map_size, options.channel
     found = _find_map(shape, map_size)
+    axis = _find_axis(shape, frames) if found is None else None
+    if axis is None and channel is not None:
+        raise InputError(f"{path}: output {name} has shape {shape}, without channels: leave --channel out")
+    if axis is not None:
+        channel = -1 if channel is None and shape[axis] == frames else channel
+        found = None if channel is None else _find_map(shape[:axis] + shape[axis + 1 :], map_size)
     if found is None:
-        flat = len(shape) == 2 and shape[0] == 1
+        remedy = "name another with --output"
+        if axis is not None:
+            remedy = f"choose one of its {shape[axis]} channels with --channel, or {remedy}"
+        elif len(shape) == 2 and shape[0] == 1:
+            remedy = f"give its size with --map WxH, {shape[1]} pixels"
         raise InputError(
-            f"{path}: output {name} has shape {shape}; expected one map, such as (1, 1, H, W): "
-            + (f"give its size with --map WxH, {shape[1]} pixels" if flat else "name another with --output")
+            f"{path}: output {name} has shape {shape}; expected one map, such as (1, 1, H, W): {remedy}"
         )
     width, height = found
-    return NetworkOutput(name, width, height, activation, *(map_size or found))
+    target = NetworkOutput(name, width, height, activation, *(map_size or found))
+    if axis is None or channel is None:
+        return target
+    if not -shape[axis] <= channel < shape[axis]:
+        raise InputError(
+            f"--channel is {channel}; output {name} has {shape[axis]} channels: expected "
+            f"{-shape[axis]} to {shape[axis] - 1}"
+        )
+    return replace(target, axis=axis, index=channel % shape[axis])
+
+
+def _find_axis(shape: tuple[int, ...], frames: int) -> int | None:
+    """Return the axis along which several maps lie, None if no axis leaves one map.
+
+    It is the one with a map for each of the window's frames, else the shortest.
+    """
+    first, last = range(len(shape) - 2), [*range(len(shape) - 3), len(shape) - 1]
+    longer = ([axis for axis in others if shape[axis] > 1] for others in (first, last))
+    candidates = [axes[0] for axes in longer if len(axes) == 1 and len(shape) > 2]
+    return min(candidates, key=lambda axis: (shape[axis] != frames, shape[axis]), default=None)
 
 
 def _find_map(shape: tuple[int, ...], map_size: Size | None) -> Size | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,64 @@ def test_what_contradicts_the_graph_is_refused_by_name(
     settled: dict[str, Any] = {"activation": "none", "colour": "rgb"}
     with pytest.raises(InputError, match=message):
         describe(model(), **(settled | options))
+
+
+def several_maps_network(shape: Sequence[int], window: int = 1) -> onnx.ModelProto:
+    """Return a network with an output of this shape, whose values are a constant plus the frame's mean."""
+    values = np.random.default_rng(3).random(shape).astype(np.float32)
+    frame = [1, 3, window, 8, 8] if window > 1 else [1, 3, 8, 8]
+    nodes = [
+        helper.make_node("ReduceMean", ["frame"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["values", "mean"], ["maps"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "several",
+        [value("frame", TensorProto.FLOAT, frame)],
+        [value("maps", TensorProto.FLOAT, list(shape))],
+        [numpy_helper.from_array(values, "values")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "channel", "place"),
+    [
+        ((1, 2, 4, 5), 1, 1, (1, 1)),
+        ((1, 4, 5, 3), 1, -1, (3, 2)),
+        ((1, 6, 4, 5), 6, None, (1, 5)),  # a map for each frame of the window: the last
+        ((1, 1, 6, 4, 5), 6, None, (2, 5)),
+        ((1, 6, 4, 5, 1), 6, 0, (1, 0)),
+    ],
+)
+def test_one_of_several_maps_is_taken(
+    shape: tuple[int, ...], window: int, channel: int | None, place: tuple[int, int]
+) -> None:
+    options = {"preset": "unit", "colour": "rgb", "activation": "sigmoid"}
+    network = describe(several_maps_network(shape, window), channel=channel, **options)
+    target = network.target
+    assert (target.axis, target.index, target.width, target.height) == (*place, 5, 4)
+    frames = np.random.default_rng(0).integers(0, 256, (window, 8, 8, 3), np.uint8)
+    (expected,) = compute_network_maps(network, [frames])
+    np.testing.assert_allclose(predict_adapted(network, frames), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channel", "message"),
+    [
+        ((1, 2, 4, 5), None, "choose one of its 2 channels with --channel"),
+        ((1, 2, 4, 5), 2, "--channel is 2; output maps has 2 channels: expected -2 to 1"),
+        ((1, 1, 4, 5), 0, "without channels: leave --channel out"),
+        ((2, 2, 4, 5), None, "expected one map, .*: name another with --output"),
+    ],
+)
+def test_channel_that_does_not_fit_is_refused(
+    shape: tuple[int, ...], channel: int | None, message: str
+) -> None:
+    options = {"preset": "unit", "colour": "rgb", "activation": "none"}
+    with pytest.raises(InputError, match=message):
+        describe(several_maps_network(shape), channel=channel, **options)
 
 
 def test_window_in_the_channels_needs_its_length() -> None:

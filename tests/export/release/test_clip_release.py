@@ -18,7 +18,7 @@ from calibration.search.accuracy import AccuracyBudget
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
-from edge.release.manifest import ClipSpec, StateSpec, load_release
+from edge.release.manifest import ClipSpec, Form, StateSpec, load_release
 from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.graphs.int8_search import CalibrationOptions
@@ -76,7 +76,7 @@ def test_graphs_reproduce_the_student(released: tuple[Student, Path]) -> None:
     release = load_release(release_folder)
     variant: Variant = "S" if "S" in student.name else "M"
     assert release.clip == ClipSpec(CLIP_FRAMES, MAPS[variant])
-    form = "stream" if variant == "S" else "clip"
+    form: Form = "stream" if variant == "S" else "clip"
     assert release.forms() == (form,)
     assert release.precisions(form) == ("fp32", "fp16")
     assert release.delay_frames == student.settings.delay_frames
