@@ -112,7 +112,11 @@ def train(
 
 
 def _print_summary(student: Student, out: Path, seconds: float) -> None:
+    from trainer.data.scene_pool import SYNTHETIC_DATA
     from trainer.models.student import parameter_count
+
+    def shown(data: str) -> str:
+        return "the simulated world" if data == SYNTHETIC_DATA else data
 
     print(
         f"{student.name}: {parameter_count(student.network):,} parameters, "
@@ -120,11 +124,11 @@ def _print_summary(student: Student, out: Path, seconds: float) -> None:
     )
     if qat := student.trained.get("qat"):
         print(
-            f"KLD of int8 maps to fp32's, on windows not trained on ({qat['data']}): "
+            f"KLD of int8 maps to fp32's, on windows not trained on ({shown(qat['data'])}): "
             f"{qat['kld_before']:.2e} before, {qat['kld_after']:.2e} after"
         )
     else:
-        print(f"trained on {student.trained['data']}")
+        print(f"trained on {shown(student.trained['data'])}")
 
 
 def _load_recipe(name: str, changes: tuple[str, ...], release: str | None) -> Recipe:

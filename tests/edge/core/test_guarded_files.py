@@ -97,7 +97,7 @@ def test_any_bytes_are_a_document_or_a_value_error(data: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a=" + "[" * 100_000, "a=" + "{b=" * 50_000, ".".join(["a"] * 20_000) + "=1", "a=" + "9" * 5000,
+        "a=" + "[" * 100_000, "a=" + "{b=" * 50_000, ".".join(["a"] * 5_000) + "=1", "a=" + "9" * 5000,
         "a=0x" + "f" * 5000, "a=" + "[" * 80 + "]" * 80, "a='\0'", "\udcff", "a = " + "1" * (1 << 20),
         "[a" + ".a" * 5000 + "]",
     ],
