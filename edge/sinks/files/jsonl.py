@@ -57,7 +57,7 @@ class JsonlSink:
             for row, region in zip(regions, result.regions, strict=True):
                 point = self._locator.locate(region, result.frame.capture_s, height / width)
                 row |= geo_point_to_json(point)
-        line = {
+        line: dict[str, object] = {
             "frame": result.frame.index,
             "capture_s": round(result.frame.capture_s, 6),
             "latency_ms": round(result.latency_ms, 3),
@@ -71,6 +71,8 @@ class JsonlSink:
             ],
             "regions": regions,
         }
+        if result.frame.stamp_ns is not None:
+            line |= {"stamp_ns": result.frame.stamp_ns, "frame_id": result.frame.frame_id}
         data = f"{json.dumps(line)}\n".encode()
         with translate_write_errors(self._path):
             while data:

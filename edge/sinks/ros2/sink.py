@@ -67,6 +67,7 @@ class Ros2Sink:
         self._size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
         self._status, self._transform, self._camera = status, transform, camera
         self._is_closed = False
+        self._timer: Any = None
         self._ros = open_node()
         try:
             self._create_publishers(namespace)
@@ -204,9 +205,12 @@ class Ros2Sink:
         self._close()
 
     def _close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._ros.close()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._timer is not None:  # the source may still use the node
+            self._ros.node.destroy_timer(self._timer)
+        self._ros.close()
 
 
 def _map_message(result: Result, header: Any) -> Any:

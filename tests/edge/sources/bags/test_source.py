@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +15,7 @@ from edge.core.frames import Frame, find_damage
 from edge.sources.bags.source import split_name
 from edge.sources.factory import is_camera, open_source
 from tests.conftest import Outcome
-from tests.support.bags import START_NS, Picture, Storage, compressed, flight, raw, write_bag
+from tests.support.bags import START_NS, STEP_NS, Picture, Storage, compressed, flight, raw, write_bag
 
 STORAGES: list[Storage] = ["ros1", "sqlite3", "mcap"]
 IMAGES = flight(12)
@@ -265,6 +266,8 @@ def test_command_runs_on_a_bag_and_never_over_it(tmp_path: Path, command: Callab
     bag = write_bag(tmp_path / "b.bag", "ros1", {"/c": [raw(image) for image in IMAGES]})
     outcome: Outcome = command("run", f"bag:{bag}", "--jsonl", tmp_path / "out.jsonl", "--release", "skd-32")
     assert outcome.code == 0, outcome.err
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 12
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    stamps = [(row["stamp_ns"], row["frame_id"]) for row in rows]
+    assert stamps == [(START_NS + index * STEP_NS - 10**6, "camera") for index in range(12)]
     outcome = command("run", f"bag:{bag}#/c", "--jsonl", bag)
     assert (outcome.code, "it is the source" in outcome.err) == (2, True)
