@@ -201,6 +201,7 @@ def open_network_sinks(
                 gimbal=options.gimbal,
                 on_gimbal=options.on_gimbal,
                 key=None if options.mavlink_key is None else read_key(options.mavlink_key),
+                frame_size=(source.width, source.height),
                 stream=stream,
                 locator=locator,
             )

@@ -49,7 +49,9 @@ def flying(
     locator: Geolocator | None = None,
 ) -> Iterator[Flight]:
     status, clock = Status(RunInfo("skd-64", "int8", "none", "camera")), ManualClock()
-    settings = MavlinkSettings(VEHICLE, gimbal, gimbal is not None, on_gimbal, key, stream, locator)
+    settings = MavlinkSettings(
+        VEHICLE, gimbal, gimbal is not None, on_gimbal, key, (160, 90), stream, locator
+    )
     sink = MavlinkSink(links or [f"udpout:127.0.0.1:{ground.port}"], status, identity, settings, clock)
     try:
         ground.wait("HEARTBEAT")

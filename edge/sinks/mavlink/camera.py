@@ -43,6 +43,7 @@ class MavlinkSettings:
         gimbal: Point the gimbal at the tracked region; needs the geometry.
         on_gimbal: The camera is mounted on that gimbal.
         key: Key that signs all messages. Messages that are not signed with it are ignored. None: no signing.
+        frame_size: Width and height of the frames in pixels, until the first one comes.
         stream: Video that the run streams, for ground stations to find it.
         locator: Gets the poses of the vehicle and gives regions a place on earth; None for none.
     """
@@ -52,6 +53,7 @@ class MavlinkSettings:
     gimbal: bool = False
     on_gimbal: bool = False
     key: bytes | None = None
+    frame_size: tuple[int, int] = (0, 0)
     stream: VideoStream | None = None
     locator: Geolocator | None = None
 
@@ -94,7 +96,7 @@ class MavlinkSink:
         self._encoder: Any = common.MAVLink(self._link, *address)
         self._signer = None if settings.key is None else MessageSigner(settings.key)
         self._inputs = [(link, MessageParser(common, link, status)) for link in opened]
-        self._tracker = TargetTracker()
+        self._tracker = TargetTracker(*settings.frame_size)
         camera, locator = settings.camera, settings.locator
         self._messages = CameraMessages(
             common, status, self._tracker, clock, camera, settings.stream, self._link.local_host, locator

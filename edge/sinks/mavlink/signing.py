@@ -31,7 +31,7 @@ def read_key(path: Path) -> bytes:
     Raises:
         InputError: The file cannot be read, other users may read or change it, or it holds no key.
     """
-    data = read_bytes(path, 4096, _EXPECTED)
+    data = read_bytes(path, 4096, _EXPECTED, accepts_pipe=True)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077 and os.name == "posix":
         raise InputError(

@@ -16,14 +16,18 @@ class TargetTracker:
 
     Not thread-safe: the sink holds its lock around all calls.
 
+    Args:
+        frame_width: Width of the frames in pixels; 0 if unknown.
+        frame_height: Height of the frames in pixels; 0 if unknown.
+
     Attributes:
-        frame_width: Width of the last frame in pixels; 0 before the first.
-        frame_height: Height of the last frame in pixels; 0 before the first.
+        frame_width: Width of the last frame in pixels.
+        frame_height: Height of the last frame in pixels.
         frame_s: Time of capture of the last frame in seconds.
     """
 
-    def __init__(self) -> None:
-        self.frame_width = self.frame_height = 0
+    def __init__(self, frame_width: int = 0, frame_height: int = 0) -> None:
+        self.frame_width, self.frame_height = frame_width, frame_height
         self.frame_s = 0.0
         self._regions: tuple[Region, ...] = ()
         self._picked_id: int | None = None

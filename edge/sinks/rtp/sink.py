@@ -26,8 +26,8 @@ from edge.sinks.video_stream import VideoStream
 
 MAX_WIDTH, MAX_HEIGHT = 1280, 1280
 MAX_FPS = 30.0
-BITS_PER_PIXEL = 0.1
-"""Bits per second for each pixel per second: 2.8 Mbit/s at 1280x720 and 30 pictures per second."""
+BITS_PER_PIXEL, MIN_BIT_RATE = 0.1, 500_000
+"""Bits per second for each pixel per second, 2.8 Mbit/s at 1280x720 and 30 pictures per second, and at least."""
 START_TIMEOUT_S, END_TIMEOUT_S = 20.0, 2.0
 MIN_BACKOFF_S, MAX_BACKOFF_S = 1.0, 10.0
 STEADY_S = 5.0
@@ -70,9 +70,8 @@ def parse_stream(address: str, source: Source) -> VideoStream:
     scale = min(1.0, MAX_WIDTH / source.width, MAX_HEIGHT / source.height)
     width, height = (max(16, 2 * round(side * scale / 2)) for side in (source.width, source.height))
     fps = min(MAX_FPS, source.fps or MAX_FPS)
-    return VideoStream(
-        kind, host, port, path, width, height, fps, round(BITS_PER_PIXEL * width * height * fps)
-    )
+    bit_rate = max(MIN_BIT_RATE, round(BITS_PER_PIXEL * width * height * fps))
+    return VideoStream(kind, host, port, path, width, height, fps, bit_rate)
 
 
 class RtpSink:

@@ -129,7 +129,8 @@ def test_file_that_holds_no_private_key_is_refused(
         read_key(path)
 
 
-def test_pipe_and_missing_file_are_refused(tmp_path: Path) -> None:
+def test_silent_pipe_and_missing_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.core.guarded_files.PIPE_TIMEOUT_S", 0.05)
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name in ("pipe", "missing"):
         with pytest.raises(InputError, match="expected the 32 bytes"):

@@ -113,6 +113,38 @@ def test_pictures_are_served_over_rtsp_to_ffmpeg_and_only_while_it_watches(gstre
         assert wait_until(lambda: not sink._stream.is_running)
 
 
+def test_receiver_that_stalls_does_not_hold_up_another_one(gstreamer: None) -> None:
+    port, status = free_tcp_port(), make_status()
+    url = f"rtsp://127.0.0.1:{port}/saliency"
+    with (
+        streaming(url, status) as sink,
+        socket.create_connection(("127.0.0.1", port)) as stalled,
+        stalled.makefile("rb") as answers,
+    ):
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def ask(method: str, target: str, *headers: str) -> dict[str, str]:
+            """Send a request and return the headers of the answer."""
+            stalled.sendall(
+                "\r\n".join([f"{method} {target} RTSP/1.0", "CSeq: 1", *headers, "", ""]).encode()
+            )
+            lines = [line.decode().strip() for line in iter(answers.readline, b"\r\n")]
+            assert lines[0].endswith("200 OK")
+            found = {name: value for name, _, value in (line.partition(": ") for line in lines[1:])}
+            answers.read(int(found.get("Content-Length", 0)))
+            return found
+
+        ask("DESCRIBE", url, "Accept: application/sdp")
+        transport = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1"
+        session = ask("SETUP", f"{url}/stream=0", transport)["Session"].partition(";")[0]
+        ask("PLAY", url, f"Session: {session}")  # and never reads again
+        client = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
+        assert all(client.read()[0] for _ in range(20))
+        assert sink._process.poll() is None
+        client.release()
+    assert status.snapshot().faults == {}
+
+
 def test_encoder_that_is_killed_is_started_again(gstreamer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtp, "MIN_BACKOFF_S", 0.1)
     port, status = free_udp_port(), make_status()
