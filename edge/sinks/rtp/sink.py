@@ -27,7 +27,7 @@ from edge.sinks.video_stream import VideoStream
 MAX_WIDTH, MAX_HEIGHT = 1280, 1280
 MAX_FPS = 30.0
 BITS_PER_PIXEL, MIN_BIT_RATE = 0.1, 500_000
-"""Bits per second for each pixel per second, 2.8 Mbit/s at 1280x720 and 30 pictures per second, and at least."""
+"""Bits per second for each pixel per second (2.8 Mbit/s at 1280x720 and 30 per second), and at least."""
 START_TIMEOUT_S, END_TIMEOUT_S = 20.0, 2.0
 MIN_BACKOFF_S, MAX_BACKOFF_S = 1.0, 10.0
 STEADY_S = 5.0
