@@ -227,7 +227,8 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
     command = [values.get(word, word) for word in words]
     if shutil.which(command[0]) is None:
         raise InputError(f"no program {command[0]!r}; expected a command to run")
-    extend_watchdog(derive_limits(longest_start_s(board.read_state().slots.values())).watchdog_s)
+    if start_s := longest_start_s(board.read_state().slots.values()):
+        extend_watchdog(derive_limits(start_s).watchdog_s)
     os.execvp(command[0], command)  # noqa: S606
 
 

@@ -58,6 +58,15 @@ systemctl enable --now aerogaze
 """
 """What docs/how-to/service.md does, as root. The standard input is run.toml."""
 
+REAL_BOOT_ID = """[Unit]
+DefaultDependencies=no
+Before=sysinit.target
+[Service]
+Type=oneshot
+ExecStart=umount /proc/sys/kernel/random/boot_id
+"""
+"""Unit of the boards. systemd-nspawn mounts a file over the kernel's boot id, which services with a sandbox do
+not see. On a real board all see the same."""
 CONFIG = {
     "service": {
         "restart": ["systemctl", "restart", "aerogaze"],
@@ -252,9 +261,12 @@ def install_code(image: Path, place: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             file.extractall(packages)
         archive.unlink()
-        unit = root / "etc/systemd/system/aerogaze.service"
-        shutil.copyfile(packages / "jetson/aerogaze.service", unit)
+        units = root / "etc/systemd/system"
+        shutil.copyfile(packages / "jetson/aerogaze.service", units / "aerogaze.service")
         (root / "var/lib/aerogaze/config.json").write_text(json.dumps(CONFIG))
+        (units / "boot-id.service").write_text(REAL_BOOT_ID)
+        (units / "sysinit.target.wants").mkdir(exist_ok=True)
+        (units / "sysinit.target.wants/boot-id.service").symlink_to("../boot-id.service")
         inside = [f"/{(packages / name).relative_to(root)}" for name in ("edge", "jetson", "export")]
         call("chroot", root, "/opt/aerogaze/bin/python", "-m", "compileall", "-q", *inside)
 
