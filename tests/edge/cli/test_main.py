@@ -192,14 +192,17 @@ def test_signal_ends_a_run_cleanly(
         stderr=subprocess.PIPE,
         text=True,
     )
-    for _ in range(600):
-        if len(list(tmp_path.glob(".m.*/*.png"))) >= 3:
-            break
-        time.sleep(0.05)
-    for number in numbers:
-        process.send_signal(number)
-        time.sleep(pause_s)
-    _, err = process.communicate(timeout=30)
+    try:
+        for _ in range(2000):
+            if len(list(tmp_path.glob(".m.*/*.png"))) >= 3:
+                break
+            time.sleep(0.05)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(pause_s)
+        _, err = process.communicate(timeout=100)
+    finally:
+        process.kill()
     assert process.returncode == 0
     count = len((tmp_path / "o.jsonl").read_text().splitlines())
     assert f"interrupted: kept the {count} frames" in err
