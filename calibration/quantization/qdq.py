@@ -180,7 +180,7 @@ class _QdqInsertion:
         self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
-    def _add_dq(self, inputs: list[str], restored: str, name: str, **attributes: int) -> None:
+    def _add_dq(self, inputs: list[str], restored: str, name: str, **attributes: Any) -> None:
         self._graph.node.append(
             helper.make_node("DequantizeLinear", inputs, [restored], name=name, **attributes)
         )

@@ -42,6 +42,8 @@ class CommandEntry:
     function: str | None = None
 
 
+CLOSED_PIPE_CODE = 141
+"""Exit code after the reader of the standard output has ended, as shells report it: 128 + SIGPIPE."""
 COMMANDS = {
     "run": CommandEntry("Fly", "edge.cli.run", "Compute saliency maps of a video or camera."),
     "doctor": CommandEntry("Fly", "edge.cli.doctor", "Show what this machine can do and what it lacks."),
@@ -195,7 +197,10 @@ def invoke(arguments: Sequence[str]) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: code 0 on success, 2 on invalid input, 1 on a failed check."""
+    """Run the command line and exit: code 0 on success, 2 on invalid input, 1 on a failed check.
+
+    It is 141 if the reader of the standard output has ended, as in `aerogaze … | head`.
+    """
     code = run_cli(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A run that was stopped by a signal keeps its handlers (edge.cli.stop_signals). Python removes them
@@ -213,6 +218,10 @@ def run_cli(arguments: Sequence[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
+    except (ClosedPipeError, BrokenPipeError):
+        # `| head` has read enough. Python writes what it still has to the standard output while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE_CODE
     except InputError as error:
         return _print_error(str(error), 2)
     except CheckError as error:
@@ -222,9 +231,6 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _print_error(f"{error.format_message()} (see {command} --help)", 2)
     except (click.Abort, KeyboardInterrupt):
         return _print_error("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         if error.errno is None:
             raise

@@ -30,5 +30,9 @@ class HangError(InputError):
         self.thread = thread
 
 
+class ClosedPipeError(InputError):
+    """The reader of the standard output has closed it, as `head` does; exit code 141, without a message."""
+
+
 class CheckError(Exception):
     """A requested check failed; exit code 1. The message says which check, and by how much."""

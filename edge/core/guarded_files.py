@@ -6,10 +6,13 @@ line, within a bound of memory, whatever the bytes are.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import select
 import stat
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,30 +30,59 @@ MAX_DOCUMENT_BYTES = 64 << 20
 MAX_INTEGER_DIGITS = 20
 """Digits of an integer in a document; 64 bits have at most 20."""
 MAX_ARRAY_BYTES = 2 << 30
+PIPE_TIMEOUT_S = 60.0
+"""Longest wait for the content of a pipe: a person may have to enter a password first."""
 
 
-def read_bytes(path: Path, max_bytes: int, expected: str) -> bytes:
+def read_bytes(path: Path, max_bytes: int, expected: str, accepts_pipe: bool = False) -> bytes:
     """Return the content of a regular file.
 
     Args:
-        path: The file. A named pipe or device is refused, since reading it could wait for ever.
+        path: The file. A device is refused, and so is a pipe, since reading it could wait for ever.
         max_bytes: Largest accepted size.
         expected: What the file should be, for error messages.
+        accepts_pipe: Read a pipe as well, such as /dev/stdin or a shell's <(...). It can be read only once,
+            and must be complete within `PIPE_TIMEOUT_S`.
 
     Raises:
         InputError: The file cannot be read, is not a regular file, or is larger.
     """
     try:
         with open(path, "rb", opener=_open_nonblocking) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            mode = os.fstat(file.fileno()).st_mode
+            if accepts_pipe and stat.S_ISFIFO(mode):
+                data = _read_pipe(file.fileno(), max_bytes)
+            elif stat.S_ISREG(mode):
+                data = file.read(max_bytes + 1)
+            else:
                 raise InputError(f"{path} is not a regular file; expected {expected}: name another file")
-            data = file.read(max_bytes + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; expected {expected}") from None
     except ValueError as error:  # a zero byte in the name
         raise InputError(f"cannot read {str(path)!r}: {error}; expected {expected}") from None
     if len(data) > max_bytes:
         raise InputError(f"{path} is larger than {max_bytes} bytes; expected {expected}: name another file")
+    return data
+
+
+def _read_pipe(handle: int, max_bytes: int) -> bytes:
+    """Return what is written to a pipe until its writers close it, or one byte more than `max_bytes`.
+
+    Raises:
+        TimeoutError: It is not complete in time.
+    """
+    end_s = time.monotonic() + PIPE_TIMEOUT_S
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    data = b""
+    while len(data) <= max_bytes:
+        remaining_s = end_s - time.monotonic()
+        if remaining_s <= 0 or not poller.poll(remaining_s * 1000):
+            raise TimeoutError(errno.ETIMEDOUT, f"nobody completes it within {PIPE_TIMEOUT_S:g} s")
+        block = os.read(handle, max_bytes + 1 - len(data))
+        if not block:
+            break
+        data += block
     return data
 
 

@@ -22,13 +22,13 @@ def read_toml(path: Path, expected: str) -> dict[str, Any]:
     """Return the content of a TOML file.
 
     Args:
-        path: The file.
+        path: The file, or a pipe such as /dev/stdin.
         expected: What the file should contain, for error messages.
 
     Raises:
         InputError: The file cannot be read, or is not valid TOML.
     """
-    data = read_bytes(path, MAX_TOML_BYTES, expected)
+    data = read_bytes(path, MAX_TOML_BYTES, expected, accepts_pipe=True)
     try:
         document: dict[str, Any] = tomllib.loads(data.decode("utf-8-sig"))  # some editors write a mark first
         check_depth(document)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from edge.core.errors import InputError
+from edge.core.errors import ClosedPipeError, InputError
 from edge.core.run_status import Status
 from edge.core.stage_times import StageTimes
 from edge.pipeline.bounded_queue import BoundedQueue
@@ -115,7 +115,8 @@ class SinkWorker:
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
-        self._status.report_fault(self.fault_kind, format_error(error))
+        if not isinstance(error, ClosedPipeError):  # its reader has enough; that is no fault
+            self._status.report_fault(self.fault_kind, format_error(error))
 
 
 class SinkGroup:

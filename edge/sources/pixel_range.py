@@ -83,6 +83,16 @@ def configured_range() -> PixelRange | None:
     return parse_range(os.environ.get(RANGE_VARIABLE) or None)
 
 
+def describe_range() -> str:
+    """Return the range of the environment in one form: `auto` to measure it, or LOW,HIGH.
+
+    Raises:
+        InputError: As `parse_range`.
+    """
+    given = configured_range()
+    return "auto" if given is None else f"{given.low:g},{given.high:g}"
+
+
 def measure_range(images: Iterable[NDArray[Any]]) -> PixelRange:
     """Return the range of the percentiles of all images together; NaN and infinity are left out."""
     samples = [_sample(image) for image in images]

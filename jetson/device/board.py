@@ -121,7 +121,9 @@ class DeviceBoard:
             raise InputError(
                 f"the board {self.root} trusts no key yet: aerogaze device trust k.pub --root {self.root}"
             )
-        document = canonical_json.decode(read_limited(path, "the keys that the board trusts"), str(path))
+        document = canonical_json.decode(
+            read_limited(path, "the keys that the board trusts", accepts_pipe=False), str(path)
+        )
         return parse_trust(document, str(path))
 
     def set_trust(self, new: Trust, signatures: Signatures | None) -> Trust:

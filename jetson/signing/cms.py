@@ -48,7 +48,8 @@ def load_cms_signer(key_path: Path, certificate_path: Path) -> CmsSigner:
     try:
         expected = "an RSA key and its certificate in PEM"
         key_data, certificate_data = (
-            read_bytes(path, MAX_FILE_BYTES, expected) for path in (key_path, certificate_path)
+            read_bytes(path, MAX_FILE_BYTES, expected, accepts_pipe=True)
+            for path in (key_path, certificate_path)
         )
         private_key = serialization.load_pem_private_key(key_data, password=None)
         certificate = x509.load_pem_x509_certificate(certificate_data)

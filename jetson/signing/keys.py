@@ -212,14 +212,15 @@ def short_key_id(public_key: PublicKeyHex) -> str:
     return public_key[:8]
 
 
-def read_limited(path: Path, expected: str) -> bytes:
+def read_limited(path: Path, expected: str, accepts_pipe: bool = True) -> bytes:
     """Return the content of a file of at most 64 KiB.
 
     Args:
-        path: The file.
+        path: The file, or a pipe such as /dev/stdin or a shell's <(...), which is read once.
         expected: What the file should be, for error messages.
+        accepts_pipe: Read a pipe as well; not for files of a board, which others could replace by one.
 
     Raises:
-        InputError: The file cannot be read, is no regular file, or is larger.
+        InputError: The file cannot be read, is neither a regular file nor a pipe, or is larger.
     """
-    return read_bytes(path, MAX_FILE_BYTES, expected)
+    return read_bytes(path, MAX_FILE_BYTES, expected, accepts_pipe)

@@ -330,7 +330,7 @@ def _resize(mode: str, by: str) -> tuple[int, Block]:
             if net.opset < 9:
                 return net.add(operator, x, mode=mode_7, scales=[1.0, 1.0, 2.0, 2.0])
             return net.add(operator, x, scales, mode=mode_7)
-        rest = {"coordinate_transformation_mode": "asymmetric"} if mode == "nearest" else {}
+        rest: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric"} if mode == "nearest" else {}
         if by == "computed sizes":
             shape = net.add("Shape", x)
             sides = net.add("Slice", shape, net.whole(2), net.whole(4))
@@ -579,6 +579,129 @@ def _selected_output(net: NetworkSketch, x: str) -> str:
     return net.add("Relu", x)
 
 
+def _clip_above(net: NetworkSketch, x: str) -> str:
+    """Limit by a maximum alone: the minimum is an empty name."""
+    if net.opset < 11:
+        return net.add("Clip", x, max=1.0)
+    return net.add("Clip", x, "", net.constant(1.0))
+
+
+def _softmax_of_the_rest(net: NetworkSketch, x: str) -> str:
+    """Before opset 13, a Softmax is over all axes from its axis on."""
+    return net.add("Softmax", x, axis=2 if net.opset >= 13 else 1)
+
+
+def _unpool(net: NetworkSketch, x: str) -> str:
+    """Pool with indices, and put the values back to their places, as SegNet does."""
+    if net.opset < 11 or net.style.half != "none" or net.height % 2 or net.width % 2:
+        return net.add("Relu", x)
+    pooled = net.add("MaxPool", x, count=2, kernel_shape=[2, 2], strides=[2, 2])
+    return net.add("MaxUnpool", pooled, net.nodes[-1].output[1], kernel_shape=[2, 2], strides=[2, 2])
+
+
+def _cast_to_itself(net: NetworkSketch, x: str) -> str:
+    return net.add("Relu", net.add("Cast", x, to=net.float_type))
+
+
+def _constant_of_floats(net: NetworkSketch, x: str) -> str:
+    if net.opset < 12 or net.style.half != "none":
+        return net.add("Relu", x)
+    net.nodes.append(helper.make_node("Constant", [], [c := net.name("c")], value_float=0.3))
+    net.nodes.append(helper.make_node("Constant", [], [d := net.name("c")], value_floats=[0.1]))
+    return net.add("Add", net.add("Mul", x, c), d)
+
+
+def _masked_dropout(net: NetworkSketch, x: str) -> str:
+    return net.add("Relu", net.add("Dropout", x, count=2))
+
+
+def _sequence(net: NetworkSketch, x: str) -> str:
+    if net.opset < 11 or net.channels % 2:
+        return net.add("Relu", x)
+    parts = net.add("SplitToSequence", x, net.constant(net.channels // 2, np.int64), axis=1)
+    first = net.add("SequenceAt", parts, net.constant(0, np.int64))
+    return net.add("Concat", net.add("Tanh", first), net.add("Sigmoid", first), axis=1)
+
+
+def _lstm(net: NetworkSketch, x: str) -> str:
+    """Run an LSTM along the pooled channels, and scale them by its last state."""
+    c = net.channels
+    pooled = net.add("Reshape", net.add("GlobalAveragePool", x), net.whole(1, 1, c))
+    w, r = (net.constant(net.random.normal(0, 1 / np.sqrt(c), (1, 4 * c, c))) for _ in range(2))
+    y = net.add("LSTM", pooled, w, r, hidden_size=c)
+    return net.add("Mul", x, net.add("Reshape", y, net.whole(1, c, 1, 1)))
+
+
+def _convolve_in_time(net: NetworkSketch, x: str) -> str:
+    c, h, w = net.shape
+    weight = net.constant(net.random.normal(0, 1 / np.sqrt(c * 9), (c, c, 1, 3, 3)))
+    volume = net.add("Reshape", x, net.whole(1, c, 1, h, w))
+    y = net.add("Conv", volume, weight, pads=[0, 1, 1, 0, 1, 1])
+    return net.add("Reshape", y, net.whole(1, c, h, w))
+
+
+def _mean_of_all(net: NetworkSketch, x: str) -> str:
+    return net.add("Sub", x, net.add("ReduceMean", x, keepdims=0))
+
+
+def _pool_upwards(net: NetworkSketch, x: str) -> str:
+    if net.opset < 10 or min(net.height, net.width) < 4:
+        return net.add("Relu", x)
+    net.height, net.width = -(-net.height // 2), -(-net.width // 2)
+    return net.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+
+
+def _zero_weights(net: NetworkSketch, x: str) -> str:
+    weight = net.constant(np.zeros((net.channels, net.channels, 3, 3)))
+    return net.add("Add", x, net.add("Conv", x, weight, pads=[1, 1, 1, 1]))
+
+
+def _shared_bias(net: NetworkSketch, x: str) -> str:
+    c, bias = net.channels, net.constant(net.random.normal(0, 0.2, net.channels))
+    for scale in (0.1, 1.0):
+        weight = net.constant(net.random.normal(0, scale / np.sqrt(c), (c, c, 1, 1)))
+        x = net.add("Relu", net.add("Conv", x, weight, bias))
+    return x
+
+
+def _overlapping_transposed(net: NetworkSketch, x: str) -> str:
+    weight = net.constant(net.random.normal(0, 0.4 / np.sqrt(net.channels), (net.channels, 16, 3, 3)))
+    x = net.add("ConvTranspose", x, weight, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
+    net.channels, net.height, net.width = 16, net.height * 2, net.width * 2
+    return x
+
+
+def _read_output(net: NetworkSketch, x: str) -> str:
+    """Add a value that is read further on as an output."""
+    if net.outputs:
+        return net.add("Relu", x)
+    y = net.add("Relu", net.convolve(x, 16))
+    net.outputs.append(helper.make_tensor_value_info(y, net.float_type, ["b", 16, "fh", "fw"]))
+    return y
+
+
+def _top_values(net: NetworkSketch, x: str) -> str:
+    """Keep the strongest channels, and scatter them."""
+    if net.opset < 11:
+        return net.add("Relu", x)
+    best = net.add("TopK", x, net.whole(2), axis=1, count=2)
+    places = net.nodes[-1].output[1]
+    zeros = net.add("Mul", x, net.constant(0.0))
+    return net.add("ScatterElements", zeros, places, best, axis=1)
+
+
+def _running_sum(net: NetworkSketch, x: str) -> str:
+    if net.opset < 11 or net.style.half != "none":
+        return net.add("Relu", x)
+    total = net.add("CumSum", x, net.constant(3, np.int64))
+    return net.add("Mul", total, net.constant(1 / net.width))
+
+
+def _several(net: NetworkSketch, x: str) -> str:
+    y = net.add("Mean", x, net.add("Tanh", x), net.add("Sigmoid", x))
+    return net.add("Max", net.add("Sum", y, x), net.add("Neg", x))
+
+
 BLOCKS: dict[str, tuple[int, Block]] = {
     "Relu": _activation("Relu"),
     "LeakyRelu": _activation("LeakyRelu", alpha=0.1),
@@ -660,6 +783,25 @@ BLOCKS: dict[str, tuple[int, Block]] = {
     "Einsum": (12, _einsum),
     "LRN": (7, _lrn),
     "unread value": (7, _unread_output),
+    "Clip with a maximum": (7, _clip_above),
+    "Concat of one value": (7, lambda net, x: net.convolve(net.add("Concat", x, axis=1), net.channels)),
+    "Softmax over the rest": (7, _softmax_of_the_rest),
+    "MaxUnpool": (11, _unpool),
+    "Cast to its own type": (9, _cast_to_itself),
+    "Constant of floats": (12, _constant_of_floats),
+    "Dropout with a mask": (7, _masked_dropout),
+    "sequence": (11, _sequence),
+    "LSTM": (7, _lstm),
+    "3-D convolution": (7, _convolve_in_time),
+    "mean of all": (7, _mean_of_all),
+    "AveragePool of odd sides": (10, _pool_upwards),
+    "zero weights": (7, _zero_weights),
+    "shared bias": (7, _shared_bias),
+    "overlapping ConvTranspose": (7, _overlapping_transposed),
+    "output that is read": (7, _read_output),
+    "TopK": (11, _top_values),
+    "CumSum": (11, _running_sum),
+    "Mean, Sum and Max": (8, _several),
     "NonZero as an output": (9, _nonzero_output),
     "NonMaxSuppression as an output": (12, _selected_output),
 }

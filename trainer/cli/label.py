@@ -18,6 +18,7 @@ from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
 from edge.hardware.host import detect_machine
+from edge.sources.pixel_range import describe_range
 from trainer.data.map_shards import SCHEMA, LabellingPlan, ShardedMaps
 from trainer.datasets.clips import pluralize
 from trainer.datasets.factory import READERS, open_dataset
@@ -132,6 +133,7 @@ def label(
         max_frames=max_frames,
         clips_per_shard=clips_per_shard,
         fps=fps,
+        pixel_range=describe_range(),
     )
     started = time.perf_counter()
     with progress_bar("label", columns=[TimeRemainingColumn()], shown=part == 0) as bar:

@@ -53,6 +53,7 @@ class LabellingPlan:
         max_frames: Most frames of a clip, or None.
         clips_per_shard: Clips in a shard: clip i is in shard i // `clips_per_shard`.
         fps: Frame rate of the clips, for models whose lag is in seconds.
+        pixel_range: Range of deep pixels, `auto` or LOW,HIGH.
     """
 
     model: str
@@ -69,6 +70,7 @@ class LabellingPlan:
     max_frames: int | None
     clips_per_shard: int
     fps: float
+    pixel_range: str = "auto"
 
     @property
     def shards(self) -> int:

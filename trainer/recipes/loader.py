@@ -46,8 +46,9 @@ def load_recipe(name: str | Path, changes: dict[str, str] | None = None) -> Reci
     Raises:
         InputError: No such recipe, invalid TOML, an unknown key or a value out of range.
     """
-    path = Path(name) if Path(name).is_file() else SHIPPED_RECIPES / f"{name}.toml"
-    if not path.is_file():
+    is_path = Path(name).is_file() or Path(name).is_fifo()
+    path = Path(name) if is_path else SHIPPED_RECIPES / f"{name}.toml"
+    if not is_path and not path.is_file():
         names = ", ".join(sorted(p.stem for p in SHIPPED_RECIPES.glob("*.toml")))
         raise InputError(f"no recipe {str(name)!r}; expected a .toml file or a shipped recipe: {names}")
     document = read_toml(

@@ -22,7 +22,9 @@ from pydantic import ValidationError
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
+from edge.core.guarded_files import read_bytes
 from edge.hardware.host import detect_machine
+from edge.sources.pixel_range import describe_range
 from trainer.data.pool_rendering import PoolProgress, ignore_progress
 from trainer.recipes.loader import Recipe, StageTable
 from trainer.training.distributed import ProcessGroup, process_group
@@ -36,6 +38,8 @@ CHECKPOINT = "last.ckpt"
 FINISHED = "done.pt"
 """Weights of a finished stage."""
 RECIPE_FILE = "recipe.json"
+RANGE_FILE = "pixel-range.txt"
+"""File with the range of deep pixels that a training began with, `auto` or LOW,HIGH."""
 """Recipe of the training in a run's folder."""
 
 
@@ -74,6 +78,8 @@ def open_run(run: TrainingRun, recipe: Recipe) -> None:
     path = run.folder / RECIPE_FILE
     if not path.is_file() and process_group().rank == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(run.folder / RANGE_FILE) as pending:
+            pending.write_text(f"{describe_range()}\n")
         with atomic_file(path) as pending:
             pending.write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
 
@@ -94,6 +100,19 @@ def check_run(run: TrainingRun, recipe: Recipe) -> None:
             raise InputError(
                 f"{run.folder} holds the training of another recipe: name another folder, or remove it"
             )
+        _check_range(path.with_name(RANGE_FILE))
+
+
+def _check_range(path: Path) -> None:
+    """Check that deep pixels have the range that the training began with; older versions do not store it."""
+    if not path.is_file():
+        return
+    stored = read_bytes(path, 100, "the range of a training").decode(errors="replace").strip()
+    if stored != describe_range():
+        raise InputError(
+            f"{path.parent} holds a training with --range {stored}, this one has {describe_range()}: give "
+            "the same range, or name another folder"
+        )
 
 
 def fit(

@@ -32,7 +32,7 @@ class MapsSink:
 
     def __init__(self, folder: Path) -> None:
         self._pending = PendingFolder(folder, is_ours=_is_map)
-        self._lock = OutputLock(self._pending.path)
+        self._lock = OutputLock(self._pending.path, is_folder=True)
 
     def write(self, result: Result) -> None:
         """Write the map of one frame."""

@@ -7,8 +7,10 @@ import re
 import stat
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from edge.core.atomic_files import translate_write_errors
+from edge.core.errors import ClosedPipeError
 
 _STANDARD = re.compile(r"/dev/(?:std(?P<name>out|err)|fd/(?P<fd>[12]))|/proc/self/fd/(?P<proc>[12])")
 
@@ -34,16 +36,27 @@ def is_stream(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
+class _StandardStream(FileIO):
+    """Standard output or error, whose reader may end when it has read enough."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise ClosedPipeError("nobody reads the standard output any more") from None
+
+
 def open_stream(path: Path) -> FileIO:
     """Open an output stream for unbuffered writing.
 
     Raises:
-        InputError: It cannot be opened, or it is a named pipe that nobody reads.
+        InputError: It cannot be opened, or it is a named pipe that nobody reads. From `write`,
+            `ClosedPipeError` if the reader of the standard output has ended.
     """
     with translate_write_errors(path):
         standard = standard_stream(path)
         if standard is not None:
-            return FileIO(os.dup(standard), "wb")
+            return _StandardStream(os.dup(standard), "wb")
         # A named pipe without a reader would otherwise wait for one for ever.
         handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(handle, True)

@@ -55,15 +55,13 @@ class PipedFile:
             raise self.error
 
     def _copy(self) -> None:
-        with open(self._source, "rb", buffering=0) as source, self._path.open("wb", buffering=0) as target:
-            while block := source.read(_BLOCK_BYTES):
-                if self.error is None:  # after an error the pipe is still emptied: its writer may wait
-                    self._write(target.write, block)
-
-    def _write(self, write: Callable[[bytes], int | None], block: bytes) -> None:
-        try:
-            with translate_write_errors(self._path):
-                while block:
-                    block = block[write(block) or 0 :]
-        except InputError as error:
-            self.error = error
+        with open(self._source, "rb", buffering=0) as source:
+            try:
+                with translate_write_errors(self._path), self._path.open("wb", buffering=0) as target:
+                    while block := source.read(_BLOCK_BYTES):
+                        while block:
+                            block = block[target.write(block) or 0 :]
+            except InputError as error:
+                self.error = error
+            while source.read(_BLOCK_BYTES):  # after an error the pipe is still emptied: its writer may wait
+                pass

@@ -25,12 +25,28 @@ VIDEO_SUFFIXES = {".mp4", ".mkv", ".avi"}
 
 
 class OutputLock:
-    """Lock on the temporary file or folder of an output, until it is released or the process ends."""
+    """Lock on the temporary file or folder of an output, until it is released or the process ends.
 
-    def __init__(self, path: Path) -> None:
-        self._handle: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    Between its creation and the lock, another run may take the output for a leftover and remove it, since it
+    is still empty. Then it is created again.
+
+    Args:
+        path: The temporary file or folder, still empty.
+        is_folder: Whether it is a folder.
+    """
+
+    def __init__(self, path: Path, is_folder: bool = False) -> None:
+        while True:
+            if is_folder:
+                path.mkdir(exist_ok=True)
+            flags = os.O_RDONLY | (os.O_DIRECTORY if is_folder else os.O_CREAT) | os.O_CLOEXEC | os.O_NOFOLLOW
+            handle = os.open(path, flags, 0o600)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)  # another run holds it for the moment of its check alone
+            if _is_named(handle, path):
+                self._handle: int | None = handle
+                return
+            os.close(handle)
 
     def release(self) -> None:
         """Release the lock."""
@@ -49,11 +65,16 @@ def recover_outputs(target: Path) -> list[str]:
         target: Path of the output of a run that starts.
     """
     target = target.resolve()
-    return [line for path in _leftovers(target) if (line := _recover(path, target)) is not None]
+    lines = []
+    for path in _candidates(target):
+        with _abandoned(path) as is_abandoned:
+            line = _recover(path, target) if is_abandoned else None
+        lines += [line] if line is not None else []
+    return lines
 
 
-def _leftovers(target: Path) -> list[Path]:
-    """Return the temporary files and folders of a target that no process has locked."""
+def _candidates(target: Path) -> list[Path]:
+    """Return what has the name of a temporary file or folder of a target."""
     pattern = re.compile(rf"\.{re.escape(target.stem)}\.{_RANDOM}{re.escape(target.suffix)}")
     folder_pattern = re.compile(rf"\.{re.escape(target.name)}\.{_RANDOM}")
     try:
@@ -61,27 +82,35 @@ def _leftovers(target: Path) -> list[Path]:
     except OSError:
         return []
     return [
-        entry
-        for entry in entries
-        if (pattern.fullmatch(entry.name) or folder_pattern.fullmatch(entry.name)) and _is_abandoned(entry)
+        entry for entry in entries if pattern.fullmatch(entry.name) or folder_pattern.fullmatch(entry.name)
     ]
 
 
-def _is_abandoned(path: Path) -> bool:
+@contextlib.contextmanager
+def _abandoned(path: Path) -> Iterator[bool]:
+    """Yield whether no process has locked an output; this one holds the lock until the block ends."""
+    handle = None
     try:
         mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            return False
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_abandoned = handle is not None and _is_named(handle, path)
     except OSError:
-        return False
+        is_abandoned = False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield is_abandoned
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _is_named(handle: int, path: Path) -> bool:
+    """Return whether an open file or folder is the one that a path names."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
     except OSError:
         return False
-    finally:
-        os.close(handle)
-    return True
 
 
 def _recover(path: Path, target: Path) -> str | None:

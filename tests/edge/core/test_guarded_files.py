@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -38,6 +39,29 @@ def test_only_a_path_without_anything_is_missing(tmp_path: Path) -> None:
     assert not is_missing(tmp_path / "file")
     assert not is_missing(tmp_path / "link")
     assert not is_missing(tmp_path / "file" / "below"), "it cannot be looked up"
+
+
+def test_pipe_is_read_once_and_guarded_by_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def piped(data: bytes) -> Path:
+        source, target = os.pipe()
+        os.write(target, data)
+        os.close(target)
+        return Path(f"/dev/fd/{source}")
+
+    assert read_bytes(piped(b"content"), 7, "a key", accepts_pipe=True) == b"content"
+    assert read_toml(piped(b"a = 1"), "options") == {"a": 1}
+    with pytest.raises(InputError, match="is larger than 6 bytes; expected a key"):
+        read_bytes(piped(b"content"), 6, "a key", accepts_pipe=True)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(b"from a writer"))
+    writer.start()
+    assert read_bytes(tmp_path / "pipe", 100, "a key", accepts_pipe=True) == b"from a writer"
+    writer.join()
+    monkeypatch.setattr("edge.core.guarded_files.PIPE_TIMEOUT_S", 0.05)
+    with pytest.raises(InputError, match=r"nobody completes it within 0\.05 s; expected a key"):
+        read_bytes(tmp_path / "pipe", 100, "a key", accepts_pipe=True)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "dead link", "too large", "device"])

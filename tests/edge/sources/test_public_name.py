@@ -143,6 +143,17 @@ def test_password_on_the_command_line_is_warned_about(
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["rtsp://u:p/w@h/x", "rtsp://u:p@h", "rtsp://u:a/b@c@h:554/x", "rtsp://u:p?w@h", "https://u:p#w@h/x"],
+)
+def test_password_with_any_character_is_seen_and_hidden(name: str) -> None:
+    assert has_password(name)
+    assert not any(
+        part in public_name(name).partition("://")[2] for part in ("p/w", "u:", "a/b", "p?w", "p#w")
+    )
+
+
+@pytest.mark.parametrize(
     "camera", ["/dev/video0:640x480@30", "v4l2:0:640x480@30", "csi:0:1280x720@30", "CSI:0:1280x720@30"]
 )
 def test_mode_of_a_camera_is_not_taken_for_a_password(camera: str) -> None:

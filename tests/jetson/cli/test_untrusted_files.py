@@ -1,4 +1,4 @@
-"""Tests of commands with files that are pipes, too deep or of wrong types: one line, exit code 2, at once."""
+"""Tests of commands with files that are silent pipes, too deep or of wrong types: one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -47,8 +47,14 @@ CONTENTS: dict[str, bytes | None] = {
     ids=" ".join,
 )
 def test_command_ends_in_one_line(
-    command: Command, bundle: Path, tmp_path: Path, words: tuple[str, ...], kind: str
+    command: Command,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    kind: str,
 ) -> None:
+    monkeypatch.setattr("edge.core.guarded_files.PIPE_TIMEOUT_S", 0.05)  # nobody writes to the pipe
     root = tmp_path / "drone"
     root.mkdir()
     (tmp_path / "fleet.toml").write_text('[hosts]\n"./drone" = {}\n')

@@ -35,6 +35,7 @@ def serve(answer: Answer) -> Iterator[str]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # so that `server_close` waits until each of them has closed its socket
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

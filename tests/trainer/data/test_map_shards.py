@@ -112,6 +112,8 @@ def test_plan_is_stored_and_another_plan_is_rejected(folder: Path) -> None:
         InputError, match=r"holds other maps \(sha256 0 there, 1 here; width 16 there, 32 here\)"
     ):
         write_or_check_plan(folder, replace(PLAN, model="n", sha256="1", width=32))
+    with pytest.raises(InputError, match="pixel_range auto there, 7000,9500 here"):
+        write_or_check_plan(folder, replace(PLAN, pixel_range="7000,9500"))
     (folder / "labels.json").write_text('{"schema": 9}')
     with pytest.raises(InputError, match=r"is not a folder of maps .*not schema 1"):
         write_or_check_plan(folder, PLAN)

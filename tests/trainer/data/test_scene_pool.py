@@ -164,8 +164,8 @@ def test_full_disk_is_reported_before_anything_is_rendered(
     assert not list((tmp_path / "pool").glob("shard-*"))
 
 
-def test_second_process_waits_for_the_one_that_renders(
-    pool_copy: Path, monkeypatch: pytest.MonkeyPatch
+def test_second_process_says_that_it_waits_for_the_one_that_renders(
+    pool_copy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     handle = acquire_lock(pool_copy / ".lock")
     assert handle is not None
@@ -173,11 +173,14 @@ def test_second_process_waits_for_the_one_that_renders(
 
     def release(seconds: float) -> None:
         waits.append(seconds)
-        os.close(handle)
+        if len(waits) == 2:
+            os.close(handle)
 
     monkeypatch.setattr(time, "sleep", release)
     open_pool(SMALL_POOL, 1, pool_copy)
-    assert len(waits) == 1
+    assert len(waits) == 2
+    waiting = f"waiting for another training, which renders scenes in {pool_copy}\n"
+    assert capfd.readouterr().err == waiting
 
 
 KILLED_AFTER_ONE_SHARD = """

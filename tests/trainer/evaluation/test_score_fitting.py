@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from edge.core.errors import InputError
 from trainer.datasets.clips import LabelledFrame
-from trainer.evaluation import score_fitting
+from trainer.evaluation import quality_clips, score_fitting
 from trainer.evaluation.candidate_maps import Candidate
 from trainer.evaluation.quality_clips import QualityClip
 from trainer.evaluation.score_fitting import fit_scores, write_score
@@ -54,6 +56,36 @@ def test_fitted_score_reports_targets_and_no_empty_scene(candidate: Candidate) -
     assert len(clips) == 24
     assert score.focus > 0
     assert score.score(0.6, 20) > score.threshold > score.score(0.9, 2)
+
+
+def test_frame_whose_targets_are_hidden_counts_in_neither_class(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = list(score_fitting.fitting_clips(0, 0))
+    hidden = replace(clips[0], boxes=lambda: [[]], unclear=lambda: [True])
+    monkeypatch.setattr(score_fitting, "fitting_clips", lambda scenes, featureless: iter(clips[2:]))
+    expected = fit_scores([candidate])
+    monkeypatch.setattr(
+        score_fitting, "fitting_clips", lambda scenes, featureless: iter([hidden, *clips[2:]])
+    )
+    assert fit_scores([candidate]) == expected
+
+
+def test_made_clip_tells_frames_whose_targets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    fractions = {1: [0.1], 3: [0.1, 0.9], 5: [], 7: [0.3, 0.2]}
+
+    def targets(index: int) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(visible_fraction=value, box=(0, 0, 1, 1), target_id=0)
+            for value in fractions.get(index, [1.0])
+        ]
+
+    monkeypatch.setattr(quality_clips, "World", lambda *arguments: SimpleNamespace(targets=targets))
+    monkeypatch.setattr(quality_clips, "SCORED", (1, 3, 5, 7))
+    (clip,) = quality_clips.made_clips(0, 1, targets=True)
+    assert clip.unclear is not None
+    assert clip.unclear() == [True, False, False, True]
+    assert [len(boxes) for boxes in clip.boxes()] == [0, 1, 0, 0]
 
 
 def test_score_of_something_else_than_a_release_cannot_be_written(candidate: Candidate) -> None:

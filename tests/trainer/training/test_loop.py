@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -100,7 +101,9 @@ def test_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_run(
     torch.testing.assert_close(loaded.layer.weight, uninterrupted.layer.weight)
 
 
-def test_finished_stages_are_loaded_instead_of_trained_again(tmp_path: Path) -> None:
+def test_finished_stages_are_loaded_instead_of_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages: list[str] = []
     first = train(short_skd_recipe(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
     assert stages.count("network") == 3
@@ -111,6 +114,16 @@ def test_finished_stages_are_loaded_instead_of_trained_again(tmp_path: Path) -> 
     with pytest.raises(InputError, match="training of another recipe"):
         train(short_skd_recipe(seed="5"), TrainingRun(tmp_path, pool=tmp_path / "pool"))
     assert not (tmp_path / "pool").exists(), "refused before scenes are rendered"
+    monkeypatch.setenv("AEROGAZE_RANGE", "7000,9500")
+    with pytest.raises(
+        InputError, match="a training with --range auto, this one has 7000,9500: give the same"
+    ):
+        train(short_skd_recipe(), TrainingRun(tmp_path))
+    monkeypatch.delenv("AEROGAZE_RANGE")
+    scenes = json.loads((tmp_path / "scenes.json").read_text())
+    (tmp_path / "scenes.json").write_text(json.dumps({**scenes, "simulation": "older"}))
+    with pytest.raises(InputError, match=f"of another version .*: add --pool {scenes['pool']} to go on"):
+        train(short_skd_recipe(), TrainingRun(tmp_path))
 
 
 def test_unreadable_checkpoint_is_reported_with_its_path(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_json_lines_go_to_a_named_pipe_that_is_read(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_reader_that_has_read_enough_ends_the_command_quietly(name: str) -> None:
+    command = [part.replace(":4", ":4000") for part in RUN]
+    with subprocess.Popen([*command, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["frame"] == 0
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_summary_and_lines_cannot_share_the_standard_output(command: Callable[..., Outcome]) -> None:
     outcome = command("run", "synthetic:3:160x96:4", "--jsonl", "-", "--json")
     assert outcome.code == 2

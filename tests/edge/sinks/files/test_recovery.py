@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import cv2
 import pytest
 
 from edge.sinks.files.jsonl import JsonlSink
-from edge.sinks.files.recovery import recover_outputs
+from edge.sinks.files.recovery import OutputLock, recover_outputs
 from tests.conftest import Outcome
 
 RECORD = """
@@ -92,6 +94,39 @@ def test_unreadable_leftovers_are_named_and_kept(
     (line,) = recover_outputs(tmp_path / "o.mp4")
     assert "which cannot be played" in line
     assert len(list(tmp_path.glob(".o.*.mp4"))) == 1
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_output_that_another_run_removed_before_it_was_locked_is_made_again(
+    tmp_path: Path, is_folder: bool
+) -> None:
+    path = tmp_path / (".maps.abcdefgh" if is_folder else ".o.abcdefgh.jsonl")
+    target = tmp_path / ("maps" if is_folder else "o.jsonl")
+    path.mkdir() if is_folder else path.touch()
+    assert recover_outputs(target) == []
+    assert not path.exists()
+    lock = OutputLock(path, is_folder)
+    assert path.is_dir() == is_folder
+    assert path.exists()
+    assert recover_outputs(target) == []
+    assert path.exists(), "it is locked"
+    lock.release()
+
+
+def test_lock_waits_for_the_check_of_another_run(tmp_path: Path) -> None:
+    path = tmp_path / ".o.abcdefgh.jsonl"
+    path.touch()
+    handle = os.open(path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    locks: list[OutputLock] = []
+    thread = threading.Thread(target=lambda: locks.append(OutputLock(path)))
+    thread.start()
+    path.unlink()  # the other run takes it for a leftover
+    os.close(handle)
+    thread.join(20)
+    assert len(locks) == 1
+    assert path.exists()
+    locks[0].release()
 
 
 def test_empty_leftover_is_removed_and_files_of_others_stay(tmp_path: Path) -> None:
