@@ -65,8 +65,8 @@ Before=sysinit.target
 Type=oneshot
 ExecStart=umount /proc/sys/kernel/random/boot_id
 """
-"""Unit of the boards. systemd-nspawn mounts a file over the kernel's boot id that a sandbox does not show. On a
-real board all see the same."""
+"""Unit of the boards. systemd-nspawn mounts a file over the kernel's boot id that a sandbox does not show. On
+a real board all see the same."""
 CONFIG = {
     "service": {
         "restart": ["systemctl", "restart", "aerogaze"],
