@@ -1,28 +1,36 @@
 """Tries what the sandbox of the unit forbids, and prints a line of JSON. Runs on the board."""
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
 import socket
+from collections.abc import Callable
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 OWN_FOLDER = os.environ.get("STATE_DIRECTORY", "/root")
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 
-def call(function, *arguments):
+def call(function: str, *arguments: object) -> None:
     """Call a function of the C library; raise OSError if it fails."""
     if getattr(LIBC, function)(*arguments) == -1:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def write(path):
+def write(path: str) -> None:
     with open(path, "w") as file:
         file.write("x")
     os.unlink(path)
 
 
-def set_user_id_bit():
+def make_control_group() -> None:
+    os.mkdir("/sys/fs/cgroup/probe")
+    os.rmdir("/sys/fs/cgroup/probe")
+
+
+def set_user_id_bit() -> None:
     path = os.path.join(OWN_FOLDER, "setuid")
     open(path, "w").close()
     try:
@@ -31,24 +39,24 @@ def set_user_id_bit():
         os.unlink(path)
 
 
-def gain_privileges():
+def gain_privileges() -> None:
     # A set-user-ID program has its rights only without NoNewPrivileges: `su` of the system shows it.
     with open("/proc/self/status") as file:
         if "NoNewPrivs:\t1" in file.read():
             raise PermissionError
 
 
-def has_capabilities():
+def has_capabilities() -> None:
     with open("/proc/self/status") as file:
         bounding = next(line for line in file if line.startswith("CapBnd"))
     if int(bounding.split()[1], 16) == 0:
         raise PermissionError
 
 
-def in_child(function):
+def in_child(function: Callable[[], object]) -> Callable[[], None]:
     """Run something that would change this process in a child."""
 
-    def run():
+    def run() -> None:
         pid = os.fork()
         if pid == 0:
             try:
@@ -62,7 +70,7 @@ def in_child(function):
     return run
 
 
-ATTEMPTS = {
+ATTEMPTS: dict[str, Callable[[], object]] = {
     "write its own recordings": lambda: write(os.path.join(OWN_FOLDER, "file")),
     "open its own camera's network": lambda: socket.socket(socket.AF_INET).close(),
     "write the board's state": lambda: write("/var/lib/aerogaze/file"),
@@ -70,7 +78,7 @@ ATTEMPTS = {
     "write /etc": lambda: write("/etc/file"),
     "read the home folders": lambda: os.listdir("/home/pilot"),
     "read root's home": lambda: os.listdir("/root"),
-    "write a control group": lambda: os.rmdir(os.mkdir("/sys/fs/cgroup/probe") or "/sys/fs/cgroup/probe"),
+    "write a control group": lambda: make_control_group(),
     "make a file set-user-ID": set_user_id_bit,
     "gain privileges": gain_privileges,
     "have a capability": has_capabilities,
@@ -85,7 +93,7 @@ ATTEMPTS = {
 }
 
 
-def outcome_of(attempt):
+def outcome_of(attempt: Callable[[], object]) -> str:
     try:
         attempt()
     except OSError as error:
