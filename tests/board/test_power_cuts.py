@@ -1,4 +1,4 @@
-"""The plug is pulled while an install writes, while it watches, and in the recovery: a whole release flies."""
+"""The plug is pulled while an install writes, while it watches, and in its recovery: a release flies."""
 
 from __future__ import annotations
 
