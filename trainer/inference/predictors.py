@@ -48,7 +48,7 @@ class ReleasePredictor:
         for frame in frames:
             waiting.append(frame)
             saliency = model.infer(model.prepare(frame.image))
-            if len(waiting) > model.release.delay_frames:
+            if len(waiting) > model.delay_frames:
                 oldest = waiting.popleft()
                 if oldest.index % every == 0:
                     yield oldest, saliency
