@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FIRST_LINE_S, LINE_INTERVAL_S = 5.0, 60.0
 """Times of the first line of a stage in a log, and between later ones."""
 STOP_NOTE = "Ctrl-C: stopping after this step"
-RENDERING = "scenes"
-"""Name of the rendering among the stages."""
+RENDERING, LABELLING = "scenes", "soft labels"
+"""Names of the rendering and of the teachers' maps among the stages."""
 
 
 @dataclass
@@ -99,6 +99,12 @@ class TrainingReporter:
                     soft_wrap=True,
                 )
         self._show(RENDERING, "scene", progress.scenes, progress.total, [size])
+
+    def on_labels(self, done: int, total: int) -> None:
+        """Show for how many shards of the pool the teachers' maps are computed."""
+        if LABELLING not in self._tasks:
+            self._tasks[LABELLING] = self._bar.add_task(LABELLING, total=total, status="")
+        self._show(LABELLING, "shard", done, total, [])
 
     def _show(self, name: str, unit: str, step: int, steps: int, status: list[str]) -> None:
         """Update the bar of a stage, and write a line to a log now and then."""

@@ -158,7 +158,15 @@ def _run_training(
 
     steps = {stage: table.steps for stage, table in recipe.stages.items()}
     with report_training(steps, shown=is_leader) as reporter:
-        run = TrainingRun(folder, interval, reporter.on_step, reporter.on_interrupt, pool, reporter.on_pool)
+        run = TrainingRun(
+            folder,
+            interval,
+            reporter.on_step,
+            reporter.on_interrupt,
+            pool,
+            reporter.on_pool,
+            reporter.on_labels,
+        )
         student = train_student(recipe, run)
     return student, reporter.wait_shares
 

@@ -94,6 +94,14 @@ class Variation:
             ]
         return images
 
+    def crop(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the part of the frame's maps (N, H, W) that is inside the crop, to the nearest pixel."""
+        height, width = maps.shape[1:]
+        scale = width / self.shot.width, height / self.shot.height
+        left, right = (round(x * scale[0]) for x in (self.left, self.left + self.width))
+        top, bottom = (round(y * scale[1]) for y in (self.top, self.top + self.height))
+        return maps[:, top:bottom, left:right]
+
     def targets(self, index: int) -> tuple[VisibleTarget, ...]:
         """Return the targets at a tick that are inside the crop."""
         targets = self.shot.targets(index)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from edge.preprocessing.transform import Preprocessing
-from trainer.data.teacher_maps import TeacherKind
+from trainer.data.teacher_maps import TeacherKind, resize_map
 from trainer.datasets.clips import DatasetClip, PrecomputedMaps, SaliencyDataset
 from trainer.models.student import SkdSettings
 
@@ -119,10 +119,7 @@ class LabelledPairs(Dataset[dict[str, Tensor]]):
 
     def _resize(self, saliency: Map) -> Map:
         """Return a map as (1, R, R)."""
-        size = (self._student.width, self._student.height)
-        shrinks = saliency.shape[1] > size[0] or saliency.shape[0] > size[1]
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(saliency, size, interpolation=interpolation), np.float32)[None]
+        return resize_map(saliency, self._student.width, self._student.height)[None]
 
     def summary(self) -> str:
         """Return one line that says what is trained on and how many frames are left out."""

@@ -18,7 +18,7 @@ import ast
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -124,12 +124,16 @@ class Shot:
         frames: Frames (N, height, width, 3), uint8, BGR, as a view of the file.
         width: Width of the frames in pixels.
         height: Height of the frames in pixels.
+        shard: Number of the shard.
+        first_label: Number of labelled frames that precede those of this shot in the shard.
         fps: Ticks per second.
     """
 
     index: ShotIndex
     frames: NDArray[np.uint8]
     _target_lists: tuple[NDArray[np.uint8], ...]
+    shard: int = 0
+    first_label: int = 0
     fps: float = TICKS_PER_S
 
     @property
@@ -161,11 +165,12 @@ class ScenePool:
 
     Attributes:
         settings: Settings of the pool.
+        shards: Numbers of the shards.
     """
 
     def __init__(self, folder: Path, shards: Sequence[int]) -> None:
-        self.settings = read_settings(folder)
-        self._folder, self._shards = folder, shards
+        self.settings, self.shards = read_settings(folder), shards
+        self._folder = folder
 
     def draw(self, rng: np.random.Generator, twins: float, clip: bool = False) -> Shot:
         """Return a random shot of a random scene.
@@ -177,24 +182,30 @@ class ScenePool:
         """
         scenes = self._scenes[bool(rng.random() < twins), clip]
         shots = scenes[int(rng.integers(len(scenes)))]
-        path, position = shots[int(rng.integers(len(shots)))]
-        return _open_shot(path, position)
+        shard, position = shots[int(rng.integers(len(shots)))]
+        return _open_shot(shard_path(self._folder, shard), shard, position)
+
+    def shots(self, shard: int) -> Iterator[Shot]:
+        """Yield all shots of a shard in their order."""
+        path = shard_path(self._folder, shard)
+        for position in range(len(read_index(path))):
+            yield _open_shot(path, shard, position)
 
     def split(self, shards: int) -> tuple[ScenePool, ScenePool]:
         """Return the first shards as a pool, and the others; both are the same if there are no others."""
-        first, others = self._shards[:shards], self._shards[shards:]
+        first, others = self.shards[:shards], self.shards[shards:]
         return ScenePool(self._folder, first), ScenePool(self._folder, others or first)
 
     @cached_property
-    def _scenes(self) -> dict[tuple[bool, bool], list[list[tuple[Path, int]]]]:
-        """Return the places of each scene's shots, by whether it has twins, and whether only clips count."""
-        scenes: dict[tuple[bool, bool], dict[int, list[tuple[Path, int]]]] = {}
-        for path in (shard_path(self._folder, number) for number in self._shards):
-            for position, shot in enumerate(read_index(path)):
+    def _scenes(self) -> dict[tuple[bool, bool], list[list[tuple[int, int]]]]:
+        """Return shard and position of each scene's shots, by whether it has twins, and only clips count."""
+        scenes: dict[tuple[bool, bool], dict[int, list[tuple[int, int]]]] = {}
+        for shard in self.shards:
+            for position, shot in enumerate(read_index(shard_path(self._folder, shard))):
                 is_clip = len(shot.labelled) == len(shot.ticks)  # a short shot has frames without a density
                 for clip in {False, is_clip}:
                     by_scene = scenes.setdefault((shot.twins, clip), {})
-                    by_scene.setdefault(shot.scene, []).append((path, position))
+                    by_scene.setdefault(shot.scene, []).append((shard, position))
         return {kind: list(by_scene.values()) for kind, by_scene in scenes.items()}
 
 
@@ -292,21 +303,23 @@ def is_intact(path: Path) -> bool:
 
 
 @lru_cache(1024)
-def _starts(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each shot's frames and lists of targets start, and where the last ones end."""
+def _starts(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each shot's frames, lists of targets and labels start, and where the last ones end."""
     index = read_index(path)
     return (
         np.cumsum([0, *(len(shot.ticks) for shot in index)]),
         np.cumsum([0, *(len(shot.target_ticks) for shot in index)]),
+        np.cumsum([0, *(len(shot.labelled) for shot in index)]),
     )
 
 
-def _open_shot(path: Path, position: int) -> Shot:
+def _open_shot(path: Path, shard: int, position: int) -> Shot:
     arrays, index = map_arrays(path), read_index(path)[position]
-    frames, lists = _starts(path)
+    frames, lists, labels = _starts(path)
     ends = arrays["target_ends"]
     target_lists = tuple(
         arrays["targets"][ends[at - 1] if at else 0 : ends[at]]
         for at in range(lists[position], lists[position + 1])
     )
-    return Shot(index, arrays["frames"][frames[position] : frames[position + 1]], target_lists)
+    images = arrays["frames"][frames[position] : frames[position + 1]]
+    return Shot(index, images, target_lists, shard, int(labels[position]))

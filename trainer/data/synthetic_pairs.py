@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ from edge.preprocessing.transform import Preprocessing
 from trainer.data.augmentation import Variation
 from trainer.data.gaze_model import gaze_density
 from trainer.data.scene_pool import TICKS_PER_S, ScenePool, Shot
+from trainer.data.soft_labels import SoftLabels
+from trainer.data.teacher_maps import TeacherKind, resize_map
 from trainer.models.student import SkdSettings
 from trainer.recipes.loader import WorldTable
 
@@ -31,7 +33,8 @@ SLOW_FPS, SLOW_SHARE = 2, 1 / 8
 class PairSample(TypedDict):
     """A frame, its neighbour in time and where viewers look in the frame.
 
-    All values are float32. The large frames are present only if teachers are used.
+    All values are float32. The last four are present only if teachers need large frames, or if there are soft
+    labels.
 
     Attributes:
         frame: Input of the student, (3, R, R).
@@ -39,6 +42,8 @@ class PairSample(TypedDict):
         density: Fixation density of the frame, (1, R, R), sums to 1.
         large_frame: Input of the teachers, (3, H, W).
         large_other: The neighbour as input of the teachers, (3, H, W).
+        soft_spatial: Map of the frame by the spatial teacher, (1, R, R), in [0, 1].
+        soft_temporal: Map of the frame by the temporal teacher, (1, R, R), in [0, 1].
     """
 
     frame: Tensor
@@ -46,6 +51,8 @@ class PairSample(TypedDict):
     density: Tensor
     large_frame: Tensor
     large_other: Tensor
+    soft_spatial: Tensor
+    soft_temporal: Tensor
 
 
 class SyntheticPairs(Dataset[dict[str, Tensor]]):
@@ -57,12 +64,20 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         student: Student to train.
         stream: Number of the sequence of random draws.
         teachers: Whether samples have the large frames for the teachers.
+        labels: Soft labels of the pool, if samples have them.
     """
 
     def __init__(
-        self, pool: ScenePool, world: WorldTable, student: SkdSettings, stream: int, teachers: bool
+        self,
+        pool: ScenePool,
+        world: WorldTable,
+        student: SkdSettings,
+        stream: int,
+        teachers: bool = False,
+        labels: SoftLabels | None = None,
     ) -> None:
-        self._pool, self._world, self._stream, self._teachers = pool, world, stream, teachers
+        self._pool, self._world, self._stream = pool, world, stream
+        self._teachers, self._labels = teachers, labels
         self._student = student.preprocessing()
         self._teacher = Preprocessing(world.width, world.height)
         self._pair, self._lag_s = student.pair, student.lag_s
@@ -86,6 +101,10 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         sample = {"frame": size(frame)[0], "other": size(other)[0], "density": density[None]}
         if self._teachers:
             sample |= {"large_frame": self._teacher(frame)[0], "large_other": self._teacher(other)[0]}
+        if self._labels is not None:
+            maps = variation.crop(self._labels.maps(shot, position))
+            for teacher, saliency in zip(get_args(TeacherKind), maps, strict=True):
+                sample[f"soft_{teacher}"] = resize_map(saliency, size.width, size.height)[None]
         mirrored = bool(rng.integers(2))
         return {
             name: torch.from_numpy(np.ascontiguousarray(value[..., ::-1] if mirrored else value))

@@ -43,6 +43,13 @@ def open_maps(folder: Path, teacher: TeacherKind | None = None) -> PrecomputedMa
     return _ImageMaps(folder)
 
 
+def resize_map(saliency: Map, width: int, height: int) -> Map:
+    """Return a map (H, W) resized to (height, width): by area if it shrinks, otherwise bilinearly."""
+    shrinks = saliency.shape[1] > width or saliency.shape[0] > height
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(saliency, (width, height), interpolation=interpolation), np.float32)
+
+
 class _ImageMaps:
     """Maps as `<clip>/000000.png`, 8 or 16 bit, as `aerogaze run --maps` writes them."""
 

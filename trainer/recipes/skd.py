@@ -82,8 +82,14 @@ class NetworkTable(StageTable):
     """Student, shipped or a file, of any resolution, whose weights replace those of stage 1."""
     soft: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of soft labels; the hard label has 1 - soft."""
-    taught_by: Literal["students", "teachers"] = "students"
-    """Source of the soft labels: the two students with half the weight each, or the teachers' mean map."""
+    taught_by: Literal["students", "teachers", "temporal"] = "students"
+    """Source of the soft labels: the two students with half the weight each, the teachers' mean map, or the
+    temporal teacher's map alone. The spatial teacher cannot know which of two equal targets moves."""
+
+    @property
+    def learns_from_teachers(self) -> bool:
+        """Return whether the soft labels are maps of teachers."""
+        return self.soft > 0 and self.taught_by != "students"
 
 
 class SkdRecipe(Recipe):
@@ -127,7 +133,7 @@ class SkdRecipe(Recipe):
 
     def _check_soft_labels(self) -> None:
         students_learn = self.students.steps > 0 and self.students.mu > 0
-        network_learns = self.network.soft > 0 and self.network.taught_by == "teachers"
+        network_learns = self.network.learns_from_teachers
         maps = self.students.maps is not None
         if maps and not self.data:
             raise ValueError("students.maps needs data: simulated clips have no maps on disk")

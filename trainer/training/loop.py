@@ -56,6 +56,8 @@ class TrainingRun:
             after the current step.
         pool: Folder of the pool of scenes; None takes the one in the cache.
         on_pool: Function that is called while missing scenes of the pool are rendered.
+        on_labels: Function that is called while the teachers' maps of the pool are computed, with the
+            number of shards that are done and of all.
     """
 
     folder: Path | None = None
@@ -64,6 +66,7 @@ class TrainingRun:
     on_interrupt: Callable[[], None] = lambda: None
     pool: Path | None = None
     on_pool: Callable[[PoolProgress], None] = ignore_progress
+    on_labels: Callable[[int, int], None] = lambda done, total: None
 
 
 def open_run(run: TrainingRun, recipe: Recipe) -> None:

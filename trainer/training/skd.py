@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lightning as L
 import torch
@@ -12,6 +16,7 @@ from torch import Tensor
 from edge.core.errors import InputError
 from trainer.data.labelled_pairs import LabelledPairs
 from trainer.data.scene_pool import SYNTHETIC_DATA, ScenePool
+from trainer.data.soft_labels import SoftLabels, label_pool
 from trainer.data.synthetic_pairs import SyntheticPairs
 from trainer.data.teacher_maps import TeacherKind, open_maps
 from trainer.datasets.factory import open_dataset
@@ -23,6 +28,8 @@ from trainer.recipes.loader import SkdRecipe
 from trainer.training.loop import TrainingRun, fit, open_run
 from trainer.training.pool import open_scenes
 from trainer.training.stage import Batch, TrainingStage
+
+_STAGES = ("teachers", "students", "network")
 
 
 class TeacherTraining(TrainingStage):
@@ -44,16 +51,26 @@ class TeacherTraining(TrainingStage):
     def raw(self, batch: Batch) -> list[Tensor]:
         """Return the spatial and the temporal teacher's raw maps at the density's size."""
         size = batch["density"].shape[-2:]
-        pair = batch["large_frame"], batch["large_other"]
         return [
-            F.interpolate(teacher(*pair).float(), size=size, mode="bilinear", antialias=True)
-            for teacher in (self.spatial, self.temporal)
+            F.interpolate(raw, size=size, mode="bilinear", antialias=True)
+            for raw in self._full_raw(batch["large_frame"], batch["large_other"])
         ]
+
+    def _full_raw(self, frame: Tensor, other: Tensor) -> list[Tensor]:
+        return [teacher(frame, other).float() for teacher in (self.spatial, self.temporal)]
 
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
         """Return the teachers' saliency maps (N, 1, R, R), which are soft labels."""
-        return [raw_to_saliency(raw, self._head).clamp(max=1) for raw in self.raw(batch)]
+        return [self._to_label(raw) for raw in self.raw(batch)]
+
+    @torch.no_grad()
+    def full_maps(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Return both teachers' saliency maps (N, 2, H/2, W/2) of large frames and their neighbours."""
+        return torch.cat([self._to_label(raw) for raw in self._full_raw(frame, other)], dim=1)
+
+    def _to_label(self, raw: Tensor) -> Tensor:
+        return raw_to_saliency(raw, self._head).clamp(max=1)
 
 
 class StudentDistillation(TrainingStage):
@@ -75,23 +92,18 @@ class StudentDistillation(TrainingStage):
         self._mu = recipe.students.mu
         # A list hides the teachers from torch, so that they are neither trained nor averaged.
         self._teachers = [teachers.eval()] if teachers is not None and self._mu > 0 else []
-        self._from_disk = recipe.students.maps is not None
 
     def loss(self, batch: Batch) -> Tensor:
         """Return mu * soft + (1 - mu) * hard, summed over both students (section III-B)."""
         pair = batch["frame"], batch["other"]
         raws = [self.spatial(*pair), self.temporal(*pair)]
         total = torch.zeros((), device=self.device)
-        if maps := self._soft_labels(batch):
+        if self._mu > 0:
+            maps = _soft_labels(batch, self._teachers)
             soft = [self._loss(raw, target) for raw, target in zip(raws, maps, strict=True)]
             total = total + self._mu * sum(soft)
         hard = hard_label(batch["density"])
         return total + (1 - self._mu) * sum(self._loss(raw, hard) for raw in raws)
-
-    def _soft_labels(self, batch: Batch) -> list[Tensor]:
-        if self._from_disk:
-            return [batch["soft_spatial"], batch["soft_temporal"]]
-        return self._teachers[0].to(self.device).maps(batch) if self._teachers else []
 
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
@@ -99,6 +111,13 @@ class StudentDistillation(TrainingStage):
         pair = batch["frame"], batch["other"]
         raws = self.spatial(*pair), self.temporal(*pair)
         return [raw_to_saliency(raw.float(), self._head).clamp(max=1) for raw in raws]
+
+
+def _soft_labels(batch: Batch, teachers: Sequence[TeacherTraining]) -> list[Tensor]:
+    """Return both teachers' maps (N, 1, R, R): those of the batch, otherwise those that they compute now."""
+    if "soft_spatial" in batch:
+        return [batch["soft_spatial"], batch["soft_temporal"]]
+    return teachers[0].to(batch["frame"].device).maps(batch)
 
 
 def _check_start(recipe: SkdRecipe, start: SkdSettings) -> None:
@@ -145,12 +164,13 @@ class JointTransfer(TrainingStage):
         # Lists hide these modules from torch, so that they are neither trained nor averaged.
         self._students: list[StudentDistillation] = []
         self._teachers: list[TeacherTraining] = []
-        by_teachers = recipe.network.taught_by == "teachers"
-        if self._soft and by_teachers and teachers is not None:
+        self._learns_from_teachers = recipe.network.learns_from_teachers
+        self._by_temporal_teacher = recipe.network.taught_by == "temporal"
+        if self._learns_from_teachers and teachers is not None:
             self._teachers = [teachers.eval()]
         if students is not None:
             self.network.copy_branches(students.spatial, students.temporal)
-            self._students = [students.eval()] if self._soft and not by_teachers else []
+            self._students = [students.eval()] if self._soft and not self._learns_from_teachers else []
         self._frozen = (
             [self.network.trunk, self.network.spatial, self.network.temporal] if recipe.network.freeze else []
         )
@@ -166,8 +186,9 @@ class JointTransfer(TrainingStage):
         """Return (1 - soft) * hard + soft * the mean loss to the students' maps or the teachers' mean map."""
         raw = self.network(batch["frame"], batch["other"])
         total = (1 - self._soft) * self._loss(raw, hard_label(batch["density"]))
-        for teachers in self._teachers:
-            soft = torch.stack(teachers.to(self.device).maps(batch)).mean(dim=0)
+        if self._learns_from_teachers:
+            spatial, temporal = _soft_labels(batch, self._teachers)
+            soft = temporal if self._by_temporal_teacher else (spatial + temporal) / 2
             total = total + self._soft * self._loss(raw, soft)
         for students in self._students:
             spatial, temporal = students.to(self.device).maps(batch)
@@ -186,28 +207,57 @@ def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
         InputError: Data, maps, a student to start from or ImageNet weights are missing or do not fit, found
             before anything is stored; see also `open_run` and `fit`.
     """
-    L.seed_everything(recipe.seed, verbose=False)
     if recipe.network.start:
         _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
+    run = run or TrainingRun()
+    _seed(recipe, "teachers")
     teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
     stage_names = [name for name, table in recipe.stages.items() if table.steps or name == "network"]
     pool = open_scenes(recipe, recipe.world, run) if recipe.data is None else None
     samples = {name: _samples(name, recipe, pool) for name in stage_names}
-    if run is not None:
-        open_run(run, recipe)
+    open_run(run, recipe)
     data: list[str] = []
-    if teachers is not None:
-        data.append(_fit("teachers", teachers, samples, recipe, run))
-    students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
-    if students is not None:
-        data.append(_fit("students", students, samples, recipe, run))
-    joint = JointTransfer(recipe, students, teachers)
-    data.append(_fit("network", joint, samples, recipe, run))
+    with ExitStack() as stack:
+        if teachers is not None:
+            data.append(_fit("teachers", teachers, samples, recipe, run))
+            if pool is not None:
+                folder = run.folder or Path(stack.enter_context(TemporaryDirectory(prefix="aerogaze-")))
+                labels = _label_pool(pool, teachers, recipe, folder / "teachers", run)
+                samples = {name: _samples(name, recipe, pool, labels) for name in stage_names}
+        _seed(recipe, "students")
+        students = StudentDistillation(recipe, teachers) if recipe.students.steps else None
+        if students is not None:
+            data.append(_fit("students", students, samples, recipe, run))
+        _seed(recipe, "network")
+        joint = JointTransfer(recipe, students, teachers)
+        data.append(_fit("network", joint, samples, recipe, run))
     trained = {"data": "; ".join(dict.fromkeys(data)), "recipe": recipe.model_dump(mode="json")}
     return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
 
 
-_STAGES = ("teachers", "students", "network")
+def _seed(recipe: SkdRecipe, stage: str) -> None:
+    """Seed the weights of a stage, so that they do not depend on whether stages before it were resumed."""
+    L.seed_everything(recipe.seed * len(_STAGES) + _STAGES.index(stage), verbose=False)
+
+
+def _label_pool(
+    pool: ScenePool, teachers: TeacherTraining, recipe: SkdRecipe, folder: Path, run: TrainingRun
+) -> SoftLabels:
+    """Return the soft labels of trained teachers, in a folder for these weights and these scenes."""
+    digest = hashlib.sha256(pool.settings.key.encode())
+    for value in teachers.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    device, memory_format = "cuda" if torch.cuda.is_available() else "cpu", teachers.memory_format
+    teachers.to(device).to(memory_format=memory_format)
+
+    @torch.no_grad()
+    def compute_maps(frame: Tensor, other: Tensor) -> Tensor:
+        pair = (image.to(device, memory_format=memory_format) for image in (frame, other))
+        with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed):
+            return teachers.full_maps(*pair)
+
+    path = folder / f"maps-{digest.hexdigest()[:12]}"
+    return label_pool(pool, recipe.settings(), compute_maps, path, run.on_labels, min(1, recipe.workers))
 
 
 def _fit(
@@ -215,7 +265,7 @@ def _fit(
     stage: TrainingStage,
     samples: dict[str, SyntheticPairs | LabelledPairs],
     recipe: SkdRecipe,
-    run: TrainingRun | None,
+    run: TrainingRun,
 ) -> str:
     """Train a stage and return a description of its samples."""
     fit(name, stage, samples[name], recipe, recipe.stages[name], run)
@@ -223,18 +273,20 @@ def _fit(
     return stage_samples.summary() if isinstance(stage_samples, LabelledPairs) else SYNTHETIC_DATA
 
 
-def _samples(name: str, recipe: SkdRecipe, pool: ScenePool | None = None) -> SyntheticPairs | LabelledPairs:
-    """Return the samples of a stage: of the pool, or of the data set."""
+def _samples(
+    name: str, recipe: SkdRecipe, pool: ScenePool | None = None, labels: SoftLabels | None = None
+) -> SyntheticPairs | LabelledPairs:
+    """Return the samples of a stage: of the pool or of the data set, with what soft labels are made of."""
     maps = recipe.students.maps
-    network_needs_teachers = recipe.network.soft > 0 and recipe.network.taught_by == "teachers"
-    large = (
-        name == "teachers"
-        or (name == "students" and recipe.students.mu > 0 and maps is None)
-        or (name == "network" and network_needs_teachers)
+    needs_labels = (name == "students" and recipe.students.mu > 0 and maps is None) or (
+        name == "network" and recipe.network.learns_from_teachers
     )
+    large = name == "teachers" or (needs_labels and labels is None)
     if pool is not None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-        return SyntheticPairs(pool, recipe.world, recipe.settings(), stream, large)
+        return SyntheticPairs(
+            pool, recipe.world, recipe.settings(), stream, large, labels if needs_labels else None
+        )
     data = recipe.data
     assert data is not None
     folders: dict[TeacherKind, Path] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,29 @@ def test_network_starts_from_a_student_of_another_resolution() -> None:
         train(load_recipe("skd-128", {**SHORT_SKD, **no_stages, "network.start": '"none"'}))
     with pytest.raises(InputError, match=r"network\.start replaces stage 1"):
         short_skd_recipe("skd-64", network__start='"skd-64"')
+
+
+def test_stages_after_the_teachers_learn_from_maps_that_are_computed_once(tmp_path: Path) -> None:
+    recipe = short_skd_recipe(network__soft="0.5", network__taught_by='"teachers"', network__freeze="false")
+    progress: list[tuple[int, int]] = []
+    run = TrainingRun(tmp_path, on_labels=lambda done, total: progress.append((done, total)))
+    first = skd.distil(recipe, run)
+    (folder,) = (tmp_path / "teachers").glob("maps-*")
+    assert progress == [(done, len(list(folder.iterdir()))) for done in range(len(progress))]
+    progress.clear()
+    for stage in ("students", "network"):
+        shutil.rmtree(tmp_path / stage)
+    second = skd.distil(recipe, run)
+    assert progress == []
+    for key, value in first.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[key], value), key
+    # Maps of other weights are never taken for those of these teachers.
+    shutil.rmtree(tmp_path / "teachers")
+    shutil.rmtree(tmp_path / "network")
+    (tmp_path / "recipe.json").unlink()
+    skd.distil(recipe.model_copy(update={"seed": recipe.seed + 1}), run)
+    (other,) = (tmp_path / "teachers").glob("maps-*")
+    assert other.name != folder.name
 
 
 def test_network_loss_uses_the_mean_map_of_the_teachers() -> None:
