@@ -6,7 +6,7 @@ SOURCE ?=
 DATA ?= $(AEROGAZE_DATA)
 STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
 
-.PHONY: demo test stress lint bench quality docs pictures dist env ros2-env release clean
+.PHONY: demo test stress lint bench quality docs pictures dist env env-locked ros2-env release clean
 
 demo: env
 	$(BIN)/aerogaze demo $(if $(SOURCE),--source "$(SOURCE)")
@@ -78,6 +78,13 @@ $(VENV)/.made: pyproject.toml constraints.txt jetson/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade --no-deps --target $(VENV)/stubs tensorrt-stubs
 	sed -i 's/\bin: list/in_: list/; s/channel_axis: int)/channel_axis: int = -1)/' $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi # two lines of the stubs are not valid Python
 	touch $@
+
+# The environment of locked.txt, byte for byte; torch, whose builds differ by package index, comes first.
+env-locked:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement locked.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 
 # An environment with ROS 2 (Kilted, Python 3.11) for tests/system/test_ros2.py, of the wheels of PyPI.
 ros2-env:
