@@ -14,16 +14,13 @@ import pytest
 import torch
 
 from calibration.inputs.calibration_frames import read_frames
-from calibration.search.accuracy import AccuracyBudget
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
 from edge.release.manifest import ClipSpec, Form, StateSpec, load_release
 from edge.simulation.world import World
 from edge.sources.factory import open_source
-from export.graphs.int8_search import CalibrationOptions
 from export.release.clip_release import make_clip_release
-from export.release.recalibrate import calibrate_release
 from tests.conftest import Outcome
 from tests.support.made_once import MadeOnce
 from tests.support.published_tinyhd import find_weights, formula_clip
@@ -210,22 +207,6 @@ def test_summary_states_the_window_and_the_delay(released: tuple[Student, Path],
     text = command(*arguments).out
     assert "the network sees 16 frames (1.60 s) at once" in text
     assert ("a map comes 15 frames (1.50 s) after its frame, at 10 frames/s" in text) == bool(late)
-
-
-def test_int8_graphs_of_a_release_are_made(released: tuple[Student, Path], tmp_path: Path) -> None:
-    """What calibration does with clips; how much an untrained student loses says nothing."""
-    _, release_folder = released
-    release = load_release(release_folder)
-    form = release.forms()[0]
-    footage = read_frames([open_source("synthetic:7:320x180:34")], release.preprocessing, CLIP_FRAMES, 3)
-    options = CalibrationOptions("minmax", AccuracyBudget(cc=0.9), max_trials=1)
-    (result,) = calibrate_release(release, footage, tmp_path / "r", options).values()
-    assert {int8.engine: int8.model is not None for int8 in result.int8}["tensorrt"]
-    calibrated = load_release(tmp_path / "r")
-    graph = calibrated.graph("int8", form, "tensorrt")
-    assert graph.verified is not None
-    assert graph.verified.golden_cc > 0.5
-    assert (calibrated.clip, calibrated.states) == (release.clip, release.states)
 
 
 def test_unsupported_form_and_precision_are_rejected(
