@@ -71,9 +71,9 @@ def _check_scenes(run: Path, pool: Path) -> None:
     if began.get("simulation") == current:
         return
     before = Path(str(began.get("pool")))
-    remedy = f"add --pool {before} to go on" if before.is_dir() else "its scenes are gone"
+    remedy = f"add --pool {before} to go on, or" if before.is_dir() else "they are gone,"
     raise InputError(
-        f"{run} holds a training on scenes of another version of the simulated world: {remedy}, or name "
+        f"{run} holds a training on scenes of another version of the simulated world: {remedy} name "
         "another folder with --run"
     )
 
