@@ -213,7 +213,7 @@ def test_network_loss_weights_both_students_by_soft(tmp_path: Path) -> None:
     assert not any(name.startswith("_students") for name, _ in joint.named_parameters())
     before = {key: value.clone() for key, value in students.state_dict().items()}
     joint.train()
-    skd._fit("network", joint, {"network": skd._samples("network", loaded)}, loaded, None)
+    skd._fit("network", joint, {"network": skd._samples("network", loaded)}, loaded, TrainingRun())
     assert all(torch.equal(value, before[key]) for key, value in students.state_dict().items())
 
 

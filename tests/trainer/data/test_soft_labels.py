@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.augmentation import Variation
@@ -39,10 +40,11 @@ def labels(pool: ScenePool, tmp_path_factory: pytest.TempPathFactory) -> SoftLab
     return label_pool(pool, STUDENT, brightness, tmp_path_factory.mktemp("labels"), workers=0)
 
 
-def grey(image: np.ndarray) -> np.ndarray:
+def grey(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return what `brightness` returns for an image."""
     height, width = image.shape[:2]
-    return (image / 127.5 - 1).reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3, 4))
+    cells = (image / 127.5 - 1).reshape(height // 2, 2, width // 2, 2, 3)
+    return np.asarray(cells.mean(axis=(1, 3, 4)))
 
 
 def test_each_labelled_frame_has_the_maps_of_its_own_frame(pool: ScenePool, labels: SoftLabels) -> None:

@@ -45,7 +45,7 @@ def test_frozen_parts_do_not_change_while_the_decoder_learns() -> None:
     joint = skd.JointTransfer(recipe, students)
     before = {key: value.clone() for key, value in joint.network.state_dict().items()}
     pool = open_scenes(recipe, recipe.world, None)
-    skd._fit("network", joint, {"network": skd._samples("network", recipe, pool)}, recipe, None)
+    skd._fit("network", joint, {"network": skd._samples("network", recipe, pool)}, recipe, TrainingRun())
     changed = {
         key for key, value in joint.network.state_dict().items() if not torch.equal(value, before[key])
     }
