@@ -80,6 +80,8 @@ class NetworkTable(StageTable):
     """Train only fusion and decoder, as the authors do."""
     start: str | None = None
     """Student, shipped or a file, of any resolution, whose weights replace those of stage 1."""
+    merge: str | None = None
+    """Student, shipped or a file, of the same settings, whose weights are averaged with the trained ones."""
     soft: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of soft labels; the hard label has 1 - soft."""
     taught_by: Literal["students", "teachers", "temporal"] = "students"

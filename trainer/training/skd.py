@@ -135,6 +135,32 @@ def _check_start(recipe: SkdRecipe, start: SkdSettings) -> None:
         )
 
 
+def _load_merged(recipe: SkdRecipe) -> SpatiotemporalNetwork | None:
+    """Return the network that the trained one is averaged with, if the recipe names one."""
+    name = recipe.network.merge
+    if name is None:
+        return None
+    settings, network = as_skd(load_student(name))
+    if settings != recipe.settings():
+        raise InputError(
+            f"network.merge {name} has other settings ({settings}) than this recipe ({recipe.settings()}): "
+            "only weights of the same network can be averaged"
+        )
+    return network
+
+
+def _average_weights(network: SpatiotemporalNetwork, other: SpatiotemporalNetwork) -> None:
+    """Replace the weights of a network by their mean with those of another network.
+
+    Networks that were trained further from the same weights can be averaged, and the mean often holds on more
+    kinds of data than either: Wortsman et al., "Model soups", ICML 2022.
+    """
+    others = other.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.copy_((value + others[name].to(value.device)) / 2)
+
+
 class JointTransfer(TrainingStage):
     """Stage 2: the spatiotemporal network starts from the students' weights and learns the hard label.
 
@@ -209,6 +235,7 @@ def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
     """
     if recipe.network.start:
         _check_start(recipe, as_skd(load_student(recipe.network.start))[0])
+    merged = _load_merged(recipe)
     run = run or TrainingRun()
     _seed(recipe, "teachers")
     teachers = TeacherTraining(recipe) if recipe.teachers.steps else None
@@ -231,6 +258,8 @@ def distil(recipe: SkdRecipe, run: TrainingRun | None = None) -> Student:
         _seed(recipe, "network")
         joint = JointTransfer(recipe, students, teachers)
         data.append(_fit("network", joint, samples, recipe, run))
+    if merged is not None:
+        _average_weights(joint.network, merged)
     trained = {"data": "; ".join(dict.fromkeys(data)), "recipe": recipe.model_dump(mode="json")}
     return Student(recipe.name, recipe.settings(), joint.network.eval(), trained)
 

@@ -188,6 +188,21 @@ def test_stages_after_the_teachers_learn_from_maps_that_are_computed_once(tmp_pa
     assert other.name != folder.name
 
 
+def test_merged_weights_are_the_mean_of_the_trained_and_the_named_student(tmp_path: Path) -> None:
+    short = {"teachers__steps": "0", "students__steps": "0", "students__mu": "0"}
+    trained = skd.distil(short_skd_recipe(**short))
+    other = skd.distil(short_skd_recipe(**short, seed="2"))
+    path = tmp_path / "other.safetensors"
+    other.save(path)
+    merged = skd.distil(short_skd_recipe(**short, network__merge=f'"{path}"'))
+    for name, value in merged.network.state_dict().items():
+        if value.is_floating_point():
+            mean = (trained.network.state_dict()[name] + other.network.state_dict()[name]) / 2
+            torch.testing.assert_close(value, mean)
+    with pytest.raises(InputError, match=r"network\.merge skd-64-motion-plain has other settings"):
+        skd.distil(short_skd_recipe(**short, network__merge='"skd-64-motion-plain"'))
+
+
 def test_network_loss_uses_the_mean_map_of_the_teachers() -> None:
     recipe = short_skd_recipe(
         network__soft="0.25", network__taught_by='"teachers"', network__freeze="false", loss='"kl_cc"',
