@@ -7,7 +7,7 @@ because it was cut off or never indexed, is read from its start as far as it goe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edge.core.errors import InputError
@@ -52,13 +52,13 @@ def _storage_files(folder: Path) -> list[Path]:
 
 
 def _open_folder(path: Path) -> BagStorage:
-    from rosbags.rosbag2 import Reader, ReaderError
+    from rosbags.rosbag2 import Reader
 
     reason = f"{METADATA} is missing"
     if (path / METADATA).exists():
         try:
             return RosbagsStorage(path, Reader(path))
-        except (ReaderError, ValueError, OSError) as error:
+        except Exception as error:  # a damaged file raises anything
             reason = f"{METADATA} does not help ({one_line(error)})"
     files = _storage_files(path)
     if not files:
@@ -66,8 +66,22 @@ def _open_folder(path: Path) -> BagStorage:
             f"{path} is no bag: {reason}, and there is no .db3 or .mcap file; expected a ROS 1 .bag, "
             "an .mcap, or the folder of a ROS 2 bag"
         )
-    parts = [_open_file(file) for file in files]
-    return JoinedStorage(parts, f"{reason}; its files were read alone")
+    parts, unreadable = _open_parts(files)
+    if not parts:
+        raise InputError(unreadable[0])
+    return JoinedStorage(parts, [f"{reason}; its files were read alone", *unreadable])
+
+
+def _open_parts(files: Iterable[Path]) -> tuple[list[BagStorage], list[str]]:
+    """Open the files of a bag; return also why some cannot be read, such as one just begun at a crash."""
+    parts: list[BagStorage] = []
+    unreadable: list[str] = []
+    for file in files:
+        try:
+            parts.append(_open_file(file))
+        except InputError as error:  # noqa: PERF203 (the other files are still to be read)
+            unreadable.append(str(error))
+    return parts, unreadable
 
 
 def _open_file(path: Path) -> BagStorage:
@@ -90,13 +104,13 @@ def _open_file(path: Path) -> BagStorage:
 
 
 def _open_ros1(path: Path) -> BagStorage:
-    from rosbags.rosbag1 import Reader, ReaderError
+    from rosbags.rosbag1 import Reader
 
     from edge.sources.bags.ros1_scan import ScannedRos1Storage
 
     try:
         return RosbagsStorage(path, Reader(path))
-    except (ReaderError, ValueError, AssertionError, IndexError) as error:
+    except Exception as error:  # a damaged file raises anything
         return ScannedRos1Storage(path, one_line(error))
 
 
@@ -105,17 +119,17 @@ class JoinedStorage:
 
     Args:
         parts: The files in the order of their time.
-        damage: Why they are not read as one bag.
+        damage: Why they are not read as one bag, and what is missing.
     """
 
-    def __init__(self, parts: Iterable[BagStorage], damage: str) -> None:
-        self._parts = list(parts)
+    def __init__(self, parts: Sequence[BagStorage], damage: Iterable[str]) -> None:
+        self._parts = parts
         self.topics: dict[str, BagTopic] = {}
         for part in self._parts:
             for name, topic in part.topics.items():
                 count = topic.count + (self.topics[name].count if name in self.topics else 0)
                 self.topics[name] = BagTopic(name, topic.type, topic.encoding, count)
-        self.damage = [damage, *(line for part in self._parts for line in part.damage)]
+        self.damage = [*damage, *(line for part in self._parts for line in part.damage)]
 
     def messages(self, topic: str, start_ns: int = 0) -> Messages:
         """Yield the messages of a topic; a damaged file ends with its damage, and the next one follows."""

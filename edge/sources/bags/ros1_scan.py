@@ -62,7 +62,7 @@ class ScannedRos1Storage:
             if record is None:
                 return lost + 1
             fields, data, end = record
-            operation = fields.get(b"op", b"\0")[0]
+            operation = _operation(fields)
             try:
                 if operation == _CONNECTION:
                     self._add_connection((fields, data))
@@ -75,7 +75,7 @@ class ScannedRos1Storage:
 
     def _index_chunk(self, position: int, records: list[Record]) -> None:
         for number, (fields, data) in enumerate(records):
-            operation = fields.get(b"op", b"\0")[0]
+            operation = _operation(fields)
             if operation == _CONNECTION:
                 self._add_connection((fields, data))
             elif operation == _MESSAGE:
@@ -159,6 +159,10 @@ def _parse_fields(header: bytes) -> dict[bytes, bytes]:
         fields[name] = value
         offset += 4 + length
     return fields
+
+
+def _operation(fields: dict[bytes, bytes]) -> int:
+    return int.from_bytes(fields.get(b"op", b""), "little")
 
 
 def _number(data: bytes) -> int:

@@ -38,7 +38,11 @@ class SqliteStorage:
     def _read_topics(self) -> tuple[dict[str, int], dict[str, BagTopic]]:
         ids, topics = {}, {}
         rows = self._connection.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id")
-        for number, name, type_, encoding in rows.fetchall():
+        for number, *texts in rows.fetchall():
+            if not all(isinstance(text, str) for text in texts):
+                self._report("a topic without name or type")
+                continue
+            name, type_, encoding = texts
             ids[name] = number
             topics[name] = BagTopic(name, type_, encoding, self._count(number))
         return ids, topics
@@ -57,7 +61,7 @@ class SqliteStorage:
                 count += 1
         return count
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: object) -> None:
         line = f"{printable(self._path.name)} is damaged ({error}): the rows before are read"
         if line not in self.damage:
             self.damage.append(line)

@@ -196,6 +196,46 @@ def test_folder_without_metadata_is_read_by_its_files(storage: Storage, tmp_path
     assert "metadata.yaml is missing" in damage[0]
 
 
+def test_file_that_a_killed_recorder_had_just_begun_hides_no_other_one(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "b", "mcap", {"/c": [raw(image) for image in IMAGES]})
+    (bag / "metadata.yaml").unlink()
+    (bag / "b_1.mcap").write_bytes(b"")
+    frames, damage = read_damaged(f"bag:{bag}")
+    assert len(frames) == 12
+    assert "b_1.mcap is empty" in damage[1]
+
+
+def test_index_with_impossible_lengths_is_not_used(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "b", "mcap", {"/c": [raw(image) for image in IMAGES]})
+    file = single_file(bag)
+    data = file.read_bytes()
+    summary = int.from_bytes(data[-28:-20], "little")
+    file.write_bytes(data[: summary + 1] + b"\xff" * 8 + data[summary + 9 :])
+    assert len(read(f"bag:{bag}")) == 12
+
+
+def test_damaged_rows_of_topics_are_left_out(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "b", "sqlite3", {"/c": [raw(IMAGES[0])], "/d": [raw(IMAGES[0])]})
+    with closing(sqlite3.connect(single_file(bag))) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE topics SET type = CAST(x'00' AS BLOB) WHERE name = '/d'")
+    frames, damage = read_damaged(f"bag:{single_file(bag)}")
+    assert len(frames) == 1
+    assert "a topic without name or type" in damage[0]
+
+
+def test_ros1_record_without_an_operation_is_passed_over(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "b.bag", "ros1", {"/c": [raw(image) for image in IMAGES]})
+    data = bag.read_bytes()
+    header = b"\x03\0\0\0op="
+    record = len(header).to_bytes(4, "little") + header + bytes(4)
+    start = len(b"#ROSBAG V2.0\n")
+    bag.write_bytes(data[:start] + record + data[start:])
+    frames, damage = read_damaged(f"bag:{bag}")
+    assert len(frames) == 12
+    assert "was read without its index" in damage[0]
+
+
 def test_malformed_metadata_is_not_needed(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "b", "sqlite3", {"/c": [raw(image) for image in IMAGES]})
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
