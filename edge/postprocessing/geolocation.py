@@ -29,7 +29,8 @@ MIN_SIGMAS = 2.0
 """The angle to the horizon and the height must be at least this many standard deviations."""
 MAX_LATITUDE_DEG = 89.0
 _WGS84_RADIUS_M, _WGS84_E2 = 6_378_137.0, 6.694_379_990_14e-3
-_HISTORY = 128
+_HISTORY = 2048
+"""Poses that are kept: 20 s at 100 per second, more than the longest delay of a camera."""
 
 Vector = NDArray[np.float64]
 """(3,): north, east, down of the earth, or forward, right, down of the vehicle."""
@@ -265,8 +266,14 @@ def quaternion_to_rotation(w: float, x: float, y: float, z: float) -> NDArray[np
 
 
 def _nearest(samples: deque[Sample], time_s: float, max_age_s: float) -> Sample | None:
-    nearest = min(samples, key=lambda sample: abs(sample.time_s - time_s), default=None)
-    return nearest if nearest is not None and abs(nearest.time_s - time_s) <= max_age_s else None
+    """Return the sample nearest to a time; None if it is too far away."""
+    nearest, smallest_s = None, math.inf
+    for sample in reversed(samples):  # they are in order of time, and the newest are asked for most
+        distance_s = abs(sample.time_s - time_s)
+        if distance_s > smallest_s:
+            break
+        nearest, smallest_s = sample, distance_s
+    return nearest if smallest_s <= max_age_s else None
 
 
 def _offset(position: Position, north: float, east: float) -> tuple[float, float]:

@@ -118,7 +118,7 @@ class MavlinkSink:
         """Report the tracked region and point the gimbal at it.
 
         Raises:
-            OSError: The line is down. Later results are sent when it works again.
+            OSError: A line is down. Later results are sent when it works again.
         """
         result = self._transform(result)
         with self._lock:
@@ -128,6 +128,7 @@ class MavlinkSink:
             target = self._tracker.target
             if self._gimbal and target is not None and not target.coasting:
                 self._gimbal.point_at(target, self._tracker.frame_height / self._tracker.frame_width)
+            self._link.raise_error()
 
     def finish(self) -> None:
         """Do nothing: no output is pending."""
@@ -138,12 +139,11 @@ class MavlinkSink:
             return
         self._closing.set()
         self._thread.join(2 * HEARTBEAT_INTERVAL_S)
-        with contextlib.suppress(OSError):
-            self._tracker.stop()
-            self._send(self._messages.tracking_status())
-            self._send(self._messages.heartbeat())
-            if self._gimbal:
-                self._gimbal.release_control()
+        self._tracker.stop()
+        self._send(self._messages.tracking_status())
+        self._send(self._messages.heartbeat())
+        if self._gimbal:
+            self._gimbal.release_control()
         self._link.close()
 
     def discard(self) -> None:
@@ -158,17 +158,16 @@ class MavlinkSink:
 
     def _serve(self) -> None:
         while not self._closing.wait(POSE_INTERVAL_S if self._pose else POLL_INTERVAL_S):
-            with contextlib.suppress(OSError):  # write() reports that the line is down
-                now = self._clock()
-                if now - self._last_heartbeat_s >= HEARTBEAT_INTERVAL_S:
-                    self._last_heartbeat_s = now
-                    self._send(self._messages.heartbeat())
-                if self._gimbal:
-                    self._gimbal.request_control()
-                if self._pose:
-                    self._pose.request_messages()
+            now = self._clock()
+            if now - self._last_heartbeat_s >= HEARTBEAT_INTERVAL_S:
+                self._last_heartbeat_s = now
+                self._send(self._messages.heartbeat())
+            if self._gimbal:
+                self._gimbal.request_control()
+            if self._pose:
+                self._pose.request_messages()
             for link, parser in self._inputs:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # write() reports that a line is down
                     self._receive(link, parser)
 
     def _receive(self, link: MavlinkLink, parser: MessageParser) -> None:
@@ -186,6 +185,8 @@ class MavlinkSink:
         if self._signer.verify(message):
             self._status.report_recovery("mavlink-signing")
             return True
+        if message.get_type() == "RADIO_STATUS":
+            return False  # telemetry radios send it unsigned, whatever the key
         self._status.report_fault(
             "mavlink-signing", "ignored messages that are not signed with the key: set the same key there"
         )

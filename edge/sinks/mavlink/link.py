@@ -81,25 +81,32 @@ def open_link(name: str) -> MavlinkLink:
 
 
 class LinkGroup:
-    """Several links that carry the same messages, such as those to two ground stations."""
+    """Several links that carry the same messages, such as those to two ground stations.
+
+    A line that is down affects neither the other lines nor the messages after this one.
+    """
 
     def __init__(self, links: Sequence[MavlinkLink]) -> None:
         self._links = links
+        self._error: OSError | None = None
 
     def write(self, data: bytes) -> None:
-        """Send one packet on each link; a line that is down keeps no other one from being used.
-
-        Raises:
-            OSError: A line is down.
-        """
-        errors = []
+        """Send one packet on each link; `raise_error` tells which line is down."""
         for link in self._links:
             try:
                 link.write(data)
             except OSError as error:  # noqa: PERF203 (the other links are still to be written)
-                errors.append(error)
-        if errors:
-            raise errors[0]
+                self._error = self._error or error
+
+    def raise_error(self) -> None:
+        """Raise the first error of `write` since the last call, if there was one.
+
+        Raises:
+            OSError: A line is down.
+        """
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Close all links."""

@@ -175,6 +175,16 @@ def test_pose_is_moved_on_to_the_time_of_the_frame() -> None:
     assert late_stamps.locate(spot(0.6, 0.4), 10.7, ASPECT) == point
 
 
+def test_delay_of_ten_seconds_finds_its_poses_at_a_hundred_per_second() -> None:
+    poses, level = PoseHistory(), euler_to_rotation(0, -0.7, 0)
+    for index in range(1200):
+        poses.add_position(Position(index / 100, *HOME, 400 + index, index, STILL))
+        poses.add_attitude(Attitude(index / 100, level, STILL))
+    point = Geolocator(CameraGeometry(60), poses, delay_s=10).locate(spot(0.5, 0.5), 11.0, ASPECT)
+    assert point is not None
+    assert point.distance_m == pytest.approx(100 / math.sin(0.7)), "the height of one second after the start"
+
+
 def test_ground_at_a_given_height_is_used_instead_of_home() -> None:
     poses = poses_of(Position(0, *HOME, 500, 40, STILL), euler_to_rotation(0, -math.pi / 4, 0))
     point = Geolocator(CameraGeometry(60), poses, ground_m=400).locate(spot(0.5, 0.5), 0, ASPECT)

@@ -124,6 +124,19 @@ def test_one_station_that_is_gone_does_not_silence_the_other(ground: GroundStati
         ground.wait("CAMERA_TRACKING_IMAGE_STATUS")
 
 
+def test_line_that_is_down_stops_no_message_on_the_other_one(ground: GroundStation) -> None:
+    down = "udpout:255.255.255.255:14550"  # the kernel refuses to send there
+    links = [down, f"udpout:127.0.0.1:{ground.port}"]
+    configure = common.MAV_CMD_DO_GIMBAL_MANAGER_CONFIGURE
+    with flying(ground, CameraGeometry(68), links=links) as (sink, _, _):
+        with pytest.raises(PermissionError):
+            sink.write(result(region()))
+        ground.wait("GIMBAL_MANAGER_SET_PITCHYAW")
+        assert ground.command(REQUEST, common.MAVLINK_MSG_ID_CAMERA_INFORMATION) == ACCEPTED
+        ground.wait("CAMERA_INFORMATION")
+    assert ground.wait("COMMAND_LONG", command=configure, param1=-3), "control is given back at the end"
+
+
 def test_video_stream_is_described_to_ground_stations(ground: GroundStation) -> None:
     stream = VideoStream("rtsp", "", 8554, "/saliency", 1280, 720, 29.97, 4_000_000, True)
     with flying(ground, CameraGeometry(68), stream=stream) as (_, _, _):

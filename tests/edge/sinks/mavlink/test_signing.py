@@ -63,6 +63,15 @@ def test_unsigned_and_wrongly_signed_commands_move_nothing(ground: GroundStation
         ground.wait(SETPOINT)  # neither the tracking nor the gimbal changed hands
 
 
+def test_unsigned_status_of_a_telemetry_radio_is_no_fault(ground: GroundStation) -> None:
+    sign(ground, KEY)
+    with flying(ground, key=KEY) as (_, status, _):
+        radio = common.MAVLink_radio_status_message(200, 200, 100, 40, 40, 0, 0)
+        ground.write(bytes(radio.pack(common.MAVLink(None, 51, 68))))
+        assert ground.command(STOP) == 0
+        assert status.snapshot().faults == {}
+
+
 def test_forged_time_stamp_does_not_lock_out_the_pilot(ground: GroundStation) -> None:
     sign(ground, KEY)
     with flying(ground, key=KEY):
