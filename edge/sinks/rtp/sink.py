@@ -175,10 +175,13 @@ class RtpSink:
     def _next_event(self, process: subprocess.Popen[bytes]) -> dict[str, object]:
         """Return what the process says next, and keep the stream up to date; empty when it has ended."""
         assert process.stdout is not None
-        line = process.stdout.readline()
-        event: dict[str, object] = {}
-        with contextlib.suppress(ValueError):
-            event = dict(json.loads(line)) if line else {}
+        event: object = None
+        while not isinstance(event, dict):  # drivers of encoders print lines of their own
+            line = process.stdout.readline()
+            if not line:
+                return {}
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
         if "watched" in event:
             self._stream.is_running = bool(event["watched"])
         if "bit_rate" in event:
@@ -198,7 +201,7 @@ class RtpSink:
             time.sleep(max(0.0, next_s - time.monotonic()))
             next_s = time.monotonic() + 1 / self._stream.fps
             if self._process.poll() is None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ValueError):  # ValueError: `commit` has closed the pipe
                     self._send(result)
                     if time.monotonic() - self._started_s > STEADY_S:
                         backoff_s = MIN_BACKOFF_S
@@ -245,7 +248,7 @@ class RtpSink:
             ] or self._encoders
         try:
             process = self._start()
-        except InputError as error:
+        except (InputError, OSError) as error:
             self._status.report_fault("rtp", str(error))
             return
         with self._changed:

@@ -30,9 +30,13 @@ MIN_SHARE = 0.1
 """The bit rate never falls below this share of the full one."""
 
 
+_EVENTS = os.fdopen(os.dup(1), "w")
+"""Standard output of the start; `main` takes descriptor 1 away from the drivers, which print to it, too."""
+
+
 def tell(**values: object) -> None:
     """Print one line for the process that started this one."""
-    print(json.dumps(values), flush=True)
+    print(json.dumps(values), file=_EVENTS, flush=True)
 
 
 def next_bit_rate(bit_rate: float, full_rate: float, loss: float) -> float:
@@ -180,9 +184,14 @@ def reported_losses(statistics: str) -> list[float]:
     ]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Stream the pictures of the standard input."""
+    os.dup2(2, 1)
     Gst.init(None)
     streamer = Streamer(json.loads(sys.argv[1]))
     streamer.run(sys.stdin.buffer)
-    sys.stdout.flush()
     os._exit(streamer.is_failed)  # the thread that waits for pictures cannot be ended
+
+
+if __name__ == "__main__":
+    main()

@@ -187,16 +187,37 @@ def test_python_without_bindings_names_the_packages(monkeypatch: pytest.MonkeyPa
         RtpSink(parse_stream("udp://127.0.0.1:9", SOURCE), make_status())
 
 
-def test_process_that_takes_nothing_holds_up_neither_results_nor_the_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    stuck = tmp_path / "stuck"
-    stuck.write_text(
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An encoding process that says what it has to, like a driver and in JSON, and then takes no picture."""
+    program = tmp_path / "stuck"
+    program.write_text(
         '#!/bin/sh\n[ "$1" = -c ] && exit 0\n'
-        'echo \'{"watched": true}\'; echo \'{"encoder": "stuck"}\'; exec sleep 600\n'
+        'echo "Opening in BLOCKING MODE"; echo 4; echo \'{"watched": true}\'; echo \'{"encoder": "stuck"}\'\n'
+        "exec sleep 600\n"
     )
-    stuck.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(stuck))
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+
+
+def test_pipe_that_is_closed_while_a_picture_is_drawn_is_no_error(
+    stuck: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = make_status()
+    sink = RtpSink(parse_stream("udp://127.0.0.1:9", SOURCE), status)
+
+    def draw(*_: object) -> Any:
+        rtp._end(sink._process)
+        return np.zeros((180, 320, 3), np.uint8)
+
+    monkeypatch.setattr(rtp, "draw_overlay", draw)
+    sink.write(Result(Frame(0, 0, np.zeros((180, 320, 3), np.uint8)), MAP, 1.0))
+    assert wait_until(lambda: status.snapshot().faults == {"rtp": 1})
+    sink.commit()
+    assert not sink._thread.is_alive()
+
+
+def test_process_that_takes_nothing_holds_up_neither_results_nor_the_end(stuck: None) -> None:
     sink = RtpSink(parse_stream("udp://127.0.0.1:9", SOURCE), make_status())
     picture = np.zeros((180, 320, 3), np.uint8)
     start_s = time.monotonic()
