@@ -43,6 +43,8 @@ def write_line(level: str, message: str, kind: str | None = None, created_s: flo
         kind: Kind of a fault.
         created_s: Seconds since 1970; None for now.
     """
+    if sys.stderr is None:  # closed before the start; print would take the standard output
+        return
     created = datetime.fromtimestamp(time.time() if created_s is None else created_s, timezone.utc)
     line = {"time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level}
     line |= {"message": message} if kind is None else {"kind": kind, "message": message}

@@ -102,15 +102,15 @@ class FiniteRange(click.FloatRange):
 def _use_range(ctx: click.Context, param: click.Parameter, text: str | None) -> None:
     """Set the range for this command and its worker processes."""
     parse_range(text)
-    _set_variable(ctx, RANGE_VARIABLE, text)
+    set_variable(ctx, RANGE_VARIABLE, text)
 
 
 def _use_gpu_wait(ctx: click.Context, param: click.Parameter, wait: str | None) -> None:
     """Set how threads of this command wait for the GPU."""
-    _set_variable(ctx, WAIT_VARIABLE, wait)
+    set_variable(ctx, WAIT_VARIABLE, wait)
 
 
-def _set_variable(ctx: click.Context, name: str, text: str | None) -> None:
+def set_variable(ctx: click.Context, name: str, text: str | None) -> None:
     """Set an environment variable until the command ends; None changes nothing."""
     if text is None:
         return

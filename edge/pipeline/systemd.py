@@ -78,10 +78,12 @@ def _watchdog_s(environ: Mapping[str, str]) -> float:
 
 def _notify(address: str, text: str) -> None:
     if address:
+        if address.startswith("@"):  # the abstract namespace
+            address = f"\0{address[1:]}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
             notify_socket.setblocking(False)
             try:
-                notify_socket.sendto(text.encode(), address.replace("@", "\0", 1))
+                notify_socket.sendto(text.encode(), address)
             except OSError:
                 return  # nobody listens, or the buffer is full: frames matter more
 

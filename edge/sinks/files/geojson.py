@@ -111,9 +111,9 @@ class GeojsonSink:
         data = json.dumps({"type": "FeatureCollection", "features": features}).encode()
         with translate_write_errors(self._path):
             self._file.seek(0)
-            self._file.truncate()
             while data:
                 data = data[self._file.write(data) :]
+            self._file.truncate()  # at the end: a run that is killed before it leaves no empty file
 
     def _feature(self, number: int, sighting: _Sighting) -> dict[str, object]:
         point = sighting.best

@@ -56,6 +56,14 @@ def test_faults_have_their_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert (recovery["level"], recovery["kind"], recovery["message"]) == ("info", "source", "recovered")
 
 
+def test_closed_standard_error_does_not_move_the_log_to_the_standard_output() -> None:
+    program = (
+        f'exec "{sys.executable}" -c \'from edge.cli import json_log; json_log.write_line("info", "x")\' 2>&-'
+    )
+    outcome = subprocess.run(["/bin/sh", "-c", program], stdout=subprocess.PIPE, check=True)
+    assert outcome.stdout == b""
+
+
 def test_journal_gets_the_priority_before_the_object() -> None:
     program = "from edge.cli import json_log; json_log.write_line('warning', 'hot')"
     read, write = os.pipe()

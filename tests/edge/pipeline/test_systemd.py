@@ -21,7 +21,7 @@ from tests.conftest import Outcome
 @pytest.fixture
 def notify_socket(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(tmp_path / "notify"))
+        listener.bind(str(tmp_path / "user@1000"))
         listener.settimeout(20)
         yield listener
 

@@ -116,3 +116,8 @@ def test_arguments_after_ros_args_go_to_ros(monkeypatch: pytest.MonkeyPatch) -> 
     run(["x", "--ros-args", "-r", "image:=/a b", "--", "--fps", "5"], standalone_mode=False)
     assert seen == ["x", 5.0, "-r 'image:=/a b'"]
     assert ARGUMENTS_VARIABLE not in os.environ
+    seen.clear()
+    run(["--ros-args", "-r", "a:=/b", "--", "x", "--ros-args", "-p", "c:=1"], standalone_mode=False)
+    run(["x", "--ros-args=-r a:=/b"], standalone_mode=False)
+    run(["x", "--ros-args"], standalone_mode=False, default_map={"ros_args": "-p c:=1"})
+    assert seen == ["x", None, "-r a:=/b -p c:=1", "x", None, "-r a:=/b", "x", None, "-p c:=1"]
