@@ -441,9 +441,23 @@ def simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     simplified.opset_import.extend(opsets)
     _name_nodes(simplified.graph)
     for tensor in simplified.graph.initializer:
-        is_float = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
-        if is_float and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
-            raise InputError(
-                f"{path}: weight {tensor.name} is not finite; expected finite numbers: train it again"
-            )
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            _make_finite(path, tensor)
     return simplified
+
+
+def _make_finite(path: Path, tensor: TensorProto) -> None:
+    """Replace -inf, as masks of attention have it, by the lowest number, in place.
+
+    Raises:
+        InputError: The tensor has NaN or +inf, as after a training that diverged.
+    """
+    values = onnx.numpy_helper.to_array(tensor)
+    if np.isfinite(values).all():
+        return
+    masked = np.where(np.isneginf(values), np.finfo(values.dtype).min, values)
+    if not np.isfinite(masked).all():
+        raise InputError(
+            f"{path}: weight {tensor.name} is not finite; expected finite numbers: train it again"
+        )
+    tensor.CopyFrom(onnx.numpy_helper.from_array(masked, tensor.name))

@@ -26,8 +26,9 @@ class FreeNames:
 
 
 def used_names(graph: GraphProto) -> set[str]:
-    """Return the names of all tensors and nodes of a graph."""
-    names = {tensor.name for tensor in (*graph.initializer, *graph.input, *graph.output)}
+    """Return the names of all tensors and nodes of a graph, also of tensors that only have a stored shape."""
+    tensors = (*graph.initializer, *graph.input, *graph.output, *graph.value_info)
+    names = {tensor.name for tensor in tensors}
     names |= {tensor.values.name for tensor in graph.sparse_initializer}
     for node in graph.node:
         names |= {node.name, *node.input, *node.output}

@@ -69,12 +69,12 @@ def find_qdq_placement(
 def _constant_ranges(model: onnx.ModelProto, groups: Mapping[str, Iterable[str]]) -> TensorRanges:
     """Return the range of each constant in a group, such as a prior map that a Concat joins."""
     members = {name for group in groups.values() for name in group}
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in members]
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant" and members & set(node.output):
-            constants += [a.t for a in node.attribute if a.name == "value"]
-            constants[-1].name = node.output[0]
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                constants[node.output[0]] = attribute.t
+    values = {name: numpy_helper.to_array(constants[name]) for name in members & constants.keys()}
     return {name: (float(value.min()), float(value.max())) for name, value in values.items() if value.size}
 
 

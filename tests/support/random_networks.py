@@ -586,6 +586,16 @@ def _clip_above(net: NetworkSketch, x: str) -> str:
     return net.add("Clip", x, "", net.constant(1.0))
 
 
+def _masked_attention(net: NetworkSketch, x: str) -> str:
+    """Let each channel read itself and those before it, by a mask of -inf."""
+    flat = net.add("Reshape", x, net.whole(1, net.channels, net.height * net.width))
+    small = net.add("Mul", flat, net.constant(1 / np.sqrt(net.height * net.width)))
+    scores = net.add("MatMul", small, net.add("Transpose", small, perm=[0, 2, 1]))
+    mask = net.constant(np.triu(np.full((net.channels, net.channels), -np.inf), 1))
+    weights = net.add("Softmax", net.add("Add", scores, mask), axis=2)
+    return net.add("Reshape", net.add("MatMul", weights, flat), net.whole(1, *net.shape))
+
+
 def _softmax_of_the_rest(net: NetworkSketch, x: str) -> str:
     """Before opset 13, a Softmax is over all axes from its axis on."""
     return net.add("Softmax", x, axis=2 if net.opset >= 13 else 1)
@@ -786,6 +796,7 @@ BLOCKS: dict[str, tuple[int, Block]] = {
     "Clip with a maximum": (7, _clip_above),
     "Concat of one value": (7, lambda net, x: net.convolve(net.add("Concat", x, axis=1), net.channels)),
     "Softmax over the rest": (7, _softmax_of_the_rest),
+    "masked attention": (7, _masked_attention),
     "MaxUnpool": (11, _unpool),
     "Cast to its own type": (9, _cast_to_itself),
     "Constant of floats": (12, _constant_of_floats),

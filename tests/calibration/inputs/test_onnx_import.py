@@ -70,10 +70,14 @@ def external_data(location: str) -> Change:
     return change
 
 
-def weight_with_nan(model: onnx.ModelProto) -> None:
-    weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
-    weight.flat[0] = np.nan
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, model.graph.initializer[0].name))
+def weight_with(value: float) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        weight = numpy_helper.to_array(tensor).copy()
+        weight.flat[0] = value
+        tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,8 @@ def weight_with_nan(model: onnx.ModelProto) -> None:
         (external_data("../w.bin"), {}, "the data of stem.w lies at '../w.bin', outside the file's folder"),
         (external_data("/etc/passwd"), {}, "lies at '/etc/passwd', outside the file's folder"),
         (external_data("w.bin"), {}, "the data of stem.w is missing, expected at "),
-        (weight_with_nan, {}, "weight stem.w is not finite"),
+        (weight_with(np.nan), {}, "weight stem.w is not finite"),
+        (weight_with(np.inf), {}, "weight stem.w is not finite"),
     ],
 )
 def test_graph_that_cannot_be_calibrated_is_refused(

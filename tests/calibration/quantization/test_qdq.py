@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from calibration.quantization.qdq import quantize, quantized_nodes
 from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme
@@ -113,6 +113,15 @@ def test_quantized_graph_computes_nearly_the_same(
     for feed in random_feeds(3):
         expected, got = (session.run(["y"], feed)[0] for session in sessions)
         assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+def test_invented_names_are_none_of_a_stored_shape(model: onnx.ModelProto, ranges: TensorRanges) -> None:
+    stale = onnx.ModelProto()
+    stale.CopyFrom(model)
+    for name in ("first_q", "first_dq", "first_scale"):  # of nodes that a simplification has removed
+        stale.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [7]))
+    quantized = quantize(stale, ranges, TENSORRT)
+    assert "first_dq1" in {output for node in quantized.graph.node for output in node.output}
 
 
 def test_minmax_ranges_cover_every_value(model: onnx.ModelProto, ranges: TensorRanges) -> None:

@@ -47,6 +47,7 @@ def check(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
         (Style(21), ["GroupNormalization", "Gelu"]),  # in opset 20 it has scales for groups, not channels
         (Style(23, layout="nhwc"), ["Gemm", "GridSample"]),  # no converter knows them
         (Style(20), ["float64", "through int32", "Where"]),
+        (Style(17), ["masked attention"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
