@@ -38,9 +38,9 @@ CHECKPOINT = "last.ckpt"
 FINISHED = "done.pt"
 """Weights of a finished stage."""
 RECIPE_FILE = "recipe.json"
+"""Recipe of the training in a run's folder."""
 RANGE_FILE = "pixel-range.txt"
 """File with the range of deep pixels that a training began with, `auto` or LOW,HIGH."""
-"""Recipe of the training in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def check_run(run: TrainingRun, recipe: Recipe) -> None:
     """Check that the run's folder holds no other recipe; nothing is stored.
 
     Raises:
-        InputError: The folder holds the training of another recipe.
+        InputError: The folder holds the training of another recipe, or one with another `--range`.
     """
     path = run.folder / RECIPE_FILE if run.folder is not None else None
     if path is not None and path.is_file():
