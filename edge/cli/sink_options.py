@@ -1,4 +1,4 @@
-"""Options of `aerogaze run` for camera angles, MAVLink and the live page."""
+"""Options of `aerogaze run` for camera angles, places, MAVLink, the video stream and the live page."""
 
 from __future__ import annotations
 
@@ -224,21 +224,19 @@ def _check_combination(options: SinkOptions) -> None:
 
     A token in the environment is allowed without --http: it may be set for all runs of a machine.
     """
-    parameter_source = click.get_current_context().get_parameter_source
+    context = click.get_current_context()
+    option_names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     user_sources = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
     for name, main_option, main_value in (
         ("http_token", "--http", options.http),
         ("mavlink_system", "--mavlink", options.mavlink),
         ("mavlink_key", "--mavlink", options.mavlink),
-        ("ground", "--locate", options.locate),
-        ("camera_delay", "--locate", options.locate),
+        ("ground_m", "--locate", options.locate),
+        ("camera_delay_s", "--locate", options.locate),
         ("geojson", "--locate", options.locate),
     ):
-        parameter = {"ground": "ground_m", "camera_delay": "camera_delay_s"}.get(name, name)
-        if parameter_source(parameter) in user_sources and not main_value:
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect without {main_option}: give both options"
-            )
+        if context.get_parameter_source(name) in user_sources and not main_value:
+            raise InputError(f"{option_names[name]} has no effect without {main_option}: give both options")
     if options.on_gimbal and not options.gimbal and not options.locate:
         raise InputError("--on-gimbal has no effect without --gimbal or --locate: give one of them, too")
     if options.locate and not options.mavlink:

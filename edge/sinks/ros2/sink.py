@@ -6,7 +6,6 @@ import array
 import importlib
 import json
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +22,11 @@ from edge.postprocessing.result import Result, ResultTransform, identity
 from edge.sinks.files.jsonl import region_to_json
 from edge.sinks.files.map_images import fit_to_aspect
 from edge.sinks.files.overlay_video import MAX_HEIGHT, MAX_WIDTH, draw_overlay
-from edge.sources.ros.node import open_node
+from edge.sources.ros.node import NAME, open_node
 
 DEFAULT_NAMESPACE = "saliency"
 JPEG_QUALITY = 80
 DIAGNOSTICS_PERIOD_S = 1.0
-_NAMESPACE = re.compile(r"(?:~?/)?[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*")
 _LEVELS = {"running": 0, "starting": 1, "stalled": 2, "stopped": 3}
 """Levels of `diagnostic_msgs/DiagnosticStatus`: OK, WARN, ERROR, STALE."""
 
@@ -58,7 +56,7 @@ class Ros2Sink:
         transform: ResultTransform = identity,
         camera: CameraGeometry | None = None,
     ) -> None:
-        if not _NAMESPACE.fullmatch(namespace):
+        if not NAME.fullmatch(namespace):
             raise InputError(
                 f"--ros2 {printable(namespace, 80)!r} is no namespace; expected letters, digits, _ and /, "
                 "such as --ros2=/saliency, or --ros2 as the last option"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from edge.core.errors import InputError
 from edge.sources.bags.storage import BagTopic
-from edge.sources.ros.encodings import Pixels, decode_compressed, decode_raw
+from edge.sources.ros.encodings import Pixels, decode_message
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _FOXGLOVE_RAW, _FOXGLOVE_COMPRESSED = "foxglove.RawImage", "foxglove.CompressedImage"
@@ -76,7 +76,9 @@ def _ros_parser(encoding: str, type_: str) -> Parser:
         message = deserialize(data, type_)
         stamp = message.header.stamp
         stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
-        return BagImage(stamp_ns, message.header.frame_id, _decoder(message, type_ == _COMPRESSED))
+        return BagImage(
+            stamp_ns, message.header.frame_id, partial(decode_message, message, type_ == _COMPRESSED)
+        )
 
     return parse
 
@@ -97,24 +99,7 @@ def _foxglove_parser(type_: str) -> Parser:
         return BagImage(
             message.timestamp.ToNanoseconds(),
             message.frame_id,
-            _decoder(message, type_ == _FOXGLOVE_COMPRESSED),
+            partial(decode_message, message, type_ == _FOXGLOVE_COMPRESSED),
         )
 
     return parse
-
-
-def _decoder(message: Any, is_compressed: bool) -> Callable[[int], tuple[Pixels, int]]:
-    """Return the function that decodes a message of ROS or Foxglove, whose fields have the same names."""
-    if is_compressed:
-        return lambda scale: decode_compressed(message.format, message.data, scale)
-    return lambda scale: (
-        decode_raw(
-            message.width,
-            message.height,
-            message.encoding,
-            message.step,
-            message.data,
-            bool(getattr(message, "is_bigendian", False)),
-        ),
-        1,
-    )

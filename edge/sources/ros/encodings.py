@@ -110,6 +110,23 @@ def decode_compressed(format_: str, data: Any, scale: int = 1) -> tuple[Pixels, 
     return decoded
 
 
+def decode_message(message: Any, is_compressed: bool, scale: int = 1) -> tuple[Pixels, int]:
+    """Return the pixels of a message and their scale; those of ROS and Foxglove have the same fields.
+
+    Args:
+        message: The message.
+        is_compressed: It is a compressed image.
+        scale: Wanted reduction of each side; only JPEGs can be decoded smaller.
+
+    Raises:
+        ValueError: As `decode_raw` and `decode_compressed`.
+    """
+    if is_compressed:
+        return decode_compressed(message.format, message.data, scale)
+    size, is_bigendian = (message.width, message.height), bool(getattr(message, "is_bigendian", False))
+    return decode_raw(*size, message.encoding, message.step, message.data, is_bigendian), 1
+
+
 def _find_layout(encoding: str) -> _Layout:
     """Return the layout of an encoding.
 

@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import importlib.util
 import os
+import re
 import shlex
 import threading
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from edge.core.foreign_text import printable
 from edge.core.run_status import LOG
 
 NODE_NAME = "aerogaze"
+NAME = re.compile(r"(?:~?/)?[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*")
+"""Name of a topic or a namespace."""
 ARGUMENTS_VARIABLE = "AEROGAZE_ROS_ARGS"
 """Environment variable with what follows `--ros-args` on the command line; the option sets it."""
 REMEDY = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import struct
 import threading
 import time
@@ -20,8 +19,8 @@ from edge.core.errors import InputError
 from edge.core.foreign_text import printable
 from edge.core.frames import Frame, Image
 from edge.sources.pixel_range import configured_range, measure_range, to_colour
-from edge.sources.ros.encodings import Pixels, decode_compressed, decode_raw
-from edge.sources.ros.node import RosNode, open_node
+from edge.sources.ros.encodings import Pixels, decode_message
+from edge.sources.ros.node import NAME, RosNode, open_node
 
 SCHEME = "ros2:"
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -35,7 +34,6 @@ FALLBACK_FPS = 30.0
 MAX_AGE_S = 1.0
 """Oldest header whose time is believed; older ones are of another clock."""
 NAMED_TOPICS = 8
-_TOPIC = re.compile(r"(?:~?/)?[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class RosTopicSource:
 
     def __init__(self, name: str) -> None:
         topic = name.removeprefix(SCHEME)
-        if not _TOPIC.fullmatch(topic):
+        if not NAME.fullmatch(topic):
             raise InputError(
                 f"no topic {printable(name)}; expected ros2:TOPIC, such as ros2:/camera/image_raw"
             )
@@ -184,21 +182,10 @@ class RosTopicSource:
         from rclpy.serialization import deserialize_message
 
         message: Any = deserialize_message(data, self._type)
+        pixels, _ = decode_message(message, self._is_compressed)
         stamp = message.header.stamp
         stamp_ns = stamp.sec * 10**9 + stamp.nanosec
-        return self._to_8_bits(self._pixels(message)), stamp_ns, message.header.frame_id
-
-    def _pixels(self, message: Any) -> Pixels:
-        if self._is_compressed:
-            return decode_compressed(message.format, message.data)[0]
-        return decode_raw(
-            message.width,
-            message.height,
-            message.encoding,
-            message.step,
-            message.data,
-            bool(message.is_bigendian),
-        )
+        return self._to_8_bits(pixels), stamp_ns, message.header.frame_id
 
     def _to_8_bits(self, pixels: Pixels) -> Image:
         if pixels.dtype == np.uint8:
