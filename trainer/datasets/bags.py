@@ -114,4 +114,4 @@ class BagSequence:
         lines = [*storage.damage, *([images.end] if images.end else [])]
         lines += [f"image {index}: {reason}" for index, reason in sorted(images.skipped.items())[:3]]
         if lines:
-            self._faults[self._path] = "; ".join(lines)
+            self._faults[Path(f"{self._path}#{self._topic}")] = "; ".join(lines)

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -456,6 +457,16 @@ def test_topics_of_bags_are_clips(tmp_path: Path) -> None:
         np.testing.assert_array_equal([frame.image for frame in frames], images[2:5])
         assert frames[0].density is None
     assert "broken.mcap" in dataset.describe_faults()[0]
+
+
+def test_faults_of_two_topics_of_a_bag_are_both_kept(tmp_path: Path) -> None:
+    pictures = [raw(image) for image in flight(3)]
+    pictures[1] = replace(pictures[1], height=4800)
+    write_bag(tmp_path / "b.bag", "ros1", {"/day": pictures, "/night": pictures})
+    dataset = open_dataset("bags", tmp_path)
+    for clip in dataset.clips:
+        assert [frame.index for frame in clip.frames()] == [0, 2]
+    assert [line.partition(":")[0] for line in dataset.describe_faults()] == ["b.bag#/day", "b.bag#/night"]
 
 
 def test_folder_of_one_ros2_bag_is_a_data_set(tmp_path: Path) -> None:
