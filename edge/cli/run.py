@@ -89,7 +89,7 @@ class RunOptions:
         realtime: Run live, on the newest frame, instead of on every frame.
         small: Let the source shrink its frames.
         as_json: Print the summary as JSON.
-        network: Options of the MAVLink sink and the live page.
+        network: Options of the camera's angles, places, and the sinks that use the network.
     """
 
     source: str

@@ -197,8 +197,7 @@ class RtpSink:
 
     def _send_all(self) -> None:
         next_s, backoff_s = 0.0, MIN_BACKOFF_S
-        while (result := self._take()) is not None:
-            time.sleep(max(0.0, next_s - time.monotonic()))
+        while (result := self._take(next_s)) is not None:
             next_s = time.monotonic() + 1 / self._stream.fps
             if self._process.poll() is None:
                 with contextlib.suppress(OSError, ValueError):  # ValueError: `commit` has closed the pipe
@@ -214,9 +213,10 @@ class RtpSink:
             _end(self._process)
             self._restart()
 
-    def _take(self) -> Result | None:
-        """Wait for the next result and return it; None at the end."""
+    def _take(self, not_before_s: float) -> Result | None:
+        """Wait for a time and for a result, and return the newest one; None at the end."""
         with self._changed:
+            self._changed.wait_for(lambda: self._closing, max(0.0, not_before_s - time.monotonic()))
             self._changed.wait_for(lambda: self._closing or self._newest is not None)
             result, self._newest = self._newest, None
             return None if self._closing else result

@@ -217,6 +217,16 @@ def test_pipe_that_is_closed_while_a_picture_is_drawn_is_no_error(
     assert not sink._thread.is_alive()
 
 
+def test_slow_stream_ends_without_waiting_for_its_next_picture(stuck: None) -> None:
+    source: Any = SimpleNamespace(width=320, height=180, fps=0.01)
+    sink = RtpSink(parse_stream("udp://127.0.0.1:9", source), make_status())
+    for index in range(2):
+        sink.write(Result(Frame(index, index * 100, np.zeros((180, 320, 3), np.uint8)), MAP, 1.0))
+        assert index or wait_until(lambda: sink._newest is None)
+    sink.commit()
+    assert not sink._thread.is_alive()
+
+
 def test_process_that_takes_nothing_holds_up_neither_results_nor_the_end(stuck: None) -> None:
     sink = RtpSink(parse_stream("udp://127.0.0.1:9", SOURCE), make_status())
     picture = np.zeros((180, 320, 3), np.uint8)
