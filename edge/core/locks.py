@@ -28,6 +28,8 @@ MAX_MARKER_BYTES = 4096
 ASK_ATTEMPTS, ASK_INTERVAL_S = 50, 0.02
 """How often, and after how many seconds, the holder of a device is asked again if too many ask it."""
 _OPEN_TO_OTHERS = 0o077
+_LOCK_FORMAT = "hhqqi4x"
+"""`struct flock` of 64-bit Linux: kind, origin, start, length (0: the whole file), process."""
 
 
 @contextmanager
@@ -158,7 +160,8 @@ def _process_ids(process: int | str, key: str) -> list[int]:
 def running_marker(path: Path) -> Iterator[None]:
     """Keep a file that tells all users that this process runs, as long as the block runs.
 
-    A lock that only its owner can open tells them nothing. See `is_running`.
+    A lock that only its owner can open tells them nothing. This file is open to all readers, and this process
+    holds a lock for writing on it, which no reader can take. See `is_running`.
 
     Raises:
         OSError: The file cannot be written.
@@ -166,29 +169,36 @@ def running_marker(path: Path) -> Iterator[None]:
     pending = path.with_name(path.name + ".new")
     pending.unlink(missing_ok=True)
     document = {"pid": os.getpid(), "started": _start_ticks(os.getpid()), "boot": _boot_id()}
-    handle = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    handle = os.open(pending, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(handle, 0o644)  # the umask of the command may be narrower
-        os.write(handle, json.dumps(document).encode())
+        # Before others may open the file: a reader's lock would prevent this one.
+        is_locked = _try_file_lock(handle, fcntl.F_WRLCK)
+        os.write(handle, json.dumps({**document, "locked": is_locked}).encode())
+        os.fchmod(handle, 0o644)
+        pending.replace(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)
-    pending.replace(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def is_running(path: Path) -> bool:
     """Return whether the process that wrote a marker still runs.
 
-    A process has the number and the start time that the marker names, since the same boot: a process that got
-    the number later is another one.
+    The kernel knows it: it drops the lock of a process that ends, however it ends, and no lock outlives a
+    boot. So the answer is the same in each container and sandbox that sees the file.
+
+    A marker without a lock (of an older version, or where the kernel has no such locks) counts if a process
+    has the number and the start time that it names, since the same boot.
     """
     try:
         document = parse_json(read_bytes(path, MAX_MARKER_BYTES, "a marker"))
         process, started, boot = document["pid"], document["started"], document["boot"]
-    except (InputError, ValueError, TypeError, KeyError):
+        if document.get("locked") is True:
+            return _has_file_lock(path, fcntl.F_RDLCK)
+    except (InputError, OSError, ValueError, TypeError, KeyError):
         return False
     if type(process) is not int or process <= 0 or boot != _boot_id():
         return False
@@ -202,6 +212,61 @@ def is_running(path: Path) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+def mark_in_use(path: Path) -> bool:
+    """Mark a file as used by this process, and by the programs that replace it, until they end.
+
+    The mark is a shared lock on an inherited descriptor: it needs no write permission, survives exec, and the
+    kernel removes it. See `is_in_use`.
+
+    Returns:
+        Whether the file could be marked.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    if not _try_file_lock(handle, fcntl.F_RDLCK):
+        os.close(handle)
+        return False
+    os.set_inheritable(handle, True)
+    return True
+
+
+def is_in_use(path: Path) -> bool:
+    """Return whether a process has marked this very file as used; one that replaced it since is another."""
+    try:
+        return _has_file_lock(path, fcntl.F_WRLCK)
+    except OSError:
+        return False
+
+
+def _try_file_lock(handle: int, kind: int) -> bool:
+    """Lock an open file for all that share its descriptor; return False if that is not possible."""
+    try:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _lock_request(kind))
+    except OSError:
+        return False
+    return True
+
+
+def _has_file_lock(path: Path, kind: int) -> bool:
+    """Return whether a lock on a file excludes one of this kind. It is asked for, and never taken.
+
+    Raises:
+        OSError: The file cannot be opened, or the kernel has no such locks.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _lock_request(kind))
+    finally:
+        os.close(handle)
+    return bool(struct.unpack(_LOCK_FORMAT, answer)[0] != fcntl.F_UNLCK)
+
+
+def _lock_request(kind: int) -> bytes:
+    return struct.pack(_LOCK_FORMAT, kind, os.SEEK_SET, 0, 0, 0)
 
 
 def _start_ticks(process: int) -> int | None:

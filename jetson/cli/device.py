@@ -229,6 +229,7 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
         raise InputError(f"no program {command[0]!r}; expected a command to run")
     if start_s := longest_start_s(board.read_state().slots.values()):
         extend_watchdog(derive_limits(start_s).watchdog_s)
+    board.mark_flown(name)
     os.execvp(command[0], command)  # noqa: S606
 
 

@@ -29,6 +29,8 @@ from jetson.deploy.push import (
 
 UPLOAD_FOLDER = ".cache/aerogaze/arrived"
 """Folder of uploads, in the home folder of the board's user."""
+UPLOAD_NAME = re.compile(r"[0-9a-f]{64}(\.\w+)?")
+"""Names there: the SHA-256 of a file, and its suffix."""
 BLOCK_BYTES = 1 << 20
 STEP_LIMIT_S = 25.0
 """Longest time of a step that takes seconds, such as connecting or a status."""
@@ -181,7 +183,10 @@ class SshTarget:
             UnreachableError: The connection broke in each attempt.
             CheckError: The uploaded file has another hash; it was removed.
         """
-        name = f"{UPLOAD_FOLDER}/{name or digest + path.suffix}"
+        if name is None:
+            name = digest + path.suffix
+            await self._remove_leftovers(name)
+        name = f"{UPLOAD_FOLDER}/{name}"
         for attempts_left in reversed(range(UPLOAD_ATTEMPTS)):
             try:
                 await self._upload(path, name, on_progress)
@@ -206,6 +211,24 @@ class SshTarget:
         with suppress(asyncssh.Error, OSError, asyncio.TimeoutError, InputError):
             async with self._sftp() as sftp:
                 await _limit(sftp.remove(name))
+
+    async def _remove_leftovers(self, kept: str) -> None:
+        """Remove the uploads of flashes that were interrupted, except one; they stay if that fails.
+
+        Another desk may be sending a file at this moment. Then the file grows at least every
+        `BLOCK_LIMIT_S`, or its hash is computed, or the install is about to open it.
+        """
+        try:
+            now = int((await self._call("date +%s", None, STEP_LIMIT_S)).stdout)  # by the board's own clock
+            async with self._sftp() as sftp:
+                for entry in await _limit(sftp.readdir(UPLOAD_FOLDER)):
+                    name = str(entry.filename)
+                    if name != kept and UPLOAD_NAME.fullmatch(name) and _is_leftover(entry.attrs, now):
+                        await _limit(sftp.remove(f"{UPLOAD_FOLDER}/{name}"))
+        except asyncssh.SFTPError:
+            return  # there is no such folder yet
+        except (asyncssh.Error, OSError, asyncio.TimeoutError, InputError, ValueError):
+            await self.close()
 
     async def close(self) -> None:
         """Close the connection."""
@@ -292,8 +315,20 @@ class SshTarget:
 
     async def _remote_hash(self, name: str, length: int) -> str:
         command = f"head -c {length} {shlex.quote(name)} | sha256sum"
-        result = await self._call(command, None, STEP_LIMIT_S + length / MIN_HASH_RATE)
-        return result.stdout[:64]
+        return (await self._call(command, None, _hash_limit_s(length))).stdout[:64]
+
+
+def _is_leftover(attributes: asyncssh.SFTPAttrs, now: int) -> bool:
+    """Return whether nobody can be sending or installing a file any more."""
+    in_use_s = BLOCK_LIMIT_S + _hash_limit_s(attributes.size or 0) + STEP_LIMIT_S
+    # A board without a battery for its clock may have written it "later" than now.
+    age_s = 0 if attributes.mtime is None else abs(now - attributes.mtime)
+    return attributes.type == asyncssh.FILEXFER_TYPE_REGULAR and age_s > in_use_s
+
+
+def _hash_limit_s(length: int) -> float:
+    """Return how long the board may take to hash so many bytes."""
+    return STEP_LIMIT_S + length / MIN_HASH_RATE
 
 
 def _hash_of_start(path: Path, length: int) -> str:

@@ -26,14 +26,14 @@ from pathlib import Path
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
-from edge.core.locks import acquire_lock, is_running, running_marker
+from edge.core.locks import acquire_lock, is_in_use, is_running, mark_in_use, running_marker
 from edge.hardware.board import BoardFacts
 from jetson.bundle.archive import BUNDLE_PURPOSE
 from jetson.bundle.manifest import BundleManifest, parse_manifest
 from jetson.device.durable_disk import DurableDisk
 from jetson.device.engine_trial import EngineBackend, LogLine
 from jetson.device.precision_policy import PrecisionPolicy
-from jetson.device.service import Service, check_revert_time
+from jetson.device.service import CommandService, Service, check_revert_time
 from jetson.device.slot_state import BoardState, Slot, SlotName, bounded_time, load_state, save_state
 from jetson.device.time_limits import longest_start_s, measure_start
 from jetson.signing import canonical_json
@@ -47,6 +47,8 @@ from jetson.signing.keys import (
 from jetson.signing.trust import Trust, parse_trust, verify_succession
 
 TRUST_FILE = "trust.json"
+MANIFEST_FILE = "manifest.json"
+"""The signed manifest of a slot. Who flies the slot holds a lock on it."""
 LOCK_FILE = "lock"
 """Held by the command that changes the board. Only the owner of the folder can open it."""
 RUNNING_FILE = "running.json"
@@ -197,9 +199,24 @@ class DeviceBoard:
         `recover_at_boot` could not write that to the disk.
         """
         state = self.read_state()
-        revert = state.trial and state.previous and not is_running(self.root / RUNNING_FILE)
-        name = state.previous if revert else state.current
-        return (name, state.slots[name]) if name else None
+        while (name := state.previous) and state.trial and not is_running(self.root / RUNNING_FILE):
+            # The install may have ended between the two looks, and marked the release good: look again.
+            before, state = state, self.read_state()
+            if state == before:
+                self.log(f"no install watches slot {state.current}, which is on trial: flying slot {name}")
+                return name, state.slots[name]
+        return (state.current, state.slots[state.current]) if state.current else None
+
+    def mark_flown(self, name: SlotName) -> None:
+        """Mark a slot as flown by this process, and by the program that replaces it, until that ends.
+
+        An install that watches the slot sees it. A slot that cannot be marked is flown all the same.
+        """
+        mark_in_use(self.slot_folder(name) / MANIFEST_FILE)
+
+    def is_flown(self, name: SlotName) -> bool:
+        """Return whether a program that `device exec` has started flies what is in a slot now."""
+        return is_in_use(self.slot_folder(name) / MANIFEST_FILE)
 
     def rollback(self) -> BoardState:
         """Switch to the previous slot, with the same health checks as an install."""
@@ -219,7 +236,7 @@ class DeviceBoard:
         """Check that the files of a slot are those that the trusted keys have signed."""
         folder, label = self.slot_folder(name), f"slot {name}"
         try:
-            text = (folder / "manifest.json").read_bytes()
+            text = (folder / MANIFEST_FILE).read_bytes()
             document = canonical_json.decode(
                 (folder / "signatures.json").read_bytes(), f"{label}: signatures.json"
             )
@@ -254,11 +271,15 @@ class DeviceBoard:
         # a slot to go back to.
         previous = None if state.trial else state.current
         trial = dataclasses.replace(state, current=name, previous=previous, trial=True)
+        must_tell = state.current is not None and self.is_flown(state.current)
         try:
             save_state(self.disk, self.root, trial)
             self.log(f"switched to slot {name}; {self.service.description}")
             self._restart_service(trial)
-            self._limited_service(trial).watch()
+            service = self._limited_service(trial)
+            service.watch()
+            if isinstance(service, CommandService):
+                self._check_flown(service, name, state.current, must_tell)
             now = self.now()
             good = dataclasses.replace(
                 trial,
@@ -333,6 +354,33 @@ class DeviceBoard:
         assert state.current_slot is not None
         folder, precision = self.release_folder(state.current), state.current_slot.precision
         self._limited_service(state).restart(folder, precision)
+
+    def _check_flown(
+        self, service: CommandService, name: SlotName, other: SlotName | None, must_tell: bool
+    ) -> None:
+        """Check that the service flies the slot that was watched. Its health says nothing about that.
+
+        Args:
+            service: The service. One without health checks may still be starting, and gets `watch_s`.
+            name: The slot.
+            other: The slot that was flown before, if any.
+            must_tell: The service was started by `device exec` before. A service that never was has its own
+                way to find its release, which nobody can check.
+
+        Raises:
+            CheckError: It flies the other slot, or none.
+        """
+        deadline = time.monotonic() + (0.0 if service.health_command else service.limits(None).watch_s)
+        while not self.is_flown(name):
+            flies_other = other is not None and self.is_flown(other)
+            if not flies_other and not must_tell:
+                self.log("the service was not started by device exec: which slot it flies is not verified")
+                return
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                flown = f"slot {other}" if flies_other else "no slot"
+                raise CheckError(f"the service flies {flown} instead of slot {name}")
+            time.sleep(min(service.every_s, remaining))
 
     def _limited_service(self, state: BoardState) -> Service:
         return self.service.limited(longest_start_s(state.slots.values()))

@@ -14,7 +14,7 @@ from edge.release.manifest import load_release
 from jetson.bundle.archive import FileSink, SignedManifest, open_bundle, read_bundle
 from jetson.bundle.manifest import BundleFile, BundleManifest
 from jetson.device.arming_interlock import Autopilot
-from jetson.device.board import DeviceBoard
+from jetson.device.board import MANIFEST_FILE, DeviceBoard
 from jetson.device.compatibility import check_compatibility
 from jetson.device.precision_policy import choose_precision
 from jetson.device.service import CommandService, check_revert_time
@@ -142,7 +142,7 @@ def _write_slot(
         raise CheckError("the bundle changed while it was read: copy it to the board again")
     manifest, signatures = signed.encode()
     disk.write(slot / "signatures.json", [signatures])
-    disk.write(slot / "manifest.json", [manifest])
+    disk.write(slot / MANIFEST_FILE, [manifest])
     for folder in reversed(folders):
         disk.sync(folder)
 

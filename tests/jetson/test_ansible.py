@@ -99,7 +99,14 @@ def test_role_installs_once_and_check_mode_changes_nothing(
     assert dry.code == 0, dry.output
     assert dry.changed
     assert not root.exists()
+    left, download = root / "arrived" / f"{1:064x}.swu", root / "arrived" / "15.swu"
+    left.parent.mkdir(parents=True)
+    for path in (left, download):
+        path.touch()
+        os.utime(path, (0, 0))
     first = play(bundle, aerogaze_trust=str(public_key_file))
+    assert not left.exists(), "an interrupted play left it"
+    download.unlink()  # it is the update agent's
     assert first.code == 0, first.output
     assert first.changed
     assert (read_status(command, root)["counter"], read_status(command, root)["state"]) == (1, "good")

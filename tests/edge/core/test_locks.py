@@ -14,11 +14,23 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import InputError
-from edge.core.locks import acquire_lock, device_lock, is_running, running_marker, writer_lock
+from edge.core.locks import (
+    acquire_lock,
+    device_lock,
+    is_in_use,
+    is_running,
+    mark_in_use,
+    running_marker,
+    writer_lock,
+)
 
 NOBODY = 65534
 HOLD_FILE = (
     "file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+)
+HOLD_MARKER = (
+    "from pathlib import Path; from edge.core.locks import running_marker\n"
+    "with running_marker(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 )
 HOLD_NAME = (
     "name = socket.socket(socket.AF_UNIX); name.bind('\\0' + sys.argv[1]); name.listen(); "
@@ -155,9 +167,79 @@ def test_marker_is_that_of_a_running_process_only_in_its_block(tmp_path: Path) -
 def test_marker_of_another_process_or_boot_is_stale(tmp_path: Path, change: Callable[..., object]) -> None:
     path = tmp_path / "running.json"
     with running_marker(path):
-        row = json.loads(path.read_text())
-        path.write_text(json.dumps(change(row)))
-        assert not is_running(path)
+        row = {**json.loads(path.read_text()), "locked": False}
+    path.write_text(json.dumps(row))
+    assert is_running(path), "as an older version wrote it: only process, start time and boot count"
+    path.write_text(json.dumps(change(row)))
+    assert not is_running(path)
+
+
+def test_marker_counts_whatever_a_container_says_about_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "running.json"
+    with running_marker(path):
+        monkeypatch.setattr("edge.core.locks._boot_id", lambda: "another")
+        monkeypatch.setattr("edge.core.locks._start_ticks", lambda process: None)
+        monkeypatch.setattr(os, "kill", lambda process, number: os.stat("/nowhere"))
+        assert is_running(path)
+    assert not is_running(path)
+
+
+def test_marker_of_a_killed_process_or_an_earlier_boot_is_stale(tmp_path: Path) -> None:
+    path = tmp_path / "running.json"
+    with running_marker(path):
+        left = path.read_bytes()
+    path.write_bytes(left)  # this process still runs, but holds no lock on it: as after a kill or a power cut
+    assert not is_running(path)
+
+
+def test_marker_of_a_process_that_was_killed_is_stale(tmp_path: Path) -> None:
+    path = tmp_path / "running.json"
+    words = [sys.executable, "-c", f"import sys; {HOLD_MARKER}", str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert is_running(path)
+        process.kill()
+    assert path.exists()
+    assert not is_running(path)
+
+
+@needs_root
+def test_other_user_can_ask_for_a_marker_and_cannot_hold_it(shared_folder: Path) -> None:
+    path = shared_folder / "running.json"
+    code = (
+        "import fcntl, os, struct, sys; file = os.open(sys.argv[1], os.O_RDONLY); os.setuid(65534)\n"
+        "lock = lambda kind, how: fcntl.fcntl(file, how, struct.pack('hhqqi4x', kind, 0, 0, 0, 0))\n"
+        "print(struct.unpack('hhqqi4x', lock(fcntl.F_RDLCK, fcntl.F_OFD_GETLK))[0] == fcntl.F_WRLCK)\n"
+        "lock(fcntl.F_WRLCK, fcntl.F_OFD_SETLK)"
+    )
+    with running_marker(path):
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout == "True\n"
+    assert "Bad file descriptor" in done.stderr, "a lock for writing needs a file that is open for writing"
+
+
+def test_file_is_in_use_until_the_program_that_replaced_its_user_ends(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.touch(0o444)
+    assert not is_in_use(path)
+    code = (
+        "import os, sys; from pathlib import Path; from edge.core.locks import mark_in_use\n"
+        "assert mark_in_use(Path(sys.argv[1])); os.execvp('sh', ['sh', '-c', 'echo held; read line'])"
+    )
+    words = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert is_in_use(path)
+        (tmp_path / "new").touch()
+        (tmp_path / "new").rename(path)
+        assert not is_in_use(path), "the file that is in use has no name any more"
+        process.communicate("\n")
+    assert not is_in_use(tmp_path / "missing")
+    assert not mark_in_use(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b'{"pid": '])

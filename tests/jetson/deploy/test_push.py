@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -351,6 +352,34 @@ def test_upload_resumes_unless_the_part_on_the_board_is_corrupt(
         < size + (0 if not is_corrupt else BLOCK_BYTES)
     )
     assert read_status(command, root)["state"] == "good"
+
+
+def test_upload_of_an_interrupted_flash_is_removed_by_the_next_one(
+    command: Command,
+    make_bundle: MakeBundle,
+    public_key_file: Path,
+    server: SshServer,
+    upload_folder: Path,
+    tmp_path: Path,
+) -> None:
+    root, now = tmp_path / "drone", time.time()
+    command("device", "trust", public_key_file, "--root", root)
+    upload_folder.mkdir(parents=True, exist_ok=True)
+    earlier, later, active = (f"{number:064x}.swu" for number in (1, 2, 3))
+    ours = {earlier: now - 600, later: now + 600, active: now}  # the board's clock may have been wrong
+    foreign = {"notes.txt": now - 600, f"{1:064x}.swu.bak": now - 600, f"{1:064x}": now}
+    for name, time_s in (ours | foreign).items():
+        (upload_folder / name).write_bytes(b"part")
+        os.utime(upload_folder / name, (time_s, time_s))
+    (upload_folder / f"{4:064x}.swu").mkdir()
+    os.utime(upload_folder / f"{4:064x}.swu", (now - 600, now - 600))
+    outcome = command("flash", make_bundle(), *server.flash_arguments(), "--root", root)
+    assert outcome.code == 0, outcome.err
+    left = {entry.name for entry in upload_folder.iterdir()} - {"wheels"}
+    assert left == {active, *foreign, f"{4:064x}.swu"}, "another desk may be sending what is new"
+    for name in left:
+        entry = upload_folder / name
+        entry.rmdir() if entry.is_dir() else entry.unlink()
 
 
 def write_large_cache(tmp_path: Path) -> Path:

@@ -20,6 +20,7 @@ from edge.core.errors import CheckError
 from jetson.device.board import DeviceBoard
 from jetson.device.durable_disk import DurableDisk
 from jetson.device.service import CommandService, NoService
+from jetson.device.slot_state import save_state
 from tests.support.boards import START_2026, flown_counter, install_bundle
 from tests.support.clocks import ManualClock
 
@@ -86,6 +87,111 @@ def test_crash_loop_of_the_service_reverts_to_the_old_release(
     assert install_bundle(board, make_bundle(counter=2)).current == "b", (
         "the slot is free for the next install"
     )
+
+
+FLY = """
+kill $(cat {here}/pid 2>/dev/null) 2>/dev/null
+rm -f {here}/flown
+cd {checkout} || exit 1
+{python} -m edge.cli.main device exec --root {root} sh -c 'echo $0 >&2; exec sleep 60' {{release}} \
+    2> {here}/flown & echo $! > {here}/pid
+until grep -qs /release {here}/flown; do kill -0 $! || exit 1; sleep 0.02; done
+"""
+"""Restarts a service that is started by `device exec`."""
+
+
+@pytest.fixture
+def flying(tmp_path: Path, board: DeviceBoard) -> Iterator[CommandService]:
+    """A service that is started by `device exec`, with a health check that only asks whether it runs."""
+    script = tmp_path / "fly.sh"
+    checkout = Path(__file__).parents[3]
+    script.write_text(FLY.format(here=tmp_path, checkout=checkout, python=sys.executable, root=board.root))
+    alive = ("sh", "-c", f"kill -0 $(cat {tmp_path}/pid)")
+    yield CommandService(("sh", str(script)), alive, watch_s=0.2, every_s=0.1, command_s=30)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_service_that_device_exec_starts_must_fly_the_slot_on_trial(
+    board: DeviceBoard, make_bundle: MakeBundle, flying: CommandService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    board.log, board.service = lines.append, flying
+    install_bundle(board, make_bundle(counter=1))
+    assert (board.is_flown("a"), board.is_flown("b")) == (True, False)
+    install_bundle(board, make_bundle(counter=2))
+    assert (board.is_flown("a"), board.is_flown("b")) == (False, True)
+    assert not any("is not verified" in line for line in lines)
+    # From now on the service does not see the install that watches it, for whatever reason.
+    monkeypatch.setattr("jetson.device.board.RUNNING_FILE", "unseen.json")
+    with pytest.raises(CheckError, match="the service flies slot b instead of slot a; back to counter 2"):
+        install_bundle(board, make_bundle(counter=3))
+    state = board.read_state()
+    assert (state.current, state.trial, state.counter) == ("b", False, 2)
+    assert "flies slot b instead of slot a" in state.history[-1]["detail"]
+    flying.check_health()
+
+
+@pytest.mark.parametrize("health", [(), ("true",)])
+def test_service_that_flies_no_slot_any_more_is_a_failed_trial(
+    board: DeviceBoard, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, health: tuple[str, ...]
+) -> None:
+    install_bundle(board, make_bundle(counter=1))
+    flown = {"a"}
+    monkeypatch.setattr(DeviceBoard, "is_flown", lambda board, name: name in flown)
+
+    class LeavesDeviceExec(CommandService):
+        def restart(self, release: Path, precision: str) -> None:
+            flown.clear()
+
+    board.service = LeavesDeviceExec(("true",), health, watch_s=0.05, every_s=0.01)
+    with pytest.raises(CheckError, match="the service flies no slot instead of slot b; back to counter 1"):
+        install_bundle(board, make_bundle(counter=2))
+
+
+def test_service_without_health_checks_has_the_time_of_the_watch_to_start(
+    board: DeviceBoard, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_bundle(board, make_bundle(counter=1))
+    clock, flown = ManualClock(100.0), {"a"}
+    monkeypatch.setattr(DeviceBoard, "is_flown", lambda board, name: name in flown)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock() > 105.0:
+            flown.symmetric_difference_update("ab")
+
+    simulated = SimpleNamespace(monotonic=clock, sleep=sleep, time=time.time)
+    monkeypatch.setattr("jetson.device.board.time", simulated)
+    board.service = CommandService(("true",), watch_s=8.0)
+    assert install_bundle(board, make_bundle(counter=2)).current == "b"
+    assert clock() == 105.5
+
+
+def test_service_that_was_never_started_by_device_exec_is_named_as_not_verified(
+    board: DeviceBoard, make_bundle: MakeBundle, service: Callable[..., CommandService]
+) -> None:
+    lines: list[str] = []
+    board.log, board.service = lines.append, service("none")
+    assert install_bundle(board, make_bundle(counter=1)).counter == 1
+    assert "the service was not started by device exec: which slot it flies is not verified" in lines
+
+
+def test_slot_that_is_marked_good_while_exec_looks_is_flown(
+    board: DeviceBoard, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_bundle(board, make_bundle(counter=1))
+    good = install_bundle(board, make_bundle(counter=2))
+    save_state(board.disk, board.root, dataclasses.replace(good, trial=True))
+
+    def end_of_install(path: Path) -> bool:
+        save_state(board.disk, board.root, good)
+        return False
+
+    monkeypatch.setattr("jetson.device.board.is_running", end_of_install)
+    slot = board.slot_to_run()
+    assert slot is not None
+    assert slot[0] == "b"
 
 
 def test_watch_checks_the_health_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +283,7 @@ def test_unwatched_trial_is_not_run_even_if_the_disk_is_read_only(
     words = [sys.executable, "-m", "edge.cli.main", "device", "exec", "--root", str(board.root)]
     done = subprocess.run([*words, "echo", "{release}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(board.release_folder("a"))
+    assert "no install watches slot b, which is on trial: flying slot a" in done.stderr
 
 
 def test_service_that_runs_device_boot_can_restart_during_an_install(
