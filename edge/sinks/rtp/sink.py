@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -87,7 +88,7 @@ class RtpSink:
         encoders: Encoders to try, best first.
 
     Raises:
-        InputError: GStreamer or an encoder is missing, or the port is in use.
+        InputError: The host is unknown, GStreamer or an encoder is missing, or the port is in use.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class RtpSink:
         self._changed = threading.Condition()
         self._newest: Result | None = None
         self._closing = False
+        _check_host(stream)
         self._python = _find_python()
         self._process = self._start()
         self._thread = threading.Thread(target=self._send_all, name="aerogaze-rtp", daemon=True)
@@ -256,6 +258,22 @@ class RtpSink:
             is_late = self._closing
         if is_late:
             _end(process)
+
+
+def _check_host(stream: VideoStream) -> None:
+    """Check that the receiver's name is known: GStreamer would send nothing, and say nothing.
+
+    Raises:
+        InputError: It is not.
+    """
+    if stream.kind != "udp":
+        return
+    try:
+        socket.getaddrinfo(stream.host, stream.port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise InputError(
+            f"cannot resolve the host {stream.host} of --rtp ({error.strerror}): choose another host"
+        ) from None
 
 
 def _find_python() -> str:

@@ -121,7 +121,10 @@ class Streamer:
         factory.connect("media-configure", lambda _, media: self._watch(media))
         server.get_mount_points().add_factory(self._settings["path"], factory)
         if server.attach(None) == 0:
-            raise ValueError(f"port {self._settings['port']} is in use or not allowed; choose another port")
+            raise ValueError(
+                f"port {self._settings['port']} is in use or not allowed; choose another port, and as "
+                "HOST an address of this machine"
+            )
         self._server = server
         GLib.timeout_add_seconds(FEEDBACK_INTERVAL_S, self._adapt)
 

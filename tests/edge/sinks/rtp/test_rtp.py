@@ -278,6 +278,12 @@ def test_invalid_address_is_one_clear_line(address: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_unknown_receiver_is_one_clear_line() -> None:
+    stream = parse_stream("udp://no-such-host.invalid:5600", SOURCE)
+    with pytest.raises(InputError, match=r"cannot resolve the host no-such-host.invalid of --rtp \("):
+        RtpSink(stream, make_status())
+
+
 def test_stream_has_even_sides_and_at_most_thirty_pictures_per_second() -> None:
     source: Any = SimpleNamespace(width=4001, height=3001, fps=120.0)
     stream = parse_stream("rtsp://:8554/saliency", source)
