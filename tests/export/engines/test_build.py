@@ -123,7 +123,10 @@ def change_identity(**values: object) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (change_identity(version="10.3.0"), "TensorRT 10.3.0, here 1."),
-        (change_identity(compute_capabilities=["8.7"]), "compute capability 8.7, here 8.0 and later"),
+        (
+            change_identity(compute_capabilities=["8.7"]),
+            "compute capability 8.7, here 8.0, 8.6, 8.9, 12.0 and later",
+        ),
         (change_identity(gpu="Orin"), "GPU Orin, here none"),
         (change_identity(jetpack="6.2"), "JetPack 6.2, here none"),
         (change_identity(onnx_sha256="0123456789"), "built from another graph (01234567, here "),

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-DASHBOARD = Path(__file__).parents[3] / "jetson" / "grafana" / "aerogaze.json"
+import jetson
+
+DASHBOARD = Path(jetson.__path__[0]) / "grafana" / "aerogaze.json"
 RECORDED = Path(__file__).with_name("recorded_metrics.txt")
 """`/metrics` of a live run with one fault."""
 

@@ -15,7 +15,18 @@ from edge.core.frames import Frame, find_damage
 from edge.sources.bags.source import split_name
 from edge.sources.factory import is_camera, open_source
 from tests.conftest import Outcome
-from tests.support.bags import START_NS, STEP_NS, Picture, Storage, compressed, flight, raw, write_bag
+
+pytest.importorskip("rosbags", reason="rosbags is not installed: pip install 'aerogaze[bags]'")
+from tests.support.bags import (
+    START_NS,
+    STEP_NS,
+    Picture,
+    Storage,
+    compressed,
+    flight,
+    raw,
+    write_bag,
+)
 
 STORAGES: list[Storage] = ["ros1", "sqlite3", "mcap"]
 IMAGES = flight(12)
