@@ -27,7 +27,7 @@ from tests.conftest import Outcome
 from tests.support.maps import blob
 
 mcap_reader = pytest.importorskip("mcap.reader", reason="mcap is not installed: pip install 'aerogaze[bags]'")
-decoder = pytest.importorskip("mcap_protobuf.decoder", reason="mcap-protobuf-support is not installed")
+mcap_protobuf = pytest.importorskip("mcap_protobuf.decoder", reason="mcap-protobuf-support is not installed")
 
 STAMP_NS = 1_700_000_000_123_456_789
 FOLLOWED = Region(0.5, 0.5, 0.25, 0.25, 0.75, 0.5, 0.8, id=3, share=0.4)
@@ -62,11 +62,11 @@ def record(path: Path, rows: list[Result], **settings: Any) -> dict[str, list[tu
     topics: dict[str, list[tuple[int, Any]]] = {}
     with path.open("rb") as file:
         reader = mcap_reader.make_reader(
-            file, validate_crcs=True, decoder_factories=[decoder.DecoderFactory()]
+            file, validate_crcs=True, decoder_factories=[mcap_protobuf.DecoderFactory()]
         )
         for schema, channel, message in reader.iter_messages():
             assert schema is not None
-            decoder = decoder.DecoderFactory().decoder_for(channel.message_encoding, schema)
+            decoder = mcap_protobuf.DecoderFactory().decoder_for(channel.message_encoding, schema)
             decoded = json.loads(message.data) if decoder is None else decoder(message.data)
             topics.setdefault(f"{channel.topic} {schema.name}", []).append((message.log_time, decoded))
     return topics
