@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from edge.release.manifest import load_release
 from tests.conftest import Outcome
+
+needs_pymavlink = pytest.mark.skipif(find_spec("pymavlink") is None, reason="pymavlink is not installed")
 
 
 @pytest.mark.parametrize(
@@ -16,7 +19,6 @@ from tests.conftest import Outcome
         (["--gimbal", "--fov", "60"], "--gimbal needs a link"),
         (["--gimbal", "--mavlink", "udpout:127.0.0.1:9"], "--gimbal needs the camera's field of view"),
         (["--mavlink-key", "key"], "--mavlink-key has no effect without --mavlink"),
-        (["--mavlink", "udpout:127.0.0.1:9", "--mavlink", "udpout:127.0.0.1:9"], "twice: leave one out"),
         (["--mavlink", "udpout:127.0.0.1:9", "--mavlink-key", "missing"], "cannot read missing"),
         (["--on-gimbal"], "--on-gimbal has no effect without --gimbal or --locate"),
         (["--locate", "--fov", "60"], "--locate needs the pose of the vehicle"),
@@ -39,6 +41,13 @@ def test_invalid_combination_of_options_is_one_clear_line(
     assert message in outcome.err
 
 
+@needs_pymavlink
+def test_one_link_given_twice_is_refused(command: Callable[..., Outcome], video: Path) -> None:
+    outcome = command("run", video, "--mavlink", "udpout:127.0.0.1:9", "--mavlink", "udpout:127.0.0.1:9")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "twice: leave one out" in outcome.err
+
+
 def test_key_that_others_can_read_is_refused(command: Callable[..., Outcome], video: Path) -> None:
     key = video.with_name("mavlink.key")
     key.write_text("0" * 64)
@@ -48,6 +57,7 @@ def test_key_that_others_can_read_is_refused(command: Callable[..., Outcome], vi
     assert "has the rights 0644" in outcome.err
 
 
+@needs_pymavlink
 def test_one_link_in_a_config_file_is_text_and_several_are_a_list(
     command: Callable[..., Outcome], video: Path
 ) -> None:
@@ -58,6 +68,7 @@ def test_one_link_in_a_config_file_is_text_and_several_are_a_list(
         assert outcome.code == 0, outcome.err
 
 
+@needs_pymavlink
 def test_gimbal_needs_calibrated_scores_or_a_threshold(
     command: Callable[..., Outcome], video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

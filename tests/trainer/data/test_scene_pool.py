@@ -91,6 +91,7 @@ def test_short_shots_are_no_clips_where_clips_are_as_short(tmp_path: Path) -> No
 
 def test_pools_of_other_seeds_share_no_scene_and_none_is_for_evaluation(tmp_path: Path) -> None:
     open_pool(replace(SMALL_POOL, seed=0), 1, tmp_path)
+    open_pool(SMALL_POOL, 1)
     folders = tmp_path, default_folder(SMALL_POOL)
     first, second = ({shot.scene for shot in read_index(shard_path(folder, 0))} for folder in folders)
     assert min(first | second) >= FIRST_TRAINING_SCENE

@@ -382,7 +382,7 @@ def test_recipe_of_the_shipped_streaming_student_has_one_stage_on_the_pool_of_sk
     train(recipe, TrainingRun(on_step=lambda p: stages.append(p.stage)))
     assert stages == ["student", "student"]
     keys = set()
-    for name in ("stream", "skd-64", "skd-64-motion", "skd-128"):
+    for name in ("stream", "skd-64", "skd-64-motion-plain", "skd-128"):
         full = load_recipe(name)
         assert isinstance(full, (SkdRecipe, TinyHDRecipe))
         keys.add(scene_settings(full, full.world).key)
