@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from edge.core.errors import InputError
-from tests.support.random_checks import check_calibration
-from tests.support.random_networks import NETWORKS, Style, make_network
+from tests.support.random_networks.checks import check_calibration
+from tests.support.random_networks.networks import NETWORKS, make_network
+from tests.support.random_networks.styles import Style
 
 REFUSALS = ("is not finite",)
 """What random weights may do, and no network that was trained."""

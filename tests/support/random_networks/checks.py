@@ -19,7 +19,8 @@ from edge.release.manifest import TargetEngine
 from export.graphs.int8_search import CalibrationOptions
 from export.release.recalibrate import calibrate_graph
 from tests.support.exporting import FakeTimer
-from tests.support.random_networks import HEIGHT, WIDTH, random_frames
+from tests.support.random_networks.networks import random_frames
+from tests.support.random_networks.sketch import HEIGHT, WIDTH
 
 WINDOWS = random_frames(6)
 FOOTAGE = CalibrationFrames(WINDOWS[:4], WINDOWS[4:], WINDOWS[:4, 0], "random")

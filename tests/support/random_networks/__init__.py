@@ -1,0 +1,1 @@
+"""Random small ONNX networks, written in the ways in which exporters write them, and their check."""
