@@ -74,7 +74,7 @@ class ShownResult(Result):
         return Picture(cv2.applyColorMap(grey.astype(np.uint8), cv2.COLORMAP_INFERNO))  # type: ignore[arg-type]
 
     def crop(self, region: Region) -> Picture:
-        """Return the part of the frame in the box of a region."""
+        """Return the part of the frame in the box of a region, at least one pixel wide and high."""
         height, width = self.frame.image.shape[:2]
         left, top = (max(0, math.floor(edge)) for edge in (region.left * width, region.top * height))
         right, bottom = math.ceil(region.right * width), math.ceil(region.bottom * height)

@@ -89,7 +89,7 @@ def build(workspace: Workspace, name: str, precision: str, form: Form = "stream"
 
 
 def open_variant(release: Release, form: Form = "stream", **options: Any) -> TensorRTRunner:
-    """Open the engine of a release with other options than a flight has."""
+    """Open the engine of a release with options that may differ from those of a flight."""
     (graph,) = release.graphs
     plan = select_engine(release, graph.precision, form, "tensorrt").plan
     assert plan is not None

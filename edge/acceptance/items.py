@@ -10,7 +10,7 @@ from edge.acceptance.engines import RELEASE
 from edge.acceptance.workspace import Outcome, Workspace
 
 TOTAL_S, QUICK_TOTAL_S = 1800.0, 600.0
-"""Time limit of the whole acceptance."""
+"""Time limits of a whole and of a quick acceptance in seconds."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Item:
     """One measurement, which runs in a process of its own.
 
     Attributes:
-        name: Its name in the table.
-        measure: Measures it.
-        budget_s: Time limit. Building one engine on an Orin takes 5 to 7 minutes.
-        quick_s: The same of a quick acceptance; None leaves it out.
+        name: Name in the table.
+        measure: Function that measures it and returns the result.
+        budget_s: Time limit in seconds. That of a build is an assumption: no board has built an engine yet.
+        quick_s: Time limit of a quick acceptance in seconds; None leaves the item out.
     """
 
     name: str

@@ -144,5 +144,5 @@ gpu_wait_option = click.option(
     expose_value=False,
     callback=_use_gpu_wait,
     help="How a thread waits for the GPU. spin: without pause, with the least latency; block: asleep, which "
-    f"frees a core and saves power (default: spin, or ${WAIT_VARIABLE}).",
+    f"leaves the core to other work (default: spin, or ${WAIT_VARIABLE}).",
 )

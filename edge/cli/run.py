@@ -259,7 +259,8 @@ def run(sink_options: SinkOptions, **values: Any) -> None:
     \b
     SOURCE: a video file, a folder of images, bag:FLIGHT[#TOPIC],
     synthetic:SEED, or a camera: /dev/videoN, /dev/v4l/by-id/..., csi:N,
-    gst:PIPELINE, rtsp://HOST/PATH, ros2:TOPIC
+    gst:PIPELINE, rtsp://HOST/PATH, ros2:TOPIC. hw: before a video
+    file or an rtsp:// address decodes it by hardware.
     """
     options = RunOptions(**values, network=sink_options)
     if options.uses_stdout and options.as_json:
@@ -325,10 +326,10 @@ def _warn_about_password(source: str) -> None:
 
 
 def _check_gimbal(options: RunOptions, model: SaliencyModel) -> None:
-    """Reject a gimbal without a calibrated score: it would follow something in an empty scene, too."""
+    """Reject a gimbal without a calibrated score: it would also follow something in an empty scene."""
     if options.network.gimbal and model.release.score is None and options.min_score is None:
         raise InputError(
-            f"--gimbal needs calibrated scores, which the release {model.release.name} has not: take another "
+            f"--gimbal needs calibrated scores, but the release {model.release.name} has none: take another "
             "release, or give the share of the gaze from which the gimbal moves as --min-score"
         )
 

@@ -154,7 +154,7 @@ def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_locator(options: SinkOptions) -> Geolocator | None:
-    """Return what gives regions a place on earth, as the options say; None for nothing."""
+    """Return the geolocator that the options ask for, None without `--locate`."""
     if not options.locate or options.camera is None:
         return None
     from edge.postprocessing.geolocation import Geolocator, PoseHistory
@@ -178,7 +178,7 @@ def open_network_sinks(
         source: Source of the frames.
         status: Status of the run.
         transform: Finds regions.
-        locator: Gets the poses of the vehicle; None for none.
+        locator: Geolocator that receives the poses of the vehicle; None for no places.
 
     Raises:
         InputError: A link or an address cannot be opened.
@@ -238,7 +238,7 @@ def _check_combination(options: SinkOptions) -> None:
         if context.get_parameter_source(name) in user_sources and not main_value:
             raise InputError(f"{option_names[name]} has no effect without {main_option}: give both options")
     if options.on_gimbal and not options.gimbal and not options.locate:
-        raise InputError("--on-gimbal has no effect without --gimbal or --locate: give one of them, too")
+        raise InputError("--on-gimbal has no effect without --gimbal or --locate: add one of them")
     if options.locate and not options.mavlink:
         raise InputError("--locate needs the pose of the vehicle: give --mavlink udpout:HOST:PORT")
     if options.locate and options.camera is None:

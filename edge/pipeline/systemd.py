@@ -61,7 +61,7 @@ def extend_watchdog(seconds: float, environ: MutableMapping[str, str] = os.envir
     Does nothing if systemd does not watch this process, or waits longer already.
 
     Args:
-        seconds: The time.
+        seconds: Time between two signs of life, in seconds.
         environ: Environment variables, which are changed for the program that replaces this process.
     """
     if 0 < _watchdog_s(environ) < seconds:

@@ -1,7 +1,7 @@
 """Latitude and longitude of regions on level ground, from the pose of the vehicle and the view of the camera.
 
-The ray through a region is turned into north, east and down, and cut with the ground. The uncertainty is that
-of first order: each error moves the point on the ground by its derivative, and the squares are added.
+The ray through a region is rotated into north, east and down, and intersected with the ground. The
+uncertainty is of first order: each error moves the point by its derivative, and the squares are added.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Attitude:
     is_relative: bool = False
 
     def rotation_at(self, time_s: float) -> NDArray[np.float64]:
-        """Return the rotation at another time, if the rate stays the same."""
+        """Return the rotation (3, 3) at another time in seconds, if the rate stays the same."""
         return np.asarray(self.rotation @ cv2.Rodrigues(self.rate * (time_s - self.time_s))[0])
 
 
@@ -129,30 +129,30 @@ class PoseHistory:
             self._gimbals.append(attitude)
 
     def position_at(self, time_s: float) -> Position | None:
-        """Return the position nearest to a time; None if there is none of that time."""
+        """Return the position nearest to a time in seconds; None if none is within `MAX_POSITION_AGE_S`."""
         with self._lock:
             return _nearest(self._positions, time_s, MAX_POSITION_AGE_S)
 
     def attitude_at(self, time_s: float) -> Attitude | None:
-        """Return the attitude nearest to a time; None if there is none of that time."""
+        """Return the attitude nearest to a time in seconds; None if none is within `MAX_ATTITUDE_AGE_S`."""
         with self._lock:
             return _nearest(self._attitudes, time_s, MAX_ATTITUDE_AGE_S)
 
     def gimbal_at(self, time_s: float) -> Attitude | None:
-        """Return the gimbal's attitude nearest to a time; None if there is none of that time."""
+        """Return the gimbal's attitude nearest to a time in seconds; None as for `attitude_at`."""
         with self._lock:
             return _nearest(self._gimbals, time_s, MAX_ATTITUDE_AGE_S)
 
 
 class Geolocator:
-    """Gives regions a place on level ground.
+    """Computes the latitude and longitude of regions on level ground.
 
     Args:
         camera: Field of view of the camera, and how it is mounted.
         poses: Poses of the vehicle.
         on_gimbal: The camera is mounted on the gimbal.
         ground_m: Height of the ground above sea level; None takes that of home.
-        delay_s: Time that passes between capture and the time stamp of a frame.
+        delay_s: Time in seconds between the capture of a frame and its time stamp.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Geolocator:
 
         Args:
             region: The region, in relative coordinates.
-            capture_s: Time stamp of its frame.
+            capture_s: Time stamp of its frame, in seconds on the clock of the poses.
             aspect: Height of the frame divided by its width.
 
         Returns:

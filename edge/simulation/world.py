@@ -57,7 +57,10 @@ class WorldFrame:
 
 
 class World:
-    """Endless synthetic aerial clip. The same seed and index give the same bytes.
+    """Endless synthetic aerial clip.
+
+    On one machine, with the same versions of OpenCV and NumPy, the same seed and index give the same bytes.
+    On another processor, single values can differ (docs/reference/world.md).
 
     The scene does not depend on the size of the frames; only the resolution of its drawing does.
 

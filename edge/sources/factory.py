@@ -132,7 +132,8 @@ def _open_hardware(name: str, min_size: tuple[int, int] | None) -> Source | None
     is_stream = name.startswith(("rtsp://", "rtsps://"))
     if not is_stream and (is_camera(name) or _file_kind(Path(check_file_name(name))) != "file"):
         raise InputError(
-            f"{HARDWARE}{public_name(name)}: {HARDWARE} is for video files and rtsp:// addresses"
+            f"{HARDWARE}{public_name(name)}: {HARDWARE} is for video files and rtsp:// addresses: "
+            f"leave {HARDWARE} out"
         )
     try:
         return open_hardware(name, min_size, every_frame=not is_stream)

@@ -2,7 +2,7 @@
 
 `hw:` decodes a video file or an RTSP stream by NVIDIA's hardware, which also scales the frames of a file, so
 that only small ones reach the CPU. The decoder is chosen by the elements that GStreamer has; without one, the
-CPU decodes. No such decoder was seen yet: the text of the pipelines is tested.
+CPU decodes. No such decoder was seen yet: only the text of the pipelines is tested.
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ class Service(Protocol):
         """What follows a switch, as a text for the log."""
 
     def limited(self, start_s: float | None) -> Service:
-        """Return the service with the time limits of a board whose releases take so long to start.
+        """Return the service with the time limits of a board.
 
-        None stands for a start that was not measured.
+        Args:
+            start_s: Longest measured start of its releases in seconds; None if none was measured.
         """
 
     def restart(self, release: Path, precision: str) -> None:
@@ -87,7 +88,7 @@ class CommandService:
     command_s: float | None = None
 
     def limits(self, start_s: float | None) -> TimeLimits:
-        """Return the limits on a board whose releases take so long to start; those of the owner stay."""
+        """Return the limits for a start of `start_s` seconds; limits that the owner has set stay."""
         derived = derive_limits(start_s)
         return dataclasses.replace(
             derived,
@@ -96,7 +97,7 @@ class CommandService:
         )
 
     def limited(self, start_s: float | None) -> CommandService:
-        """Return the service with its time limits on such a board."""
+        """Return the service with its time limits for a start of `start_s` seconds."""
         limits = self.limits(start_s)
         return dataclasses.replace(self, command_s=limits.command_s, watch_s=limits.watch_s)
 

@@ -1,4 +1,4 @@
-"""Time limits of a board's service, from how long the trial of a release took to start on this board."""
+"""Time limits of a board's service, derived from the start that the trial of a release measures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TimeLimits:
 
 
 def derive_limits(start_s: float | None) -> TimeLimits:
-    """Return the limits of a board whose releases take so long to start; None if that was not measured."""
+    """Return the limits of a board, given its longest measured start in seconds; None if it has none."""
     start_s = start_s or 0.0
     watchdog_s = min(max(MIN_WATCHDOG_S, start_s), MAX_WATCHDOG_S)
     command_s = min(max(MIN_COMMAND_S, START_FACTOR * start_s), MAX_COMMAND_S)
@@ -67,7 +67,7 @@ def measure_start(release: Path, precision: str, engine: str) -> float:
         engine: onnxruntime or tensorrt.
 
     Raises:
-        CheckError: It fails, or takes longer than any service may.
+        CheckError: The process fails, or takes longer than `MAX_COMMAND_S`.
     """
     command = [
         sys.executable, "-m", "edge.cli.main", "run", START_SOURCE, "--release", str(release),
@@ -81,7 +81,8 @@ def measure_start(release: Path, precision: str, engine: str) -> float:
         )
     except subprocess.TimeoutExpired:
         raise CheckError(
-            f"the release takes longer than {MAX_COMMAND_S:g} s to start on this board"
+            f"the release does not start within {MAX_COMMAND_S:g} s on this board: end other programs, "
+            "or install a smaller student"
         ) from None
     if done.returncode:
         last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]

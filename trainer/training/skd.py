@@ -144,7 +144,7 @@ def _load_merged(recipe: SkdRecipe) -> SpatiotemporalNetwork | None:
     if settings != recipe.settings():
         raise InputError(
             f"network.merge {name} has other settings ({settings}) than this recipe ({recipe.settings()}): "
-            "only weights of the same network can be averaged"
+            "only weights of the same network can be averaged: name another student"
         )
     return network
 

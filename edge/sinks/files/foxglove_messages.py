@@ -50,7 +50,12 @@ def overlay_message(result: Result, stamp_ns: int, size: tuple[int, int]) -> Mes
 
 
 def map_message(result: Result, stamp_ns: int) -> Message:
-    """Return the map as a 16-bit image, as the images of `--maps`."""
+    """Return the map as a 16-bit image like those of `--maps`: 65535 is the maximum of the frame.
+
+    Args:
+        result: The result.
+        stamp_ns: Time of capture in nanoseconds.
+    """
     image = to_uint16(fit_to_aspect(result.saliency, result.frame.width, result.frame.height))
     height, width = image.shape
     return RawImage(
@@ -65,7 +70,13 @@ def map_message(result: Result, stamp_ns: int) -> Message:
 
 
 def regions_message(result: Result, stamp_ns: int, size: tuple[int, int]) -> Message:
-    """Return the regions as boxes with labels, in pixels of the overlay."""
+    """Return the regions as boxes with labels.
+
+    Args:
+        result: The result.
+        stamp_ns: Time of capture in nanoseconds.
+        size: Width and height of the overlay in pixels, in which the boxes are given.
+    """
     message = ImageAnnotations()
     for region in result.regions:
         colour = _colour(region, is_followed=region is result.regions[0])
@@ -119,7 +130,7 @@ def _add_label(message: Any, region: Region, colour: Color, stamp_ns: int, size:
 
 
 def _colour(region: Region, is_followed: bool) -> Color:
-    """Return the colour that the overlay video has, too."""
+    """Return the colour that the region has in the overlay video."""
     blue, green, red = FOLLOWED_COLOUR if is_followed else GREY if region.coasting else WHITE
     return Color(r=red / 255, g=green / 255, b=blue / 255, a=1)
 

@@ -45,7 +45,7 @@ class MavlinkSettings:
         key: Key that signs all messages. Messages that are not signed with it are ignored. None: no signing.
         frame_size: Width and height of the frames in pixels, until the first one comes.
         stream: Video that the run streams, for ground stations to find it.
-        locator: Gets the poses of the vehicle and gives regions a place on earth; None for none.
+        locator: Receives the poses of the vehicle and computes where regions are; None for no places.
     """
 
     system: int = 1

@@ -30,7 +30,7 @@ class Interval:
         clock: Monotonic clock in seconds.
 
     Attributes:
-        seconds: The time; negative: never.
+        seconds: Minimum time in seconds; 0: no minimum; negative: no message is sent.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -57,7 +57,7 @@ class CameraMessages:
         camera: Geometry of the camera; None if unknown.
         stream: Video that the run streams; None for none.
         own_host: Address of this machine as the ground station sees it; None if unknown.
-        locator: Gives regions a place on earth; None for none.
+        locator: Computes where regions are; None for no places.
 
     Attributes:
         requestable: Builds a message that a command may request, by its number; None if there is nothing to

@@ -33,7 +33,7 @@ class PoseReader:
         dialect: MAVLink dialect module of pymavlink.
         send: Sends a message.
         address: MAVLink system and component id of this camera.
-        poses: Gets the poses.
+        poses: History that receives the poses.
         clock: Monotonic clock in seconds, that of the frames.
     """
 

@@ -55,4 +55,4 @@ ENCODERS = (
         f"gop-size={KEYFRAME_INTERVAL}",
     ),
 )
-"""Those of a Jetson, of other boards, of x264 and of Cisco. The first two were not yet seen."""
+"""Encoders of a Jetson, of other boards, of x264 and of Cisco. Only `openh264enc` was seen to work so far."""

@@ -2,10 +2,10 @@
 
 It runs as a process of its own, under a Python that has the bindings of GObject, and imports nothing of this
 project: an encoder that crashes or waits does not affect inference. Pictures (I420) come on the standard
-input. On the standard output it says with one JSON object per line what happens:
+input. The standard output reports what happens, one JSON object per line:
 
 - `{"encoder": NAME}`: ready, pictures may come.
-- `{"watched": true}`: somebody watches, or nobody does any more.
+- `{"watched": true}`: a receiver watches; `false`: none does any more.
 - `{"bit_rate": N}`: the encoder aims at another rate, because the link loses packets or is good again.
 - `{"error": TEXT}`: it ends.
 """

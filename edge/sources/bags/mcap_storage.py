@@ -1,4 +1,4 @@
-"""MCAP files, read by `mcap`: by their index, or from the start as far as they go."""
+"""MCAP files, read by `mcap`: by their index, or from the start up to the damage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_mcap(path: Path) -> BagStorage:
 
 
 class IndexedMcapStorage:
-    """A complete MCAP file.
+    """An MCAP file with an index.
 
     Args:
         path: The file.
@@ -82,7 +82,7 @@ class ScannedMcapStorage:
                 found[channel.id] = channel, schema, count + 1
         except BagDamageError as error:
             self.damage.append(
-                f"{printable(path.name)} is cut off or damaged ({error}): what is before is read"
+                f"{printable(path.name)} is cut off or damaged ({error}): the messages before are read"
             )
         if not found:
             raise InputError(f"{path} has no whole message; expected an MCAP file: copy it again")

@@ -22,9 +22,10 @@ class BagImage:
     """One image message.
 
     Attributes:
-        stamp_ns: Time of its header in nanoseconds; 0 if nobody has set it.
+        stamp_ns: Time of its header in nanoseconds; 0 if the header has no time.
         frame_id: Coordinate frame of the camera.
-        decode: Returns the pixels and their scale, for a wanted scale; raises ValueError.
+        decode: Returns the pixels and their scale, given the wanted reduction of each side (1 for none).
+            Raises ValueError if they cannot be decoded.
     """
 
     stamp_ns: int

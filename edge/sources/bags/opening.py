@@ -1,16 +1,17 @@
 """Opening of bags: which storage reads a file or a folder.
 
-`rosbags` reads ROS 1 bags and the folders of ROS 2, `mcap` reads MCAP files of any schema. What they refuse,
-because it was cut off or never indexed, is read from its start as far as it goes.
+`rosbags` reads ROS 1 bags and the folders of ROS 2, `mcap` reads MCAP files of any schema. A bag that they
+refuse, because it was cut off or never indexed, is read from its start up to the damage.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edge.core.errors import InputError
+from edge.core.foreign_text import printable
 from edge.sources.bags.rosbags_storage import RosbagsStorage
 from edge.sources.bags.sqlite_storage import SqliteStorage
 from edge.sources.bags.storage import BagDamageError, BagStorage, BagTopic, Messages, one_line
@@ -72,13 +73,13 @@ def _open_folder(path: Path) -> BagStorage:
     return JoinedStorage(parts, [f"{reason}; its files were read alone", *unreadable])
 
 
-def _open_parts(files: Iterable[Path]) -> tuple[list[BagStorage], list[str]]:
-    """Open the files of a bag; return also why some cannot be read, such as one just begun at a crash."""
-    parts: list[BagStorage] = []
+def _open_parts(files: Iterable[Path]) -> tuple[dict[str, BagStorage], list[str]]:
+    """Open the files of a bag; return them by name, and why others cannot be read, such as an empty one."""
+    parts: dict[str, BagStorage] = {}
     unreadable: list[str] = []
     for file in files:
         try:
-            parts.append(_open_file(file))
+            parts[file.name] = _open_file(file)
         except InputError as error:  # noqa: PERF203 (the other files are still to be read)
             unreadable.append(str(error))
     return parts, unreadable
@@ -118,30 +119,32 @@ class JoinedStorage:
     """Files of one bag, one after the other.
 
     Args:
-        parts: The files in the order of their time.
+        parts: The files by name, in the order of their time.
         damage: Why they are not read as one bag, and what is missing.
     """
 
-    def __init__(self, parts: Sequence[BagStorage], damage: Iterable[str]) -> None:
+    def __init__(self, parts: Mapping[str, BagStorage], damage: Iterable[str]) -> None:
         self._parts = parts
         self.topics: dict[str, BagTopic] = {}
-        for part in self._parts:
+        for part in self._parts.values():
             for name, topic in part.topics.items():
                 count = topic.count + (self.topics[name].count if name in self.topics else 0)
                 self.topics[name] = BagTopic(name, topic.type, topic.encoding, count)
-        self.damage = [*damage, *(line for part in self._parts for line in part.damage)]
+        self.damage = [*damage, *(line for part in self._parts.values() for line in part.damage)]
 
     def messages(self, topic: str, start_ns: int = 0) -> Messages:
-        """Yield the messages of a topic; a damaged file ends with its damage, and the next one follows."""
-        for part in self._parts:
+        """Yield the messages of a topic; after the damage of a file, those of the next file follow."""
+        for name, part in self._parts.items():
             if topic not in part.topics:
                 continue
             try:
                 yield from part.messages(topic, start_ns)
             except BagDamageError as error:
-                self.damage.append(str(error))
+                line = f"the rest of {printable(name)} cannot be read: {error}"
+                if line not in self.damage:  # a bag is read more than once
+                    self.damage.append(line)
 
     def close(self) -> None:
         """Close the files."""
-        for part in self._parts:
+        for part in self._parts.values():
             part.close()

@@ -139,7 +139,9 @@ class BagSource:
                 size = decoded[0].shape[0], decoded[0].shape[1]
         if size is None:
             reason = next(iter(self._images.skipped.values()), self._images.end or "it is empty")
-            raise InputError(f"{printable(self.name)} has no image that can be read: {reason}")
+            raise InputError(
+                f"{printable(self.name)} has no image that can be read: {reason}; choose another topic or bag"
+            )
         self.height, self.width = size
         self._scale = choose_scale(self.width, self.height, min_size)
         self._start_ns = stamps[0]
@@ -181,7 +183,8 @@ class BagSource:
             if (frame.width, frame.height) != (self.width, self.height):
                 raise InputError(
                     f"image {index} of {printable(self.name)} is {frame.width}x{frame.height}, the first one "
-                    f"is {self.width}x{self.height}; expected one size in a topic"
+                    f"is {self.width}x{self.height}; expected one size in a topic: choose "
+                    "another topic, or record each size as a topic of its own"
                 )
             yield frame
 
@@ -223,7 +226,10 @@ def choose_topic(storage: BagStorage, path: Path, wanted: str | None) -> BagImag
         raise InputError(f"{shown} has no topic {printable(wanted)!r}; {_list_topics(storage, path, topics)}")
     if topics:
         raise InputError(f"{shown} has several topics with images; {_list_topics(storage, path, topics)}")
-    raise InputError(f"{shown} has no images; {_list_topics(storage, path, topics)}")
+    raise InputError(
+        f"{shown} has no images; {_list_topics(storage, path, topics)}; expected a topic of ROS images or of "
+        "Foxglove's: choose another bag"
+    )
 
 
 def _list_topics(storage: BagStorage, path: Path, topics: dict[str, Parser]) -> str:

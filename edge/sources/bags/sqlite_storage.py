@@ -21,13 +21,13 @@ class SqliteStorage:
     def __init__(self, path: Path) -> None:
         self.damage: list[str] = []
         self._path = path
-        # Immutable: a bag on a read-only disk has no place for the files of a lock. But the log that a killed
-        # recorder leaves beside the file holds the latest messages, and is not read then.
+        # Immutable: on a read-only disk SQLite cannot create its lock files. But SQLite then ignores
+        # the log that a killed recorder leaves next to the file and that holds the latest messages.
         mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         self._connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False
         )
-        # Else SQLite refuses a file that is shorter than it should be.
+        # Otherwise SQLite refuses a file that is shorter than it should be.
         self._connection.execute("PRAGMA writable_schema = ON")
         try:
             self._ids, self.topics = self._read_topics()

@@ -1,4 +1,4 @@
-"""The ROS 2 node of this process, shared by its source and its sink; the robot's own `rclpy` runs it.
+"""The ROS 2 node of this process, which source and sink share. It uses the `rclpy` that the robot has.
 
 A context of its own leaves signals to Aerogaze. One thread spins the node: its callbacks only store bytes, so
 that they never hold up inference.
@@ -24,7 +24,7 @@ NODE_NAME = "aerogaze"
 NAME = re.compile(r"(?:~?/)?[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*")
 """Name of a topic or a namespace."""
 ARGUMENTS_VARIABLE = "AEROGAZE_ROS_ARGS"
-"""Environment variable with what follows `--ros-args` on the command line; the option sets it."""
+"""Environment variable with the arguments that follow `--ros-args`; that option sets it."""
 REMEDY = (
     "source /opt/ros/DISTRO/setup.bash, and run Aerogaze with the Python of that ROS 2, in an environment "
     "made with --system-site-packages"
@@ -62,7 +62,7 @@ class RosNode:
             rmw = os.environ.get(RMW_VARIABLE) or "the default"
             raise InputError(
                 f"ROS 2 does not start ({printable(str(error), 200)}); expected an RMW that is installed "
-                f"(now {rmw}) and valid arguments after --ros-args"
+                f"(now {rmw}) and valid arguments after --ros-args: set RMW_IMPLEMENTATION, or correct them"
             ) from None
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -201,7 +201,7 @@ def _check_rmw() -> None:
     except OSError as error:
         raise InputError(
             f"{RMW_VARIABLE}={printable(name, 60)} cannot be loaded ({printable(str(error), 120)}); expected "
-            "an RMW that is installed, such as rmw_fastrtps_cpp"
+            "an RMW that is installed, such as rmw_fastrtps_cpp: install it, or unset the variable"
         ) from None
 
 

@@ -32,7 +32,7 @@ RATE_WAIT_S = 0.5
 RATE_STAMPS = 4
 FALLBACK_FPS = 30.0
 MAX_AGE_S = 1.0
-"""Oldest header whose time is believed; older ones are of another clock."""
+"""Headers that are older than this have the time of another clock, which is not used."""
 NAMED_TOPICS = 8
 
 
@@ -70,7 +70,7 @@ class Mailbox:
             return None if self._closed else newest
 
     def close(self) -> None:
-        """Wake who waits."""
+        """Wake the thread that waits."""
         with self._condition:
             self._closed = True
             self._condition.notify()
@@ -79,7 +79,7 @@ class Mailbox:
 class RosTopicSource:
     """Images of a topic, newest first, with the time stamp and the frame id of their headers.
 
-    Frames are numbered as they arrive, so that those which nobody took leave a gap.
+    Messages are numbered as they arrive. One that a newer message replaced leaves a gap in the numbers.
 
     Args:
         name: `ros2:TOPIC`, of `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
@@ -147,11 +147,14 @@ class RosTopicSource:
                     f"the quality of service of {self._topic} does not match: its publisher does not offer "
                     f"the {policy} that is asked for; see qos_overrides in --ros-args"
                 )
-            raise InputError(f"{self._topic} has a publisher, but no message came in {OPEN_TIMEOUT_S:g} s")
+            raise InputError(
+                f"{self._topic} has a publisher, but no message came in {OPEN_TIMEOUT_S:g} s: "
+                "check its camera driver, or take its compressed topic"
+            )
         try:
             image, _, _ = self._decode(first.data)
         except ValueError as error:
-            raise InputError(f"{self._topic} cannot be read: {error}") from None
+            raise InputError(f"{self._topic} cannot be read: {error}; choose another topic") from None
         self.height, self.width = image.shape[:2]
         deadline = time.monotonic() + RATE_WAIT_S
         while len(self._mailbox.stamps_ns) < RATE_STAMPS and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from edge.cli.main import COMMANDS, aerogaze
+from edge.sources.factory import BAG, HARDWARE, SYNTHETIC
 
 if missing := [name for name in ("torch", "cryptography", "asyncssh") if find_spec(name) is None]:
     pytest.skip(f"{missing[0]} is not installed", allow_module_level=True)
@@ -124,6 +125,13 @@ def test_each_option_says_what_it_takes(words: tuple[str, ...]) -> None:
 def test_no_help_refers_to_the_help_of_another_command(words: tuple[str, ...]) -> None:
     text = " ".join(_find(words).get_help().split())
     assert text.count("--help") == 1, "only the option itself"
+
+
+@pytest.mark.parametrize(
+    "start", ["/dev/video", "csi:", "gst:", "rtsp://", "ros2:", BAG, HARDWARE, SYNTHETIC]
+)
+def test_help_of_run_names_each_kind_of_source(start: str) -> None:
+    assert f" {start}" in _find(("run",)).get_help()
 
 
 def test_options_of_run_are_listed_under_headings() -> None:

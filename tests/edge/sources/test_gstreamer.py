@@ -164,7 +164,7 @@ def test_machine_without_a_decoder_says_why_the_cpu_decodes(
 
 @pytest.mark.parametrize("name", ["hw:csi:0", "hw:/dev/video0", "hw:synthetic:7", "hw:.", "hw:missing.mp4"])
 def test_hardware_decoding_of_what_is_no_video_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="hw: is for video files and rtsp:// addresses"):
+    with pytest.raises(InputError, match="hw: is for video files and rtsp:// addresses: leave hw: out"):
         open_source(name)
 
 

@@ -216,6 +216,22 @@ def test_file_that_a_killed_recorder_had_just_begun_hides_no_other_one(tmp_path:
     assert "b_1.mcap is empty" in damage[1]
 
 
+def test_damage_of_a_file_is_named_once_however_often_the_bag_is_read(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "b", "sqlite3", {"/c": [raw(image) for image in IMAGES]})
+    (bag / "metadata.yaml").unlink()
+    file = single_file(bag)
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3 * 4096] = bytes(range(256)) * 48
+    file.write_bytes(data)
+    with closing(open_source(f"bag:{bag}")) as source:
+        list(source)
+        damage = find_damage(source)
+        list(source)
+        assert find_damage(source) == damage
+    assert sum(f"the rest of {file.name} cannot be read" in line for line in damage) == 1
+
+
 def test_index_with_impossible_lengths_is_not_used(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "b", "mcap", {"/c": [raw(image) for image in IMAGES]})
     file = single_file(bag)
