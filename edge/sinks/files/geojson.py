@@ -1,4 +1,4 @@
-"""GeoJSON sink: where the regions of a flight were, one point for each."""
+"""GeoJSON sink: one point for each region of a flight that had a coordinate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
 
-from edge.core.atomic_files import PendingFile, translate_write_errors
+from edge.core.atomic_files import translate_write_errors
 from edge.postprocessing.geolocation import Geolocator, GeoPoint
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, ResultTransform
-from edge.sinks.files.recovery import OutputLock
+from edge.sinks.files.recovery import LockedFile
 
 WRITE_INTERVAL_S = 5.0
 """Time between two writes, so that a killed run loses no more than that."""
@@ -62,8 +62,7 @@ class GeojsonSink:
         self._clock, self._wall_clock = clock, wall_clock
         self._sightings: dict[int, _Sighting] = {}
         self._last_write_s = clock()
-        self._pending = PendingFile(path)
-        self._lock = OutputLock(self._pending.path)
+        self._pending = LockedFile(path)
         self._file = FileIO(self._pending.path, "wb")
 
     def write(self, result: Result) -> None:
@@ -86,14 +85,12 @@ class GeojsonSink:
     def commit(self) -> None:
         """Move the file to its final path."""
         self._pending.commit()
-        self._lock.release()
 
     def discard(self) -> None:
         """Remove the file."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._pending.discard()
-        self._lock.release()
 
     def _add(self, region: Region, point: GeoPoint, time_s: float) -> None:
         known = self._sightings.get(region.id)

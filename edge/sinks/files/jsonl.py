@@ -7,14 +7,14 @@ import json
 from io import FileIO
 from pathlib import Path
 
-from edge.core.atomic_files import PendingFile, translate_write_errors
+from edge.core.atomic_files import translate_write_errors
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.geolocation import Geolocator, GeoPoint
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, ResultTransform, identity
 from edge.sinks.files.output_stream import is_stream, open_stream
-from edge.sinks.files.recovery import OutputLock
+from edge.sinks.files.recovery import LockedFile
 
 
 class JsonlSink:
@@ -39,12 +39,8 @@ class JsonlSink:
     ) -> None:
         self._transform, self._camera, self._locator = transform, camera, locator
         self._path = path
-        self._pending = None if is_stream(path) else PendingFile(path)
-        if self._pending is None:
-            self._file = open_stream(path)
-        else:
-            self._lock = OutputLock(self._pending.path)
-            self._file = FileIO(self._pending.path, "wb")
+        self._pending = None if is_stream(path) else LockedFile(path)
+        self._file = open_stream(path) if self._pending is None else FileIO(self._pending.path, "wb")
         self._complete_bytes = 0
 
     def write(self, result: Result) -> None:
@@ -92,7 +88,6 @@ class JsonlSink:
         """Move the file to its final path."""
         if self._pending is not None:
             self._pending.commit()
-            self._lock.release()
 
     def discard(self) -> None:
         """Remove the file."""
@@ -100,7 +95,6 @@ class JsonlSink:
             self._file.close()
         if self._pending is not None:
             self._pending.discard()
-            self._lock.release()
 
 
 def region_to_json(

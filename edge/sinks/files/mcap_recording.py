@@ -10,13 +10,13 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
-from edge.core.atomic_files import PendingFile, translate_write_errors
+from edge.core.atomic_files import translate_write_errors
 from edge.core.errors import InputError
 from edge.core.frames import Source
 from edge.core.run_status import Status
 from edge.postprocessing.result import Result, ResultTransform, identity
-from edge.sinks.files.overlay_video import DISK_CHECK_INTERVAL, MAX_HEIGHT, MAX_WIDTH, RESERVED_BYTES
-from edge.sinks.files.recovery import OutputLock
+from edge.sinks.files.overlay_video import DISK_CHECK_INTERVAL, RESERVED_BYTES, overlay_size
+from edge.sinks.files.recovery import LockedFile
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -78,12 +78,10 @@ class McapSink:
                 "pip install 'aerogaze[bags]'"
             ) from None
         self._messages, self._status, self._transform = foxglove_messages, status, transform
-        scale = min(1.0, MAX_WIDTH / source.width, MAX_HEIGHT / source.height)
-        self._size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+        self._size = overlay_size(source.width, source.height)
         self._wall_ns = time.time_ns() - time.monotonic_ns() if is_live else 0
         self._frames = 0
-        self._pending = PendingFile(path)
-        self._lock = OutputLock(self._pending.path)
+        self._pending = LockedFile(path)
         self._file = _WholeWrites(self._pending.path)
         try:
             self._check_disk()
@@ -167,14 +165,12 @@ class McapSink:
     def commit(self) -> None:
         """Move the file to its final path."""
         self._pending.commit()
-        self._lock.release()
 
     def discard(self) -> None:
         """Remove the file."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._pending.discard()
-        self._lock.release()
 
 
 class _WholeWrites:

@@ -10,17 +10,16 @@ from shutil import disk_usage
 import cv2
 import numpy as np
 
-from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
 from edge.core.frames import Image, Source, Tensor
 from edge.postprocessing.annotations import draw_annotations
 from edge.postprocessing.result import Result, ResultTransform, identity
 from edge.sinks.files.map_images import fit_to_aspect
 from edge.sinks.files.piped_file import PipedFile
-from edge.sinks.files.recovery import OutputLock
+from edge.sinks.files.recovery import LockedFile
 from edge.sources.video_file import announced_frames, count_packets
 
-MAX_WIDTH, MAX_HEIGHT = 1280, 1280
+MAX_SIDE = 1280
 """Larger frames are shrunk to fit: the overlay is for viewing, not for measuring."""
 MAX_OPACITY = 0.75
 RESERVED_BYTES = 8 << 20
@@ -65,9 +64,8 @@ class OverlaySink:
         self._transform = transform
         if path.suffix.lower() not in {".mp4", ".mkv", ".avi"}:
             raise InputError(f"cannot write {path}: expected a name ending in .mp4, .mkv or .avi")
-        scale = min(1.0, MAX_WIDTH / source.width, MAX_HEIGHT / source.height)
-        self._size = tuple(max(2, 2 * round(side * scale / 2)) for side in (source.width, source.height))
-        self._pending = PendingFile(path)
+        self._size = overlay_size(source.width, source.height, step=2)
+        self._pending = LockedFile(path)
         self._frames = 0
         self._fps, self._keeps_time = source.fps, not is_live
         self._pipe: PipedFile | None = None
@@ -78,12 +76,10 @@ class OverlaySink:
             raise InputError(
                 f"cannot write {path}: the disk is almost full; free some space, or choose another path"
             )
-        self._lock = OutputLock(self._pending.path)
         is_piped = is_live and path.suffix.lower() == ".mkv"
         try:
             self._open_encoder(path, is_piped)
         except InputError:
-            self._lock.release()
             self._pending.discard()
             raise
 
@@ -148,7 +144,6 @@ class OverlaySink:
     def commit(self) -> None:
         """Move the video to its final path."""
         self._pending.commit()
-        self._lock.release()
 
     def discard(self) -> None:
         """Close and remove the video."""
@@ -157,7 +152,6 @@ class OverlaySink:
             with suppress(InputError):
                 self._pipe.finish()
         self._pending.discard()
-        self._lock.release()
 
     def _is_disk_full(self) -> bool:
         return disk_usage(self._pending.path.parent).free < RESERVED_BYTES
@@ -169,6 +163,19 @@ def _count_frames(path: Path) -> int:
     announced = announced_frames(written) if written.isOpened() else 0
     written.release()
     return count_packets(path) if announced is None else announced
+
+
+def overlay_size(width: int, height: int, max_side: int = MAX_SIDE, step: int = 1) -> tuple[int, int]:
+    """Return width and height of the overlay of a frame.
+
+    Args:
+        width: Width of the frame.
+        height: Height of the frame.
+        max_side: A longer side is shrunk to it.
+        step: Both sides become a multiple of it, at least once: many encoders need even sides.
+    """
+    scale = min(1.0, max_side / max(width, height))
+    return max(step, step * round(width * scale / step)), max(step, step * round(height * scale / step))
 
 
 def draw_overlay(result: Result, width: int, height: int) -> Image:

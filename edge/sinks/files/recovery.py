@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 
-from edge.core.atomic_files import current_umask
+from edge.core.atomic_files import PendingFile, current_umask
 from edge.core.foreign_text import printable
 
 _RANDOM = "[a-z0-9_]{8}"
@@ -53,6 +53,31 @@ class OutputLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+class LockedFile(PendingFile):
+    """A pending file that no other run takes for a leftover of a run that was killed.
+
+    Args:
+        target: Path of the output.
+
+    Raises:
+        InputError: As of a pending file.
+    """
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(target)
+        self._lock = OutputLock(self.path)
+
+    def commit(self) -> None:
+        """Move the file to its target and release its lock."""
+        super().commit()
+        self._lock.release()
+
+    def discard(self) -> None:
+        """Remove the file and release its lock."""
+        super().discard()
+        self._lock.release()
 
 
 def recover_outputs(target: Path) -> list[str]:

@@ -21,7 +21,7 @@ from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result, ResultTransform, identity
 from edge.sinks.files.jsonl import region_to_json
 from edge.sinks.files.map_images import fit_to_aspect
-from edge.sinks.files.overlay_video import MAX_HEIGHT, MAX_WIDTH, draw_overlay
+from edge.sinks.files.overlay_video import draw_overlay, overlay_size
 from edge.sources.ros.node import NAME, open_node
 
 DEFAULT_NAMESPACE = "saliency"
@@ -61,8 +61,7 @@ class Ros2Sink:
                 f"--ros2 {printable(namespace, 80)!r} is no namespace; expected letters, digits, _ and /, "
                 "such as --ros2=/saliency, or --ros2 as the last option"
             )
-        scale = min(1.0, MAX_WIDTH / source.width, MAX_HEIGHT / source.height)
-        self._size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+        self._size = overlay_size(source.width, source.height)
         self._status, self._transform, self._camera = status, transform, camera
         self._is_closed = False
         self._timer: Any = None

@@ -21,11 +21,12 @@ from edge.core.errors import InputError
 from edge.core.frames import Source
 from edge.core.run_status import Status
 from edge.postprocessing.result import Result, ResultTransform, identity
-from edge.sinks.files.overlay_video import draw_overlay
+from edge.sinks.files.overlay_video import draw_overlay, overlay_size
 from edge.sinks.rtp.encoders import ENCODERS, Encoder
 from edge.sinks.video_stream import VideoStream
 
-MAX_WIDTH, MAX_HEIGHT = 1280, 1280
+MIN_SIDE = 16
+"""Smallest width and height of the video."""
 MAX_FPS = 30.0
 BITS_PER_PIXEL, MIN_BIT_RATE = 0.1, 500_000
 """Bits per second for each pixel per second (2.8 Mbit/s at 1280x720 and 30 per second), and at least."""
@@ -38,6 +39,7 @@ MISSING = (
     "python3-gi gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good "
     "gstreamer1.0-plugins-bad"
 )
+NO_ENCODER = "the encoder ended without a message; expected one that works: test it with gst-launch-1.0"
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _PROBE = "import gi; gi.require_version('Gst', '1.0'); from gi.repository import Gst"
 
@@ -68,8 +70,7 @@ def parse_stream(address: str, source: Source) -> VideoStream:
             f"invalid --rtp {address!r}: expected udp://HOST:PORT, such as udp://192.168.1.10:5600, or "
             "rtsp://[HOST]:PORT/PATH, such as rtsp://:8554/saliency"
         )
-    scale = min(1.0, MAX_WIDTH / source.width, MAX_HEIGHT / source.height)
-    width, height = (max(16, 2 * round(side * scale / 2)) for side in (source.width, source.height))
+    width, height = (max(MIN_SIDE, side) for side in overlay_size(source.width, source.height, step=2))
     fps = min(MAX_FPS, source.fps or MAX_FPS)
     bit_rate = max(MIN_BIT_RATE, round(BITS_PER_PIXEL * width * height * fps))
     return VideoStream(kind, host, port, path, width, height, fps, bit_rate)
@@ -163,7 +164,7 @@ class RtpSink:
                 if "error" in first or not first:
                     _end(process)
                     process.stdout.close()
-                    raise InputError(f"--rtp cannot stream: {first.get('error', 'the encoder ended')}")
+                    raise InputError(f"--rtp cannot stream: {first.get('error', NO_ENCODER)}")
                 first = self._next_event(process)
         finally:
             timer.cancel()

@@ -14,7 +14,7 @@ from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import Result, ResultTransform
 from edge.sinks.files.jsonl import region_to_json
-from edge.sinks.files.overlay_video import draw_overlay
+from edge.sinks.files.overlay_video import draw_overlay, overlay_size
 
 MAX_LONG_SIDE = 960
 """Maximum longer side of a picture in pixels."""
@@ -138,6 +138,5 @@ class LiveView:
 
 def _encode_picture(result: Result) -> bytes:
     height, width = result.frame.image.shape[:2]
-    scale = min(1.0, MAX_LONG_SIDE / max(width, height))
-    picture = draw_overlay(result, max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = draw_overlay(result, *overlay_size(width, height, MAX_LONG_SIDE))
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
