@@ -69,14 +69,17 @@ def require_gpu() -> None:
         raise UnavailableError(problem.text + (f": {problem.remedy}" if problem.remedy else ""))
 
 
-def find_target() -> str:
+def find_target(targets: Mapping[str, TensorRTKind] = TARGETS) -> str:
     """Return the build target of the first TensorRT that can be loaded.
+
+    Args:
+        targets: Build targets to choose from, each with its TensorRT.
 
     Raises:
         UnavailableError: None can.
     """
     reasons = []
-    for target, kind in TARGETS.items():
+    for target, kind in targets.items():
         try:
             load_tensorrt(kind)
         except InputError as error:  # noqa: PERF203 - two

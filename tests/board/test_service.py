@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 import jetson
-from tests.support.virtual_board import Board, service_state, wait_until
+from tests.support.virtual_board import Board, service_state
+from tests.support.waiting import wait_until
 
 UNIT = Path(jetson.__file__).parent / "aerogaze.service"
 MAX_EXPOSURE = 4.0
 """What `systemd-analyze security` may give the unit, from 0 (closed) to 10 (open)."""
 PROBE = Path(__file__).with_name("sandbox_probe.py")
+CHANGE_S = 60.0
+"""Longest time until a change of the service is seen."""
 
 
 def start_service(board: Board) -> None:
@@ -22,9 +25,8 @@ def start_service(board: Board) -> None:
 def test_service_is_active_when_the_board_has_booted(board: Board) -> None:
     state, sub_state, user, text = service_state(board, "ActiveState", "SubState", "User", "StatusText")
     assert (state, sub_state, user) == ("active", "running", "aerogaze")
-    wait_until(
-        lambda: "running" in service_state(board, "StatusText")[0], f"a status of the run, not {text!r}"
-    )
+    is_told = wait_until(lambda: "running" in service_state(board, "StatusText")[0], CHANGE_S)
+    assert is_told, f"no status of the run in time, at first {text!r}"
     journal = board.script("journalctl -u aerogaze --no-pager -o cat")
     assert "Started aerogaze.service" in journal, "systemd got READY=1"
 
@@ -32,16 +34,16 @@ def test_service_is_active_when_the_board_has_booted(board: Board) -> None:
 def test_hung_service_is_killed_by_the_watchdog_and_comes_back(board: Board) -> None:
     (before,) = service_state(board, "MainPID")
     board.script(f"kill -STOP {before}")
-    wait_until(lambda: service_state(board, "MainPID")[0] not in (before, "0"), "another main process")
-    wait_until(lambda: service_state(board, "ActiveState") == ["active"], "the service is active again")
+    assert wait_until(lambda: service_state(board, "MainPID")[0] not in (before, "0"), CHANGE_S)
+    assert wait_until(lambda: service_state(board, "ActiveState") == ["active"], CHANGE_S)
     assert "Watchdog timeout" in board.script("journalctl -u aerogaze --no-pager")
 
 
 def test_crashed_service_is_restarted(board: Board) -> None:
     (before,) = service_state(board, "MainPID")
     board.script(f"kill -SEGV {before}")
-    wait_until(lambda: service_state(board, "MainPID")[0] not in (before, "0"), "another main process")
-    wait_until(lambda: service_state(board, "ActiveState") == ["active"], "the service is active again")
+    assert wait_until(lambda: service_state(board, "MainPID")[0] not in (before, "0"), CHANGE_S)
+    assert wait_until(lambda: service_state(board, "ActiveState") == ["active"], CHANGE_S)
 
 
 def test_stopped_service_ends_in_order(board: Board) -> None:

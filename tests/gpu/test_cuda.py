@@ -210,7 +210,7 @@ def test_repeated_copies_allocate_no_memory(cuda: Cuda) -> None:
 @pytest.mark.parametrize("backend", [*BACKENDS, None])
 def test_open_cuda_without_a_gpu_is_refused(backend: str | None) -> None:
     if detect_gpu() is not None:
-        pytest.skip("there is a GPU")
+        pytest.skip("needs a machine without a GPU, and this one has one")
     with pytest.raises(InputError, match="no NVIDIA GPU here, or no driver"):
         open_cuda(backend)
 

@@ -32,9 +32,9 @@ Start = Callable[..., Process]
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the stand-in for libcuda.so.1 and return its folder."""
     if detect_gpu() is not None:
-        pytest.skip("there is a GPU, which the other tests use")
+        pytest.skip("needs a machine without a GPU: with one, the other tests use the real driver")
     if shutil.which("cc") is None:
-        pytest.skip("no C compiler (cc) to make a stand-in for the driver")
+        pytest.skip("no C compiler (cc) to make a stand-in for the driver (apt-get install gcc)")
     folder = tmp_path_factory.mktemp("driver")
     words = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
     subprocess.run([*words, str(HERE / "standin" / "cuda.c"), "-ldl"], check=True)
@@ -73,8 +73,7 @@ def aerogaze(start: Start) -> Start:
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
 def test_cuda_and_runner_tests_pass_on_the_stand_in_driver(start: Start, backend: str, module: str) -> None:
-    if not _installed(module):
-        pytest.skip(f"{module} is not installed")
+    _skip_without(module, backend)
     # Lazy binding: pycuda refers to functions that the stand-in lacks.
     run_lazily = (
         "import os, sys, pytest; sys.setdlopenflags(os.RTLD_LAZY); sys.exit(pytest.main(sys.argv[1:]))"
@@ -89,8 +88,7 @@ def test_cuda_and_runner_tests_pass_on_the_stand_in_driver(start: Start, backend
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
 def test_close_frees_everything_on_the_driver(start: Start, backend: str, module: str) -> None:
-    if not _installed(module):
-        pytest.skip(f"{module} is not installed")
+    _skip_without(module, backend)
     process = start(
         "-c",
         """
@@ -114,8 +112,7 @@ print(before, left())
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])
 @pytest.mark.parametrize("function", ["cuDevicePrimaryCtxRetain", "cuCtxSetCurrent"])
 def test_context_without_memory_is_released(start: Start, backend: str, module: str, function: str) -> None:
-    if not _installed(module):
-        pytest.skip(f"{module} is not installed")
+    _skip_without(module, backend)
     code = """
 import ctypes, os, sys
 sys.setdlopenflags(os.RTLD_LAZY)
@@ -170,8 +167,10 @@ def test_lost_gpu_that_tensorrt_reports_is_no_reason_for_the_cpu(start: Start, b
 
 
 def test_each_batch_size_runs_in_the_range_that_was_optimized_for_it(start: Start) -> None:
-    pytest.importorskip("onnx", reason="onnx is not installed")
-    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install 'aerogaze[export]'")
+    pytest.importorskip(
+        "cuda.bindings", reason="cuda-bindings is not installed: pip install 'aerogaze[cuda]'"
+    )
     process = start(
         "-c",
         """
@@ -208,8 +207,10 @@ for batch in (1, 2, 256, 257):
 
 
 def test_items_of_an_acceptance_measure_a_gpu(start: Start, tmp_path: Path) -> None:
-    pytest.importorskip("onnx", reason="onnx is not installed")
-    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install 'aerogaze[export]'")
+    pytest.importorskip(
+        "cuda.bindings", reason="cuda-bindings is not installed: pip install 'aerogaze[cuda]'"
+    )
     code = """
 import sys
 from pathlib import Path
@@ -239,11 +240,13 @@ for item in (
     assert "over 40 frames" in memory
 
 
-def _installed(module: str) -> bool:
+def _skip_without(module: str, package: str) -> None:
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+        is_installed = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        is_installed = False
+    if not is_installed:
+        pytest.skip(f"{module} is not installed: pip install {package}")
 
 
 @pytest.fixture
@@ -255,8 +258,10 @@ def built(built_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def built_once(aerogaze: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shipped release with engines built by the stand-in."""
-    pytest.importorskip("onnx", reason="onnx is not installed")
-    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install 'aerogaze[export]'")
+    pytest.importorskip(
+        "cuda.bindings", reason="cuda-bindings is not installed: pip install 'aerogaze[cuda]'"
+    )
     folder = Path(shutil.copytree(locate_release("skd-64"), tmp_path_factory.mktemp("built") / "release"))
     process = aerogaze("build", folder, "--target", "local")
     assert process.returncode == 0, process.stderr

@@ -80,7 +80,7 @@ def test_context_for_rtx_compiles_its_kernels_before_they_are_captured() -> None
 
 def test_graph_with_a_dynamic_batch_compiles_for_rtx() -> None:
     import_rtx()
-    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install 'aerogaze[export]'")
     from tests.support.onnx_graphs import batch_graph
 
     plan = build_plan(batch_graph().SerializeToString(), BuildTarget("rtx"))
@@ -91,7 +91,7 @@ def test_graph_with_a_dynamic_batch_compiles_for_rtx() -> None:
 def plan() -> bytes:
     import_rtx()
     if detect_gpu() is not None:
-        pytest.skip("there is a GPU: tests/gpu runs engines")
+        pytest.skip("needs a machine without a GPU: with one, the other tests run engines")
     release = load_release("skd-64")
     return build_plan(release.path(release.graph("fp32")).read_bytes(), BuildTarget("rtx")).data
 
@@ -189,6 +189,6 @@ def test_stand_in_has_no_name_that_tensorrt_lacks() -> None:
 
 def test_missing_tensorrt_package_is_reported() -> None:
     if importlib.util.find_spec("tensorrt") is not None:
-        pytest.skip("TensorRT is installed")
+        pytest.skip("needs a Python without TensorRT, and this one has it")
     with pytest.raises(InputError, match=r"tensorrt cannot be imported .* comes with JetPack"):
         TensorRTEngine(b"", "tensorrt")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import Outcome
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.wheels.install_runtime import detect_platform
 from tests.support.sshd import ROOT, SshServer
 from tests.support.wheelhouse import is_index_reachable, make_stub_wheels
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(
         PLAYBOOK is None, reason="no ansible-playbook on the path, nor named by ANSIBLE_PLAYBOOK"
     ),
-    pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here"),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here (apt-get install openssh-client)"),
     pytest.mark.xdist_group("wheels"),
 ]
 

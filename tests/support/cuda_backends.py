@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import pytest
 
+from edge.acceptance.workspace import TARGETS, find_target
 from edge.core.errors import InputError
 from edge.hardware.gpu import find_gpu_problem
 from edge.inference.cuda.backend import BACKENDS, Cuda, open_cuda
-from edge.inference.tensorrt.api import load_tensorrt
 from edge.inference.tensorrt.build_target import TensorRTKind
 
 NEEDS_VARIABLE = "AEROGAZE_NEEDS"
@@ -57,22 +57,18 @@ def require_gpu(*users: str) -> None:
     """
     problem = find_gpu_problem()
     if problem is not None:
-        skip_or_fail(problem.text, "gpu", *users)
+        remedy = problem.remedy or "run these tests on a machine with a GPU and NVIDIA's driver"
+        skip_or_fail(f"{problem.text}: {remedy}", "gpu", *users)
 
 
 def load_tensorrt_or_skip() -> tuple[str, TensorRTKind]:
     """Return target and kind of the first TensorRT that can be loaded, or skip the test."""
-    kinds: dict[str, TensorRTKind] = {"local": "tensorrt", "rtx": "rtx"}
-    needed = {target: kind for target, kind in kinds.items() if kind in needs()} or kinds
-    reasons = []
-    for target, kind in needed.items():
-        try:
-            load_tensorrt(kind)
-        except InputError as error:  # noqa: PERF203 - two
-            reasons.append(str(error))
-        else:
-            return target, kind
-    skip_or_fail("; ".join(reasons), *kinds.values())
+    needed = {target: kind for target, kind in TARGETS.items() if kind in needs()} or TARGETS
+    try:
+        target = find_target(needed)
+    except InputError as error:
+        skip_or_fail(str(error), *TARGETS.values())
+    return target, TARGETS[target]
 
 
 def import_rtx() -> Any:
@@ -80,4 +76,4 @@ def import_rtx() -> Any:
     try:
         return importlib.import_module("tensorrt_rtx")
     except ImportError as error:
-        skip_or_fail(f"TensorRT for RTX is not installed ({error})", "rtx")
+        skip_or_fail(f"TensorRT for RTX is not installed ({error}): pip install 'aerogaze[rtx]'", "rtx")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-common = pytest.importorskip("pymavlink.dialects.v20.common", reason="pymavlink is not installed")
+common = pytest.importorskip(
+    "pymavlink.dialects.v20.common", reason="pymavlink is not installed: pip install 'aerogaze[mavlink]'"
+)
 
 VEHICLE, CAMERA = 7, common.MAV_COMP_ID_CAMERA
 TIMEOUT_S = 20.0

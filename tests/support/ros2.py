@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 PYTHON_VARIABLE = "AEROGAZE_ROS_PYTHON"
 STAMP_NS = 1_700_000_000_123_456_789
-WAIT_S = 30.0
 
 
 def find_ros_python() -> Path | None:
@@ -115,11 +113,3 @@ def stamped(message: Any, stamp_ns: int = STAMP_NS) -> Any:
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
     message.header.frame_id = "camera"
     return message
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ def missing_for_boards() -> str | None:
     if missing:
         return f"no {', '.join(missing)} here (apt-get install {' '.join(missing)})"
     if not os.path.exists("/dev/loop-control"):
-        return "no loop devices here"
+        return "no loop devices here (modprobe loop)"
     supported = Path("/proc/filesystems").read_text().split()
     lacking = [name for name in ("ext4", "btrfs") if name not in supported]
     return f"this kernel has no {', '.join(lacking)}" if lacking else None
@@ -324,18 +324,6 @@ class Board:
 def _receive(listener: socket.socket, limit_s: float) -> bytes:
     ready, _, _ = select.select([listener], [], [], max(0.0, min(limit_s, 1.0)))
     return listener.recv(4096) if ready else b""
-
-
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60, every_s: float = 0.2) -> None:
-    """Wait until a condition of a board holds.
-
-    Raises:
-        AssertionError: It does not hold in time.
-    """
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {limit_s:g} s: {what}"
-        time.sleep(every_s)
 
 
 def service_state(board: Board, *names: str) -> Sequence[str]:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    """Poll a condition until it is true or the time is over; return its last value."""
+def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> bool:
+    """Poll a condition until it is true or the time is over; return whether it is true."""
     deadline_s = time.monotonic() + timeout_s
     while not (value := condition()) and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    return value
+    return bool(value)
 
 
 def aerogaze_threads() -> list[threading.Thread]:

@@ -29,7 +29,7 @@ def _complete(shell: str, line: str, folder: Path) -> list[str]:
     """Return what a shell proposes for the last word of a line."""
     program = shutil.which(shell)
     if program is None:
-        pytest.skip(f"{shell} is not installed")
+        pytest.skip(f"no {shell} here (apt-get install {shell})")
     words = [word or "''" for word in line.split(" ")]
     text = COMPLETE[shell].format(words=" ".join(words), last=len(words) - 1, count=len(words), line=line)
     environment = {

@@ -15,7 +15,9 @@ Command = Callable[..., Outcome]
 QUICK = ("--no-history", "--energy", "0")
 FEW_RUNS = ("--runs", "300")
 """Fewest runs of the protocol; without the option, they also take at least a second."""
-NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+NEEDS_TORCH = pytest.mark.skipif(
+    find_spec("torch") is None, reason="torch is not installed: pip install 'aerogaze[train]'"
+)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_second_profile_is_compared_with_the_first(command: Command, tmp_path: P
 
 
 def test_int8_is_compared_with_pytorch_without_fp32_of_the_release(command: Command, tmp_path: Path) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'aerogaze[train]'")
     words = ("profile", "--precision", "int8", "--torch", "fp32", "--threads", "1", *QUICK, *FEW_RUNS)
     outcome = command(*words, "--json", tmp_path / "l.json")
     assert outcome.code == 0, outcome.err

@@ -10,7 +10,9 @@ import pytest
 from edge.release.manifest import load_release
 from tests.conftest import Outcome
 
-needs_pymavlink = pytest.mark.skipif(find_spec("pymavlink") is None, reason="pymavlink is not installed")
+needs_pymavlink = pytest.mark.skipif(
+    find_spec("pymavlink") is None, reason="pymavlink is not installed: pip install 'aerogaze[mavlink]'"
+)
 
 
 @pytest.mark.parametrize(

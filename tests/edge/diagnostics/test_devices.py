@@ -130,7 +130,9 @@ def test_link_that_does_not_open_is_a_lack(error: Exception) -> None:
 
 
 def test_peer_that_waits_for_a_heartbeat_answers_on_udpout() -> None:
-    mavutil = pytest.importorskip("pymavlink.mavutil", reason="pymavlink is not installed")
+    mavutil = pytest.importorskip(
+        "pymavlink.mavutil", reason="pymavlink is not installed: pip install 'aerogaze[mavlink]'"
+    )
     port = free_udp_port()
     vehicle = mavutil.mavlink_connection(f"udpin:127.0.0.1:{port}", source_system=9)
 
@@ -149,7 +151,9 @@ def test_peer_that_waits_for_a_heartbeat_answers_on_udpout() -> None:
 
 
 def test_heartbeat_over_udp_is_heard() -> None:
-    mavutil = pytest.importorskip("pymavlink.mavutil", reason="pymavlink is not installed")
+    mavutil = pytest.importorskip(
+        "pymavlink.mavutil", reason="pymavlink is not installed: pip install 'aerogaze[mavlink]'"
+    )
     port, done = free_udp_port(), threading.Event()
     sender = mavutil.mavlink_connection(f"udpout:127.0.0.1:{port}", source_system=7)
 

@@ -11,7 +11,8 @@ from edge.hardware.board import JETSON_MODULES, find_jetson_module, read_board_f
 from tests.conftest import Outcome
 
 NEEDS_JETSON_EXTRA = pytest.mark.skipif(
-    find_spec("cryptography") is None, reason="the extra [jetson] is not installed"
+    find_spec("cryptography") is None,
+    reason="the extra [jetson] is not installed: pip install 'aerogaze[jetson]'",
 )
 NVPMODEL = """< PARAM TYPE=FILE NAME=CPU_ONLINE >
 < POWER_MODEL ID=0 NAME=15W >

@@ -20,7 +20,7 @@ def test_detect_gpu_returns_none_without_driver() -> None:
     except OSError:
         assert detect_gpu() is None
     else:
-        pytest.skip("there is a CUDA driver")
+        pytest.skip("needs a machine without a CUDA driver, and this one has one")
 
 
 def test_detect_gpu_returns_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

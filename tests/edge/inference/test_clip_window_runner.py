@@ -37,22 +37,28 @@ class NumberedClips:
         pass
 
 
-def run(clips: NumberedClips, maps: int, count: int, window: WindowChoice | None = None) -> list[float]:
+def play(runner: ClipWindowRunner, count: int) -> list[float]:
     """Return a value of the map after each of the frames 1, 2, ...; the buffer of the frame is reused."""
+    runner.reset()
+    buffer = np.empty(SHAPE, np.float32)
+    values: list[float] = []
+    for number in range(1, count + 1):
+        buffer[...] = number
+        saliency = runner.infer({"frame": buffer})["saliency"]
+        assert saliency.shape == (1, 1, 2, 2)
+        values.append(float(saliency[0, 0, 0, 0]))
+    return values
+
+
+def run(clips: NumberedClips, maps: int, count: int, window: WindowChoice | None = None) -> list[float]:
+    """Play the frames twice, compare, and return the values: after a reset nothing of the first is left."""
     runner = ClipWindowRunner(clips, ClipSpec(FRAMES, maps), "frame", "saliency")
     if window is not None:
         runner.window = window
-    values: list[float] = []
-    for _ in range(2):  # the second clip starts anew
-        runner.reset()
-        clips.clips.clear()
-        buffer = np.empty(SHAPE, np.float32)
-        values.clear()
-        for number in range(1, count + 1):
-            buffer[...] = number
-            saliency = runner.infer({"frame": buffer})["saliency"]
-            assert saliency.shape == (1, 1, 2, 2)
-            values.append(float(saliency[0, 0, 0, 0]))
+    first_values, first_clips = play(runner, count), [*clips.clips]
+    clips.clips.clear()
+    values = play(runner, count)
+    assert (values, clips.clips) == (first_values, first_clips)
     return values
 
 

@@ -48,6 +48,8 @@ def test_lost_gpu_is_found_in_the_words_of_tensorrt(message: str, name: str | No
 
 @pytest.mark.parametrize("code", [700, 719, 810])
 def test_texts_of_lasting_errors_are_those_of_cuda(code: int) -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    runtime = pytest.importorskip(
+        "cuda.bindings.runtime", reason="cuda-bindings is not installed: pip install 'aerogaze[cuda]'"
+    )
     _, text = runtime.cudaGetErrorString(runtime.cudaError_t(code))
     assert FATAL[code][1] == text.decode()

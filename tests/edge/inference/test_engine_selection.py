@@ -33,7 +33,9 @@ from tests.support.machines import StandInDriver
 
 DIGEST = hashlib.sha256(b"plan").hexdigest()
 Command = Callable[..., Outcome]
-no_gpu = pytest.mark.skipif(detect_gpu() is not None, reason="there is a GPU")
+no_gpu = pytest.mark.skipif(
+    detect_gpu() is not None, reason="needs a machine without a GPU, and this one has one"
+)
 
 
 @no_gpu

@@ -18,7 +18,7 @@ def register(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
 
 
 def test_trainer_registers_its_candidates() -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'aerogaze[train]'")
     from trainer.inference.torch_runner import torch_candidates
 
     assert load_candidate_source("torch") is torch_candidates

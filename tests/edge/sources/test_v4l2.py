@@ -67,7 +67,7 @@ def test_driver_that_reports_no_rate_is_trusted() -> None:
 def test_real_camera_gives_consecutive_frames() -> None:
     cameras = sorted(Path("/dev").glob("video*"))
     if not cameras:
-        pytest.skip("no camera on this machine")
+        pytest.skip("no camera here: connect one that Linux shows as /dev/video*")
     source = open_source(str(cameras[0]))
     frames = iter(source)
     assert [next(frames).index for _ in range(5)] == [0, 1, 2, 3, 4]

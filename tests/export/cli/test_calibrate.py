@@ -187,7 +187,7 @@ def test_release_without_window_length_is_rejected(
 
 def test_tensorrt_compiles_residual_graph() -> None:
     if importlib.util.find_spec("tensorrt_rtx") is None:
-        pytest.skip("tensorrt_rtx is not installed")
+        pytest.skip("TensorRT for RTX is not installed: pip install 'aerogaze[rtx]'")
     model = residual_network()
     quantized = quantize(model, collect_ranges(model, random_feeds(), "minmax"), TENSORRT)
     assert build_plan(to_fp16(quantized, ["x", "y"]).SerializeToString(), BuildTarget.parse("rtx")).data

@@ -53,7 +53,7 @@ def test_busy_machine_is_named_above_the_latencies(summary: dict[str, Any], tmp_
     assert "Busy machine: load 9.0 on 2 cores during the measurement" in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 def test_page_is_legible_and_whole_at_both_widths(summary: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(render_report(summary, tmp_path))

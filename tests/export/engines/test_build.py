@@ -29,7 +29,8 @@ from tests.conftest import Outcome
 from tests.support.made_once import MadeOnce
 
 needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT for RTX is not installed: pip install 'aerogaze[rtx]'",
 )
 Command = Callable[..., Outcome]
 NAMES = ["stream.fp32", "stream.fp16", "stream.int8.tensorrt"]

@@ -21,7 +21,8 @@ from tests.conftest import Outcome
 from tests.support.onnx_graphs import residual_network
 
 needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT for RTX is not installed: pip install 'aerogaze[rtx]'",
 )
 Command = Callable[..., Outcome]
 

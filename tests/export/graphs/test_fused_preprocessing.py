@@ -95,7 +95,10 @@ def test_area_weights_are_means_in_order(size: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(weights @ np.arange(size[0]), np.sort(weights @ np.arange(size[0])))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="no TensorRT for RTX")
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT for RTX is not installed: pip install 'aerogaze[rtx]'",
+)
 @pytest.mark.parametrize("format", ["bgr", "nv12"])
 def test_tensorrt_compiles_fused_preprocessing(format: PixelFormat) -> None:  # noqa: A002
     for size, target in (((1280, 720), (64, 64)), ((642, 358), (96, 128))):

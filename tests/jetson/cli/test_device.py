@@ -228,7 +228,10 @@ def test_lost_ssh_session_reverts_the_trial(
     assert (status["counter"], status["state"]) == (1, "good")
 
 
-@pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="no setpriv on this machine")
+@pytest.mark.skipif(
+    os.getuid() == 0 and shutil.which("setpriv") is None,
+    reason="no setpriv here (apt-get install util-linux)",
+)
 def test_missing_write_permission_exits_with_two(public_key_file: Path) -> None:
     if (probe := run_as_nobody("pass")).returncode:
         pytest.skip(f"user 65534 cannot start this Python: {probe.stderr.strip().splitlines()[-1]}")

@@ -21,7 +21,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     async def push(*arguments: object) -> None:
         raise KeyError("release")
 
-    pytest.importorskip("asyncssh")
+    pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
     monkeypatch.setattr("jetson.deploy.host.push_bundle", push)
 
 

@@ -29,7 +29,7 @@ from tests.support.fleets import (
     write_inventory,
 )
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from tests.support.pages import ROOT, run_page
 from tests.support.sshd import SshServer, cutting_proxy
 

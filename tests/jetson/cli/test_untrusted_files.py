@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.deploy.push import load_bundle
 from jetson.fleet.rollout_journal import RolloutJournal
 from tests.conftest import Outcome

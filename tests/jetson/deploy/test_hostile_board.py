@@ -15,7 +15,7 @@ import pytest
 from edge.core.errors import InputError
 from edge.core.foreign_text import printable
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 import asyncssh
 
 from jetson.deploy.command_output import MAX_OUTPUT_CHARS, forward_lines, read_output

@@ -17,7 +17,7 @@ from edge.core.atomic_files import sha256
 from jetson.signing.keys import SigningKey, generate_key
 from tests.conftest import Outcome
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.deploy.ssh_target import BLOCK_BYTES, UPLOAD_FOLDER, SshLogin, parse_login
 from tests.support.sshd import SshServer, cutting_proxy, generate_ssh_key
 
@@ -29,6 +29,14 @@ MakeBundle = Callable[..., Path]
 def upload_folder(server: SshServer) -> Path:
     """The folder of uploads on the server."""
     return server.home / UPLOAD_FOLDER
+
+
+@pytest.fixture
+def root(command: Command, public_key_file: Path, tmp_path: Path) -> Path:
+    """Root of a new board that trusts the key."""
+    folder = tmp_path / "drone"
+    assert command("device", "trust", public_key_file, "--root", folder).code == 0
+    return folder
 
 
 def read_status(command: Command, root: Path) -> dict[str, object]:
@@ -61,10 +69,8 @@ def test_folder_is_flashed_like_a_board(
 
 
 def test_bundle_that_the_board_would_reject_is_not_sent(
-    command: Command, make_bundle: MakeBundle, public_key_file: Path, tmp_path: Path
+    command: Command, make_bundle: MakeBundle, root: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "drone"
-    command("device", "trust", public_key_file, "--root", root)
     stranger: SigningKey = generate_key(tmp_path / "stranger")
     refused = command("flash", make_bundle(stranger), root)
     assert refused.code == 1
@@ -284,14 +290,11 @@ CUTS = [pytest.param(RANDOM.randrange(1, 400_000), marks=pytest.mark.long) for _
 def test_connection_cut_at_any_byte_is_resumed_or_reported(
     command: Command,
     make_bundle: MakeBundle,
-    public_key_file: Path,
     server: SshServer,
-    upload_folder: Path,
+    root: Path,
     tmp_path: Path,
     after: int,
 ) -> None:
-    root = tmp_path / "drone"
-    command("device", "trust", public_key_file, "--root", root)
     known = tmp_path / "known"
     with cutting_proxy(server.port, after, times=1) as proxy:
         known.write_text(server.known_hosts.read_text())
@@ -330,14 +333,13 @@ def test_resumed_upload_logs_nothing_of_the_ssh_library(
 def test_upload_resumes_unless_the_part_on_the_board_is_corrupt(
     command: Command,
     make_bundle: MakeBundle,
-    public_key_file: Path,
     server: SshServer,
+    root: Path,
     upload_folder: Path,
     tmp_path: Path,
     is_corrupt: bool,
 ) -> None:
-    root, bundle = tmp_path / "drone", make_bundle(timing_caches=(write_large_cache(tmp_path),))
-    command("device", "trust", public_key_file, "--root", root)
+    bundle = make_bundle(timing_caches=(write_large_cache(tmp_path),))
     part = upload_folder / f"{sha256(bundle)}.swu"
     upload_folder.mkdir(parents=True, exist_ok=True)
     first_bytes = bundle.read_bytes()[: 2 * BLOCK_BYTES + 1000]
@@ -357,13 +359,11 @@ def test_upload_resumes_unless_the_part_on_the_board_is_corrupt(
 def test_upload_of_an_interrupted_flash_is_removed_by_the_next_one(
     command: Command,
     make_bundle: MakeBundle,
-    public_key_file: Path,
     server: SshServer,
+    root: Path,
     upload_folder: Path,
-    tmp_path: Path,
 ) -> None:
-    root, now = tmp_path / "drone", time.time()
-    command("device", "trust", public_key_file, "--root", root)
+    now = time.time()
     upload_folder.mkdir(parents=True, exist_ok=True)
     earlier, later, active = (f"{number:064x}.swu" for number in (1, 2, 3))
     ours = {earlier: now - 600, later: now + 600, active: now}  # the board's clock may have been wrong
@@ -391,13 +391,9 @@ def write_large_cache(tmp_path: Path) -> Path:
 def test_two_flashes_at_the_same_time_leave_a_good_board(
     command: Command,
     make_bundle: MakeBundle,
-    public_key_file: Path,
     server: SshServer,
-    upload_folder: Path,
-    tmp_path: Path,
+    root: Path,
 ) -> None:
-    root = tmp_path / "drone"
-    command("device", "trust", public_key_file, "--root", root)
     arguments = [sys.executable, "-m", "edge.cli.main", "flash"]
     processes = [
         subprocess.Popen(

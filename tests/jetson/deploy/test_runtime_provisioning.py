@@ -13,7 +13,7 @@ import pytest
 from edge.core.atomic_files import cache_folder
 from tests.conftest import Outcome
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.deploy import runtime_provisioning
 from jetson.deploy.push import CommandResult, Log, OnProgress, load_bundle
 from jetson.deploy.runtime_provisioning import RuntimeProvisioner

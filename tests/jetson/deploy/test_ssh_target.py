@@ -9,7 +9,7 @@ import pytest
 
 from edge.core.errors import InputError
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.deploy.push import is_transient
 from jetson.deploy.ssh_target import SshLogin, SshTarget
 from tests.support.sshd import SshServer

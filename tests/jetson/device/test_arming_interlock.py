@@ -21,7 +21,7 @@ from jetson.device.arming_interlock import MavlinkAutopilot, NoHeartbeatError, U
 from tests.conftest import Outcome
 from tests.support.ports import free_udp_port
 
-pytest.importorskip("pymavlink", reason="pymavlink is not installed")
+pytest.importorskip("pymavlink", reason="pymavlink is not installed: pip install 'aerogaze[mavlink]'")
 from pymavlink import mavutil
 
 MAV = mavutil.mavlink

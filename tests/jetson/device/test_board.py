@@ -446,7 +446,7 @@ def test_auto_flies_on_onnx_runtime_and_says_why_if_tensorrt_runs_nothing(
     reason: str,
 ) -> None:
     if importlib.util.find_spec("tensorrt") or detect_gpu():
-        pytest.skip("this machine has a GPU or TensorRT")
+        pytest.skip("needs a machine without GPU and TensorRT, and this one has one of them")
     if target == "rtx":
         import_rtx()
     monkeypatch.setattr("jetson.device.engine_trial.TensorRTBackend", lambda: TensorRTBackend(target))

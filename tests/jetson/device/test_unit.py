@@ -59,7 +59,7 @@ def read_service_section() -> configparser.SectionProxy:
 
 def test_systemd_accepts_each_line_of_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("no systemd-analyze")
+        pytest.skip("no systemd-analyze here (apt-get install systemd)")
     (tmp_path / "aerogaze").write_text("#!/bin/sh\n")
     (tmp_path / "aerogaze").chmod(0o755)
     unit = tmp_path / "aerogaze.service"

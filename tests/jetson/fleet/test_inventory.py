@@ -8,7 +8,7 @@ import pytest
 
 from edge.core.errors import InputError
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.fleet.inventory import RolloutPolicy, load_inventory
 
 

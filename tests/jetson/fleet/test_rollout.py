@@ -13,7 +13,7 @@ from rich.console import Console
 
 from edge.core.errors import CheckError, InputError
 
-pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
 from jetson.deploy.host import Host
 from jetson.deploy.push import UnreachableError
 from jetson.fleet import progress_view

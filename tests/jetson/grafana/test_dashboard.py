@@ -51,7 +51,9 @@ def test_each_metric_of_a_run_is_on_the_dashboard() -> None:
 
 
 def test_recorded_metrics_are_those_of_today() -> None:
-    pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
+    pytest.importorskip(
+        "prometheus_client", reason="prometheus_client is not installed: pip install 'aerogaze[metrics]'"
+    )
     from edge.core.run_status import RunInfo, Status
     from edge.sinks.web.prometheus import format_metrics
 
@@ -79,7 +81,7 @@ def test_variables_and_panels_are_complete() -> None:
 def test_queries_find_something_in_the_recorded_metrics(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("no promtool: Debian's prometheus")
+        pytest.skip("no promtool here (apt-get install prometheus)")
     series = [
         {
             "series": f'{name}{{{labels}{"," if labels else ""}instance="drone-1:8080"}}',

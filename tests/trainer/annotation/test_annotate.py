@@ -53,7 +53,7 @@ def annotating(*arguments: str | Path) -> Iterator[Annotating]:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
+        pytest.skip("no Chromium here (apt-get install chromium)")
     opened = Chromium(tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()

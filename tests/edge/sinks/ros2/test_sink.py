@@ -24,9 +24,12 @@ from edge.postprocessing.result import Result
 from edge.sinks.ros2.sink import Ros2Sink
 from edge.sources.ros.node import ARGUMENTS_VARIABLE
 from tests.support.maps import blob
-from tests.support.ros2 import STAMP_NS, Peer, image_message, open_peer, wait_until
+from tests.support.ros2 import STAMP_NS, Peer, image_message, open_peer
+from tests.support.waiting import wait_until
 
-pytest.importorskip("rclpy", reason="rclpy is not installed here")
+pytest.importorskip(
+    "rclpy", reason="this Python has no rclpy: make ros2-env; tests/system/test_ros2.py then runs this file"
+)
 IMAGE = np.zeros((180, 320, 3), np.uint8)
 REGION = Region(0.75, 0.5, 0.7, 0.4, 0.8, 0.6, 0.9, id=3, share=0.4)
 RESULT = Result(Frame(0, 0.0, IMAGE, stamp_ns=STAMP_NS, frame_id="camera"), blob(0.75, 0.5), 10.0, (REGION,))
@@ -61,7 +64,7 @@ def write_until(sink: Ros2Sink, messages: list[Any]) -> Any:
         sink.write(RESULT)
         return bool(messages)
 
-    wait_until(arrived)
+    assert wait_until(arrived)
     return messages[0]
 
 
@@ -119,16 +122,18 @@ def test_regions_and_bearing_are_published(peer: Peer, open_sink: Callable[..., 
 def test_diagnostics_come_each_second_also_without_results(
     peer: Peer, open_sink: Callable[..., Ros2Sink]
 ) -> None:
-    diagnostics = pytest.importorskip("diagnostic_msgs.msg", reason="diagnostic_msgs is not installed here")
+    diagnostics = pytest.importorskip(
+        "diagnostic_msgs.msg", reason="this Python has no diagnostic_msgs: make ros2-env"
+    )
     sink = open_sink()
     messages = peer.listen(diagnostics.DiagnosticArray, "/diagnostics")
-    wait_until(lambda: messages)
+    assert wait_until(lambda: messages)
     (status,) = messages[0].status
     values = {value.key: value.value for value in status.values}
     assert (status.name, status.level, values["state"]) == ("aerogaze: saliency", b"\0", "running")
     assert {"dropped", "fps", "latency p50 ms"} <= set(values)
     sink._status.report_fault("source", "the camera is gone")
-    wait_until(lambda: messages[-1].status[0].message == "the camera is gone")
+    assert wait_until(lambda: messages[-1].status[0].message == "the camera is gone")
     assert messages[-1].status[0].level == b"\1"
 
 
@@ -145,7 +150,7 @@ def test_subscriber_whose_quality_of_service_does_not_match_is_named(
         sink.write(RESULT)
         return "ros2-qos" in sink._status.snapshot().open_faults
 
-    wait_until(is_named)
+    assert wait_until(is_named)
     text = sink._status.snapshot().open_faults["ros2-qos"]
     assert text == "a subscriber of /saliency/map asks for durability, which is not offered"
 

@@ -19,7 +19,7 @@ from edge.sinks.web.sink import HttpSink
 from tests.support.chromium import CHROMIUM, Chromium
 from tests.support.maps import blob
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
 
 class Flight:

@@ -18,9 +18,12 @@ from edge.core.frames import Frame
 from edge.sources.factory import open_source
 from edge.sources.ros import topic as topic_module
 from edge.sources.ros.node import ARGUMENTS_VARIABLE
-from tests.support.ros2 import STAMP_NS, image_message, open_peer, stamped, wait_until
+from tests.support.ros2 import STAMP_NS, image_message, open_peer, stamped
+from tests.support.waiting import wait_until
 
-pytest.importorskip("rclpy", reason="rclpy is not installed here")
+pytest.importorskip(
+    "rclpy", reason="this Python has no rclpy: make ros2-env; tests/system/test_ros2.py then runs this file"
+)
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
 DEEP = (IMAGE[..., 0].astype(np.uint16) * 10) + 7000
 
@@ -82,7 +85,7 @@ def test_topic_is_remapped_as_for_every_node(monkeypatch: pytest.MonkeyPatch) ->
         peer.publish("/day/image_raw", lambda index: image_message(IMAGE))
         with closing(open_source("ros2:image")) as source:
             assert source.name == "ros2:/day/image_raw"
-            wait_until(lambda: ("eye", "/drone") in peer.node.get_node_names_and_namespaces())
+            assert wait_until(lambda: ("eye", "/drone") in peer.node.get_node_names_and_namespaces())
 
 
 def test_topic_that_never_comes_is_named_with_those_that_are_there() -> None:
