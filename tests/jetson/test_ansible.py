@@ -28,7 +28,8 @@ Command = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]
 pytestmark = [
     pytest.mark.skipif(
-        PLAYBOOK is None, reason="no ansible-playbook on the path, nor named by ANSIBLE_PLAYBOOK"
+        PLAYBOOK is None,
+        reason="no ansible-playbook on the path, nor named by ANSIBLE_PLAYBOOK (pip install ansible-core)",
     ),
     pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here (apt-get install openssh-client)"),
     pytest.mark.xdist_group("wheels"),

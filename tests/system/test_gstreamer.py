@@ -79,7 +79,7 @@ def test_live_pipeline_runs_end_to_end(python: str, tmp_path: Path) -> None:
 def test_maps_of_a_clip_are_the_same_from_every_source(
     python: str, command: Callable[..., Outcome], flight: np.ndarray, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'aerogaze[train]'")
     skd = ["--release", "skd-64"]
     raw = ["--fuse-preprocess", "320x180", "--frames", "synthetic:7:320x180:16", "--out", tmp_path / "raw"]
     assert command("export", "skd-64", *raw).code == 0
@@ -153,7 +153,7 @@ def test_invalid_pipeline_is_one_clear_line(python: str, tmp_path: Path) -> None
 
 def test_opencv_without_gstreamer_names_the_remedy(tmp_path: Path) -> None:
     if has_backend("GStreamer"):
-        pytest.skip("this OpenCV has GStreamer")
+        pytest.skip("needs an OpenCV without GStreamer, such as that of PyPI")
     import sys
 
     result = aerogaze(sys.executable, tmp_path, "run", BALL)

@@ -15,7 +15,9 @@ from edge.cli.main import COMMANDS, aerogaze
 from edge.sources.factory import BAG, HARDWARE, SYNTHETIC
 
 if missing := [name for name in ("torch", "cryptography", "asyncssh") if find_spec(name) is None]:
-    pytest.skip(f"{missing[0]} is not installed", allow_module_level=True)
+    pytest.skip(
+        f"{missing[0]} is not installed: pip install 'aerogaze[train,flash]'", allow_module_level=True
+    )
 
 WIDTH = 80
 VAGUE = {"TEXT", "PATH", "DIRECTORY", "INTEGER", "INTEGER RANGE", "FLOAT", "FLOAT RANGE"}

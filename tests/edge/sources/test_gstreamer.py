@@ -36,7 +36,7 @@ def test_csi_pipeline_scales_in_hardware_and_keeps_the_newest_frame() -> None:
 
 def test_opencv_without_gstreamer_is_named_with_the_remedy() -> None:
     if has_backend("GStreamer"):
-        pytest.skip("this OpenCV has GStreamer")
+        pytest.skip("needs an OpenCV without GStreamer, such as that of PyPI")
     with pytest.raises(InputError, match=r"needs an OpenCV with GStreamer.*python3-opencv"):
         open_source("gst:videotestsrc")
 
