@@ -1,125 +1,119 @@
-"""`make bench`: speed and memory of the project, as ratios of medians measured in one run.
+"""`make bench`: speed and memory of the project, as verdicts with intervals.
 
-Each row is printed as soon as it is measured. `out/bench.json` keeps the last rows of each theme. Themes that
-are named on the command line are measured alone: `python -m tests.bench students`, `--gpu`.
+`docs/explanation/benchmark.md` says how to read them.
 """
 
 from __future__ import annotations
 
-import importlib
+import argparse
 import json
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-
-from edge.hardware.gpu import detect_gpu
-from edge.hardware.host import detect_machine
-from tests.bench.rows import BenchRow
+from edge.core.errors import InputError
+from tests.bench.compare.comparison import DEFAULT_MARGIN, compare_commits
+from tests.bench.measurement.history import History, current_commit, describe_machine
+from tests.bench.measurement.row import Benchmark
+from tests.bench.measurement.session import Plan, budget_of, format_seconds, run_benchmarks
+from tests.bench.measurement.verdict import Verdict
+from tests.bench.themes import NAMED_THEMES, THEMES, check_themes, load_benchmarks
 
 OUT = Path("out/bench.json")
-Rows = Iterator[BenchRow]
-THEMES: dict[str, tuple[str, ...]] = {
-    "students": ("students:student_rows",),
-    "engines": ("engines:engine_rows", "engines:streaming_rows"),
-    "calibration": ("calibration:calibration_rows",),
-    "flight": ("flight:flight_rows",),
-    "live": ("live:live_rows",),
-    "metrics": ("metrics:metric_rows",),
-    "profiler": ("profiler:profiler_rows",),
-    "sinks": ("sinks:sink_rows",),
-    "simulation": ("simulation:simulation_rows",),
-    "flash": ("flash:flash_rows",),
-    "training": ("training:training_rows",),
-    "gpu": ("gpu:gpu_rows",),
-}
-"""Modules and functions of each theme. A module is imported when it is measured: a board lacks what most of
-them need, such as torch."""
-LONG_THEMES: dict[str, tuple[str, ...]] = {"long": ("live:long_rows",), "fleet": ("fleet:fleet_rows",)}
-"""Themes that are measured only by name, because they take long."""
 
 
-def theme_rows(theme: str, folder: Path) -> Rows:
-    """Yield the rows of a theme, measured in a folder."""
-    for name in {**THEMES, **LONG_THEMES}[theme]:
-        module, _, function = name.partition(":")
-        yield from getattr(importlib.import_module(f"tests.bench.{module}"), function)(folder)
-
-
-def parse_themes(words: list[str]) -> list[str]:
-    """Return the themes that the command line names, or all that are not long; exit if one is unknown."""
-    known = {**THEMES, **LONG_THEMES}
-    themes = [word.removeprefix("--") for word in words] or [*THEMES]
-    if unknown := [theme for theme in themes if theme not in known]:
-        sys.exit(f"no theme {', '.join(unknown)}; expected some of {', '.join(known)}")
-    return themes
-
-
-def measure(themes: list[str]) -> dict[str, list[BenchRow]]:
-    """Measure the themes, with a progress bar on a terminal, and print each row when it is measured."""
-    rows: dict[str, list[BenchRow]] = {}
-    console = Console()
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("bench {task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; exit with 2 if it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measures speed and memory. Exits with 1 if a bound is broken, or if B is slower than A.",
+        epilog=f"themes of `make bench`: {', '.join(THEMES)}. By name only: {', '.join(NAMED_THEMES)}.",
     )
-    with progress:
-        task = progress.add_task("", total=len(themes))
-        for number, theme in enumerate(themes, 1):
-            progress.update(task, description=theme)
-            print(f"{theme} ({number} of {len(themes)})", flush=True)
-            start_s = time.monotonic()
-            rows[theme] = []
-            with tempfile.TemporaryDirectory() as folder:
-                for row in theme_rows(theme, Path(folder)):
-                    print(f"  {row.describe()}", flush=True)
-                    rows[theme].append(row)
-            print(f"  rows: {len(rows[theme])}, seconds: {time.monotonic() - start_s:.0f}", flush=True)
-            progress.advance(task)
-    return rows
+    parser.add_argument("themes", nargs="*", metavar="THEME", help="measure these themes alone")
+    parser.add_argument("--theme", action="append", default=[], metavar="THEME", help="the same")
+    parser.add_argument("--list", action="store_true", help="list rows, bounds and time budgets")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two commits")
+    parser.add_argument(
+        "--within",
+        type=float,
+        default=DEFAULT_MARGIN * 100,
+        metavar="PERCENT",
+        help="difference up to which two commits count as the same (default: %(default)g)",
+    )
+    arguments = parser.parse_args(words)
+    if not 0 < arguments.within < 100:
+        parser.error(f"--within is {arguments.within:g}; expected percent between 0 and 100, such as 2")
+    return arguments
 
 
-def save(rows: dict[str, list[BenchRow]], machine: str) -> None:
-    """Replace the rows of the measured themes in `OUT`."""
+def load_plan(names: Sequence[str]) -> Plan:
+    """Return the benchmarks of the themes; those whose packages are missing are left out with a line."""
+    plan = {}
+    for theme in check_themes(names):
+        try:
+            plan[theme] = load_benchmarks(theme)
+        except InputError as error:  # noqa: PERF203 - the others are measured
+            print(f"not measured: {error}", flush=True)
+    return plan
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the rows with bounds and budgets."""
+    for theme, benchmarks in plan.items():
+        for benchmark in benchmarks:
+            print(f"{theme}: {benchmark.name}, at most {format_seconds(benchmark.budget_s)}")
+            for row in benchmark.rows if isinstance(benchmark, Benchmark) else ():
+                sense = "at least" if row.at_least else "at most"
+                bound = "" if row.bound is None else f", {sense} {row.bound:g} {row.unit}"
+                goal = "" if row.goal is None else f", goal {sense} {row.goal:g} {row.unit}"
+                print(f"  {row.label}{bound}{goal}")
+    print(f"all: at most {format_seconds(budget_of(plan))}")
+
+
+def save(verdicts: dict[str, list[Verdict]], machine: str) -> None:
+    """Replace the verdicts of the measured themes in `OUT`."""
     OUT.parent.mkdir(exist_ok=True)
     saved = json.loads(OUT.read_text()).get("themes", {}) if OUT.is_file() else {}
-    for theme, measured in rows.items():
-        saved[theme] = {"machine": machine, "rows": [row.to_document() for row in measured]}
+    for theme, judged in verdicts.items():
+        saved[theme] = {"machine": machine, "rows": [verdict.to_document() for verdict in judged]}
     OUT.write_text(json.dumps({"themes": saved}, indent=1) + "\n")
-    print(f"wrote {OUT}")
 
 
-def main() -> None:
-    """Measure, print and save the rows; exit with 1 if a bound is broken."""
-    themes = parse_themes(sys.argv[1:])
-    host, gpu = detect_machine(), detect_gpu()
-    machine = f"{host.cpu}, {host.cores} cores" + (f", {gpu.name}" if gpu else "")
-    print(machine, flush=True)
-    rows = measure(themes)
-    broken = [row for measured in rows.values() for row in measured if not row.is_within_bound]
-    print(f"all rows: {sum(map(len, rows.values()))}, broken bounds: {len(broken)}")
-    for row in broken:
-        print(f"  {row.describe()}")
-    save(rows, machine)
-    sys.exit(bool(broken))
+def measure(names: Sequence[str]) -> int:
+    """Measure themes, print and save their verdicts; return the exit code."""
+    plan, commit, machine, history = load_plan(names), current_commit(), describe_machine(), History()
+    print(f"{machine}, commit {commit}, at most {format_seconds(budget_of(plan))}", flush=True)
+    verdicts = run_benchmarks(plan, commit, history)
+    save(verdicts, machine)
+    judged = [verdict for verdicts_ in verdicts.values() for verdict in verdicts_ if verdict.answer]
+    answers = [verdict.answer for verdict in judged]
+    counts = ", ".join(f"{answer} {answers.count(answer)}" for answer in ("kept", "broken", "undecided"))
+    print(f"bounds: {counts}; wrote {OUT} and {history.path}")
+    for verdict in judged:
+        if verdict.answer != "kept":
+            print(f"  {verdict.describe()}")
+    return int("broken" in answers)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse_arguments(sys.argv[1:] if words is None else words)
+    names = [*arguments.themes, *arguments.theme]
+    try:
+        if arguments.list:
+            print_plan(load_plan(names))
+            return 0
+        if arguments.compare:
+            a, b = arguments.compare
+            return compare_commits(a, b, load_plan(names), arguments.within / 100)
+        return measure(names)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

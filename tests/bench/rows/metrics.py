@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from edge.core.errors import InputError
 from edge.metrics.saliency import auc_judd
-from tests.bench.rows import BenchRow, print_note, print_times, time_in_turns
+from tests.bench.measurement.row import Benchmark, Contestant, Row, timed
 
 
-def metric_rows(_folder: Path) -> Iterator[BenchRow]:
-    """Yield the speed-up of AUC over pysaliency's `AUC_per_image` and `AUCs`: 1280x720 maps, one core.
+def benchmarks() -> Sequence[Benchmark]:
+    """Return the comparison of AUC with pysaliency's `AUC_per_image` and `AUCs`: 1280x720 maps, one core.
 
     `AUC_per_image` gives the AUC of a frame. `AUCs` gives one number per fixation, which has the same mean,
     and sorts once.
     """
+    label = "AUC, 1280x720: pysaliency's"
+    rows = (
+        Row(f"{label} over ours", "AUC_per_image", "ours", bound=5),
+        Row(f"{label} with one sort over ours", "AUCs", "ours", bound=3),
+    )
+    return (Benchmark("AUC", 20, rows, _open_auc),)
+
+
+@contextmanager
+def _open_auc(_folder: Path) -> Iterator[Mapping[str, Contestant]]:
     try:
         import pysaliency
     except ImportError as error:
-        print_note(
-            f"AUC is not compared with pysaliency, {error}: pip install -c constraints.txt '.[oracle]'"
-        )
-        return
+        raise InputError(f"{error}: pip install -c constraints.txt '.[oracle]'") from None
     rng = np.random.default_rng(0)
     logits = [cv2.resize(rng.normal(0, 2, (36, 64)), (1280, 720)).astype(np.float32) for _ in range(6)]
     maps = [np.exp(values) for values in logits]
@@ -45,18 +55,21 @@ def metric_rows(_folder: Path) -> Iterator[BenchRow]:
     )
     model = Maps()
     vars(np).setdefault("trapz", np.trapezoid)  # AUC_per_image uses its name before numpy 2.4
-    seconds = time_in_turns(
-        {
-            "AUC_per_image": lambda: model.AUC_per_image(stimuli, fixations),
-            "AUCs": lambda: model.AUCs(stimuli, fixations),
-            "ours": lambda: [
+    yield {
+        "AUC_per_image": timed(
+            lambda: model.AUC_per_image(stimuli, fixations),
+            work=len(maps),
+            comparable=False,
+            clock=time.process_time,
+        ),
+        "AUCs": timed(
+            lambda: model.AUCs(stimuli, fixations), work=len(maps), comparable=False, clock=time.process_time
+        ),
+        "ours": timed(
+            lambda: [
                 auc_judd(saliency, map_points) for saliency, map_points in zip(maps, points, strict=True)
             ],
-        },
-        repeats=1,
-        rounds=20,
-    )
-    print_times("AUC per map", seconds, maps=len(maps))
-    label, ours_s = "AUC, 1280x720: pysaliency's", seconds["ours"]
-    yield BenchRow(f"{label} over ours", seconds["AUC_per_image"] / ours_s, "x", 5)
-    yield BenchRow(f"{label} with one sort over ours", seconds["AUCs"] / ours_s, "x", 3)
+            work=len(maps),
+            clock=time.process_time,
+        ),
+    }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from tests.bench.rows import BenchRow
+from tests.bench.measurement.row import Reading, Readings
 from trainer.recipes.loader import SkdRecipe, load_recipe
 from trainer.training.loop import TrainingRun
 from trainer.training.monitor import TrainingProgress
@@ -26,24 +25,27 @@ SCENES = 90
 """Scenes of the pool. Samples are drawn from them as from a larger one."""
 
 
-def training_rows(_folder: Path) -> Iterator[BenchRow]:
-    """Render a pool of scenes, and train each recipe for a few steps per stage, with one worker."""
-    with TemporaryDirectory() as folder:
-        yield _rendering_row(Path(folder))
-        yield from _step_rows(Path(folder))
+def benchmarks() -> Sequence[Readings]:
+    """Return the rendering of a pool of scenes, and a few steps per stage of each recipe, with one worker."""
+    return (Readings("recipes", 240, _read_all),)
 
 
-def _rendering_row(folder: Path) -> BenchRow:
+def _read_all(folder: Path) -> Iterator[Reading]:
+    yield _read_rendering(folder)
+    yield from _read_steps(folder)
+
+
+def _read_rendering(folder: Path) -> Reading:
     """Render the pool as a training does, and return the time of 1,000 scenes."""
     recipe, started_s = load_recipe("skd-64", {"world.scenes": str(SCENES)}), time.perf_counter()
     assert isinstance(recipe, SkdRecipe)
     open_scenes(recipe, recipe.world, TrainingRun(pool=folder))
     seconds = (time.perf_counter() - started_s) * 1000 / SCENES
-    return BenchRow("render 1,000 scenes at 256x144, all cores", seconds, "s")
+    return Reading("render 1,000 scenes at 256x144, all cores", seconds, "s", at_least=False)
 
 
-def _step_rows(folder: Path) -> Iterator[BenchRow]:
-    """Train each recipe on the pool; return time per step and share of waiting of each stage."""
+def _read_steps(folder: Path) -> Iterator[Reading]:
+    """Train each recipe on the pool; yield time per step and share of waiting of each stage."""
     for name, steps in STEPS.items():
         changes = {f"{stage}.steps": str(count) for stage, count in steps.items()}
         recipe = load_recipe(name, {**changes, "world.scenes": str(SCENES)})
@@ -62,5 +64,5 @@ def _step_rows(folder: Path) -> Iterator[BenchRow]:
         for stage, ends_s in step_ends_s.items():
             step_s = statistics.median(later - earlier for earlier, later in pairwise(ends_s))
             batch = recipe.stages[stage].batch
-            yield BenchRow(f"{name} {stage}: a step of {batch}", step_s * 1e3, "ms")
-            yield BenchRow(f"{name} {stage}: waiting for data", waits[stage] * 100, "%")
+            yield Reading(f"{name} {stage}: a step of {batch}", step_s * 1e3, "ms", at_least=False)
+            yield Reading(f"{name} {stage}: waiting for data", waits[stage] * 100, "%", at_least=False)

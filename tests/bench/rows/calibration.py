@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,7 @@ from export.graphs import onnx_export
 from export.release.builder import make_release
 from export.release.clip_release import MAX_CLIPS, make_clip_release
 from export.release.parity import student_feeder
-from tests.bench.rows import BenchRow
+from tests.bench.measurement.row import Reading, Readings
 from tests.support.untrained import with_statistics
 from trainer.models.forms import forms_of
 from trainer.models.student import StreamingSettings, Student, TinyHDSettings, load_student
@@ -32,37 +33,57 @@ from trainer.models.tinyhd import Variant
 CALIBRATION_WINDOWS, EXPORT_WINDOWS = 500, 150
 
 
-def calibration_rows(folder: Path) -> Iterator[BenchRow]:
-    """Yield the time of a calibration, the time of each student's export, and the memory of a calibration."""
+SHIPPED = "skd-32", "skd-64", "skd-64-motion", "skd-128", "stream"
+
+
+def benchmarks() -> Sequence[Readings]:
+    """Return the time and memory of a calibration."""
+    return Readings("time", 40, _read_time), Readings("memory", 40, _read_memory)
+
+
+def export_benchmarks() -> Sequence[Readings]:
+    """Return the exports of the shipped students, and of untrained ones of the kinds that are not shipped."""
+    makers: dict[str, Callable[[], Student]] = {name: partial(load_student, name) for name in SHIPPED}
+    makers["stream 192x256 rc 1"] = _make_streaming
+    for variant in get_args(Variant):
+        makers[f"tinyhd-{variant.lower()} rc 1"] = partial(_make_tinyhd, variant)
+    return [Readings(name, 60, partial(_read_export, make)) for name, make in makers.items()]
+
+
+def _read_time(_folder: Path) -> Iterator[Reading]:
     student = load_student("skd-64")
     frames = synthetic_frames(student, CALIBRATION_WINDOWS)
     start_s = time.perf_counter()
     calibrate(student, frames)
-    seconds = time.perf_counter() - start_s
     label = f"skd-64: ranges of {CALIBRATION_WINDOWS} windows, best of four methods"
-    yield BenchRow(label, seconds, "s", 60, at_least=False)
-    for exported in exported_students():
-        yield from export_rows(exported, folder)
-    code = "from tests.bench.calibration import peak_mb; print(peak_mb())"
+    yield Reading(label, time.perf_counter() - start_s, "s", 60, at_least=False)
+
+
+def _read_memory(_folder: Path) -> Iterator[Reading]:
+    code = "from tests.bench.rows.calibration import peak_mb; print(peak_mb())"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     label = f"192x256: ranges of {CALIBRATION_WINDOWS} windows, peak memory"
-    yield BenchRow(label, float(process.stdout), "MB", 1000, at_least=False)
+    yield Reading(label, float(process.stdout), "MB", 1000, at_least=False, spread=0.02)
 
 
-def exported_students() -> Iterator[Student]:
-    """Yield the shipped students, and untrained ones of the kinds that are not shipped."""
-    for name in ("skd-32", "skd-64", "skd-64-motion", "skd-128", "stream"):
-        yield load_student(name)
+def _make_streaming() -> Student:
     torch.manual_seed(0)
-    streaming, variants = StreamingSettings(192, 256, 1), get_args(Variant)
-    yield Student("stream 192x256 rc 1", streaming, streaming.build().eval(), {})
-    for variant in variants:
-        settings = TinyHDSettings(variant, rc=1)
-        network = with_statistics(settings.build(), settings.height, settings.width)
-        yield Student(f"tinyhd-{variant.lower()} rc 1", settings, network, {})
+    settings = StreamingSettings(192, 256, 1)
+    return Student("stream 192x256 rc 1", settings, settings.build().eval(), {})
 
 
-def export_rows(student: Student, folder: Path) -> Iterator[BenchRow]:
+def _make_tinyhd(variant: Variant) -> Student:
+    torch.manual_seed(0)
+    settings = TinyHDSettings(variant, rc=1)
+    network = with_statistics(settings.build(), settings.height, settings.width)
+    return Student(f"tinyhd-{variant.lower()} rc 1", settings, network, {})
+
+
+def _read_export(make: Callable[[], Student], folder: Path) -> Iterator[Reading]:
+    yield from export_rows(make(), folder)
+
+
+def export_rows(student: Student, folder: Path) -> Iterator[Reading]:
     """Yield the seconds of an export in all forms.
 
     For an untrained student the time to the float graphs has the bound. No int8 graph of it keeps the
@@ -80,11 +101,11 @@ def export_rows(student: Student, folder: Path) -> Iterator[BenchRow]:
     export(student, frames, folder / student.name, on_step=on_step)
     seconds = time.perf_counter() - start_s
     if is_clip or student.trained:
-        yield BenchRow(f"{student.name}: export of all forms", seconds, "s", 30, at_least=False)
+        yield Reading(f"{student.name}: export of all forms", seconds, "s", 30, at_least=False)
         return
     float_seconds = step_starts_s["stream ranges"]
-    yield BenchRow(f"{student.name}, untrained: fp32 and fp16", float_seconds, "s", 30, at_least=False)
-    yield BenchRow(f"{student.name}, untrained: with a search for int8", seconds, "s")
+    yield Reading(f"{student.name}, untrained: fp32 and fp16", float_seconds, "s", 30, at_least=False)
+    yield Reading(f"{student.name}, untrained: with a search for int8", seconds, "s", at_least=False)
 
 
 def peak_mb() -> float:

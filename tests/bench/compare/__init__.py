@@ -1,0 +1,1 @@
+"""Comparison of two commits, turn by turn, in two worker processes."""

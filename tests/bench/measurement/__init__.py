@@ -1,0 +1,1 @@
+"""Measurement in turns, intervals that hold while one looks, and verdicts."""
