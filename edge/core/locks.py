@@ -214,6 +214,18 @@ def is_running(path: Path) -> bool:
     return True
 
 
+def running_process(path: Path) -> int | None:
+    """Return the number of the process that wrote a marker; None if it has ended or wrote none.
+
+    In a container it is the number in the container of that process.
+    """
+    try:
+        process = parse_json(read_bytes(path, MAX_MARKER_BYTES, "a marker"))["pid"]
+    except (InputError, OSError, ValueError, TypeError, KeyError):
+        return None
+    return process if type(process) is int and process > 0 and is_running(path) else None
+
+
 def mark_in_use(path: Path) -> bool:
     """Mark a file as used by this process, and by the programs that replace it, until they end.
 

@@ -152,6 +152,9 @@ class SshTarget:
         try:
             stdout, last_line = await asyncio.gather(*readers)
             await process.wait()
+        except (asyncssh.Error, OSError) as error:  # no answer to keepalives: the cable, or the board is off
+            self._abort()
+            raise self._broken_connection(f" ({_reason(error)})") from None
         except BaseException:
             # Not closed politely: a board that floods or hangs would not answer that either.
             self._abort()
@@ -161,11 +164,14 @@ class SshTarget:
                 reader.cancel()
         exit_code = process.exit_status
         if exit_code is None and process.exit_signal is None:
-            raise UnreachableError(
-                f"the connection to {self.name} broke, but the command there may go on: "
-                "run aerogaze device status on the board"
-            )
+            raise self._broken_connection()
         return CommandResult(1 if exit_code is None else exit_code, stdout, last_line)
+
+    def _broken_connection(self, reason: str = "") -> UnreachableError:
+        return UnreachableError(
+            f"the connection to {self.name} broke{reason}, but the command there may go on: "
+            "run aerogaze device status on the board"
+        )
 
     async def send(self, path: Path, digest: str, on_progress: OnProgress, name: str | None = None) -> str:
         """Upload a file, after the part that is on the board already, and check its hash there.
@@ -181,6 +187,7 @@ class SshTarget:
 
         Raises:
             UnreachableError: The connection broke in each attempt.
+            InputError: The board cannot write the file.
             CheckError: The uploaded file has another hash; it was removed.
         """
         if name is None:
@@ -190,7 +197,10 @@ class SshTarget:
         for attempts_left in reversed(range(UPLOAD_ATTEMPTS)):
             try:
                 await self._upload(path, name, on_progress)
+                arrived = await self._remote_hash(name, path.stat().st_size)
                 break
+            except asyncssh.SFTPFailure as error:  # OpenSSH's word for a disk that is full or broken, too
+                raise await self._explain_failure(path, name, error) from None
             except (asyncssh.Error, OSError, asyncio.TimeoutError, UnreachableError) as error:
                 await self.close()
                 if not attempts_left:
@@ -198,13 +208,28 @@ class SshTarget:
                         f"the upload to {self.name} broke {UPLOAD_ATTEMPTS} times ({_reason(error)}): "
                         "run the command again to resume it"
                     ) from None
-        if await self._remote_hash(name, path.stat().st_size) != digest:
+        if arrived != digest:
             await self.remove(name)
             raise CheckError(
                 f"{CORRUPT_UPLOAD_MESSAGE} {self.name} differs from the file that was sent: "
                 "run the command again"
             )
         return name
+
+    async def _explain_failure(self, path: Path, name: str, error: asyncssh.SFTPFailure) -> InputError:
+        """Remove a file that the board could not write, and return why: OpenSSH only says that it failed."""
+        folder, needed = posixpath.dirname(name), path.stat().st_size
+        await self.remove(name)
+        answer = await self._call(f"df -Pk {shlex.quote(folder)} | tail -n 1", None, STEP_LIMIT_S)
+        device_size_used_free = r"\S+\s+\d+\s+\d+\s+(\d{1,15})\s"
+        match = re.match(device_size_used_free, answer.stdout, re.ASCII)
+        free = int(match.group(1)) << 10 if match else needed
+        if free < needed:
+            return InputError(
+                f"the home folder on {self.name} has {free >> 20} MiB free, {(needed >> 20) + 1} are needed: "
+                "free some space"
+            )
+        return InputError(f"{self.name} cannot write ~/{folder} ({_reason(error)}): check its disk")
 
     async def remove(self, name: str) -> None:
         """Remove a file that was sent; without a connection it stays, which does no harm."""

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
-from edge.core.locks import acquire_lock, is_in_use, is_running, mark_in_use, running_marker
+from edge.core.locks import acquire_lock, is_in_use, is_running, mark_in_use, running_marker, running_process
 from edge.hardware.board import BoardFacts
 from jetson.bundle.archive import BUNDLE_PURPOSE
 from jetson.bundle.manifest import BundleManifest, parse_manifest
@@ -158,7 +158,9 @@ class DeviceBoard:
             self._make_root()
             handle = acquire_lock(self.root / LOCK_FILE)
             if handle is None:
-                raise BusyError(f"{BUSY_MESSAGE} {self.root}: wait until it has ended")
+                raise BusyError(
+                    f"{BUSY_MESSAGE} {self.root}{self._describe_holder()}: wait until it has ended"
+                )
             try:
                 with running_marker(self.root / RUNNING_FILE):
                     yield
@@ -328,6 +330,18 @@ class DeviceBoard:
         Must be called with the lock held.
         """
         return self._recover(restart=True)
+
+    def _describe_holder(self) -> str:
+        """Return the command and the process that work on the board, for a message; empty if unknown."""
+        process = running_process(self.root / RUNNING_FILE)
+        if process is None:
+            return ""
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
+            command = " ".join(words[words.index("device") :][:2])
+        except (OSError, ValueError):  # it has just ended, or is a program that uses this module
+            command = ""
+        return f" ({', '.join(filter(None, (command, f'process {process}')))})"
 
     def _recover(self, restart: bool) -> BoardState:
         state = self.read_state()

@@ -121,6 +121,25 @@ def test_command_that_does_not_end_is_an_unreachable_board(handler: Handler, tmp
         run_against(handler, tmp_path, lambda target: target.run(["status", "--json"]))
 
 
+def test_install_on_a_board_that_falls_silent_may_go_on(tmp_path: Path) -> None:
+    async def work(target: SshTarget) -> None:
+        started = asyncio.Event()
+        install = asyncio.ensure_future(target.run(["install", "b.swu"], lambda line: started.set()))
+        await started.wait()
+        assert target._connection is not None
+        # As asyncssh does without an answer to its keepalives.
+        target._connection.connection_lost(asyncssh.ConnectionLost("Server not responding to keepalive"))
+        await install
+
+    async def write_and_hang(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.stderr.write(b"writing slot b\n")
+        await hang(process)
+
+    message = r"broke \(Server not responding to keepalive\), but the command there may go on: run aerogaze"
+    with pytest.raises(UnreachableError, match=message):
+        run_against(write_and_hang, tmp_path, work)
+
+
 def test_board_can_be_used_again_after_a_command_that_hung(tmp_path: Path) -> None:
     calls: list[str] = []
 

@@ -220,7 +220,10 @@ def test_second_command_is_refused_while_the_lock_is_held(
     root = Path(shutil.copytree(flying_board, tmp_path / "root"))
     with (
         make_board(root).lock(),
-        pytest.raises(InputError, match="another aerogaze command works on the board"),
+        pytest.raises(
+            InputError,
+            match=rf"another aerogaze command works on the board .* \(process {os.getpid()}\): wait",
+        ),
     ):
         install(make_board(root), bundles[NEW], NoAutopilot())
     install(make_board(root), bundles[NEW], NoAutopilot())

@@ -5,13 +5,9 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import subprocess
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,84 +23,15 @@ from jetson.hawkbit.http_requests import ServerError
 from jetson.signing.keys import SigningKey
 from jetson.signing.trust import make_trust
 from tests.support.boards import make_board
-from tests.support.ports import free_tcp_port
+from tests.support.goosebit import GooseBit, running_goosebit
 
-GOOSEBIT = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))
 MakeBundle = Callable[..., Path]
-
-GOOSEBIT_SCRIPT = """
-import asyncio, sys, uvicorn
-from tortoise import Tortoise
-from goosebit import app, db
-from goosebit.settings import PWD_CXT
-from goosebit.users import create_initial_user
-async def prepare():
-    await db.init()
-    await Tortoise.generate_schemas()
-    await create_initial_user("us", PWD_CXT.hash("secret"))
-    await Tortoise.close_connections()
-asyncio.run(prepare())
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]))
-"""
-
-
-@dataclass
-class GooseBit:
-    """A running gooseBit, and the actions of its user."""
-
-    url: str
-    token: str = ""
-
-    def request(
-        self, path: str, method: str = "GET", body: bytes | None = None, kind: str = "application/json"
-    ) -> Any:
-        headers = {"Content-Type": kind, **({"Authorization": f"bearer {self.token}"} if self.token else {})}
-        request = urllib.request.Request(self.url + path, body, headers, method=method)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.loads(answer.read())
-
-    def roll_out(self, bundle: Path) -> None:
-        boundary = b"--edge\r\n"
-        name = f"{bundle.parent.name}.swu"
-        head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
-        body = boundary + head + bundle.read_bytes() + b"\r\n--edge--\r\n"
-        software_id = self.request("/api/v1/software", "PUT", body, "multipart/form-data; boundary=edge")[
-            "id"
-        ]
-        rollout = {"name": f"r{software_id}", "feed": "default", "software_id": software_id}
-        self.request("/api/v1/rollouts", "PUT", json.dumps(rollout).encode())
-
-    def device(self, name: str) -> dict[str, Any]:
-        return next(row for row in self.request("/api/v1/devices")["devices"] if row["id"] == name)
 
 
 @pytest.fixture(scope="module")
 def goosebit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GooseBit]:
-    if not GOOSEBIT.exists():
-        pytest.skip("GOOSEBIT_PYTHON names no Python that has goosebit")
-    folder, port = tmp_path_factory.mktemp("goosebit"), free_tcp_port()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"GOOSEBIT_DB_URI": f"sqlite://{folder}/db.sqlite3", "GOOSEBIT_ARTIFACTS_DIR": str(folder)}
-    with (folder / "log").open("w") as log:
-        arguments = [str(GOOSEBIT), "-c", GOOSEBIT_SCRIPT, str(port)]
-        process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=log, stderr=log)
-    goosebit = GooseBit(f"http://127.0.0.1:{port}")
-    try:
-        login = b"username=us&password=secret"
-        for attempt in range(300):
-            try:
-                goosebit.token = goosebit.request(
-                    "/login", "POST", login, "application/x-www-form-urlencoded"
-                )["access_token"]
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert attempt < 299, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield goosebit
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with running_goosebit(tmp_path_factory.mktemp("goosebit")) as server:
+        yield server
 
 
 def make_agent(goosebit: GooseBit, root: Path, key: SigningKey, name: str) -> tuple[UpdateAgent, list[str]]:

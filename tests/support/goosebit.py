@@ -1,0 +1,101 @@
+"""A real gooseBit, the update server that the agent is tested with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ports import free_tcp_port
+
+PYTHON = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))
+"""A Python that has gooseBit, which pins its own versions of much."""
+SERVE = """
+import asyncio, sys, uvicorn
+from tortoise import Tortoise
+from goosebit import app, db
+from goosebit.settings import PWD_CXT
+from goosebit.users import create_initial_user
+async def prepare():
+    await db.init()
+    await Tortoise.generate_schemas()
+    await create_initial_user("us", PWD_CXT.hash("secret"))
+    await Tortoise.close_connections()
+asyncio.run(prepare())
+uvicorn.run(app, host=sys.argv[1], port=int(sys.argv[2]))
+"""
+
+
+@dataclass
+class GooseBit:
+    """A running gooseBit, and the actions of its user."""
+
+    url: str
+    token: str = ""
+
+    def request(
+        self, path: str, method: str = "GET", body: bytes | None = None, kind: str = "application/json"
+    ) -> Any:
+        """Send a request of the user, and return the JSON of the answer."""
+        headers = {"Content-Type": kind, **({"Authorization": f"bearer {self.token}"} if self.token else {})}
+        request = urllib.request.Request(self.url + path, body, headers, method=method)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.loads(answer.read())
+
+    def roll_out(self, bundle: Path) -> None:
+        """Offer a bundle to all devices. The name of its folder must be new to the server."""
+        boundary = b"--edge\r\n"
+        name = f"{bundle.parent.name}-{bundle.name}"
+        head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+        body = boundary + head + bundle.read_bytes() + b"\r\n--edge--\r\n"
+        software_id = self.request("/api/v1/software", "PUT", body, "multipart/form-data; boundary=edge")[
+            "id"
+        ]
+        rollout = {"name": f"r{software_id}", "feed": "default", "software_id": software_id}
+        self.request("/api/v1/rollouts", "PUT", json.dumps(rollout).encode())
+
+    def device(self, name: str) -> dict[str, Any]:
+        """Return what the server knows of a device."""
+        return next(row for row in self.request("/api/v1/devices")["devices"] if row["id"] == name)
+
+
+@contextmanager
+def running_goosebit(folder: Path, host: str = "127.0.0.1") -> Iterator[GooseBit]:
+    """Run a gooseBit on an address of this machine, with an empty database, in an empty folder.
+
+    The test is skipped where there is none.
+    """
+    if not PYTHON.exists():
+        pytest.skip("GOOSEBIT_PYTHON names no Python that has goosebit")
+    port = free_tcp_port()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"GOOSEBIT_DB_URI": f"sqlite://{folder}/db.sqlite3", "GOOSEBIT_ARTIFACTS_DIR": str(folder)}
+    with (folder / "log").open("w") as log:
+        arguments = [str(PYTHON), "-c", SERVE, host, str(port)]
+        process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=log, stderr=log)
+    goosebit = GooseBit(f"http://{host}:{port}")
+    try:
+        login = b"username=us&password=secret"
+        for attempt in range(300):
+            try:
+                goosebit.token = goosebit.request(
+                    "/login", "POST", login, "application/x-www-form-urlencoded"
+                )["access_token"]
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert attempt < 299, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield goosebit
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
