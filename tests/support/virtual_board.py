@@ -9,6 +9,7 @@ The board has no network but a cable to the desk, which is a network namespace o
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import shutil
@@ -32,10 +33,17 @@ PROGRAMS = {
 }
 """Programs that a virtual board needs, each with its Debian package."""
 USER = "pilot"
-ENFORCE_DEVICES = ("--capability=CAP_BPF,CAP_PERFMON", "--system-call-filter=bpf", "--bind=/dev/fuse")
-"""What the board's systemd needs to enforce DevicePolicy=, and a device that no unit of ours may open."""
+OPEN_CONTAINER = (
+    "--capability=CAP_BPF,CAP_PERFMON",
+    "--system-call-filter=bpf modify_ldt @clock",
+    "--bind=/dev/fuse",
+)
+"""The board's systemd needs BPF to enforce DevicePolicy=. The rest lets the unit be what forbids it."""
 NETWORK = "192.0.2"
 """Start of the addresses of desk and boards: those that are reserved for documentation."""
+
+CLONE_NEWNET = 0x40000000
+"""A network, in the numbers of the kernel."""
 
 
 def missing_for_boards() -> str | None:
@@ -121,6 +129,21 @@ class Desk:
     def command(self, *words: str | Path) -> list[str]:
         """Return the command that runs a program in the desk's network."""
         return ["nsenter", f"--net=/run/netns/{self.network}", "--", *map(str, words)]
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let this thread, and the programs that it starts, be in the desk's network in the block."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        network = os.open(f"/run/netns/{self.network}", os.O_RDONLY)
+        try:
+            _set_network(network)
+            try:
+                yield
+            finally:
+                _set_network(own)
+        finally:
+            os.close(own)
+            os.close(network)
 
     @contextmanager
     def board(self, image: Path) -> Iterator[Board]:
@@ -223,7 +246,7 @@ class Board:
             f"--directory={self.root}",
             f"--machine={self.name}", f"--network-namespace-path=/run/netns/{self.name}", "--register=no",
             "--keep-unit", "--console=pipe", "--notify-ready=yes", f"--bind={self.shared}:/desk",
-            *ENFORCE_DEVICES,
+            *OPEN_CONTAINER,
         ]  # fmt: skip
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
@@ -231,7 +254,11 @@ class Board:
         ):
             listener.bind(str(notify))
             started = time.monotonic()
-            variables = {"NOTIFY_SOCKET": str(notify), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+            variables = {
+                "NOTIFY_SOCKET": str(notify),
+                "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+                "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+            }
             self._container = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -324,6 +351,12 @@ class Board:
 def _receive(listener: socket.socket, limit_s: float) -> bytes:
     ready, _, _ = select.select([listener], [], [], max(0.0, min(limit_s, 1.0)))
     return listener.recv(4096) if ready else b""
+
+
+def _set_network(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def service_state(board: Board, *names: str) -> Sequence[str]:
