@@ -26,6 +26,7 @@ from onnx import NodeProto
 from calibration.quantization.qdq_placement import CONVOLUTIONS, PASS_THROUGH, fusible_residual_adds
 from calibration.search.latency_benchmark import ConfirmedLatency
 from edge.core.errors import InputError
+from edge.release.graph_work import COUNTED_OPERATORS, count_macs
 
 FUSED_OPERATORS = {"Relu", "Clip", "Add", "BatchNormalization", "LeakyRelu"}
 """Pointwise operators that are fused into the convolution before them."""
@@ -130,7 +131,7 @@ def modelled_latency_ms(model: onnx.ModelProto, board: BoardSpec = ORIN_NX) -> f
             _read_bytes(name, shapes, producers, integer) for name in node.input if name in shapes
         )
         moved_bytes += sum(_written_bytes(name, shapes, consumers) for name in node.output if name in shapes)
-        macs = _count_macs(node, shapes, weights, producers)
+        macs = _node_macs(node, shapes, weights, producers)
         rate = board.int8_tmacs if integer else board.fp16_tmacs
         seconds += board.launch_us * 1e-6 + max(
             macs / (rate * 1e12 * board.efficiency),
@@ -194,26 +195,22 @@ def convolution_mmacs(model: onnx.ModelProto) -> dict[str, float]:
     shapes = _activation_shapes(model)
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     return {
-        node.name: max(_count_macs(node, shapes, weights, {}) / 1e6, 1e-3)
+        node.name: max(_node_macs(node, shapes, weights, {}) / 1e6, 1e-3)
         for node in model.graph.node
         if node.op_type in CONVOLUTIONS
     }
 
 
-def _count_macs(node: NodeProto, shapes: Shapes, weights: Shapes, producers: Producers) -> float:
-    """Return the multiply-accumulates of a node.
-
-    Each weight is applied at each position of the output, or of the input of a transposed convolution.
-    """
-    if node.op_type not in (*CONVOLUTIONS, "Gemm", "MatMul") or len(node.input) < 2:
-        return 0.0
-    name = node.input[1]
-    source = producers.get(name)
-    dims = weights.get(source.input[0] if source is not None else name, shapes.get(name, []))
-    data = shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0], [])
-    if node.op_type in ("Gemm", "MatMul"):
-        return float(np.prod(data) * (dims[0] if dims else 1))
-    return float(np.prod(dims) * np.prod(data[2:]) * data[0])
+def _node_macs(node: NodeProto, shapes: Shapes, weights: Shapes, producers: Producers) -> int:
+    """Return the multiply-accumulates of a node; quantized weights have the shape of what their DQ reads."""
+    if node.op_type not in COUNTED_OPERATORS:
+        return 0
+    inputs = []
+    for name in node.input:
+        source = producers.get(name)
+        stored = source.input[0] if source is not None and source.input else name
+        inputs.append(tuple(weights.get(name, weights.get(stored, shapes.get(name, [])))))
+    return count_macs(node.op_type, inputs, tuple(shapes[node.output[0]]))
 
 
 def _read_bytes(name: str, shapes: Shapes, producers: Producers, integer: bool) -> float:

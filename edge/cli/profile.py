@@ -147,7 +147,7 @@ class ProfileOptions:
     help="Time to measure the energy of each precision, and of the idle machine; 0 for none.",
 )
 @click.option("--truth", type=EXISTING_FILE, help="An npz file of frames and fixations, for NSS.")
-@click.option("--layers", is_flag=True, help="Time each layer; --html does so, too.")
+@click.option("--layers", is_flag=True, help="Time each layer and count its work; --html does so, too.")
 @click.option(
     "--budget", type=EXISTING_FILE, help="A TOML file of bounds; exit code 1 if the release breaks one."
 )

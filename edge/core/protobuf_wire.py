@@ -1,4 +1,4 @@
-"""Minimal reader of the protobuf wire format, since the runtime does not depend on the onnx package."""
+"""Minimal reader and writer of the protobuf wire format, since the runtime does not need the onnx package."""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ def iter_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError("not a protobuf message")
         yield key >> 3, message[offset : offset + length]
         offset += length
+
+
+def iter_varints(packed: memoryview) -> Iterator[int]:
+    """Yield the numbers of a packed repeated field."""
+    offset = 0
+    while offset < len(packed):
+        value, offset = _read_varint(packed, offset)
+        yield value
+
+
+def encode_field(number: int, value: int | bytes | str) -> bytes:
+    """Return a field of a protobuf message: a number, or a text, bytes or an encoded message."""
+    if isinstance(value, int):
+        return _encode_varint(number << 3) + _encode_varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(data)) + data
+
+
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def _read_varint(message: memoryview, offset: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from edge.profiler.measurement.accuracy import FixationTruth, measure_accuracy
 from edge.profiler.measurement.candidate import Candidate, golden_feeds
 from edge.profiler.measurement.document import SCHEMA, Document
 from edge.profiler.measurement.energy import measure_energy, measure_idle_power
-from edge.profiler.measurement.layers import profile_layers, summarize_layers
+from edge.profiler.measurement.layers import profile_layers
 from edge.profiler.measurement.machine_load import OtherLoad, describe_busy_machine
 from edge.profiler.measurement.sampler import CandidateMeasurement, OpenCandidate
 from edge.profiler.measurement.stages import (
@@ -29,6 +29,7 @@ from edge.profiler.measurement.stages import (
     time_gpu_stages,
     time_pre_and_postprocessing,
 )
+from edge.profiler.roofline.machine_peak import MachinePeak, measure_peak
 from edge.release.manifest import RELEASE_MANIFEST, Release
 
 BUSY_MARGIN = 0.1
@@ -118,6 +119,7 @@ class _Profile:
         self._other_load = OtherLoad(settings.root)
         self._others_cores: float | None = None
         self._interrupted = False
+        self._measured_peak: MachinePeak | None = None
 
     def measure(self, left_out: Sequence[str], on_turn: OnTurn) -> Document:
         """Measure latency and energy, then what needs runners of its own, and return the document."""
@@ -210,15 +212,24 @@ class _Profile:
             try:
                 row["accuracy"] = measure_accuracy(self._release, candidate, self._truth)
                 row["gpu"] = time_gpu_stages(candidate, feeds)
-                if self._settings.layers and (profiles := profile_layers(candidate, feeds)):
-                    layers[candidate.name] = {
-                        "layers": [asdict(profile) for profile in profiles],
-                        **summarize_layers(profiles),
-                    }
+                if self._settings.layers and (
+                    profile := profile_layers(candidate, feeds, self._peak(candidate))
+                ):
+                    layers[candidate.name] = profile
             except InputError as error:  # noqa: PERF203 - a few
                 refused.append(f"accuracy, GPU times and layers of {candidate.name}: {error}")
                 row["gpu_why"] = row["gpu_why"] or str(error)
         return layers, refused
+
+    def _peak(self, candidate: Candidate) -> MachinePeak | str:
+        """Return the peak that the layers of a candidate are compared with, or why there is none."""
+        if candidate.static:
+            return "no share of the peak: the peak of a GPU is not measured"
+        if candidate.emulated:
+            return "no share of the peak: emulated layers compute in another precision than the graph's"
+        if self._measured_peak is None:
+            self._measured_peak = measure_peak(self._settings.threads or detect_machine().cores)
+        return self._measured_peak
 
     def _header(self, left_out: list[str]) -> Document:
         """Return the part of the document that says what was measured, and in which conditions."""

@@ -17,6 +17,7 @@ class LayerTime:
             "dequantise", "reformat".
         precision: Data type of the first output, "-" if unknown.
         ms: Median time of one call in milliseconds.
+        moved_bytes: Bytes that it reads and writes, as far as the engine reports them.
     """
 
     name: str
@@ -25,3 +26,4 @@ class LayerTime:
     kind: str
     precision: str
     ms: float
+    moved_bytes: int | None = None

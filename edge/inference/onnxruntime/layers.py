@@ -22,6 +22,7 @@ CONVERSIONS = {
 }
 """Operators that only convert data, with the kind that `LayerTime` reports."""
 _TYPES = {"float": "fp32", "float16": "fp16", "uint8": "int8", "int8": "int8", "bfloat16": "bf16"}
+_SIZES = ("activation_size", "parameter_size", "output_size")
 _RUNTIME_AFFIX = re.compile(r"_kernel_time$|_token_\d+|_nchwc|_nhwc|_quant$|^InsertedPrecisionFreeCast_")
 """Prefixes and suffixes that the runtime adds to the names of nodes that it fuses or moves."""
 
@@ -44,10 +45,15 @@ def read_events(events: Sequence[dict[str, Any]], warm: int) -> list[LayerTime]:
     for name, event in first_events.items():
         op = str(event["args"].get("op_name", ""))
         ms = float(np.median(times[name][min(warm, len(times[name]) - 1) :]))
-        precision = _precision(event["args"].get("output_type_shape", []))
         layers.append(
             LayerTime(
-                name, (_RUNTIME_AFFIX.sub("", name),), op, CONVERSIONS.get(op, "compute"), precision, ms
+                name,
+                (_RUNTIME_AFFIX.sub("", name),),
+                op,
+                CONVERSIONS.get(op, "compute"),
+                _precision(event["args"].get("output_type_shape", [])),
+                ms,
+                sum(int(event["args"].get(key, 0)) for key in _SIZES),
             )
         )
     return layers

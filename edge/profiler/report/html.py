@@ -13,11 +13,19 @@ from edge.profiler.measurement.document import Document, Row
 from edge.profiler.measurement.statistics import summarize_times
 from edge.profiler.report import svg
 from edge.profiler.report.documents import row_times
+from edge.profiler.report.roofline_plot import CAPTION as ROOFLINE_CAPTION
+from edge.profiler.report.roofline_plot import (
+    describe_roofline,
+    format_peak_share,
+    has_roofline,
+    roofline_plot,
+)
 from edge.profiler.report.table import (
     alarms,
     describe_run,
     format_ms,
     format_or_dash,
+    format_scaled,
     format_speedup,
     notes,
 )
@@ -157,6 +165,11 @@ def _layer_figures(document: Document) -> Iterator[str]:
         yield _figure(
             "Compute and conversions", kinds, "Conversions are casts, quantization and layout changes."
         )
+        caption = ROOFLINE_CAPTION
+        for name, profile in layers.items():
+            if has_roofline(profile):
+                yield _figure(f"Roofline of {name}", roofline_plot(profile), caption)
+                caption = ""  # once is enough
 
 
 def _history_figure(document: Document, history: Sequence[Document]) -> Iterator[str]:
@@ -233,28 +246,35 @@ def _cost_table(rows: Sequence[Row]) -> str:
 
 
 def _layer_tables(name: str, profile: Row) -> str:
-    """Return the tables of the slowest layers and of all conversions."""
+    """Return the tables of the slowest layers and of all conversions, with the row's work."""
     conversions = profile["conversions"]
-    return _layer_table(name, profile, profile["slowest"]) + (
-        _layer_table(f"{name}: conversions", profile, conversions) if conversions else ""
+    lines = "".join(f"<p>{escape(line)}</p>" for line in describe_roofline(name, profile))
+    return (
+        _layer_table(name, profile, profile["slowest"], numbered=True)
+        + lines
+        + (_layer_table(f"{name}: conversions", profile, conversions) if conversions else "")
     )
 
 
-def _layer_table(title: str, profile: Row, layer_names: Sequence[str]) -> str:
+def _layer_table(title: str, profile: Row, layer_names: Sequence[str], numbered: bool = False) -> str:
     layers = {layer["name"]: layer for layer in profile["layers"]}
     body = [
         (
-            layer["name"],
+            f"{number}. {layer['name']}" if numbered else layer["name"],
             layer["op"],
             layer["part"],
             layer["kind"],
             layer["precision"],
             format_ms(layer["ms"]),
             f"{layer['share']:.1%}",
+            format_scaled(layer.get("macs"), 1e6),
+            format_scaled(layer.get("moved_bytes"), 1e3),
+            format_peak_share(layer),
+            layer.get("bound") or "-",
         )
-        for layer in map(layers.__getitem__, layer_names)
+        for number, layer in enumerate(map(layers.__getitem__, layer_names), 1)
     ]
-    head = ("", "operator", "part", "kind", "precision", "ms", "share")
+    head = ("", "op", "part", "kind", "precision", "ms", "share", "MMAC", "kB", "of peak", "bound")
     return f"<h3>{escape(title)}</h3>{_table(head, body)}"
 
 

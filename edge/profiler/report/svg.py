@@ -96,10 +96,19 @@ def axes(x: Axis, y: Axis | None, height: int, x_label: str, y_label: str = "") 
     return "".join(elements)
 
 
-def text(x: float, y: float, content: str, anchor: str = "start", style: str = "") -> str:
-    """Return a line of text."""
+def text(x: float, y: float, content: str, anchor: str = "start", style: str = "", turn: float = 0.0) -> str:
+    """Return a line of text, turned clockwise about its anchor by some degrees."""
     css_class = f' class="{style}"' if style else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{css_class}>{escape(content)}</text>'
+    turned = f' transform="rotate({turn:.1f} {x:.1f} {y:.1f})"' if turn else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{css_class}{turned}>{escape(content)}</text>'
+
+
+def circle(x: float, y: float, radius: float, colour: str, title: str) -> str:
+    """Return a circle through which others can be seen; its title shows under the pointer."""
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity=".55" '
+        f'stroke="{colour}"><title>{escape(title)}</title></circle>'
+    )
 
 
 def line(points: Points, x: Axis, y: Axis, colour: str, name: str, dashed: bool = False) -> str:

@@ -12,9 +12,12 @@ from edge.profiler.measurement.conditions import machine_name
 from edge.profiler.measurement.document import Row
 from edge.profiler.measurement.machine_load import describe_busy_machine
 from edge.profiler.measurement.statistics import MIN_ROUNDS
+from edge.profiler.report.roofline_plot import describe_peak, describe_roofline, format_peak_share
 
 INSERTED_CAST_PREFIX = "InsertedPrecisionFreeCast_"
 """Prefix that ONNX Runtime gives the names of its own casts."""
+MAX_NAME_CHARS = 22
+"""Characters of a layer's name that are shown on a terminal."""
 MAX_CONVERSIONS = 5
 """Conversions that are named on a terminal."""
 PAPER_PROTOCOL = "skd"
@@ -103,6 +106,7 @@ def notes(document: Row) -> Iterator[str]:
             f"around the engine: preprocessing {stages['preprocess_ms']:.2f} ms of a {width}x{height} frame, "
             f"postprocessing {stages['postprocess_ms']:.2f} ms"
         )
+    yield from describe_peak(document["layers"])
     for row in rows:
         if row["gpu"]:
             times = ", ".join(f"{name.removesuffix('_ms')} {ms:.3f}" for name, ms in row["gpu"].items())
@@ -195,6 +199,11 @@ def format_or_dash(value: float | None, spec: str) -> str:
     return "-" if value is None else f"{value:{spec}}"
 
 
+def format_scaled(value: float | None, unit: float) -> str:
+    """Return a number in a larger unit, or a dash for none and zero."""
+    return f"{value / unit:.{2 if value < 10 * unit else 1}f}" if value else "-"
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
@@ -206,16 +215,18 @@ def _layer_table(name: str, profile: Row) -> RenderableType:
     """Return the parts, conversions and slowest layers of one row."""
     total_ms = sum(profile["parts_ms"].values()) or 1.0
     layers = {layer["name"]: layer for layer in profile["layers"]}
-    table = _table(f"{name}: slowest", "part", "kind", "precision", "ms", "%")
+    table = _table(f"{name}: slowest", "part", "precision", "ms", "%", "MMAC", "of peak", "bound")
     for layer_name in profile["slowest"]:
         layer = layers[layer_name]
         table.add_row(
-            layer_name.removeprefix(INSERTED_CAST_PREFIX)[:34],
+            layer_name.removeprefix(INSERTED_CAST_PREFIX)[:MAX_NAME_CHARS],
             layer["part"],
-            layer["kind"],
             layer["precision"],
             format_ms(layer["ms"]),
             f"{layer['share']:.1%}",
+            format_scaled(layer.get("macs"), 1e6),
+            format_peak_share(layer),
+            layer.get("bound") or "-",
         )
     lines = [
         f"{name}, {title}: "
@@ -230,4 +241,4 @@ def _layer_table(name: str, profile: Row) -> RenderableType:
         hidden = len(costs) - MAX_CONVERSIONS
         others = f", and {hidden} more" if hidden > 0 else ""
         lines.append(f"{name}, conversions, ms: {', '.join(costs[:MAX_CONVERSIONS])}{others}")
-    return Group(table, *map(Text, lines))
+    return Group(table, *map(Text, [*lines, *describe_roofline(name, profile)]))

@@ -15,9 +15,12 @@ import torch
 
 from calibration.inputs.calibration_frames import read_frames
 from edge.core.errors import CheckError, InputError
+from edge.inference.onnxruntime.tensor_types import infer_tensor_types
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
+from edge.release.graph_work import count_work, find_layers
 from edge.release.manifest import ClipSpec, Form, StateSpec, load_release
+from edge.release.onnx_graph import read_onnx_graph
 from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.release.clip_release import make_clip_release
@@ -25,6 +28,7 @@ from tests.conftest import Outcome
 from tests.support.made_once import MadeOnce
 from tests.support.published_tinyhd import find_weights, formula_clip
 from tests.support.untrained import with_statistics
+from trainer.models.complexity import multiply_accumulates
 from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.student import Student, TinyHDSettings, load_student
 from trainer.models.tinyhd import MAPS, Variant
@@ -82,6 +86,16 @@ def test_graphs_reproduce_the_student(released: tuple[Student, Path]) -> None:
         assert verification.mean_cc > (0.999999 if graph.precision == "fp32" else 0.9999)
     operators = {node.op_type for node in onnx.load(release_folder / f"{form}.fp32.onnx").graph.node}
     assert "BatchNormalization" not in operators
+
+
+def test_graph_has_the_multiply_accumulates_of_the_network(released: tuple[Student, Path]) -> None:
+    student, release_folder = released
+    form = load_release(release_folder).forms()[0]
+    path = release_folder / f"{form}.fp32.onnx"
+    graph = read_onnx_graph(path)
+    works = count_work(graph, infer_tensor_types(path, graph, {}), find_layers(graph))
+    clip = torch.zeros(1, 3, CLIP_FRAMES, SIDE, SIDE)
+    assert sum(work.macs for work in works.values()) == multiply_accumulates(student.network, clip)
 
 
 def clip_feed(

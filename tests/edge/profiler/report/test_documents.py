@@ -94,6 +94,58 @@ def test_layers_are_assigned_to_the_parts_of_the_student(measured: dict[str, Any
     assert {layer["precision"] for layer in layers["fp32"]["layers"]} == {"fp32"}
 
 
+def test_layers_have_all_work_of_the_graph(measured: dict[str, Any]) -> None:
+    for profile in measured["layers"].values():
+        assert sum(layer["macs"] for layer in profile["layers"]) == profile["work"]["macs"] == 116_883_456
+        assert profile["unassigned_macs"] == 0
+        assert all(layer["moved_bytes"] for layer in profile["layers"])
+        assert sum(profile["bounds_ms"].values()) == pytest.approx(sum(profile["parts_ms"].values()))
+    layers = {layer["name"]: layer for layer in measured["layers"]["int8"]["layers"]}
+    values = 64 * 64 * 16
+    # 16 channels to 16, 3 x 3, of 64 x 64: a byte per weight and activation; bias, scales and zero points.
+    assert layers["node_conv2d_1"]["macs"] == values * 16 * 9
+    assert 0 < layers["node_conv2d_1"]["moved_bytes"] - (2 * values + 16 * 16 * 9) < 300
+    assert layers["ReorderOutput"]["moved_bytes"] == 2 * 4 * values  # inserted by ONNX Runtime
+
+
+def test_roofline_is_on_the_page_and_in_the_terminal(measured: dict[str, Any]) -> None:
+    document = deepcopy(measured)
+    emulated = document["layers"]["fp16"] = deepcopy(document["layers"]["fp32"])
+    emulated.update(peak=None, peak_why="no share of the peak: emulated")
+    page = render_page(document)
+    assert re.findall("Roofline of [a-z0-9]+", page) == ["Roofline of fp32", "Roofline of int8"]
+    slowest = document["layers"]["int8"]["slowest"][0]
+    assert f'<td data-name="">1. {slowest}</td>' in page
+    assert re.search(rf"<title>{slowest}: [0-9.]+ ms, [0-9.]+ GMAC/s, [0-9]+% of peak</title>", page)
+    lines = terminal(document)
+    assert max(map(len, lines)) <= 80
+    text = " ".join(lines)
+    assert "int8, a call: 116.9 MMAC and 3.44 MB moved in" in text
+    assert "int8, time by bound: arithmetic" in text
+    assert "fp16: no share of the peak: emulated" in text
+    assert re.search(r"peak with 1 thread: fp32 [0-9.]+, int8 [0-9.]+ GMAC/s in a 3 x 3 convolution", text)
+
+
+def test_document_of_an_older_version_has_no_roofline(measured: dict[str, Any]) -> None:
+    document = deepcopy(measured)
+    for profile in document["layers"].values():
+        for key in ("work", "unassigned_macs", "peak", "peak_why", "bounds_ms"):
+            del profile[key]
+        for layer in profile["layers"]:
+            for key in ("macs", "moved_bytes", "peak_share", "bound"):
+                del layer[key]
+    assert "Roofline" not in render_page(document)
+    assert not any("MMAC and" in line for line in terminal(document))
+
+
+def terminal(document: dict[str, Any]) -> list[str]:
+    """Return the lines that a terminal of 80 columns shows."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_tables(document))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
 def test_layers_have_the_names_of_the_graph_in_every_precision(measured: dict[str, Any]) -> None:
     convolutions = {
         name: {layer["name"] for layer in profile["layers"] if "Conv" in layer["op"]}

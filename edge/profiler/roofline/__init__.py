@@ -1,0 +1,1 @@
+"""Shares of the machine's practical peak that layers reach."""
