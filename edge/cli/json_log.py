@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 
@@ -31,23 +32,26 @@ def write_record(record: logging.LogRecord) -> None:
     """Write a record; those about faults have an attribute `kind` and their `text` without it."""
     level = record.levelname.lower()
     text = getattr(record, "text", None) or record.getMessage()
-    write_line(level if level in PRIORITIES else "info", text, getattr(record, "kind", None), record.created)
+    fields = {name: getattr(record, name) for name in ("camera", "kind") if hasattr(record, name)}
+    write_line(level if level in PRIORITIES else "info", text, fields, record.created)
 
 
-def write_line(level: str, message: str, kind: str | None = None, created_s: float | None = None) -> None:
+def write_line(
+    level: str, message: str, fields: Mapping[str, str] | None = None, created_s: float | None = None
+) -> None:
     """Write one line.
 
     Args:
         level: Key of `PRIORITIES`.
         message: The text.
-        kind: Kind of a fault.
+        fields: Camera of a run with several, and kind of a fault.
         created_s: Seconds since 1970; None for now.
     """
     if sys.stderr is None:  # closed before the start; print would take the standard output
         return
     created = datetime.fromtimestamp(time.time() if created_s is None else created_s, timezone.utc)
     line = {"time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level}
-    line |= {"message": message} if kind is None else {"kind": kind, "message": message}
+    line |= {**(fields or {}), "message": message}
     # The journal takes the priority from this prefix and removes it.
     prefix = f"<{PRIORITIES[level]}>" if _is_journal() else ""
     with suppress(OSError, ValueError):  # the run continues if standard error was closed

@@ -45,7 +45,7 @@ class CommandEntry:
 CLOSED_PIPE_CODE = 141
 """Exit code after the reader of the standard output has ended, as shells report it: 128 + SIGPIPE."""
 COMMANDS = {
-    "run": CommandEntry("Fly", "edge.cli.run", "Compute saliency maps of a video or camera."),
+    "run": CommandEntry("Fly", "edge.cli.run.command", "Compute saliency maps of a video or camera."),
     "doctor": CommandEntry("Fly", "edge.cli.doctor", "Show what this machine can do and what it lacks."),
     "device": CommandEntry(
         "Fly", "jetson.cli.device", "Install bundles on this board and roll them back.", "jetson"

@@ -75,11 +75,20 @@ class Status:
         run_info: What runs.
         clock: Monotonic clock, in seconds.
         recovery_s: Seconds without a fault after which an episode ends.
+        camera: Name of the camera in a run with several; empty for a run with one.
+
+    Attributes:
+        camera: The same.
     """
 
     def __init__(
-        self, run_info: RunInfo, clock: Callable[[], float] = time.monotonic, recovery_s: float = RECOVERY_S
+        self,
+        run_info: RunInfo,
+        clock: Callable[[], float] = time.monotonic,
+        recovery_s: float = RECOVERY_S,
+        camera: str = "",
     ) -> None:
+        self.camera = camera
         self._run_info, self._clock, self._lock = run_info, clock, threading.Lock()
         self._recovery_s = recovery_s
         self._started = clock()
@@ -129,7 +138,7 @@ class Status:
             self._faults[kind] += is_new
             self._well_since.pop(kind, None)
         if is_new:
-            LOG.warning("%s: %s", kind, message, extra={"kind": kind, "text": message})
+            self._log(logging.WARNING, kind, message)
 
     def report_recovery(self, kind: str) -> None:
         """Report that `kind` works; an episode ends if it has worked for `recovery_s` seconds.
@@ -144,7 +153,12 @@ class Status:
             if is_over:
                 del self._open_faults[kind], self._well_since[kind]
         if is_over:
-            LOG.info("%s: recovered", kind, extra={"kind": kind, "text": "recovered"})
+            self._log(logging.INFO, kind, "recovered")
+
+    def _log(self, level: int, kind: str, text: str) -> None:
+        camera = {"camera": self.camera} if self.camera else {}
+        prefix = f"{self.camera}: " if self.camera else ""
+        LOG.log(level, "%s%s: %s", prefix, kind, text, extra={"kind": kind, "text": text, **camera})
 
     def snapshot(self) -> StatusSnapshot:
         """Return the current counts and faults."""

@@ -33,6 +33,7 @@ class ClipWindowRunner:
         output_name: Name of the graph's output.
 
     Attributes:
+        runner: The runner of the clip graph.
         window: How frames become clips. It may be changed before `reset`. By default blocks, if the graph
             permits them.
     """
@@ -40,7 +41,7 @@ class ClipWindowRunner:
     def __init__(self, runner: Runner, clip: ClipSpec, input_name: str, output_name: str) -> None:
         self.description = runner.description
         self.window: WindowChoice = "slide" if clip.maps == 1 else "blocks"
-        self._runner, self._clip, self._input, self._output = runner, clip, input_name, output_name
+        self.runner, self._clip, self._input, self._output = runner, clip, input_name, output_name
         self._clip_values: Tensor | None = None
         self._past: deque[Tensor] = deque(maxlen=clip.frames)
         self._block_maps: deque[Tensor] = deque()
@@ -61,14 +62,14 @@ class ClipWindowRunner:
         kept = np.array(frame, np.float32)
         self._past.extend([kept] * (1 if self._past else self._clip.frames))
         np.stack(self._past, axis=2, out=clip)
-        return self._runner.infer({self._input: clip})[self._output][:, -1:]
+        return self.runner.infer({self._input: clip})[self._output][:, -1:]
 
     def _fill(self, frame: GraphInput, clip: Tensor) -> Tensor:
         """Return the map of the frame that is one block older."""
         clip[:, :, self._filled] = frame
         self._filled = (self._filled + 1) % self._clip.frames
         if not self._filled:
-            maps = self._runner.infer({self._input: clip})[self._output].copy()
+            maps = self.runner.infer({self._input: clip})[self._output].copy()
             self._block_maps.extend(maps[:, index : index + 1] for index in range(self._clip.maps))
         if self._block_maps:
             return self._block_maps.popleft()
@@ -82,4 +83,4 @@ class ClipWindowRunner:
 
     def close(self) -> None:
         """Free the engine."""
-        self._runner.close()
+        self.runner.close()

@@ -15,7 +15,7 @@ from edge.core.frames import GraphInput, Image, PreparedInput, Tensor
 from edge.inference.clip_window_runner import ClipWindowRunner, WindowChoice
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.inference.interface.runner import PipelinedRunner, Runner
+from edge.inference.interface.runner import PipelinedRunner, Runner, ShareableRunner
 from edge.inference.runner_factory import open_engine
 from edge.metrics.saliency import cc
 from edge.preprocessing.transform import FramePreprocessor, LaggedMotion
@@ -89,6 +89,21 @@ class SaliencyModel:
         model = cls.__new__(cls)
         model._set_up(release, precision, runner)
         return model
+
+    def share(self) -> SaliencyModel | None:
+        """Return a model of the same engine with states of its own, for another camera; close both.
+
+        None if the engine serves one camera only: TensorRT keeps the states in buffers that are fixed in its
+        CUDA graphs. Then each camera opens an engine.
+        """
+        clips = self._runner if isinstance(self._runner, ClipWindowRunner) else None
+        runner = clips.runner if clips else self._runner
+        if not isinstance(runner, ShareableRunner):
+            return None
+        shared = SaliencyModel.from_runner(self.release, self.precision, runner.share())
+        shared.engine, shared.blur = self.engine, self.blur
+        shared._set_window(clips.window if clips else None)
+        return shared
 
     def _set_up(self, release: Release, precision: str, runner: Runner) -> None:
         self.release, self.precision, self._form = release, precision, runtime_form(release)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.core.errors import InputError
@@ -15,7 +15,7 @@ from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.latency_reservoir import LatencyReservoir
 from edge.pipeline.session_state import RunContext
 from edge.pipeline.sink_worker import SinkGroup
-from edge.pipeline.supervisor import LiveSettings, Supervisor
+from edge.pipeline.supervisor import TICK_INTERVAL_S, LiveSettings, Supervisor
 from edge.postprocessing.result import Result
 from edge.sinks.sink import Sink
 
@@ -194,3 +194,39 @@ def run_pipeline(
         group.abort(commit=live is not None and delivery.latencies.count > 0)
         raise
     return delivery.summarize(source, model, interrupted=stop.is_set(), live=live is not None)
+
+
+def run_together(
+    runs: Mapping[str, Callable[[], RunSummary]], on_tick: Callable[[], None]
+) -> dict[str, RunSummary | BaseException]:
+    """Run the pipelines of several cameras, each on a thread of its own, until all have ended.
+
+    The failure of one does not affect the others.
+
+    Args:
+        runs: Function that runs a pipeline to its end, by the name of the camera.
+        on_tick: Called every `TICK_INTERVAL_S`, on the caller's thread.
+
+    Returns:
+        Summary or error of each pipeline, by the name of the camera.
+    """
+    outcomes: dict[str, RunSummary | BaseException] = {}
+
+    def run(camera: str) -> None:
+        try:
+            outcomes[camera] = runs[camera]()
+        except BaseException as error:  # also SystemExit, which would silently end this thread only
+            outcomes[camera] = error
+
+    # Daemons: they may hang in a driver, and the process must not wait for them.
+    threads = [
+        threading.Thread(target=run, args=(camera,), name=f"aerogaze-run-{camera}", daemon=True)
+        for camera in runs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            on_tick()
+            thread.join(TICK_INTERVAL_S)
+    return {camera: outcomes[camera] for camera in runs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 from edge.core.run_status import Status, StatusSnapshot
 
@@ -17,18 +17,18 @@ class SystemdNotifier:
     """Tells systemd that the service is ready, alive or stopping; does nothing without NOTIFY_SOCKET.
 
     Args:
-        status: Status of the run.
+        statuses: Status of each camera of the run.
         environ: Environment variables, which name the socket and the watchdog's interval.
         clock: Monotonic clock in seconds.
     """
 
     def __init__(
         self,
-        status: Status,
+        statuses: Sequence[Status],
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._status, self._clock = status, clock
+        self._statuses, self._clock = statuses, clock
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._watchdog_interval_s = _watchdog_s(environ) / 3
         self._last_status_s = self._last_watchdog_s = float("-inf")
@@ -45,7 +45,11 @@ class SystemdNotifier:
             self._send("WATCHDOG=1")
         if self._address and now - self._last_status_s >= STATUS_INTERVAL_S:
             self._last_status_s = now
-            self._send(f"STATUS={format_snapshot(self._status.snapshot())}")
+            self._send(f"STATUS={self._describe()}")
+
+    def _describe(self) -> str:
+        texts = [(status.camera, format_snapshot(status.snapshot())) for status in self._statuses]
+        return "; ".join(f"{camera}: {text}" if camera else text for camera, text in texts)
 
     def stopping(self) -> None:
         """Report that the service is stopping."""

@@ -18,12 +18,14 @@ from statistics import mean
 import pytest
 
 from edge.core.errors import InputError
+from edge.core.frames import Source
 from edge.core.run_status import RunInfo, Status
 from edge.inference.saliency_model import SaliencyModel
-from edge.pipeline.run import RunHooks, run_pipeline
+from edge.pipeline.run import RunHooks, RunSummary, run_pipeline, run_together
 from edge.pipeline.supervisor import LiveSettings
 from edge.postprocessing.result import Result
 from edge.sources.factory import open_source
+from tests.support.live_doubles import ScriptedCamera
 from tests.support.ports import free_tcp_port
 from tests.support.waiting import aerogaze_threads, wait_until
 
@@ -100,6 +102,47 @@ def test_run_survives_a_server_that_is_killed_and_restarted(url: str, start: Sta
     indices = [result.frame.index for result in results]
     assert indices == sorted(set(indices))
     assert [result.frame.width for result in (results[0], results[-1])] == [320, 640]
+    assert not aerogaze_threads()
+
+
+def test_camera_that_stalls_does_not_stop_the_other_one(url: str, start: Start) -> None:
+    server, stop = start(320, 240), threading.Event()
+    first = SaliencyModel("skd-64", None, 1)
+    second = first.share()
+    assert second is not None
+    statuses = {
+        name: Status(RunInfo("skd-64", "int8", "test", name), camera=name) for name in ("rtsp", "usb")
+    }
+
+    def watch() -> None:
+        def frames(name: str) -> int:
+            return statuses[name].snapshot().frames
+
+        wait_for(lambda: min(frames("rtsp"), frames("usb")) >= 10)
+        server.send_signal(signal.SIGSTOP)
+        wait_for(lambda: statuses["rtsp"].state == "stalled")
+        count = frames("usb")
+        wait_for(lambda: frames("usb") >= count + 20)
+        assert statuses["usb"].state == "running"
+        server.send_signal(signal.SIGCONT)
+        wait_for(lambda: statuses["rtsp"].state == "running")
+
+    def run(
+        name: str, source: Source, model: SaliencyModel, reopen: Callable[[], Source] | None
+    ) -> RunSummary:
+        live = LiveSettings(reopen, lambda: SaliencyModel("skd-64", None, 1))
+        return run_pipeline(source, model, [], live=live, status=statuses[name], stop=stop)
+
+    runs = {
+        "rtsp": lambda: run("rtsp", open_source(url), first, lambda: open_source(url)),
+        "usb": lambda: run("usb", ScriptedCamera(range(10**6)), second, None),
+    }
+    watching = threading.Thread(target=watch)
+    watching.start()
+    summaries = run_together(runs, lambda: None)
+    watching.join()
+    faults = [each.faults for each in summaries.values() if isinstance(each, RunSummary)]
+    assert faults == [{"source": 1}, {}]
     assert not aerogaze_threads()
 
 

@@ -63,3 +63,11 @@ class PipelinedRunner(Runner, Protocol):
 
     def collect(self) -> dict[str, Tensor]:
         """Wait for the oldest frame in flight. The returned arrays are valid until the next `submit`."""
+
+
+@runtime_checkable
+class ShareableRunner(Runner, Protocol):
+    """A runner whose engine can serve several streams of frames at the same time."""
+
+    def share(self) -> Runner:
+        """Return a runner of the same engine with states of its own; the engine is freed with the last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,11 +48,11 @@ class OnnxRunner:
         threads = threads or detect_machine().cores
         self._session = _open_session(path, threads, profile_to)
         dtypes = _check_tensors(path, self._session, signature)
-        states = signature.states
-        self._outputs = list(signature.outputs)
-        self._state: RecurrentState[NDArray[np.floating]] = RecurrentState(
-            states, {s.input: np.full(s.shape, s.start, _DTYPES[dtypes[s.input]]) for s in states}
-        )
+        self._states, self._outputs = signature.states, list(signature.outputs)
+        self._starts: dict[str, NDArray[np.floating]] = {
+            s.input: np.full(s.shape, s.start, _DTYPES[dtypes[s.input]]) for s in signature.states
+        }
+        self._state = RecurrentState(self._states, self._starts)
         self._fetch = self._outputs + self._state.outputs
         self.description = f"onnxruntime {ort.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
 
@@ -66,12 +67,18 @@ class OnnxRunner:
         """Set every state to its start value; the next frames come at `fps` frames per second."""
         self._state.reset(fps)
 
+    def share(self) -> OnnxRunner:
+        """Return a runner of the same session with states of its own; both may run at the same time."""
+        shared = copy.copy(self)
+        shared._state = RecurrentState(self._states, self._starts)
+        return shared
+
     def layer_times(self, warm: int) -> list[LayerTime]:
         """End profiling and return the layers in execution order, without the first `warm` runs."""
         return read_events(json.loads(Path(self._session.end_profiling()).read_text()), warm)
 
     def close(self) -> None:
-        """Free the session."""
+        """Free the session, unless it is shared."""
         del self._session
 
 

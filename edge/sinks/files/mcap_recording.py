@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 SUFFIX = ".mcap"
 CHUNK_BYTES = 1 << 19
 """Size from which a chunk is written: about a second of video, which is what a killed run loses."""
-OVERLAY_TOPIC, MAP_TOPIC = "/saliency/overlay", "/saliency/map"
-REGIONS_TOPIC, METRICS_TOPIC = "/saliency/regions", "/saliency/metrics"
+NAMESPACE = "/saliency"
+"""Namespace of the topics; with several cameras, the name of the camera follows."""
+OVERLAY, MAP, REGIONS, METRICS = "overlay", "map", "regions", "metrics"
 METRICS_SCHEMA = {
     "title": "aerogaze.Metrics",
     "type": "object",
@@ -80,6 +81,7 @@ class McapSink:
         self._messages, self._status, self._transform = foxglove_messages, status, transform
         self._size = overlay_size(source.width, source.height)
         self._wall_ns = time.time_ns() - time.monotonic_ns() if is_live else 0
+        self._topics = f"{NAMESPACE}/{status.camera}" if status.camera else NAMESPACE
         self._frames = 0
         self._pending = LockedFile(path)
         self._file = _WholeWrites(self._pending.path)
@@ -97,21 +99,23 @@ class McapSink:
 
         writer = Writer(self._file, chunk_size=CHUNK_BYTES)  # type: ignore[arg-type]
         types: dict[str, type[Message]] = {
-            OVERLAY_TOPIC: self._messages.OVERLAY,
-            MAP_TOPIC: self._messages.MAP,
-            REGIONS_TOPIC: self._messages.REGIONS,
+            OVERLAY: self._messages.OVERLAY,
+            MAP: self._messages.MAP,
+            REGIONS: self._messages.REGIONS,
         }
         self._channels = {}
         with translate_write_errors(self._pending.target):
             writer.start(profile="", library="aerogaze")
-            for topic, type_ in types.items():
+            for name, type_ in types.items():
                 data = self._messages.schema_data(type_)
                 schema = writer.register_schema(type_.DESCRIPTOR.full_name, SchemaEncoding.Protobuf, data)
-                self._channels[topic] = writer.register_channel(topic, MessageEncoding.Protobuf, schema)
+                self._channels[name] = writer.register_channel(
+                    f"{self._topics}/{name}", MessageEncoding.Protobuf, schema
+                )
             data = json.dumps(METRICS_SCHEMA).encode()
             schema = writer.register_schema(str(METRICS_SCHEMA["title"]), SchemaEncoding.JSONSchema, data)
-            self._channels[METRICS_TOPIC] = writer.register_channel(
-                METRICS_TOPIC, MessageEncoding.JSON, schema
+            self._channels[METRICS] = writer.register_channel(
+                f"{self._topics}/{METRICS}", MessageEncoding.JSON, schema
             )
         return writer
 
@@ -124,18 +128,18 @@ class McapSink:
         raw_map = self._messages.map_message(result, stamp_ns)
         result = self._transform(result)
         messages = {
-            OVERLAY_TOPIC: self._messages.overlay_message(result, stamp_ns, self._size),
-            MAP_TOPIC: raw_map,
-            REGIONS_TOPIC: self._messages.regions_message(result, stamp_ns, self._size),
+            OVERLAY: self._messages.overlay_message(result, stamp_ns, self._size),
+            MAP: raw_map,
+            REGIONS: self._messages.regions_message(result, stamp_ns, self._size),
         }
-        for topic, message in messages.items():
-            self._add(topic, stamp_ns, message.SerializeToString())
-        self._add(METRICS_TOPIC, stamp_ns, json.dumps(self._metrics(result)).encode())
+        for name, message in messages.items():
+            self._add(name, stamp_ns, message.SerializeToString())
+        self._add(METRICS, stamp_ns, json.dumps(self._metrics(result)).encode())
         self._frames += 1
 
-    def _add(self, topic: str, stamp_ns: int, data: bytes) -> None:
+    def _add(self, name: str, stamp_ns: int, data: bytes) -> None:
         with translate_write_errors(self._pending.target):
-            self._writer.add_message(self._channels[topic], stamp_ns, data, stamp_ns, self._frames)
+            self._writer.add_message(self._channels[name], stamp_ns, data, stamp_ns, self._frames)
 
     def _metrics(self, result: Result) -> dict[str, Any]:
         status, followed = self._status.snapshot(), next(iter(result.regions), None)

@@ -17,7 +17,7 @@ from edge.postprocessing.geolocation import Geolocator
 from edge.postprocessing.result import Result, ResultTransform
 from edge.sinks.mavlink.commands import CommandHandler
 from edge.sinks.mavlink.gimbal import GimbalController
-from edge.sinks.mavlink.link import LinkGroup, MavlinkLink, open_links
+from edge.sinks.mavlink.link import LinkGroup, MavlinkLink, SharedLinks, open_links
 from edge.sinks.mavlink.messages import CameraMessages
 from edge.sinks.mavlink.parser import MessageParser
 from edge.sinks.mavlink.pose import PoseReader
@@ -46,6 +46,7 @@ class MavlinkSettings:
         frame_size: Width and height of the frames in pixels, until the first one comes.
         stream: Video that the run streams, for ground stations to find it.
         locator: Receives the poses of the vehicle and computes where regions are; None for no places.
+        number: Number of the camera in the run, from 0, which is added to the id of the component.
     """
 
     system: int = 1
@@ -56,16 +57,18 @@ class MavlinkSettings:
     frame_size: tuple[int, int] = (0, 0)
     stream: VideoStream | None = None
     locator: Geolocator | None = None
+    number: int = 0
 
 
 class MavlinkSink:
-    """MAVLink 2 camera (MAV_COMP_ID_CAMERA) as in the "Camera Protocol v2" of mavlink.io.
+    """MAVLink 2 camera (MAV_COMP_ID_CAMERA and after) as in the "Camera Protocol v2" of mavlink.io.
 
     Sends heartbeats from a thread of its own, also when no results come, and CAMERA_TRACKING_IMAGE_STATUS
     for the tracked region. Answers commands that request messages or control tracking.
 
     Args:
-        links: Names of the links, as for `open_link`; all carry the same messages.
+        links: Names of the links, as for `open_link`, or the links that all cameras of the run share. All
+            carry the same messages.
         status: Status of the run.
         transform: Applied to each result first, to find regions.
         settings: Settings of the camera.
@@ -77,7 +80,7 @@ class MavlinkSink:
 
     def __init__(
         self,
-        links: Sequence[str],
+        links: Sequence[str] | SharedLinks,
         status: Status,
         transform: ResultTransform,
         settings: MavlinkSettings = MavlinkSettings(),
@@ -89,9 +92,9 @@ class MavlinkSink:
             raise InputError(
                 "--mavlink needs pymavlink, which is not installed: pip install 'aerogaze[mavlink]'"
             ) from None
-        address = settings.system, int(common.MAV_COMP_ID_CAMERA)
+        address = settings.system, int(common.MAV_COMP_ID_CAMERA) + settings.number
         self._transform, self._clock, self._status = transform, clock, status
-        opened = open_links(links)
+        opened = links.share() if isinstance(links, SharedLinks) else open_links(links)
         self._link = LinkGroup(opened)
         self._encoder: Any = common.MAVLink(self._link, *address)
         self._signer = None if settings.key is None else MessageSigner(settings.key)

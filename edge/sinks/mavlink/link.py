@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import socket
+import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +16,8 @@ from edge.core.errors import InputError
 DEFAULT_BAUD = 57600
 MAX_READ_BYTES = 8192
 """Maximum number of bytes per read, so that a peer that floods the line cannot keep the sink busy."""
+MAX_WAITING_READS = 256
+"""Reads of a shared line that wait for a camera; the oldest are lost."""
 
 
 class MavlinkLink(Protocol):
@@ -117,6 +121,70 @@ class LinkGroup:
     def local_host(self) -> str | None:
         """Address of this machine as the first peer with addresses sees it; None if none has."""
         return next(filter(None, (link.local_host for link in self._links)), None)
+
+
+class SharedLinks:
+    """Links of a run with several cameras, the components of one system: each camera receives everything.
+
+    Args:
+        names: Names of the links, as for `open_link`.
+
+    Raises:
+        InputError: As `open_links`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._lines = [_SharedLine(link) for link in open_links(names)]
+
+    def share(self) -> list[MavlinkLink]:
+        """Return the links for one more camera; the lines are closed with the last of them."""
+        return [LinkShare(line) for line in self._lines]
+
+
+class _SharedLine:
+    """A line and those who share it."""
+
+    def __init__(self, link: MavlinkLink) -> None:
+        self.link, self.lock = link, threading.Lock()
+        self.shares: list[LinkShare] = []
+
+
+class LinkShare:
+    """One camera's share of a line."""
+
+    def __init__(self, line: _SharedLine) -> None:
+        self._line, self.is_packet_based = line, line.link.is_packet_based
+        self._received: deque[bytes] = deque(maxlen=MAX_WAITING_READS)
+        line.shares.append(self)
+
+    def write(self, data: bytes) -> None:
+        """Send one packet."""
+        with self._line.lock:  # the packets of two cameras must not mix on a serial line
+            self._line.link.write(data)
+
+    def read(self) -> list[bytes]:
+        """Return the data that was received since the last call, by whichever camera."""
+        with self._line.lock:
+            if self not in self._line.shares:
+                return []
+            received = self._line.link.read()
+            for share in self._line.shares:
+                share._received.extend(received)
+            waiting = list(self._received)
+            self._received.clear()
+        return waiting
+
+    def close(self) -> None:
+        """Give the share back."""
+        with self._line.lock:
+            self._line.shares.remove(self)
+            if not self._line.shares:
+                self._line.link.close()
+
+    @property
+    def local_host(self) -> str | None:
+        """Address of this machine as the peer sees it."""
+        return self._line.link.local_host
 
 
 class UdpLink:

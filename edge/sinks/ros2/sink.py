@@ -110,7 +110,7 @@ class Ros2Sink:
         if self._bearing is not None and followed is not None and not followed.coasting:
             self._bearing.publish(self._bearing_message(result, followed, header))
         for topic, policy in list(self._ros.qos_problems.items()):
-            del self._ros.qos_problems[topic]
+            self._ros.qos_problems.pop(topic, None)  # the sink of another camera may have reported it
             self._status.report_fault(
                 "ros2-qos", f"a subscriber of {topic} asks for {policy}, which is not offered"
             )
@@ -177,7 +177,7 @@ class Ros2Sink:
         level = max(_LEVELS[snapshot.state], 1 if snapshot.open_faults else 0)
         status = DiagnosticStatus(
             level=bytes([level]),
-            name="aerogaze: saliency",
+            name=f"aerogaze: saliency {self._status.camera}".strip(),
             message="; ".join(snapshot.open_faults.values()) or snapshot.state,
             hardware_id=snapshot.run_info.engine,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -36,14 +37,14 @@ class LivePageServerBase(ThreadingHTTPServer):
 
     Attributes:
         access: Access policy for requests.
-        view: Content of the page.
+        views: Content of the page by the name of the camera; the name of an only one may be empty.
         port: TCP port of the server.
         stream_slots: Limits the number of streams.
         closing: Set when the server closes.
     """
 
     access: AccessPolicy
-    view: LiveView
+    views: Mapping[str, LiveView]
     port: int
     stream_slots: threading.BoundedSemaphore
     closing: threading.Event
@@ -65,6 +66,8 @@ class RequestHandler(BaseHTTPRequestHandler):
     """Answers the requests of one client; all of them are read-only."""
 
     server: LivePageServerBase
+    _view: LiveView
+    _asks_for_one: bool
     server_version, sys_version = "aerogaze", ""
     timeout = IDLE_TIMEOUT_S
 
@@ -93,13 +96,28 @@ class RequestHandler(BaseHTTPRequestHandler):
             is_valid = access.is_authorized(token, None, None, port)
             self._redirect_without_token(access.token if is_valid else None)
             return
+        self._send_path(url.path, parse_qs(url.query).get("camera", [None])[-1])
+
+    def _send_path(self, path: str, camera: str | None) -> None:
+        """Answer a request with access.
+
+        Args:
+            path: Path of the request.
+            camera: Name of the camera that is asked for; None if the request has none.
+        """
+        views = self.server.views
+        view = next(iter(views.values())) if camera is None else views.get(camera)
+        if view is None:
+            self._send_text(HTTPStatus.NOT_FOUND, f"no such camera; available: {', '.join(views)}\n")
+            return
+        self._view, self._asks_for_one = view, camera is not None or len(views) == 1
         send = {
             "/": self._send_page,
             "/status.json": self._send_status,
             "/metrics": self._send_metrics,
             "/stream.mjpg": self._send_stream,
             "/frame.jpg": self._send_picture,
-        }.get(url.path)
+        }.get(path)
         if send is None:
             self._send_text(
                 HTTPStatus.NOT_FOUND,
@@ -125,7 +143,11 @@ class RequestHandler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, HTML, _read_asset("page.html"))
 
     def _send_status(self) -> None:
-        document = self.server.view.status_document()
+        if self._asks_for_one:
+            document = self._view.status_document()
+        else:
+            documents = {name: view.status_document() for name, view in self.server.views.items()}
+            document = {"state": self._health()[0], "cameras": documents}
         self._send(HTTPStatus.OK, "application/json", json.dumps(document).encode())
 
     def _send_busy(self, reason: str) -> None:
@@ -133,11 +155,15 @@ class RequestHandler(BaseHTTPRequestHandler):
         self._send_text(HTTPStatus.TOO_MANY_REQUESTS, f"{reason}; the run is not affected: try again later\n")
 
     def _send_health(self) -> None:
-        snapshot = self.server.view.status.snapshot()
-        is_healthy = snapshot.state == "running"
-        self._send_text(
-            HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE, f"{snapshot.state}\n"
-        )
+        state, text = self._health()
+        self._send_text(HTTPStatus.OK if state == "running" else HTTPStatus.SERVICE_UNAVAILABLE, f"{text}\n")
+
+    def _health(self) -> tuple[str, str]:
+        """Return the state of the run and a text; it runs while one camera does, because each fails alone."""
+        states = {name: view.status.state for name, view in self.server.views.items()}
+        values = list(states.values())
+        state = "running" if "running" in values else values[0]
+        return state, state if len(states) == 1 else ", ".join(f"{n}: {s}" for n, s in states.items())
 
     def _send_metrics(self) -> None:
         try:
@@ -148,10 +174,11 @@ class RequestHandler(BaseHTTPRequestHandler):
                 "metrics need prometheus_client, which is not installed: pip install 'aerogaze[metrics]'\n",
             )
             return
-        self._send(HTTPStatus.OK, CONTENT_TYPE, format_metrics(self.server.view.status.snapshot()))
+        snapshots = {name: view.status.snapshot() for name, view in self.server.views.items()}
+        self._send(HTTPStatus.OK, CONTENT_TYPE, format_metrics(snapshots))
 
     def _send_picture(self) -> None:
-        picture = self.server.view.picture(0, wait_s=1.0)
+        picture = self._view.picture(0, wait_s=1.0)
         if picture is None:
             self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, "no picture yet\n")
         else:
@@ -170,7 +197,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             self.wfile.write(f"--{BOUNDARY}\r\n".encode())
             number = 0
             while not self.server.closing.is_set():
-                picture = self.server.view.picture(number, wait_s=1.0)
+                picture = self._view.picture(number, wait_s=1.0)
                 if picture is None:
                     if self._is_disconnected():
                         return

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from edge.core.errors import InputError
+from edge.core.run_status import Status
 from edge.sinks.web.auth import AccessPolicy
 from edge.sinks.web.client_roster import ClientRoster
 from edge.sinks.web.handlers import IDLE_TIMEOUT_S, LivePageServerBase, RequestHandler
 from edge.sinks.web.live_view import LiveView
 
 MAX_STREAMS = 8
+"""Streams at the same time. The page of a run with two cameras takes two."""
 BACKLOG = 128
 """Connections that the system holds until they are accepted: a burst of them must not turn others away."""
 SEND_BUFFER_BYTES = 256 * 1024
@@ -28,7 +30,11 @@ BUSY_RESPONSE = (
 
 
 class LivePageServer(LivePageServerBase):
-    """Serves a live view under an access policy, with one thread per client.
+    """Serves the live views of a run's cameras under an access policy, with one thread per client.
+
+    Args:
+        access: Access policy for requests.
+        view: View of the first camera.
 
     Raises:
         InputError: The address is in use, or is not an address of this machine.
@@ -39,7 +45,8 @@ class LivePageServer(LivePageServerBase):
     request_queue_size = BACKLOG
 
     def __init__(self, access: AccessPolicy, view: LiveView) -> None:
-        self.access, self.view = access, view
+        self.access, self.views = access, {view.status.camera: view}
+        self._open_views, self._views_lock = 1, threading.Lock()
         self.stream_slots = threading.BoundedSemaphore(MAX_STREAMS)
         self.closing = threading.Event()
         self.clients = ClientRoster()
@@ -57,6 +64,20 @@ class LivePageServer(LivePageServerBase):
         )
         self._thread.start()
 
+    def add_view(self, view: LiveView) -> None:
+        """Show one more camera."""
+        with self._views_lock:
+            self._open_views += 1
+            self.views = {**self.views, view.status.camera: view}  # replaced: other threads iterate over it
+
+    def end_view(self) -> None:
+        """End a camera, which stays visible until all have ended; with the last one, close."""
+        with self._views_lock:
+            self._open_views -= 1
+            is_last = not self._open_views
+        if is_last:
+            self.close()
+
     def server_bind(self) -> None:
         """Bind the socket, without the base class's look-up of the host name, which can take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,7 +88,8 @@ class LivePageServer(LivePageServerBase):
     def close(self) -> None:
         """Disconnect all clients and wait for their threads, at most `IDLE_TIMEOUT_S`."""
         self.closing.set()
-        self.view.close()
+        for view in self.views.values():
+            view.close()
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -78,15 +100,20 @@ class LivePageServer(LivePageServerBase):
 
     def service_actions(self) -> None:
         """Update the history and disconnect clients that exceed the time limit; called between requests."""
-        self.view.sample_history()
+        for view in self.views.values():
+            view.sample_history()
         if overdue := self.clients.overdue():
             _disconnect(overdue)
             self.report_client_fault("a client exceeded the time limit of a request and was disconnected")
-        self.view.status.report_recovery("http")
+        self._first_status().report_recovery("http")
 
     def report_client_fault(self, message: str) -> None:
         """Count misbehaviour of a client as a fault of kind "http"."""
-        self.view.status.report_fault("http", message)
+        self._first_status().report_fault("http", message)
+
+    def _first_status(self) -> Status:
+        """Return the status that counts the faults of the page."""
+        return next(iter(self.views.values())).status
 
     def exempt_from_timeout(self, client: Any) -> None:
         """Exempt a client from the time limit of a request."""

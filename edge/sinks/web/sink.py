@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import Result, ResultTransform, identity
@@ -36,6 +38,15 @@ class HttpSink:
         self._server = LivePageServer(parse_access_policy(address, token), self._view)
         self._is_open = True
 
+    def add_camera(
+        self, status: Status, transform: ResultTransform, camera: CameraGeometry | None
+    ) -> HttpSink:
+        """Return the sink of one more camera on the same page, which is served until all have ended."""
+        sink = copy.copy(self)
+        sink._view = LiveView(status, transform, camera)
+        self._server.add_view(sink._view)
+        return sink
+
     @property
     def url(self) -> str:
         """URL of the page, with the token if it was generated."""
@@ -49,11 +60,11 @@ class HttpSink:
         """Do nothing: no output is pending."""
 
     def commit(self) -> None:
-        """Stop serving."""
+        """End this camera's part; with the last camera, stop serving."""
         if self._is_open:
             self._is_open = False
-            self._server.close()
+            self._server.end_view()
 
     def discard(self) -> None:
-        """Stop serving."""
+        """Do the same as `commit`."""
         self.commit()

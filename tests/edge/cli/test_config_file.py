@@ -30,7 +30,7 @@ def test_options_come_from_the_file_and_the_command_line_takes_precedence(
         ("[run]", "unknown key 'run'"),
         ('config = "x"', "unknown key 'config'"),
         ("source = true", "source is of type bool; expected text or a number"),
-        ('source = ["rtsp://me:secret@cam/x"]', "source is of type list; expected text or a number"),
+        ('source = [["rtsp://me:secret@cam/x"]]', "source is of type list; expected text or a number"),
         ('source = "synthetic:7"\nrealtime = "yes"', "realtime is of type str; expected true or false"),
         ('source = "synthetic:7"\nmax_frames = "many"', "Invalid value for '--max-frames': 'many'"),
         ("source = ", "run.toml is not valid TOML: "),

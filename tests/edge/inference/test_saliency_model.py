@@ -107,3 +107,18 @@ def test_blur_of_a_release_changes_its_maps_and_not_the_golden_ones(
         assert actual.max() < sharp.max()
     np.testing.assert_array_equal(compute_clip_maps(model, flight), compute_clip_maps(plain, flight))
     assert model.blur == 0.05
+
+
+@pytest.mark.parametrize("release", ["skd-64", "skd-64-motion"])
+def test_shared_engine_keeps_the_states_of_two_cameras_apart(flight: np.ndarray, release: str) -> None:
+    first = SaliencyModel(release, "fp32", 1)
+    second = first.share()
+    assert second is not None
+    alone = [compute_clip_maps(first, clip) for clip in (flight, flight[::-1])]
+    first.blur = second.blur = 0.0
+    for index in range(len(flight)):
+        for model, clip, expected in zip((first, second), (flight, flight[::-1]), alone, strict=True):
+            np.testing.assert_array_equal(model.infer(model.prepare(clip[index])), expected[index])
+    first.close()
+    second.infer(second.prepare(flight[0]))  # the engine is freed with its last user
+    second.close()

@@ -36,7 +36,7 @@ def test_notifier_sends_ready_watchdog_status_and_stopping(
 ) -> None:
     environ = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "300000"}
     now = [100.0]
-    notifier = SystemdNotifier(status, environ, lambda: now[0])
+    notifier = SystemdNotifier([status], environ, lambda: now[0])
     notifier.ready()
     status.set_state("running")
     status.report_fault("source", "unplugged")
@@ -55,13 +55,13 @@ def test_notifier_sends_to_an_abstract_socket(status: Status) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0aerogaze-test-{os.getpid()}")
         listener.settimeout(5)
-        SystemdNotifier(status, {"NOTIFY_SOCKET": f"@aerogaze-test-{os.getpid()}"}).ready()
+        SystemdNotifier([status], {"NOTIFY_SOCKET": f"@aerogaze-test-{os.getpid()}"}).ready()
         assert listener.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/notify", "WATCHDOG_USEC": "1000"}])
 def test_notifier_ignores_a_missing_socket(status: Status, environ: dict[str, str]) -> None:
-    notifier = SystemdNotifier(status, environ)
+    notifier = SystemdNotifier([status], environ)
     for notify in (notifier.ready, notifier.tick, notifier.stopping):
         notify()
 
@@ -70,7 +70,7 @@ def test_notifier_sends_no_watchdog_message_for_another_process(
     notify_socket: socket.socket, status: Status
 ) -> None:
     environ = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
-    notifier = SystemdNotifier(status, environ)
+    notifier = SystemdNotifier([status], environ)
     notifier.tick()
     notifier.stopping()
     assert [notify_socket.recv(100)[:7] for _ in range(2)] == [b"STATUS=", b"STOPPIN"]

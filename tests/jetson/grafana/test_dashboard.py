@@ -62,7 +62,7 @@ def test_recorded_metrics_are_those_of_today() -> None:
     status.report_fault("mavlink", "noise")
     today = {
         (name, re.sub('"[^"]*"', "", labels))
-        for name, labels, _ in samples(format_metrics(status.snapshot()).decode())
+        for name, labels, _ in samples(format_metrics({"": status.snapshot()}).decode())
     }
     recorded = {(name, re.sub('"[^"]*"', "", labels)) for name, labels, _ in samples(RECORDED.read_text())}
     assert today == recorded

@@ -57,7 +57,7 @@ def test_own_wheel_is_reproducible_and_contains_no_networks(tmp_path: Path) -> N
     path.write_bytes(data)
     names = zipfile.ZipFile(path).namelist()
     for expected in (
-        "edge/cli/run.py",
+        "edge/cli/run/command.py",
         "jetson/aerogaze.service",
         "edge/sinks/web/page.html",
         "export/engines/build.py",

@@ -20,6 +20,7 @@ from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import identity
 from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
+from edge.sinks.mavlink.link import SharedLinks
 from tests.conftest import Outcome
 from tests.support.ground_station import CAMERA, VEHICLE, GroundStation
 from tests.support.mavlink_flight import flying, region, result
@@ -365,3 +366,28 @@ def test_command_sends_tracking_and_setpoints_to_a_ground_station(
     tracking = [message.tracking_status for message in ground.received if message.get_type() == TRACKING]
     assert tracking[0] == common.CAMERA_TRACKING_STATUS_FLAGS_ACTIVE
     assert abs(last[SETPOINT].yaw) <= math.radians(35)
+
+
+def test_two_cameras_are_two_components_on_one_line(ground: GroundStation) -> None:
+    links = SharedLinks([f"udpout:127.0.0.1:{ground.port}"])
+    statuses = [Status(NO_RUN), Status(NO_RUN)]
+    sinks = [
+        MavlinkSink(links, status, identity, MavlinkSettings(VEHICLE, number=number))
+        for number, status in enumerate(statuses)
+    ]
+    try:
+        for component in (CAMERA, CAMERA + 1):
+            heartbeat = None
+            while heartbeat is None or heartbeat.get_srcComponent() != component:
+                heartbeat = ground.wait("HEARTBEAT")
+            command, number = common.MAV_CMD_REQUEST_MESSAGE, common.MAVLINK_MSG_ID_CAMERA_INFORMATION
+            ground.mav.command_long_send(VEHICLE, component, command, 0, number, 0, 0, 0, 0, 0, 0)
+            assert ground.wait("CAMERA_INFORMATION").get_srcComponent() == component
+        statuses[0].set_state("stopped")
+        sinks[0].discard()
+        ended = ground.wait("HEARTBEAT", system_status=common.MAV_STATE_POWEROFF)
+        assert ended.get_srcComponent() == CAMERA
+        assert ground.wait("HEARTBEAT").get_srcComponent() == CAMERA + 1
+    finally:
+        for sink in sinks:
+            sink.discard()

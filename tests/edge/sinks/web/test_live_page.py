@@ -23,12 +23,17 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-
 
 
 class Flight:
-    """Page that gets twenty results per second while `running` is set."""
+    """Page that gets twenty results per second while `running` is set; `beside` shares its page."""
 
-    def __init__(self, images: np.ndarray, address: str = ":0") -> None:
+    def __init__(
+        self, images: np.ndarray, address: str = ":0", camera: str = "", beside: Flight | None = None
+    ) -> None:
         source = "a/very/long/name/of-a-source-that-would-not-fit-on-any-phone-in-any-orientation.mp4"
-        self.status = Status(RunInfo("skd-64", "int8", "onnxruntime", source), recovery_s=0)
-        self.sink = HttpSink(address, None, self.status, MapAnalyzer(), CameraGeometry(70))
+        self.status = Status(RunInfo("skd-64", "int8", "onnxruntime", source), recovery_s=0, camera=camera)
+        settings = self.status, MapAnalyzer(), CameraGeometry(70)
+        self.sink: HttpSink = (
+            beside.sink.add_camera(*settings) if beside else HttpSink(address, None, *settings)
+        )
         self._images, self._end, self.running = images, threading.Event(), threading.Event()
         self.running.set()
         self._thread = threading.Thread(target=self._fly)
@@ -134,3 +139,34 @@ def test_page_asks_for_its_token_and_shows_a_lost_connection(browser: Chromium, 
     finally:
         remote.close()
     browser.wait("document.getElementById('state').textContent === 'no connection'")
+
+
+@pytest.mark.parametrize(("width", "height", "phone"), [(1280, 900, False), (390, 844, True)])
+def test_page_shows_two_cameras_and_the_numbers_of_the_chosen_one(
+    browser: Chromium, flight: np.ndarray, width: int, height: int, phone: bool
+) -> None:
+    day = Flight(flight, camera="day")
+    thermal = Flight(flight, camera="thermal", beside=day)
+    try:
+        browser.screen(width, height, phone=phone)
+        browser.open(day.sink.url)
+        images = "[...document.querySelectorAll('.view img')]"
+        browser.wait(f"{images}.length === 2 && {images}.every(image => image.naturalWidth === 320)")
+        thermal.running.clear()
+        time.sleep(0.1)
+        thermal.status.set_state("stalled")
+        is_still = "[...document.querySelectorAll('.view')].map(view => view.classList.contains('still'))"
+        browser.wait(f"{is_still}.join() === 'false,true'")
+        corners = "(view => [view.getBoundingClientRect().x, view.getBoundingClientRect().y])"
+        first, second = browser.value(f"[...document.querySelectorAll('.view')].map{corners}")
+        assert (first[1] == second[1]) is not phone  # side by side, or under each other
+        assert (first[0] == second[0]) is phone
+        assert browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert browser.value("document.getElementById('state').textContent") == "running"
+        browser.value("document.querySelectorAll('.view button')[1].click()")
+        assert browser.value("document.getElementById('state').textContent") == "stalled"
+        assert browser.value("document.getElementById('source').textContent").startswith("thermal: ")
+        assert browser.errors == []
+    finally:
+        thermal.close()
+        day.close()

@@ -433,9 +433,37 @@ def test_command_serves_the_page_and_closes_it(command: Callable[..., Outcome], 
 
 def test_run_imports_the_server_only_on_demand() -> None:
     code = (
-        "import sys, edge.cli.run; "
+        "import sys, edge.cli.run.command; "
         "late = {'http.server', 'prometheus_client', 'pymavlink', 'edge.sinks.web'} & set(sys.modules); "
         "sys.exit(str(late) if late else 0)"
     )
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_one_page_serves_two_cameras_until_both_have_ended(flight: np.ndarray) -> None:
+    statuses = [Status(RunInfo("skd-64", "int8", "none", name), camera=name) for name in ("day", "thermal")]
+    first = HttpSink(":0", None, statuses[0])
+    second = first.add_camera(statuses[1], identity, CameraGeometry(90))
+    first.write(result(3, flight[0]))
+    second.write(result(5, flight[1], REGION))
+    statuses[1].set_state("running")
+    document = json.loads(get(first, "/status.json")[2])
+    assert document["state"] == "running"
+    assert [(name, each["frame"]) for name, each in document["cameras"].items()] == [
+        ("day", 3),
+        ("thermal", 5),
+    ]
+    assert "bearing_deg" in document["cameras"]["thermal"]["regions"][0]
+    assert json.loads(get(first, "/status.json?camera=thermal")[2])["frame"] == 5
+    pictures = [get(first, f"/frame.jpg?camera={name}")[2] for name in ("day", "thermal")]
+    assert pictures[0] == get(first, "/frame.jpg")[2] != pictures[1]
+    assert get(first, "/frame.jpg?camera=night")[0] == 404
+    assert get(first, "/healthz")[2] == b"day: starting, thermal: running\n"
+    metrics = get(first, "/metrics")[2].decode()
+    assert 'aerogaze_frames_total{camera="thermal"}' in metrics
+    assert 'aerogaze_state{camera="day",state="starting"} 1.0' in metrics
+    first.commit()
+    assert get(second, "/frame.jpg?camera=day")[2] == pictures[0]  # the last one stays
+    second.commit()
+    assert not aerogaze_threads()

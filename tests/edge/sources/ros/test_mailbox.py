@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 
-from edge.cli.ros_arguments import RosCommand, ros_args_option
+from edge.cli.run.ros_arguments import RosCommand, ros_args_option
 from edge.core.errors import InputError
 from edge.sources.factory import exclusive_devices, is_camera, open_source
 from edge.sources.public_name import has_password, public_name

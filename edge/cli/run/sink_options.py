@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from edge.cli.console import ERR_CONSOLE
 from edge.cli.options import FILE, FiniteRange
+from edge.cli.run.cameras import Camera, Pairs, PerCamera, check_names, output_path, pick
 from edge.core.errors import InputError
-from edge.core.frames import Source
-from edge.core.run_status import Status
 from edge.postprocessing.camera_geometry import CameraGeometry
-from edge.postprocessing.result import ResultTransform
-from edge.sinks.sink import Sink
-from edge.sinks.video_stream import VideoStream
-
-if TYPE_CHECKING:  # loaded on request: it is not needed for the help
-    from edge.postprocessing.geolocation import Geolocator
 
 TOKEN_VARIABLE = "AEROGAZE_HTTP_TOKEN"  # noqa: S105 (the name of a variable)
 _OPTIONS = (
     click.option(
         "--fov",
-        type=FiniteRange(0, 180, min_open=True, max_open=True),
-        metavar="DEGREES",
+        type=PerCamera(FiniteRange(0, 180, min_open=True, max_open=True)),
+        multiple=True,
+        metavar="[NAME=]DEGREES",
         help="Horizontal field of view of the camera in degrees; adds bearing and elevation.",
     ),
     click.option(
         "--mount",
-        metavar="PITCH[,YAW[,ROLL]]",
+        type=PerCamera(click.STRING),
+        multiple=True,
+        metavar="[NAME=]PITCH[,YAW[,ROLL]]",
         help="Mounting angles of the camera in degrees: up, right, clockwise.",
     ),
     click.option(
@@ -76,7 +71,9 @@ _OPTIONS = (
         type=FILE,
         help="File with the key that signs MAVLink messages; others are then ignored.",
     ),
-    click.option("--gimbal", is_flag=True, help="Point the gimbal at the tracked region (needs --fov)."),
+    click.option(
+        "--gimbal", is_flag=True, help="Point the gimbal at the tracked region of the first source."
+    ),
     click.option(
         "--on-gimbal",
         is_flag=True,
@@ -84,7 +81,9 @@ _OPTIONS = (
     ),
     click.option(
         "--rtp",
-        metavar="ADDRESS",
+        type=PerCamera(click.STRING),
+        multiple=True,
+        metavar="[NAME=]ADDRESS",
         help="Stream video to udp://HOST:PORT, or serve it at rtsp://[HOST]:PORT/PATH.",
     ),
     click.option(
@@ -101,7 +100,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """Values of the options.
+    """Values of the options for one camera.
 
     Attributes:
         camera: Geometry of the camera; None without a field of view.
@@ -140,89 +139,60 @@ class SinkOptions:
 
 
 def with_sink_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which gets their values as `sink_options`."""
+    """Add the options to a command, which gets a function of a camera and all cameras as `sink_options`."""
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        names = [field.name for field in fields(SinkOptions) if field.name != "camera"]
-        camera = _parse_camera(values.pop("fov"), values.pop("mount"))
-        sink_options = SinkOptions(camera, **{name: values.pop(name) for name in names})
-        _check_combination(sink_options)
-        command(**values, sink_options=sink_options)
+        names = ["fov", "mount", *(field.name for field in fields(SinkOptions) if field.name != "camera")]
+        own = {name: values.pop(name) for name in names}
+        command(**values, sink_options=functools.partial(_options_of, own))
 
     return functools.reduce(lambda function, option: option(function), reversed(_OPTIONS), wrapper)
 
 
-def make_locator(options: SinkOptions) -> Geolocator | None:
-    """Return the geolocator that the options ask for, None without `--locate`."""
-    if not options.locate or options.camera is None:
-        return None
-    from edge.postprocessing.geolocation import Geolocator, PoseHistory
-
-    return Geolocator(
-        options.camera, PoseHistory(), options.on_gimbal, options.ground_m, options.camera_delay_s
-    )
-
-
-def open_network_sinks(
-    options: SinkOptions,
-    source: Source,
-    status: Status,
-    transform: ResultTransform,
-    locator: Geolocator | None,
-) -> list[Sink]:
-    """Open the video stream, the MAVLink sink and the live page, as the options say.
-
-    Args:
-        options: The options.
-        source: Source of the frames.
-        status: Status of the run.
-        transform: Finds regions.
-        locator: Geolocator that receives the poses of the vehicle; None for no places.
+def _options_of(values: dict[str, Any], camera: Camera, cameras: Sequence[Camera]) -> SinkOptions:
+    """Return the options of one camera. The gimbal follows the first one.
 
     Raises:
-        InputError: A link or an address cannot be opened.
+        InputError: The options do not fit together, or not to these cameras.
     """
-    sinks: list[Sink] = []
-    stream: VideoStream | None = None
-    try:
-        if options.rtp:
-            from edge.sinks.rtp.sink import RtpSink, parse_stream
-
-            stream = parse_stream(options.rtp, source)
-            sinks.append(RtpSink(stream, status, transform))
-        if options.mavlink:
-            from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
-            from edge.sinks.mavlink.signing import read_key
-
-            settings = MavlinkSettings(
-                system=options.mavlink_system,
-                camera=options.camera,
-                gimbal=options.gimbal,
-                on_gimbal=options.on_gimbal,
-                key=None if options.mavlink_key is None else read_key(options.mavlink_key),
-                frame_size=(source.width, source.height),
-                stream=stream,
-                locator=locator,
-            )
-            sinks.append(MavlinkSink(options.mavlink, status, transform, settings))
-        if options.http:
-            from edge.sinks.web.sink import HttpSink
-
-            page = HttpSink(options.http, options.http_token, status, transform, options.camera)
-            sinks.append(page)
-            ERR_CONSOLE.print(f"live page: {page.url}", highlight=False, soft_wrap=True)
-    except BaseException:
-        for sink in sinks:
-            sink.discard()
-        raise
-    return sinks
+    for name in ("fov", "mount", "rtp"):
+        check_names(f"--{name}", values[name], cameras)
+    options = SinkOptions(
+        **{
+            **{name: value for name, value in values.items() if name not in ("fov", "mount")},
+            "camera": _parse_camera(pick(values["fov"], camera.name), pick(values["mount"], camera.name)),
+            "gimbal": values["gimbal"] and camera == cameras[0],
+            "geojson": output_path(values["geojson"], "--geojson", camera, cameras),
+            "rtp": _pick_address(values["rtp"], camera, cameras),
+        }
+    )
+    _check_combination(options, values["gimbal"])
+    return options
 
 
-def _check_combination(options: SinkOptions) -> None:
+def _pick_address(pairs: Pairs[str], camera: Camera, cameras: Sequence[Camera]) -> str | None:
+    """Return the address of a camera's video stream.
+
+    Raises:
+        InputError: Several cameras would stream to it.
+    """
+    if len(cameras) > 1 and "" in dict(pairs):
+        raise InputError(
+            f"--rtp {dict(pairs)['']} is one stream, but {len(cameras)} cameras are there: give "
+            f"--rtp {cameras[0].name}=ADDRESS, another address for each camera"
+        )
+    return pick(pairs, camera.name)
+
+
+def _check_combination(options: SinkOptions, any_gimbal: bool) -> None:
     """Reject options without the option that they belong to.
 
     A token in the environment is allowed without --http: it may be set for all runs of a machine.
+
+    Args:
+        options: The options of one camera.
+        any_gimbal: Whether the gimbal is pointed by this camera or another one.
     """
     context = click.get_current_context()
     option_names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
@@ -237,13 +207,13 @@ def _check_combination(options: SinkOptions) -> None:
     ):
         if context.get_parameter_source(name) in user_sources and not main_value:
             raise InputError(f"{option_names[name]} has no effect without {main_option}: give both options")
-    if options.on_gimbal and not options.gimbal and not options.locate:
+    if options.on_gimbal and not any_gimbal and not options.locate:
         raise InputError("--on-gimbal has no effect without --gimbal or --locate: add one of them")
     if options.locate and not options.mavlink:
         raise InputError("--locate needs the pose of the vehicle: give --mavlink udpout:HOST:PORT")
     if options.locate and options.camera is None:
         raise InputError("--locate needs the camera's field of view: give --fov DEGREES")
-    if options.gimbal and not options.mavlink:
+    if any_gimbal and not options.mavlink:
         raise InputError("--gimbal needs a link to the gimbal manager: give --mavlink udpout:HOST:PORT")
     if options.gimbal and options.camera is None:
         raise InputError("--gimbal needs the camera's field of view: give --fov DEGREES")

@@ -40,12 +40,13 @@ def _option_key(option: click.Parameter) -> str:
 def _convert_value(path: Path, key: str, value: object, option: click.Parameter) -> object:
     """Return a value as the command line gives it: as text, which click then parses and checks."""
     is_flag = isinstance(option, click.Option) and option.is_flag
+    takes_several = option.nargs == -1 or (isinstance(option, click.Option) and option.multiple)
     if is_flag and isinstance(value, bool):
         return value
-    if not is_flag and isinstance(option, click.Option) and option.multiple and isinstance(value, list):
+    if takes_several and isinstance(value, list) and all(isinstance(i, (str, int, float)) for i in value):
         return [str(item) for item in value]
     if not is_flag and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return [str(value)] if isinstance(option, click.Option) and option.multiple else str(value)
+        return [str(value)] if takes_several else str(value)
     expected = "true or false" if is_flag else "text or a number"
     # The value is not shown: it may be a password at the wrong place.
     raise InputError(f"{path}: {key} is of type {type(value).__name__}; expected {expected}")

@@ -1,0 +1,1 @@
+"""Command `aerogaze run`: options, opening of cameras and outputs, and the report."""

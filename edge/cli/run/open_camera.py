@@ -1,0 +1,105 @@
+"""A camera of a run that is open: its source, model and outputs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from edge.cli.console import ERR_CONSOLE
+from edge.cli.run.options import RunOptions
+from edge.cli.run.outputs import Outputs
+from edge.core.frames import find_damage
+from edge.core.run_status import RunInfo, Status
+from edge.inference.saliency_model import SaliencyModel
+from edge.pipeline.run import RunHooks, RunSummary, run_pipeline
+from edge.pipeline.supervisor import LiveSettings
+from edge.postprocessing.map_analysis import MapAnalyzer
+from edge.sinks.files.output_stream import is_stream
+from edge.sinks.sink import Sink
+from edge.sources.factory import is_camera
+
+
+class OpenCamera:
+    """Opens the source of a camera. `open_outputs` and `run` follow, and `close` at the end in any case.
+
+    Args:
+        options: Options of the camera.
+        model: Opened model, which the camera owns from now on.
+
+    Attributes:
+        options: The same.
+        name: Name of the camera; empty for the only source of a run if it was given no name.
+        run_info: What runs.
+        status: Status of the camera.
+        expected_frames: Number of frames that will come; None if unknown.
+
+    Raises:
+        InputError: The source cannot be opened.
+    """
+
+    def __init__(self, options: RunOptions, model: SaliencyModel) -> None:
+        self.options, self.name, self._model = options, options.camera.name, model
+        self._open_frames = partial(options.open_source, options.min_source_size(model))
+        self._sinks: list[Sink] = []
+        with ExitStack() as opening:
+            opening.callback(model.close)
+            self._frames = frames = self._open_frames()
+            opening.callback(frames.close)
+            self._unused = opening.pop_all()
+        self.run_info = RunInfo(model.release.name, model.precision, model.engine, frames.name)
+        self.status = Status(self.run_info, camera=self.name)
+        self.expected_frames = min(filter(None, (frames.length, options.max_frames)), default=None)
+
+    @property
+    def damage(self) -> Sequence[str]:
+        """What the source could not read so far, one line each."""
+        return find_damage(self._frames)
+
+    def open_outputs(self, outputs: Outputs) -> None:
+        """Open the outputs; name what killed runs left of the same ones.
+
+        Raises:
+            InputError: An output cannot be opened.
+        """
+        _recover_outputs(self.options)
+        transform = MapAnalyzer(self._model.release.score, self.options.min_score)
+        self._sinks = outputs.open(self.options, self._frames, self.status, transform)
+
+    def run(self, stop: threading.Event, hooks: RunHooks) -> RunSummary:
+        """Run the pipeline to its end; errors are those of `run_pipeline`."""
+        options, live, sinks = self.options, None, self._sinks
+        self._sinks = []  # the pipeline commits or discards them
+        if options.is_live:
+            self._unused.pop_all()  # a live run closes its source and model itself
+            reopen = self._open_frames if is_camera(options.camera.source) else None
+            live = LiveSettings(reopen, options.open_model)
+        return run_pipeline(
+            self._frames,
+            self._model,
+            sinks,
+            max_frames=options.max_frames,
+            live=live,
+            status=self.status,
+            stop=stop,
+            hooks=hooks,
+        )
+
+    def close(self) -> None:
+        """Close what a run has not closed, and discard outputs that no run has taken."""
+        for sink in self._sinks:
+            self._unused.callback(sink.discard)
+        self._unused.close()
+
+
+def _recover_outputs(options: RunOptions) -> None:
+    """Name what killed runs left of the same outputs, and a recording whose name differs from the option."""
+    from edge.sinks.files.recovery import recover_outputs
+
+    outputs = [path for path in options.outputs.values() if path is not None and not is_stream(path)]
+    lines = [line for path in outputs for line in recover_outputs(path)]
+    if options.overlay != options.recorded_overlay:
+        lines.append(f"recording to {options.recorded_overlay}: a killed run would leave an MP4 unreadable")
+    for line in lines:
+        ERR_CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
