@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edge.core.errors import InputError
@@ -40,18 +41,35 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         metavar="PERCENT",
         help="difference up to which two commits count as the same (default: %(default)g)",
     )
+    parser.add_argument(
+        "--time",
+        type=float,
+        default=1,
+        metavar="FACTOR",
+        help="give what takes turns FACTOR times its budget, on a busy machine for example",
+    )
     arguments = parser.parse_args(words)
+    if not 0 < arguments.time <= 1000:
+        parser.error(f"--time is {arguments.time:g}; expected a factor above 0, such as 4")
     if not 0 < arguments.within < 100:
         parser.error(f"--within is {arguments.within:g}; expected percent between 0 and 100, such as 2")
     return arguments
 
 
-def load_plan(names: Sequence[str]) -> Plan:
-    """Return the benchmarks of the themes; those whose packages are missing are left out with a line."""
+def load_plan(names: Sequence[str], time_factor: float) -> Plan:
+    """Return the benchmarks of the themes; those whose packages are missing are left out with a line.
+
+    Args:
+        names: The themes.
+        time_factor: Factor of the budget of what takes turns.
+    """
     plan = {}
     for theme in check_themes(names):
         try:
-            plan[theme] = load_benchmarks(theme)
+            plan[theme] = [
+                replace(each, budget_s=each.budget_s * time_factor) if isinstance(each, Benchmark) else each
+                for each in load_benchmarks(theme)
+            ]
         except InputError as error:  # noqa: PERF203 - the others are measured
             print(f"not measured: {error}", flush=True)
     return plan
@@ -79,9 +97,9 @@ def save(verdicts: dict[str, list[Verdict]], machine: str) -> None:
     OUT.write_text(json.dumps({"themes": saved}, indent=1) + "\n")
 
 
-def measure(names: Sequence[str]) -> int:
-    """Measure themes, print and save their verdicts; return the exit code."""
-    plan, commit, machine, history = load_plan(names), current_commit(), describe_machine(), History()
+def measure(plan: Plan) -> int:
+    """Measure a plan, print and save their verdicts; return the exit code."""
+    commit, machine, history = current_commit(), describe_machine(), History()
     print(f"{machine}, commit {commit}, at most {format_seconds(budget_of(plan))}", flush=True)
     verdicts = run_benchmarks(plan, commit, history)
     save(verdicts, machine)
@@ -100,13 +118,14 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if words is None else words)
     names = [*arguments.themes, *arguments.theme]
     try:
+        plan = load_plan(names, arguments.time)
         if arguments.list:
-            print_plan(load_plan(names))
+            print_plan(plan)
             return 0
         if arguments.compare:
             a, b = arguments.compare
-            return compare_commits(a, b, load_plan(names), arguments.within / 100)
-        return measure(names)
+            return compare_commits(a, b, plan, arguments.within / 100)
+        return measure(plan)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

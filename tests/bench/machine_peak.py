@@ -1,6 +1,7 @@
 """The practical peak of this machine: one large 3x3 convolution in ONNX Runtime.
 
-Its time is steadier than that of another library, so that a share of it says more about our graphs.
+Its time is steadier than that of another library, so that a share of it says more about our graphs. It is not
+that of `aerogaze profile`, because a yardstick must be the same for all commits that are compared.
 """
 
 from __future__ import annotations

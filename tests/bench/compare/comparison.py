@@ -74,7 +74,7 @@ def compare_commits(a: str, b: str, plan: Plan, margin: float, root: Path = ROOT
         tempfile.TemporaryDirectory() as bench,
         Progression(total_s) as progression,
     ):
-        copy_benchmarks(Path(bench))
+        copy_benchmarks(Path(bench), root)
         sides = ", ".join(f"{side} {each.name}" for side, each in zip(SIDES, checkouts, strict=True))
         print(f"{sides}; at most {format_seconds(total_s)}", flush=True)
         pair = _Pair(dict(zip(SIDES, checkouts, strict=True)), Path(bench))
@@ -87,6 +87,8 @@ def compare_commits(a: str, b: str, plan: Plan, margin: float, root: Path = ROOT
             pair.close()
     counts = ("faster", "slower", "the same", "undecided")
     print(f"B: {', '.join(f'{answer} {answers[answer]}' for answer in counts)}")
+    if answers["undecided"]:
+        print("undecided: repeat on a quiet machine, or with more time (--time 4)")
     if answers["ended"]:
         print(f"workers that ended: {answers['ended']}")
         return 2
