@@ -11,6 +11,8 @@ from edge.core.run_status import Status, StatusSnapshot
 
 STATUS_INTERVAL_S = 1.0
 """Time between two status texts."""
+EXTENDED_VARIABLE = "AEROGAZE_WATCHDOG_EXTENDED"
+"""Set by `extend_watchdog` for the program that follows."""
 
 
 class SystemdNotifier:
@@ -31,11 +33,13 @@ class SystemdNotifier:
         self._statuses, self._clock = statuses, clock
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._watchdog_interval_s = _watchdog_s(environ) / 3
+        self._is_extended = EXTENDED_VARIABLE in environ
         self._last_status_s = self._last_watchdog_s = float("-inf")
 
     def ready(self) -> None:
-        """Report that the service has started."""
-        self._send("READY=1")
+        """Report that the service has started. From now on systemd waits for the watchdog's time."""
+        limit = f"\nWATCHDOG_USEC={_microseconds(self._watchdog_interval_s * 3)}" if self._is_extended else ""
+        self._send(f"READY=1{limit}")
 
     def tick(self) -> None:
         """Report what is due: a keep-alive three times per watchdog interval, a status text every second."""
@@ -59,18 +63,26 @@ class SystemdNotifier:
         _notify(self._address, text)
 
 
-def extend_watchdog(seconds: float, environ: MutableMapping[str, str] = os.environ) -> None:
+def extend_watchdog(seconds: float, start_s: float, environ: MutableMapping[str, str] = os.environ) -> None:
     """Give this process, and the program that replaces it, more time between two signs of life.
 
+    systemd waits from this call on, although the program that follows can only give a sign of life when it
+    has started. So it waits for `start_s` first; `SystemdNotifier.ready` sets the time for later.
     Does nothing if systemd does not watch this process, or waits longer already.
 
     Args:
         seconds: Time between two signs of life, in seconds.
+        start_s: Longest time of the start, in seconds.
         environ: Environment variables, which are changed for the program that replaces this process.
     """
     if 0 < _watchdog_s(environ) < seconds:
-        environ["WATCHDOG_USEC"] = str(int(seconds * 1e6))
-        _notify(environ.get("NOTIFY_SOCKET", ""), f"WATCHDOG_USEC={environ['WATCHDOG_USEC']}")
+        environ["WATCHDOG_USEC"] = _microseconds(seconds)
+        environ[EXTENDED_VARIABLE] = "1"
+        _notify(environ.get("NOTIFY_SOCKET", ""), f"WATCHDOG_USEC={_microseconds(max(seconds, start_s))}")
+
+
+def _microseconds(seconds: float) -> str:
+    return str(round(seconds * 1e6))
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float:

@@ -228,7 +228,8 @@ def execute(root: Path, words: tuple[str, ...]) -> None:
     if shutil.which(command[0]) is None:
         raise InputError(f"no program {command[0]!r}; expected a command to run")
     if start_s := longest_start_s(board.read_state().slots.values()):
-        extend_watchdog(derive_limits(start_s).watchdog_s)
+        limits = derive_limits(start_s)
+        extend_watchdog(limits.watchdog_s, limits.command_s)
     board.mark_flown(name)
     os.execvp(command[0], command)  # noqa: S606
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import CheckError
-from edge.pipeline.systemd import extend_watchdog
+from edge.pipeline.systemd import SystemdNotifier, extend_watchdog
 from jetson.device.board import DeviceBoard
 from jetson.device.service import CommandService
 from jetson.device.status import status_document
@@ -79,12 +79,14 @@ def test_watchdog_is_extended_for_the_program_that_follows(tmp_path: Path) -> No
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "6000000"}
-        extend_watchdog(5.0, environ)
+        extend_watchdog(5.0, 15.0, environ)
         assert environ["WATCHDOG_USEC"] == "6000000", "never shorter"
-        extend_watchdog(9.5, environ)
-        assert listener.recv(100) == b"WATCHDOG_USEC=9500000"
-    assert environ["WATCHDOG_USEC"] == "9500000"
+        extend_watchdog(9.5, 28.5, environ)
+        assert listener.recv(100) == b"WATCHDOG_USEC=28500000", "it has not started yet"
+        assert environ["WATCHDOG_USEC"] == "9500000"
+        SystemdNotifier([], environ).ready()
+        assert listener.recv(100) == b"READY=1\nWATCHDOG_USEC=9500000"
     for unwatched in ({}, {"WATCHDOG_USEC": "6000000", "WATCHDOG_PID": "1"}):
         before = dict(unwatched)
-        extend_watchdog(9.5, unwatched)
+        extend_watchdog(9.5, 28.5, unwatched)
         assert unwatched == before
