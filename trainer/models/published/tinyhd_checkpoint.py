@@ -8,6 +8,7 @@ do not.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,18 +166,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: No such file, or it holds anything but tensors.
     """
-    try:
-        document: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"no file {path}; {_EXPECTED}") from None
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} is refused, because it holds more than tensors, such as code; nothing of it was run; "
-            f"{_EXPECTED}"
-        ) from None
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is not a checkpoint of torch ({detail[:200]}); {_EXPECTED}") from None
+    document = _load(path)
     state = document.get(STUDENT_KEY, document) if isinstance(document, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} is not a state dict of tensors; {_EXPECTED}")
@@ -185,3 +175,28 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if broken is not None:
         raise InputError(f"{path}: weight {broken} is not finite; download the file again")
     return tensors
+
+
+def _load(path: Path) -> Any:
+    """Return what a file of torch.save holds, if that is nothing but tensors and plain values.
+
+    Raises:
+        InputError: No such file, or it holds more, is damaged, or has another format.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one about TorchScript, before the error
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; {_EXPECTED}") from None
+    except pickle.UnpicklingError:
+        reason = "because it is damaged or holds more than tensors, such as code; nothing of it was run"
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        detail = " ".join(str(error).split()) or type(error).__name__
+        if "TorchScript" in detail:
+            reason = "because it is a TorchScript program; nothing of it was run"
+        elif "legacy .tar" in detail:
+            reason = "because its format, of PyTorch before 2017, may hold code; nothing of it was run"
+        else:
+            raise InputError(f"{path} is not a checkpoint of torch ({detail[:200]}); {_EXPECTED}") from None
+    raise InputError(f"{path} is refused, {reason}; {_EXPECTED}")

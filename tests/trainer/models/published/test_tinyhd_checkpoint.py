@@ -5,8 +5,12 @@ The published files are not ours to ship. Tests that need them take their folder
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -169,6 +173,36 @@ def test_checkpoint_with_code_is_refused_and_nothing_is_run(tmp_path: Path) -> N
         load_tinyhd_checkpoint(path)
     assert not created.exists()
     assert "\n" not in str(caught.value)
+
+
+def test_other_containers_of_code_are_refused_and_nothing_is_run(tmp_path: Path) -> None:
+    network, created = TinyHD("S", 8, ["D2"]), tmp_path / "created"
+    paths = {name: tmp_path / f"{name}.pth" for name in ("legacy", "script", "tar", "twice", "more")}
+    torch.save({"x": _CreatesFile(created)}, paths["legacy"], _use_new_zipfile_serialization=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated
+        torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(paths["script"]))
+    with tarfile.open(paths["tar"], "w") as tar:
+        for name in ("sys_info", "storages", "tensors", "pickle"):
+            data = pickle.dumps(_CreatesFile(created))
+            (member := tarfile.TarInfo(name)).size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    for name, file in (("twice", "twice/data.pkl"), ("more", "more/other.pkl")):
+        write_checkpoint(paths[name], network, ["D2"])
+        with warnings.catch_warnings(), zipfile.ZipFile(paths[name], "a") as archive:
+            warnings.simplefilter("ignore")  # the name is there twice
+            archive.writestr(file, pickle.dumps(_CreatesFile(created)))
+    for name, message in {
+        "legacy": "more than tensors, such as code; nothing of it was run",
+        "script": "it is a TorchScript program; nothing of it was run",
+        "tar": "its format, of PyTorch before 2017, may hold code; nothing of it was run",
+        "twice": "more than tensors, such as code; nothing of it was run",
+    }.items():
+        with pytest.raises(InputError, match=message) as caught:
+            load_tinyhd_checkpoint(paths[name])
+        assert "\n" not in str(caught.value)
+    assert_equal_weights(load_tinyhd_checkpoint(paths["more"])[1], network)  # nothing reads the other file
+    assert not created.exists()
 
 
 def test_file_that_does_not_fit_is_reported_in_one_line(tmp_path: Path) -> None:
