@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,8 @@ HIDDEN = "***"
 CREDENTIALS_VARIABLE = "AEROGAZE_CREDENTIALS"
 """Environment variable with USER:PASSWORD for RTSP cameras whose URL has none."""
 CREDENTIALS_FILE_VARIABLE = "AEROGAZE_CREDENTIALS_FILE"
-"""Environment variable with the path of a file that holds USER:PASSWORD, as LoadCredential= of systemd."""
+"""Environment variable with the path of a file or pipe that holds USER:PASSWORD, such as LoadCredential= of
+systemd."""
 
 _URL = re.compile(r"""\s*["']?([A-Za-z][A-Za-z0-9+.-]*):/*(.*)""", re.DOTALL)
 _DEVICE = re.compile(r"(?:/dev/|v4l2:|csi:|ros2:)[\w.:@/-]*$", re.IGNORECASE)
@@ -77,13 +79,22 @@ def read_credentials() -> tuple[str, str] | None:
     text, place = os.environ.get(CREDENTIALS_VARIABLE), f"${CREDENTIALS_VARIABLE}"
     if not text and (path := os.environ.get(CREDENTIALS_FILE_VARIABLE)):
         place = path
-        text = read_bytes(Path(path), 4096, "a file with USER:PASSWORD").decode(errors="replace")
+        read = _read_file if os.path.isfile(path) else _read_pipe
+        text = read(path).decode(errors="replace")
     if not text:
         return None
     user, colon, password = text.strip("\r\n").partition(":")
     if not user or not colon or "\n" in password:
         raise InputError(f"{place} is not valid; expected USER:PASSWORD in one line")
     return user, password
+
+
+def _read_file(path: str) -> bytes:
+    return read_bytes(Path(path), 4096, "a file with USER:PASSWORD", accepts_pipe=True)
+
+
+_read_pipe = cache(_read_file)
+"""A pipe can be read only once, but a camera is opened again after each fault."""
 
 
 def with_credentials(url: str) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +125,18 @@ def test_credentials_come_from_the_environment_or_a_file(
     with pytest.raises(InputError, match="expected USER:PASSWORD in one line") as error:
         with_credentials(url)
     assert "SECRET" not in str(error.value)
+
+
+def test_credentials_from_a_pipe_serve_for_each_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.mkfifo(pipe := tmp_path / "camera")
+    monkeypatch.setenv(CREDENTIALS_FILE_VARIABLE, str(pipe))
+    writer = threading.Thread(target=pipe.write_text, args=("me:p@ss\n",))
+    writer.start()
+    assert with_credentials("rtsp://host/x") == "rtsp://me:p%40ss@host/x"
+    writer.join()
+    assert with_credentials("rtsp://host/x") == "rtsp://me:p%40ss@host/x", "it is opened again after a fault"
 
 
 def test_password_on_the_command_line_is_warned_about(
