@@ -49,6 +49,8 @@ def check(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
         (Style(23, layout="nhwc"), ["Gemm", "GridSample"]),  # no converter knows them
         (Style(20), ["float64", "through int32", "Where"]),
         (Style(17), ["masked attention"]),
+        (Style(13), ["Round", "MaxUnpool", "ThresholdedRelu"]),
+        (Style(17, half="inside"), ["ArgMax", "TopK", "through int32"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
