@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from io import FileIO
 from pathlib import Path
 
 from edge.core.atomic_files import translate_write_errors
@@ -63,7 +61,6 @@ class GeojsonSink:
         self._sightings: dict[int, _Sighting] = {}
         self._last_write_s = clock()
         self._pending = LockedFile(path)
-        self._file = FileIO(self._pending.path, "wb")
 
     def write(self, result: Result) -> None:
         """Add the regions of a result."""
@@ -78,9 +75,8 @@ class GeojsonSink:
             self._rewrite()
 
     def finish(self) -> None:
-        """Write the whole collection and close the file."""
+        """Write the whole collection."""
         self._rewrite()
-        self._file.close()
 
     def commit(self) -> None:
         """Move the file to its final path."""
@@ -88,8 +84,6 @@ class GeojsonSink:
 
     def discard(self) -> None:
         """Remove the file."""
-        with contextlib.suppress(OSError):
-            self._file.close()
         self._pending.discard()
 
     def _add(self, region: Region, point: GeoPoint, time_s: float) -> None:
@@ -107,10 +101,7 @@ class GeojsonSink:
         features = [self._feature(number, sighting) for number, sighting in self._sightings.items()]
         data = json.dumps({"type": "FeatureCollection", "features": features}).encode()
         with translate_write_errors(self._path):
-            self._file.seek(0)
-            while data:
-                data = data[self._file.write(data) :]
-            self._file.truncate()  # at the end: a run that is killed before it leaves no empty file
+            self._pending.replace_content(data)
 
     def _feature(self, number: int, sighting: _Sighting) -> dict[str, object]:
         point = sighting.best

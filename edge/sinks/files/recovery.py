@@ -21,6 +21,10 @@ from edge.core.foreign_text import printable
 
 _RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` puts into a temporary name."""
+NEW = ".new"
+"""After the temporary name of a file: its next content, while it is written."""
+_MCAP_MAGIC_BYTES, _MCAP_START_BYTES, _MCAP_CHUNK = 8, 9, 6
+"""Bytes before the first record of an MCAP file and before the content of each, and the opcode of a chunk."""
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".avi"}
 
 
@@ -69,6 +73,27 @@ class LockedFile(PendingFile):
         super().__init__(target)
         self._lock = OutputLock(self.path)
 
+    def replace_content(self, data: bytes) -> None:
+        """Write the whole content at once: a run that is killed meanwhile leaves the content before.
+
+        Raises:
+            OSError: The content cannot be written; the file stays as it was.
+        """
+        new = self.path.with_name(self.path.name + NEW)
+        lock = OutputLock(new)
+        try:
+            with new.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            lock.release()
+            raise
+        self._lock.release()
+        self._lock = lock
+
     def commit(self) -> None:
         """Move the file to its target and release its lock."""
         super().commit()
@@ -84,7 +109,7 @@ def recover_outputs(target: Path) -> list[str]:
     """Give visible names to what killed runs left of an output; return a line for each.
 
     A file becomes `NAME.recovered-N.SUFFIX` beside the target. A video that cannot be played keeps its hidden
-    name and is named; an empty file is removed.
+    name and is named; an empty file, and content that was never complete, are removed.
 
     Args:
         target: Path of the output of a run that starts.
@@ -100,7 +125,8 @@ def recover_outputs(target: Path) -> list[str]:
 
 def _candidates(target: Path) -> list[Path]:
     """Return what has the name of a temporary file or folder of a target."""
-    pattern = re.compile(rf"\.{re.escape(target.stem)}\.{_RANDOM}{re.escape(target.suffix)}")
+    ending = rf"{re.escape(target.suffix)}(?:{re.escape(NEW)})?"
+    pattern = re.compile(rf"\.{re.escape(target.stem)}\.{_RANDOM}{ending}")
     folder_pattern = re.compile(rf"\.{re.escape(target.name)}\.{_RANDOM}")
     try:
         entries = sorted(target.parent.iterdir())
@@ -144,7 +170,7 @@ def _recover(path: Path, target: Path) -> str | None:
     if content is None:
         return f"a killed run left {printable(str(path))}, which cannot be played: remove it"
     try:
-        if not content:
+        if not content or path.name.endswith(NEW):
             path.rmdir() if is_folder else path.unlink()
             return None
         recovered = next(name for name in _free_names(target) if not name.exists())
@@ -156,13 +182,15 @@ def _recover(path: Path, target: Path) -> str | None:
 
 
 def _describe_content(path: Path) -> str | None:
-    """Return what a leftover holds; empty text for nothing, None for a video that cannot be played."""
+    """Return what a leftover holds; empty text for nothing, None for a recording that cannot be played."""
     if path.is_dir():
         count = sum(1 for _ in path.iterdir())
         return f"{count} files" if count else ""
     size = path.stat().st_size
     if not size:
         return ""
+    if path.suffix.lower() == ".mcap" and not _has_whole_chunk(path):
+        return None
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         return f"{size} bytes"
     # Only one frame is read: an hour of video would delay the start.
@@ -170,6 +198,19 @@ def _describe_content(path: Path) -> str | None:
     is_playable = capture.isOpened() and capture.grab()
     capture.release()
     return f"{size / 1e6:.1f} MB of video" if is_playable else None
+
+
+def _has_whole_chunk(path: Path) -> bool:
+    """Return whether an MCAP file holds a chunk of messages that is not cut off (https://mcap.dev/spec)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(_MCAP_MAGIC_BYTES)
+        while len(start := file.read(_MCAP_START_BYTES)) == _MCAP_START_BYTES:
+            end = file.tell() + int.from_bytes(start[1:], "little")
+            if start[0] == _MCAP_CHUNK or end > size:
+                return end <= size
+            file.seek(end)
+    return False
 
 
 def _free_names(target: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import cv2
 import pytest
 
 from edge.sinks.files.jsonl import JsonlSink
-from edge.sinks.files.recovery import OutputLock, recover_outputs
+from edge.sinks.files.recovery import LockedFile, OutputLock, recover_outputs
 from tests.conftest import Outcome
 
 RECORD = """
@@ -96,6 +97,20 @@ def test_unreadable_leftovers_are_named_and_kept(
     assert len(list(tmp_path.glob(".o.*.mp4"))) == 1
 
 
+def test_mcap_file_without_a_whole_chunk_is_named_and_kept(tmp_path: Path) -> None:
+    header = b"\x89MCAP0\r\n" + bytes([1]) + (16).to_bytes(8, "little") + bytes(16)
+    chunk = bytes([6]) + (40).to_bytes(8, "little") + bytes(40)
+    left = tmp_path / ".o.abcdefgh.mcap"
+    for content in (header[:12], header, header + chunk[:-1]):
+        left.write_bytes(content)
+        (line,) = recover_outputs(tmp_path / "o.mcap")
+        assert "which cannot be played" in line
+    left.write_bytes(header + chunk)
+    (line,) = recover_outputs(tmp_path / "o.mcap")
+    assert line.endswith("82 bytes")
+    assert (tmp_path / "o.recovered-1.mcap").exists()
+
+
 @pytest.mark.parametrize("is_folder", [False, True])
 def test_output_that_another_run_removed_before_it_was_locked_is_made_again(
     tmp_path: Path, is_folder: bool
@@ -141,3 +156,50 @@ def test_empty_leftover_is_removed_and_files_of_others_stay(tmp_path: Path) -> N
     sink.finish()
     sink.commit()
     assert (tmp_path / "o.jsonl").exists()
+
+
+REWRITE = """
+import json, sys
+from pathlib import Path
+from edge.sinks.files.recovery import LockedFile
+
+pending, content = LockedFile(Path(sys.argv[1])), [list(range(300_000)), list(range(20_000))]
+pending.replace_content(json.dumps(content[0]).encode())
+print("written", flush=True)
+while True:
+    for each in content:
+        pending.replace_content(json.dumps(each).encode())
+"""
+
+
+def test_content_that_is_replaced_is_complete_after_a_kill(tmp_path: Path) -> None:
+    target = tmp_path / "places.geojson"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", REWRITE, target], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "written\n"
+    assert recover_outputs(target) == [], "it is in use"
+    process.kill()
+    process.communicate()
+    (line,) = recover_outputs(target)
+    assert "recovered-1.geojson" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["places.recovered-1.geojson"]
+    assert len(json.loads((tmp_path / "places.recovered-1.geojson").read_bytes())) in (20_000, 300_000)
+
+
+def test_content_that_was_never_complete_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".places.abcdefgh.geojson.new").write_text('{"type": "Feat')
+    assert recover_outputs(tmp_path / "places.geojson") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_content_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    pending = LockedFile(tmp_path / "places.geojson")
+    pending.replace_content(b"old")
+    (tmp_path / f"{pending.path.name}.new").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        pending.replace_content(b"new")
+    assert pending.path.read_bytes() == b"old"
+    pending.discard()
