@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.cli.console import ERR_CONSOLE
@@ -76,7 +77,6 @@ class Outputs:
 
             settings = MavlinkSettings(
                 system=options.mavlink_system,
-                number=self._mavlink_cameras,
                 camera=options.camera,
                 gimbal=options.gimbal,
                 on_gimbal=options.on_gimbal,
@@ -84,6 +84,8 @@ class Outputs:
                 frame_size=(frames.width, frames.height),
                 stream=stream,
                 locator=locator,
+                stamps=_stamps_path(options.mavlink_key, self._mavlink_cameras),
+                number=self._mavlink_cameras,
             )
             if self._cameras > 1:
                 self._links = self._links or SharedLinks(options.mavlink)
@@ -133,6 +135,11 @@ def _open_files(
         from edge.sinks.files.geojson import GeojsonSink
 
         sinks.append(GeojsonSink(options.network.geojson, transform, locator))
+
+
+def _stamps_path(key: Path | None, number: int) -> Path | None:
+    """Return the file of the time stamps beside a key: one for each camera, which signs for itself."""
+    return None if key is None else key.with_name(f"{key.name}.stamps{f'-{number + 1}' * (number > 0)}")
 
 
 def _make_locator(options: SinkOptions) -> Geolocator | None:

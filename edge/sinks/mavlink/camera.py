@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edge.core.errors import InputError
@@ -21,7 +22,7 @@ from edge.sinks.mavlink.link import LinkGroup, MavlinkLink, SharedLinks, open_li
 from edge.sinks.mavlink.messages import CameraMessages
 from edge.sinks.mavlink.parser import MessageParser
 from edge.sinks.mavlink.pose import PoseReader
-from edge.sinks.mavlink.signing import MessageSigner
+from edge.sinks.mavlink.signing import STORE_INTERVAL_S, MessageSigner, TimeStampFile
 from edge.sinks.mavlink.tracker import TargetTracker
 from edge.sinks.video_stream import VideoStream
 
@@ -46,6 +47,7 @@ class MavlinkSettings:
         frame_size: Width and height of the frames in pixels, until the first one comes.
         stream: Video that the run streams, for ground stations to find it.
         locator: Receives the poses of the vehicle and computes where regions are; None for no places.
+        stamps: File that keeps the time stamps of signing over a restart; None keeps none.
         number: Number of the camera in the run, from 0, which is added to the id of the component.
     """
 
@@ -57,6 +59,7 @@ class MavlinkSettings:
     frame_size: tuple[int, int] = (0, 0)
     stream: VideoStream | None = None
     locator: Geolocator | None = None
+    stamps: Path | None = None
     number: int = 0
 
 
@@ -97,7 +100,8 @@ class MavlinkSink:
         opened = links.share() if isinstance(links, SharedLinks) else open_links(links)
         self._link = LinkGroup(opened)
         self._encoder: Any = common.MAVLink(self._link, *address)
-        self._signer = None if settings.key is None else MessageSigner(settings.key)
+        stamps = None if settings.stamps is None else TimeStampFile(settings.stamps)
+        self._signer = None if settings.key is None else MessageSigner(settings.key, file=stamps)
         self._inputs = [(link, MessageParser(common, link, status)) for link in opened]
         self._tracker = TargetTracker(*settings.frame_size)
         camera, locator = settings.camera, settings.locator
@@ -114,8 +118,13 @@ class MavlinkSink:
             self._pose = PoseReader(common, self._send, address, locator.poses, clock)
         self._last_heartbeat_s = -math.inf
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="aerogaze-mavlink", daemon=True)
-        self._thread.start()
+        self._store_stamps()
+        self._threads = [
+            threading.Thread(target=target, name=f"aerogaze-mavlink-{target.__name__}", daemon=True)
+            for target in (self._serve, self._keep_stamps)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def write(self, result: Result) -> None:
         """Report the tracked region and point the gimbal at it.
@@ -141,13 +150,15 @@ class MavlinkSink:
         if self._closing.is_set():
             return
         self._closing.set()
-        self._thread.join(2 * HEARTBEAT_INTERVAL_S)
+        for thread in self._threads:
+            thread.join(2 * HEARTBEAT_INTERVAL_S)
         self._tracker.stop()
         self._send(self._messages.tracking_status())
         self._send(self._messages.heartbeat())
         if self._gimbal:
             self._gimbal.release_control()
         self._link.close()
+        self._store_stamps(at_end=True)
 
     def discard(self) -> None:
         """Do the same as `commit`: sent messages cannot be taken back."""
@@ -172,6 +183,22 @@ class MavlinkSink:
             for link, parser in self._inputs:
                 with contextlib.suppress(OSError):  # write() reports that a line is down
                     self._receive(link, parser)
+
+    def _keep_stamps(self) -> None:
+        """Store the time stamps regularly, on a thread of its own: a slow disk must not hold up commands."""
+        while self._signer is not None and not self._closing.wait(STORE_INTERVAL_S):
+            self._store_stamps()
+
+    def _store_stamps(self, at_end: bool = False) -> None:
+        if self._signer is None:
+            return
+        try:
+            self._signer.store(at_end)
+            self._status.report_recovery("mavlink-stamps")
+        except InputError as error:
+            self._status.report_fault(
+                "mavlink-stamps", f"time stamps of signing are not kept over a restart: {error}"
+            )
 
     def _receive(self, link: MavlinkLink, parser: MessageParser) -> None:
         received = link.read()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge.core.errors import InputError
+from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
-from edge.sinks.mavlink.signing import TICKS_PER_S, MessageSigner, read_key
+from edge.postprocessing.result import identity
+from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
+from edge.sinks.mavlink.signing import STORE_INTERVAL_S, TICKS_PER_S, MessageSigner, TimeStampFile, read_key
 from tests.support.ground_station import CAMERA, VEHICLE, GroundStation, common
 from tests.support.mavlink_flight import flying, region, result
 from tests.support.waiting import wait_until
@@ -34,6 +39,12 @@ def stop_command(key: bytes | None, time_stamp: int = NOW, link_id: int = 9) -> 
         mav.signing.secret_key, mav.signing.timestamp, mav.signing.sign_outgoing = key, time_stamp, True
         mav.signing.link_id = link_id
     return bytes(common.MAVLink_command_long_message(VEHICLE, CAMERA, STOP, 0, *[0] * 7).pack(mav))
+
+
+def parse(packet: bytes) -> Any:
+    """Return a packet as a received message."""
+    (message,) = common.MAVLink(None).parse_buffer(packet)
+    return message
 
 
 def test_camera_and_pymavlink_accept_each_other(ground: GroundStation) -> None:
@@ -144,3 +155,44 @@ def test_silent_pipe_and_missing_file_are_refused(tmp_path: Path, monkeypatch: p
     for name in ("pipe", "missing"):
         with pytest.raises(InputError, match="expected the 32 bytes"):
             read_key(tmp_path / name)
+
+
+def test_recorded_message_is_refused_after_a_restart_also_after_a_kill(tmp_path: Path) -> None:
+    file, now_s = TimeStampFile(tmp_path / "key.stamps"), 1_800_000_000.0
+    slow_clock = lambda: now_s - 3600  # noqa: E731 (a board without a battery for its clock)
+    stamp = int((now_s - 1_420_070_400) * TICKS_PER_S)
+    recorded, later = parse(stop_command(KEY, stamp)), parse(stop_command(KEY, stamp + 1))
+    first = MessageSigner(KEY, slow_clock, file)
+    assert first.verify(recorded)
+    first.store()
+    killed = MessageSigner(KEY, slow_clock, file)
+    assert not killed.verify(recorded)
+    assert not killed.verify(later), "it may have been used after the last write"
+    fresh = stop_command(KEY, stamp + round((STORE_INTERVAL_S + 1) * TICKS_PER_S))
+    assert killed.verify(parse(fresh))
+    first.store(at_end=True)
+    restarted = MessageSigner(KEY, slow_clock, file)
+    assert not restarted.verify(recorded)
+    assert restarted.verify(later)
+    encoder = common.MAVLink(None, 1, 1)
+    restarted.prepare(encoder)
+    assert encoder.signing.timestamp > stamp
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"newest": 1}', '{"newest": 1, "senders": {"x": 2}}'])
+def test_damaged_time_stamps_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "key.stamps").write_text(text)
+    with pytest.raises(InputError, match=r"holds no time stamps of MAVLink signing \(\w+\); remove it"):
+        MessageSigner(KEY, file=TimeStampFile(tmp_path / "key.stamps"))
+
+
+def test_time_stamps_that_cannot_be_kept_are_a_fault(ground: GroundStation, tmp_path: Path) -> None:
+    status, settings = Status(RunInfo("", "", "", "")), MavlinkSettings(VEHICLE, key=KEY)
+    links = [f"udpout:127.0.0.1:{ground.port}"]
+    kept = MavlinkSink(links, status, identity, replace(settings, stamps=tmp_path / "key.stamps"))
+    kept.discard()
+    assert status.snapshot().faults == {}
+    assert (tmp_path / "key.stamps").exists()
+    lost = MavlinkSink(links, status, identity, replace(settings, stamps=Path("/proc/key.stamps")))
+    lost.discard()
+    assert "not kept over a restart" in status.snapshot().open_faults["mavlink-stamps"]
