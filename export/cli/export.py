@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
-from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
+from calibration.ranges.histogram import MethodChoice
 from edge.cli.console import print_next_step
 from edge.cli.options import FOLDER, range_option
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, PixelFormat, RawFrameSpec
 from edge.release.manifest import MAX_BLUR, Form
+from export.cli.target_options import FRAMES_OPTION, METHOD_OPTION, calibration_frames_option
 
 DEFAULT_WINDOWS = 200
 """Windows that an export reads by default. More of them change ranges little and take longer."""
@@ -26,29 +28,10 @@ DEFAULT_WINDOWS = 200
     metavar="NAME",
     help="Name of the release in summaries, on pages and on boards (default: that of the student's file).",
 )
-@click.option(
-    "--frames",
-    multiple=True,
-    metavar="SOURCE",
-    help="Footage for calibration and parity: a video, a folder of images, or synthetic:SEED. "
-    "Can be repeated.",
-)
+@FRAMES_OPTION
 @range_option
-@click.option(
-    "--method",
-    type=click.Choice(METHOD_CHOICES),
-    default=BEST,
-    show_default=True,
-    help="Method that chooses the ranges.",
-)
-@click.option(
-    "--calibration-frames",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=DEFAULT_WINDOWS,
-    show_default=True,
-    help="Most windows of frames to use. The most varied ones are chosen; a quarter is held out.",
-)
+@METHOD_OPTION
+@calibration_frames_option(DEFAULT_WINDOWS)
 @click.option(
     "--form",
     "forms",
@@ -107,6 +90,9 @@ def export(
 
     Exports fp32, fp16 and int8 graphs and verifies each against PyTorch on held-out frames.
     """
+    # OpenMP reads this when PyTorch loads it. By default, a thread that waits for another one spins, which
+    # takes twice the processor time of the work on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # The work imports torch and onnx, which the help does not need.
     from export.cli.export_release import ExportRequest, export_release
 

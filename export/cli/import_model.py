@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from calibration.inputs.image_format import COLOURS, Colour
-from calibration.ranges.histogram import BEST, METHOD_CHOICES, MethodChoice
+from calibration.ranges.histogram import MethodChoice
 from edge.cli.console import print_next_step
 from edge.cli.options import FileType, SectionedCommand
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
+from export.cli.target_options import FRAMES_OPTION, METHOD_OPTION, calibration_frames_option
 
 NOT_STATED = "not stated"
 """Licence and source of a model whose user said nothing about them."""
@@ -105,27 +106,9 @@ _SECTIONS = {
 @click.option(
     "--map", "map_size", metavar="WxH", help="Size of the map; another than the output's is interpolated."
 )
-@click.option(
-    "--frames",
-    multiple=True,
-    metavar="SOURCE",
-    help="Footage to calibrate and verify on: a video, a folder of images, or synthetic:SEED. Repeatable.",
-)
-@click.option(
-    "--calibration-frames",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=DEFAULT_WINDOWS,
-    show_default=True,
-    help="Most windows of frames to use. The most varied ones are chosen; a quarter is held out.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(METHOD_CHOICES),
-    default=BEST,
-    show_default=True,
-    help="Method that chooses the ranges of int8.",
-)
+@FRAMES_OPTION
+@calibration_frames_option(DEFAULT_WINDOWS)
+@METHOD_OPTION
 @click.option("--budget", metavar="LIST", help="Limits for the loss of int8, as for aerogaze export.")
 def import_model(
     model: Path,

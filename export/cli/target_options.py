@@ -33,29 +33,38 @@ if TYPE_CHECKING:
     from calibration.inputs.onnx_import import ImportedGraph
     from export.graphs.int8_search import ProgressCallback
 
-_FOOTAGE = (
-    click.option(
-        "--frames",
-        multiple=True,
-        metavar="SOURCE",
-        help="Footage: a video, a folder of images, or synthetic:SEED. Can be repeated.",
-    ),
-    range_option,
-    click.option(
+FRAMES_OPTION = click.option(
+    "--frames",
+    multiple=True,
+    metavar="SOURCE",
+    help="Footage to calibrate and verify on: a video, a folder of images, or synthetic:SEED. Repeatable.",
+)
+METHOD_OPTION = click.option(
+    "--method",
+    type=click.Choice(METHOD_CHOICES),
+    default=BEST,
+    show_default=True,
+    help="Method that chooses the ranges of int8.",
+)
+
+
+def calibration_frames_option(default: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option for the number of windows, with a command's default."""
+    return click.option(
         "--calibration-frames",
         type=click.IntRange(min=1),
         metavar="N",
-        default=MAX_WINDOWS,
+        default=default,
         show_default=True,
-        help="Most windows of frames to use. The most varied ones are chosen.",
-    ),
-    click.option(
-        "--method",
-        type=click.Choice(METHOD_CHOICES),
-        default=BEST,
-        show_default=True,
-        help="Method that chooses the ranges.",
-    ),
+        help="Most windows of frames to use. The most varied ones are chosen; a quarter is held out.",
+    )
+
+
+_FOOTAGE = (
+    FRAMES_OPTION,
+    range_option,
+    calibration_frames_option(MAX_WINDOWS),
+    METHOD_OPTION,
     click.option(
         "--threads",
         type=click.IntRange(min=1),
