@@ -37,7 +37,7 @@ lint: env
 	$(BIN)/lint-imports
 
 bench: env
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(THEMES)
 
 # Students side by side, by docs/explanation/protocol.md; DATA is the folder of the real sequences.
 quality: env
@@ -48,6 +48,9 @@ quality: env
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@echo "read it: $(BIN)/python -m http.server --directory out/site"
+# Speed and memory, in less than ten minutes; THEMES="students engines" measures some. docs/explanation/benchmark.md
+THEMES ?=
+
 
 # The pictures of the README and of the pages, in docs/images. Needs Chromium.
 pictures: env

@@ -16,6 +16,8 @@ TURN_S = 0.004
 """Least length of a turn: short calls are repeated."""
 LONGEST_REPEATED_TURN_S = 0.05
 """Length up to which short calls are repeated, so that their turn is as long as that of a slow contestant."""
+LEAST_CALL_S = 1e-7
+"""Least time of a call that is assumed, for clocks with long steps."""
 FIRST_LOOK, NEXT_LOOK = 8, 1.15
 """Blocks before the first look at the intervals, and growth until the next one. The intervals hold at any
 time, so that this is a matter of processor time alone."""
@@ -28,7 +30,8 @@ class Measurement:
     """Values of contestants that took turns.
 
     Attributes:
-        values: Values of each contestant per work, one per block.
+        values: Values of each contestant per work, one per block. Those after the last whole block do not
+            count.
         calls: Calls in a turn of each contestant.
         seconds: Time that the measurement took.
     """
@@ -69,7 +72,8 @@ def measure_in_turns(
     Args:
         contestants: The contestants by name.
         is_decided: Whether the values so far suffice.
-        limit_s: Time after which no block begins, apart from the first.
+        limit_s: Time after which no turn begins, apart from those of the first block. A block that is cut off
+            does not count.
         on_block: Called after each block.
         seed: Seed of the order; None for another one each time.
         clock: Clock in seconds.
@@ -78,9 +82,12 @@ def measure_in_turns(
     measurement = Measurement({name: [] for name in contestants}, _choose_calls(contestants))
     order, draw = list(contestants), random.Random(seed)  # noqa: S311 - a fair coin, not a secret
     next_look = FIRST_LOOK
-    while measurement.blocks < MAX_BLOCKS and (measurement.blocks == 0 or clock() - start_s < limit_s):
+    while measurement.blocks < MAX_BLOCKS:
         draw.shuffle(order)
         for name in order:
+            if measurement.blocks and clock() - start_s >= limit_s:
+                measurement.seconds = clock() - start_s
+                return measurement
             contestant = contestants[name]
             value = contestant.take_turn(measurement.calls[name]) / contestant.work
             measurement.values[name].append(value)
@@ -96,13 +103,17 @@ def measure_in_turns(
 def _choose_calls(contestants: Mapping[str, Contestant]) -> dict[str, int]:
     """Return the calls per turn: turns of all contestants shall take equally long.
 
-    What can be repeated is called three times for it, which also warms it up; the fastest call counts. What
-    cannot, such as the start of a process, is not called: each call is a value of its own.
+    What can be repeated is called for it, which also warms it up; the fastest of three calls counts, and a
+    slow one suffices. What cannot, such as the start of a process, is not called: each call is a value of its
+    own.
     """
     seconds = {}
     for name, contestant in contestants.items():
         if contestant.repeats:
-            seconds[name] = max(min(contestant.take_turn(1) for _ in range(3)), 1e-7)
+            seconds[name] = max(contestant.take_turn(1), LEAST_CALL_S)
+            for _ in range(2):
+                if seconds[name] < LONGEST_REPEATED_TURN_S:
+                    seconds[name] = max(min(seconds[name], contestant.take_turn(1)), LEAST_CALL_S)
     longest_s = max(seconds.values(), default=0.0)
     turn_s = min(max(TURN_S, longest_s), LONGEST_REPEATED_TURN_S)
     return {name: max(1, round(turn_s / seconds[name])) if name in seconds else 1 for name in contestants}
