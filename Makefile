@@ -36,6 +36,9 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Speed and memory, in less than ten minutes; THEMES="students engines" measures some. docs/explanation/benchmark.md
+THEMES ?=
+
 bench: env
 	$(BIN)/python -m tests.bench $(THEMES)
 
@@ -48,9 +51,6 @@ quality: env
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@echo "read it: $(BIN)/python -m http.server --directory out/site"
-# Speed and memory, in less than ten minutes; THEMES="students engines" measures some. docs/explanation/benchmark.md
-THEMES ?=
-
 
 # The pictures of the README and of the pages, in docs/images. Needs Chromium.
 pictures: env
