@@ -9,11 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
 
+from edge.core.frames import Image
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.run import run_pipeline
 from edge.simulation.world import World
@@ -22,7 +23,7 @@ from edge.sinks.sink import Sink
 from edge.sources.factory import open_source
 from tests.bench.measurement.row import Benchmark, Contestant, Row, read_out, timed
 
-CLIP_FRAMES = 90
+CLIP_FRAMES = 60
 """Frames of a clip. A run's start, of a millisecond, is a small part of it."""
 
 
@@ -76,12 +77,17 @@ def write_clip(path: Path, frames: int = CLIP_FRAMES) -> Path:
     """Write a video of 1280x720 (.mp4: MPEG-4, .avi: JPEGs) and return its path."""
     codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
     writer = cv2.VideoWriter(str(path), codec, 30, (1280, 720))
-    world = World(2, 1280, 720, 30)
-    images = [world.frame(index).image for index in range(30)]
+    images = _images()
     for index in range(frames):
         writer.write(images[index % len(images)])
     writer.release()
     return path
+
+
+@cache
+def _images() -> list[Image]:
+    world = World(2, 1280, 720, 30)
+    return [world.frame(index).image for index in range(30)]
 
 
 def _run(clip: Path, model: SaliencyModel, make_sinks: Callable[[], list[Sink]] = list) -> None:
