@@ -10,7 +10,7 @@ from tests.support.pages import ROOT, RUN, Block, blocks, check_unrun_shell, pag
 
 RUN_ELSEWHERE = {"README.md": "system/test_install.py", "docs/reference/fleet.md": "jetson/cli/test_fleet.py"}
 """Pages whose blocks another test runs, which checks what they write, too; and the file of that test."""
-SHOWN = ("text", "toml", "ini", "json", "yaml", "html", "console")
+SHOWN = ("text", "toml", "ini", "json", "yaml", "html", "xml", "console")
 PAGES = [page for page in pages() if any(block.is_run for block in blocks(page))]
 
 
