@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -96,18 +97,22 @@ class MapAnalyzer:
         to_last = estimate_homography(last, current)
         if to_last is None or abs(np.linalg.det(to_last)) < 1e-6:
             return None
-        normalization = _normalization(*current.shape)
-        return np.asarray(normalization @ to_last @ np.linalg.inv(normalization), np.float64)
+        to_shares, to_pixels = _normalization(*current.shape)
+        return np.asarray(to_shares @ to_last @ to_pixels, np.float64)
 
 
-def _normalization(height: int, width: int) -> NDArray[np.float64]:
-    """Return the matrix (3, 3) from pixel indices to shares of the width and height."""
-    return np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
+@lru_cache(maxsize=16)
+def _normalization(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the matrix (3, 3) from pixel indices to shares of the width and height, and its inverse."""
+    return (
+        np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]]),
+        np.array([[width, 0, -0.5], [0, height, -0.5], [0, 0, 1]]),
+    )
 
 
 def _in_pixels(homography: NDArray[np.float64] | None, height: int, width: int) -> NDArray[np.float64] | None:
     """Return a homography between positions in [0, 1] as one between the pixels of a map."""
     if homography is None:
         return None
-    normalization = _normalization(height, width)
-    return np.asarray(np.linalg.inv(normalization) @ homography @ normalization, np.float64)
+    to_shares, to_pixels = _normalization(height, width)
+    return np.asarray(to_pixels @ homography @ to_shares, np.float64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -70,14 +71,16 @@ def find_regions(
     """
     total = float(saliency.sum())
     peaks = _separate_peaks(saliency, max_count)
+    focus = map_focus(saliency) if calibration and peaks else 0.0
+
+    def score(share: float) -> float:
+        return calibration.score(share, focus) if calibration else share
+
     regions = [
-        _grow_region(saliency, peak, [other for other in peaks if other != peak], total) for peak in peaks
+        _grow_region(saliency, peak, [other for other in peaks if other != peak], total, score)
+        for peak in peaks
     ]
-    regions.sort(key=lambda region: -region.share)
-    if calibration is None:
-        return tuple(regions)
-    focus = map_focus(saliency)
-    return tuple(replace(region, score=calibration.score(region.share, focus)) for region in regions)
+    return tuple(sorted(regions, key=lambda region: -region.share))
 
 
 def _separate_peaks(saliency: Tensor, max_count: int) -> list[Pixel]:
@@ -101,7 +104,9 @@ def _lowest_between(saliency: Tensor, a: Pixel, b: Pixel) -> float:
     return float(saliency[rows, columns].min())
 
 
-def _grow_region(saliency: Tensor, peak: Pixel, others: list[Pixel], total: float) -> Region:
+def _grow_region(
+    saliency: Tensor, peak: Pixel, others: list[Pixel], total: float, score: Callable[[float], float]
+) -> Region:
     height, width = saliency.shape
     mask = np.zeros((height + 2, width + 2), np.uint8)  # OpenCV's floodFill needs a border of one pixel
     for other in others:
@@ -126,7 +131,7 @@ def _grow_region(saliency: Tensor, peak: Pixel, others: list[Pixel], total: floa
         top=top / height,
         right=(left + box_width) / width,
         bottom=(top + box_height) / height,
-        score=share,
+        score=score(share),
         share=share,
     )
 

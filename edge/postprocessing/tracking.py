@@ -129,11 +129,7 @@ class RegionTracker:
     def _output(self, time_s: float) -> tuple[Region, ...]:
         """Return the regions of all tracks, the one to follow first."""
         regions = [
-            replace(
-                _clip_to_frame(track.region),
-                age_s=time_s - track.born_s,
-                coasting=track.seen_s < time_s,
-            )
+            _clip_to_frame(track.region, age_s=time_s - track.born_s, coasting=track.seen_s < time_s)
             for track in self._tracks
         ]
         regions.sort(key=lambda region: (region.coasting, -region.share))
@@ -179,12 +175,12 @@ def _shift(region: Region, dx: float, dy: float) -> Region:
     )
 
 
-def _clip_to_frame(region: Region) -> Region:
-    """Return the region with its box cut at the sides of the frame."""
+def _clip_to_frame(region: Region, age_s: float, coasting: bool) -> Region:
+    """Return the region with its box cut at the sides of the frame, and with its age."""
     left, top, right, bottom = (
         min(max(side, 0.0), 1.0) for side in (region.left, region.top, region.right, region.bottom)
     )
-    return replace(region, left=left, top=top, right=right, bottom=bottom)
+    return replace(region, left=left, top=top, right=right, bottom=bottom, age_s=age_s, coasting=coasting)
 
 
 def _is_in_frame(region: Region) -> bool:

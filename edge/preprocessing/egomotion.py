@@ -17,9 +17,9 @@ from edge.core.frames import Image
 
 MAX_CORNERS, MIN_CORNER_QUALITY, MIN_CORNER_DISTANCE_PX = 60, 0.003, 6
 """Corner detection; the quality is relative to the strongest corner."""
-MIN_CORNER_IMAGE_PX = 128
+MIN_CORNER_IMAGE_PX = 80
 """Corners are detected in an image that is halved while its longer side stays at this or more. Lucas-Kanade
-refines them at full resolution, so detection does not need it."""
+refines them at full resolution, so detection does not need it. Sides of 256 and 160 are halved once."""
 LK_WINDOW_PX, LK_PYRAMID_LEVELS = 9, 3
 """Lucas-Kanade: window size, and number of times that the images are halved. OpenCV's vector code suits a
 window of 9 pixels: 7 and 11 take half as long again. Three halvings follow fast turns."""

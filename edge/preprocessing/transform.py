@@ -156,7 +156,10 @@ class FramePreprocessor:
         self._discard_past(capture_s)
         past = self._past[0][1] if self._past else now
         self._past.append((capture_s or 0.0, now))
-        return np.concatenate([preprocessing(now), preprocessing(preprocessing.align(past, now))])
+        pair = np.empty((2, 3, preprocessing.height, preprocessing.width), np.float32)
+        preprocessing(now, pair[:1])
+        preprocessing(align_frame(past, now), pair[1:])
+        return pair
 
     def _discard_past(self, capture_s: float | None) -> None:
         """Discard the frames before the past frame of the next one."""
