@@ -9,7 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,14 @@ class PlaybookResult(NamedTuple):
 
 
 @pytest.fixture
-def play(server: SshServer, tmp_path: Path) -> Callable[..., PlaybookResult]:
+def sockets() -> Iterator[Path]:
+    """A folder for the sockets of SSH connections, whose paths must be short."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def play(server: SshServer, tmp_path: Path, sockets: Path) -> Callable[..., PlaybookResult]:
     """Run the example playbook against one board."""
     known = tmp_path / "known"
     known.write_text(server.known_hosts.read_text().replace("127.0.0.1", f"[127.0.0.1]:{server.port}"))
@@ -59,7 +67,8 @@ def play(server: SshServer, tmp_path: Path) -> Callable[..., PlaybookResult]:
     inventory.write_text(json.dumps({"drones": {"hosts": {"drone-1": board}}}))
     desk = {
         "HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "ANSIBLE_ROLES_PATH": str(ANSIBLE / "roles"),
-        "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1", "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",
+        "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
+        "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=5s",
         "ANSIBLE_LOCALHOST_WARNING": "0", "ANSIBLE_DEPRECATION_WARNINGS": "0",
     }  # fmt: skip
 
@@ -169,13 +178,24 @@ def test_new_board_gets_a_runtime(
     }  # fmt: skip
     if not Path("/usr/bin/python3").exists() or detect_platform().split("-")[0] != system_python():
         variables["aerogaze_python"] = sys.executable
-    few_wheels = make_stub_wheels(tmp_path / "few")  # Ansible takes a second for each file
+    few_wheels = make_stub_wheels(tmp_path / "few")  # Ansible takes a second for each file that it copies
     dry = play(make_bundle(), "--check", **{**variables, "aerogaze_wheels": str(few_wheels)})
     assert dry.code == 0, dry.output
     assert dry.changed
     assert not runtime.exists()
+    # The board has the wheels of the packages, as before an upgrade; one is damaged, and one is not needed.
+    there = tmp_path / "drone/arrived/wheels"
+    shutil.copytree(wheels, there, ignore=shutil.ignore_patterns("aerogaze-*", "*.txt", "*.py"))
+    damaged, old = next(there.glob("click-*.whl")), there / "aerogaze-0.0.1-py3-none-any.whl"
+    for wheel in (damaged, old):
+        wheel.write_bytes(b"incomplete")
     first = play(make_bundle(), **variables)
     assert first.code == 0, first.output
+    sent = re.findall(r"^changed: \[drone-1\] => \(item=(.*)\)$", first.output, re.M)
+    assert sorted(Path(path).name.partition("-")[0] for path in sent) == [
+        "aerogaze", "aerogaze", "click", "install_runtime.py", "requirements.txt",
+    ], first.output  # fmt: skip
+    assert {path.name for path in there.iterdir()} == {path.name for path in wheels.iterdir()}
     assert "include-system-site-packages = true" in (runtime / "pyvenv.cfg").read_text()
     again = play(make_bundle(), **variables)
     assert (again.code, again.changed) == (0, 0), again.output
