@@ -17,14 +17,13 @@ from edge.cli.options import FILE, FOLDER, FolderType, range_option
 from edge.core.atomic_files import PendingFile, atomic_file
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
-from edge.hardware.host import detect_machine
 from edge.sources.pixel_range import describe_range
 from trainer.data.map_shards import SCHEMA, LabellingPlan, ShardedMaps
 from trainer.datasets.clips import pluralize
 from trainer.datasets.factory import READERS, open_dataset
 from trainer.inference.predictor import DEFAULT_FPS
 from trainer.inference.pseudo_labels import clips_sha256, write_shards
-from trainer.training.distributed import process_group
+from trainer.training.distributed import process_group, share_cores
 
 MAX_NAMED_CLIPS = 3
 """Clips at fault that are named on the screen; the JSON names all."""
@@ -211,7 +210,7 @@ def _divide_machine(part: int) -> None:
     import torch  # here, since the help does not need it
 
     local_processes = process_group().local_world_size
-    torch.set_num_threads(max(1, detect_machine().cores // local_processes))
+    share_cores()
     if local_processes > 1:
         cv2.setNumThreads(1)
     if torch.cuda.is_available():

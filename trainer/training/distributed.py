@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from edge.core.errors import InputError
+from edge.hardware.host import detect_machine
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,19 @@ def process_group() -> ProcessGroup:
         environment.setdefault("SLURM_NTASKS_PER_NODE", str(per_node))
         return ProcessGroup(int(environment["SLURM_PROCID"]), world_size, per_node)
     return ProcessGroup(0, 1, 1)
+
+
+def share_cores(workers: int = 0) -> None:
+    """Let PyTorch compute on this process's share of the machine's cores.
+
+    It keeps the number of threads that the user chose by OMP_NUM_THREADS. torchrun sets that variable to 1 by
+    itself, so its processes share the cores all the same.
+
+    Args:
+        workers: Cores of that share that are left to processes that load data.
+    """
+    import torch  # here, since the help does not need it
+
+    if "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    torch.set_num_threads(max(1, detect_machine().cores // process_group().local_world_size - workers))

@@ -23,11 +23,10 @@ from pydantic import ValidationError
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
 from edge.core.guarded_files import read_bytes
-from edge.hardware.host import detect_machine
 from edge.sources.pixel_range import describe_range
 from trainer.data.pool_rendering import PoolProgress, ignore_progress
 from trainer.recipes.loader import Recipe, StageTable
-from trainer.training.distributed import ProcessGroup, process_group
+from trainer.training.distributed import ProcessGroup, process_group, share_cores
 from trainer.training.loading import Samples, make_loader
 from trainer.training.monitor import LossMonitor, TrainingProgress
 from trainer.training.stage import TrainingStage
@@ -157,7 +156,7 @@ def fit(
         return
     checkpoint = folder / CHECKPOINT if folder is not None and (folder / CHECKPOINT).is_file() else None
     step = _read_step(checkpoint) if checkpoint is not None else 0
-    torch.set_num_threads(max(1, detect_machine().cores // group.local_world_size - recipe.workers))
+    share_cores(recipe.workers)
     monitor = LossMonitor(name, table.steps, run.on_step)
     use_bfloat16 = recipe.mixed and (stage.allows_bfloat16_on_cpu or torch.cuda.is_available())
     with _silence_lightning():

@@ -189,7 +189,18 @@ def test_two_processes_share_the_work(tree: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.count("wrote 2 of 4 shards") == 2  # no process found shards of the other
     assert len(ShardedMaps(tmp_path / "o").clips) == 4
-    assert "leave it out" in run_torchrun("-m", "edge.cli.main", *arguments, "--shard", "0/2").stderr
+
+
+def test_shard_is_refused_where_torchrun_shares_the_work(
+    command: Command, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    model = save_student(tmp_path / "s.safetensors")
+    outcome = command(*label_arguments(model, tree, tmp_path / "o"), "--shard", "0/2")
+    assert outcome.code == 2
+    assert "torchrun or srun already shares the work: leave it out" in outcome.err
 
 
 def test_resuming_with_another_model_size_or_tree_is_rejected(

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edge.core.errors import InputError
+from tests.support.training import assert_equal_weights
 from trainer.models.skd import SpatiotemporalNetwork
 from trainer.models.student import SkdSettings, Student, TinyHDSettings, as_skd, as_tinyhd, load_student
 from trainer.recipes.loader import SkdRecipe, load_recipe
@@ -26,8 +27,7 @@ def test_saved_student_loads_unchanged_under_the_name_of_its_file(student: Stude
     student.save(tmp_path / "s.safetensors")
     loaded = load_student(tmp_path / "s.safetensors")
     assert (loaded.name, loaded.settings, loaded.trained) == ("s", student.settings, {"seed": 3})
-    for key, value in student.network.state_dict().items():
-        assert torch.equal(loaded.network.state_dict()[key], value)
+    assert_equal_weights(loaded.network, student.network)
     assert not loaded.network.training
 
 
@@ -39,8 +39,7 @@ def test_saved_tinyhd_student_loads_unchanged(tmp_path: Path) -> None:
     assert loaded.settings == settings
     assert (settings.delay_frames, TinyHDSettings("S").delay_frames) == (15, 0)
     assert as_tinyhd(loaded)[1].maps == 16
-    for key, value in student.network.state_dict().items():
-        assert torch.equal(loaded.network.state_dict()[key], value)
+    assert_equal_weights(loaded.network, student.network)
     with pytest.raises(InputError, match="student s is of kind tinyhd; expected skd"):
         as_skd(loaded)
     with pytest.raises(InputError, match=r"frames of 64 x 100; expected multiples of 32"):

@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,10 +22,18 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from tests.conftest import Outcome
-from tests.support.training import SHORT_SKD, KilledError, run_torchrun, set_options, short_skd_recipe
+from tests.support.training import (
+    SHORT_SKD,
+    KilledError,
+    assert_equal_weights,
+    run_torchrun,
+    set_options,
+    short_skd_recipe,
+)
 from trainer.models.student import load_student
 from trainer.recipes.loader import StageTable
-from trainer.training.distributed import ProcessGroup, process_group
+from trainer.training import distributed
+from trainer.training.distributed import ProcessGroup, process_group, share_cores
 from trainer.training.loop import TrainingRun, fit
 from trainer.training.monitor import TrainingProgress
 from trainer.training.run import train
@@ -92,8 +101,7 @@ def test_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_run(
         TrainingRun(tmp_path, 5, lambda p: steps.append(p.step)),
     )
     assert steps == list(range((killed_at - 1) // 5 * 5 + 1, 31)) or steps[0] == killed_at + 1
-    for key, value in uninterrupted.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[key], value)
+    torch.testing.assert_close(resumed.state_dict(), uninterrupted.state_dict())
     loaded = Line(TABLE)
     fit(
         "line", loaded, Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path, 5, kill)
@@ -109,8 +117,7 @@ def test_finished_stages_are_loaded_instead_of_trained_again(
     assert stages.count("network") == 3
     second = train(short_skd_recipe(), TrainingRun(tmp_path, on_step=lambda p: stages.append(p.stage)))
     assert stages.count("network") == 3
-    for key, value in first.network.state_dict().items():
-        assert torch.equal(second.network.state_dict()[key], value)
+    assert_equal_weights(second.network, first.network)
     with pytest.raises(InputError, match="training of another recipe"):
         train(short_skd_recipe(seed="5"), TrainingRun(tmp_path, pool=tmp_path / "pool"))
     assert not (tmp_path / "pool").exists(), "refused before scenes are rendered"
@@ -372,6 +379,32 @@ def test_process_group_is_read_from_the_environment_of_the_launcher(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", {**os.environ, **environment})
     assert process_group() == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({}, [7]),
+        ({"OMP_NUM_THREADS": "3"}, []),
+        (
+            {
+                "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                "OMP_NUM_THREADS": "1",
+            },
+            [3],
+        ),
+    ],
+    ids=["alone", "chosen by the user", "chosen by torchrun"],
+)  # fmt: skip
+def test_threads_are_a_share_of_the_cores_unless_the_user_chose_their_number(
+    environment: dict[str, str], threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(distributed, "detect_machine", lambda: SimpleNamespace(cores=8))
+    monkeypatch.setattr(os, "environ", environment)
+    share_cores(workers=1)
+    assert taken == threads
 
 
 def test_tasks_per_node_are_set_in_the_environment_for_lightning(monkeypatch: pytest.MonkeyPatch) -> None:

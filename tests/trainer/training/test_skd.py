@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edge.core.errors import InputError
 from tests.conftest import Outcome
-from tests.support.training import SHORT_SKD, set_options, short_skd_recipe
+from tests.support.training import SHORT_SKD, assert_equal_weights, set_options, short_skd_recipe
 from trainer.losses.saliency import hard_label, kl_cc
 from trainer.models.student import as_skd, load_student, raw_to_saliency
 from trainer.recipes.loader import SkdRecipe, load_recipe
@@ -31,12 +31,9 @@ def draw(recipe: SkdRecipe, stage: str, count: int) -> list[dict[str, Tensor]]:
 
 def test_same_recipe_gives_the_same_student() -> None:
     first, second, third = (skd.distil(short_skd_recipe(seed=seed)) for seed in ("1", "1", "2"))
-    for key, value in first.network.state_dict().items():
-        assert torch.equal(second.network.state_dict()[key], value), key
-    assert any(
-        not torch.equal(third.network.state_dict()[key], value)
-        for key, value in first.network.state_dict().items()
-    )
+    assert_equal_weights(second.network, first.network)
+    other = third.network.state_dict()
+    assert any(not torch.equal(other[key], value) for key, value in first.network.state_dict().items())
 
 
 def test_frozen_parts_do_not_change_while_the_decoder_learns() -> None:
@@ -177,8 +174,7 @@ def test_stages_after_the_teachers_learn_from_maps_that_are_computed_once(tmp_pa
         shutil.rmtree(tmp_path / stage)
     second = skd.distil(recipe, run)
     assert progress == []
-    for key, value in first.network.state_dict().items():
-        assert torch.equal(second.network.state_dict()[key], value), key
+    assert_equal_weights(second.network, first.network)
     # Maps of other weights are never taken for those of these teachers.
     shutil.rmtree(tmp_path / "teachers")
     shutil.rmtree(tmp_path / "network")
@@ -195,10 +191,10 @@ def test_merged_weights_are_the_mean_of_the_trained_and_the_named_student(tmp_pa
     path = tmp_path / "other.safetensors"
     other.save(path)
     merged = skd.distil(short_skd_recipe(**short, network__merge=f'"{path}"'))
+    both = (trained.network.state_dict(), other.network.state_dict())
     for name, value in merged.network.state_dict().items():
         if value.is_floating_point():
-            mean = (trained.network.state_dict()[name] + other.network.state_dict()[name]) / 2
-            torch.testing.assert_close(value, mean)
+            torch.testing.assert_close(value, (both[0][name] + both[1][name]) / 2)
     with pytest.raises(InputError, match=r"network\.merge skd-64-motion-plain has other settings"):
         skd.distil(short_skd_recipe(**short, network__merge='"skd-64-motion-plain"'))
 

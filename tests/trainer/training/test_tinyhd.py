@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from edge.core.errors import InputError
 from tests.conftest import Outcome
 from tests.support import dataset_trees as trees
-from tests.support.training import KilledError, set_options
+from tests.support.training import KilledError, assert_equal_weights, set_options
 from trainer.data.clip_windows import MixedWindowDataset, SyntheticWindows, WindowDataset, WindowShape
 from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import kl
@@ -219,9 +219,7 @@ def test_killed_recipe_resumes_in_its_stage(tmp_path: Path) -> None:
     steps: list[tuple[str, int]] = []
     resumed = train(recipe, TrainingRun(tmp_path / "run", 1, lambda p: steps.append((p.stage, p.step))))
     assert steps == [("assistant-rc4", 2), ("student", 1), ("student", 2)]
-    assert uninterrupted.network.state_dict().keys() == resumed.network.state_dict().keys()
-    for name, value in uninterrupted.network.state_dict().items():
-        torch.testing.assert_close(resumed.network.state_dict()[name], value, msg=name)
+    torch.testing.assert_close(resumed.network.state_dict(), uninterrupted.network.state_dict())
     assert resumed.trained["data"] == "ucf-sports and auxiliary videos"
     with pytest.raises(InputError, match="training of another recipe"):
         train(recipe.model_copy(update={"seed": 5}), TrainingRun(tmp_path / "run"))
@@ -235,8 +233,7 @@ def test_student_starts_from_the_weights_of_another(tmp_path: Path, monkeypatch:
     changes = {"student__rc": "8", "distillation__start": f'"{path}"'}
     student = train(short_recipe("tinyhd-s-rc1", **changes))
     assert (student.settings.kind, student.settings.preprocessing().width) == ("tinyhd", 32)
-    for name, value in start.network.state_dict().items():
-        assert torch.equal(student.network.state_dict()[name], value), name
+    assert_equal_weights(student.network, start.network)
     with pytest.raises(
         InputError, match="has rc 8, the recipe has 1; expected a student of the same network"
     ):
