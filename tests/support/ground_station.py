@@ -22,14 +22,15 @@ class GroundStation:
     Args:
         component: MAVLink component id of the station.
         system: MAVLink system id of the station.
+        port: UDP port to listen on; 0 for a free one.
 
     Attributes:
         received: Messages that were received and not yet taken by `wait` or `flush`.
     """
 
-    def __init__(self, component: int = 190, system: int = VEHICLE) -> None:
+    def __init__(self, component: int = 190, system: int = VEHICLE, port: int = 0) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
         self.mav = common.MAVLink(self, system, component)
         self.received: list[Any] = []
