@@ -260,6 +260,7 @@ TWO_PROCESSES = """
 """
 
 
+@pytest.mark.first
 def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(textwrap.dedent(TWO_PROCESSES))

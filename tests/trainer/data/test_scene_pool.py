@@ -208,6 +208,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.first
 def test_killed_rendering_resumes_with_the_shards_that_are_whole(pool_copy: Path) -> None:
     script = pool_copy.parent / "killed.py"
     script.write_text(textwrap.dedent(KILLED_AFTER_ONE_SHARD))

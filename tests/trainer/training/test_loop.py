@@ -228,6 +228,7 @@ KILLED_AT_STEP_7 = """
 """
 
 
+@pytest.mark.first
 def test_run_killed_by_the_system_resumes_with_the_same_command(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def test_run_killed_by_the_system_resumes_with_the_same_command(
 
 
 @pytest.mark.parametrize("when", ["scenes render", "workers start", "steps run"])
+@pytest.mark.first
 def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path, when: str) -> None:
     no_stages = {"teachers.steps": "0", "students.steps": "0"}
     scenes = "900" if when == "scenes render" else "9"
@@ -326,6 +328,7 @@ TWO_PROCESSES = """
 """
 
 
+@pytest.mark.first
 def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(textwrap.dedent(TWO_PROCESSES))
@@ -339,6 +342,7 @@ def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path) -> None
         torch.testing.assert_close(ranks[0][key], value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.first
 def test_command_trains_a_student_in_two_processes(tmp_path: Path) -> None:
     out, run = tmp_path / "s.safetensors", tmp_path / "run"
     arguments = ["train", "demo", "--out", str(out), "--run", str(run), *set_options(SHORT_SKD)]

@@ -92,6 +92,7 @@ def train_on(videos: Path) -> dict[str, str]:
     return {"data.kind": "videos", "data.root": json.dumps(str(videos))}
 
 
+@pytest.mark.first
 def test_tuning_reduces_the_int8_error_and_keeps_placement_and_ranges(
     over_budget: tuple[Path, Path], videos: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_tuning_reduces_the_int8_error_and_keeps_placement_and_ranges(
 
 
 @pytest.mark.parametrize("kind", ["skd", "streaming"])
+@pytest.mark.first
 def test_fake_quantization_computes_the_maps_of_the_int8_graph(kind: str, videos: Path) -> None:
     """Compare one step of the fake-quantized network with the Q/DQ graph in ONNX Runtime."""
     student = coarse_student()

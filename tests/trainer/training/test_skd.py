@@ -29,6 +29,7 @@ def draw(recipe: SkdRecipe, stage: str, count: int) -> list[dict[str, Tensor]]:
     return [samples[index] for index in range(count)]
 
 
+@pytest.mark.first
 def test_same_recipe_gives_the_same_student() -> None:
     first, second, third = (skd.distil(short_skd_recipe(seed=seed)) for seed in ("1", "1", "2"))
     assert_equal_weights(second.network, first.network)

@@ -200,6 +200,7 @@ def test_optimizer_is_that_of_the_paper() -> None:
     assert sorted(configured["lr_scheduler"]["scheduler"].milestones) == [100, 150, 180]
 
 
+@pytest.mark.first
 def test_killed_recipe_resumes_in_its_stage(tmp_path: Path) -> None:
     root = trees.write_ucf_sports(tmp_path / "data", clips=2, frames=18)
     trees.write_video(tmp_path / "videos" / "a.avi", 20)
@@ -328,6 +329,7 @@ def test_command_trains_a_student_that_can_be_evaluated(
     assert document["maps"].startswith("student s, PyTorch")
 
 
+@pytest.mark.first
 def test_command_trains_a_streaming_student_that_can_be_evaluated(
     command: Callable[..., Outcome], tmp_path: Path
 ) -> None:

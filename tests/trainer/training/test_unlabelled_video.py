@@ -163,6 +163,7 @@ def test_maps_of_two_teachers_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(saliency, (0.25 + 1) / 2)
 
 
+@pytest.mark.first
 def test_skd_student_learns_the_maps_of_unlabelled_video(
     command: Command, videos: Path, maps: Path, tmp_path: Path
 ) -> None:
