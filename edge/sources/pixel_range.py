@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cv2
@@ -42,19 +41,18 @@ class PixelRange:
     low: float
     high: float
 
-    @cached_property
-    def _table(self) -> NDArray[np.uint8]:
-        """8-bit value of each 16-bit value."""
-        return self._scale(np.arange(1 << 16, dtype=np.float32))
-
-    def _scale(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        inside = np.clip(np.where(np.isnan(values), self.low, values), self.low, self.high)
-        return np.rint((inside - self.low) * (255 / (self.high - self.low))).astype(np.uint8)
-
     def to_8_bits(self, image: NDArray[Any]) -> Image:
         """Return an image (H, W) or (H, W, 3) of more than 8 bits as BGR of 8 bits (H, W, 3)."""
-        pixels = self._table[image] if image.dtype == np.uint16 else self._scale(image)
-        return to_colour(pixels)
+        # Arithmetic in place takes a third of the time of a table of all values of 16 bits.
+        is_single = image.dtype in (np.uint16, np.float32)
+        values = np.array(image, np.float32 if is_single else np.float64)
+        if image.dtype.kind == "f":
+            values[np.isnan(values)] = self.low
+        np.clip(values, self.low, self.high, out=values)
+        values -= self.low
+        values *= 255 / (self.high - self.low)
+        np.rint(values, out=values)
+        return to_colour(np.asarray(cv2.convertScaleAbs(values), np.uint8))
 
 
 def parse_range(text: str | None) -> PixelRange | None:

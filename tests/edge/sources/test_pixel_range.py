@@ -31,6 +31,17 @@ def test_hot_pixels_and_values_that_are_no_numbers_do_not_set_the_range() -> Non
     assert pixels[0, :4, 0].tolist() == [0, 255, 0, 255]
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 65535), (7000, 9500), (12.5, 13.25), (-40, 70000)])
+def test_each_value_of_16_bits_is_scaled_and_rounded(low: float, high: float) -> None:
+    values = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    before = values.copy()
+    pixels = PixelRange(low, high).to_8_bits(values)
+    inside = np.clip(values.astype(np.float32), low, high)
+    expected = np.rint((inside - low) * (255 / (high - low)))
+    np.testing.assert_array_equal(pixels, np.repeat(expected[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(values, before)
+
+
 def test_image_of_one_value_is_black() -> None:
     image = np.full((8, 8), 500, np.uint16)
     assert measure_range([image]).to_8_bits(image).max() == 0
