@@ -23,19 +23,33 @@ PixelPoint = tuple[int, int]
 Colour = tuple[int, int, int]
 
 
-def draw_annotations(image: Image, result: Result) -> None:
+def draw_annotations(image: Image, result: Result, followed_id: int | None = None) -> None:
     """Draw the regions of a result onto a picture of its frame; a result without regions draws nothing.
 
     Args:
         image: Picture (H, W, 3), BGR, to draw onto.
         result: The result.
+        followed_id: Id of the region that is followed; None for the first one.
     """
     height, width = image.shape[:2]
     unit = math.hypot(width, height) / REFERENCE_DIAGONAL_PX
-    for region in reversed(result.regions):  # the region to follow is drawn last, on top
-        is_followed = region is result.regions[0]
+    chosen = (each for each in result.regions if followed_id is None or each.id == followed_id)
+    followed = next(chosen, None)
+    # The first regions lie on top of others, and the one to follow on top of all.
+    others = [each for each in reversed(result.regions) if each is not followed]
+    for region in others if followed is None else [*others, followed]:
+        is_followed = region is followed
         colour = FOLLOWED_COLOUR if is_followed else GREY if region.coasting else WHITE
         _draw_bracket(image, region, colour, unit)
+
+
+def draw_line(image: Image, first: tuple[float, float], last: tuple[float, float]) -> None:
+    """Draw a thin line between two points in relative coordinates, such as the horizon."""
+    height, width = image.shape[:2]
+    unit = math.hypot(width, height) / REFERENCE_DIAGONAL_PX
+    ends = [(round(x * width), round(y * height)) for x, y in (first, last)]
+    for stroke, thickness in ((DARK, 3 * unit), (WHITE, 1.2 * unit)):
+        cv2.line(image, ends[0], ends[1], stroke, max(1, round(thickness)), cv2.LINE_AA)
 
 
 def _draw_bracket(image: Image, region: Region, colour: Colour, unit: float) -> None:

@@ -99,6 +99,8 @@ class GeoPoint:
     heading_deg: float
 
 
+ImagePoint = tuple[float, float]
+"""Horizontal and vertical position in a frame, each in [0, 1]."""
 Sample = TypeVar("Sample", Position, Attitude)
 
 
@@ -213,6 +215,31 @@ class Geolocator:
         latitude, longitude = _offset(position, north, east)
         heading = math.degrees(math.atan2(ray[1], ray[0])) % 360
         return GeoPoint(latitude, longitude, ground_m, error, slant, heading)
+
+    def horizon(self, capture_s: float, aspect: float) -> tuple[ImagePoint, ImagePoint] | None:
+        """Return the two points where the horizon leaves a frame, in relative coordinates.
+
+        Args:
+            capture_s: Time stamp of the frame, in seconds on the clock of the poses.
+            aspect: Height of the frame divided by its width.
+
+        Returns:
+            The points; None if the horizon is not in the frame, or the attitude is missing or old.
+        """
+        rotated = self._rotation_at(capture_s - self._delay_s)
+        if rotated is None:
+            return None
+        # A pinhole camera shows it as a line: the downward part of a ray is linear in the position.
+        corner, across, below = (
+            float(rotated[0][2] @ np.array(self._camera.ray(x, y, aspect)))
+            for x, y in ((0, 0), (1, 0), (0, 1))
+        )
+        slope_x, slope_y = across - corner, below - corner
+        points = [(x, -(corner + slope_x * x) / slope_y) for x in (0.0, 1.0) if slope_y]
+        points += [(-(corner + slope_y * y) / slope_x, y) for y in (0.0, 1.0) if slope_x]
+        inside = [point for point in points if all(-1e-9 <= value <= 1 + 1e-9 for value in point)]
+        first, last = min(inside, default=None), max(inside, default=None)
+        return None if first is None or last is None or first == last else (first, last)
 
     def _rotation_at(self, time_s: float) -> tuple[NDArray[np.float64], float] | None:
         """Return the rotation (3, 3) from the camera's mount to north, east, down, and its rate."""

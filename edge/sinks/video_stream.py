@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+NO_REGION = 0
+"""Id that no region has."""
+
 
 @dataclass
 class VideoStream:
@@ -20,6 +23,7 @@ class VideoStream:
         fps: Pictures per second.
         bit_rate: Bits per second that the encoder aims at.
         is_running: Whether pictures are sent.
+        followed_id: Id of the region that MAVLink follows, `NO_REGION` for none; None for the first region.
     """
 
     kind: Literal["udp", "rtsp"]
@@ -31,6 +35,7 @@ class VideoStream:
     fps: float
     bit_rate: int
     is_running: bool = False
+    followed_id: int | None = None
 
     def uri(self, own_host: str | None) -> str:
         """Return what MAVLink tells a ground station: an RTSP address, or the UDP port to listen to.

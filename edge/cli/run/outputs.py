@@ -69,7 +69,7 @@ class Outputs:
             from edge.sinks.rtp.sink import RtpSink, parse_stream
 
             stream = parse_stream(options.rtp, frames)
-            sinks.append(RtpSink(stream, status, transform))
+            sinks.append(RtpSink(stream, status, transform, locator=locator))
         if options.mavlink:
             from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
             from edge.sinks.mavlink.link import SharedLinks

@@ -24,7 +24,7 @@ from edge.sinks.mavlink.parser import MessageParser
 from edge.sinks.mavlink.pose import PoseReader
 from edge.sinks.mavlink.signing import STORE_INTERVAL_S, MessageSigner, TimeStampFile
 from edge.sinks.mavlink.tracker import TargetTracker
-from edge.sinks.video_stream import VideoStream
+from edge.sinks.video_stream import NO_REGION, VideoStream
 
 HEARTBEAT_INTERVAL_S = 1.0
 """Rate that the standard asks for (mavlink.io, "Heartbeat/Connection Protocol")."""
@@ -104,7 +104,7 @@ class MavlinkSink:
         self._signer = None if settings.key is None else MessageSigner(settings.key, file=stamps)
         self._inputs = [(link, MessageParser(common, link, status)) for link in opened]
         self._tracker = TargetTracker(*settings.frame_size)
-        camera, locator = settings.camera, settings.locator
+        camera, locator, self._stream = settings.camera, settings.locator, settings.stream
         self._messages = CameraMessages(
             common, status, self._tracker, clock, camera, settings.stream, self._link.local_host, locator
         )
@@ -135,6 +135,7 @@ class MavlinkSink:
         result = self._transform(result)
         with self._lock:
             self._tracker.update(result)
+            self._show_target()
             for message in self._messages.due():
                 self._send(message)
             target = self._tracker.target
@@ -230,3 +231,10 @@ class MavlinkSink:
                 self._pose.handle_message(message)
             for reply in self._commands.handle(message):
                 self._send(reply)
+            self._show_target()
+
+    def _show_target(self) -> None:
+        """Let the video mark the region that is followed."""
+        if self._stream is not None:
+            target = self._tracker.target
+            self._stream.followed_id = NO_REGION if target is None else target.id

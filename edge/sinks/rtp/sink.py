@@ -12,18 +12,22 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import cv2
 
 from edge.core.errors import InputError
-from edge.core.frames import Source
+from edge.core.frames import Image, Source
 from edge.core.run_status import Status
+from edge.postprocessing.annotations import draw_annotations, draw_line
 from edge.postprocessing.result import Result, ResultTransform, identity
-from edge.sinks.files.overlay_video import draw_overlay, overlay_size
+from edge.sinks.files.overlay_video import blend_heat_map, overlay_size
 from edge.sinks.rtp.encoders import ENCODERS, Encoder
 from edge.sinks.video_stream import VideoStream
+
+if TYPE_CHECKING:
+    from edge.postprocessing.geolocation import Geolocator
 
 MIN_SIDE = 16
 """Smallest width and height of the video."""
@@ -87,6 +91,7 @@ class RtpSink:
         status: Status of the run.
         transform: Applied to each result that is shown, to find regions.
         encoders: Encoders to try, best first.
+        locator: Knows the attitude of the camera, for the horizon; None draws none.
 
     Raises:
         InputError: The host is unknown, GStreamer or an encoder is missing, or the port is in use.
@@ -98,9 +103,10 @@ class RtpSink:
         status: Status,
         transform: ResultTransform = identity,
         encoders: Sequence[Encoder] = ENCODERS,
+        locator: Geolocator | None = None,
     ) -> None:
         self._stream, self._status, self._transform = stream, status, transform
-        self._encoders = list(encoders)
+        self._encoders, self._locator = list(encoders), locator
         self._changed = threading.Condition()
         self._newest: Result | None = None
         self._closing = False
@@ -232,10 +238,20 @@ class RtpSink:
         """
         if not self._stream.is_running:
             return
-        picture = draw_overlay(self._transform(result), self._stream.width, self._stream.height)
+        picture = self._draw(self._transform(result))
         assert self._process.stdin is not None
         self._process.stdin.write(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).data)
         self._process.stdin.flush()
+
+    def _draw(self, result: Result) -> Image:
+        frame, stream = result.frame, self._stream
+        picture = blend_heat_map(frame.image, result.saliency, stream.width, stream.height)
+        aspect = frame.height / frame.width
+        horizon = self._locator.horizon(frame.capture_s, aspect) if self._locator else None
+        if horizon is not None:
+            draw_line(picture, *horizon)
+        draw_annotations(picture, result, stream.followed_id)
+        return picture
 
     def _wait(self, seconds: float) -> bool:
         """Wait; return False if the sink ends."""

@@ -260,3 +260,32 @@ def test_gimbal_that_looks_straight_down_has_no_singular_angle() -> None:
     assert (point.latitude_deg - HOME[0]) * metres_per_degree(HOME[0])[0] == pytest.approx(100, abs=0.1)
     assert quaternion_to_rotation(0, 0, 0, 0) is None
     assert quaternion_to_rotation(math.nan, 0, 0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("pitch", "roll", "expected"),
+    [
+        (0, 0, ((0, 0.5), (1, 0.5))),
+        (
+            -10,
+            0,
+            ((0, 0.5 - 0.5 * math.tan(math.radians(10)) / ASPECT), (1, 0.343)),
+        ),  # looks down: it is higher
+        (0, 90, ((0.5, 0), (0.5, 1))),
+        (-60, 0, None),
+    ],
+)
+def test_horizon_is_where_rays_are_level(
+    pitch: float, roll: float, expected: tuple[tuple[float, float], tuple[float, float]] | None
+) -> None:
+    poses, camera = PoseHistory(), CameraGeometry(90)
+    locator = Geolocator(camera, poses)
+    assert locator.horizon(0.0, ASPECT) is None, "no pose"
+    rotation = euler_to_rotation(math.radians(roll), math.radians(pitch), math.radians(30))
+    poses.add_attitude(Attitude(0.0, rotation, STILL))
+    horizon = locator.horizon(0.0, ASPECT)
+    assert (horizon is None) == (expected is None)
+    for point, wanted in zip(horizon or (), expected or (), strict=True):
+        assert point == pytest.approx(wanted, abs=1e-3)
+        assert (rotation @ camera.ray(*point, ASPECT))[2] == pytest.approx(0, abs=1e-9)
+    assert locator.horizon(10.0, ASPECT) is None, "an old pose"

@@ -21,6 +21,7 @@ from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import identity
 from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
 from edge.sinks.mavlink.link import SharedLinks
+from edge.sinks.video_stream import NO_REGION, VideoStream
 from tests.conftest import Outcome
 from tests.support.ground_station import CAMERA, VEHICLE, GroundStation
 from tests.support.mavlink_flight import flying, region, result
@@ -391,3 +392,15 @@ def test_two_cameras_are_two_components_on_one_line(ground: GroundStation) -> No
     finally:
         for sink in sinks:
             sink.discard()
+
+
+def test_video_marks_the_region_that_a_pilot_has_picked(ground: GroundStation) -> None:
+    stream = VideoStream("udp", "127.0.0.1", 5600, "", 320, 180, 30, 500_000)
+    with flying(ground, stream=stream) as (sink, _, _):
+        assert stream.followed_id is None
+        sink.write(result(region(), region(0.2, number=2)))
+        assert stream.followed_id == 1
+        assert ground.command(common.MAV_CMD_CAMERA_TRACK_POINT, 0.2, 0.5) == 0
+        assert wait_until(lambda: stream.followed_id == 2)
+        assert ground.command(common.MAV_CMD_CAMERA_STOP_TRACKING) == 0
+        assert wait_until(lambda: stream.followed_id == NO_REGION)

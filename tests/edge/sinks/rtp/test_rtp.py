@@ -21,10 +21,15 @@ import pytest
 from edge.core.errors import InputError
 from edge.core.frames import Frame
 from edge.core.run_status import RunInfo, Status
+from edge.postprocessing.annotations import FOLLOWED_COLOUR
+from edge.postprocessing.camera_geometry import CameraGeometry
+from edge.postprocessing.geolocation import Attitude, Geolocator, PoseHistory
+from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result
 from edge.sinks.rtp import sink as rtp
 from edge.sinks.rtp.encoders import ENCODERS, Encoder
 from edge.sinks.rtp.sink import RtpSink, parse_stream
+from edge.sinks.video_stream import NO_REGION
 from tests.conftest import Outcome
 from tests.support.ports import free_tcp_port, free_udp_port
 from tests.support.waiting import wait_until
@@ -300,3 +305,23 @@ def test_command_streams_while_it_runs(gstreamer: None, command: Callable[..., O
         outcome = command("run", video, "--realtime", "--rtp", f"udp://127.0.0.1:{port}")
         assert outcome.code == 0, outcome.err
         assert ground.wait(60) == 0
+
+
+def test_picture_shows_the_followed_region_and_the_horizon(gstreamer: None) -> None:
+    regions = tuple(
+        Region(x, 0.5, x - 0.1, 0.4, x + 0.1, 0.6, 0.4, number) for number, x in ((1, 0.25), (2, 0.75))
+    )
+    picture = np.full((180, 320, 3), 100, np.uint8)
+    poses = PoseHistory()
+    with streaming(f"udp://127.0.0.1:{free_udp_port()}", make_status()) as sink:
+        sink._locator = Geolocator(CameraGeometry(90), poses)
+        result = Result(Frame(0, 0.0, picture), MAP, 1.0, regions)
+        level = sink._draw(result)[90]
+        assert (level == 100).all(), "no attitude, no horizon"
+        poses.add_attitude(Attitude(0.0, np.eye(3), np.zeros(3)))
+        assert (sink._draw(result)[90, :, 0] > 150).sum() > 300
+        for followed_id, lit in ((None, [True, False]), (2, [False, True]), (NO_REGION, [False, False])):
+            sink._stream.followed_id = followed_id
+            drawn = sink._draw(result)
+            blue = (drawn == FOLLOWED_COLOUR).all(axis=2)
+            assert [bool(half.any()) for half in (blue[:, :160], blue[:, 160:])] == lit
