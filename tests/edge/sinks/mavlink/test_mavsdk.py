@@ -9,6 +9,7 @@ import pytest
 
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.sinks.video_stream import VideoStream
+from tests.support.gimbal_manager import AUTOPILOT, GimbalManager
 from tests.support.ground_station import CAMERA, VEHICLE, GroundStation
 from tests.support.mavlink_flight import Flight, flying, region, result
 from tests.support.ports import free_udp_port
@@ -17,12 +18,17 @@ from tests.support.waiting import wait_until
 mavsdk = pytest.importorskip("mavsdk", reason="MAVSDK is not installed: pip install mavsdk")
 
 
+SETPOINT = "GIMBAL_MANAGER_SET_PITCHYAW"
+
+
 class Client(NamedTuple):
-    """A flight that MAVSDK sees, and MAVSDK's camera plugin."""
+    """A flight that MAVSDK sees, its port, its view of the vehicle, and its camera plugin."""
 
     flight: Flight
     camera: Any
     plugin: Any
+    system: Any
+    port: int
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def client(ground: GroundStation) -> Iterator[Client]:
             system = next(each for each in station.get_systems() if each.get_system_id() == VEHICLE)
             camera = plugin.Camera(system)
             assert wait_until(lambda: bool(camera.camera_list().cameras))
-            yield Client(flight, camera, plugin)
+            yield Client(flight, camera, plugin, system, port)
 
 
 def tracked(ground: GroundStation, client: Client) -> float:
@@ -92,3 +98,29 @@ def test_taps_and_letting_go_work(client: Client, ground: GroundStation) -> None
     assert tracked(ground, client) == pytest.approx(0.7)
     assert client.camera.track_stop(CAMERA) == success
     assert tracked(ground, client) != tracked(ground, client), "NaN: nothing is tracked"
+
+
+def test_camera_is_no_gimbal_and_yields_one_that_a_pilot_takes(client: Client, ground: GroundStation) -> None:
+    from mavsdk.plugins.gimbal import gimbal as plugin
+
+    def moves_gimbal() -> bool:
+        ground.flush()
+        client.flight.clock.advance(1)
+        client.flight.sink.write(result(region()))
+        return any(message.get_type() == SETPOINT for message in ground.flush())
+
+    manager = GimbalManager(client.port, ground)
+    try:
+        gimbal = plugin.Gimbal(client.system)
+        assert wait_until(lambda: bool(gimbal.gimbal_list().gimbals))
+        (item,) = gimbal.gimbal_list().gimbals
+        assert item.gimbal_manager_component_id == AUTOPILOT, "the camera is none"
+        assert moves_gimbal()
+        gimbal.take_control(item.gimbal_id, plugin.ControlMode.PRIMARY)
+        assert wait_until(lambda: manager.controller not in ((0, 0), (VEHICLE, CAMERA)))
+        assert wait_until(lambda: not moves_gimbal())
+        assert not moves_gimbal()
+        gimbal.release_control(item.gimbal_id)
+        assert wait_until(moves_gimbal)
+    finally:
+        manager.close()
