@@ -6,20 +6,32 @@ that of `aerogaze profile`, because a yardstick must be the same for all commits
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from calibration.search.latency_model import convolution_mmacs
 from edge.inference.onnxruntime.runner import STOP_SPINNING
+from tests.bench.measurement.row import Contestant, timed
 
 CHANNELS, SIDE, KERNEL = 128, 56, 3
 PEAK_MACS = float(CHANNELS**2 * KERNEL**2 * SIDE**2)
 """Multiply-accumulates of the convolution: 462 million."""
 
 
-def open_peak(precision: str, threads: int) -> Callable[[], object]:
+def open_peak(
+    model: ModelProto, precision: str, threads: int, clock: Callable[[], float] = time.perf_counter
+) -> Contestant:
+    """Return a contestant whose value is the time that a graph's convolutions take at the peak's rate."""
+    macs = 1e6 * sum(convolution_mmacs(model).values())
+    call = _open_convolution(precision, threads)
+    return timed(call, work=PEAK_MACS / macs, comparable=False, clock=clock)
+
+
+def _open_convolution(precision: str, threads: int) -> Callable[[], object]:
     """Return a call of the convolution in fp32 or int8; in int8 its input and output are 8-bit integers."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

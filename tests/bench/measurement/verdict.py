@@ -46,8 +46,9 @@ class Verdict:
 
     def describe(self) -> str:
         """Return the verdict as a sentence."""
-        text = f"{self.label}: {_number(self.value)}"
-        if self.low != self.high:
+        is_exact = self.low == self.high == self.value
+        text = f"{self.label}: {self.value:.6g}" if is_exact else f"{self.label}: {_number(self.value)}"
+        if not is_exact:
             ends = f"{_number(self.low)} to {_number(self.high)}"
             text += f" ({ends})" if math.isfinite(self.low + self.high) else " (too few values)"
         text += f" {self.unit}" if self.unit else ""
@@ -118,4 +119,4 @@ def _compare(low: float, high: float, bound: float, at_least: bool) -> Answer:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"  # 1234 and not 1.23e+03

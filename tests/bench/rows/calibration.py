@@ -22,7 +22,7 @@ from calibration.search.method_selection import ranges_by_method, rank_methods
 from edge.simulation.world import World
 from export.graphs import onnx_export
 from export.release.builder import make_release
-from export.release.clip_release import MAX_CLIPS, make_clip_release
+from export.release.clip_release import make_clip_release, max_clips
 from export.release.parity import student_feeder
 from tests.bench.measurement.row import Reading, Readings
 from tests.support.untrained import with_statistics
@@ -90,7 +90,7 @@ def export_rows(student: Student, folder: Path) -> Iterator[Reading]:
     accuracy budget, so its search tries everything.
     """
     is_clip = "clip" in forms_of(student).modules
-    frames = synthetic_frames(student, MAX_CLIPS if is_clip else EXPORT_WINDOWS)
+    frames = synthetic_frames(student, max_clips(student) if is_clip else EXPORT_WINDOWS)
     step_starts_s: dict[str, float] = {}
     start_s = time.perf_counter()
 

@@ -18,6 +18,7 @@ from edge.inference.onnxruntime.runner import OnnxRunner
 from edge.inference.runner_factory import open_runner
 from edge.release.manifest import load_release
 from export.graphs import onnx_export
+from tests.bench.machine_peak import open_peak
 from tests.bench.measurement.row import Benchmark, Contestant, Row, timed
 from trainer.models.forms import forms_of
 from trainer.models.mobilenet3d import CLIP_FRAMES
@@ -99,9 +100,13 @@ def _tinyhd_rows(rc: Reduction) -> list[Row]:
     so its first map waits for 15 others.
     """
     label = f"rc {rc}, 192x256: maps/s of the streaming student over TinyHD"
+    share = f"rc {rc}, 192x256: streaming student, fp32, two threads: share of the machine's peak"
     return [
-        Row(f"{label}-{variant} (delay: 0 frames and {delay})", variant, "stream", bound=bound)
-        for variant, bound, delay in BOUNDS
+        *(
+            Row(f"{label}-{variant} (delay: 0 frames and {delay})", variant, "stream", bound=bound)
+            for variant, bound, delay in BOUNDS
+        ),
+        Row(share, "peak", "stream", "%", 100),
     ]
 
 
@@ -115,7 +120,8 @@ def _open_tinyhd(rc: Reduction, folder: Path) -> Iterator[Mapping[str, Contestan
     settings = StreamingSettings(*SIZE, rc)
     student = Student("stream", settings, settings.build().eval(), {})
     graph = folder / "stream.onnx"
-    onnx.save(onnx_export.export_onnx(student, "stream", 1), graph)
+    model = onnx_export.export_onnx(student, "stream", 1)
+    onnx.save(model, graph)
     signature = GraphSignature(
         {"frame": (1, 3, *SIZE)}, {"saliency": (1, 1, *SIZE)}, forms_of(student).states
     )
@@ -127,7 +133,8 @@ def _open_tinyhd(rc: Reduction, folder: Path) -> Iterator[Mapping[str, Contestan
         for feed in feeds:  # as many maps per call as M, so that the caches are equally warm
             runners[0].infer(feed)
 
-    contestants = {"stream": timed(run_stream, work=CLIP_FRAMES)}
+    peak = open_peak(model, "fp32", threads=2)
+    contestants = {"stream": timed(run_stream, work=CLIP_FRAMES), "peak": peak}
     for variant, steps in MAPS.items():
         graph = folder / f"tinyhd-{variant}.onnx"
         network = FusedClip(TinyHD(variant, rc)).eval()

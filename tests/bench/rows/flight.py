@@ -108,9 +108,11 @@ def _open_decoding(suffix: str, folder: Path) -> Iterator[Mapping[str, Contestan
             pass
         capture.release()
 
-    yield {"decoding": timed(decode, comparable=False), "run": timed(lambda: _run(clip, model))}
-    model.close()
-    cv2.setNumThreads(threads)
+    try:
+        yield {"decoding": timed(decode, comparable=False), "run": timed(lambda: _run(clip, model))}
+    finally:
+        model.close()
+        cv2.setNumThreads(threads)
 
 
 @contextmanager

@@ -48,17 +48,19 @@ def _open(_folder: Path) -> Iterator[Mapping[str, Contestant]]:
         for image in images:
             preprocess(image)
 
-    yield {
-        **{
-            name: timed(partial(prepare, preprocess), work=len(images), clock=time.process_time)
-            for name, preprocess in preprocessors.items()
-        },
-        "alignment": timed(partial(align_frame, small[0], small[3]), clock=time.process_time),
-        "first version": timed(
-            partial(align_by_ransac, small[0], small[3]), comparable=False, clock=time.process_time
-        ),
-    }
-    cv2.setNumThreads(threads)
+    try:
+        yield {
+            **{
+                name: timed(partial(prepare, preprocess), work=len(images), clock=time.process_time)
+                for name, preprocess in preprocessors.items()
+            },
+            "alignment": timed(partial(align_frame, small[0], small[3]), clock=time.process_time),
+            "first version": timed(
+                partial(align_by_ransac, small[0], small[3]), comparable=False, clock=time.process_time
+            ),
+        }
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def align_by_ransac(past: Image, now: Image) -> Image:

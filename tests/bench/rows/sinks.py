@@ -35,8 +35,6 @@ from tests.support.maps import blob
 
 MOTION = np.array([[1, 0, 0.7], [0, 1, 0.2], [0, 0, 1.0]])
 """Motion of the camera, in pixels of a map."""
-
-
 RESULTS = 132
 """Results that are analyzed and written over and over."""
 ANALYSES = ((64, 64, 5.0), (192, 256, 8.0))

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from calibration.search.latency_model import convolution_mmacs
 from edge.inference.runner_factory import open_runner
 from edge.release.manifest import SHIPPED_RELEASES, Release, load_release
-from tests.bench.machine_peak import PEAK_MACS, open_peak
+from tests.bench.machine_peak import open_peak
 from tests.bench.measurement.row import AnyBenchmark, Benchmark, Contestant, Reading, Readings, Row, timed
 
 MIN_CC = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.995}
@@ -65,7 +64,7 @@ def _open_student(release: Release, threads: int, _folder: Path) -> Iterator[Map
     wait for each other, so that their time is that on the wall.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
-    macs = 1e6 * sum(convolution_mmacs(onnx.load(release.path(release.graph("fp32")))).values())
+    model = onnx.load(release.path(release.graph("fp32")))
     rng, shape = np.random.default_rng(0), release.input_shape(1, "stream")
     feed = {
         name: rng.uniform(-1, 1, [side or 1 for side in shape]).astype(np.float32)
@@ -78,9 +77,7 @@ def _open_student(release: Release, threads: int, _folder: Path) -> Iterator[Map
             stack.callback(runner.close)
             contestants[precision] = timed(partial(runner.infer, feed), clock=clock)
             if precision != "fp16":
-                # Its value is the time that the student's work takes at the peak's rate.
-                call, work = open_peak(precision, threads), PEAK_MACS / macs
-                contestants[f"peak {precision}"] = timed(call, work=work, comparable=False, clock=clock)
+                contestants[f"peak {precision}"] = open_peak(model, precision, threads, clock)
         yield contestants
 
 
