@@ -139,6 +139,7 @@ PERMITTING = {
 """Options that forbid nothing."""
 
 
+@pytest.mark.long
 def test_each_option_of_the_sandbox_forbids_by_itself(probed_board: Board) -> None:
     options = {line.split("=")[0]: line for line in sandbox_options()}
     assert set(options) == set(FORBIDDEN) | PERMITTING, "each option has an attempt"

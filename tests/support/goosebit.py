@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -31,15 +32,23 @@ async def prepare():
     await create_initial_user("us", PWD_CXT.hash("secret"))
     await Tortoise.close_connections()
 asyncio.run(prepare())
-uvicorn.run(app, host=sys.argv[1], port=int(sys.argv[2]))
+tls = dict(zip(("ssl_certfile", "ssl_keyfile"), sys.argv[3:]))
+uvicorn.run(app, host=sys.argv[1], port=int(sys.argv[2]), **tls)
 """
 
 
 @dataclass
 class GooseBit:
-    """A running gooseBit, and the actions of its user."""
+    """A running gooseBit, and the actions of its user.
+
+    Attributes:
+        url: Its address.
+        certificate: File with its certificate, which signs itself; None without HTTPS.
+        token: Of its user.
+    """
 
     url: str
+    certificate: Path | None = None
     token: str = ""
 
     def request(
@@ -48,7 +57,8 @@ class GooseBit:
         """Send a request of the user, and return the JSON of the answer."""
         headers = {"Content-Type": kind, **({"Authorization": f"bearer {self.token}"} if self.token else {})}
         request = urllib.request.Request(self.url + path, body, headers, method=method)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        tls = ssl.create_default_context(cafile=self.certificate) if self.certificate else None
+        with urllib.request.urlopen(request, timeout=30, context=tls) as answer:  # noqa: S310
             return json.loads(answer.read())
 
     def roll_out(self, bundle: Path) -> None:
@@ -68,11 +78,26 @@ class GooseBit:
         return next(row for row in self.request("/api/v1/devices")["devices"] if row["id"] == name)
 
 
-@contextmanager
-def running_goosebit(folder: Path, host: str = "127.0.0.1") -> Iterator[GooseBit]:
-    """Run a gooseBit on an address of this machine, with an empty database, in an empty folder.
+def _make_certificate(folder: Path, host: str) -> tuple[Path, Path]:
+    """Return the files of a new certificate for an address, and of its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        "/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-days", "2", "-subj", "/CN=goosebit", "-addext", f"subjectAltName=IP:{host}", "-keyout", str(key),
+        "-out", str(certificate),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
 
-    The test is skipped where there is none.
+
+@contextmanager
+def running_goosebit(folder: Path, host: str = "127.0.0.1", uses_tls: bool = False) -> Iterator[GooseBit]:
+    """Run a gooseBit with an empty database. The test is skipped where there is none.
+
+    Args:
+        folder: An empty folder.
+        host: Address of this machine.
+        uses_tls: It speaks HTTPS, with a certificate of its own.
     """
     if not PYTHON.exists():
         pytest.skip("GOOSEBIT_PYTHON names no Python that has goosebit")
@@ -80,9 +105,10 @@ def running_goosebit(folder: Path, host: str = "127.0.0.1") -> Iterator[GooseBit
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"GOOSEBIT_DB_URI": f"sqlite://{folder}/db.sqlite3", "GOOSEBIT_ARTIFACTS_DIR": str(folder)}
     with (folder / "log").open("w") as log:
-        arguments = [str(PYTHON), "-c", SERVE, host, str(port)]
+        tls = _make_certificate(folder, host) if uses_tls else ()
+        arguments = [str(PYTHON), "-c", SERVE, host, str(port), *map(str, tls)]
         process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=log, stderr=log)
-    goosebit = GooseBit(f"http://{host}:{port}")
+    goosebit = GooseBit(f"https://{host}:{port}", tls[0]) if tls else GooseBit(f"http://{host}:{port}")
     try:
         login = b"username=us&password=secret"
         for attempt in range(300):

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.virtual_board import Board, mounted, service_state
+from tests.support.waiting import wait_until
 
 STEPS_FILE = Path(__file__).with_name("announced_steps.py")
 PYTHON_FOLDER = "usr/lib/python3/dist-packages"
+START_S = 120.0
 OWNED = re.compile(
     r"(state|trust|config)\.json|lock|slots|slots/[ab]"
     r"|slots/[ab]/(manifest\.json|signatures\.json|release|caches|engines|release/.+)"
@@ -114,6 +116,8 @@ def check_flown(board: Board, counters: set[int]) -> int:
     Returns:
         The counter of the release.
     """
+    # On a busy machine systemd may have started it a second time.
+    wait_until(lambda: service_state(board, "ActiveState") == ["active"], START_S)
     state, process = service_state(board, "ActiveState", "MainPID")
     status = json.loads(board.ssh("sudo", "/opt/aerogaze/bin/aerogaze", "device", "status", "--json").stdout)
     assert (state, status["state"], status["health"]) == ("active", "good", "good"), status
