@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +154,51 @@ def test_subscriber_whose_quality_of_service_does_not_match_is_named(
     assert wait_until(is_named)
     text = sink._status.snapshot().open_faults["ros2-qos"]
     assert text == "a subscriber of /saliency/map asks for durability, which is not offered"
+
+
+def test_clock_of_a_simulation_stamps_results_and_is_a_parameter(
+    peer: Peer, open_sink: Callable[..., Ros2Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builtin_interfaces.msg import Time
+    from rcl_interfaces.srv import ListParameters
+    from rosgraph_msgs.msg import Clock
+    from sensor_msgs.msg import Image
+
+    monkeypatch.setenv(ARGUMENTS_VARIABLE, "-p use_sim_time:=true")
+    peer.publish("/clock", lambda index: Clock(clock=Time(sec=1000 + index)))
+    maps = peer.listen(Image, "/saliency/map")
+    sink, unstamped = open_sink(), replace(RESULT, frame=replace(RESULT.frame, stamp_ns=None))
+
+    def is_stamped_by_the_simulation() -> bool:
+        sink.write(unstamped)
+        return any(1000 <= message.header.stamp.sec < 100_000 for message in list(maps))
+
+    assert wait_until(is_stamped_by_the_simulation)
+    client = peer.node.create_client(ListParameters, "/aerogaze/list_parameters")
+    assert client.wait_for_service(20)
+    answer = client.call_async(ListParameters.Request())
+    assert wait_until(answer.done)
+    assert "use_sim_time" in answer.result().result.names
+
+
+def test_cameras_of_a_run_have_topics_and_diagnostics_of_their_own(peer: Peer) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from sensor_msgs.msg import Image
+
+    maps = {name: peer.listen(Image, f"/saliency/{name}/map") for name in ("day", "thermal")}
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    source: Any = SimpleNamespace(width=320, height=180)
+    sinks = [
+        Ros2Sink(f"saliency/{name}", source, Status(RunInfo("", "", "", name), camera=name)) for name in maps
+    ]
+    try:
+        for sink, messages in zip(sinks, maps.values(), strict=True):
+            write_until(sink, messages)
+        expected = {"aerogaze: saliency day", "aerogaze: saliency thermal"}
+        assert wait_until(lambda: {each.status[0].name for each in list(diagnostics)} == expected)
+    finally:
+        for sink in sinks:
+            sink.discard()
 
 
 def test_command_goes_from_topic_to_topics(peer: Peer, tmp_path: Path) -> None:
