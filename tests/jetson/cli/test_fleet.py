@@ -37,6 +37,8 @@ Command = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]
 TOLERANT_RING = '[[rings]]\nhosts = {}\nerror = "50%"\nsuccess = "50%"\n'
 ALL_AT_ONCE = TOLERANT_RING.format('"all"')
+PATIENT = f"[rollout]\ntries = 100\nbackoff-s = 0.2\n{ALL_AT_ONCE}"
+"""As long as a test holds one of the boards, such a roll-out does not end."""
 
 
 @pytest.fixture(scope="session")
@@ -168,22 +170,23 @@ def test_interrupted_rollout_continues_with_the_remaining_hosts(
 ) -> None:
     names = make_boards(6)
     fleet, state, out = (
-        write_inventory(tmp_path, names, ALL_AT_ONCE),
+        write_inventory(tmp_path, names, PATIENT),
         tmp_path / "state",
         tmp_path / "report.json",
     )
     arguments: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
-    process = subprocess.Popen(
-        fleets.aerogaze_command(*arguments, "--out", out),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while len(finished := read_journal_rows(state)) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    with open_board(tmp_path / names[-1]).lock():
+        process = subprocess.Popen(
+            fleets.aerogaze_command(*arguments, "--out", out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while len(finished := read_journal_rows(state)) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == code
     if number == signal.SIGINT:
         assert "of 6 hosts are finished; the same command continues" in err
@@ -238,14 +241,16 @@ def test_busy_board_is_tried_again(
 def test_second_rollout_at_the_same_time_is_refused(
     command: Command, next_bundle: Path, make_boards: Callable[[int], list[str]], tmp_path: Path
 ) -> None:
-    fleet, state = write_inventory(tmp_path, make_boards(4), ALL_AT_ONCE), tmp_path / "state"
+    names, state = make_boards(4), tmp_path / "state"
+    fleet = write_inventory(tmp_path, names, PATIENT)
     arguments: list[str | Path] = ["fleet", next_bundle, fleet, "--state", state]
-    process = subprocess.Popen(
-        fleets.aerogaze_command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    while not read_journal_rows(state):
-        time.sleep(0.02)
-    second = command(*arguments)
+    with open_board(tmp_path / names[-1]).lock():
+        process = subprocess.Popen(
+            fleets.aerogaze_command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        while not read_journal_rows(state):
+            time.sleep(0.02)
+        second = command(*arguments)
     assert process.wait(60) == 0
     assert second.code == 2
     assert "is being written by another aerogaze" in second.err
