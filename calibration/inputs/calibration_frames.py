@@ -288,18 +288,20 @@ def _scan_source(
         InputError: If the source is shorter than a window.
     """
     recent: deque[NDArray[np.uint8]] = deque(maxlen=length)
+    deviations: deque[float] = deque(maxlen=length)
     first_frames: list[NDArray[np.uint8]] = []
     diverse, last_quarter = DiverseSample(2 * per_source), _LastQuarter(max(1, per_source // 4))
     total = blank = 0
     for frame in source:
         recent.append(preprocessing.resize(frame.image))
+        deviations.append(float(recent[-1].std(axis=(0, 1)).max()))
         if len(first_frames) < GOLDEN_FRAMES:
             first_frames.append(recent[-1])
         if len(recent) < length:
             continue
         window = np.stack(recent)
         number, total = total, total + 1
-        if float(window.std(axis=(1, 2)).max()) < MIN_DEVIATION:
+        if max(deviations) < MIN_DEVIATION:
             blank += 1
             continue
         descriptor = describe_window(window)

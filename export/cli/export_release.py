@@ -26,7 +26,7 @@ from export.cli.target_options import warn
 from export.graphs.int8_search import CalibrationOptions
 from export.graphs.onnx_export import check_form
 from export.release.builder import EXPORT_OPTIONS, is_release_file, make_release
-from export.release.clip_release import MAX_CLIPS, make_clip_release
+from export.release.clip_release import make_clip_release, max_clips
 from export.release.fuse_release import make_fused_release
 from trainer.models.forms import forms_of
 from trainer.models.student import Student, load_student
@@ -134,7 +134,7 @@ def _read_footage(plan: _ExportPlan, frames: tuple[str, ...], max_windows: int) 
         sources = [open_source(name) for name in frames]
         for source in sources:
             stack.callback(source.close)
-        limit = min(max_windows, MAX_CLIPS) if plan.takes_clips else max_windows
+        limit = min(max_windows, max_clips(student)) if plan.takes_clips else max_windows
         return read_frames(sources, student.settings.preprocessing(), forms_of(student).window, limit)
 
 

@@ -40,8 +40,9 @@ from export.release.parity import check_parity
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
 
-MAX_CLIPS = 16
-"""Most clips read. A quarter of them is held out; nothing is calibrated on the others."""
+MAX_CLIPS, MAX_CLIPS_OF_MAPS = 16, 8
+"""Most clips read, if each gives one map, and if each gives a map per frame. A quarter of them is held out;
+nothing is calibrated on the others."""
 VERIFIED_CLIPS = 4
 """Clips that graphs are verified on, and golden frames. S runs a whole clip for each frame."""
 Maps = NDArray[np.float32]
@@ -56,6 +57,11 @@ class _ReferenceClips:
     held_out_maps: Sequence[Maps]
     golden: Sequence[Frames]
     golden_maps: Sequence[Maps]
+
+
+def max_clips(student: Student) -> int:
+    """Return the most clips to read for a student."""
+    return MAX_CLIPS if forms_of(student).maps == 1 else MAX_CLIPS_OF_MAPS
 
 
 def make_clip_release(
