@@ -24,8 +24,8 @@ from tests.support.ports import free_tcp_port, free_udp_port
 from tests.support.waiting import wait_until
 
 SOAK_S = float(os.environ.get("SOAK_S", "600"))
-"""Duration; the environment variable `SOAK_S` sets another one. Memory rises for some four minutes, while the
-clients meet in new combinations, and stays constant then."""
+"""Duration; the environment variable `SOAK_S` sets another one. Memory rises for some four minutes and stays
+constant then: malloc keeps memory for each of the threads that were once busy at the same time."""
 TOKEN = "a-token-of-mine"  # noqa: S105
 PATHS = ("/", "/status.json", "/metrics", "/frame.jpg", "/healthz", "/nothing", "/%00")
 LEAVES_AT_ONCE = struct.pack("ii", 1, 0)
@@ -221,7 +221,7 @@ def test_live_run_with_clients_that_come_and_go_does_not_grow(tmp_path: Path) ->
         median(resources.resident_mb for _, resources in part)
         for part in (readings[len(readings) // 4 : len(readings) // 2], readings[-len(readings) // 4 :])
     )
-    assert late < early + 20
+    assert late < early + 30
     rows = [json.loads(line)["frame"] for line in recordings[1].read_text().splitlines()]
     assert rows == sorted(set(rows))
     capture, frames = cv2.VideoCapture(str(recordings[0])), 0
