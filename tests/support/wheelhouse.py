@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import compileall
 import ensurepip
 import functools
 import hashlib
 import json
+import py_compile
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from sysconfig import get_config_var
 
@@ -28,6 +31,14 @@ def main():
         sys.exit("aerogaze: the drone is armed")
 """
 
+WITHOUT_SYNC = """
+import os, runpy, sys
+os.sync = lambda: None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script without writing all disks of this machine, which would wait for what other tests write."""
+
 
 @functools.cache
 def is_index_reachable() -> bool:
@@ -35,6 +46,18 @@ def is_index_reachable() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "0", "--no-deps", "mdurl"]
         return not subprocess.run([*command, "--dest", folder], capture_output=True).returncode
+
+
+@functools.cache
+def with_bytecode(wheel: Path) -> bytes:
+    """Return a wheel with bytecode in it: a program that runs from a wheel else compiles itself each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(folder, quiet=2, legacy=True, invalidation_mode=mode)
+        files = (path for path in Path(folder).rglob("*") if path.is_file())
+        return zip_files({str(path.relative_to(folder)): path.read_bytes() for path in files})
 
 
 def make_stub_wheels(
@@ -75,14 +98,17 @@ def make_stub_wheels(
     files[f"{info_folder}/RECORD"] = build_record(files, f"{info_folder}/RECORD")
     folder.mkdir(parents=True)
     (folder / f"aerogaze-{version}-py3-none-any.whl").write_bytes(data := zip_files(files))
-    for wheel in pip_wheels:
-        shutil.copy(wheel, folder)
+    pip_data = {
+        wheel.name: wheel.read_bytes() if installs_pip else with_bytecode(wheel) for wheel in pip_wheels
+    }
+    for name, content in pip_data.items():
+        (folder / name).write_bytes(content)
     shutil.copy(INSTALLER, folder)
     digest = hashlib.sha256(data).hexdigest()
     lines = f"aerogaze=={version} --hash=sha256:{digest}\n"
-    for wheel in pip_wheels:
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        requirement = f"pip=={wheel.name.split('-')[1]}" if installs_pip else "# the wheel of pip has"
+    for name, content in pip_data.items():
+        digest = hashlib.sha256(content).hexdigest()
+        requirement = f"pip=={name.split('-')[1]}" if installs_pip else "# the wheel of pip has"
         lines += f"{requirement} --hash=sha256:{digest}\n"
     (folder / REQUIREMENTS).write_text(
         f"# machine {platform or detect_platform()}\n# unpacked 9 bytes\n{lines}"
@@ -96,6 +122,7 @@ def run_installer(wheels: Path, link: Path, *disarm_options: str) -> tuple[int, 
     Returns:
         Exit code, whether it changed anything, and its standard error.
     """
-    command = [sys.executable, str(wheels / INSTALLER.name), str(link), "--", *disarm_options]
+    script = str(wheels / INSTALLER.name)
+    command = [sys.executable, "-c", WITHOUT_SYNC, script, str(link), "--", *disarm_options]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.returncode, bool(result.stdout) and json.loads(result.stdout)["changed"], result.stderr
