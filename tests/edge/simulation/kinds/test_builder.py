@@ -12,6 +12,7 @@ from edge.simulation.kinds.catalogue import BLANKS, CONDITIONS, EMPTY, KINDS, PL
 from edge.simulation.world import World
 
 SMALL = (128, 72)
+pytestmark = pytest.mark.any_python(reason="scenes are arithmetic of NumPy, drawn by OpenCV")
 
 
 @pytest.mark.parametrize("kind", KINDS)
