@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edge.core.errors import InputError
 from edge.release.onnx_graph import OnnxGraph, OnnxNode, Shape, TensorType
 
 WEIGHT_INPUTS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
@@ -99,7 +100,13 @@ def count_work(
         graph: The graph.
         types: Types of all activations, as `infer_tensor_types` returns them.
         layers: Names of the nodes of each layer, by the layer's name. Other names are ignored.
+
+    Raises:
+        InputError: The type of a tensor is missing.
     """
+    tensors = (name for node in graph.nodes for name in (*node.inputs, *node.outputs) if name)
+    if missing := next((name for name in tensors if name not in types and name not in graph.weights), None):
+        raise InputError(f"the shape of {missing} is unknown; expected a graph without branches and loops")
     return _LayerNodes(graph, layers).count(types)
 
 
@@ -198,6 +205,8 @@ class _LayerNodes:
             for output in node.outputs:
                 for consumer in self._consumers.get(output, []):
                     layers |= self._layers_of[consumer.name]
+                    if layers and node.op in COUNTED_OPERATORS:
+                        return  # it is computed once
 
     def _join_producer(self, node: OnnxNode) -> None:
         layers = self._layers_of[node.name]

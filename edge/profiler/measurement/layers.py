@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.core.errors import InputError
 from edge.inference.interface.layer_times import LayerTime
 from edge.inference.onnxruntime.tensor_types import infer_tensor_types
 from edge.profiler.measurement.candidate import Candidate, InputFeed
@@ -78,17 +79,21 @@ def profile_layers(
         finally:
             runner.close()
     graph = read_onnx_graph(candidate.graph)
-    shapes = {name: value.shape for name, value in feeds[0].items()}
-    types = infer_tensor_types(candidate.graph, graph, shapes)
     nodes = assign_nodes(times, graph)
-    works = count_work(graph, types, nodes)
+    works, total = {}, None
+    try:
+        shapes = {name: value.shape for name, value in feeds[0].items()}
+        types = infer_tensor_types(candidate.graph, graph, shapes)
+        works = count_work(graph, types, nodes)
+        total = sum(count_work(graph, types, find_layers(graph)).values(), Work())
+    except InputError as error:
+        peak = f"work not counted: {error}"
     measured_peak = None if isinstance(peak, str) else peak
     layers = describe_layers(times, nodes, works, read_parts(graph), measured_peak)
-    total = sum(count_work(graph, types, find_layers(graph)).values(), Work())
     return {
         "layers": [asdict(layer) for layer in layers],
-        "work": asdict(total),
-        "unassigned_macs": total.macs - sum(layer.macs for layer in layers),
+        "work": asdict(total) if total else None,
+        "unassigned_macs": total.macs - sum(layer.macs for layer in layers) if total else 0,
         "peak": asdict(measured_peak) if measured_peak else None,
         "peak_why": peak if isinstance(peak, str) else "",
         **summarize_layers(layers),
@@ -130,7 +135,7 @@ def describe_layers(
     Args:
         times: Layers in execution order.
         nodes: Nodes of each layer as `assign_nodes` returns them.
-        works: Work of each layer, by the engine's name.
+        works: Work of each layer, by the engine's name; empty if it could not be counted.
         parts: Parts as `read_parts` returns them.
         peak: Peak that the layers are compared with, if there is one.
     """
@@ -139,10 +144,10 @@ def describe_layers(
     for time in times:
         members = nodes[time.name]
         part = next((parts[node] for node in members if node in parts), part)
-        work = works[time.name] if members else Work()
-        moved_bytes = work.moved_bytes if members else time.moved_bytes
+        work = works.get(time.name) if members else None
+        moved_bytes = work.moved_bytes if work else None if members else time.moved_bytes
         peak_share, bound = (
-            peak.compare(work.macs, moved_bytes, time.precision, time.ms)
+            peak.compare(work.macs if work else 0, moved_bytes, time.precision, time.ms)
             if peak is not None and moved_bytes is not None
             else (None, "")
         )
@@ -155,7 +160,7 @@ def describe_layers(
                 precision=time.precision,
                 ms=time.ms,
                 share=time.ms / total_ms,
-                macs=work.macs,
+                macs=work.macs if work else 0,
                 moved_bytes=moved_bytes,
                 peak_share=peak_share,
                 bound=bound,

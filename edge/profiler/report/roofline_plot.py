@@ -30,6 +30,9 @@ def describe_roofline(name: str, profile: Row) -> Iterator[str]:
     if "work" not in profile:
         return
     work, total_ms = profile["work"], sum(profile["parts_ms"].values()) or 1.0
+    if work is None:
+        yield f"{name}: {profile['peak_why']}"
+        return
     moved_bytes = sum(work[key] for key in ("weight_bytes", "read_bytes", "written_bytes"))
     yield (
         f"{name}, a call: {work['macs'] / 1e6:.1f} MMAC and {moved_bytes / 1e6:.2f} MB moved in "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.core.errors import InputError
 from edge.inference.onnxruntime.tensor_types import infer_tensor_types
 from edge.release.graph_work import Work, count_macs, count_work, find_layers
 from edge.release.manifest import load_release
@@ -133,6 +134,21 @@ def test_node_that_no_layer_names_belongs_to_a_neighbour() -> None:
     assert works["FusedConv"] == Work(16 * 64, 64 + 16, 1024, 1024)
     assert works["Exp"] == Work(0, 0, 1024, 1024)
     assert works["Reorder"] == Work()
+
+
+def test_convolution_that_no_layer_names_is_counted_once() -> None:
+    nodes = [node("Conv", "x w", "conv"), node("Exp", "conv", "a"), node("Abs", "conv", "y")]
+    onnx_graph = graph(nodes, {"w": TensorType("float", (4, 4, 1, 1))})
+    types = {name: TensorType("float", IMAGE) for name in ("x", "conv", "a", "y")}
+    works = count_work(onnx_graph, types, {"first": ["node_a"], "second": ["node_y"]})
+    assert [work.macs for work in works.values()] == [16 * 64, 0]
+    assert works["second"].read_bytes == 1024
+
+
+def test_tensor_without_a_shape_is_named() -> None:
+    onnx_graph = graph([node("If", "x", "y")], {})
+    with pytest.raises(InputError, match="the shape of y is unknown"):
+        count_work(onnx_graph, {"x": TensorType("bool", ())}, {})
 
 
 def test_views_move_nothing_and_selections_read_what_they_write() -> None:

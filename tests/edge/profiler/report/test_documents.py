@@ -138,6 +138,20 @@ def test_document_of_an_older_version_has_no_roofline(measured: dict[str, Any]) 
     assert not any("MMAC and" in line for line in terminal(document))
 
 
+def test_report_says_why_work_was_not_counted(measured: dict[str, Any]) -> None:
+    document = deepcopy(measured)
+    document["layers"]["int8"].update(
+        work=None, peak=None, peak_why="work not counted: the shape of y is unknown"
+    )
+    for layer in document["layers"]["int8"]["layers"]:
+        layer.update(macs=0, moved_bytes=None, peak_share=None, bound="")
+    page = render_page(document)
+    assert "Roofline of fp32" in page
+    assert "Roofline of int8" not in page
+    assert "int8: work not counted: the shape of y is unknown" in page
+    assert "int8: work not counted: the shape of y is unknown" in " ".join(terminal(document))
+
+
 def terminal(document: dict[str, Any]) -> list[str]:
     """Return the lines that a terminal of 80 columns shows."""
     console = Console(file=io.StringIO(), width=80)
