@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -145,8 +144,6 @@ class TeacherPredictor(PairPredictor):
             kind: One of `TEACHER_KINDS`.
             fps: Frame rate of the clips.
         """
-        from pydantic import ValidationError
-
         from trainer.models.teacher import SpatialTeacher, TemporalTeacher
         from trainer.recipes.loader import SkdRecipe
 
@@ -158,9 +155,10 @@ class TeacherPredictor(PairPredictor):
             teacher.load_state_dict(
                 {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
             )
-        except (OSError, ValidationError, RuntimeError, pickle.UnpicklingError, AttributeError) as error:
+        except Exception as error:  # a damaged file raises whatever its bytes lead to
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{folder} holds no teachers that can be read ({str(error).splitlines()[0]}); expected "
+                f"{folder} holds no teachers that can be read ({reason}); expected "
                 f"the folder {TEACHERS_FOLDER} of a run of aerogaze train whose teachers are finished"
             ) from None
         teacher.eval().to(device())

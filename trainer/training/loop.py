@@ -151,8 +151,7 @@ def fit(
         )
     folder = run.folder / name if run.folder else None
     if folder is not None and (folder / FINISHED).is_file():
-        stage.load_state_dict(torch.load(folder / FINISHED, weights_only=True))
-        stage.eval()
+        _load_finished(stage, folder / FINISHED)
         return
     checkpoint = folder / CHECKPOINT if folder is not None and (folder / CHECKPOINT).is_file() else None
     step = _read_step(checkpoint) if checkpoint is not None else 0
@@ -227,6 +226,17 @@ def _check_finite(name: str, stage: TrainingStage, steps: int) -> None:
     for key, value in stage.state_dict().items():
         if not value.isfinite().all():
             raise InputError(f"{name}: {key} is not finite after {steps} steps; lower the stage's rate")
+
+
+def _load_finished(stage: TrainingStage, path: Path) -> None:
+    try:
+        stage.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        raise InputError(
+            f"{path} does not hold the weights of this stage ({type(error).__name__}): remove it to train "
+            "the stage again"
+        ) from None
+    stage.eval()
 
 
 def _read_step(checkpoint: Path) -> int:

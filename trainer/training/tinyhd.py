@@ -6,7 +6,6 @@ the ground truth (`trainer.losses.hierarchical`). A trained assistant is the tea
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,9 +214,9 @@ def load_teacher(network: HD2S, path: Path) -> None:
         raise InputError(
             f"no teacher at {file}; expected the folder of a run with a trained teacher, or its done.pt"
         ) from None
-    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
         raise InputError(
-            f"{file} does not hold weights of the teacher HD2S ({str(error).splitlines()[0]}); "
+            f"{file} does not hold weights of the teacher HD2S ({type(error).__name__}); "
             "expected teacher/done.pt of an earlier run"
         ) from None
 

@@ -101,11 +101,12 @@ def test_run_labels_with_both_teachers(command: Command, tree: Path, tmp_path: P
     assert ShardedMaps(tmp_path / "one").plan.maps == ("spatial",)
     outcome = command("evaluate", teachers, "--dataset", "videos", "--root", tree)
     assert f"holds two teachers; expected one of them: name {teachers}/spatial" in outcome.err
-    (tmp_path / "run" / "recipe.json").unlink()
-    outcome = command(*label_arguments(teachers, tree, tmp_path / "p"))
-    assert outcome.code == 2
-    assert "holds no teachers that can be read" in outcome.err
-    assert not (tmp_path / "p").exists()
+    for damaged in (teachers / "done.pt", tmp_path / "run" / "recipe.json"):
+        damaged.write_bytes(b"")
+        outcome = command(*label_arguments(teachers, tree, tmp_path / "p"))
+        assert outcome.code == 2
+        assert "holds no teachers that can be read" in outcome.err
+        assert not (tmp_path / "p").exists()
 
 
 def test_release_labels_each_clip_from_the_initial_state(

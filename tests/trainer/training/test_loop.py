@@ -133,10 +133,12 @@ def test_finished_stages_are_loaded_instead_of_trained_again(
         train(short_skd_recipe(), TrainingRun(tmp_path))
 
 
-def test_unreadable_checkpoint_is_reported_with_its_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["last.ckpt", "done.pt"])
+@pytest.mark.parametrize("content", [b"no checkpoint", b""])
+def test_unreadable_weights_are_reported_with_their_path(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "line").mkdir()
-    (tmp_path / "line" / "last.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match="remove it to start the stage again"):
+    (tmp_path / "line" / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} .*: remove it to (start|train) the stage again"):
         fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, TrainingRun(tmp_path))
 
 

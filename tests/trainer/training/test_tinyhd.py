@@ -272,10 +272,16 @@ def test_weights_of_an_earlier_teacher_are_loaded(tmp_path: Path) -> None:
         assert torch.equal(network.fusion.weight, stage.network.fusion.weight)
     torch.save({"network.fusion.weight": torch.zeros(1)}, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("not weights")
+    (tmp_path / "empty.pt").touch()
+    torch.save([1], tmp_path / "list.pt")
+    torch.save({1: 2}, tmp_path / "number.pt")
     for path, message in (
         (tmp_path / "none.pt", r"no teacher at .*none.pt; expected the folder of a run"),
         (tmp_path / "other.pt", r"other.pt does not hold weights of the teacher HD2S"),
-        (tmp_path / "text.pt", r"text.pt does not hold weights of the teacher HD2S"),
+        *(
+            (tmp_path / f"{name}.pt", rf"{name}.pt does not hold weights of the teacher HD2S")
+            for name in ("text", "empty", "list", "number")
+        ),
     ):
         with pytest.raises(InputError, match=message) as caught:
             tinyhd.load_teacher(HD2S(), path)
