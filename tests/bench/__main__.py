@@ -53,7 +53,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if not 0 < arguments.time <= 1000:
         parser.error(f"--time is {arguments.time:g}; expected a factor above 0, such as 4")
     if not 0 < arguments.within < 100:
-        parser.error(f"--within is {arguments.within:g}; expected percent between 0 and 100, such as 2")
+        parser.error(f"--within is {arguments.within:g}; expected percent between 0 and 100, such as 3")
     return arguments
 
 

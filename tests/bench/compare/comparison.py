@@ -16,9 +16,9 @@ from tests.bench.measurement.row import Benchmark, Contestant
 from tests.bench.measurement.session import Plan, Progression, format_seconds
 from tests.bench.measurement.turns import Measurement, measure_in_turns
 
-DEFAULT_MARGIN = 0.02
+DEFAULT_MARGIN = 0.03
 """Relative difference up to which two commits count as the same. The same code in two processes can differ by
-a percent: their memory lies elsewhere."""
+two percent: their memory lies elsewhere."""
 SIDES = "A", "B"
 BUDGET_FACTOR = 2
 """A comparison may take so many times the budget of its benchmark: there are two to open and to measure."""

@@ -53,7 +53,7 @@ def benchmarks() -> Sequence[Benchmark]:
     return (
         Benchmark("PyTorch, batch 1", 20, (over_eager, over_fp32), partial(_open_pytorch, 1)),
         Benchmark(f"PyTorch, batch {PAPER_BATCH}", 25, (over_batch,), partial(_open_pytorch, PAPER_BATCH)),
-        *(Benchmark(f"TinyHD rc {rc}", 40, _tinyhd_rows(rc), partial(_open_tinyhd, rc)) for rc in reductions),
+        *(Benchmark(f"TinyHD rc {rc}", 45, _tinyhd_rows(rc), partial(_open_tinyhd, rc)) for rc in reductions),
     )
 
 
