@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 JUMPING_OPERATORS = {
     "ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod",
@@ -59,7 +59,7 @@ def force_jumps(model: onnx.ModelProto, values: JumpValues) -> tuple[onnx.ModelP
             node.output[list(node.output).index(name)] = _OWN + name
             own.append(_OWN + name)
             graph.initializer.append(numpy_helper.from_array(values[name], _FORCED + name))
-            kind = types.get(name) or TensorProto.FLOAT
+            kind = types.get(name) or helper.np_dtype_to_tensor_dtype(values[name].dtype)
             nodes.insert(0, helper.make_node("Cast", [_FORCED + name], [name], name=_FORCED + name, to=kind))
     del graph.node[:]
     graph.node.extend(nodes)
