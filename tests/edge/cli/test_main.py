@@ -73,7 +73,7 @@ INVALID = [
     (["run", "{video}", "--overlay", "{video}"], "it is the source or another output"),
     (["run", "{video}", "--jsonl", "o", "--maps", "./o"], "it is the source or another output"),
     (["run", "{video}", "--max-frames", "0"], "0 is not in the range"),
-    (["run"], "Missing argument 'SOURCE'"),
+    (["run"], "Missing argument 'SOURCE...'"),
     (["run", "{video}", "--colour"], "No such option"),
     (["flap"], "No such command 'flap'"),
     (["profile", "--form", "pair"], "has no graph in pair form"),
