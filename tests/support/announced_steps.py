@@ -47,7 +47,8 @@ def announce(step: str) -> None:
 def hear(event: str, arguments: tuple[Any, ...]) -> None:
     """Announce an audit event of Python if it is a step."""
     step = describe(event, arguments)
-    if step is not None and sys.argv[1:2] == ["device"]:
+    is_ours = sys.argv[1:2] == ["device"] or sys.argv[0].endswith("install_runtime.py")
+    if step is not None and is_ours:
         announce(step)
 
 
@@ -59,7 +60,14 @@ def sync_announced(descriptor: Any) -> None:
     _sync(descriptor)
 
 
-_sync = os.fsync
+def sync_all_announced() -> None:
+    """Announce that all files are about to be synchronized, and synchronize them."""
+    announce("sync all")
+    _sync_all()
+
+
+_sync, _sync_all = os.fsync, os.sync
 if os.path.exists(STEPS) and os.geteuid() == 0:
     os.fsync = sync_announced  # type: ignore[assignment]
+    os.sync = sync_all_announced
     sys.addaudithook(hear)

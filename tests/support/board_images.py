@@ -229,15 +229,23 @@ def collect_runtime(images: BoardImages) -> None:
     call(*words, *aerogaze("wheels", board_platform(images)), limit_s=1200)
 
 
-def flash(images: BoardImages, board: Board, bundle: Path, *options: str | Path) -> str:
+def flash(images: BoardImages, board: Board, bundle: Path, *options: str | Path, code: Path = ROOT) -> str:
     """Flash a board from its desk, and return what the command said.
+
+    Args:
+        images: The wheels and keys of the desk.
+        board: The board.
+        bundle: The bundle.
+        *options: Options of the command.
+        code: Folder with the code of the desk.
 
     Raises:
         RuntimeError: The flash failed; with what it said and what the service said.
     """
-    done = board.desk.run(
-        *aerogaze(*board.flash_words(bundle, *options)), environment=images.desk_environment()
-    )
+    variables = {**images.desk_environment(), "PYTHONPATH": str(code)}
+    # Python's -m imports from the working folder first.
+    words = ("env", f"--chdir={code}", *aerogaze(*board.flash_words(bundle, *options)))
+    done = board.desk.run(*words, environment=variables)
     if done.returncode:
         journal = board.ssh(
             "sudo", "journalctl", "-u", "aerogaze", "-n", "30", "--no-pager", check=False

@@ -84,7 +84,9 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
 
 
 def unmount(place: Path) -> None:
-    """Unmount a file system as soon as the last process has left it."""
+    """Write all that is left, and unmount a file system as soon as the last process has left it."""
+    # A container that has just started may hold the mount, too: to unmount it here would write nothing.
+    call("sync", "--file-system", place)
     for _ in range(100):
         if subprocess.run(["/bin/umount", place], capture_output=True).returncode == 0:
             return
