@@ -226,6 +226,12 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
 
 
+def name_type(elem_type: int) -> str:
+    """Return the name of a type of tensors; a damaged file may have one that does not exist."""
+    names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    return names.get(elem_type, f"of the unknown type {elem_type}")
+
+
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     opset = opset_of(model)
     if opset not in SUPPORTED_OPSETS:
@@ -236,7 +242,9 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
         )
     for index, node in enumerate(model.graph.node):
         prefix = f"{path}: node {node.name or f'number {index}'} is a {node.op_type}"
-        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset):
+        # In a damaged file the name may be bytes that are no text.
+        is_known = node.op_type.isascii() and onnx.defs.has(node.op_type, opset)
+        if node.domain not in ("", "ai.onnx") or not is_known:
             origin = (
                 f"of {node.domain}" if node.domain not in ("", "ai.onnx") else f"unknown to opset {opset}"
             )
@@ -270,8 +278,9 @@ def _image_input(
     tensor_type = value.type.tensor_type
     prefix = f"{path}: input {value.name}"
     if tensor_type.elem_type != TensorProto.FLOAT:
-        name = TensorProto.DataType.Name(tensor_type.elem_type).lower()
-        raise InputError(f"{prefix} is {name}; expected float32: export the graph in float32")
+        raise InputError(
+            f"{prefix} is {name_type(tensor_type.elem_type)}; expected float32: export the graph in float32"
+        )
     # Some exporters write -1 for an open dimension.
     dims = [d.dim_value if d.dim_value > 0 else None for d in tensor_type.shape.dim]
     shape = f"({', '.join(str(d or '?') for d in dims)})"
@@ -335,7 +344,7 @@ def select_output(path: Path, model: onnx.ModelProto, output: str | None) -> str
     if name not in types:
         raise InputError(f"{path} has no output {name!r}; expected one of {', '.join(types)}")
     if types[name] != TensorProto.FLOAT:
-        dtype = TensorProto.DataType.Name(types[name]).lower()
+        dtype = name_type(types[name])
         raise InputError(f"{path}: output {name} is {dtype}; expected float32: name another with --output")
     return name
 

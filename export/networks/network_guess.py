@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnx import TensorProto, ValueInfoProto
 
 from calibration.inputs.graph_repair import widen_float16
-from calibration.inputs.onnx_import import data_inputs
+from calibration.inputs.onnx_import import data_inputs, name_type
 from edge.core.errors import InputError
 from edge.release.manifest import StateSpec
 from export.graphs.graph_end import last_nodes
@@ -206,7 +206,7 @@ def _describe_input(
     value = inputs[0]
     dtype = DTYPES.get(value.type.tensor_type.elem_type)
     if dtype is None:
-        name = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+        name = name_type(value.type.tensor_type.elem_type)
         raise InputError(
             f"{path}: input {value.name} is {name}; expected float32, float16 or uint8: export it so"
         )

@@ -138,6 +138,26 @@ def test_file_that_is_missing_or_invalid_or_too_large_is_refused(tmp_path: Path)
         import_graph(path)
 
 
+def test_damaged_names_and_types_are_refused_in_one_line(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    shape = [1, 3, 8, 8]
+    for name, kind, message in (
+        (b"Re\xfeu", TensorProto.FLOAT, "expected standard ONNX operators"),
+        (b"Relu", 38, "type 38|not a valid ONNX graph"),
+    ):
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "g",
+            [value("x", kind, shape)],
+            [value("y", kind, shape)],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString().replace(b"Relu", name))
+        with pytest.raises(InputError, match=message) as caught:
+            import_graph(tmp_path / "m.onnx")
+        assert "\n" not in str(caught.value)
+
+
 def test_external_data_in_the_same_folder_is_read(tmp_path: Path) -> None:
     onnx.save(
         residual_network(),
