@@ -228,7 +228,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def name_type(elem_type: int) -> str:
     """Return the name of a type of tensors; a damaged file may have one that does not exist."""
-    names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    names: dict[int, str] = {number: name.lower() for name, number in TensorProto.DataType.items()}
     return names.get(elem_type, f"of the unknown type {elem_type}")
 
 
