@@ -35,6 +35,7 @@ class Flight:
             beside.sink.add_camera(*settings) if beside else HttpSink(address, None, *settings)
         )
         self._images, self._end, self.running = images, threading.Event(), threading.Event()
+        self._turn = threading.Lock()
         self.running.set()
         self._thread = threading.Thread(target=self._fly)
         self._thread.start()
@@ -42,15 +43,24 @@ class Flight:
     def _fly(self) -> None:
         index = 0
         while not self._end.wait(0.05):
-            if not self.running.is_set():
-                continue
-            self.status.set_state("running")
-            self.status.count_result(2.0 + index % 7)
-            self.status.count_dropped(index % 10 == 0)
-            saliency = blob(0.3 + 0.001 * index, 0.5) + blob(0.8, 0.3, 0.6)
-            frame = Frame(index, time.monotonic(), self._images[index % len(self._images)])
-            self.sink.write(Result(frame, saliency, 2.0))
-            index += 1
+            with self._turn:
+                if self.running.is_set():
+                    self._give(index)
+                    index += 1
+
+    def _give(self, index: int) -> None:
+        self.status.set_state("running")
+        self.status.count_result(2.0 + index % 7)
+        self.status.count_dropped(index % 10 == 0)
+        saliency = blob(0.3 + 0.001 * index, 0.5) + blob(0.8, 0.3, 0.6)
+        frame = Frame(index, time.monotonic(), self._images[index % len(self._images)])
+        self.sink.write(Result(frame, saliency, 2.0))
+
+    def stall(self) -> None:
+        """Give no more results, until `running` is set."""
+        with self._turn:
+            self.running.clear()
+            self.status.set_state("stalled")
 
     def close(self) -> None:
         self._end.set()
@@ -111,9 +121,7 @@ def test_pictures_move_and_a_stall_is_shown(browser: Chromium, flying: Flight) -
     )
     first = browser.value(shown)
     browser.wait(f"{shown} !== {first!r}")
-    flying.running.clear()
-    time.sleep(0.1)
-    flying.status.set_state("stalled")
+    flying.stall()
     flying.status.report_fault("source", "<i>no frame</i> for 2.1 s")
     browser.wait("document.getElementById('view').classList.contains('still')")
     reason = browser.value("document.getElementById('why').textContent")
@@ -152,9 +160,7 @@ def test_page_shows_two_cameras_and_the_numbers_of_the_chosen_one(
         browser.open(day.sink.url)
         images = "[...document.querySelectorAll('.view img')]"
         browser.wait(f"{images}.length === 2 && {images}.every(image => image.naturalWidth === 320)")
-        thermal.running.clear()
-        time.sleep(0.1)
-        thermal.status.set_state("stalled")
+        thermal.stall()
         is_still = "[...document.querySelectorAll('.view')].map(view => view.classList.contains('still'))"
         browser.wait(f"{is_still}.join() === 'false,true'")
         corners = "(view => [view.getBoundingClientRect().x, view.getBoundingClientRect().y])"
