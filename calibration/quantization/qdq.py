@@ -57,7 +57,7 @@ def find_qdq_placement(
     layers = _layers(model, scheme, only)
     nodes = [node for node in model.graph.node if node.name in layers]
     groups = scale_groups(model.graph.node, nodes, scheme)
-    ranges = {**_constant_ranges(model, groups), **ranges}
+    ranges = {**_constant_ranges(model, groups), **ranges, **_whole_ranges(model, scheme)}
     members = sorted({name for group in groups.values() for name in group})
     return QdqPlacement(
         {tensor: _quantization_params(group, ranges, scheme) for tensor, group in groups.items()},
@@ -76,6 +76,17 @@ def _constant_ranges(model: onnx.ModelProto, groups: Mapping[str, Iterable[str]]
                 constants[node.output[0]] = attribute.t
     values = {name: numpy_helper.to_array(constants[name]) for name in members & constants.keys()}
     return {name: (float(value.min()), float(value.max())) for name, value in values.items() if value.size}
+
+
+def _whole_ranges(model: onnx.ModelProto, scheme: QdqScheme) -> TensorRanges:
+    """Return the range of each tensor that may never exceed its range in integers."""
+    whole = scheme.wrapping_operators
+    return {
+        name: whole[node.op_type]
+        for node in model.graph.node
+        if node.op_type in whole
+        for name in node.output
+    }
 
 
 def _layers(model: onnx.ModelProto, scheme: QdqScheme, only: Collection[str] | None) -> set[str]:

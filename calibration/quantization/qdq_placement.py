@@ -1,6 +1,6 @@
 """Placement of Q/DQ nodes for each engine, and the choice of convolutions that are worth quantizing.
 
-Both schemes use the same ranges.
+Both schemes use the same ranges, except for operators that wrap around.
 
 TensorRT (its developer guide, "Explicit quantization"): signed and symmetric activations, weights with one
 scale per output channel, float bias, one scale around Concat and pooling. At a residual Add, the branch that
@@ -13,7 +13,7 @@ So are both inputs and the output of a residual Add.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +41,15 @@ class QdqScheme:
         integer_only: Integer convolutions of the engine have integer outputs and biases only. Outputs,
             biases and the inputs of pass-through operators are quantized too. (TensorRT itself moves a Q
             behind Concat or pooling to the inputs.)
+        wrapping_operators: Operators whose integer kernel wraps around where a value exceeds the range of its
+            output, with the range of all values that they can give.
     """
 
     activation_dtype: type[np.int8] | type[np.uint8]
     convolutions: frozenset[str]
     shared_scale_operators: frozenset[str]
     integer_only: bool
+    wrapping_operators: Mapping[str, tuple[float, float]]
 
 
 TENSORRT = QdqScheme(
@@ -54,12 +57,14 @@ TENSORRT = QdqScheme(
     convolutions=frozenset(CONVOLUTIONS),
     shared_scale_operators=frozenset(PASS_THROUGH),
     integer_only=False,
+    wrapping_operators={},
 )
 CPU = QdqScheme(
     activation_dtype=np.uint8,
     convolutions=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
     shared_scale_operators=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
     integer_only=True,
+    wrapping_operators={"Softmax": (0.0, 1.0)},  # QLinearSoftmax of ONNX Runtime 1.31
 )
 
 

@@ -59,6 +59,22 @@ class _GraphBuilder:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
+def softmax_network() -> onnx.ModelProto:
+    """Return a network with a softmax over channels between two convolutions; 3-16-16-16-1 channels."""
+    builder = _GraphBuilder()
+    for name, source, inputs, outputs in (
+        ("stem", "x", 3, 16),
+        ("logits", "stem", 16, 16),
+        ("mix", "shares", 16, 16),
+        ("y", "mix", 16, 1),
+    ):
+        builder.add_weight(f"{name}.w", 1.0, outputs, inputs, 3, 3)
+        builder.nodes.append(helper.make_node("Conv", [source, f"{name}.w"], [name], name, pads=[1, 1, 1, 1]))
+        if name == "logits":
+            builder.nodes.append(helper.make_node("Softmax", ["logits"], ["shares"], "shares", axis=1))
+    return builder.build("softmax", {"y": [1, 1, SIDE, SIDE]})
+
+
 def residual_network() -> onnx.ModelProto:
     """Return a network with two residual blocks.
 

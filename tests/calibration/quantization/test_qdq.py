@@ -17,7 +17,7 @@ from calibration.ranges.activation_ranges import collect_ranges
 from calibration.ranges.histogram import Method
 from edge.core.errors import InputError
 from edge.release.quantization import TensorRanges
-from tests.support.onnx_graphs import SIDE, encoder_decoder_network, random_feeds
+from tests.support.onnx_graphs import SIDE, encoder_decoder_network, random_feeds, softmax_network
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,23 @@ def test_quantized_graph_computes_nearly_the_same(
     ]
     for feed in random_feeds(3):
         expected, got = (session.run(["y"], feed)[0] for session in sessions)
+        assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+def test_softmax_beyond_its_calibrated_range_keeps_the_map(tmp_path: Path) -> None:
+    model = softmax_network()
+    ranges = collect_ranges(model, random_feeds(20), "minmax")
+    assert ranges["shares"][1] > 0.9
+    narrow = {**ranges, "shares": (0.0, 0.5)}  # as if no calibration frame had a clearer winner
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    quantized = quantize(model, narrow, CPU).SerializeToString()
+    session = ort.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
+    assert "QLinearSoftmax" in {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    exact = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for feed in random_feeds(3):
+        expected, got = exact.run(["y"], feed)[0], session.run(["y"], feed)[0]
         assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
 
 
