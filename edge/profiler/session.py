@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
@@ -29,8 +30,10 @@ from edge.profiler.measurement.stages import (
     time_gpu_stages,
     time_pre_and_postprocessing,
 )
-from edge.profiler.roofline.machine_peak import MachinePeak, measure_peak
 from edge.release.manifest import RELEASE_MANIFEST, Release
+
+if TYPE_CHECKING:  # imports ONNX Runtime, which the help does not need
+    from edge.profiler.roofline.machine_peak import MachinePeak
 
 BUSY_MARGIN = 0.1
 """Least relative difference from fp32 that counts on a busy machine."""
@@ -228,6 +231,8 @@ class _Profile:
         if candidate.emulated:
             return "no share of the peak: emulated layers compute in another precision than the graph's"
         if self._measured_peak is None:
+            from edge.profiler.roofline.machine_peak import measure_peak
+
             self._measured_peak = measure_peak(self._settings.threads or detect_machine().cores)
         return self._measured_peak
 

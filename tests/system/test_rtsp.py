@@ -113,19 +113,24 @@ def test_camera_that_stalls_does_not_stop_the_other_one(url: str, start: Start) 
     statuses = {
         name: Status(RunInfo("skd-64", "int8", "test", name), camera=name) for name in ("rtsp", "usb")
     }
+    states: list[str] = []
 
     def watch() -> None:
         def frames(name: str) -> int:
             return statuses[name].snapshot().frames
 
-        wait_for(lambda: min(frames("rtsp"), frames("usb")) >= 10)
-        server.send_signal(signal.SIGSTOP)
-        wait_for(lambda: statuses["rtsp"].state == "stalled")
-        count = frames("usb")
-        wait_for(lambda: frames("usb") >= count + 20)
-        assert statuses["usb"].state == "running"
-        server.send_signal(signal.SIGCONT)
-        wait_for(lambda: statuses["rtsp"].state == "running")
+        try:
+            wait_for(lambda: min(frames("rtsp"), frames("usb")) >= 10)
+            server.send_signal(signal.SIGSTOP)
+            wait_for(lambda: statuses["rtsp"].state == "stalled")
+            count = frames("usb")
+            wait_for(lambda: frames("usb") >= count + 20)
+            states.append(statuses["usb"].state)
+            server.send_signal(signal.SIGCONT)
+            wait_for(lambda: statuses["rtsp"].state == "running")
+            states.append(statuses["rtsp"].state)
+        finally:
+            stop.set()
 
     def run(
         name: str, source: Source, model: SaliencyModel, reopen: Callable[[], Source] | None
@@ -141,6 +146,7 @@ def test_camera_that_stalls_does_not_stop_the_other_one(url: str, start: Start) 
     watching.start()
     summaries = run_together(runs, lambda: None)
     watching.join()
+    assert states == ["running", "running"]
     faults = [each.faults for each in summaries.values() if isinstance(each, RunSummary)]
     assert faults == [{"source": 1}, {}]
     assert not aerogaze_threads()

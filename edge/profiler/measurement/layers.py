@@ -7,15 +7,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.core.errors import InputError
 from edge.inference.interface.layer_times import LayerTime
-from edge.inference.onnxruntime.tensor_types import infer_tensor_types
 from edge.profiler.measurement.candidate import Candidate, InputFeed
-from edge.profiler.roofline.machine_peak import MachinePeak
 from edge.release.graph_work import ACTIVATIONS, Work, count_work, find_layers
 from edge.release.onnx_graph import OnnxGraph, read_onnx_graph
+
+if TYPE_CHECKING:  # imports ONNX Runtime, which the help does not need
+    from edge.profiler.roofline.machine_peak import MachinePeak
 
 CALLS = 50
 WARM_UP_CALLS = 10
@@ -78,6 +79,8 @@ def profile_layers(
             times = runner.layer_times(WARM_UP_CALLS)
         finally:
             runner.close()
+    from edge.inference.onnxruntime.tensor_types import infer_tensor_types
+
     graph = read_onnx_graph(candidate.graph)
     nodes = assign_nodes(times, graph)
     works, total = {}, None

@@ -215,7 +215,7 @@ def test_pipe_that_is_closed_while_a_picture_is_drawn_is_no_error(
         rtp._end(sink._process)
         return np.zeros((180, 320, 3), np.uint8)
 
-    monkeypatch.setattr(rtp, "draw_overlay", draw)
+    monkeypatch.setattr(rtp, "blend_heat_map", draw)
     sink.write(Result(Frame(0, 0, np.zeros((180, 320, 3), np.uint8)), MAP, 1.0))
     assert wait_until(lambda: status.snapshot().faults == {"rtp": 1})
     sink.commit()

@@ -442,6 +442,9 @@ def test_run_imports_the_server_only_on_demand() -> None:
 
 
 def test_one_page_serves_two_cameras_until_both_have_ended(flight: np.ndarray) -> None:
+    pytest.importorskip(
+        "prometheus_client", reason="prometheus_client is not installed: pip install 'aerogaze[metrics]'"
+    )
     statuses = [Status(RunInfo("skd-64", "int8", "none", name), camera=name) for name in ("day", "thermal")]
     first = HttpSink(":0", None, statuses[0])
     second = first.add_camera(statuses[1], identity, CameraGeometry(90))
