@@ -154,7 +154,9 @@ def test_conditions_name_what_disturbs(tmp_path: Path) -> None:
     assert quiet.disturbance == ""
     assert quiet.describe().startswith("quiet machine: other processes used 0.0 of ")
     assert replace(quiet, stolen_share=0.1).disturbance == "the host took 10% of the cores' time"
-    assert replace(quiet, speed_spread=0.2).disturbance == "the speed of the processor varied by 20%"
+    drifting = replace(quiet, speed_spread=0.4)
+    assert drifting.disturbance == "the speed of the processor varied by 40%"
+    assert drifting.load == ""
 
 
 def test_conditions_that_are_not_readable_disturb_nothing(tmp_path: Path) -> None:

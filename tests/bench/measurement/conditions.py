@@ -13,8 +13,9 @@ from edge.profiler.measurement.machine_load import BUSY_SHARE, OtherLoad
 
 MAX_STOLEN_SHARE = 0.05
 """Share of the cores' time that the host may give to other virtual machines."""
-MAX_SPEED_SPREAD = 0.15
-"""Relative difference between the fastest and the slowest probe that disturbs a measurement."""
+MAX_SPEED_SPREAD = 0.3
+"""Relative difference between the fastest and the slowest probe that disturbs a measurement. Rows whose own
+threads share a physical core with the probe had up to 0.27 on a machine that did nothing else."""
 PROBE_PERIOD_S = 1.0
 PROBE_ITERATIONS, PROBE_TRIES = 20_000, 5
 """A probe is the fastest of some loops of about a millisecond: its time changes with the clock, or with
@@ -40,12 +41,19 @@ class Conditions:
     speed_spread: float | None = None
 
     @property
-    def disturbance(self) -> str:
-        """Return what makes values worse than the code is, else an empty string."""
+    def load(self) -> str:
+        """Return what took processor time from us, else an empty string."""
         if (self.others_cores or 0) > BUSY_SHARE * self.cores:
             return f"other processes used {self.others_cores:.1f} of {self.cores} cores"
         if (self.stolen_share or 0) > MAX_STOLEN_SHARE:
             return f"the host took {self.stolen_share:.0%} of the cores' time"
+        return ""
+
+    @property
+    def disturbance(self) -> str:
+        """Return what makes values worse than the code is, else an empty string."""
+        if self.load:
+            return self.load
         if (self.speed_spread or 0) > MAX_SPEED_SPREAD:
             return f"the speed of the processor varied by {self.speed_spread:.0%}"
         return ""

@@ -80,7 +80,8 @@ def judge_row(row: Row, measurement: Measurement, conditions: Conditions) -> Ver
     """Judge a row by the turns of its contestants."""
     value, low, high = (row.scale * number for number in measurement.estimate(row.of, row.over))
     verdict = Verdict(row.label, value, low, high, row.unit, row.bound, row.at_least, row.goal)
-    return _judge(verdict, conditions, row.load_flatters)
+    # A speed that changes slows both contestants of a ratio, whose order is drawn.
+    return _judge(verdict, conditions.load if row.over else conditions.disturbance, row.load_flatters)
 
 
 def judge_reading(reading: Reading, conditions: Conditions) -> Verdict:
@@ -88,7 +89,7 @@ def judge_reading(reading: Reading, conditions: Conditions) -> Verdict:
     ends = reading.value / (1 + reading.spread), reading.value * (1 + reading.spread)
     verdict = Verdict(reading.label, reading.value, *ends, reading.unit, reading.bound, reading.at_least)
     # No load changes a size or an accuracy.
-    return _judge(verdict, conditions if reading.spread else Conditions(), load_flatters=False)
+    return _judge(verdict, conditions.disturbance if reading.spread else "", load_flatters=False)
 
 
 def is_decided(row: Row, measurement: Measurement) -> bool:
@@ -99,14 +100,14 @@ def is_decided(row: Row, measurement: Measurement) -> bool:
     return high - low <= 2 * PRECISION * abs(value)
 
 
-def _judge(verdict: Verdict, conditions: Conditions, load_flatters: bool) -> Verdict:
+def _judge(verdict: Verdict, disturbance: str, load_flatters: bool) -> Verdict:
     """Add the answer. A busy machine makes us slow, so that it breaks nothing, and flatters few rows."""
     if verdict.bound is None:
         return verdict
     answer = _compare(verdict.low, verdict.high, verdict.bound, verdict.at_least)
     reason = ""
-    if conditions.disturbance and (answer == "broken" or (answer == "kept" and load_flatters)):
-        answer, reason = "undecided", f"it looks {answer}, but {conditions.disturbance}"
+    if disturbance and (answer == "broken" or (answer == "kept" and load_flatters)):
+        answer, reason = "undecided", f"it looks {answer}, but {disturbance}"
     return Verdict(**{**vars(verdict), "answer": answer, "reason": reason})
 
 

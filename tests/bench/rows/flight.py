@@ -30,8 +30,8 @@ CLIP_FRAMES = 60
 def benchmarks() -> Sequence[Benchmark]:
     """Return the benchmarks on clips of 1280x720.
 
-    A JPEG takes longer to decode than a frame to prepare and infer. MPEG-4 does not, on two cores, so the
-    rate of a run over decoding has no bound there: a run is no faster than its own work.
+    A JPEG takes longer to decode than a frame to prepare and infer: turns on a quiet machine gave a rate of 0.82
+    of decoding alone. MPEG-4 does not, on two cores: 0.42.
     """
     label = "1280x720 at R=64: time of a run over decoding and"
     pipeline = (
@@ -62,11 +62,12 @@ def benchmarks() -> Sequence[Benchmark]:
                         "decoding",
                         "run",
                         bound=bound,
+                        goal=goal,
                     ),
                 ),
                 partial(_open_decoding, suffix),
             )
-            for suffix, bound in ((".avi", 0.9), (".mp4", None))
+            for suffix, bound, goal in ((".avi", 0.75, 0.9), (".mp4", 0.35, 0.75))
         ),
         Benchmark("process", 40, process, _open_process),
         Benchmark("help", 12, (help_row,), _open_help),
