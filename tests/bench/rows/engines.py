@@ -33,8 +33,8 @@ THREADS = 1
 SIZE = 192, 256
 BOUNDS: Mapping[tuple[Variant, Reduction], float] = {("S", 1): 10, ("S", 4): 10, ("M", 1): 2.2, ("M", 4): 4}
 GOAL = 4
-"""Least ratio of maps per second to those of a variant of TinyHD, and the goal for M. At rc 1, turns on a quiet
-machine gave 2.6; separate runs on busy ones had given 2.4 to 3.9."""
+"""Least ratio of maps per second to those of a variant of TinyHD, and the goal for M. At rc 1, turns on a
+quiet machine gave 2.6; separate runs on busy ones had given 2.4 to 3.9."""
 DELAYS: Mapping[Variant, int] = {"S": 0, "M": CLIP_FRAMES - 1}
 """Frames by which the first map is late."""
 
@@ -44,7 +44,7 @@ def benchmarks() -> Sequence[Benchmark]:
     reductions: tuple[Reduction, ...] = (1, 4)
     over_fp32 = Row("R=32 streaming int8 over its own fp32", "fp32", "int8", bound=1.4)
     # PyTorch has all cores, the engine has one as in `aerogaze run`: other load slows PyTorch first.
-    # Turns on a quiet machine gave 9.7 and 4.5; separate runs on busy ones had given 12 to 19, and 2.9 to 5.4.
+    # Turns on a quiet machine gave 9.7 and 4.5; separate runs on busy ones had given 12 to 19 and 2.9 to 5.4.
     over_eager = Row(
         "R=32 streaming int8 over PyTorch eager pair",
         "eager",

@@ -30,8 +30,8 @@ CLIP_FRAMES = 60
 def benchmarks() -> Sequence[Benchmark]:
     """Return the benchmarks on clips of 1280x720.
 
-    A JPEG takes longer to decode than a frame to prepare and infer: turns on a quiet machine gave a rate of 0.82
-    of decoding alone. MPEG-4 does not, on two cores: 0.42.
+    A JPEG takes longer to decode than a frame to prepare and infer: turns on a quiet machine gave a rate of
+    0.82 of decoding alone. MPEG-4 does not, on two cores: 0.42.
     """
     label = "1280x720 at R=64: time of a run over decoding and"
     pipeline = (
