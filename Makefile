@@ -14,10 +14,11 @@ demo: env
 # Three workers keep two cores busy, because many tests wait: for programs, cameras and disks.
 WORKERS ?= 3
 
-# On a disk, tests wait for every file that is renamed and every folder that is removed: with 12 GB to spare, their
-# temporary files lie in memory. Those of a test that passes are removed at its end; TMPDIR=/tmp keeps all on the disk.
+# On a disk, tests wait for every file that is renamed and every folder that is removed. With 20 GB to spare, their
+# temporary files (up to 9 GB, beside 3 GB for each worker) lie in memory. Those of a test that passes are removed at its
+# end; TMPDIR=/tmp keeps all on the disk.
 IN_MEMORY := $(shell [ -z "$$TMPDIR" ] && ! grep -q ' /dev/shm [^ ]* [^ ]*noexec' /proc/mounts \
-  && awk '/^MemAvailable/ { exit $$2 < 12000000 }' /proc/meminfo \
+  && awk '/^MemAvailable/ { exit $$2 < 20000000 }' /proc/meminfo \
   && df -k /dev/shm | awk 'END { exit $$4 < 12000000 }' && echo yes)
 
 test: lint
