@@ -170,7 +170,7 @@ def test_page_shows_two_cameras_and_the_numbers_of_the_chosen_one(
         assert browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         assert browser.value("document.getElementById('state').textContent") == "running"
         browser.value("document.querySelectorAll('.view button')[1].click()")
-        assert browser.value("document.getElementById('state').textContent") == "stalled"
+        browser.wait("document.getElementById('state').textContent === 'stalled'")  # polled by the page
         assert browser.value("document.getElementById('source').textContent").startswith("thermal: ")
         assert browser.errors == []
     finally:
