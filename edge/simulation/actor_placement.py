@@ -12,17 +12,19 @@ from edge.simulation.actors import (
     VEHICLES,
     Actor,
     Appearance,
+    sample_appearance,
+    typical_gait_rate,
+)
+from edge.simulation.camera import Array, SineNoise
+from edge.simulation.materials import Rng
+from edge.simulation.trajectories import (
     Road,
     RoadTrajectory,
     StaticPose,
     TowedTrajectory,
     Trajectory,
     WanderTrajectory,
-    sample_appearance,
-    typical_gait_rate,
 )
-from edge.simulation.camera import Array, SineNoise
-from edge.simulation.materials import Rng
 
 ACTOR_KINDS: dict[str, tuple[str, ...]] = {
     "street": ("car", "car", "person", "cyclist", "person", "van", "truck", "bus"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge.simulation.actor_placement import ACTOR_KINDS, choose, sample_actors, sample_twins
-from edge.simulation.actors import LENGTHS_M, Actor, Road
+from edge.simulation.actors import LENGTHS_M, Actor
 from edge.simulation.camera import Array, CameraFlight, SineNoise
 from edge.simulation.camera_effects import CameraEffects, sample_effects
 from edge.simulation.layers.layer import Layer
@@ -17,6 +17,7 @@ from edge.simulation.materials import HARD_MATERIALS, SOFT_MATERIALS, WATER_MATE
 from edge.simulation.mesh import Mesh, join_meshes, project_shadows
 from edge.simulation.scenery import SCENERY_BUILDERS
 from edge.simulation.terrain import CITY_BLOCKS, Ground, GroundPlan, Shore, build_ground, sample_shore
+from edge.simulation.trajectories import Road
 
 SITE_WEIGHTS = {
     "street": 0.24,

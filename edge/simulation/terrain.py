@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge.simulation.actors import Road, sample_colour
+from edge.simulation.actors import sample_colour
 from edge.simulation.camera import Array
 from edge.simulation.materials import (
     BANK_SIZE,
@@ -30,6 +30,7 @@ from edge.simulation.materials import (
     sample_noise,
 )
 from edge.simulation.mesh import FIXED_POINT_BITS, Colour, to_fixed_point
+from edge.simulation.trajectories import Road
 
 CITY_BLOCKS = 5
 """City blocks along a side of the world; a dense city has three times as many."""

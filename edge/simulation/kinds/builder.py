@@ -9,14 +9,7 @@ import cv2
 import numpy as np
 
 from edge.simulation.actor_placement import choose, sample_actors, sample_twins
-from edge.simulation.actors import (
-    CRUISE_SPEEDS_M_S,
-    LENGTHS_M,
-    Actor,
-    TowedTrajectory,
-    Trajectory,
-    WanderTrajectory,
-)
+from edge.simulation.actors import CRUISE_SPEEDS_M_S, LENGTHS_M, Actor
 from edge.simulation.camera import Array, CameraFlight, SineNoise
 from edge.simulation.kinds.bystanders import sample_crowd, sample_flock, sample_herd
 from edge.simulation.kinds.catalogue import BLANKS, PLACES, Setting, sample_setting
@@ -45,6 +38,7 @@ from edge.simulation.scene_builder import (
     sample_twin_focus,
 )
 from edge.simulation.terrain import Canvas, Ground, GroundPlan, Shore, build_ground, sample_shore
+from edge.simulation.trajectories import TowedTrajectory, Trajectory, WanderTrajectory
 
 PARTS = ("setting", "layout", "ground", "actors", "scenery", "flight", "light", "props", "bystanders", "look")
 """Parts of a scene with a random generator each, so that a change to one leaves the others as they are."""

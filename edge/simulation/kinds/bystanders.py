@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import math
 
-from edge.simulation.actors import (
-    Actor,
-    StaticPose,
-    Trajectory,
-    WanderTrajectory,
-    sample_appearance,
-    typical_gait_rate,
-)
+from edge.simulation.actors import Actor, sample_appearance, typical_gait_rate
 from edge.simulation.camera import Array, SineNoise
 from edge.simulation.materials import Rng
+from edge.simulation.trajectories import StaticPose, Trajectory, WanderTrajectory
 
 
 def sample_crowd(rng: Rng, kind: str, centre: Array, spread_m: float, count: int) -> tuple[Actor, ...]:

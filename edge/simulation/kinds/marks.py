@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.simulation.actors import Road, sample_colour
+from edge.simulation.actors import sample_colour
 from edge.simulation.camera import Array
 from edge.simulation.kinds.props import WHITE, WOOD
 from edge.simulation.materials import MATERIALS, Image, Rng
 from edge.simulation.scene_builder import SceneLayout, is_on_road
 from edge.simulation.terrain import Canvas
+from edge.simulation.trajectories import Road
 
 TAR: tuple[float, float, float] = (42.0, 42.0, 44.0)
 

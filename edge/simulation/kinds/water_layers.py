@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from edge.simulation.actors import CRUISE_SPEEDS_M_S, WanderTrajectory
+from edge.simulation.actors import CRUISE_SPEEDS_M_S
 from edge.simulation.camera import Array, SineNoise
 from edge.simulation.kinds.catalogue import Setting
 from edge.simulation.layers.layer import Layer
@@ -16,6 +16,7 @@ from edge.simulation.layers.water import Breakers, Flecks, WaterMask
 from edge.simulation.materials import Image, Rng, sample_noise
 from edge.simulation.scene_builder import SceneLayout
 from edge.simulation.terrain import Ground
+from edge.simulation.trajectories import WanderTrajectory
 
 TILE = 512
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge.simulation.actors import Actor, Trajectory
+from edge.simulation.actors import Actor
 from edge.simulation.camera import Array, SceneCamera
 from edge.simulation.layers.layer import View
 from edge.simulation.layers.tiling import nearest_copy, warp_tile
 from edge.simulation.layers.water import WaterMask
 from edge.simulation.materials import Image, blend
 from edge.simulation.mesh import FIXED_POINT_BITS, to_fixed_point
+from edge.simulation.trajectories import Trajectory
 
 KNOTS = 22
 """Points of the track of a wake."""

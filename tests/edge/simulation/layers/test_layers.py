@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge.simulation.actors import Actor, StaticPose, WanderTrajectory, sample_appearance
+from edge.simulation.actors import Actor, sample_appearance
 from edge.simulation.camera import SceneCamera, SineNoise
 from edge.simulation.kinds.conditions import sample_cloud_shadows, sample_sky
 from edge.simulation.kinds.water_layers import TILE, sample_bubbles
@@ -19,6 +19,7 @@ from edge.simulation.layers.wakes import Wakes
 from edge.simulation.layers.water import Breakers, Flecks, WaterMask
 from edge.simulation.layers.wires import Wires
 from edge.simulation.materials import Image, sample_noise
+from edge.simulation.trajectories import StaticPose, WanderTrajectory
 
 WORLD_M = 200.0
 WIDTH, HEIGHT = 128, 72
