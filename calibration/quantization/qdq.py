@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from calibration.quantization.free_names import FreeNames
-from calibration.quantization.qdq_placement import CONVOLUTIONS, QdqScheme, quantizable_layers, scale_groups
+from calibration.quantization.qdq_placement import (
+    CONVOLUTIONS,
+    MOVABLE_OPERATORS,
+    QdqScheme,
+    quantizable_layers,
+    scale_groups,
+)
 from edge.core.errors import InputError
 from edge.release.quantization import QdqPlacement, QuantizationParams, TensorRanges
 
@@ -79,14 +85,18 @@ def _constant_ranges(model: onnx.ModelProto, groups: Mapping[str, Iterable[str]]
 
 
 def _whole_ranges(model: onnx.ModelProto, scheme: QdqScheme) -> TensorRanges:
-    """Return the range of each tensor that may never exceed its range in integers."""
-    whole = scheme.wrapping_operators
-    return {
-        name: whole[node.op_type]
-        for node in model.graph.node
-        if node.op_type in whole
-        for name in node.output
-    }
+    """Return the range of each tensor that may never exceed its range in integers.
+
+    These are the outputs of the operators that wrap around, and what the engine may quantize in their place.
+    """
+    ranges: TensorRanges = {}
+    for node in model.graph.node:  # ONNX requires topological order
+        whole = scheme.wrapping_operators.get(node.op_type)
+        if whole is None and node.op_type in MOVABLE_OPERATORS:
+            whole = ranges.get(node.input[0])
+        if whole is not None:
+            ranges.update(dict.fromkeys(node.output, whole))
+    return ranges
 
 
 def _layers(model: onnx.ModelProto, scheme: QdqScheme, only: Collection[str] | None) -> set[str]:

@@ -27,6 +27,12 @@ WEIGHTED_OPERATORS = {*CONVOLUTIONS, "Gemm", "MatMul"}
 """Operators that usually have weights."""
 PASS_THROUGH = {"Concat", "MaxPool"}
 """Operators whose outputs are values of their inputs."""
+MOVABLE_OPERATORS = {
+    "Cast", "Clip", "Dropout", "Expand", "Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Slice",
+    "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+"""Operators that ONNX Runtime removes, or moves behind the Q that follows them. That Q then quantizes their
+input."""
 Consumers = dict[str, list[NodeProto]]
 
 

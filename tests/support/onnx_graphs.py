@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -47,6 +50,10 @@ class _GraphBuilder:
         values = self._random.normal(0, scale, shape).astype(np.float32)
         self._weights.append(numpy_helper.from_array(values, name))
 
+    def add_integers(self, name: str, values: Sequence[int]) -> str:
+        self._weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
     def build(self, name: str, outputs: dict[str, list[int]]) -> onnx.ModelProto:
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
@@ -59,19 +66,32 @@ class _GraphBuilder:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def softmax_network() -> onnx.ModelProto:
-    """Return a network with a softmax over channels between two convolutions; 3-16-16-16-1 channels."""
+def softmax_network(
+    operator: str | None = None, constants: Sequence[Sequence[int]] = (), **attributes: Any
+) -> onnx.ModelProto:
+    """Return a network with a softmax over channels between two convolutions; 3-16-16-16-1 channels.
+
+    Args:
+        operator: An operator between the softmax and the convolution that keeps the shape, or None.
+        constants: Integer inputs of the operator after the first.
+        **attributes: Attributes of the operator.
+    """
     builder = _GraphBuilder()
     for name, source, inputs, outputs in (
         ("stem", "x", 3, 16),
         ("logits", "stem", 16, 16),
-        ("mix", "shares", 16, 16),
+        ("mix", "shares" if operator is None else "after", 16, 16),
         ("y", "mix", 16, 1),
     ):
         builder.add_weight(f"{name}.w", 1.0, outputs, inputs, 3, 3)
         builder.nodes.append(helper.make_node("Conv", [source, f"{name}.w"], [name], name, pads=[1, 1, 1, 1]))
         if name == "logits":
             builder.nodes.append(helper.make_node("Softmax", ["logits"], ["shares"], "shares", axis=1))
+        if name == "logits" and operator is not None:
+            names = [builder.add_integers(f"c{index}", values) for index, values in enumerate(constants)]
+            builder.nodes.append(
+                helper.make_node(operator, ["shares", *names], ["after"], "after", **attributes)
+            )
     return builder.build("softmax", {"y": [1, 1, SIDE, SIDE]})
 
 
