@@ -130,6 +130,7 @@ FORBIDDEN: dict[str, Sequence[str]] = {
 }  # fmt: skip
 """What each option of the unit forbids by itself."""
 PERMITTING = {
+    "Environment",
     "SupplementaryGroups",
     "StateDirectory",
     "WorkingDirectory",

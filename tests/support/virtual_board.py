@@ -1,15 +1,20 @@
 """A virtual board: Debian with its real systemd and sshd in a container, on a disk whose plug can be pulled.
 
 systemd-nspawn boots an ext4 image that lies on btrfs. A reflink copy of the image takes some milliseconds
-and is exact: it holds what the kernel had written to this "disk", and nothing that was only in memory. So is
-what a power cut leaves, except for writes that a drive reorders (`tests.support.disks.LossyDisk` has those).
+and is exact: it holds what the kernel had written to this "disk", and nothing that was only in memory. A power
+cut leaves the same, except for writes that a drive reorders (`tests.support.disks.LossyDisk` has those).
 
 The board has no network but a cable to the desk, which is a network namespace of its own.
+
+The process that sets up a desk mounts all disks and networks in a mount namespace of its own. So the kernel
+removes them with the process, also if it is killed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
 import os
 import select
 import shutil
@@ -21,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 PROGRAMS = {
     "systemd-nspawn": "systemd-container",
@@ -42,8 +48,8 @@ OPEN_CONTAINER = (
 NETWORK = "192.0.2"
 """Start of the addresses of desk and boards: those that are reserved for documentation."""
 
-CLONE_NEWNET = 0x40000000
-"""A network, in the numbers of the kernel."""
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+"""Mounts and a network, in the numbers of the kernel."""
 
 
 def missing_for_boards() -> str | None:
@@ -72,9 +78,24 @@ def call(*words: str | Path, limit_s: float = 120) -> str:
     return done.stdout
 
 
+@functools.cache
+def keep_mounts_private() -> None:
+    """Let mounts of this thread, and of what it starts, be seen by no one else and end with this process.
+
+    What a killed session had mounted would otherwise stay, and no later session could remove its folder.
+    """
+    if _libc().unshare(CLONE_NEWNS):
+        _raise_errno()
+    call("mount", "--make-rprivate", "/")
+    # `ip netns` makes a file and a mount for each network.
+    Path("/run/netns").mkdir(exist_ok=True)
+    call("mount", "-t", "tmpfs", "aerogaze", "/run/netns")
+
+
 @contextmanager
 def mounted(image: Path, place: Path) -> Iterator[Path]:
     """Mount an image until the block ends."""
+    keep_mounts_private()
     place.mkdir(exist_ok=True)
     call("mount", "-o", "loop,noatime", image, place)
     try:
@@ -85,7 +106,7 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
 
 def unmount(place: Path) -> None:
     """Write all that is left, and unmount a file system as soon as the last process has left it."""
-    # A container that has just started may hold the mount, too: to unmount it here would write nothing.
+    # A container that has just started may hold the mount, too: then only this call writes what is left.
     call("sync", "--file-system", place)
     for _ in range(100):
         if subprocess.run(["/bin/umount", place], capture_output=True).returncode == 0:
@@ -107,7 +128,7 @@ class Desk:
     folder: Path
     identity: Path
     network: str
-    _names: Iterator[int] = field(default_factory=lambda: iter(range(2, 250)))
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(2, 250)))
 
     @property
     def disk(self) -> Path:
@@ -150,7 +171,7 @@ class Desk:
     @contextmanager
     def board(self, image: Path) -> Iterator[Board]:
         """Put a disk, which the board will change, into a new board; it is off at first and in the end."""
-        number = next(self._names)
+        number = next(self._numbers)
         name = f"{self.network}-{number}"
         call("ip", "netns", "add", name)
         try:
@@ -179,6 +200,7 @@ def desk_with_disk(folder: Path, identity: Path, size_mb: int = 24_000) -> Itera
         identity: Private SSH key that the boards accept.
         size_mb: Largest size of the disk for images. It is a sparse file.
     """
+    keep_mounts_private()
     network = f"aerogaze-{os.getpid()}"
     with ExitStack() as stack:
         call("ip", "netns", "add", network)
@@ -222,7 +244,7 @@ class Board:
 
     @property
     def root(self) -> Path:
-        """Where its disk is mounted while it is on, seen from this machine."""
+        """Where its disk is mounted while it is on, seen from this process."""
         return self.desk.folder / f"root-{self.name}"
 
     @property
@@ -356,9 +378,17 @@ def _receive(listener: socket.socket, limit_s: float) -> bytes:
 
 
 def _set_network(descriptor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if _libc().setns(descriptor, CLONE_NEWNET):
+        _raise_errno()
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _raise_errno() -> NoReturn:
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def service_state(board: Board, *names: str) -> Sequence[str]:
