@@ -30,7 +30,9 @@ def old_desk(images: BoardImages, tmp_path_factory: pytest.TempPathFactory) -> d
     folder = tmp_path_factory.mktemp("0.1.0")
     archive = subprocess.run(["/usr/bin/git", "-C", ROOT, "archive", VERSION_0_1_0], capture_output=True)
     if archive.returncode:
-        pytest.skip(f"the history of this checkout does not reach back to {VERSION_0_1_0} (git fetch)")
+        pytest.skip(
+            f"the history of this checkout does not reach back to {VERSION_0_1_0} (git fetch --unshallow)"
+        )
     subprocess.run(["/bin/tar", "-x", "-C", folder], input=archive.stdout, check=True)
     # Its own metadata, which the wheel for boards is made of, beside its code.
     subprocess.run([sys.executable, "-c", PREPARE, folder], cwd=folder, check=True, capture_output=True)

@@ -167,7 +167,7 @@ def test_new_board_gets_a_runtime(
     tmp_path: Path,
 ) -> None:
     if not is_index_reachable():
-        pytest.skip("no package index can be reached")
+        pytest.skip("no package index can be reached (connect to the internet, or set PIP_INDEX_URL)")
     wheels, runtime = tmp_path / "wheels", tmp_path / "opt/aerogaze"
     outcome = command("wheels", detect_platform(), "--out", wheels)
     assert outcome.code == 0, outcome.err

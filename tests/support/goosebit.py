@@ -19,7 +19,15 @@ import pytest
 from tests.support.ports import free_tcp_port
 
 PYTHON = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))
-"""A Python that has gooseBit, which pins its own versions of much."""
+"""A Python that has gooseBit. It is another one, because gooseBit needs certain versions of many packages."""
+NO_GOOSEBIT = (
+    "no gooseBit here (python3 -m venv goosebit; goosebit/bin/pip install goosebit==0.2.12; "
+    "export GOOSEBIT_PYTHON=$PWD/goosebit/bin/python)"
+)
+"""Reason of tests that are skipped without it."""
+OPENSSL = Path("/usr/bin/openssl")
+START_S = 120.0
+"""Longest time until the server answers."""
 SERVE = """
 import asyncio, sys, uvicorn
 from tortoise import Tortoise
@@ -44,7 +52,7 @@ class GooseBit:
     Attributes:
         url: Its address.
         certificate: File with its certificate, which signs itself; None without HTTPS.
-        token: Of its user.
+        token: Token of its user, from `log_in`.
     """
 
     url: str
@@ -60,6 +68,16 @@ class GooseBit:
         tls = ssl.create_default_context(cafile=self.certificate) if self.certificate else None
         with urllib.request.urlopen(request, timeout=30, context=tls) as answer:  # noqa: S310
             return json.loads(answer.read())
+
+    def log_in(self) -> bool:
+        """Get a token for the user; return False if the server does not answer yet."""
+        login = b"username=us&password=secret"
+        try:
+            answer = self.request("/login", "POST", login, "application/x-www-form-urlencoded")
+        except OSError:
+            return False
+        self.token = answer["access_token"]
+        return True
 
     def roll_out(self, bundle: Path) -> None:
         """Offer a bundle to all devices. The name of its folder must be new to the server."""
@@ -82,7 +100,7 @@ def _make_certificate(folder: Path, host: str) -> tuple[Path, Path]:
     """Return the files of a new certificate for an address, and of its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = [
-        "/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        str(OPENSSL), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
         "-days", "2", "-subj", "/CN=goosebit", "-addext", f"subjectAltName=IP:{host}", "-keyout", str(key),
         "-out", str(certificate),
     ]  # fmt: skip
@@ -97,10 +115,12 @@ def running_goosebit(folder: Path, host: str = "127.0.0.1", uses_tls: bool = Fal
     Args:
         folder: An empty folder.
         host: Address of this machine.
-        uses_tls: It speaks HTTPS, with a certificate of its own.
+        uses_tls: Whether it speaks HTTPS, with a certificate that it signs itself.
     """
     if not PYTHON.exists():
-        pytest.skip("GOOSEBIT_PYTHON names no Python that has goosebit")
+        pytest.skip(NO_GOOSEBIT)
+    if uses_tls and not OPENSSL.exists():
+        pytest.skip(f"no {OPENSSL} here, which makes a certificate (apt-get install openssl)")
     port = free_tcp_port()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"GOOSEBIT_DB_URI": f"sqlite://{folder}/db.sqlite3", "GOOSEBIT_ARTIFACTS_DIR": str(folder)}
@@ -110,18 +130,12 @@ def running_goosebit(folder: Path, host: str = "127.0.0.1", uses_tls: bool = Fal
         process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=log, stderr=log)
     goosebit = GooseBit(f"https://{host}:{port}", tls[0]) if tls else GooseBit(f"http://{host}:{port}")
     try:
-        login = b"username=us&password=secret"
-        for attempt in range(300):
-            try:
-                goosebit.token = goosebit.request(
-                    "/login", "POST", login, "application/x-www-form-urlencoded"
-                )["access_token"]
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert attempt < 299, (folder / "log").read_text()
-                time.sleep(0.1)
+        deadline_s = time.monotonic() + START_S
+        while not goosebit.log_in():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline_s, (folder / "log").read_text()
+            time.sleep(0.1)
         yield goosebit
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        process.kill()
+        process.wait()

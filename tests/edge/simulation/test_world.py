@@ -15,7 +15,9 @@ from edge.simulation.camera_effects import CameraEffects
 from edge.simulation.world import VisibleTarget, World
 
 SMALL = (256, 144)
-ANY_PYTHON = pytest.mark.any_python(reason="scenes are arithmetic of NumPy, drawn by OpenCV")
+ANY_PYTHON = pytest.mark.any_python(
+    reason="NumPy and OpenCV compute the scenes; the other tests of this file run the same code"
+)
 NO_EFFECTS = CameraEffects((1.0, 1.0, 1.0), 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 100)
 
 

@@ -21,10 +21,10 @@ from edge.core.errors import CheckError, InputError
 from jetson.bundle.archive import read_bundle
 from jetson.bundle.manifest import Compatibility
 from jetson.signing.cms import CmsSigner, load_cms_signer
+from tests.support import goosebit
 
 SWUPDATE = shutil.which("swupdate")
 CPIO = shutil.which("cpio")
-GOOSEBIT = Path(os.environ.get("GOOSEBIT_PYTHON", "/nonexistent"))
 ORIN = Compatibility(boards=("orin-nano", "orin-nx"))
 
 
@@ -118,11 +118,11 @@ print(json.dumps(image))
 """
 
 
-@pytest.mark.skipif(not GOOSEBIT.exists(), reason="GOOSEBIT_PYTHON names no Python that has goosebit")
+@pytest.mark.skipif(not goosebit.PYTHON.exists(), reason=goosebit.NO_GOOSEBIT)
 def test_goosebit_parses_version_boards_and_size(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     path = make_bundle(counter=12, compatible=ORIN)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    words = [str(GOOSEBIT), "-c", PARSE_WITH_GOOSEBIT, str(path)]
+    words = [str(goosebit.PYTHON), "-c", PARSE_WITH_GOOSEBIT, str(path)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     image = json.loads(done.stdout.splitlines()[-1])

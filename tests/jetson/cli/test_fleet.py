@@ -253,6 +253,7 @@ def test_second_rollout_at_the_same_time_is_refused(
             fleets.aerogaze_command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         while not read_journal_rows(state):
+            assert process.poll() is None
             time.sleep(0.02)
         second = command(*arguments)
     assert process.wait(60) == 0

@@ -34,7 +34,7 @@ def test_bundle_names_the_command_that_installs_it(
 def test_flash_names_the_command_that_shows_the_board(
     command: Command, make_bundle: MakeBundle, public_key_file: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("asyncssh", reason="flash needs the extra flash, which a board does not have")
+    pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install 'aerogaze[flash]'")
     words = ("flash", make_bundle(), f"{tmp_path}/drone", "--folder", "--trust", public_key_file)
     assert _next_step(command(*words, "--dry-run")) == "the same command without --dry-run"
     assert _next_step(command(*words)) == "aerogaze device status, on the board"

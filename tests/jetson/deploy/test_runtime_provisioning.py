@@ -38,7 +38,7 @@ def test_new_board_gets_a_runtime_and_flies(
     command: Command, make_bundle: MakeBundle, public_key_file: Path, server: SshServer, tmp_path: Path
 ) -> None:
     if not is_index_reachable():
-        pytest.skip("no package index can be reached")
+        pytest.skip("no package index can be reached (connect to the internet, or set PIP_INDEX_URL)")
     runtime, root = tmp_path / "opt/aerogaze", tmp_path / "drone"
     options = [*flash_arguments(server, runtime), "--root", root, "--trust", public_key_file]
     dry = command("flash", make_bundle(), *options, "--dry-run")

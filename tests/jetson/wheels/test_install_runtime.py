@@ -125,7 +125,7 @@ def test_runtime_without_requirements_is_built_again(tmp_path: Path) -> None:
 def test_installer_runs_on_the_oldest_python(tmp_path: Path) -> None:
     python = find_python("3.10")
     if python is None:
-        pytest.skip("no Python 3.10 on this machine")
+        pytest.skip("no Python 3.10 here (pyenv install 3.10)")
     installer = make_stub_wheels(tmp_path / "wheels") / "install_runtime.py"
     result = subprocess.run(
         [python, str(installer), "--probe", "/no/aerogaze"],

@@ -89,7 +89,7 @@ def test_wheels_are_resolved_without_a_compiler(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jetpack: str
 ) -> None:
     if not is_index_reachable():
-        pytest.skip("no package index can be reached")
+        pytest.skip("no package index can be reached (connect to the internet, or set PIP_INDEX_URL)")
     platform, out = parse_platform(jetpack), tmp_path / "wheels"
     monkeypatch.setenv("CC", "/bin/false")
     outcome = command("wheels", jetpack, "--out", out, "--json")

@@ -12,7 +12,9 @@ from edge.simulation.kinds.catalogue import BLANKS, CONDITIONS, EMPTY, KINDS, PL
 from edge.simulation.world import World
 
 SMALL = (128, 72)
-pytestmark = pytest.mark.any_python(reason="scenes are arithmetic of NumPy, drawn by OpenCV")
+ANY_PYTHON = pytest.mark.any_python(
+    reason="NumPy and OpenCV compute the scenes; the other tests of this file run the same code"
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -26,6 +28,7 @@ def test_each_kind_renders_the_same_frame_in_any_order(kind: str) -> None:
         assert frame.image.dtype == np.uint8
 
 
+@ANY_PYTHON
 @pytest.mark.parametrize("kind", ["harbour", "night", "thermal"])
 def test_targets_do_not_depend_on_resolution(kind: str) -> None:
     small, large = World(3, *SMALL, kind=kind), World(3, 384, 216, kind=kind)
@@ -33,6 +36,7 @@ def test_targets_do_not_depend_on_resolution(kind: str) -> None:
         assert np.allclose(np.array(a.box) * 3, b.box, atol=0.05)
 
 
+@ANY_PYTHON
 def test_moment_of_a_scene_does_not_depend_on_the_frame_rate() -> None:
     boxes = [
         [(target.target_id, target.box) for target in World(4, *SMALL, fps, kind="wake").targets(index)]
@@ -42,6 +46,7 @@ def test_moment_of_a_scene_does_not_depend_on_the_frame_rate() -> None:
     assert boxes[0] == boxes[1] == boxes[2]
 
 
+@ANY_PYTHON
 @pytest.mark.parametrize("kind", ["crowd", "surf", "wildlife"])
 def test_bystanders_are_drawn_and_are_no_targets(kind: str) -> None:
     for seed in range(20):
@@ -57,6 +62,7 @@ def test_bystanders_are_drawn_and_are_no_targets(kind: str) -> None:
     pytest.fail("no scene shows its bystanders")
 
 
+@ANY_PYTHON
 @pytest.mark.parametrize("kind", ["crowd", "surf", "wildlife"])
 def test_among_bystanders_all_targets_move(kind: str) -> None:
     for seed in range(12):
@@ -64,6 +70,7 @@ def test_among_bystanders_all_targets_move(kind: str) -> None:
         assert all(actor.is_moving for actor in actors)
 
 
+@ANY_PYTHON
 def test_empty_scenes_have_no_targets_nor_lookalikes() -> None:
     for seed in range(20):
         scene = build_kind_scene(seed, 64, EMPTY, twins=False, empty=False)
@@ -73,6 +80,7 @@ def test_empty_scenes_have_no_targets_nor_lookalikes() -> None:
     assert {"parked", "parasol"} <= LOOKALIKES
 
 
+@ANY_PYTHON
 @pytest.mark.parametrize("kind", BLANKS)
 def test_blank_scenes_have_nothing_in_them(kind: str) -> None:
     for seed in range(6):
@@ -82,6 +90,7 @@ def test_blank_scenes_have_nothing_in_them(kind: str) -> None:
         assert not scene.bystanders
 
 
+@ANY_PYTHON
 def test_plain_scene_is_empty_only_when_asked() -> None:
     """The argument `empty` without a kind gives another scene, so a plain one stays what it was."""
     plain = World(5, *SMALL)
@@ -91,6 +100,7 @@ def test_plain_scene_is_empty_only_when_asked() -> None:
     assert not plain._scene.bystanders
 
 
+@ANY_PYTHON
 def test_scenes_of_a_kind_vary_in_height_and_pitch() -> None:
     scenes = [build_kind_scene(seed, 64, VARIED, twins=False, empty=False) for seed in range(24)]
     heights = [scene.flight.distance_m * np.sin(scene.flight.pitch) for scene in scenes]
@@ -100,6 +110,7 @@ def test_scenes_of_a_kind_vary_in_height_and_pitch() -> None:
     assert min(pitches) < 0.26 < 1.25 < max(pitches)
 
 
+@ANY_PYTHON
 def test_twins_of_a_kind_look_the_same_by_night_and_in_heat() -> None:
     """Neither lamps nor warm engines tell which twin moves."""
     for kind in ("night", "thermal"):
@@ -111,12 +122,14 @@ def test_twins_of_a_kind_look_the_same_by_night_and_in_heat() -> None:
                 assert np.ptp(means, axis=0).max() < 8
 
 
+@ANY_PYTHON
 def test_thermal_frames_are_grey() -> None:
     for seed in range(4):
         image = World(seed, *SMALL, kind="thermal").frame(0).image.astype(int)
         assert np.ptp(image, axis=2).max() == 0
 
 
+@ANY_PYTHON
 def test_night_is_darker_than_day() -> None:
     night = np.mean([World(seed, *SMALL, kind="night").frame(0).image.mean() for seed in range(8)])
     day = np.mean([World(seed, *SMALL, kind="plain").frame(0).image.mean() for seed in range(8)])
@@ -128,6 +141,7 @@ def test_unknown_kind_is_rejected() -> None:
         World(0, *SMALL, kind="lunar")
 
 
+@ANY_PYTHON
 def test_mixed_kinds_hold_all_places_and_conditions() -> None:
     settings = [
         sample_setting(np.random.default_rng(seed), VARIED, twins=False, empty=False) for seed in range(400)
