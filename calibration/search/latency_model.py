@@ -210,7 +210,8 @@ def _node_macs(node: NodeProto, shapes: Shapes, weights: Shapes, producers: Prod
         source = producers.get(name)
         stored = source.input[0] if source is not None and source.input else name
         inputs.append(tuple(weights.get(name, weights.get(stored, shapes.get(name, [])))))
-    return count_macs(node.op_type, inputs, tuple(shapes[node.output[0]]))
+    # A recurrent layer may leave out its first output.
+    return count_macs(node.op_type, inputs, tuple(shapes.get(node.output[0], [])))
 
 
 def _read_bytes(name: str, shapes: Shapes, producers: Producers, integer: bool) -> float:

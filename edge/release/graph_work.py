@@ -164,7 +164,7 @@ def _find_constants(graph: OnnxGraph) -> set[str]:
 def _find_consumers(graph: OnnxGraph) -> dict[str, list[OnnxNode]]:
     consumers: dict[str, list[OnnxNode]] = {}
     for node in graph.nodes:
-        for name in dict.fromkeys(node.inputs):
+        for name in dict.fromkeys(filter(None, node.inputs)):
             consumers.setdefault(name, []).append(node)
     return consumers
 
@@ -228,7 +228,7 @@ class _LayerNodes:
     def _count_layer(self, layer: str, nodes: Sequence[OnnxNode], types: Mapping[str, TensorType]) -> Work:
         if all(node.op in VIEWS for node in nodes):
             return Work()
-        produced = {output for node in nodes for output in node.outputs}
+        produced = {output for node in nodes for output in node.outputs if output}
         read = dict.fromkeys(name for node in nodes for name in node.inputs if name and name not in produced)
         written = [name for name in produced if self._is_written(name, layer)]
         activations = sum(types[name].nbytes for name in read if name not in self._constant)
@@ -240,7 +240,7 @@ class _LayerNodes:
                 count_macs(
                     node.op,
                     [types[name].shape if name else () for name in node.inputs],
-                    types[node.outputs[0]].shape,
+                    types[node.outputs[0]].shape if node.outputs[0] else (),
                 )
                 for node in nodes
             ),

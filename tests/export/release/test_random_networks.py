@@ -49,6 +49,8 @@ def check(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
         (Style(23, layout="nhwc"), ["Gemm", "GridSample"]),  # no converter knows them
         (Style(20), ["float64", "through int32", "Where"]),
         (Style(17), ["masked attention"]),
+        (Style(17), ["LSTM", "LSTM of the last state"]),
+        (Style(13), ["3-D convolution", "Softmax over channels", "3-D convolution"]),
         (Style(13), ["Round", "MaxUnpool", "ThresholdedRelu"]),
         (Style(17, half="inside"), ["ArgMax", "TopK", "through int32"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from tests.support.random_networks.sketch import Blocks, NetworkSketch
 
@@ -51,12 +52,25 @@ def _masked_attention(net: NetworkSketch, x: str) -> str:
 
 
 def _lstm(net: NetworkSketch, x: str) -> str:
-    """Run an LSTM along the pooled channels, and scale them by its last state."""
+    """Run an LSTM along the pooled channels, and scale them by its output."""
+    inputs = _lstm_inputs(net, x)
+    y = net.add("LSTM", *inputs, hidden_size=net.channels)
+    return net.add("Mul", x, net.add("Reshape", y, net.whole(1, net.channels, 1, 1)))
+
+
+def _lstm_state(net: NetworkSketch, x: str) -> str:
+    """Run an LSTM for its last state alone: the name of its first output is empty."""
+    inputs = _lstm_inputs(net, x)
+    state = net.name("t")
+    net.nodes.append(helper.make_node("LSTM", inputs, ["", state], hidden_size=net.channels))
+    return net.add("Mul", x, net.add("Reshape", state, net.whole(1, net.channels, 1, 1)))
+
+
+def _lstm_inputs(net: NetworkSketch, x: str) -> list[str]:
     c = net.channels
     pooled = net.add("Reshape", net.add("GlobalAveragePool", x), net.whole(1, 1, c))
-    w, r = (net.constant(net.random.normal(0, 1 / np.sqrt(c), (1, 4 * c, c))) for _ in range(2))
-    y = net.add("LSTM", pooled, w, r, hidden_size=c)
-    return net.add("Mul", x, net.add("Reshape", y, net.whole(1, c, 1, 1)))
+    weights = (net.constant(net.random.normal(0, 1 / np.sqrt(c), (1, 4 * c, c))) for _ in range(2))
+    return [pooled, *weights]
 
 
 PRODUCTS: Blocks = {
@@ -66,4 +80,5 @@ PRODUCTS: Blocks = {
     "Einsum": (12, _einsum),
     "masked attention": (7, _masked_attention),
     "LSTM": (7, _lstm),
+    "LSTM of the last state": (7, _lstm_state),
 }
