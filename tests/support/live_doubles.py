@@ -1,4 +1,4 @@
-"""Doubles of a camera, a model and a sink that are slow, fail or hang as a test of live runs says."""
+"""Live runs of doubles: a camera, a model and a sink that are slow, fail or hang as a test says."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import numpy as np
 
 from edge.core.errors import InputError
 from edge.core.frames import Frame, PreparedInput, Tensor
+from edge.core.run_status import Status
 from edge.inference.saliency_model import SaliencyModel
+from edge.pipeline.run import RunHooks, RunSummary, run_pipeline
+from edge.pipeline.supervisor import LiveSettings
 from edge.postprocessing.result import Result
+from edge.sinks.sink import Sink
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
 FPS = 50.0
 HANG_LIMIT_S = 20
 """Longest hang, so that a failed test leaves no thread behind for long."""
+INCOMPLETE = InputError("half of it is missing")
+"""An error for `finish` of a sink."""
 
 
 class ScriptedCamera:
@@ -156,3 +162,29 @@ class RecordingSink:
 
     def discard(self) -> None:
         self.ended += "discarded"
+
+
+def run_live(
+    source: ScriptedCamera,
+    model: ScriptedModel,
+    status: Status,
+    sinks: Sequence[Sink] = (),
+    *,
+    sources: Sequence[ScriptedCamera | Exception] = (),
+    models: Sequence[ScriptedModel] = (),
+    stall_s: float = 0.6,
+    stop: threading.Event | None = None,
+    hooks: RunHooks | None = None,
+) -> RunSummary:
+    """Run live; a failed part is replaced by the next of `sources` (which may be errors) or `models`."""
+    next_sources, next_models = iter(sources), iter(models)
+
+    def open_source() -> ScriptedCamera:
+        if isinstance(source := next(next_sources), Exception):
+            raise source
+        return source
+
+    settings = LiveSettings(
+        open_source, lambda: next(next_models), stall_s=stall_s, min_backoff_s=0.01, max_backoff_s=0.05
+    )
+    return run_pipeline(source, model, sinks, live=settings, status=status, stop=stop, hooks=hooks)

@@ -11,16 +11,16 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
+
+from tests.support.rtp_receiver import DECODE, load_gstreamer, next_picture, receive
 
 DEBIAN = "/usr/bin/python3"
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 BITS, BLOCK = 32, 40
 """The clock: milliseconds since 1970, modulo 2^32, as a row of black and white blocks."""
-DECODE = (
-    "h264parse ! openh264dec ! videoconvert ! video/x-raw,format=GRAY8 ! appsink name=pictures sync=false"
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def _unit(element: str) -> int:
 
 
 def _start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([DEBIAN, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    command = [DEBIAN, "-m", "tests.support.rtp_latency", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
 
 def _show(sink: Any, receiver: subprocess.Popen[str], seconds: float) -> None:
@@ -118,58 +119,35 @@ def _age_ms(clock: int) -> int:
 
 
 def _receive(port: str, count: str) -> None:
-    from gi.repository import Gst
-
-    pipeline = Gst.parse_launch(
-        f"udpsrc address=127.0.0.1 port={port} "
-        "caps=application/x-rtp,media=video,clock-rate=90000,encoding-name=H264,payload=96 "
-        f"! rtph264depay ! {DECODE}"
-    )
-    pictures = pipeline.get_by_name("pictures")
-    pipeline.set_state(Gst.State.PLAYING)
-    pipeline.get_state(Gst.SECOND)
-    print("listening", flush=True)
-    for _ in range(int(count)):
-        sample = pictures.emit("try-pull-sample", 20 * Gst.SECOND)
-        if sample is None:
-            sys.exit("no picture")
+    for sample in receive(int(port), int(count)):
         print(_age_ms(_read_clock(sample)), flush=True)
-    pipeline.set_state(Gst.State.NULL)
 
 
 def _encode(launch: str, count: str) -> None:
     """Print how long each picture takes through the encoder and the decoder."""
     import random
 
-    from gi.repository import Gst
-
-    pipeline = Gst.parse_launch(
+    gst = load_gstreamer()
+    pipeline = gst.parse_launch(
         "appsrc name=frames is-live=true do-timestamp=true format=time "
         f"caps=video/x-raw,format=I420,width={WIDTH},height={HEIGHT},framerate={FPS}/1 ! {launch} ! {DECODE}"
     )
     frames, pictures = pipeline.get_by_name("frames"), pipeline.get_by_name("pictures")
-    pipeline.set_state(Gst.State.PLAYING)
+    pipeline.set_state(gst.State.PLAYING)
     noise = bytes(random.Random(0).randrange(90, 130) for _ in range(WIDTH * HEIGHT))  # noqa: S311 (a picture)
     for index in range(int(count)):
         shift = 2 * index % WIDTH
         picture = noise[shift:] + noise[:shift] + bytes([128]) * (WIDTH * HEIGHT // 2)
         started_s = time.monotonic()
-        frames.emit("push-buffer", Gst.Buffer.new_wrapped(picture))
-        if pictures.emit("try-pull-sample", 20 * Gst.SECOND) is None:
-            sys.exit("no picture")
+        frames.emit("push-buffer", gst.Buffer.new_wrapped(picture))
+        next_picture(pictures, gst.SECOND)
         print((time.monotonic() - started_s) * 1e3, flush=True)
         time.sleep(max(0.0, 1 / FPS - (time.monotonic() - started_s)))
-    pipeline.set_state(Gst.State.NULL)
+    pipeline.set_state(gst.State.NULL)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["receive"], ["encode"]):
-        import gi
-
-        gi.require_version("Gst", "1.0")
-        from gi.repository import Gst
-
-        Gst.init(None)
         {"receive": _receive, "encode": _encode}[sys.argv[1]](*sys.argv[2:])
     else:
         from tests.support.ports import free_udp_port

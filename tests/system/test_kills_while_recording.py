@@ -40,12 +40,14 @@ def test_recordings_survive_kills_at_random(tmp_path: Path) -> None:
     for _ in range(KILLS):
         before = set(folder.glob(".o.*.jsonl"))
         run = start_run(log, clip, "--realtime", *options)
-        if rng.random() < 0.8:
-            assert wait_until(lambda: _is_recording(folder, before), 300), log.read_text()  # noqa: B023
-            recording += 1
-        time.sleep(rng.uniform(0, 4))
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
+        try:
+            if rng.random() < 0.8:
+                assert wait_until(lambda: _is_recording(folder, before), 300), log.read_text()  # noqa: B023
+                recording += 1
+            time.sleep(rng.uniform(0, 4))
+        finally:
+            run.kill()
+            run.communicate()
         assert run.returncode == -signal.SIGKILL
     run = start_run(log, clip, "--realtime", "--max-frames", "5", *options)
     run.communicate()

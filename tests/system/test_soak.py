@@ -124,7 +124,7 @@ CLIENTS: list[Client] = [
 
 
 class Visitors:
-    """Threads that play random clients until they are told to stop.
+    """Threads that act as random clients until `leave` is called.
 
     Attributes:
         visits: Number of finished clients.

@@ -132,7 +132,7 @@ def test_credentials_from_a_pipe_serve_for_each_connection(
 ) -> None:
     os.mkfifo(pipe := tmp_path / "camera")
     monkeypatch.setenv(CREDENTIALS_FILE_VARIABLE, str(pipe))
-    writer = threading.Thread(target=pipe.write_text, args=("me:p@ss\n",))
+    writer = threading.Thread(target=pipe.write_text, args=("me:p@ss\n",), daemon=True)
     writer.start()
     assert with_credentials("rtsp://host/x") == "rtsp://me:p%40ss@host/x"
     writer.join()
