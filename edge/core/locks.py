@@ -217,7 +217,7 @@ def is_running(path: Path) -> bool:
 def running_process(path: Path) -> int | None:
     """Return the number of the process that wrote a marker; None if it has ended or wrote none.
 
-    In a container it is the number in the container of that process.
+    If the process runs in a container, this is its number inside the container.
     """
     try:
         process = parse_json(read_bytes(path, MAX_MARKER_BYTES, "a marker"))["pid"]

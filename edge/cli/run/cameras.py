@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +68,13 @@ class PerCamera(click.ParamType):  # type: ignore[type-arg]
         match = _NAMED.fullmatch(value)
         name, text = (match[1], match[2]) if match else ("", value)
         return name, self.type.convert(text, param, ctx)
+
+
+def per_camera_option(
+    name: str, type_: Any, metavar: str, help_: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator of an option that may differ from camera to camera; its value are `Pairs`."""
+    return click.option(name, type=PerCamera(type_), multiple=True, metavar=f"[NAME=]{metavar}", help=help_)
 
 
 def parse_cameras(arguments: Sequence[str]) -> list[Camera]:

@@ -24,7 +24,13 @@ from edge.cli.options import (
     gpu_wait_option,
     range_option,
 )
-from edge.cli.run.cameras import SOURCE_VARIABLE, PerCamera, SourceType, parse_cameras, warn_about_passwords
+from edge.cli.run.cameras import (
+    SOURCE_VARIABLE,
+    SourceType,
+    parse_cameras,
+    per_camera_option,
+    warn_about_passwords,
+)
 from edge.cli.run.config_file import load_config_file
 from edge.cli.run.open_camera import OpenCamera
 from edge.cli.run.options import RunOptions
@@ -104,12 +110,11 @@ SECTIONS = {
     help="Score from which a region is reported (default: from the release).",
 )
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="Stop after this many frames.")
-@click.option(
+@per_camera_option(
     "--fps",
-    type=PerCamera(FiniteRange(min=0.01, max=1000)),
-    multiple=True,
-    metavar="[NAME=]FPS",
-    help="Frame rate of the source, if it reports a wrong one (folder of images: 10).",
+    FiniteRange(min=0.01, max=1000),
+    "FPS",
+    "Frame rate of the source, if it reports a wrong one (folder of images: 10).",
 )
 @range_option
 @click.option("--overlay", type=FILE, help="Write a video of the frames under their saliency.")

@@ -68,26 +68,28 @@ class OpenCamera:
         self._sinks = outputs.open(self.options, self._frames, self.status, transform)
 
     def run(self, stop: threading.Event, hooks: RunHooks) -> RunSummary:
-        """Run the pipeline to its end; errors are those of `run_pipeline`."""
+        """Run the pipeline to its end, then close source and model; errors are those of `run_pipeline`."""
         options, live, sinks = self.options, None, self._sinks
         self._sinks = []  # the pipeline commits or discards them
-        if options.is_live:
-            self._unused.pop_all()  # a live run closes its source and model itself
-            reopen = self._open_frames if is_camera(options.camera.source) else None
-            live = LiveSettings(reopen, options.open_model)
-        return run_pipeline(
-            self._frames,
-            self._model,
-            sinks,
-            max_frames=options.max_frames,
-            live=live,
-            status=self.status,
-            stop=stop,
-            hooks=hooks,
-        )
+        # Closed by this thread: after a second Ctrl-C the main thread must not close what is still in use.
+        with self._unused.pop_all() as used:
+            if options.is_live:
+                used.pop_all()  # a live run closes its source and model itself
+                reopen = self._open_frames if is_camera(options.camera.source) else None
+                live = LiveSettings(reopen, options.open_model)
+            return run_pipeline(
+                self._frames,
+                self._model,
+                sinks,
+                max_frames=options.max_frames,
+                live=live,
+                status=self.status,
+                stop=stop,
+                hooks=hooks,
+            )
 
     def close(self) -> None:
-        """Close what a run has not closed, and discard outputs that no run has taken."""
+        """Close source and model and discard the outputs, if no run has taken them."""
         for sink in self._sinks:
             self._unused.callback(sink.discard)
         self._unused.close()

@@ -139,7 +139,8 @@ def _open_files(
 
 def _stamps_path(key: Path | None, number: int) -> Path | None:
     """Return the file of the time stamps beside a key: one for each camera, which signs for itself."""
-    return None if key is None else key.with_name(f"{key.name}.stamps{f'-{number + 1}' * (number > 0)}")
+    ending = f"-{number + 1}" if number else ""
+    return None if key is None else key.with_name(f"{key.name}.stamps{ending}")
 
 
 def _make_locator(options: SinkOptions) -> Geolocator | None:

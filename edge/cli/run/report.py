@@ -25,6 +25,7 @@ def report_run(cameras: Sequence[OpenCamera], outcomes: Mapping[str, RunSummary 
     Raises:
         InputError: Cameras failed; the message names all of them.
         CheckError: An output is missing or incomplete, or the process has to be restarted.
+        BaseException: A camera failed by a bug, which keeps its traceback.
     """
     documents: dict[str, dict[str, Any]] = {}
     errors: list[BaseException] = []
@@ -32,7 +33,7 @@ def report_run(cameras: Sequence[OpenCamera], outcomes: Mapping[str, RunSummary 
         summary, prefix = outcomes[camera.name], f"{camera.name}: " if camera.name else ""
         if isinstance(summary, BaseException):
             documents[camera.name] = {"source": camera.run_info.source, "error": str(summary)}
-            errors.append(_with_prefix(summary, prefix))
+            errors.append(_name_camera(summary, prefix))
             continue
         _print_warnings(summary, camera, prefix)
         documents[camera.name] = _summary_document(summary, camera)
@@ -47,15 +48,16 @@ def report_run(cameras: Sequence[OpenCamera], outcomes: Mapping[str, RunSummary 
         raise _join_errors(errors)
 
 
-def _with_prefix(error: BaseException, prefix: str) -> BaseException:
-    """Return an error with the name of its camera; raise it if it is a bug, which keeps its traceback."""
-    if not isinstance(error, (InputError, CheckError)):
-        raise error
-    return (InputError if isinstance(error, InputError) else CheckError)(f"{prefix}{error}")
+def _name_camera(error: BaseException, prefix: str) -> BaseException:
+    """Return an error with the name of its camera in the message; a bug stays as it is."""
+    kind = next((kind for kind in (InputError, CheckError) if isinstance(error, kind)), None)
+    return kind(f"{prefix}{error}") if kind else error
 
 
 def _join_errors(errors: Sequence[BaseException]) -> BaseException:
-    """Return one error for several; invalid input counts more than a failed check."""
+    """Return one error for several: a bug before invalid input, and that before a failed check."""
+    if bugs := [error for error in errors if not isinstance(error, (InputError, CheckError))]:
+        return bugs[0]
     kind = InputError if any(isinstance(error, InputError) for error in errors) else CheckError
     return kind("; ".join(map(str, errors)))
 
@@ -77,14 +79,11 @@ def _print_warnings(summary: RunSummary, camera: OpenCamera, prefix: str) -> Non
 
 def _summary_document(summary: RunSummary, camera: OpenCamera) -> dict[str, Any]:
     """Return the summary as a JSON object."""
-    run_info = camera.run_info
-    document = {
-        "source": run_info.source,
-        "release": run_info.release,
-        "precision": run_info.precision,
-        "engine": run_info.engine,
+    return {
+        **dataclasses.asdict(camera.run_info),
+        **dataclasses.asdict(summary),
+        "damage": list(camera.damage),
     }
-    return {**document, **dataclasses.asdict(summary), "damage": list(camera.damage)}
 
 
 def _print_text(summary: RunSummary, camera: OpenCamera, prefix: str) -> None:

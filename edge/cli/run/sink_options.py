@@ -11,25 +11,23 @@ from typing import Any
 import click
 
 from edge.cli.options import FILE, FiniteRange
-from edge.cli.run.cameras import Camera, Pairs, PerCamera, check_names, output_path, pick
+from edge.cli.run.cameras import Camera, Pairs, check_names, output_path, per_camera_option, pick
 from edge.core.errors import InputError
 from edge.postprocessing.camera_geometry import CameraGeometry
 
 TOKEN_VARIABLE = "AEROGAZE_HTTP_TOKEN"  # noqa: S105 (the name of a variable)
 _OPTIONS = (
-    click.option(
+    per_camera_option(
         "--fov",
-        type=PerCamera(FiniteRange(0, 180, min_open=True, max_open=True)),
-        multiple=True,
-        metavar="[NAME=]DEGREES",
-        help="Horizontal field of view of the camera in degrees; adds bearing and elevation.",
+        FiniteRange(0, 180, min_open=True, max_open=True),
+        "DEGREES",
+        "Horizontal field of view of the camera in degrees; adds bearing and elevation.",
     ),
-    click.option(
+    per_camera_option(
         "--mount",
-        type=PerCamera(click.STRING),
-        multiple=True,
-        metavar="[NAME=]PITCH[,YAW[,ROLL]]",
-        help="Mounting angles of the camera in degrees: up, right, clockwise.",
+        click.STRING,
+        "PITCH[,YAW[,ROLL]]",
+        "Mounting angles of the camera in degrees: up, right, clockwise.",
     ),
     click.option(
         "--locate",
@@ -79,12 +77,11 @@ _OPTIONS = (
         is_flag=True,
         help="The camera is mounted on the gimbal: its angles are relative to the gimbal.",
     ),
-    click.option(
+    per_camera_option(
         "--rtp",
-        type=PerCamera(click.STRING),
-        multiple=True,
-        metavar="[NAME=]ADDRESS",
-        help="Stream video to udp://HOST:PORT, or serve it at rtsp://[HOST]:PORT/PATH.",
+        click.STRING,
+        "ADDRESS",
+        "Stream video to udp://HOST:PORT, or serve it at rtsp://[HOST]:PORT/PATH.",
     ),
     click.option(
         "--http", metavar="[HOST]:PORT", help="Serve a live page; without a host, to this machine only."
@@ -177,9 +174,10 @@ def _pick_address(pairs: Pairs[str], camera: Camera, cameras: Sequence[Camera]) 
     Raises:
         InputError: Several cameras would stream to it.
     """
-    if len(cameras) > 1 and "" in dict(pairs):
+    addresses = [address for each in cameras if (address := pick(pairs, each.name))]
+    if twice := [address for index, address in enumerate(addresses) if address in addresses[:index]]:
         raise InputError(
-            f"--rtp {dict(pairs)['']} is one stream, but {len(cameras)} cameras are there: give "
+            f"--rtp {twice[0]} is one stream, but several cameras would send to it: give "
             f"--rtp {cameras[0].name}=ADDRESS, another address for each camera"
         )
     return pick(pairs, camera.name)

@@ -97,11 +97,12 @@ class MavlinkSink:
             ) from None
         address = settings.system, int(common.MAV_COMP_ID_CAMERA) + settings.number
         self._transform, self._clock, self._status = transform, clock, status
+        stamps = None if settings.stamps is None else TimeStampFile(settings.stamps)
+        self._signer = None if settings.key is None else MessageSigner(settings.key, file=stamps)
+        # Last of what can fail: only a sink closes them.
         opened = links.share() if isinstance(links, SharedLinks) else open_links(links)
         self._link = LinkGroup(opened)
         self._encoder: Any = common.MAVLink(self._link, *address)
-        stamps = None if settings.stamps is None else TimeStampFile(settings.stamps)
-        self._signer = None if settings.key is None else MessageSigner(settings.key, file=stamps)
         self._inputs = [(link, MessageParser(common, link, status)) for link in opened]
         self._tracker = TargetTracker(*settings.frame_size)
         camera, locator, self._stream = settings.camera, settings.locator, settings.stream

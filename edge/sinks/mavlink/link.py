@@ -128,16 +128,19 @@ class SharedLinks:
 
     Args:
         names: Names of the links, as for `open_link`.
-
-    Raises:
-        InputError: As `open_links`.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._lines = [_SharedLine(link) for link in open_links(names)]
+        self._names = names
+        self._lines: list[_SharedLine] = []
 
     def share(self) -> list[MavlinkLink]:
-        """Return the links for one more camera; the lines are closed with the last of them."""
+        """Return the links for one more camera; the first opens the lines, and the last to close ends them.
+
+        Raises:
+            InputError: As `open_links`.
+        """
+        self._lines = self._lines or [_SharedLine(link) for link in open_links(self._names)]
         return [LinkShare(line) for line in self._lines]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
-from edge.core.guarded_files import read_bytes
+from edge.core.guarded_files import parse_json, read_bytes
 
 KEY_BYTES = 32
 TICKS_PER_S = 100_000
@@ -24,6 +24,7 @@ MAX_LAG_S = 60
 """A sender that was not heard before may be this far behind the own clock."""
 STORE_INTERVAL_S = 5.0
 """Time between two writes of the stored time stamps."""
+MAX_STORED_BYTES = 1 << 20
 _EPOCH_S = 1_420_070_400
 _START_OF_MAVLINK_2, _IS_SIGNED = 0xFD, 0x01
 Stream = tuple[int, int, int]
@@ -69,13 +70,14 @@ class TimeStampFile:
 
     def load(self) -> tuple[int, dict[Stream, int]]:
         """Return the newest time stamp, and the last one of each sender."""
+        if not os.path.exists(self._path):
+            return 0, {}
+        data = read_bytes(self._path, MAX_STORED_BYTES, "the time stamps of MAVLink signing")
         try:
-            document = json.loads(self._path.read_bytes())
+            document = parse_json(data)
             streams = {_parse_stream(key): int(value) for key, value in document["senders"].items()}
             return int(document["newest"]), streams
-        except FileNotFoundError:
-            return 0, {}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"{self._path} holds no time stamps of MAVLink signing ({type(error).__name__}); remove it "
                 "if no recorded messages of the last flight can be sent to this vehicle"

@@ -13,12 +13,15 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from edge.core.run_status import State
 from edge.sinks.web.auth import AccessPolicy, cookie_name
 from edge.sinks.web.live_view import LiveView
 
 MIN_PICTURE_INTERVAL_S = 1 / 25
 """Minimum time between two pictures of a stream."""
 BOUNDARY = "aerogaze-picture"
+BEST_STATES: tuple[State, ...] = ("running", "stalled", "starting", "stopped")
+"""States of a camera, the best one first: that of the best camera is the state of the run."""
 IDLE_TIMEOUT_S = 5.0
 """Time after which a client that neither sends nor receives is disconnected."""
 HTML = "text/html; charset=utf-8"
@@ -110,7 +113,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         if view is None:
             self._send_text(HTTPStatus.NOT_FOUND, f"no such camera; available: {', '.join(views)}\n")
             return
-        self._view, self._asks_for_one = view, camera is not None or len(views) == 1
+        self._view, self._asks_for_one = view, camera is not None or "" in views
         send = {
             "/": self._send_page,
             "/status.json": self._send_status,
@@ -159,10 +162,9 @@ class RequestHandler(BaseHTTPRequestHandler):
         self._send_text(HTTPStatus.OK if state == "running" else HTTPStatus.SERVICE_UNAVAILABLE, f"{text}\n")
 
     def _health(self) -> tuple[str, str]:
-        """Return the state of the run and a text; it runs while one camera does, because each fails alone."""
+        """Return the state of the run, the best one of its cameras because each fails alone, and a text."""
         states = {name: view.status.state for name, view in self.server.views.items()}
-        values = list(states.values())
-        state = "running" if "running" in values else values[0]
+        state = min(states.values(), key=BEST_STATES.index)
         return state, state if len(states) == 1 else ", ".join(f"{n}: {s}" for n, s in states.items())
 
     def _send_metrics(self) -> None:

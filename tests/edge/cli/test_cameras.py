@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from edge.cli.run.cameras import Camera, output_path, parse_cameras
+from edge.cli.run.open_camera import OpenCamera
 from edge.core.errors import InputError
+from edge.pipeline.run import RunHooks, RunSummary
 from tests.conftest import Outcome
 from tests.support.waiting import aerogaze_threads
 
@@ -74,6 +77,7 @@ def test_name_takes_the_place_in_the_path_of_an_output() -> None:
         (["--jsonl", "-"], "put {camera} into its name, such as saliency-{camera}"),
         (["--fov", "night=60"], "--fov names a camera night; expected one of day, thermal"),
         (["--rtp", "udp://127.0.0.1:9"], "give --rtp day=ADDRESS, another address for each camera"),
+        (["--rtp", "day=udp://127.0.0.1:9", "--rtp", "thermal=udp://127.0.0.1:9"], "is one stream"),
         (["--fov", "day=190"], "190"),
     ],
 )
@@ -113,6 +117,26 @@ def test_camera_that_fails_loses_its_outputs_and_the_other_one_goes_on(
     assert outcome.err.splitlines()[-1].startswith("aerogaze: bad: ")
     assert "good: 12 frames" in outcome.out
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["good.jsonl", "good.mp4"]
+
+
+def test_bug_in_one_camera_does_not_hide_the_summary_of_another(
+    command: Run,
+    video: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = OpenCamera.run
+
+    def fail(camera: OpenCamera, stop: threading.Event, hooks: RunHooks) -> RunSummary:
+        if camera.name == "bad":
+            raise ZeroDivisionError("a bug")
+        return run(camera, stop, hooks)
+
+    monkeypatch.setattr(OpenCamera, "run", fail)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        command("run", f"bad={folder}", f"good={video}")
+    assert "good: 12 frames" in capfd.readouterr().out
 
 
 def test_source_that_cannot_be_opened_refuses_the_run(command: Run, video: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from edge.core.run_status import RunInfo, Status
 from edge.postprocessing.camera_geometry import CameraGeometry
 from edge.postprocessing.result import identity
 from edge.sinks.mavlink.camera import MavlinkSettings, MavlinkSink
+from edge.sinks.mavlink.link import SharedLinks
 from edge.sinks.mavlink.signing import STORE_INTERVAL_S, TICKS_PER_S, MessageSigner, TimeStampFile, read_key
 from tests.support.ground_station import CAMERA, VEHICLE, GroundStation, common
 from tests.support.mavlink_flight import flying, region, result
@@ -179,11 +180,30 @@ def test_recorded_message_is_refused_after_a_restart_also_after_a_kill(tmp_path:
     assert encoder.signing.timestamp > stamp
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"newest": 1}', '{"newest": 1, "senders": {"x": 2}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"newest": 1}',
+        '{"newest": 1, "senders": {"x": 2}}',
+        '{"newest": Infinity, "senders": {}}',
+        "[" * 100_000,
+    ],
+)
 def test_damaged_time_stamps_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "key.stamps").write_text(text)
     with pytest.raises(InputError, match=r"holds no time stamps of MAVLink signing \(\w+\); remove it"):
         MessageSigner(KEY, file=TimeStampFile(tmp_path / "key.stamps"))
+
+
+def test_camera_with_damaged_time_stamps_opens_no_line(tmp_path: Path) -> None:
+    (tmp_path / "key.stamps").write_text("[]")
+    settings = MavlinkSettings(VEHICLE, key=KEY, stamps=tmp_path / "key.stamps")
+    # The lines cannot be opened: an attempt would fail with another message.
+    for links in (["/dev/no-such-line"], SharedLinks(["/dev/no-such-line"])):
+        with pytest.raises(InputError, match="holds no time stamps"):
+            MavlinkSink(links, Status(RunInfo("", "", "", "")), identity, settings)
 
 
 def test_time_stamps_that_cannot_be_kept_are_a_fault(ground: GroundStation, tmp_path: Path) -> None:

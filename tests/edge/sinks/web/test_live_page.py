@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from edge.postprocessing.result import Result
 from edge.sinks.web.sink import HttpSink
 from tests.support.chromium import CHROMIUM, Chromium
 from tests.support.maps import blob
+from tests.support.ports import free_tcp_port
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
@@ -153,9 +155,10 @@ def test_page_asks_for_its_token_and_shows_a_lost_connection(browser: Chromium, 
 def test_page_shows_two_cameras_and_the_numbers_of_the_chosen_one(
     browser: Chromium, flight: np.ndarray, width: int, height: int, phone: bool
 ) -> None:
-    day = Flight(flight, camera="day")
-    thermal = Flight(flight, camera="thermal", beside=day)
-    try:
+    with (
+        closing(Flight(flight, camera="day")) as day,
+        closing(Flight(flight, camera="thermal", beside=day)) as thermal,
+    ):
         browser.screen(width, height, phone=phone)
         browser.open(day.sink.url)
         images = "[...document.querySelectorAll('.view img')]"
@@ -173,6 +176,16 @@ def test_page_shows_two_cameras_and_the_numbers_of_the_chosen_one(
         browser.wait("document.getElementById('state').textContent === 'stalled'")  # polled by the page
         assert browser.value("document.getElementById('source').textContent").startswith("thermal: ")
         assert browser.errors == []
-    finally:
-        thermal.close()
-        day.close()
+
+
+def test_open_page_shows_the_cameras_of_the_next_run(browser: Chromium, flight: np.ndarray) -> None:
+    address = f":{free_tcp_port()}"
+    with closing(Flight(flight, address)) as alone:
+        browser.open(alone.sink.url)
+        browser.wait("document.getElementById('state').textContent === 'running'")
+    with (
+        closing(Flight(flight, address, camera="day")) as day,
+        closing(Flight(flight, camera="thermal", beside=day)),
+    ):
+        labels = "[...document.querySelectorAll('.view span')].map(label => label.textContent.split(',')[0])"
+        browser.wait(f"{labels}.join() === 'day,thermal'")

@@ -447,6 +447,7 @@ def test_one_page_serves_two_cameras_until_both_have_ended(flight: np.ndarray) -
     )
     statuses = [Status(RunInfo("skd-64", "int8", "none", name), camera=name) for name in ("day", "thermal")]
     first = HttpSink(":0", None, statuses[0])
+    assert list(json.loads(get(first, "/status.json")[2])["cameras"]) == ["day"], "the second one follows"
     second = first.add_camera(statuses[1], identity, CameraGeometry(90))
     first.write(result(3, flight[0]))
     second.write(result(5, flight[1], REGION))
@@ -463,6 +464,9 @@ def test_one_page_serves_two_cameras_until_both_have_ended(flight: np.ndarray) -
     assert pictures[0] == get(first, "/frame.jpg")[2] != pictures[1]
     assert get(first, "/frame.jpg?camera=night")[0] == 404
     assert get(first, "/healthz")[2] == b"day: starting, thermal: running\n"
+    statuses[1].set_state("stalled")
+    assert json.loads(get(first, "/status.json")[2])["state"] == "stalled", "the run has not ended"
+    statuses[1].set_state("running")
     metrics = get(first, "/metrics")[2].decode()
     assert 'aerogaze_frames_total{camera="thermal"}' in metrics
     assert 'aerogaze_state{camera="day",state="starting"} 1.0' in metrics
