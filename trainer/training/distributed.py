@@ -52,14 +52,15 @@ def process_group() -> ProcessGroup:
 def share_cores(workers: int = 0) -> None:
     """Let PyTorch compute on this process's share of the machine's cores.
 
-    It keeps the number of threads that the user chose by OMP_NUM_THREADS. torchrun sets that variable to 1 by
-    itself, so its processes share the cores all the same.
+    It keeps the number of threads that the user chose by OMP_NUM_THREADS. torchrun itself sets that variable
+    to 1 if it is not set, so its processes share the cores at this value.
 
     Args:
         workers: Cores of that share that are left to processes that load data.
     """
     import torch  # here, since the help does not need it
 
-    if "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads and not (threads == "1" and "TORCHELASTIC_RUN_ID" in os.environ):
         return
     torch.set_num_threads(max(1, detect_machine().cores // process_group().local_world_size - workers))

@@ -387,21 +387,19 @@ def test_process_group_is_read_from_the_environment_of_the_launcher(
     assert process_group() == expected
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
+
 @pytest.mark.parametrize(
     ("environment", "threads"),
     [
         ({}, [7]),
         ({"OMP_NUM_THREADS": "3"}, []),
-        (
-            {
-                "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                "OMP_NUM_THREADS": "1",
-            },
-            [3],
-        ),
+        ({**TORCHRUN, "OMP_NUM_THREADS": "1"}, [3]),
+        ({**TORCHRUN, "OMP_NUM_THREADS": "2"}, []),
     ],
-    ids=["alone", "chosen by the user", "chosen by torchrun"],
-)  # fmt: skip
+    ids=["alone", "chosen by the user", "chosen by torchrun", "chosen by the user of torchrun"],
+)
 def test_threads_are_a_share_of_the_cores_unless_the_user_chose_their_number(
     environment: dict[str, str], threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
