@@ -85,6 +85,16 @@ def test_median_interval_contains_the_truth_at_all_looks_of_most_runs() -> None:
     assert misses <= MAX_MISSES
 
 
+def test_median_interval_misses_the_truth_when_load_lasts_for_several_values() -> None:
+    # This is why a value that is not a ratio needs a quiet machine.
+    rng, misses = np.random.default_rng(7), 0
+    truth = np.median(_bursting(rng, 100_000))
+    for _ in range(REPETITIONS):
+        low, high = median_interval(_bursting(rng, BLOCKS))
+        misses += not low <= truth <= high
+    assert misses > MAX_MISSES
+
+
 def test_ordinary_interval_misses_the_truth_when_one_looks_often() -> None:
     # This is why intervals of the usual width are not used.
     rng, misses = np.random.default_rng(7), 0

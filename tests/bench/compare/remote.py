@@ -103,7 +103,8 @@ class Worker:
         try:
             self._process.communicate(timeout=END_S)
         except (subprocess.TimeoutExpired, BrokenPipeError):
-            self._process.kill()
+            if not self.has_ended:
+                os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that its benchmark started
             self._process.wait()
 
     def _take_turn(self, name: str, calls: int) -> float:

@@ -14,8 +14,9 @@ from edge.profiler.measurement.machine_load import BUSY_SHARE, OtherLoad
 MAX_STOLEN_SHARE = 0.05
 """Share of the cores' time that the host may give to other virtual machines."""
 MAX_SPEED_SPREAD = 0.3
-"""Relative difference between the fastest and the slowest probe that disturbs a measurement. Rows whose own
-threads share a physical core with the probe had up to 0.27 on a machine that did nothing else."""
+"""Relative difference between the fastest and the slowest probe that disturbs a measurement. It was
+chosen after one run on a machine that did nothing else. There the threads of the benchmark, which share a
+physical core with the probe, caused up to 0.27, and 0.37 to 0.62 in three benchmarks."""
 PROBE_PERIOD_S = 1.0
 PROBE_ITERATIONS, PROBE_TRIES = 20_000, 5
 """A probe is the fastest of some loops of about a millisecond: its time changes with the clock, or with

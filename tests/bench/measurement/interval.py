@@ -9,7 +9,7 @@ Each candidate for the truth is tested by a gambler who starts with a wealth of 
 truth, the bets are fair, and the wealth ever reaches 1 / p with a probability of at most p (Ville's
 inequality). Candidates against which the wealth has reached it are rejected; the others are the interval. One
 gambler bets that the truth is higher, another that it is lower, each with p = 2.5 %. The price is an interval
-about 1.7 times as wide as one for a number of values that is fixed before.
+1.3 to 1.8 times as wide as one for a number of values that is fixed before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def ratio_interval(log_ratios: Sequence[float] | Values) -> tuple[float, float]:
     truth a block's log ratio falls, and each block has its own coin. This holds for noise of any
     distribution that may be correlated over any time. Resampling turns or blocks (a bootstrap) would have to
     assume how long noise lasts. What is needed is that noise slows the contestants by the same factor; for
-    this their turns take equally long.
+    this their turns take equally long. If the time of one contestant varies by itself, and more to one side,
+    the interval is that of a centre between the mean and the median of the log ratios.
 
     A bet on a block multiplies the wealth by 1 + stake * tanh((x - candidate) / scale). The expectation of
     this factor is 1 where x is symmetric around the candidate. An outlier costs no more than the stake. The
@@ -57,8 +58,9 @@ def median_interval(values: Sequence[float] | Values) -> tuple[float, float]:
     """Return the interval of the median of values that are not paired with others.
 
     The gamblers bet on the sides of a candidate to which the values fall, so nothing is assumed about the
-    distribution. Values that follow each other must be independent: the interval is that of the machine as it
-    was during the measurement, whose load must be judged beside it. Where that matters, measure a ratio.
+    distribution. But the values must be independent of each other. Load that lasts for several values breaks
+    this: on made noise with bursts of ten values, a quarter of the intervals missed the median. So a value
+    that was measured beside other load tells little. A ratio does not have this weakness.
 
     Returns:
         Lower and upper end; infinite as long as there are too few values.
