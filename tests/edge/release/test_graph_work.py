@@ -11,9 +11,9 @@ from edge.core.errors import InputError
 from edge.inference.onnxruntime.tensor_types import infer_tensor_types
 from edge.release.graph_work import Work, count_macs, count_work, find_layers
 from edge.release.manifest import load_release
-from edge.release.onnx_graph import OnnxGraph, OnnxNode, TensorType, read_onnx_graph
+from edge.release.onnx_graph import OnnxGraph, OnnxNode, Shape, TensorType, read_onnx_graph
 
-IMAGE = (1, 4, 8, 8)
+IMAGE, FEATURES = (1, 4, 8, 8), (1, 6, 8, 8)
 
 
 def node(op: str, inputs: str, output: str) -> OnnxNode:
@@ -22,6 +22,10 @@ def node(op: str, inputs: str, output: str) -> OnnxNode:
 
 def graph(nodes: Sequence[OnnxNode], weights: dict[str, TensorType]) -> OnnxGraph:
     return OnnxGraph(list(nodes), weights, ["x"], [nodes[-1].outputs[0]])
+
+
+def floats(**shapes: Shape) -> dict[str, TensorType]:
+    return {name: TensorType("float", shape) for name, shape in shapes.items()}
 
 
 def graph_work(path: Path) -> Work:
@@ -62,11 +66,8 @@ def test_float_layer_reads_and_writes_its_tensors_once() -> None:
         node("MaxPool", "relu", "pool"),
         node("Resize", "pool roi scales", "y"),
     ]
-    weights = {"w": TensorType("float", (6, 4, 3, 3)), "b": TensorType("float", (6,))}
-    weights |= {"roi": TensorType("float", (0,)), "scales": TensorType("float", (4,))}
-    types = {"x": TensorType("float", IMAGE), "conv": TensorType("float", (1, 6, 8, 8))}
-    types |= {"relu": types["conv"], "pool": TensorType("float", (1, 6, 4, 4)), "y": types["conv"]}
-    onnx_graph = graph(nodes, weights)
+    onnx_graph = graph(nodes, floats(w=(6, 4, 3, 3), b=(6,), roi=(0,), scales=(4,)))
+    types = floats(x=IMAGE, conv=FEATURES, relu=FEATURES, pool=(1, 6, 4, 4), y=FEATURES)
     works = count_work(onnx_graph, types, find_layers(onnx_graph))
     assert works == {
         "node_conv": Work(6 * 64 * 4 * 9, 4 * (6 * 36 + 6), 4 * 4 * 64, 4 * 6 * 64),
@@ -90,10 +91,9 @@ def quantized_graph() -> tuple[OnnxGraph, dict[str, TensorType]]:
     ]
     weights = {"s": TensorType("float", ()), "z": TensorType("uint8", ())}
     weights |= {"w": TensorType("int8", (6, 4, 3, 3)), "b": TensorType("int32", (6,))}
-    types = {"w_dq": TensorType("float", (6, 4, 3, 3)), "b_dq": TensorType("float", (6,))}
-    types |= {name: TensorType("float", IMAGE) for name in ("x", "x_dq")}
-    types |= {name: TensorType("float", (1, 6, 8, 8)) for name in ("conv", "relu", "relu_dq", "y")}
-    types |= {"x_q": TensorType("uint8", IMAGE), "relu_q": TensorType("uint8", (1, 6, 8, 8))}
+    types = floats(w_dq=(6, 4, 3, 3), b_dq=(6,), x=IMAGE, x_dq=IMAGE)
+    types |= floats(conv=FEATURES, relu=FEATURES, relu_dq=FEATURES, y=FEATURES)
+    types |= {"x_q": TensorType("uint8", IMAGE), "relu_q": TensorType("uint8", FEATURES)}
     return graph(nodes, weights), types
 
 
@@ -126,10 +126,8 @@ def test_node_that_no_layer_names_belongs_to_a_neighbour() -> None:
         node("Reshape", "sum shape", "flat"),
         node("Exp", "flat", "y"),
     ]
-    weights = {"w": TensorType("float", (4, 4, 1, 1)), "shape": TensorType("int64", (2,))}
-    onnx_graph = graph(nodes, weights)
-    types = {name: TensorType("float", IMAGE) for name in ("x", "conv", "sum")}
-    types |= {name: TensorType("float", (1, 256)) for name in ("flat", "y")}
+    onnx_graph = graph(nodes, floats(w=(4, 4, 1, 1)) | {"shape": TensorType("int64", (2,))})
+    types = floats(x=IMAGE, conv=IMAGE, sum=IMAGE, flat=(1, 256), y=(1, 256))
     works = count_work(onnx_graph, types, {"FusedConv": ["node_conv"], "Exp": ["node_y"], "Reorder": []})
     assert works["FusedConv"] == Work(16 * 64, 64 + 16, 1024, 1024)
     assert works["Exp"] == Work(0, 0, 1024, 1024)
@@ -138,8 +136,8 @@ def test_node_that_no_layer_names_belongs_to_a_neighbour() -> None:
 
 def test_convolution_that_no_layer_names_is_counted_once() -> None:
     nodes = [node("Conv", "x w", "conv"), node("Exp", "conv", "a"), node("Abs", "conv", "y")]
-    onnx_graph = graph(nodes, {"w": TensorType("float", (4, 4, 1, 1))})
-    types = {name: TensorType("float", IMAGE) for name in ("x", "conv", "a", "y")}
+    onnx_graph = graph(nodes, floats(w=(4, 4, 1, 1)))
+    types = floats(x=IMAGE, conv=IMAGE, a=IMAGE, y=IMAGE)
     works = count_work(onnx_graph, types, {"first": ["node_a"], "second": ["node_y"]})
     assert [work.macs for work in works.values()] == [16 * 64, 0]
     assert works["second"].read_bytes == 1024
@@ -151,11 +149,19 @@ def test_tensor_without_a_shape_is_named() -> None:
         count_work(onnx_graph, {"x": TensorType("bool", ())}, {})
 
 
+def test_recurrent_layer_without_its_first_output_is_counted() -> None:
+    gru = OnnxNode("gru", "GRU", ("x", "w", "r", ""), ("", "state"))
+    weights = floats(w=(1, 12, 8), r=(1, 12, 4))
+    types = floats(x=(5, 1, 8), state=(1, 1, 4))
+    recurrent = OnnxGraph([gru], weights, ["x"], ["state"])
+    work = count_work(recurrent, types, find_layers(recurrent))["gru"]
+    assert work == Work(5 * (12 * 8 + 12 * 4), 4 * (12 * 8 + 12 * 4), 4 * 5 * 8, 4 * 4)
+
+
 def test_views_move_nothing_and_selections_read_what_they_write() -> None:
     nodes = [node("Reshape", "x shape", "flat"), node("Slice", "flat start end", "y")]
     weights = {name: TensorType("int64", (2,)) for name in ("shape", "start", "end")}
-    types = {"x": TensorType("float", IMAGE), "flat": TensorType("float", (4, 64))}
-    types["y"] = TensorType("float", (1, 64))
+    types = floats(x=IMAGE, flat=(4, 64), y=(1, 64))
     onnx_graph = graph(nodes, weights)
     works = count_work(onnx_graph, types, find_layers(onnx_graph))
     assert works == {"node_flat": Work(), "node_y": Work(0, 32, 256, 256)}
