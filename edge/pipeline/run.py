@@ -218,7 +218,7 @@ def run_together(
         except BaseException as error:  # also SystemExit, which would silently end this thread only
             outcomes[camera] = error
 
-    # Daemons: they may hang in a driver, and the process must not wait for them.
+    # Daemons: a second Ctrl-C ends the process at once, also while one of them hangs in a driver.
     threads = [
         threading.Thread(target=run, args=(camera,), name=f"aerogaze-run-{camera}", daemon=True)
         for camera in runs

@@ -73,7 +73,7 @@ class PerCamera(click.ParamType):  # type: ignore[type-arg]
 def per_camera_option(
     name: str, type_: Any, metavar: str, help_: str
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the decorator of an option that may differ from camera to camera; its value are `Pairs`."""
+    """Return the decorator of an option that may differ from camera to camera; its values are `Pairs`."""
     return click.option(name, type=PerCamera(type_), multiple=True, metavar=f"[NAME=]{metavar}", help=help_)
 
 
