@@ -53,10 +53,10 @@ class OnnxNode:
     """A node.
 
     Attributes:
-        name: Its name; a node without one has that of its first output.
+        name: Its name; a node without one has that of its first output that is not left out.
         op: Operator.
         inputs: Names of its inputs; "" for an optional one that is left out.
-        outputs: Names of its outputs.
+        outputs: Names of its outputs; "" for an optional one that is left out.
         cast_to: Element type that a Cast converts to; "" for other operators.
     """
 
@@ -113,7 +113,8 @@ def _add_node(message: memoryview, graph: OnnxGraph) -> None:
         # Constants without a tensor, such as value_int, are scalars or short lists.
         graph.weights.setdefault(outputs[0], TensorType("int64", ()))
     else:
-        name, cast_to = _text(message, 3) or outputs[0], _read_cast_type(message) if op == "Cast" else ""
+        name = _text(message, 3) or next(filter(None, outputs), "")
+        cast_to = _read_cast_type(message) if op == "Cast" else ""
         graph.nodes.append(OnnxNode(name, op, tuple(inputs), tuple(outputs), cast_to))
 
 
