@@ -28,8 +28,8 @@ WEIGHTED_OPERATORS = {*CONVOLUTIONS, "Gemm", "MatMul"}
 PASS_THROUGH = {"Concat", "MaxPool"}
 """Operators whose outputs are values of their inputs."""
 MOVABLE_OPERATORS = {
-    "Cast", "Clip", "Dropout", "Expand", "Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Slice",
-    "Squeeze", "Transpose", "Unsqueeze",
+    "Cast", "Clip", "Dropout", "Expand", "Identity", "MaxPool", "Relu", "Reshape", "Slice", "Squeeze",
+    "Transpose", "Unsqueeze",
 }  # fmt: skip
 """Operators that ONNX Runtime removes, or moves behind the Q that follows them. That Q then quantizes their
 input."""

@@ -6,7 +6,7 @@ An assignment is the set of layers in int8; the others stay in the graph's float
 - With more layers, layers are ranked three times: by the loss that each causes alone, by its work, and by
   the ratio of both. In each order, as many layers are put in int8 as the budget allows. After that a
   surrogate model of all measurements (`calibration/search/surrogate_model.py`) proposes assignments, until
-  `PATIENCE` proposals in a row brought no improvement.
+  several proposals in a row brought no improvement (`default_patience`).
 
 Each assignment is evaluated and timed as a whole graph, as it would ship. The graph that ships is timed
 again on its own, because the luckiest of many timings does not belong to the fastest graph.
@@ -32,8 +32,13 @@ FINALISTS = 3
 """Number of fastest assignments that may be timed again until one has a confirmed gain."""
 MIN_GAIN = 0.02
 """Fraction of the float graph's latency that int8 must save to be worth shipping."""
-PATIENCE = 80
-"""Number of proposals in a row without improvement that ends a search."""
+MIN_PATIENCE, MAX_PATIENCE = 10, 80
+"""Least and greatest number of proposals in a row without improvement that ends a search."""
+PATIENCE_MMACS = 32_000
+"""Cost of these proposals, in 1e6 multiply-accumulates of convolutions of one run each.
+
+It corresponds to `MAX_PATIENCE` proposals of skd-128. A proposal is evaluated and timed in tens of runs.
+"""
 LOSS_SLACK = 1.5
 """Losses of layers add up to hardly less than their sum divided by this; larger sums are not tried."""
 
@@ -114,6 +119,7 @@ class SearchSettings:
         max_trials: Limit for the evaluated graphs; None for `default_trials`.
         min_gain: Gain that is required to ship.
         max_exhaustive_layers: Number of layers up to which all assignments are tried.
+        patience: Number of proposals in a row without improvement that ends the search.
     """
 
     budget: AccuracyBudget
@@ -121,11 +127,21 @@ class SearchSettings:
     max_trials: int | None = None
     min_gain: float = MIN_GAIN
     max_exhaustive_layers: int = MAX_EXHAUSTIVE_LAYERS
+    patience: int = MAX_PATIENCE
 
 
 def default_trials(layers: int) -> int:
     """Return the limit for the evaluated graphs of a search over this number of layers."""
     return 200 + 4 * layers
+
+
+def default_patience(mmacs: float) -> int:
+    """Return the patience of a search over a graph; a costly graph gets fewer proposals.
+
+    Args:
+        mmacs: Multiply-accumulates of the graph's convolutions in one run, in units of 1e6.
+    """
+    return min(MAX_PATIENCE, max(MIN_PATIENCE, int(PATIENCE_MMACS / max(mmacs, 1))))
 
 
 def find_fastest_assignment(
@@ -229,7 +245,7 @@ class _AssignmentSearch:
             if assignment := self._fill_budget(sorted(units, key=rank)):
                 self.measure(assignment)
         without_improvement = 0
-        while without_improvement < PATIENCE:
+        while without_improvement < self.settings.patience:
             gains = {layers: trial.gain for layers, trial in self._trials.items() if trial.budget_used <= 1}
             budget_used = {layers: self._budget_used(layers) for layers in self._qualities}
             proposal = propose(units, gains, budget_used)

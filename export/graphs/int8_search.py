@@ -25,6 +25,7 @@ from calibration.search.mixed_precision import (
     SearchResult,
     SearchSettings,
     Trial,
+    default_patience,
     find_fastest_assignment,
 )
 from calibration.search.surrogate_model import Assignment
@@ -218,6 +219,7 @@ class EngineSearch:
                 max_trials=options.max_trials,
                 # A model of a board may be wrong. The board measures each precision that it is offered.
                 min_gain=-math.inf if self._timer.kind == "modelled" else MIN_GAIN,
+                patience=default_patience(sum(self._layer_work.values())),
             ),
             lambda trials: self._on_progress(step, trials, None),
         )

@@ -24,6 +24,7 @@ from calibration.search.mixed_precision import (
     SearchResult,
     SearchSettings,
     Trial,
+    default_patience,
     find_fastest_assignment,
 )
 from calibration.search.surrogate_model import Assignment
@@ -187,6 +188,22 @@ def test_search_ends_at_the_limit_of_trials_and_says_so(max_trials: int) -> None
     if max_trials >= 12:
         assert result.best is not None
     assert search() == result
+
+
+def test_search_ends_when_as_many_proposals_as_its_patience_were_no_faster() -> None:
+    layers = [f"layer{index}" for index in range(12)]
+    measurements = Measurements(lambda assignment: Quality(40, 1, 0), lambda assignment: (1.1, 1.0))
+    trials = []
+    for patience in (10, 30):
+        settings = SearchSettings(AccuracyBudget(cc=0.01), patience=patience)
+        result = find_fastest_assignment(layers, dict.fromkeys(layers, 1.0), measurements, settings)
+        assert result.best is None
+        trials.append(len(result.trials))
+    assert trials[1] - trials[0] == 20
+
+
+def test_costly_graph_gets_fewer_proposals() -> None:
+    assert [default_patience(mmacs) for mmacs in (0, 400, 1600, 1e6)] == [80, 80, 20, 10]
 
 
 def test_search_ships_only_a_gain_that_was_confirmed() -> None:
