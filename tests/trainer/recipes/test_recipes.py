@@ -42,6 +42,13 @@ def test_shipped_recipe_is_valid(path: Path) -> None:
     assert recipe.settings().head == ("density" if recipe.loss == "mse" else "log_density")
 
 
+def test_motion_students_have_the_same_scenes_and_teachers() -> None:
+    small, large = load_recipe("skd-64-motion"), load_recipe("skd-96-motion")
+    assert isinstance(small, SkdRecipe)
+    assert isinstance(large, SkdRecipe)
+    assert (large.world, large.teachers, large.seed) == (small.world, small.teachers, small.seed)
+
+
 def test_changes_override_the_file() -> None:
     recipe = load_recipe("skd-64", {"network.steps": "7", "loss": "mse", "students.mu": "0.25"})
     assert isinstance(recipe, SkdRecipe)
