@@ -142,10 +142,12 @@ def test_unhealthy_release_comes_back_by_itself(
     # A camera that does not exist: the run ends, and systemd tries again.
     board.script("sed -i.kept 's/^source.*/source = \"\\/dev\\/video9\"/' /etc/aerogaze/run.toml")
     set_config(board, command_s=20)
-    with pytest.raises(RuntimeError, match=r"did not stay healthy.*back to counter 1"):
-        flash(images, board, bundles(3))
-    board.script("mv /etc/aerogaze/run.toml.kept /etc/aerogaze/run.toml; systemctl restart aerogaze")
-    set_config(board)
+    try:
+        with pytest.raises(RuntimeError, match=r"did not stay healthy.*back to counter 1"):
+            flash(images, board, bundles(3))
+    finally:
+        board.script("mv /etc/aerogaze/run.toml.kept /etc/aerogaze/run.toml; systemctl restart aerogaze")
+        set_config(board)
     assert check_flown(board, {1}) == 1
 
 
@@ -174,12 +176,14 @@ def test_read_only_disk_is_said_and_harms_nothing(
     board: Board, images: BoardImages, bundles: MakeBundle
 ) -> None:
     board.script(f"mount --bind {PLACE} {PLACE}; mount -o remount,bind,ro {PLACE}")
-    with pytest.raises(RuntimeError, match=r"cannot write the board .*: Read-only file system"):
-        flash(images, board, bundles(4))
-    board.script("systemctl restart aerogaze")
-    assert check_flown(board, {1}) == 1
-    # The service holds its slot open.
-    board.script(f"umount --lazy {PLACE}; systemctl restart aerogaze")
+    try:
+        with pytest.raises(RuntimeError, match=r"cannot write the board .*: Read-only file system"):
+            flash(images, board, bundles(4))
+        board.script("systemctl restart aerogaze")
+        assert check_flown(board, {1}) == 1
+    finally:
+        # The service holds its slot open.
+        board.script(f"umount --lazy {PLACE}; systemctl restart aerogaze")
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ def faulty_board(desk: Desk, flown_disk: Path) -> Iterator[Board]:
     """A board whose folder lies on a disk with errors."""
     libraries = [*Path("/usr/lib/python3").glob("*/fusepy.py"), *Path("/usr/lib").glob("*/libfuse.so.2")]
     if len(libraries) != 2:
-        pytest.skip("no fusepy here (apt-get install python3-fusepy)")
+        pytest.skip("no fusepy or no libfuse here (apt-get install python3-fusepy)")
     with desk.board(desk.clone(flown_disk, "faulty.img")) as board:
         board.start()
         for path in (*libraries, FAULTY_DISK):
@@ -217,8 +221,10 @@ def address_dropped(board: Board) -> Iterator[None]:
     """Let a board have no address in the block."""
     words = (f"{board.address}/24", "dev", "cable")
     call("ip", "-n", board.name, "address", "delete", *words)
-    yield
-    call("ip", "-n", board.name, "address", "add", *words)
+    try:
+        yield
+    finally:
+        call("ip", "-n", board.name, "address", "add", *words)
 
 
 def read_error(process: subprocess.Popen[str]) -> str:

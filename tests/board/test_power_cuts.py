@@ -20,6 +20,7 @@ from tests.support.virtual_board import Desk
 RANDOM_CUTS = int(os.environ.get("AEROGAZE_CUTS", 100))
 RANDOM_SEED = int(os.environ.get("AEROGAZE_CUTS_SEED", 22))
 """Number and seed of the cuts at random moments."""
+CUTS_OF_A_TEST = 10
 pytestmark = pytest.mark.long
 MakeBundle = Callable[[int], Path]
 PLACE = "/var/lib/aerogaze/"
@@ -179,21 +180,28 @@ def test_board_flies_after_a_cut_in_each_phase_of_a_new_runtime(
         assert find_orphans(board) == [], cut.step
 
 
+@pytest.mark.parametrize("first", range(0, RANDOM_CUTS, CUTS_OF_A_TEST))
 def test_board_flies_after_cuts_at_random_moments(
-    announcing_disk: Path, desk: Desk, images: BoardImages, bundles: MakeBundle
+    first: int, announcing_disk: Path, desk: Desk, images: BoardImages, bundles: MakeBundle
 ) -> None:
-    generator = random.Random(RANDOM_SEED)  # noqa: S311
-    done = 0
-    while done < RANDOM_CUTS:
+    generator = random.Random(RANDOM_SEED + first)  # noqa: S311
+    done, end = first, min(first + CUTS_OF_A_TEST, RANDOM_CUTS)
+    while done < end:
         cuts: list[Cut] = []
         with desk.board(desk.clone(announcing_disk, "random.img")) as board:
             board.start()
             words = desk.command(*aerogaze(*board.flash_words(bundles(2))))
-            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                while process.poll() is None and done + len(cuts) < RANDOM_CUTS:
+            with subprocess.Popen(
+                words,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **images.desk_environment()},
+            ) as process:
+                while process.poll() is None and done + len(cuts) < end:
                     time.sleep(3 * generator.random())
                     name = f"random-{done + len(cuts)}"
                     cuts.append(Cut(name, board.clone_disk(f"{name}.img")))
+                assert not process.poll(), "the flash works"
                 process.kill()
         for cut in cuts:
             done += 1

@@ -1,4 +1,4 @@
-"""A disk with errors for a virtual board: a FUSE file system that passes a folder on. It runs on the board.
+"""A disk with errors for a virtual board: a FUSE file system that shows another folder. It runs on the board.
 
     python3 faulty_disk.py FOLDER PLACE FAULTS
 
@@ -17,11 +17,11 @@ from fusepy import FUSE, FuseOSError, Operations
 
 
 class FaultyDisk(Operations):  # type: ignore[misc]
-    """Passes the operations on a folder on, but for those that a file names.
+    """Shows a folder and all changes of it; the operations that a file names fail.
 
     Args:
-        folder: The folder.
-        faults: The file.
+        folder: The folder to show.
+        faults: File with the names of the operations that fail.
     """
 
     def __init__(self, folder: str, faults: Path) -> None:

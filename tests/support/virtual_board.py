@@ -1,8 +1,9 @@
 """A virtual board: Debian with its real systemd and sshd in a container, on a disk whose plug can be pulled.
 
 systemd-nspawn boots an ext4 image that lies on btrfs. A reflink copy of the image takes some milliseconds
-and is exact: it holds what the kernel had written to this "disk", and nothing that was only in memory. A power
-cut leaves the same, except for writes that a drive reorders (`tests.support.disks.LossyDisk` has those).
+and is exact: it holds what the kernel had written to this "disk", and nothing that was only in memory. A
+power cut leaves the same, except for writes that a drive reorders (`tests.support.disks.LossyDisk` has
+those).
 
 The board has no network but a cable to the desk, which is a network namespace of its own.
 
@@ -244,7 +245,7 @@ class Board:
 
     @property
     def root(self) -> Path:
-        """Where its disk is mounted while it is on, seen from this process."""
+        """Where its disk is mounted while it is on, as this process sees it."""
         return self.desk.folder / f"root-{self.name}"
 
     @property
