@@ -29,7 +29,8 @@ from edge.inference.saliency_model import SaliencyModel
 from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.regions import Region
 from edge.postprocessing.result import Result
-from edge.release.manifest import Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Release
 from edge.sources.factory import open_source
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import RecurrentState
 from edge.inference.onnxruntime.runner import STOP_SPINNING
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 
 Window = NDArray[np.uint8]
 """Consecutive frames (length, height, width, 3), BGR, at the graph's size."""

@@ -37,7 +37,8 @@ from edge.profiler.measurement.candidate import InputFeed, golden_feeds
 from edge.profiler.measurement.energy import measure_energy, measure_idle_power
 from edge.profiler.measurement.memory import resident_bytes
 from edge.profiler.measurement.statistics import summarize_times
-from edge.release.manifest import Form, Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Form, Release
 from edge.sources.factory import open_source
 
 RELEASE = "skd-64"

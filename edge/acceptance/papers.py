@@ -18,7 +18,8 @@ from edge.profiler.extensions import load_candidate_source
 from edge.profiler.measurement.candidate import Candidate, find_candidates, golden_feeds
 from edge.profiler.measurement.stages import time_gpu_stages
 from edge.profiler.report.table import PAPER_FPS
-from edge.release.manifest import Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Release
 
 STUDENT, BATCH = "skd-32", 256
 PAPER_GPU_FPS = PAPER_FPS["GPU (one GTX 1080 Ti)"]

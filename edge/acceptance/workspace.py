@@ -16,7 +16,8 @@ from edge.hardware.gpu import find_gpu_problem
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.inference.tensorrt.api import load_tensorrt
 from edge.inference.tensorrt.build_target import TensorRTKind
-from edge.release.manifest import Form, Release, load_release, save_release
+from edge.release.manifest import load_release, save_release
+from edge.release.release import Form, Release
 
 TARGETS: Mapping[str, TensorRTKind] = {"local": "tensorrt", "rtx": "rtx"}
 """TensorRT by build target, the full one first."""

@@ -27,7 +27,8 @@ from edge.profiler.report.documents import read_document, write_document
 from edge.profiler.report.history import latest_baseline, load_history, save_to_history
 from edge.profiler.report.table import PAPER_PROTOCOL, render_tables
 from edge.profiler.session import ProfileSettings, profile_release
-from edge.release.manifest import FORMS, Form, Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import FORMS, Form, Release
 
 PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
 DEFAULT_RUNS, DEFAULT_WARM_UP = 300, 50

@@ -11,7 +11,7 @@ import numpy as np
 from edge.core.frames import GraphInput, Tensor
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import Runner
-from edge.release.manifest import ClipSpec
+from edge.release.release import ClipSpec
 
 WindowChoice = Literal["slide", "blocks"]
 WINDOW_CHOICES: tuple[WindowChoice, ...] = get_args(WindowChoice)

@@ -26,7 +26,7 @@ from edge.inference.tensorrt.engine_identity import (
     identity_path,
     runs_on_rtx_default,
 )
-from edge.release.manifest import Form, Graph, Release
+from edge.release.release import Form, Graph, Release
 
 EngineChoice = Literal["auto", "onnxruntime", "tensorrt"]
 ENGINE_CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)

@@ -12,7 +12,7 @@ from edge.core.errors import InputError
 from edge.inference.cuda.errors import UNKNOWN, CudaError
 from edge.inference.engine_selection import BuiltPlan, EngineChoice, SelectedEngine, read_plan, select_engine
 from edge.inference.interface.runner import GraphSignature, Runner
-from edge.release.manifest import Form, Graph, Release
+from edge.release.release import Form, Graph, Release
 from edge.release.weight_check import check_finite
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from edge.inference.interface.runner import PipelinedRunner, Runner, ShareableRu
 from edge.inference.runner_factory import open_engine
 from edge.metrics.saliency import cc
 from edge.preprocessing.transform import FramePreprocessor, LaggedMotion
-from edge.release.manifest import Form, Graph, Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Form, Graph, Release
 
 GOLDEN_CC_MARGIN = 0.002
 """How far the CC of an engine's golden maps may be below the value that the release records."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from edge.core.errors import InputError
 from edge.profiler.measurement.candidate import Candidate
-from edge.release.manifest import Form, Release
+from edge.release.release import Form, Release
 
 ENTRY_POINT_GROUP = "aerogaze.runners"
 

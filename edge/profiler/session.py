@@ -30,7 +30,8 @@ from edge.profiler.measurement.stages import (
     time_gpu_stages,
     time_pre_and_postprocessing,
 )
-from edge.release.manifest import RELEASE_MANIFEST, Release
+from edge.release.manifest import RELEASE_MANIFEST
+from edge.release.release import Release
 
 if TYPE_CHECKING:  # imports ONNX Runtime, which the help does not need
     from edge.profiler.roofline.machine_peak import MachinePeak

@@ -13,7 +13,7 @@ from typing import Any
 
 from edge.core.errors import InputError
 from edge.core.guarded_files import parse_json
-from edge.release.manifest import FORMS, Form
+from edge.release.release import FORMS, Form
 
 QUANTIZATION_FILE = "quantisation.json"
 """File in a release's folder with the `QuantizationRecord` of each form."""

@@ -15,7 +15,7 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.cli.console import print_next_step
 from edge.cli.options import FOLDER
 from edge.core.atomic_files import PendingFolder, cache_folder
-from edge.release.manifest import Release
+from edge.release.release import Release
 from export.cli.target_options import (
     TargetRequest,
     open_target,

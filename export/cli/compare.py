@@ -19,7 +19,7 @@ from edge.cli.options import FILE, range_option
 from edge.core.atomic_files import PendingFile
 from edge.core.errors import CheckError, InputError
 from edge.core.frames import find_damage
-from edge.release.manifest import FORMS, Form, Release
+from edge.release.release import FORMS, Form, Release
 from edge.sources.factory import open_source
 from edge.sources.public_name import public_name
 from export.cli.target_options import input_options, warn

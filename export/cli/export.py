@@ -13,7 +13,8 @@ from edge.cli.console import print_next_step
 from edge.cli.options import FOLDER, range_option
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import PIXEL_FORMATS, PixelFormat, RawFrameSpec
-from edge.release.manifest import MAX_BLUR, Form
+from edge.release.manifest import MAX_BLUR
+from edge.release.release import Form
 from export.cli.target_options import FRAMES_OPTION, METHOD_OPTION, calibration_frames_option
 
 DEFAULT_WINDOWS = 200

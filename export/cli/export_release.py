@@ -20,7 +20,8 @@ from edge.cli.console import ERR_CONSOLE
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
 from edge.preprocessing.raw_frame import RawFrameSpec
-from edge.release.manifest import MAX_NAME_LENGTH, RELEASE_NAME, Form, Release, load_release
+from edge.release.manifest import MAX_NAME_LENGTH, RELEASE_NAME, load_release
+from edge.release.release import Form, Release
 from edge.sources.factory import open_source
 from export.cli.target_options import warn
 from export.graphs.int8_search import CalibrationOptions

@@ -20,7 +20,7 @@ from edge.cli.console import ERR_CONSOLE, print_next_step
 from edge.core.atomic_files import PendingFolder, cache_folder
 from edge.core.errors import InputError
 from edge.core.frames import parse_size
-from edge.release.manifest import Release
+from edge.release.release import Release
 from edge.sources.factory import open_source
 from export.cli.export_release import print_calibration, release_name, release_table
 from export.cli.target_options import tensorrt_warnings, warn

@@ -15,7 +15,7 @@ from rich.table import Table
 from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.cli.options import FILE
 from edge.core.atomic_files import PendingFile, atomic_file, cache_folder
-from edge.release.manifest import FORMS, Form, Release, TargetEngine
+from edge.release.release import FORMS, Form, Release, TargetEngine
 from export.cli.target_options import (
     TargetRequest,
     open_target,

@@ -22,7 +22,8 @@ from edge.cli.options import range_option
 from edge.core.errors import InputError
 from edge.core.frames import Frame, Source, find_damage
 from edge.preprocessing.transform import Preprocessing
-from edge.release.manifest import Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Release
 from edge.sources.factory import open_source
 from export.compare.input_request import InputRequest
 

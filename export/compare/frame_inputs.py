@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.inputs.graph_inputs import FeedDict
 from edge.core.frames import Image
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.release.manifest import ClipSpec, Release, StateSpec
+from edge.release.release import ClipSpec, Release, StateSpec
 
 Prepare = Callable[[Image], NDArray[Any]]
 

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import onnx
 
 from edge.core.errors import InputError
-from edge.release.manifest import Form, Release, TargetEngine, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Form, Release, TargetEngine
 
 Backend = Literal["onnxruntime", "tensorrt", "rtx", "local"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)

@@ -26,7 +26,7 @@ from edge.hardware.gpu import find_gpu_problem
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
-from edge.release.manifest import Form, Release, StateSpec
+from edge.release.release import Form, Release, StateSpec
 from export.compare.frame_inputs import AlignedInputs, ClipInputs, FrameInputs, PairInputs, SingleFrameInputs
 from export.compare.graph_input_spec import GraphInputSpec
 from export.compare.graph_operand import GraphOperand, load_graph

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.core.errors import InputError
-from edge.release.manifest import Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Release
 from export.graphs.calibrated_folder import CALIBRATION_FILE, load_calibrated_graph
 
 

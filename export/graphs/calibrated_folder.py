@@ -10,7 +10,7 @@ from typing import Any
 
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
-from edge.release.manifest import TargetEngine
+from edge.release.release import TargetEngine
 
 CALIBRATION_FILE = "calibration.json"
 SCHEMA = 1

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from edge.preprocessing.raw_frame import RawFrameSpec
 from edge.preprocessing.transform import Alignment, Preprocessing, count_halvings
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from export.graphs.fused_preprocessing import (
     add_resize,
     add_scaling,

@@ -19,8 +19,8 @@ from calibration.ranges.activation_ranges import count_histograms
 from calibration.ranges.histogram import Method
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator
 from calibration.search.method_selection import ranges_by_method, rank_methods
-from edge.release.manifest import Form, TargetEngine
 from edge.release.quantization import QuantizationRecord, TensorRanges
+from edge.release.release import Form, TargetEngine
 from export.graphs.int8_search import (
     QDQ_SCHEMES,
     CalibrationOptions,

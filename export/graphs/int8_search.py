@@ -30,8 +30,8 @@ from calibration.search.mixed_precision import (
 )
 from calibration.search.surrogate_model import Assignment
 from edge.core.errors import InputError
-from edge.release.manifest import TargetEngine
 from edge.release.quantization import TensorRanges
+from edge.release.release import TargetEngine
 from export.graphs.fp16 import float_outputs, to_fp16
 
 DEFAULT_BUDGET = AccuracyBudget(cc=0.005, kld=0.005)

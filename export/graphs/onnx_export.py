@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.core.errors import InputError
-from edge.release.manifest import Form
+from edge.release.release import Form
 from trainer.models.batch_norm_folding import fold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.student import Student

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edge.core.errors import InputError
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from export.graphs.fused_preprocessing import prepend, replace_input
 from export.graphs.graph_end import TYPELESS
 from export.graphs.node_builder import NodeBuilder, find_free_name

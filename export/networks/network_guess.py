@@ -18,7 +18,7 @@ from onnx import TensorProto, ValueInfoProto
 from calibration.inputs.graph_repair import widen_float16
 from calibration.inputs.onnx_import import data_inputs, name_type
 from edge.core.errors import InputError
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from export.graphs.graph_end import last_nodes
 from export.graphs.onnx_export import SALIENCY
 from export.networks.network_adapter import FRAME

@@ -13,14 +13,9 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.inputs.distribution_shift import STATISTICS_FILE, save_statistics
 from edge.core.atomic_files import atomic_folder
 from edge.inference.engine_selection import ENGINES_FOLDER
-from edge.release.manifest import (
-    GOLDEN_FILE,
-    RELEASE_MANIFEST,
-    Form,
-    Release,
-    save_release,
-)
+from edge.release.manifest import RELEASE_MANIFEST, save_release
 from edge.release.quantization import QUANTIZATION_FILE, save_quantization, trained_ranges
+from edge.release.release import GOLDEN_FILE, Form, Release
 from export.graphs.batch_norm_statistics import batch_norm_statistics
 from export.graphs.fp16 import to_fp16
 from export.graphs.int8 import CalibrationResult, build_int8_graphs, calibration_document

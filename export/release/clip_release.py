@@ -22,16 +22,8 @@ from calibration.inputs.graph_inputs import InputFeeder, open_session
 from calibration.search.fp16_diagnostics import describe_weakest_node
 from edge.core.atomic_files import atomic_folder
 from edge.metrics.saliency import cc
-from edge.release.manifest import (
-    GOLDEN_FILE,
-    ClipSpec,
-    Form,
-    Graph,
-    Precision,
-    Release,
-    Verification,
-    save_release,
-)
+from edge.release.manifest import save_release
+from edge.release.release import GOLDEN_FILE, ClipSpec, Form, Graph, Precision, Release, Verification
 from export.graphs.fp16 import float_outputs, to_fp16
 from export.graphs.frame_window import WINDOW_PREROLL, to_window_stream, window_states
 from export.graphs.onnx_export import SALIENCY, export_onnx

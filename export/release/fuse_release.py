@@ -15,8 +15,9 @@ from edge.core.atomic_files import atomic_folder
 from edge.core.errors import CheckError, InputError
 from edge.metrics.saliency import cc
 from edge.preprocessing.raw_frame import RawFrameSpec
-from edge.release.manifest import GOLDEN_FILE, Graph, Release, load_release, save_release
+from edge.release.manifest import load_release, save_release
 from edge.release.quantization import QUANTIZATION_FILE
+from edge.release.release import GOLDEN_FILE, Graph, Release
 from export.compare.graph_operand import Backend, GraphOperand
 from export.compare.graph_stepper import open_stepper
 from export.graphs.fused_alignment import HOMOGRAPHY, fuse_aligned_preprocessing, resized_frame_state

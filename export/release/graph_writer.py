@@ -10,7 +10,7 @@ import onnx
 
 from calibration.inputs.calibration_frames import Windows
 from calibration.inputs.graph_inputs import InputFeeder
-from edge.release.manifest import Form, Graph, Precision, TargetEngine
+from edge.release.release import Form, Graph, Precision, TargetEngine
 from export.release.parity import GoldenSet, Map, OpenedGraph, verify_graph
 
 

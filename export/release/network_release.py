@@ -30,8 +30,9 @@ from calibration.inputs.onnx_import import convert_opset, opset_of, simplify
 from edge.core.atomic_files import atomic_folder
 from edge.core.errors import CheckError, InputError
 from edge.inference.interface.recurrent_state import RecurrentState
-from edge.release.manifest import GOLDEN_FILE, ClipSpec, Form, Release, StateSpec, save_release
+from edge.release.manifest import save_release
 from edge.release.quantization import QUANTIZATION_FILE, save_quantization
+from edge.release.release import GOLDEN_FILE, ClipSpec, Form, Release, StateSpec
 from export.graphs.fp16 import float_outputs, to_fp16
 from export.graphs.frame_window import WINDOW_PREROLL, to_window_stream, window_states
 from export.graphs.int8 import CalibrationResult, build_int8_graphs, calibration_document

@@ -15,7 +15,7 @@ from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
 from calibration.search.fp16_diagnostics import describe_weakest_node
 from edge.core.errors import CheckError, InputError
 from edge.metrics.saliency import cc, kld, max_error
-from edge.release.manifest import Form, Precision, TargetEngine, Verification
+from edge.release.release import Form, Precision, TargetEngine, Verification
 from export.graphs.onnx_export import SALIENCY
 from trainer.models.forms import forms_of
 from trainer.models.student import Student

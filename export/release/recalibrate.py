@@ -20,8 +20,9 @@ from edge.core.atomic_files import atomic_folder, sha256, translate_write_errors
 from edge.core.errors import CheckError, InputError
 from edge.inference.engine_selection import ENGINES_FOLDER
 from edge.metrics.saliency import cc, max_error
-from edge.release.manifest import GOLDEN_FILE, Form, Graph, Release, Verification, save_release
+from edge.release.manifest import save_release
 from edge.release.quantization import QUANTIZATION_FILE, TensorRanges, save_quantization, trained_ranges
+from edge.release.release import GOLDEN_FILE, Form, Graph, Release, Verification
 from export.graphs.calibrated_folder import CALIBRATION_FILE, SCHEMA
 from export.graphs.fp16 import float_outputs, to_fp16
 from export.graphs.int8 import (

@@ -17,7 +17,7 @@ from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.metrics.saliency import cc
 from edge.profiler.measurement.sampler import measure_latency
-from edge.release.manifest import Release
+from edge.release.release import Release
 from jetson.device.precision_policy import PrecisionMeasurement, is_finite
 
 RUNS = 300

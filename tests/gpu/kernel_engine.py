@@ -20,7 +20,7 @@ import pytest
 from edge.inference.interface.recurrent_state import RecurrentState
 from edge.inference.interface.runner import GraphSignature
 from edge.inference.tensorrt.api import EngineTensor
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from tests.support.cuda_backends import skip_or_fail
 from tests.support.simulated_gpu import SimulatedCuda, Work
 

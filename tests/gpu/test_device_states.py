@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge.inference.interface.recurrent_state import RecurrentState
 from edge.inference.tensorrt.device_state import DeviceRecurrentState
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from tests.support.simulated_gpu import SimulatedCuda
 
 LAGS = st.lists(

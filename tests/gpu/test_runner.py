@@ -24,7 +24,8 @@ from edge.inference.tensorrt.build_target import BuildTarget
 from edge.inference.tensorrt.cuda_graphs import MAX_GRAPHS
 from edge.inference.tensorrt.runner import RunnerOptions, TensorRTRunner
 from edge.metrics.saliency import cc
-from edge.release.manifest import PRECISIONS, Release, load_release, locate_release
+from edge.release.manifest import load_release, locate_release
+from edge.release.release import PRECISIONS, Release
 from tests.support.cuda_backends import load_tensorrt_or_skip, open_cuda_or_skip, require_gpu
 from tests.support.simulated_gpu import OnnxEngine, RaceError, SimulatedCuda
 

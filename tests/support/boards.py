@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from edge.hardware.board import BoardFacts, read_board_facts
-from edge.release.manifest import GOLDEN_FILE, load_release, locate_release, save_release
+from edge.release.manifest import load_release, locate_release, save_release
+from edge.release.release import GOLDEN_FILE
 from jetson.device.arming_interlock import NoAutopilot
 from jetson.device.board import DeviceBoard
 from jetson.device.durable_disk import DurableDisk

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from edge.release.manifest import Release
+from edge.release.release import Release
 from jetson.device.durable_disk import DurableDisk
 from jetson.device.engine_trial import LogLine
 from jetson.device.precision_policy import PrecisionMeasurement

@@ -18,7 +18,8 @@ import trainer
 from edge.core.atomic_files import atomic_file, cache_folder
 from edge.core.errors import InputError
 from edge.metrics.box_proxy import BoxScores, box_scores
-from edge.release.manifest import Release, load_release
+from edge.release.manifest import load_release
+from edge.release.release import Release
 from trainer.datasets.clips import LabelledFrame
 from trainer.evaluation.quality_clips import QualityClip
 from trainer.inference.predictor import Map, Predictor

@@ -22,7 +22,7 @@ from edge.hardware.host import detect_machine
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.tensorrt.runner import GpuTiming
 from edge.profiler.measurement.candidate import Candidate
-from edge.release.manifest import Form, Release, StateSpec
+from edge.release.release import Form, Release, StateSpec
 from trainer.models.forms import forms_of
 from trainer.models.student import Student, load_student
 

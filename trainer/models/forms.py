@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.release.manifest import Form, StateSpec
+from edge.release.release import Form, StateSpec
 from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.skd import FEATURES, SpatiotemporalNetwork
 from trainer.models.streaming import STRIDES, WINDOW, StreamingNetwork

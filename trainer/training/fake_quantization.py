@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import RecurrentState
-from edge.release.manifest import Form
 from edge.release.quantization import QdqPlacement, QuantizationRecord
+from edge.release.release import Form
 from trainer.models.batch_norm_folding import fold_batch_norm
 from trainer.models.forms import forms_of
 from trainer.models.student import Student

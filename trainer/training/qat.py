@@ -22,8 +22,9 @@ from torch.utils.data import default_collate
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.metrics.saliency import kld
-from edge.release.manifest import Form, Release, load_release
+from edge.release.manifest import load_release
 from edge.release.quantization import QUANTIZATION_FILE, TRAINED_KEY, QuantizationRecord, load_quantization
+from edge.release.release import Form, Release
 from trainer.data.clip_windows import FPS, SyntheticWindows, WindowDataset, WindowShape
 from trainer.data.scene_pool import SCENES_PER_SHARD, SYNTHETIC_DATA
 from trainer.datasets.factory import open_dataset

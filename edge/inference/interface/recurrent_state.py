@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 
 NOMINAL_FPS = 10.0
 """Frame rate that is assumed if it is unknown: that of the golden set and of synthetic training flights."""

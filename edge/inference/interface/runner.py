@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from edge.core.frames import GraphInput, Tensor
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 
 TensorShape = tuple[int | None, ...]
 """Shape of a graph's tensor; None is a dynamic dimension."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge.inference.cuda.backend import Cuda, Memory, Stream
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 
 
 class DeviceRecurrentState:

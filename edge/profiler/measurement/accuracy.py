@@ -14,7 +14,7 @@ from edge.inference.interface.runner import Runner
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps, runtime_form
 from edge.metrics.saliency import cc, kld, nss
 from edge.profiler.measurement.candidate import Candidate
-from edge.release.manifest import Release
+from edge.release.release import Release
 
 
 class FixationTruth:

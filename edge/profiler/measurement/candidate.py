@@ -17,7 +17,7 @@ from edge.inference.interface.layer_times import LayerTime
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import Runner
 from edge.inference.runner_factory import open_selected_engine
-from edge.release.manifest import PRECISIONS, Form, Release
+from edge.release.release import PRECISIONS, Form, Release
 
 InputFeed = dict[str, GraphInput]
 """Inputs of one call, by the names of the graph's inputs."""

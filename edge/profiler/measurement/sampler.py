@@ -17,7 +17,7 @@ from edge.profiler.measurement import memory
 from edge.profiler.measurement.candidate import Candidate, InputFeed, find_candidates, golden_feeds
 from edge.profiler.measurement.energy import measure_energy
 from edge.profiler.measurement.statistics import is_steady, summarize_times
-from edge.release.manifest import Release
+from edge.release.release import Release
 
 CALLS_PER_TURN = 20
 """Calls of one candidate before the next one's turn, so that a drift of the clock affects all alike."""

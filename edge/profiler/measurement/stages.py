@@ -14,7 +14,7 @@ from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.postprocessing.peaks import find_peaks
 from edge.postprocessing.result import Result
 from edge.profiler.measurement.candidate import Candidate, InputFeed
-from edge.release.manifest import Release
+from edge.release.release import Release
 
 CALLS = 60
 WARM_UP_CALLS = 10

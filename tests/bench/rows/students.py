@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from edge.inference.runner_factory import open_runner
-from edge.release.manifest import SHIPPED_RELEASES, Release, load_release
+from edge.release.manifest import SHIPPED_RELEASES, load_release
+from edge.release.release import Release
 from tests.bench.machine_peak import open_peak
 from tests.bench.measurement.row import AnyBenchmark, Benchmark, Contestant, Reading, Readings, Row, timed
 

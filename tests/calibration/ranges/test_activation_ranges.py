@@ -16,7 +16,7 @@ from calibration.ranges import activation_ranges, histogram_cache
 from calibration.ranges.activation_ranges import activation_names, count_histograms
 from calibration.ranges.histogram import Histogram
 from edge.preprocessing.transform import Preprocessing
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from tests.support.onnx_graphs import SIDE, encoder_decoder_network
 
 FEEDER = InputFeeder(Preprocessing(SIDE, SIDE), ("x",), "y")

@@ -10,7 +10,7 @@ import pytest
 from edge.core.frames import GraphInput, Tensor
 from edge.inference.clip_window_runner import ClipWindowRunner, WindowChoice
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.release.manifest import ClipSpec
+from edge.release.release import ClipSpec
 
 FRAMES, SHAPE = 4, (1, 3, 2, 2)
 

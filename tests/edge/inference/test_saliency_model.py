@@ -13,7 +13,8 @@ from edge.core.errors import InputError
 from edge.hardware.host import HostMachine, detect_machine
 from edge.inference.runner_factory import open_runner
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import GOLDEN_FILE, PRECISIONS, SHIPPED_RELEASES, load_release, save_release
+from edge.release.manifest import SHIPPED_RELEASES, load_release, save_release
+from edge.release.release import GOLDEN_FILE, PRECISIONS
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -16,7 +16,8 @@ import pytest
 from edge.core.atomic_files import sha256
 from edge.core.errors import InputError
 from edge.core.guarded_files import parse_json
-from edge.release.manifest import GOLDEN_FILE, RELEASE_MANIFEST, load_release, locate_release
+from edge.release.manifest import RELEASE_MANIFEST, load_release, locate_release
+from edge.release.release import GOLDEN_FILE
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from edge.inference.runner_factory import open_runner
 from edge.metrics.score_calibration import ScoreCalibration
 from edge.release.manifest import (
     DEFAULT_RELEASE,
-    GOLDEN_FILE,
     RELEASE_MANIFEST,
     SHIPPED_RELEASES,
     load_release,
     save_release,
     save_score,
 )
+from edge.release.release import GOLDEN_FILE
 
 
 def change_manifest(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:

@@ -28,7 +28,8 @@ from edge.core.atomic_files import sha256
 from edge.inference.saliency_model import SaliencyModel
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
-from edge.release.manifest import RELEASE_MANIFEST, SHIPPED_RELEASES, TargetEngine, load_release
+from edge.release.manifest import RELEASE_MANIFEST, SHIPPED_RELEASES, load_release
+from edge.release.release import TargetEngine
 from edge.sources.factory import open_source
 from export.graphs.fp16 import to_fp16
 from export.graphs.int8_search import CalibrationOptions

@@ -14,7 +14,8 @@ import onnxruntime as ort
 import pytest
 
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import ClipSpec, load_release
+from edge.release.manifest import load_release
+from edge.release.release import ClipSpec
 from edge.simulation.world import World
 from export.release.recalibrate import release_feeder
 from tests.conftest import Outcome

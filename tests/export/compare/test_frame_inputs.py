@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.frames import Image
-from edge.release.manifest import ClipSpec, StateSpec
+from edge.release.release import ClipSpec, StateSpec
 from export.compare.frame_inputs import ClipInputs, FrameInputs, PairInputs, SingleFrameInputs
 
 

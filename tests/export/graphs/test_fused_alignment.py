@@ -21,7 +21,8 @@ from edge.metrics.saliency import cc
 from edge.preprocessing.raw_frame import PixelFormat, RawFrameSpec
 from edge.preprocessing.transform import Alignment, FramePreprocessor, LaggedMotion, Preprocessing
 from edge.profiler.measurement.candidate import golden_feeds
-from edge.release.manifest import PRECISIONS, StateSpec, load_release
+from edge.release.manifest import load_release
+from edge.release.release import PRECISIONS, StateSpec
 from edge.simulation.world import World
 from export.graphs.fused_alignment import EARLIER_FRAME, RESIZED_FRAME, fuse_aligned_preprocessing
 from export.release.fuse_release import make_fused_release

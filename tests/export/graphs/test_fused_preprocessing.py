@@ -21,7 +21,8 @@ from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.preprocessing.raw_frame import PixelFormat, RawFrameSpec
 from edge.preprocessing.transform import Preprocessing
-from edge.release.manifest import PRECISIONS, load_release
+from edge.release.manifest import load_release
+from edge.release.release import PRECISIONS
 from edge.simulation.world import World
 from export.graphs.fused_preprocessing import fuse_preprocessing
 from export.graphs.node_builder import area_weights

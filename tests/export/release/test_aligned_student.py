@@ -13,7 +13,8 @@ import torch
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.pipeline.run import RunHooks, run_pipeline
 from edge.preprocessing.transform import Alignment, Preprocessing
-from edge.release.manifest import PRECISIONS, load_release
+from edge.release.manifest import load_release
+from edge.release.release import PRECISIONS
 from edge.sources.factory import open_source
 from tests.conftest import Outcome
 from trainer.datasets.clips import LabelledFrame

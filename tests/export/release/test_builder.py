@@ -18,7 +18,8 @@ from calibration.inputs.calibration_frames import CalibrationFrames
 from edge.core.atomic_files import sha256
 from edge.core.errors import CheckError, InputError
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import PRECISIONS, RELEASE_MANIFEST, Precision, load_release
+from edge.release.manifest import RELEASE_MANIFEST, load_release
+from edge.release.release import PRECISIONS, Precision
 from edge.sinks.files.map_images import fit_to_aspect, to_uint16
 from edge.sources.factory import open_source
 from export.graphs.fp16 import to_fp16

@@ -19,8 +19,9 @@ from edge.inference.onnxruntime.tensor_types import infer_tensor_types
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.metrics.saliency import cc
 from edge.release.graph_work import count_work, find_layers
-from edge.release.manifest import ClipSpec, Form, StateSpec, load_release
+from edge.release.manifest import load_release
 from edge.release.onnx_graph import read_onnx_graph
+from edge.release.release import ClipSpec, Form, StateSpec
 from edge.simulation.world import World
 from edge.sources.factory import open_source
 from export.release.clip_release import make_clip_release

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
-from edge.release.manifest import PRECISIONS, load_release
+from edge.release.manifest import load_release
+from edge.release.release import PRECISIONS
 from tests.conftest import Outcome
 from tests.support.untrained import small_streaming_network
 from trainer.models.forms import forms_of

@@ -20,7 +20,8 @@ from edge.core.errors import CheckError, InputError
 from edge.hardware.board import read_board_facts
 from edge.hardware.gpu import detect_gpu
 from edge.profiler.measurement.energy import measure_energy
-from edge.release.manifest import GOLDEN_FILE, RELEASE_MANIFEST, load_release
+from edge.release.manifest import RELEASE_MANIFEST, load_release
+from edge.release.release import GOLDEN_FILE
 from jetson.bundle.manifest import Compatibility
 from jetson.device.board import DeviceBoard
 from jetson.device.engine_trial import (

@@ -17,7 +17,7 @@ from calibration.inputs.onnx_import import ImportedGraph, import_graph
 from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator
 from calibration.search.latency_benchmark import LatencyTimer
 from calibration.search.latency_model import ModelledLatency
-from edge.release.manifest import TargetEngine
+from edge.release.release import TargetEngine
 from export.graphs.int8_search import CalibrationOptions
 from export.release.recalibrate import calibrate_graph
 from tests.support.exporting import FakeTimer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
-from edge.release.manifest import StateSpec
+from edge.release.release import StateSpec
 from tests.support.untrained import small_streaming_network
 from trainer.datasets.clips import LabelledFrame
 from trainer.inference.torch_predictors import StudentPredictor
