@@ -221,10 +221,15 @@ def _open_cameras(
 ) -> list[OpenCamera]:
     """Open the models and the sources. One engine serves all cameras if it can.
 
+    Of several cameras at least one must be there: the others are opened again during the run.
+
     Args:
         all_options: Options of each camera.
         resources: Gets the locks of the devices.
         closing: Gets the cameras.
+
+    Raises:
+        InputError: No camera is there, or a file cannot be opened.
     """
     for options in all_options:
         for device in exclusive_devices(options.camera.source):
@@ -234,9 +239,12 @@ def _open_cameras(
     for options in all_options:
         model = (first.share() if first else None) or options.open_model()
         first = first or model
-        cameras.append(OpenCamera(options, model))
+        cameras.append(OpenCamera(options, model, may_be_missing=len(all_options) > 1))
         closing.callback(cameras[-1].close)
         _check_gimbal(options, model)
+    errors = [camera.error for camera in cameras if camera.error is not None]
+    if len(errors) == len(cameras):
+        raise errors[0]
     return cameras
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from edge.cli.console import ERR_CONSOLE
 from edge.cli.run.options import RunOptions
 from edge.cli.run.outputs import Outputs
-from edge.core.frames import find_damage
+from edge.core.errors import InputError
+from edge.core.frames import Frame, Source, find_damage
 from edge.core.run_status import RunInfo, Status
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.run import RunHooks, RunSummary, run_pipeline
@@ -19,14 +20,43 @@ from edge.postprocessing.map_analysis import MapAnalyzer
 from edge.sinks.files.output_stream import is_stream
 from edge.sinks.sink import Sink
 from edge.sources.factory import is_camera
+from edge.sources.public_name import public_name
+
+
+class MissingCamera:
+    """Stand-in for a missing camera: it gives the error, and the live run opens the camera again.
+
+    Size and frame rate are assumptions: outputs with pictures need them before the camera is there.
+
+    Args:
+        name: Name of the camera, without passwords.
+        error: Why it cannot be opened.
+    """
+
+    width, height, fps = 1280, 720, 30.0
+    length: int | None = None
+
+    def __init__(self, name: str, error: InputError) -> None:
+        self.name, self._error = name, error
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raise the error when the first frame is asked for."""
+        yield from ()  # makes this function a generator
+        raise self._error
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
 
 
 class OpenCamera:
     """Opens the source of a camera. `open_outputs` and `run` follow, and `close` at the end in any case.
 
+    A live run opens a camera that is not there again until it is.
+
     Args:
         options: Options of the camera.
         model: Opened model, which the camera owns from now on.
+        may_be_missing: A live camera that cannot be opened is no error.
 
     Attributes:
         options: The same.
@@ -34,23 +64,35 @@ class OpenCamera:
         run_info: What runs.
         status: Status of the camera.
         expected_frames: Number of frames that will come; None if unknown.
+        error: Why the source could not be opened; None if it is open.
 
     Raises:
         InputError: The source cannot be opened.
     """
 
-    def __init__(self, options: RunOptions, model: SaliencyModel) -> None:
+    def __init__(self, options: RunOptions, model: SaliencyModel, may_be_missing: bool = False) -> None:
         self.options, self.name, self._model = options, options.camera.name, model
+        self.error: InputError | None = None
         self._open_frames = partial(options.open_source, options.min_source_size(model))
         self._sinks: list[Sink] = []
         with ExitStack() as opening:
             opening.callback(model.close)
-            self._frames = frames = self._open_frames()
+            self._frames = frames = self._open_first(may_be_missing)
             opening.callback(frames.close)
             self._unused = opening.pop_all()
         self.run_info = RunInfo(model.release.name, model.precision, model.engine, frames.name)
         self.status = Status(self.run_info, camera=self.name)
         self.expected_frames = min(filter(None, (frames.length, options.max_frames)), default=None)
+
+    def _open_first(self, may_be_missing: bool) -> Source:
+        try:
+            return self._open_frames()
+        except InputError as error:
+            source = self.options.camera.source
+            if not (may_be_missing and self.options.is_live and is_camera(source)):
+                raise
+            self.error = error
+            return MissingCamera(public_name(source), error)
 
     @property
     def damage(self) -> Sequence[str]:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +15,11 @@ import pytest
 from edge.cli.run.cameras import Camera, output_path, parse_cameras
 from edge.cli.run.open_camera import OpenCamera
 from edge.core.errors import InputError
+from edge.core.frames import Source
 from edge.pipeline.run import RunHooks, RunSummary
+from edge.sources import factory
 from tests.conftest import Outcome
+from tests.support.live_doubles import ScriptedCamera
 from tests.support.waiting import aerogaze_threads
 
 Run = Callable[..., Outcome]
@@ -143,6 +147,35 @@ def test_source_that_cannot_be_opened_refuses_the_run(command: Run, video: Path,
     outcome = command("run", video, tmp_path / "missing.mp4", "--jsonl", tmp_path / "{camera}.jsonl")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "missing.mp4" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_camera_that_is_missing_at_the_start_joins_when_it_is_there(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    attempts: list[str] = []
+
+    def open_source(name: str, *options: Any) -> Source:
+        attempts.append(name)
+        if name == "/dev/video77" and attempts.count(name) < 3:
+            return factory.open_source(name, *options)  # there is no such device
+        return ScriptedCamera(range(200))
+
+    monkeypatch.setattr("edge.cli.run.options.open_source", open_source)
+    outputs = ("--jsonl", tmp_path / "{camera}.jsonl", "--overlay", tmp_path / "{camera}.mkv")
+    arguments = ("day=/dev/video76", "thermal=/dev/video77", *outputs, "--max-frames", 5, "--json")
+    outcome = command("run", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "thermal: source: no camera /dev/video77" in outcome.err
+    cameras = json.loads(outcome.out)["cameras"]
+    assert (cameras["day"]["faults"], cameras["thermal"]["faults"]) == ({}, {"source": 1})
+    assert len(read_peaks(tmp_path / "thermal.jsonl")) == cameras["thermal"]["frames"] > 0
+
+
+def test_run_without_any_of_its_cameras_is_refused(command: Run, tmp_path: Path) -> None:
+    outcome = command("run", "/dev/video76", "/dev/video77", "--jsonl", tmp_path / "{camera}.jsonl")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "/dev/video76" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 
