@@ -170,8 +170,13 @@ class Desk:
             os.close(network)
 
     @contextmanager
-    def board(self, image: Path) -> Iterator[Board]:
-        """Put a disk, which the board will change, into a new board; it is off at first and in the end."""
+    def board(self, image: Path, *options: str) -> Iterator[Board]:
+        """Put a disk, which the board will change, into a new board; it is off at first and in the end.
+
+        Args:
+            image: The disk.
+            *options: Options of systemd-nspawn, as `--bind=FOLDER`.
+        """
         number = next(self._numbers)
         name = f"{self.network}-{number}"
         call("ip", "netns", "add", name)
@@ -182,7 +187,7 @@ class Desk:
             call("ip", "-n", name, "address", "add", f"{NETWORK}.{number}/24", "dev", "cable")
             for link in ("cable", "lo"):
                 call("ip", "-n", name, "link", "set", link, "up")
-            board = Board(self, name, f"{NETWORK}.{number}", image, end)
+            board = Board(self, name, f"{NETWORK}.{number}", image, end, options)
             try:
                 yield board
             finally:
@@ -227,6 +232,7 @@ class Board:
         address: Its address.
         image: Its disk.
         socket_name: Name of the desk's end of its cable.
+        options: Further options of systemd-nspawn.
         boot_s: Seconds that the last start took, from power on until systemd had started every unit.
     """
 
@@ -235,8 +241,10 @@ class Board:
     address: str
     image: Path
     socket_name: str
+    options: Sequence[str] = ()
     boot_s: float = 0.0
     _container: subprocess.Popen[bytes] | None = None
+    _cgroups: Sequence[Path] = ()
 
     @property
     def is_on(self) -> bool:
@@ -266,12 +274,15 @@ class Board:
         call("mount", "-o", "loop", self.image, self.root)
         notify = self.desk.folder / f"notify-{self.name}"
         notify.unlink(missing_ok=True)
+        self._cgroups = _make_cgroups(self.name)
         words = [
+            "sh", "-ec", 'for file in $0; do echo 0 > $file; done; exec "$@"',
+            " ".join(f"{cgroup}/cgroup.procs" for cgroup in self._cgroups),
             "setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot",
             f"--directory={self.root}",
             f"--machine={self.name}", f"--network-namespace-path=/run/netns/{self.name}", "--register=no",
             "--keep-unit", "--console=pipe", "--notify-ready=yes", f"--bind={self.shared}:/desk",
-            *OPEN_CONTAINER,
+            *OPEN_CONTAINER, *self.options,
         ]  # fmt: skip
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
@@ -371,6 +382,31 @@ class Board:
             self._container.wait(10)
         self._container = None
         unmount(self.root)
+        for cgroup in self._cgroups:
+            _remove_cgroup(cgroup)
+
+
+def _make_cgroups(name: str) -> list[Path]:
+    """Make a control group below this process's own, in each hierarchy of systemd.
+
+    Two containers in one group have the same group for a service, and each removes that of the other.
+    """
+    groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    paths = {hierarchy: path for _, hierarchy, path in groups}
+    cgroups: list[Path] = []
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind, options = line.split()[:4]
+        hierarchy = "" if kind == "cgroup2" else "name=systemd"
+        if kind == "cgroup2" or (kind == "cgroup" and hierarchy in options.split(",")):
+            cgroups.append(Path(place, paths[hierarchy].lstrip("/"), name))
+            cgroups[-1].mkdir(exist_ok=True)
+    return cgroups
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    """Remove a control group without processes, and those below it."""
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        os.rmdir(folder)
 
 
 def _receive(listener: socket.socket, limit_s: float) -> bytes:
