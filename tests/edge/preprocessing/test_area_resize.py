@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.preprocessing.area_resize import resize_by_area
+from edge.preprocessing.area_resize import MIN_LANE_PIXELS, resize_by_area
 from edge.simulation.world import World
 
 
@@ -26,8 +26,12 @@ def coverage(size: int, parts: int) -> NDArray[np.float64]:
         ((333, 500), (60, 125)),
         ((1001, 999), (64, 48)),
         ((1280, 720), (256, 192)),
-        ((640, 480), (160, 96)),  # integer factors: OpenCV
-        ((100, 90), (64, 64)),  # few pixels per mean: OpenCV
+        ((100, 90), (64, 64)),  # a small image: OpenCV
+        ((1280, 720), (256, 144)),  # integer factors: lanes
+        ((1920, 1080), (256, 144)),  # halves of pixels in both directions: lanes
+        ((640, 480), (256, 144)),  # halves across and thirds down: lanes
+        ((320, 300), (256, 240)),  # means that contain no whole pixel
+        ((640, 320), (640, 160)),  # one side stays
     ],
 )
 def test_output_pixel_is_the_mean_of_the_area_that_it_covers(
@@ -58,6 +62,33 @@ def test_sums_of_large_images_do_not_overflow(size: tuple[int, int]) -> None:
     assert (out[:, 31:, 1] == 254).all()
 
 
+@pytest.mark.parametrize("factor", [(5, 5), (3, 2), (4, 4), (16, 16), (5, 51)])
+def test_integer_factors_give_opencv_s_result(factor: tuple[int, int]) -> None:
+    width, height = 16 * factor[0], 16 * factor[1]
+    tiles = -(-MIN_LANE_PIXELS // (width * height))
+    image = np.random.default_rng(0).integers(0, 256, (height * tiles, width, 3), np.uint8)
+    image[: height // 2] = 255  # the largest sums
+    reference = cv2.resize(image, (16, 16 * tiles), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(resize_by_area(image, 16, 16 * tiles), reference)
+
+
+@pytest.mark.parametrize(
+    ("size", "to"),
+    [
+        ((1280, 720), (256, 144)),
+        ((640, 480), (256, 144)),
+        ((384, 288), (256, 144)),
+        ((640, 360), (64, 64)),
+        ((256, 144), (64, 64)),
+        ((512, 288), (256, 144)),
+    ],
+)
+def test_green_channel_is_resized_as_in_the_image(size: tuple[int, int], to: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    green = resize_by_area(np.ascontiguousarray(image[..., 1]), *to)
+    np.testing.assert_array_equal(green, resize_by_area(image, *to)[..., 1])
+
+
 def test_side_that_grows_is_interpolated() -> None:
     image = np.full((4, 6, 3), 9, np.uint8)
     assert (resize_by_area(image, 8, 300) == np.full((300, 8, 3), 9)).all()
@@ -66,4 +97,5 @@ def test_side_that_grows_is_interpolated() -> None:
 def test_view_of_a_larger_image_gives_the_result_of_a_copy() -> None:
     image = World(7, 700, 500).frame(10).image
     part = image[50:410, 20:660]
-    assert (resize_by_area(part, 64, 64) == resize_by_area(part.copy(), 64, 64)).all()
+    for size in (64, 64), (128, 72):
+        assert (resize_by_area(part, *size) == resize_by_area(part.copy(), *size)).all()
