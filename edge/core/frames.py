@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,33 @@ Tensor = NDArray[np.float32]
 GraphInput = NDArray[np.float32] | NDArray[np.uint8]
 """Input tensor of a graph: preprocessed (float32), or a raw frame (uint8) if the graph preprocesses it."""
 
-PreparedInput = GraphInput | tuple[GraphInput, GraphInput]
+
+@dataclass(frozen=True, eq=False)
+class DeviceFrame:
+    """A raw frame in the GPU's memory: NV12 without gaps between its rows, as `RawFrameSpec` makes it.
+
+    Its memory is used for a later frame once nothing refers to it any more.
+
+    Attributes:
+        address: Address on the GPU.
+        width: Width in pixels.
+        height: Height in pixels.
+        download: Returns a copy in the CPU's memory, (1, height * 3 / 2, width), uint8.
+    """
+
+    address: int
+    width: int
+    height: int
+    download: Callable[[], Image] = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of the frame."""
+        return self.width * self.height * 3 // 2
+
+
+RawInput = GraphInput | DeviceFrame
+PreparedInput = RawInput | tuple[RawInput, GraphInput]
 """What a model prepares from a frame: its inputs in one array, or a raw frame and its small grey image."""
 
 
@@ -51,6 +77,7 @@ class Frame:
         stamp_ns: Time of capture in nanoseconds by the robot's clock, as in the header of a ROS message; None
             for sources without one.
         frame_id: Coordinate frame of the camera, as in the header of a ROS message.
+        device: The whole frame in the GPU's memory; `image` is then as small as the outputs allow.
     """
 
     index: int
@@ -59,6 +86,7 @@ class Frame:
     scale: int = 1
     stamp_ns: int | None = None
     frame_id: str = ""
+    device: DeviceFrame | None = None
 
     def _repr_png_(self) -> bytes:
         return Picture(self.image)._repr_png_()
@@ -72,6 +100,40 @@ class Frame:
     def height(self) -> int:
         """Return the height of the frame before reduction, in pixels."""
         return int(self.image.shape[0]) * self.scale
+
+
+class EglImageReader(Protocol):
+    """Copies frames of a video decoder, which are EGL images, to memory of the GPU that CUDA owns."""
+
+    width: int
+    """Width that a frame must have."""
+    height: int
+    """Height that a frame must have."""
+
+    def read(self, egl_image: int, pitches: Sequence[int]) -> DeviceFrame:
+        """Copy an NV12 image on the GPU.
+
+        Args:
+            egl_image: The handle, an EGLImageKHR.
+            pitches: Bytes from row to row of both planes, if the image is pitch-linear.
+
+        Raises:
+            InputError: The image cannot be mapped, or is no NV12 frame of the expected size.
+        """
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """What a source that can decode into the GPU's memory is asked for.
+
+    Attributes:
+        reader: Copies the frames.
+        min_picture: Width and height that suffice for the picture that the CPU gets of each frame; None for
+            the full size.
+    """
+
+    reader: EglImageReader
+    min_picture: tuple[int, int] | None
 
 
 class Source(Protocol):

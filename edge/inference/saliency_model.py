@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import InputError
-from edge.core.frames import GraphInput, Image, PreparedInput, Tensor
+from edge.core.frames import DeviceFrame, GraphInput, Image, PreparedInput, RawInput, Tensor
 from edge.inference.clip_window_runner import ClipWindowRunner, WindowChoice
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
-from edge.inference.interface.runner import PipelinedRunner, Runner, ShareableRunner
+from edge.inference.interface.runner import DeviceRunner, PipelinedRunner, Runner, ShareableRunner
 from edge.inference.runner_factory import open_engine
 from edge.metrics.saliency import cc
 from edge.preprocessing.transform import FramePreprocessor, LaggedMotion
@@ -157,9 +158,14 @@ class SaliencyModel:
         While a GPU computes a frame, the next one can be copied: up to `depth` frames may be in flight.
         """
         names = self.release.input_names(self._form)
-        inputs: Sequence[GraphInput] = (
-            self._add_motion(*prepared) if isinstance(prepared, tuple) else np.split(prepared, len(names))  # type: ignore[assignment]
-        )
+        inputs: Sequence[Any]
+        if isinstance(prepared, tuple):
+            inputs = self._add_motion(*prepared)
+        elif isinstance(prepared, DeviceFrame):
+            inputs = [prepared]
+        else:
+            inputs = np.split(prepared, len(names))
+        # A runner gets a frame on the GPU only if it takes one: see `prepare_device`.
         feed = dict(zip(names, inputs, strict=True))
         if self._is_first_frame:
             # The first frame is fed several times, so that the states settle on it.
@@ -194,7 +200,25 @@ class SaliencyModel:
             self.prepare = FramePreprocessor(preprocessing, fps)
         self._is_first_frame = True
 
-    def _add_motion(self, raw: GraphInput, grey: GraphInput) -> tuple[GraphInput, GraphInput]:
+    @property
+    def takes_device_frames(self) -> bool:
+        """Return whether raw frames may stay in the GPU's memory, where a video decoder writes NV12."""
+        raw = self.release.raw_frame
+        return raw is not None and raw.format == "nv12" and isinstance(self._runner, DeviceRunner)
+
+    def prepare_device(self, frame: DeviceFrame, picture: Image) -> PreparedInput:
+        """Do what `prepare` does for a raw frame in the GPU's memory.
+
+        An engine on the CPU, which may have replaced one on the GPU, gets a copy.
+
+        Args:
+            frame: The frame.
+            picture: The same frame, (H, W, 3), uint8 BGR, of any size. The camera's motion is found in it.
+        """
+        raw: RawInput = frame if self.takes_device_frames else frame.download()
+        return raw if self._motion is None else (raw, self.release.preprocessing.resize_grey(picture))
+
+    def _add_motion(self, raw: RawInput, grey: GraphInput) -> tuple[RawInput, GraphInput]:
         """Return the raw frame and the homography to the earlier frame.
 
         The motion is estimated here and not in `prepare`: the earlier frame is a state of the graph, which

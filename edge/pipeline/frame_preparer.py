@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from edge.core.frames import Frame, Image, PreparedInput
+from edge.core.frames import Frame, PreparedInput
 from edge.core.stage_times import PREPARE
 from edge.inference.saliency_model import SaliencyModel
 from edge.pipeline.frame_reader import FrameReader
@@ -63,7 +64,7 @@ class FramePreparer:
         context = self._context
         try:
             with context.times.measure(PREPARE):
-                tensor = self._prepare_image(model.prepare, frame)
+                tensor = self._prepare_image(model, frame)
         except Exception as error:  # for example from a graph with a fixed frame size
             if not context.live:
                 raise
@@ -73,10 +74,15 @@ class FramePreparer:
             context.status.report_recovery("frame")
             self._rejected_since_s = None
         started_s = frame.capture_s if context.live else arrival_s
-        dropped = self._state.prepared.put(PreparedFrame(frame, tensor, started_s))
+        # Outputs may keep a frame for long, and would keep memory of the GPU with it.
+        kept = replace(frame, device=None) if frame.device else frame
+        dropped = self._state.prepared.put(PreparedFrame(kept, tensor, started_s))
         context.count_dropped(1 if dropped is None else dropped)
 
-    def _prepare_image(self, prepare: Callable[[Image], PreparedInput], frame: Frame) -> PreparedInput:
+    def _prepare_image(self, model: SaliencyModel, frame: Frame) -> PreparedInput:
+        if frame.device is not None:
+            return model.prepare_device(frame.device, frame.image)
+        prepare = model.prepare
         # The rate that a camera announces may be wrong, and frames may be missing: their times tell the lag.
         if self._context.live and isinstance(prepare, FramePreprocessor):
             return prepare(frame.image, frame.capture_s)

@@ -35,7 +35,7 @@ class FrameReader:
         self._times = times
         self.source, self.next_index, self.arrival_s = source, first_index, 0.0
         self._first_index, self._frames = first_index, iter(source)
-        self._shape: tuple[int, ...] | None = None
+        self._size: tuple[int, int] | None = None
 
     def read(self) -> Frame | None:
         """Return the next frame, or None at the end; errors of the source pass through."""
@@ -87,12 +87,12 @@ class FrameReader:
         return replace(frame, capture_s=now)
 
     def _check_size(self, frame: Frame, status: Status) -> None:
-        shape = frame.image.shape
-        self._shape = self._shape or shape
-        if shape == self._shape:
+        size = frame.width, frame.height
+        self._size = self._size or size
+        if size == self._size:
             status.report_recovery("size")
             return
-        (height, width, *_), (first_height, first_width, *_) = shape, self._shape
+        (width, height), (first_width, first_height) = size, self._size
         status.report_fault(
             "size", f"the frame size changed from {first_width}x{first_height} to {width}x{height}"
         )

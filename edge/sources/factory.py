@@ -10,7 +10,7 @@ from pathlib import Path
 from edge.core.atomic_files import check_file_name
 from edge.core.errors import InputError
 from edge.core.foreign_text import printable
-from edge.core.frames import Source
+from edge.core.frames import DeviceRequest, Source
 from edge.core.locks import LOG
 from edge.sources.public_name import public_name
 
@@ -43,7 +43,11 @@ def is_camera(name: str) -> bool:
 
 
 def open_source(
-    name: str, min_size: tuple[int, int] | None = None, live: bool | None = None, fps: float | None = None
+    name: str,
+    min_size: tuple[int, int] | None = None,
+    live: bool | None = None,
+    fps: float | None = None,
+    device: DeviceRequest | None = None,
 ) -> Source:
     """Open a source of frames.
 
@@ -56,22 +60,32 @@ def open_source(
             says it in `Frame.scale`.
         live: Frames come in real time, and the newest counts. None: True for cameras, False for files.
         fps: Frame rate, if it is not what the source says.
+        device: How to keep frames in the GPU's memory: those of `csi:` and `hw:`, where the machine can.
 
     Raises:
         InputError: The source is missing, empty, or not readable as its kind.
     """
-    hardware_source: Source | None = None
     by_hardware, name = _split_hardware(name)
     name = _resolve_device(name)
-    if by_hardware and not (is_camera(name) and live is False):
-        hardware_source = _open_hardware(name, min_size)
-    if is_camera(name):
-        camera = hardware_source or _open_camera(name, min_size, live is not False)
-        camera.fps = fps or camera.fps
-        return camera
-    source = hardware_source or _open_file(name, min_size)
+    camera = is_camera(name)
+    by_hardware = by_hardware and not (camera and live is False)
+    if by_hardware:
+        _check_hardware_name(name)
+
+    def open_on_cpu() -> Source:
+        hardware_source = _open_hardware(name, min_size) if by_hardware else None
+        if camera:
+            return hardware_source or _open_camera(name, min_size, live is not False)
+        return hardware_source or _open_file(name, min_size)
+
+    if device is not None and (by_hardware or name.startswith("csi:")):
+        from edge.sources.nvmm.source import open_nvmm
+
+        source = open_nvmm(name, device, not camera, open_on_cpu)
+    else:
+        source = open_on_cpu()
     source.fps = fps or source.fps
-    if not live:
+    if camera or not live:
         return source
     from edge.sources.realtime_playback import PacedSource
 
@@ -121,22 +135,22 @@ def _split_hardware(name: str) -> tuple[bool, str]:
     return False, name
 
 
-def _open_hardware(name: str, min_size: tuple[int, int] | None) -> Source | None:
-    """Open a source that is decoded by hardware; None, with a line in the log, if the CPU must decode it.
-
-    Raises:
-        InputError: The name is neither a video file nor an RTSP address.
-    """
-    from edge.sources.gstreamer import NoDecoderError, open_hardware
-
+def _check_hardware_name(name: str) -> None:
+    """Raise InputError if a name that asks for hardware is neither a video file nor an RTSP address."""
     is_stream = name.startswith(("rtsp://", "rtsps://"))
     if not is_stream and (is_camera(name) or _file_kind(Path(check_file_name(name))) != "file"):
         raise InputError(
             f"{HARDWARE}{public_name(name)}: {HARDWARE} is for video files and rtsp:// addresses: "
             f"leave {HARDWARE} out"
         )
+
+
+def _open_hardware(name: str, min_size: tuple[int, int] | None) -> Source | None:
+    """Open a source that is decoded by hardware; None, with a line in the log, if the CPU must decode it."""
+    from edge.sources.gstreamer import NoDecoderError, open_hardware
+
     try:
-        return open_hardware(name, min_size, every_frame=not is_stream)
+        return open_hardware(name, min_size, every_frame=not is_camera(name))
     except NoDecoderError as error:
         LOG.warning(f"{public_name(name)} is decoded by the CPU: {error}")
         return None

@@ -2,7 +2,8 @@
 
 `hw:` decodes a video file or an RTSP stream by NVIDIA's hardware, which also scales the frames of a file, so
 that only small ones reach the CPU. The decoder is chosen by the elements that GStreamer has; without one, the
-CPU decodes. No such decoder was seen yet: only the text of the pipelines is tested.
+CPU decodes. `edge.sources.nvmm` keeps whole frames in the GPU's memory, for a release that takes them raw.
+No such decoder was seen yet: only the text of the pipelines is tested.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ class HardwareDecoder:
     chain: str
 
 
+JETSON_DECODER = "parsebin ! nvv4l2decoder enable-max-performance=true"
+JETSON_SCALER = "nvvidconv interpolation-method=5-Tap"
+"""The default is nearest neighbour."""
 HARDWARE_DECODERS = (
     HardwareDecoder(
         "the decoder of a Jetson",
         ("parsebin", "nvv4l2decoder", "nvvidconv"),
-        "parsebin ! nvv4l2decoder enable-max-performance=true ! nvvidconv interpolation-method=5-Tap ! "
-        "video/x-raw{size},format=BGRx",
+        f"{JETSON_DECODER} ! {JETSON_SCALER} ! video/x-raw{{size}},format=BGRx",
     ),
     # decodebin takes NVDEC where it knows the codec; cudaupload passes on frames that are on the GPU already.
     HardwareDecoder(
@@ -110,29 +113,44 @@ def open_csi(name: str, min_size: tuple[int, int] | None = None) -> CaptureSourc
     Raises:
         InputError: The name has another form, or the camera gives no frame.
     """
-    _, number, *modes = name.split(":", 2)
-    width, height, fps = parse_mode(modes[0] if modes else DEFAULT_CSI_MODE, name)
+    number, width, height, fps = parse_csi(name)
     scale = choose_scale(width, height, min_size)
-    if not re.fullmatch(r"[0-9]{1,3}", number):
-        raise InputError(
-            f"no camera {name!r}; expected csi:N[:WIDTHxHEIGHT[@FPS]], such as csi:0:{DEFAULT_CSI_MODE}"
-        )
     failure = (
         f"{name} gives no frame; expected a CSI camera that no other process uses: check that nvargus-daemon "
         "runs and that the sensor has this mode"
     )
-    return _open(name, csi_pipeline(int(number), width, height, fps, scale), failure, scale)
+    return _open(name, csi_pipeline(number, width, height, fps, scale), failure, scale)
+
+
+def parse_csi(name: str) -> tuple[int, int, int, int | None]:
+    """Return number, width, height and, if given, frame rate of `csi:N[:WIDTHxHEIGHT[@FPS]]`.
+
+    Raises:
+        InputError: The name has another form.
+    """
+    _, number, *modes = name.split(":", 2)
+    width, height, fps = parse_mode(modes[0] if modes else DEFAULT_CSI_MODE, name)
+    if not re.fullmatch(r"[0-9]{1,3}", number):
+        raise InputError(
+            f"no camera {name!r}; expected csi:N[:WIDTHxHEIGHT[@FPS]], such as csi:0:{DEFAULT_CSI_MODE}"
+        )
+    return int(number), width, height, fps
 
 
 def csi_pipeline(number: int, width: int, height: int, fps: int | None, scale: int) -> str:
     """Return the pipeline of a Jetson's camera, whose frames are `scale` times smaller than its mode."""
-    rate = f",framerate={fps}/1" if fps else ""
     return (
-        f"nvarguscamerasrc sensor-id={number} ! "
-        f"video/x-raw(memory:NVMM),width={width},height={height}{rate} ! "
-        "nvvidconv interpolation-method=5-Tap ! "  # the default is nearest neighbour
+        f"{csi_camera(number, width, height, fps)} ! {JETSON_SCALER} ! "
         f"video/x-raw,width={width // scale},height={height // scale},format=BGRx ! "
         f"videoconvert ! video/x-raw,format=BGR ! {NEWEST_FRAME_SINK}"
+    )
+
+
+def csi_camera(number: int, width: int, height: int, fps: int | None) -> str:
+    """Return the part of a pipeline that gives the frames of a Jetson's camera, in NVMM."""
+    rate = f",framerate={fps}/1" if fps else ""
+    return (
+        f"nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM),width={width},height={height}{rate}"
     )
 
 
@@ -150,21 +168,31 @@ def open_hardware(name: str, min_size: tuple[int, int] | None, every_frame: bool
         InputError: It gives no frame.
     """
     decoder = find_hardware_decoder()
+    source, full_size = compressed_video(name)
     size, scale = None, 1
-    if name.startswith("rtsp"):
-        source = (
-            f"rtspsrc location={quote_property(with_credentials(name))} latency=0 ! "
-            "application/x-rtp,media=video"
-        )
-    else:
-        width, height = _check_file(Path(name))
-        scale = choose_scale(width, height, min_size)
-        size = width // scale, height // scale
-        source = f"filesrc location={quote_property(str(Path(name).absolute()))}"
+    if full_size:
+        scale = choose_scale(*full_size, min_size)
+        size = full_size[0] // scale, full_size[1] // scale
     sink = EVERY_FRAME_SINK if every_frame else NEWEST_FRAME_SINK
     shown_name = public_name(name)
     failure = f"{shown_name} gives no frame by {decoder.name}; read it without hw: in front"
     return _open(shown_name, decoding_pipeline(decoder, source, size, sink), failure, scale, every_frame)
+
+
+def compressed_video(name: str) -> tuple[str, tuple[int, int] | None]:
+    """Return the part of a pipeline that gives the compressed video of a file or an RTSP stream.
+
+    Returns:
+        It, and the size of the frames; None for a stream, whose size is not known before it is decoded.
+
+    Raises:
+        NoDecoderError: The hardware does not decode the file as FFmpeg would.
+    """
+    if name.startswith("rtsp"):
+        location = quote_property(with_credentials(name))
+        return f"rtspsrc location={location} latency=0 ! application/x-rtp,media=video", None
+    size = _check_file(Path(name))
+    return f"filesrc location={quote_property(str(Path(name).absolute()))}", size
 
 
 def find_hardware_decoder(has_element: HasElement | None = None) -> HardwareDecoder:

@@ -9,66 +9,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edge.hardware.gpu import detect_gpu
 from edge.release.manifest import locate_release
+from tests.gpu.conftest import Start
 from tests.support.cuda_backends import NEEDS_VARIABLE
 
 HERE = Path(__file__).parent
-Process = subprocess.CompletedProcess[str]
-Start = Callable[..., Process]
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the stand-in for libcuda.so.1 and return its folder."""
-    if detect_gpu() is not None:
-        pytest.skip("needs a machine without a GPU: with one, the other tests use the real driver")
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler (cc) to make a stand-in for the driver (apt-get install gcc)")
-    folder = tmp_path_factory.mktemp("driver")
-    words = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
-    subprocess.run([*words, str(HERE / "standin" / "cuda.c"), "-ldl"], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def start(driver: Path) -> Start:
-    """Return a function that runs Python with the stand-ins."""
-
-    def call(*words: str | Path, **environment: str) -> Process:
-        paths = [
-            HERE / "standin" / "modules",
-            HERE.parent.parent,
-            *os.environ.get("PYTHONPATH", "").split(":"),
-        ]
-        env = {
-            **os.environ,
-            "LD_LIBRARY_PATH": str(driver),
-            "PYTHONPATH": ":".join(str(path) for path in paths if str(path)),
-            "COLUMNS": "200",
-            **environment,
-        }
-        return subprocess.run(
-            [sys.executable, *map(str, words)], capture_output=True, text=True, env=env, timeout=300
-        )
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def aerogaze(start: Start) -> Start:
-    """Return a function that runs aerogaze with the stand-ins."""
-    return lambda *words, **environment: start("-m", "edge.cli.main", *words, **environment)
 
 
 @pytest.mark.parametrize(("backend", "module"), [("cuda-bindings", "cuda.bindings"), ("pycuda", "pycuda")])

@@ -177,6 +177,7 @@ def run(source: tuple[str, ...], sink_options: Callable[..., SinkOptions], **val
     warn_about_passwords(sources)
     stop = threading.Event()
     with ExitStack() as resources, ExitStack() as closing:
+        resources.enter_context(show_log(LOG))
         cameras = _open_cameras(all_options, resources, closing)
         # Before the outputs are opened: from then on a signal must commit or remove them.
         resources.enter_context(stop_on_signals(stop))
@@ -185,7 +186,6 @@ def run(source: tuple[str, ...], sink_options: Callable[..., SinkOptions], **val
             camera.open_outputs(outputs)
         cv2.setNumThreads(1)  # measured on two x86 cores: two threads resize no faster and slow decoding down
         progress = resources.enter_context(progress_bar("run", "frames/s"))
-        resources.enter_context(show_log(LOG))
         statuses = [camera.status for camera in cameras]
         notifier = SystemdNotifier(statuses)
         notifier.ready()

@@ -73,7 +73,9 @@ class OpenCamera:
     def __init__(self, options: RunOptions, model: SaliencyModel, may_be_missing: bool = False) -> None:
         self.options, self.name, self._model = options, options.camera.name, model
         self.error: InputError | None = None
-        self._open_frames = partial(options.open_source, options.min_source_size(model))
+        self._open_frames = partial(
+            options.open_source, options.min_source_size(model), options.device_request(model)
+        )
         self._sinks: list[Sink] = []
         with ExitStack() as opening:
             opening.callback(model.close)

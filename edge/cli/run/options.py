@@ -9,7 +9,7 @@ from typing import Any
 
 from edge.cli.run.cameras import Camera, check_names, output_path, pick
 from edge.cli.run.sink_options import SinkOptions
-from edge.core.frames import Source
+from edge.core.frames import DeviceRequest, Source
 from edge.inference.clip_window_runner import WindowChoice
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.saliency_model import SaliencyModel
@@ -115,20 +115,31 @@ class RunOptions:
             model.blur = self.blur
         return model
 
-    def open_source(self, min_size: tuple[int, int] | None) -> Source:
+    def open_source(self, min_size: tuple[int, int] | None, device: DeviceRequest | None = None) -> Source:
         """Open the source, which may shrink its frames to `min_size` (width, height)."""
-        return open_source(self.camera.source, min_size, self.is_live, self.fps)
+        return open_source(self.camera.source, min_size, self.is_live, self.fps, device)
 
     def min_source_size(self, model: SaliencyModel) -> tuple[int, int] | None:
         """Return the size to which the source may shrink its frames; None for full frames."""
-        is_viewed = (
-            self.overlay is not None
-            or self.mcap is not None
-            or self.ros2 is not None
-            or self.network.is_viewed
-        )
         takes_raw_frames = model.release.raw_frame is not None
         may_shrink = self.is_live if self.small is None else self.small
-        if not may_shrink or is_viewed or takes_raw_frames:
+        if not may_shrink or self._is_viewed or takes_raw_frames:
             return None
         return model.release.preprocessing.min_source_size
+
+    def device_request(self, model: SaliencyModel) -> DeviceRequest | None:
+        """Return how the source can keep frames in the GPU's memory; None if the model does not take them."""
+        raw = model.release.raw_frame
+        if raw is None or not model.takes_device_frames:
+            return None
+        from edge.inference.cuda.egl_images import CudaEglImageReader
+
+        height, width = model.release.preprocessing.resized_shape
+        min_picture = None if self._is_viewed or self.small is False else (width, height)
+        return DeviceRequest(CudaEglImageReader(raw.width, raw.height), min_picture)
+
+    @property
+    def _is_viewed(self) -> bool:
+        """Whether somebody may look at the frames, so that they must not be small."""
+        outputs = self.overlay, self.mcap, self.ros2
+        return any(output is not None for output in outputs) or self.network.is_viewed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from contextlib import suppress
 
 from edge.core.errors import InputError
 from edge.hardware.cuda_driver import ERRORS
@@ -62,6 +64,20 @@ class CudaError(InputError):
         remedy = _REMEDIES.get(name)
         problem = f"{name} ({text})" if text else name
         super().__init__(f"{call} failed with {problem}" + (f": {remedy}" if remedy else ""))
+
+
+def read_error_name(library: ctypes.CDLL, code: int) -> str:
+    """Return the driver's name of an error, such as CUDA_ERROR_OUT_OF_MEMORY.
+
+    Args:
+        library: libcuda.
+        code: What a function returned.
+    """
+    name = ctypes.c_char_p()
+    with suppress(AttributeError):  # old drivers lack the function
+        if library.cuGetErrorName(code, ctypes.byref(name)) == 0 and name.value:
+            return name.value.decode()
+    return f"error {code}"
 
 
 def find_lasting_error(message: str) -> str | None:

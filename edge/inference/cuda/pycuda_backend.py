@@ -18,7 +18,7 @@ import pycuda
 import pycuda.driver as driver
 
 from edge.core.errors import InputError
-from edge.inference.cuda.errors import CudaError
+from edge.inference.cuda.errors import CudaError, read_error_name
 from edge.inference.cuda.handles import CudaGraph, Event, Memory, Stream
 
 _NON_BLOCKING = 1
@@ -60,16 +60,8 @@ def _read_driver_error_names() -> dict[str, str]:
     for code in range(1, MAX_ERROR_CODE):
         with suppress(AttributeError):  # old drivers lack the function
             if library.cuGetErrorString(code, ctypes.byref(text)) == 0 and text.value:
-                names[text.value.decode()] = _error_name(library, code)
+                names[text.value.decode()] = read_error_name(library, code)
     return names
-
-
-def _error_name(library: ctypes.CDLL, code: int) -> str:
-    name = ctypes.c_char_p()
-    with suppress(AttributeError):
-        if library.cuGetErrorName(code, ctypes.byref(name)) == 0 and name.value:
-            return name.value.decode()
-    return f"error {code}"
 
 
 def _call(function: Callable[..., T], *arguments: Any) -> T:
@@ -101,7 +93,7 @@ class PycudaCuda:
     def make_current(self) -> None:
         code = self._library.cuCtxSetCurrent(ctypes.c_void_p(self._context.handle))
         if code:
-            raise CudaError("cuCtxSetCurrent", _error_name(self._library, code))
+            raise CudaError("cuCtxSetCurrent", read_error_name(self._library, code))
 
     @contextmanager
     def _context_on_stack(self) -> Iterator[None]:

@@ -66,6 +66,14 @@ class PipelinedRunner(Runner, Protocol):
 
 
 @runtime_checkable
+class DeviceRunner(Runner, Protocol):
+    """A runner whose feeds may have a `DeviceFrame` as raw frame, which it copies on the GPU."""
+
+    takes_device_frames: bool
+    """True."""
+
+
+@runtime_checkable
 class ShareableRunner(Runner, Protocol):
     """A runner whose engine can serve several streams of frames at the same time."""
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from edge.core.errors import InputError
-from edge.core.frames import GraphInput, Tensor
-from edge.inference.cuda.backend import Cuda, CudaError, Event, Stream
+from edge.core.frames import DeviceFrame, RawInput, Tensor
+from edge.inference.cuda.backend import Cuda, CudaError, Event, Memory, Stream
 from edge.inference.interface.layer_times import LayerTime
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.inference.interface.runner import GraphSignature, TensorShape
@@ -23,6 +23,8 @@ from edge.inference.tensorrt.device_state import DeviceRecurrentState
 from edge.inference.tensorrt.layers import read_layers
 from edge.inference.tensorrt.slot_ring import FrameSlot, SlotRing, allocate_slot
 
+Feed = Mapping[str, RawInput]
+"""Inputs by name; raw frames may be in the GPU's memory."""
 FRAMES_IN_FLIGHT = 2
 """While one frame is computed, the next one is copied."""
 
@@ -120,6 +122,7 @@ class TensorRTRunner:
     """
 
     depth = FRAMES_IN_FLIGHT
+    takes_device_frames = True
 
     def __init__(
         self,
@@ -157,27 +160,21 @@ class TensorRTRunner:
         self._layer_times_ms = engine.time_layers() if options.time_layers else {}
         self.reset()
 
-    def infer(self, feed: Mapping[str, GraphInput]) -> dict[str, Tensor]:
+    def infer(self, feed: Feed) -> dict[str, Tensor]:
         """Return the outputs by name for inputs by name. States are kept for the next calls."""
         if not self._ring.is_empty:
             raise RuntimeError("frames are in flight: collect them before infer")
         self.submit(feed)
         return self.collect()
 
-    def submit(self, feed: Mapping[str, GraphInput]) -> None:
+    def submit(self, feed: Feed) -> None:
         """Start a frame and return at once. At most `depth` frames are in flight."""
         if self._ring.is_full:
             raise RuntimeError(f"{FRAMES_IN_FLIGHT} frames are in flight: collect one before the next")
         self._make_current()
         started_s = time.perf_counter()
         slot = self._ring.slot_of(self._ring.frame)
-        for name, memory in slot.host_inputs.items():
-            if feed[name].shape != memory.values.shape:
-                raise InputError(
-                    f"{name} is {feed[name].shape}; expected {memory.values.shape}: "
-                    "a TensorRT engine is run at the batch that it was opened for"
-                )
-            np.copyto(memory.values, feed[name], casting="same_kind")
+        _fill_inputs(slot, feed)
         if self._zero_copy:
             self._submit_zero_copy(slot)
         else:
@@ -234,6 +231,8 @@ class TensorRTRunner:
     def _submit_zero_copy(self, slot: FrameSlot) -> None:
         compute = self._streams.compute
         self._record_if_timed(slot.started, compute)
+        for name, frame in slot.device_inputs.items():
+            self._cuda.copy(slot.engine_inputs[name], _memory_of(frame), compute)
         self._record_if_timed(slot.inference_started, compute)
         self._run(self._ring.frame)
         self._record_if_timed(slot.inferred, compute)
@@ -243,7 +242,8 @@ class TensorRTRunner:
         cuda, (upload, compute, download) = self._cuda, self._streams
         self._record_if_timed(slot.started, upload)
         for name, memory in slot.host_inputs.items():
-            cuda.copy(slot.engine_inputs[name], memory, upload)
+            frame = slot.device_inputs.get(name)
+            cuda.copy(slot.engine_inputs[name], memory if frame is None else _memory_of(frame), upload)
         cuda.record(slot.uploaded, upload)
         cuda.wait(compute, slot.uploaded)
         self._record_if_timed(slot.inference_started, compute)
@@ -278,6 +278,33 @@ class TensorRTRunner:
         for name, memory in (*slot.engine_inputs.items(), *slot.engine_outputs.items()):
             self._engine.bind(name, memory.address)
         self._engine.enqueue(self._streams.compute.handle)
+
+
+def _fill_inputs(slot: FrameSlot, feed: Feed) -> None:
+    """Write the inputs that are in the CPU's memory to page-locked memory; keep those on the GPU.
+
+    Raises:
+        InputError: An input has another shape.
+    """
+    slot.device_inputs = {}
+    for name, memory in slot.host_inputs.items():
+        value = feed[name]
+        if isinstance(value, DeviceFrame):
+            shape, right = (value.height * 3 // 2, value.width), memory.values.shape[1:]
+            slot.device_inputs[name] = value
+        else:
+            shape, right = value.shape, memory.values.shape
+        if shape != right:
+            raise InputError(
+                f"{name} is {shape}; expected {right}: "
+                "a TensorRT engine is run at the batch that it was opened for"
+            )
+        if not isinstance(value, DeviceFrame):
+            np.copyto(memory.values, value, casting="same_kind")
+
+
+def _memory_of(frame: DeviceFrame) -> Memory:
+    return Memory(frame.address, frame.size_bytes, native=frame.address)
 
 
 def _check_tensors(

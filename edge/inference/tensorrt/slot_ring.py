@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from edge.core.frames import DeviceFrame
 from edge.inference.cuda.backend import Cuda, Event, Memory
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -31,6 +32,8 @@ class FrameSlot:
         inferred: Event after the inference.
         done: Event after the copy from the GPU.
         enqueue_ms: Time that the CPU took to submit the frame.
+        device_inputs: Inputs that are in the GPU's memory, instead of `host_inputs`. They are kept until the
+            slot's next frame, since the GPU reads them.
     """
 
     host_inputs: dict[str, Memory]
@@ -43,6 +46,7 @@ class FrameSlot:
     inferred: Event
     done: Event
     enqueue_ms: float = 0.0
+    device_inputs: dict[str, DeviceFrame] = field(default_factory=dict)
 
 
 def allocate_slot(

@@ -14,7 +14,7 @@
 
 enum { OK = 0, INVALID = 1, MEMORY = 2, NOT_INITIALISED = 3, NO_CONTEXT = 201, HANDLE = 400, NOT_FOUND = 500,
        ADDRESS = 700, CAPTURE = 900 };
-enum { CONTEXT = 0x11, STREAM, EVENT, GRAPH, EXEC, MODULE };
+enum { CONTEXT = 0x11, STREAM, EVENT, GRAPH, EXEC, MODULE, RESOURCE };
 typedef int R;
 typedef struct Work { int kind; void *to, *from; size_t size; void (*call)(void *); void *data; float *step[4]; struct Work *next; } Work;
 typedef struct Thing { int kind; Work *first, **last; int capturing; struct timespec at; int recorded, timed; } Thing;
@@ -164,6 +164,49 @@ R cuMemGetInfo_v2(size_t *available, size_t *total) { NEEDS_CONTEXT; if (fails("
 R cuMemcpyHtoDAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
 R cuMemcpyDtoHAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
 R cuMemcpyDtoDAsync_v2(void *to, void *from, size_t size, Thing *s) { return copy(to, from, size, s); }
+R cuMemcpyDtoH_v2(void *to, void *from, size_t size) {
+  NEEDS_CONTEXT;
+  if (!known(from, size)) return INVALID;
+  memcpy(to, from, size);
+  return OK;
+}
+
+/* EGL images are those of jetson.c. One is registered at a time, and its planes can be read only then. */
+typedef struct { char *data; size_t pitch; } Array;
+typedef struct { int is_array; void *plane[2]; unsigned width, height, pitch; } Image;
+typedef struct { void *plane[3]; unsigned width, height, depth, pitch, planes, channels; int type, color, format; } EglFrame;
+typedef struct { size_t x, y; int type; void *host; char *device; Array *array; size_t pitch; } Side;
+typedef struct { Side from, to; size_t width, height; } Copy;
+static Image *registered;
+R cuGraphicsEGLRegisterImage(Thing **r, Image *image, unsigned flags) {
+  NEEDS_CONTEXT;
+  if (fails("cuGraphicsEGLRegisterImage")) return MEMORY;
+  if (flags || !image || registered) return INVALID;
+  registered = image, *r = make(RESOURCE);
+  return OK;
+}
+R cuGraphicsResourceGetMappedEglFrame(EglFrame *f, Thing *r, unsigned index, unsigned level) {
+  NEEDS_CONTEXT; IS(r, RESOURCE);
+  Image *i = registered;
+  *f = (EglFrame){{i->plane[0], i->plane[1]}, i->width, i->height, 1, i->pitch, 2, 1, !i->is_array, 1, 1};
+  return index || level ? INVALID : OK;
+}
+R cuGraphicsUnregisterResource(Thing *r) { NEEDS_CONTEXT; registered = 0; return drop(r, RESOURCE); }
+R cuMemcpy2DAsync_v2(const Copy *c, Thing *s) {
+  int plane = registered && (c->from.type == 3 ? (void *)c->from.array : c->from.device) == registered->plane[1];
+  if (!registered || c->from.type != 2 + registered->is_array || c->to.type != 2 || c->from.x + c->from.y + c->to.x + c->to.y) return INVALID;
+  if (!registered->is_array && (c->from.pitch != registered->pitch || c->from.device != registered->plane[plane])) return INVALID;
+  if (registered->is_array && c->from.array != registered->plane[plane]) return INVALID;
+  char *from = registered->is_array ? c->from.array->data : c->from.device;
+  if (c->width > registered->width || c->height > registered->height >> plane) return INVALID;
+  for (size_t row = 0; row < c->height; row++) {
+    char *to = c->to.device + row * c->to.pitch;
+    if (!known(to, c->width)) return INVALID;
+    R code = submit(s, (Work){'c', to, from + row * registered->pitch, c->width});
+    if (code) return code;
+  }
+  return OK;
+}
 R cuMemsetD8Async(void *to, unsigned char byte, size_t size, Thing *s) {
   if (!known(to, size)) return INVALID;
   return submit(s, (Work){'s', to, (void *)(intptr_t)byte, size});
