@@ -346,8 +346,8 @@ class _LastQuarter:
         return [last[index] for index in _evenly_spaced(len(last), self._max_items)]
 
 
-def sample_evenly(windows: Windows, max_windows: int) -> list[NDArray[np.uint8]]:
-    """Return evenly spaced windows, at most `max_windows`."""
+def sample_evenly(windows: Windows, max_windows: int) -> list[NDArray[Any]]:
+    """Return evenly spaced windows, or other arrays in their order, at most `max_windows`."""
     indices = set(_evenly_spaced(len(windows), max_windows))
     return [window for index, window in enumerate(windows) if index in indices]
 

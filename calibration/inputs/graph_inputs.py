@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,11 @@ class InputFeeder:
 
 
 def open_session(
-    model: onnx.ModelProto, threads: int = 0, disable_qdq_fusion: bool = False, outputs: Sequence[str] = ()
+    model: onnx.ModelProto,
+    threads: int = 0,
+    disable_qdq_fusion: bool = False,
+    outputs: Sequence[str] = (),
+    profile_to: Path | None = None,
 ) -> ort.InferenceSession:
     """Open a graph with ONNX Runtime on the CPU.
 
@@ -119,6 +124,7 @@ def open_session(
         threads: Threads for one operator; 0 for all cores.
         disable_qdq_fusion: Run Q/DQ nodes as separate operators instead of fusing them into integer kernels.
         outputs: Names of inner tensors to return in addition to the outputs of the graph.
+        profile_to: Measure the layers. The profile is written to a file whose name starts with this path.
 
     Raises:
         InputError: If ONNX Runtime refuses the graph.
@@ -135,6 +141,9 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry(*STOP_SPINNING)
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to)
     if disable_qdq_fusion:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

@@ -70,7 +70,7 @@ CPU = QdqScheme(
     convolutions=frozenset({"Conv"}),  # ONNX Runtime has no integer ConvTranspose
     shared_scale_operators=frozenset({"MaxPool"}),  # its integer Concat takes a scale for each input
     integer_only=True,
-    wrapping_operators={"Softmax": (0.0, 1.0)},  # QLinearSoftmax of ONNX Runtime 1.31
+    wrapping_operators={"Softmax": (0.0, 1.0)},  # QLinearSoftmax of ONNX Runtime 1.31; its other kernels clip
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -121,10 +122,18 @@ class AccuracyEvaluator:
         The subset has at most `max_windows` windows, and fewer if they would cost more than
         `MAX_SUBSET_MMACS`.
         """
-        frames = len(next(iter(windows))) if feeder.states and feeder.clip == 1 else 1
-        cost = frames * sum(convolution_mmacs(model).values())
-        count = min(max_windows, max(MIN_SUBSET_WINDOWS, int(MAX_SUBSET_MMACS / max(cost, 1))))
+        count = _subset_size(model, feeder, windows, max_windows)
         return cls(model, feeder, np.stack(sample_evenly(windows, count)))
+
+    def subset(self, model: onnx.ModelProto, max_windows: int) -> AccuracyEvaluator:
+        """Return an evaluator on a subset of this one's windows, as `on_subset`, with the maps known here."""
+        count = _subset_size(model, self.feeder, self.windows, max_windows)
+        if count >= len(self.windows):
+            return self
+        subset = copy.copy(self)
+        subset.windows = np.stack(sample_evenly(self.windows, count))
+        subset.expected = sample_evenly(self.expected, count)
+        return subset
 
     def compute_maps(self, model: onnx.ModelProto, disable_qdq_fusion: bool = False) -> list[SaliencyMap]:
         """Return the map of each window. Windows run in parallel, one per core.
@@ -147,6 +156,13 @@ class AccuracyEvaluator:
             disable_qdq_fusion: Run Q/DQ nodes as separate operators, see `open_session`.
         """
         return compare_maps(self.compute_maps(model, disable_qdq_fusion), self.expected)
+
+
+def _subset_size(model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, max_windows: int) -> int:
+    """Return the number of windows that a subset may have."""
+    frames = len(next(iter(windows))) if feeder.states and feeder.clip == 1 else 1
+    cost = frames * sum(convolution_mmacs(model).values())
+    return min(max_windows, max(MIN_SUBSET_WINDOWS, int(MAX_SUBSET_MMACS / max(cost, 1))))
 
 
 def compare_maps(maps: Sequence[SaliencyMap], expected: Sequence[SaliencyMap]) -> Quality:

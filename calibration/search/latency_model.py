@@ -102,6 +102,9 @@ class ModelledLatency:
         candidate_ms, float_ms = self(candidate)
         return ConfirmedLatency(candidate_ms, float_ms, 1 - candidate_ms / float_ms)
 
+    def layer_gains(self, candidate: onnx.ModelProto) -> None:
+        """Return nothing: timing whole graphs by the model costs little."""
+
     def conditions(self) -> dict[str, object]:
         """Return the numbers of the model, to be stored with its results."""
         return {"model": "roofline, fused as TensorRT does; batch 1", **asdict(self.board)}

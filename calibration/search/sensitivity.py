@@ -46,6 +46,7 @@ def measure_sensitivity(
     scheme: QdqScheme,
     evaluator: AccuracyEvaluator,
     on_graph: Callable[[int], None] = lambda count: None,
+    disable_qdq_fusion: bool = False,
 ) -> Sensitivity:
     """Evaluate 2 n + 1 graphs, n being the number of layers that can be quantized.
 
@@ -55,6 +56,7 @@ def measure_sensitivity(
         scheme: The Q/DQ scheme of the engine.
         evaluator: Compares maps with those of the fp32 graph.
         on_graph: Called with 1 after each graph.
+        disable_qdq_fusion: Run Q/DQ nodes as separate operators, see `open_session`.
 
     Raises:
         InputError: If no layer can be quantized.
@@ -69,7 +71,8 @@ def measure_sensitivity(
     all_layers = frozenset(names)
 
     def evaluate(layers: frozenset[str]) -> Quality:
-        quality = evaluator(quantize(model, ranges, scheme, layers) if layers else model)
+        graph = quantize(model, ranges, scheme, layers) if layers else model
+        quality = evaluator(graph, disable_qdq_fusion)
         on_graph(1)
         return quality
 

@@ -92,7 +92,7 @@ def sensitivity(
 def _measure(
     target: Release | ImportedGraph, request: TargetRequest, engine: TargetEngine, form: Form | None
 ) -> tuple[Sensitivity, str, CalibrationFrames]:
-    """Return the sensitivity of a target's layers, the method of the ranges, and the footage."""
+    """Return the sensitivity of a target's layers, the method of the ranges, and the footage used."""
     from calibration.inputs.distribution_shift import measure_shift, shift_warning
     from calibration.quantization.qdq_placement import quantizable_layers
     from calibration.ranges.activation_ranges import count_histograms
@@ -110,15 +110,22 @@ def _measure(
             model, feeder, footage, cache_folder(), lambda windows: advance("ranges", windows, None)
         )
         ranges = ranges_by_method(request.method, histograms)
-        method = rank_methods(ranges, model, feeder, footage.windows, scheme, engine == "tensorrt")[0]
+        disable_qdq_fusion = engine == "tensorrt"
+        method = rank_methods(ranges, model, feeder, footage.windows, scheme, disable_qdq_fusion)[0]
         warning = shift_warning(measure_shift(model, feeder, footage.windows, statistics))
-        evaluator = AccuracyEvaluator(model, feeder, footage.held_out)
+        # All held-out windows, or fewer of a costly graph: it runs on each of them twice per layer.
+        evaluator = AccuracyEvaluator.on_subset(model, feeder, footage.held_out, len(footage.held_out))
         advance("layers", 0, 2 * len(quantizable_layers(model, scheme)) + 1)
         result = measure_sensitivity(
-            model, ranges[method], scheme, evaluator, lambda graphs: advance("layers", graphs, None)
+            model,
+            ranges[method],
+            scheme,
+            evaluator,
+            lambda graphs: advance("layers", graphs, None),
+            disable_qdq_fusion,
         )
     warn([*footage.warnings, *([warning] if warning else [])])
-    return result, method, footage
+    return result, method, dataclasses.replace(footage, held_out=evaluator.windows)
 
 
 def _load_graph(

@@ -15,7 +15,7 @@ import onnx
 from calibration.quantization.qdq import quantize
 from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme, quantizable_layers
 from calibration.ranges.histogram import BEST, Method, MethodChoice
-from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality, compare_maps
 from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
 from calibration.search.latency_benchmark import LatencyTimer, MeasuredLatency
 from calibration.search.latency_model import ModelledLatency, convolution_mmacs
@@ -30,6 +30,7 @@ from calibration.search.mixed_precision import (
 )
 from calibration.search.surrogate_model import Assignment
 from edge.core.errors import InputError
+from edge.metrics.saliency import max_error
 from edge.release.quantization import TensorRanges
 from edge.release.release import TargetEngine
 from export.graphs.fp16 import float_outputs, to_fp16
@@ -87,6 +88,7 @@ class Int8Result:
         search: The trials, the best of them, and the reason.
         model: The graph that ships; None if int8 does not ship.
         quality: Quality of that graph on all held-out windows.
+        max_error: Largest difference of its maps on these windows.
         conditions: Conditions that latency was measured or modelled under.
     """
 
@@ -97,6 +99,7 @@ class Int8Result:
     search: SearchResult
     model: onnx.ModelProto | None
     quality: Quality | None
+    max_error: float | None
     conditions: dict[str, object]
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Int8Result:
     def reject(self, reason: str) -> Int8Result:
         """Return the result with nothing that ships."""
         search = dataclasses.replace(self.search, best=None, reason=f"{reason}: float ships alone")
-        return dataclasses.replace(self, search=search, model=None, quality=None)
+        return dataclasses.replace(self, search=search, model=None, quality=None, max_error=None)
 
 
 def _trial_to_dict(trial: Trial) -> dict[str, Any]:
@@ -182,9 +185,7 @@ class EngineSearch:
         self._quantize = lru_cache(maxsize=1)(self._make_graph)  # each graph is evaluated and then timed
         self._timer = options.timer(engine, model, evaluator, options.threads)
         self._conditions = self._timer.conditions()
-        self._subset = AccuracyEvaluator.on_subset(
-            model, evaluator.feeder, evaluator.windows, MAX_SEARCH_WINDOWS
-        )
+        self._subset = evaluator.subset(model, MAX_SEARCH_WINDOWS)
 
     def run(self) -> Int8Result:
         """Return the fastest graph that keeps the budget in the form that ships, or the reason for none."""
@@ -196,9 +197,12 @@ class EngineSearch:
                     return self._result(search)
                 break
             for graph, rest in self._shipped_forms(search.best):
-                quality = self._evaluator(graph, self._is_tensorrt)
+                maps = self._evaluator.compute_maps(graph, self._is_tensorrt)
+                quality = compare_maps(maps, self._evaluator.expected)
                 if budget.fraction_used(quality) <= 1:
-                    return self._result(self._explain(search, search.best, rest), graph, quality)
+                    shipped = self._result(self._explain(search, search.best, rest), graph, quality)
+                    error = max(map(max_error, maps, self._evaluator.expected))
+                    return dataclasses.replace(shipped, max_error=error)
         # A search over part of the layers passed, but its graph exceeds the budget on all held-out windows.
         return self._result(search).reject(f"the int8 graph that would ship exceeds the budget of {budget}")
 
@@ -212,6 +216,7 @@ class EngineSearch:
                 quality=lambda layers: self._subset(self._quantize(layers), self._is_tensorrt),
                 latency=lambda layers: self._timer(self._quantize(layers)),
                 confirm=lambda layers: self._timer.confirm(self._quantize(layers)),
+                layer_gains=lambda layers: self._timer.layer_gains(self._quantize(layers)),
             ),
             SearchSettings(
                 budget=scale_budget(options.budget, fraction),
@@ -266,6 +271,7 @@ class EngineSearch:
             search=search,
             model=model,
             quality=quality,
+            max_error=None,
             conditions=self._conditions,
         )
 

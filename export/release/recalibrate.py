@@ -19,7 +19,7 @@ from calibration.search.fp16_diagnostics import describe_overflow, describe_weak
 from edge.core.atomic_files import atomic_folder, sha256, translate_write_errors
 from edge.core.errors import CheckError, InputError
 from edge.inference.engine_selection import ENGINES_FOLDER
-from edge.metrics.saliency import cc, max_error
+from edge.metrics.saliency import cc
 from edge.release.manifest import save_release
 from edge.release.quantization import QUANTIZATION_FILE, TensorRanges, save_quantization, trained_ranges
 from edge.release.release import GOLDEN_FILE, Form, Graph, Release, Verification
@@ -191,7 +191,7 @@ def _calibrate_form(
             continue
         file = f"{form}.int8.{int8.engine}.onnx"
         _save(int8.model, folder / file)
-        verification = _verify_int8(release, feeder, int8, frames, model, options.budget)
+        verification = _verify_int8(release, feeder, int8, len(frames.held_out), options.budget)
         graphs.append(Graph(file, form, "int8", int8.engine, fp32.batch, verification))
     return result, graphs
 
@@ -230,29 +230,25 @@ def _verify_int8(
     release: Release,
     feeder: InputFeeder,
     int8: Int8Result,
-    frames: CalibrationFrames,
-    fp32: onnx.ModelProto,
+    held_out: int,
     budget: AccuracyBudget,
 ) -> Verification:
-    """Return the comparison of an int8 graph with fp32 on held-out windows and on the golden set."""
+    """Return the comparison of an int8 graph with fp32 on so many held-out windows and on the golden set."""
     assert int8.model is not None
     assert int8.quality is not None
-    is_tensorrt = int8.engine == "tensorrt"
-    evaluator = AccuracyEvaluator(fp32, feeder, frames.held_out)
-    maps = evaluator.compute_maps(int8.model, is_tensorrt)
-    errors = [max_error(a, b) for a, b in zip(maps, evaluator.expected, strict=True)]
+    assert int8.max_error is not None
     golden_frames, golden_maps = release.load_golden()
     windows = (
         golden_windows(golden_frames, release.preroll, release.delay_frames, window_length(release))
         if release.clip is None
         else golden_clips(golden_frames, release.clip)
     )
-    session = open_session(int8.model, disable_qdq_fusion=is_tensorrt)
+    session = open_session(int8.model, disable_qdq_fusion=int8.engine == "tensorrt")
     height, width = release.map_shape
     int8_maps = np.concatenate([feeder.run(session, window).reshape(-1, height, width) for window in windows])
     return Verification(
-        frames=len(errors),
-        max_error=max(errors),
+        frames=held_out,
+        max_error=int8.max_error,
         mean_cc=int8.quality.cc,
         mean_kld=int8.quality.kld,
         tolerance=budget.cc if budget.cc is not None else 1.0,

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.inputs.graph_inputs import open_session
 from calibration.quantization.qdq import quantize, quantized_nodes
 from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme
 from calibration.ranges.activation_ranges import collect_ranges
@@ -145,6 +146,50 @@ def test_softmax_beyond_its_calibrated_range_keeps_the_map(model: onnx.ModelProt
     for feed in random_feeds(3):
         expected, got = exact.run(["y"], feed)[0], session.run(["y"], feed)[0]
         assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("node", "kernel"),
+    [
+        (helper.make_node("Add", ["a_dq", "b_dq"], ["y"]), "QLinearAdd"),
+        (helper.make_node("Mul", ["a_dq", "b_dq"], ["y"]), "QLinearMul"),
+        (helper.make_node("MatMul", ["a_dq", "b_dq"], ["y"]), "QLinearMatMul"),
+        (helper.make_node("Concat", ["a_dq", "b_dq"], ["y"], axis=1), "QLinearConcat"),
+        (helper.make_node("Sigmoid", ["a_dq"], ["y"]), "QLinearSigmoid"),
+        (helper.make_node("LeakyRelu", ["a_dq"], ["y"], alpha=0.3), "QLinearLeakyRelu"),
+        (helper.make_node("AveragePool", ["a_dq"], ["y"], kernel_shape=[2, 2]), "QLinearAveragePool"),
+        (helper.make_node("GlobalAveragePool", ["a_dq"], ["y"]), "QLinearGlobalAveragePool"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_integer_kernels_other_than_softmax_clip_values_beyond_the_range(
+    node: onnx.NodeProto, kernel: str, tmp_path: Path
+) -> None:
+    """One that wraps around would belong to `wrapping_operators`."""
+    graph = helper.make_graph([], "g", [], [], [])
+    for name, scale in (("a", 1 / 16), ("b", 1 / 16), ("y", 1 / 4096)):  # y: from -1/32 to 1/32
+        graph.initializer.append(numpy_helper.from_array(np.float32(scale), f"{name}_scale"))
+        graph.initializer.append(numpy_helper.from_array(np.uint8(128), f"{name}_zero"))
+        if name == "y":
+            graph.node.append(node)
+            graph.output.append(helper.make_tensor_value_info("y_dq", TensorProto.FLOAT, None))
+        else:
+            graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, SIDE, SIDE]))
+        parameters = [f"{name}_scale", f"{name}_zero"]
+        graph.node.append(helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_q"]))
+        graph.node.append(helper.make_node("DequantizeLinear", [f"{name}_q", *parameters], [f"{name}_dq"]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    integer = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert kernel in {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    random = np.random.default_rng(0)
+    feed = {name: random.uniform(-4, 4, (1, 4, SIDE, SIDE)).astype(np.float32) for name in "ab"}
+    (expected,) = open_session(model, disable_qdq_fusion=True).run(["y_dq"], feed)
+    (got,) = integer.run(["y_dq"], feed)
+    assert expected.max() == 127 / 4096  # some values are beyond the range
+    assert np.abs(got - expected).max() < 1.5 / 4096
 
 
 def test_invented_names_are_none_of_a_stored_shape(model: onnx.ModelProto, ranges: TensorRanges) -> None:

@@ -1,11 +1,15 @@
-"""Tests of the accuracy budget."""
+"""Tests of the accuracy budget, and of the windows that a graph is evaluated on."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from calibration.search.accuracy import AccuracyBudget, Quality
+from calibration.inputs.graph_inputs import InputFeeder
+from calibration.inputs.onnx_import import ImageInput
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
 from edge.core.errors import InputError
+from tests.support.onnx_graphs import residual_network
 
 
 def test_budget_fraction_is_that_of_the_tighter_limit() -> None:
@@ -23,3 +27,16 @@ def test_budget_text_that_is_not_understood_is_refused() -> None:
 def test_maps_with_nan_exceed_every_budget() -> None:
     for budget in (AccuracyBudget(cc=0.005), AccuracyBudget(kld=0.005), AccuracyBudget(0.005, 0.005)):
         assert budget.fraction_used(Quality(float("nan"), float("nan"), float("nan"))) > 1
+
+
+def test_subset_has_the_maps_of_its_windows() -> None:
+    model, feeder = residual_network(), InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+    windows = np.random.default_rng(0).integers(0, 256, (9, 1, 16, 16, 3), np.uint8)
+    whole = AccuracyEvaluator(model, feeder, windows)
+    assert whole.subset(model, 9) is whole
+    subset, computed = whole.subset(model, 3), AccuracyEvaluator.on_subset(model, feeder, windows, 3)
+    np.testing.assert_array_equal(subset.windows, windows[[0, 4, 8]])
+    np.testing.assert_array_equal(subset.windows, computed.windows)
+    np.testing.assert_array_equal(subset.expected, computed.expected)
+    assert len(whole.windows) == len(whole.expected) == 9
+    assert subset(model).cc == 1

@@ -10,15 +10,20 @@ import pytest
 
 from calibration.inputs.graph_inputs import InputFeeder
 from calibration.inputs.onnx_import import ImageInput
+from calibration.quantization.qdq import quantize
+from calibration.quantization.qdq_placement import CPU, quantizable_layers
+from calibration.ranges.activation_ranges import collect_ranges
 from calibration.search.latency_benchmark import (
     ROUNDS,
     InferenceCall,
     MeasuredLatency,
     confirm_gain,
+    layer_gains,
     time_alternating,
 )
 from calibration.search.mixed_precision import MIN_GAIN
-from tests.support.onnx_graphs import residual_network
+from edge.inference.interface.layer_times import LayerTime
+from tests.support.onnx_graphs import random_feeds, residual_network
 
 
 class SimulatedMachine:
@@ -91,6 +96,38 @@ def test_each_round_opens_new_sessions() -> None:
 
     confirm_gain(pair, machine)
     assert len(opened) == ROUNDS
+
+
+def test_first_lost_round_ends_a_confirmation() -> None:
+    machine, opened = SimulatedMachine(0, 0.0), list[None]()
+
+    def pair() -> tuple[InferenceCall, InferenceCall]:
+        opened.append(None)
+        return machine.pair(0.1 if len(opened) < 3 else -0.1)()
+
+    assert confirm_gain(pair, machine).gain == pytest.approx(-0.1)
+    assert len(opened) == 3
+
+
+def layer(node: str, op: str, ms: float) -> LayerTime:
+    return LayerTime(node, (node,), op, "compute", "fp32", ms)
+
+
+def test_gains_of_layers_leave_out_conversions_and_bound_what_a_mix_can_save() -> None:
+    in_float = [layer("a", "Conv", 6), layer("b", "Conv", 2), layer("b_reorder", "ReorderInput", 2)]
+    in_int8 = [layer("a", "QLinearConv", 2), layer("b", "QLinearConv", 5), layer("q", "QuantizeLinear", 9)]
+    gains = layer_gains(in_float, in_int8)
+    assert gains == pytest.approx({"a": 0.4, "b": -0.3, "b_reorder": 0.2})
+
+
+def test_layers_of_a_real_graph_are_timed_under_their_names() -> None:
+    model = residual_network()
+    feeder = InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+    window = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    int8 = quantize(model, collect_ranges(model, random_feeds(), "minmax"), CPU)
+    gains = MeasuredLatency(model, feeder, window).layer_gains(int8)
+    assert {*quantizable_layers(model, CPU)} <= {*gains}
+    assert sum(gains.values()) < 1
 
 
 @pytest.fixture

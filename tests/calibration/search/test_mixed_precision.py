@@ -206,6 +206,29 @@ def test_costly_graph_gets_fewer_proposals() -> None:
     assert [default_patience(mmacs) for mmacs in (0, 400, 1600, 1e6)] == [80, 80, 20, 10]
 
 
+def test_layers_that_are_faster_by_themselves_are_tried_and_nothing_more_if_they_cannot_save_enough() -> None:
+    layers = [f"layer{index}" for index in range(12)]
+    faster = frozenset(layers[:5])
+    settings = SearchSettings(AccuracyBudget(cc=0.01), patience=10)
+
+    def search(gain: float, latency_ms: float) -> SearchResult:
+        measurements = Measurements(
+            quality=lambda assignment: Quality(40, 1, 0),
+            latency=lambda assignment: (latency_ms if assignment == faster else 1.1, 1.0),
+            layer_gains=lambda assignment: {layer: gain if layer in faster else -gain for layer in layers},
+        )
+        return find_fastest_assignment(layers, dict.fromkeys(layers, 1.0), measurements, settings)
+
+    result = search(0.1, 0.6)
+    assert [trial.layers for trial in result.trials[:2]] == [frozenset(layers), faster]
+    assert len(result.trials) == 2 + settings.patience
+    assert result.best is not None
+    assert result.best.layers == faster
+    result = search(0.003, 0.985)
+    assert [trial.layers for trial in result.trials] == [frozenset(layers), faster]
+    assert result.best is None
+
+
 def test_search_ships_only_a_gain_that_was_confirmed() -> None:
     """Each graph wins the first timing, by chance."""
     confirmed = dict.fromkeys(all_assignments(), ConfirmedLatency(1.01, 1.0, -0.03))
@@ -220,8 +243,8 @@ def test_search_ships_only_a_gain_that_was_confirmed() -> None:
     result = find_fastest_assignment(LAYERS, COST, measurements, settings)
     assert result.best is None
     assert (
-        "timed again, no int8 graph is confirmed to be 2% faster than float (the best: at least -3.0%)"
-        in result.reason
+        "timed again, no int8 graph is confirmed to be 2% faster than float (the best, in its worst round: "
+        "-3.0%)" in result.reason
     )
     assert len(requested) == FINALISTS
     confirmed[requested[1]] = ConfirmedLatency(0.8, 1.0, 0.15)

@@ -20,7 +20,9 @@ def test_sensitivity_shows_the_effect_of_each_layer() -> None:
     evaluator = AccuracyEvaluator(model, feeder, windows)
     ranges = collect_ranges(model, random_feeds(), "minmax")
     evaluated = list[int]()
-    sensitivity = measure_sensitivity(model, ranges, TENSORRT, evaluator, evaluated.append)
+    sensitivity = measure_sensitivity(
+        model, ranges, TENSORRT, evaluator, evaluated.append, disable_qdq_fusion=True
+    )
     assert [layer.layer for layer in sensitivity.layers] == layers
     assert sum(evaluated) == 2 * len(layers) + 1
     assert sensitivity.whole.sqnr_db < min(layer.alone.sqnr_db for layer in sensitivity.layers)
