@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge.acceptance.workspace import (
+    RELEASE,
     Outcome,
     UnavailableError,
     Workspace,
@@ -41,7 +42,6 @@ from edge.release.manifest import load_release
 from edge.release.release import Form, Release
 from edge.sources.factory import open_source
 
-RELEASE = "skd-64"
 LEAST_CC = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.99}
 """Least CC of an engine's map with that of ONNX Runtime for the same graph."""
 FOOTAGE = "synthetic:7:320x180:30"

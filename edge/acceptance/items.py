@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge.acceptance import engines, papers, surroundings
-from edge.acceptance.engines import RELEASE
-from edge.acceptance.workspace import Outcome, Workspace
+from edge.acceptance.workspace import RELEASE, Outcome, Workspace
 
 TOTAL_S, QUICK_TOTAL_S = 1800.0, 600.0
 """Time limits of a whole and of a quick acceptance in seconds."""

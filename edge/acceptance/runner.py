@@ -137,7 +137,7 @@ def _read_result(item: Item, path: Path, output: Path, returncode: int | None, e
     lines = output.read_text(errors="replace").splitlines()
     tail = [redact(line) for line in lines if line.strip()][-TAIL_LINES:]
     try:
-        result: dict[str, Any] = json.loads(path.read_text())
+        result: dict[str, Any] = _redact_texts(json.loads(path.read_text()), redact)
     except (OSError, ValueError):
         text = {
             "out of time": "it was not finished in its time",
@@ -145,5 +145,14 @@ def _read_result(item: Item, path: Path, output: Path, returncode: int | None, e
         }.get(ending, f"its process ended with code {returncode}" + (f": {tail[-1]}" if tail else ""))
         return {"item": item.name, "state": ending or "failed", "text": text, "tail": tail}
     is_well = result["state"] in ("measured", "goal met", "not possible here")
-    text = redact(" ".join(result["text"].split()))
+    text = " ".join(result["text"].split())
     return {"item": item.name, **result, "text": text, "tail": [] if is_well else tail}
+
+
+def _redact_texts(value: Any, redact: Redactor) -> Any:
+    """Return JSON types with each text redacted, such as paths in the output of the tests."""
+    if isinstance(value, dict):
+        return {name: _redact_texts(each, redact) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_redact_texts(each, redact) for each in value]
+    return redact(value) if isinstance(value, str) else value

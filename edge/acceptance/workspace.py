@@ -19,6 +19,8 @@ from edge.inference.tensorrt.build_target import TensorRTKind
 from edge.release.manifest import load_release, save_release
 from edge.release.release import Form, Release
 
+RELEASE = "skd-64"
+"""The student that most items measure."""
 TARGETS: Mapping[str, TensorRTKind] = {"local": "tensorrt", "rtx": "rtx"}
 """TensorRT by build target, the full one first."""
 

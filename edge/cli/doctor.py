@@ -77,7 +77,12 @@ def _accept(quick: bool, stem: Path, pairs: Path | None) -> None:
     from edge.acceptance.report import report_document, write_report
     from edge.acceptance.runner import ItemResult, run_acceptance
     from edge.acceptance.workspace import Workspace
+    from edge.release.manifest import load_release
 
+    if pairs is not None:
+        if quick:
+            raise click.UsageError("--pairs is for the papers' protocol, which --quick leaves out")
+        load_release(pairs).graph("fp16", "pair", "tensorrt")
     for suffix in (".md", ".json"):
         PendingFile(stem.with_name(stem.name + suffix)).discard()  # fails now, not after the measurement
 

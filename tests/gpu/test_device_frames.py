@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,15 +18,30 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.core.errors import InputError
+from edge.core.frames import DeviceFrame, Image
+from edge.inference.runner_factory import graph_signature
+from edge.inference.tensorrt.runner import TensorRTRunner
 from edge.preprocessing.raw_frame import RawFrameSpec
 from edge.release.manifest import load_release
 from edge.sources.factory import open_source
 from tests.gpu.conftest import Process, Start
+from tests.support.simulated_gpu import OnnxEngine, SimulatedCuda
 
 VIDEO = Path(__file__).parents[1] / "edge" / "sources" / "videos" / "phone.webm"
 RAW = RawFrameSpec(64, 48, "nv12")
 """The size of the video. Its frames are small, so the pictures for the CPU are as large."""
 FRAMES = 16
+
+
+@pytest.fixture(scope="session")
+def images() -> list[Image]:
+    """Return the frames of the video."""
+    source = open_source(str(VIDEO))
+    images = [frame.image for frame in source]
+    source.close()
+    assert len(images) == FRAMES
+    return images
 
 
 STAYS = f"aerogaze: frames of {VIDEO} stay in the GPU's memory"
@@ -57,12 +73,8 @@ def release(aerogaze: Start, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.fixture(scope="session")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recording(images: list[Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the frames of the video as the stand-in for GStreamer gives them."""
-    source = open_source(str(VIDEO))
-    images = [frame.image for frame in source]
-    source.close()
-    assert len(images) == FRAMES
     path = tmp_path_factory.mktemp("recording") / "frames"
     with path.open("wb") as file:
         file.write(struct.pack("5i", RAW.width, RAW.height, RAW.width, RAW.height, FRAMES))
@@ -130,6 +142,38 @@ def test_flight_goes_on_by_the_cpu_path_after_a_frame_that_cannot_be_mapped(
     assert STAYS in lines
     assert f"{LEAVES}NvBufSurfaceMapEglImage refuses the frame" in lines
     assert maps == expected_maps("skd-64-motion")
+
+
+@pytest.mark.parametrize("zero_copy", [False, True])
+def test_runner_reads_a_frame_on_the_gpu_before_its_memory_is_used_again(
+    release: Callable[[str], Path], images: list[Image], zero_copy: bool
+) -> None:
+    fused = load_release(release("skd-64"))
+    graph = fused.graph("fp32", "stream", "tensorrt")
+    cuda = SimulatedCuda("late", integrated=zero_copy)
+    runner = TensorRTRunner(OnnxEngine(str(fused.path(graph)), cuda), cuda, graph_signature(fused, graph))
+    expected = [runner.infer({"frame": RAW(image)})["saliency"].copy() for image in images]
+    runner.reset()
+    maps = []
+    for index, image in enumerate(images):
+        runner.submit({"frame": _frame_on(cuda, RAW(image))})
+        if index >= runner.depth - 1:
+            maps.append(runner.collect()["saliency"].copy())
+    maps.append(runner.collect()["saliency"].copy())
+    np.testing.assert_array_equal(maps, expected)
+    with pytest.raises(InputError, match=r"frame is \(24, 16\); expected \(72, 64\)"):
+        runner.submit({"frame": _frame_on(cuda, np.zeros((1, 24, 16), np.uint8))})
+    runner.close()
+
+
+def _frame_on(cuda: SimulatedCuda, nv12: Image) -> DeviceFrame:
+    """Return a frame on the simulated GPU, whose memory is overwritten when nothing refers to it any more."""
+    memory = cuda.allocate(nv12.size)
+    content = cuda.bytes_at(memory.address)
+    content[...] = nv12.reshape(-1)
+    frame = DeviceFrame(memory.address, nv12.shape[2], nv12.shape[1] * 2 // 3, nv12.copy)
+    weakref.finalize(frame, content.fill, 0xEE)
+    return frame
 
 
 OUT_OF_MEMORY = (

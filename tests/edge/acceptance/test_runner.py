@@ -33,7 +33,8 @@ if name == "breaks":
     raise ZeroDivisionError("a defect")
 if name == "hangs":
     time.sleep(600)
-result = {"state": "measured", "text": "1.8\\n times", "values": {"gain": 1.8}, "goal": ""}
+values = {"gain": 1.8, "output": [os.path.expanduser("~/tests") + " passed"]}
+result = {"state": "measured", "text": "1.8\\n times", "values": values, "goal": ""}
 open(settings["result"], "w").write(json.dumps(result))
 """
 
@@ -64,7 +65,7 @@ def test_no_item_ends_the_others(fake_child: Workspace) -> None:
         ("hangs", "out of time", "it was not finished in its time"),
         ("works", "measured", "1.8 times"),
     ]
-    assert results[-1].values == {"gain": 1.8}
+    assert results[-1].values == {"gain": 1.8, "output": ["~/tests passed"]}
 
 
 def refuse(workspace: Workspace) -> Outcome:
@@ -171,6 +172,9 @@ def test_machine_without_a_gpu_says_so_for_each_item_that_needs_one(tmp_path: Pa
         (["--quick"], "--quick, --out and --pairs need --accept"),
         (["--accept", "--json"], "leave --mavlink and --json out"),
         (["--accept", "--out", "/proc/nowhere/a"], "/proc/nowhere"),
+        (["--accept", "--pairs", "nowhere"], "nowhere"),
+        (["--accept", "--pairs", "skd-64"], "has no fp16 graph"),
+        (["--accept", "--pairs", "skd-64", "--quick"], "which --quick leaves out"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
