@@ -25,6 +25,7 @@ NAMED_THEMES = {
     "calibration": "calibration:benchmarks",
     "export": "calibration:export_benchmarks",
     "training": "training:benchmarks",
+    "streams": "streams:benchmarks",
     "gpu": "gpu:benchmarks",
     "flash": "delivery:benchmarks",
     "fleet": "delivery:fleet_benchmarks",

@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.support.rtp_receiver import DECODE, load_gstreamer, next_picture, receive
+from tests.support.rtp_receiver import DEBIAN, DECODE, load_gstreamer, next_picture, receive
 
-DEBIAN = "/usr/bin/python3"
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 BITS, BLOCK = 32, 40
 """The clock: milliseconds since 1970, modulo 2^32, as a row of black and white blocks."""

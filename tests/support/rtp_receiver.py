@@ -6,15 +6,32 @@ then for each picture one line with its width, height and mean brightness.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+DEBIAN = "/usr/bin/python3"
+"""Debian's Python, which has the bindings of GStreamer."""
+NEEDS = (
+    "import gi; gi.require_version('Gst', '1.0'); gi.require_version('GstRtspServer', '1.0')\n"
+    "from gi.repository import Gst, GstRtspServer; Gst.init(None)\n"
+    "assert all(map(Gst.ElementFactory.find, ('openh264enc', 'openh264dec', 'rtph264pay')))"
+)
+NO_GSTREAMER = "no GStreamer with H.264: Debian's python3-gi, gir1.2-gst-rtsp-server-1.0, plugins-bad"
 TIMEOUT_S = 20
 DECODE = (
     "h264parse ! openh264dec ! videoconvert ! video/x-raw,format=GRAY8 ! appsink name=pictures sync=false"
 )
 """End of a pipeline that decodes H.264 to grey pictures."""
+
+
+def has_gstreamer() -> bool:
+    """Return whether Debian's GStreamer, its Python bindings and an encoder are there."""
+    if not Path(DEBIAN).exists():
+        return False
+    return not subprocess.run([DEBIAN, "-c", NEEDS], capture_output=True).returncode
 
 
 def load_gstreamer() -> Any:

@@ -32,15 +32,10 @@ from edge.sinks.rtp.sink import RtpSink, parse_stream
 from edge.sinks.video_stream import NO_REGION
 from tests.conftest import Outcome
 from tests.support.ports import free_tcp_port, free_udp_port
+from tests.support.rtp_receiver import DEBIAN, NO_GSTREAMER, has_gstreamer
 from tests.support.waiting import wait_until
 
-DEBIAN = "/usr/bin/python3"
 SUPPORT = Path(__file__).parents[3] / "support"
-NEEDS = (
-    "import gi; gi.require_version('Gst', '1.0'); gi.require_version('GstRtspServer', '1.0')\n"
-    "from gi.repository import Gst, GstRtspServer; Gst.init(None)\n"
-    "assert all(map(Gst.ElementFactory.find, ('openh264enc', 'openh264dec', 'rtph264pay')))"
-)
 SOURCE: Any = SimpleNamespace(width=320, height=180, fps=15.0)
 MAP = np.zeros((8, 8), np.float32)
 pytestmark = pytest.mark.xdist_group("gstreamer")
@@ -49,8 +44,8 @@ pytestmark = pytest.mark.xdist_group("gstreamer")
 @pytest.fixture(scope="module")
 def gstreamer() -> None:
     """Skip without Debian's GStreamer, its Python bindings and an encoder."""
-    if not Path(DEBIAN).exists() or subprocess.run([DEBIAN, "-c", NEEDS], capture_output=True).returncode:
-        pytest.skip("no GStreamer with H.264: Debian's python3-gi, gir1.2-gst-rtsp-server-1.0, plugins-bad")
+    if not has_gstreamer():
+        pytest.skip(NO_GSTREAMER)
 
 
 def make_status() -> Status:
