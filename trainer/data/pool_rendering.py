@@ -135,10 +135,11 @@ def hold_folder(folder: Path, activity: str) -> Iterator[None]:
     """
     path = folder / ".lock"
     with translate_write_errors(folder):
-        is_told = os.environ.get("RANK", "0") != "0"  # of a training's processes, the first one says it
+        # Of a training's processes, the first one says it.
+        is_told = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
         while (handle := acquire_lock(path)) is None:
             if not is_told:
-                message = f"waiting for another training, which {activity} in {folder}"
+                message = f"waiting for another process, which {activity} in {folder}"
                 print(message, file=sys.stderr, flush=True)
                 is_told = True
             time.sleep(LOCK_WAIT_S)

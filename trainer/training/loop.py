@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from pydantic import ValidationError
+from torch.distributed import DistError
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
@@ -140,7 +141,7 @@ def fit(
     Raises:
         InputError: The batch cannot be divided evenly; the loss is not finite or has risen to twice its
             initial value (for a loss that can be negative: by that value, at least by 1); a weight is not
-            finite.
+            finite; the processes do not share the run's folder; the connection to one of them was lost.
     """
     run = run or TrainingRun()
     group = process_group()
@@ -162,13 +163,13 @@ def fit(
         trainer = _make_trainer(
             table,
             group,
-            _callbacks(monitor, table, folder, run.interval),
+            [*_callbacks(monitor, table, folder, run.interval), _SharedStart(name, step)],
             _loggers(folder, step) if folder else False,
             "bf16-mixed" if use_bfloat16 else "32-true",
         )
         stage.to(memory_format=stage.memory_format)
         loader = make_loader(samples, recipe, table, group, step)
-        with _interruptible(monitor.interrupted, run.on_interrupt):
+        with _explain_lost_process(group), _interruptible(monitor.interrupted, run.on_interrupt):
             resume = checkpoint if step else None
             trainer.fit(stage, loader, ckpt_path=resume, weights_only=True)
     stage.eval()
@@ -176,6 +177,26 @@ def fit(
     if folder is not None and group.rank == 0:
         with atomic_file(folder / FINISHED) as pending:
             torch.save(stage.state_dict(), pending)
+
+
+class _SharedStart(Callback):
+    """Callback that ends a training whose processes would not start at the same step of the same stage.
+
+    That is so if the run's folder is another one for some of them, as on machines that share no disk.
+    """
+
+    def __init__(self, stage: str, step: int) -> None:
+        self._start = (stage, step)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Compare the start of this process with that of the first one."""
+        first = trainer.strategy.broadcast(self._start)
+        if not trainer.strategy.reduce_boolean_decision(first == self._start, all=True):
+            raise InputError(
+                f"the processes do not share the run's folder: the first one is at step {first[1]} of "
+                f"{first[0]}, this one at step {self._start[1]} of {self._start[0]}; name a folder with "
+                "--run that all machines share"
+            )
 
 
 def _callbacks(monitor: LossMonitor, table: StageTable, folder: Path | None, interval: int) -> list[Callback]:
@@ -260,6 +281,26 @@ def _loggers(folder: Path, step: int) -> list[Logger]:
         CSVLogger(folder.parent, name=folder.name, version=version),
         TensorBoardLogger(folder.parent, name=folder.name, version="tensorboard"),
     ]
+
+
+@contextmanager
+def _explain_lost_process(group: ProcessGroup) -> Iterator[None]:
+    """Raise the error of a lost connection, which names neither cause nor remedy, as `InputError`.
+
+    Raises:
+        InputError: Another process of the training has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo's errors have no class of their own. Its messages begin with the name of a file of its source.
+        is_lost = isinstance(error, DistError) or "gloo/transport" in str(error)
+        if group.world_size == 1 or not is_lost:
+            raise
+        raise InputError(
+            "the connection to another process of this training was lost, because it failed or was killed: "
+            "start the training again on all machines; with --run it goes on from its last checkpoint"
+        ) from error
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def test_second_process_says_that_it_waits_for_the_one_that_renders(
     monkeypatch.setattr(time, "sleep", release)
     open_pool(SMALL_POOL, 1, pool_copy)
     assert len(waits) == 2
-    waiting = f"waiting for another training, which renders scenes in {pool_copy}\n"
+    waiting = f"waiting for another process, which renders scenes in {pool_copy}\n"
     assert capfd.readouterr().err == waiting
 
 

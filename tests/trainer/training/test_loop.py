@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from tests.conftest import Outcome
+from tests.support.ports import free_tcp_port
 from tests.support.training import (
     SHORT_SKD,
     KilledError,
@@ -342,6 +343,66 @@ def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path) -> None
     for key, value in single.layer.state_dict().items():
         assert torch.equal(ranks[0][key], ranks[1][key])
         torch.testing.assert_close(ranks[0][key], value, atol=1e-5, rtol=1e-5)
+
+
+FAULTY_PROCESSES = """
+    import os, sys
+    from pathlib import Path
+    from edge.core.errors import InputError
+    from tests.trainer.training.test_loop import TABLE, Line, Points
+    from tests.support.training import short_skd_recipe
+    from trainer.training.distributed import process_group
+    from trainer.training.loop import TrainingRun, fit
+    if __name__ == "__main__":
+        folder, rank = Path(sys.argv[1]), process_group().rank
+
+        def leave(progress):
+            if rank == 1:
+                os._exit(0)
+
+        runs = {"start": TrainingRun(folder / f"run-{rank}"), "lost": TrainingRun(on_step=leave)}
+        for name, run in runs.items():
+            try:
+                fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, run)
+            except InputError as error:
+                (folder / f"{name}-{rank}").write_text(str(error))
+"""
+
+
+@pytest.mark.first
+def test_processes_without_a_shared_folder_and_a_lost_process_are_reported(tmp_path: Path) -> None:
+    def kill(progress: TrainingProgress) -> None:
+        if progress.step == 7:
+            raise KilledError
+
+    run = TrainingRun(tmp_path / "run-0", 5, kill)
+    with pytest.raises(KilledError):
+        fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, run)
+    script = tmp_path / "two.py"
+    script.write_text(textwrap.dedent(FAULTY_PROCESSES))
+    # Not by torchrun: it would end the other process, too.
+    launch = {
+        "TORCHELASTIC_RUN_ID": "x",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_tcp_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    processes = []
+    with contextlib.ExitStack() as stack:
+        for rank in ("0", "1"):
+            variables = {**os.environ, **launch, "RANK": rank, "LOCAL_RANK": rank}
+            process = stack.enter_context(subprocess.Popen([sys.executable, script, tmp_path], env=variables))
+            stack.callback(process.kill)
+            processes.append(process)
+        assert [process.wait(300) for process in processes] == [0, 0]
+    for index, step in enumerate((5, 0)):
+        message = (tmp_path / f"start-{index}").read_text()
+        assert message.startswith("the processes do not share the run's folder: the first one is at step 5")
+        assert f"this one at step {step} of line; name a folder with --run" in message
+    assert "the connection to another process of this training was lost" in (tmp_path / "lost-0").read_text()
 
 
 @pytest.mark.first
