@@ -68,7 +68,8 @@ def open_source(
     by_hardware, name = _split_hardware(name)
     name = _resolve_device(name)
     camera = is_camera(name)
-    by_hardware = by_hardware and not (camera and live is False)
+    takes_all = camera and live is False  # every frame of a camera: only `gst:` has them
+    by_hardware = by_hardware and not takes_all
     if by_hardware:
         _check_hardware_name(name)
 
@@ -78,7 +79,7 @@ def open_source(
             return hardware_source or _open_camera(name, min_size, live is not False)
         return hardware_source or _open_file(name, min_size)
 
-    if device is not None and (by_hardware or name.startswith("csi:")):
+    if device is not None and (by_hardware or name.startswith("csi:")) and not takes_all:
         from edge.sources.nvmm.source import open_nvmm
 
         source = open_nvmm(name, device, not camera, open_on_cpu)

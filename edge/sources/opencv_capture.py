@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import HangError, InputError
-from edge.core.frames import Frame, Image
+from edge.core.frames import Frame, Image, Source
 from edge.sources.pixel_range import configured_range, measure_range, to_colour
 
 GONE_S = 1.0
@@ -29,6 +29,7 @@ STEADY_STEPS = 8
 STEP_TOLERANCE = 0.25
 """Largest relative difference from the median step; more is another frame rate, or none."""
 FALLBACK_FPS = 30.0
+OpenedSource = TypeVar("OpenedSource", bound=Source)
 
 
 class Capture(Protocol):
@@ -184,7 +185,7 @@ def _capture_time(stamp_s: float, now_s: float) -> float:
     return stamp_s if now_s - GONE_S < stamp_s <= now_s else now_s
 
 
-def open_with_timeout(seconds: float, open_: Callable[[], CaptureSource], failure: str) -> CaptureSource:
+def open_with_timeout(seconds: float, open_: Callable[[], OpenedSource], failure: str) -> OpenedSource:
     """Open a source on a thread of its own, which is abandoned if it takes too long.
 
     Args:
@@ -196,14 +197,14 @@ def open_with_timeout(seconds: float, open_: Callable[[], CaptureSource], failur
         InputError: The source cannot be opened.
         HangError: It was not open in time.
     """
-    results: queue.SimpleQueue[CaptureSource | Exception] = queue.SimpleQueue()
+    results: queue.SimpleQueue[OpenedSource | Exception] = queue.SimpleQueue()
     abandoned = threading.Event()
 
     def close_late_source() -> None:
         """Close a source that was opened too late, on the thread that takes it from the queue."""
         with suppress(queue.Empty):
             late = results.get_nowait()
-            if isinstance(late, CaptureSource):
+            if not isinstance(late, Exception):
                 late.close()
 
     def work() -> None:
@@ -224,7 +225,10 @@ def open_with_timeout(seconds: float, open_: Callable[[], CaptureSource], failur
         close_late_source()
         raise HangError(f"{failure} (no frame in {seconds:g} s)", thread) from None
     if isinstance(result, Exception):
-        raise result
+        try:
+            raise result
+        finally:
+            del result  # its traceback refers to this frame: a circle, which would keep what it refers to
     return result
 
 

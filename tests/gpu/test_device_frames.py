@@ -11,7 +11,7 @@ import json
 import struct
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,7 @@ import pytest
 from edge.core.errors import InputError
 from edge.core.frames import DeviceFrame, Image
 from edge.inference.runner_factory import graph_signature
+from edge.inference.saliency_model import SaliencyModel
 from edge.inference.tensorrt.runner import TensorRTRunner
 from edge.preprocessing.raw_frame import RawFrameSpec
 from edge.release.manifest import load_release
@@ -161,9 +162,23 @@ def test_runner_reads_a_frame_on_the_gpu_before_its_memory_is_used_again(
             maps.append(runner.collect()["saliency"].copy())
     maps.append(runner.collect()["saliency"].copy())
     np.testing.assert_array_equal(maps, expected)
-    with pytest.raises(InputError, match=r"frame is \(24, 16\); expected \(72, 64\)"):
+    with pytest.raises(InputError, match=r"frame is \(1, 24, 16\); expected \(1, 72, 64\)"):
         runner.submit({"frame": _frame_on(cuda, np.zeros((1, 24, 16), np.uint8))})
     runner.close()
+
+
+@pytest.mark.parametrize("name", ["skd-64", "skd-64-motion"])
+def test_engine_on_the_cpu_that_replaces_one_on_the_gpu_gets_a_copy(
+    release: Callable[[str], Path], images: list[Image], name: str
+) -> None:
+    with SaliencyModel(release(name), "fp32", 1, "onnxruntime") as model:
+        assert not model.takes_device_frames
+        expected = [model.infer(model.prepare(image)) for image in images]
+        model.reset()
+        frames = [DeviceFrame(0, RAW.width, RAW.height, partial(RAW, image)) for image in images]
+        pairs = zip(frames, images, strict=True)
+        maps = [model.infer(model.prepare_device(frame, image)) for frame, image in pairs]
+    np.testing.assert_array_equal(maps, expected)
 
 
 def _frame_on(cuda: SimulatedCuda, nv12: Image) -> DeviceFrame:
@@ -187,12 +202,20 @@ CASES = {
     "map": ({"STANDIN_FAILS": "gst_buffer_map"}, "GStreamer cannot map a buffer"),
     "EGL": ({"STANDIN_FAILS": "NvBufSurfaceMapEglImage"}, "NvBufSurfaceMapEglImage refuses the frame"),
     "CUDA": ({"STANDIN_FAILS": "cuGraphicsEGLRegisterImage"}, OUT_OF_MEMORY),
+    "CUDA's memory": (
+        {"STANDIN_FAILS": "cuMemAlloc"},
+        OUT_OF_MEMORY.replace("cuGraphicsEGLRegisterImage", "cuMemAlloc_v2"),
+    ),
+    "stream": (
+        {"STANDIN_FAILS": "cuStreamCreate"},
+        OUT_OF_MEMORY.replace("cuGraphicsEGLRegisterImage", "cuStreamCreate"),
+    ),
     "range": ({"STANDIN_FORMAT": "7"}, "a frame has full range (NvBufSurface 7); expected NV12, 16 to 235"),
     "format": (
         {"STANDIN_FORMAT": "19"},
         "a frame has another format (NvBufSurface 19); expected NV12, 16 to 235",
     ),
-    "memory": ({"STANDIN_MEMORY": "2"}, "the buffer has memory of type 2; expected 4"),
+    "memory": ({"STANDIN_MEMORY": "2"}, "the buffer has NvBufSurface's memory type 2; expected 4"),
     "size": ({"STANDIN_GROWS_FROM": "0"}, "a frame is 128x96; expected 64x48"),
     "damage": ({"STANDIN_ERROR_FROM": "0"}, "GStreamer: Stream is damaged"),
     "late EGL": (

@@ -13,7 +13,7 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -140,14 +140,14 @@ class CudaEglImageReader:
 
     def _new_frame(self) -> DeviceFrame:
         if not self._unused:
-            address = ctypes.c_uint64()
-            self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(self._size_bytes))
-            self._allocated.append(address.value)
-            self._unused.append(address.value)
-        address_ = self._unused.pop()
-        frame = DeviceFrame(address_, self.width, self.height, partial(self._download, address_))
+            pointer = ctypes.c_uint64()
+            self._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(self._size_bytes))
+            self._allocated.append(pointer.value)
+            self._unused.append(pointer.value)
+        address = self._unused.pop()
+        frame = DeviceFrame(address, self.width, self.height, partial(self._download, address))
         # An append needs no lock: the last reference to a frame may be dropped on any thread.
-        weakref.finalize(frame, self._unused.append, address_).atexit = False
+        weakref.finalize(frame, self._unused.append, address).atexit = False
         return frame
 
     def _download(self, address: int) -> Image:
@@ -166,18 +166,18 @@ class CudaEglImageReader:
         except OSError as error:
             raise InputError(f"the CUDA driver cannot be loaded ({error})") from None
         self._library = library
-        try:
-            gpu = ctypes.c_int()
+        gpu = ctypes.c_int()
+        with ExitStack() as undo:
+            undo.callback(setattr, self, "_library", None)
             self._call("cuInit", 0)
             self._call("cuDeviceGet", ctypes.byref(gpu), 0)
             self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), gpu)
-            free = weakref.finalize(self, _free, library, gpu, self._context, self._stream, self._allocated)
-            free.atexit = False
+            undo.callback(library.cuDevicePrimaryCtxRelease_v2, gpu)
             with self._current_context():
                 self._call("cuStreamCreate", ctypes.byref(self._stream), _NON_BLOCKING)
-        except InputError:
-            self._library = None
-            raise
+            undo.pop_all()
+        free = weakref.finalize(self, _free, library, gpu, self._context, self._stream, self._allocated)
+        free.atexit = False
 
     @contextmanager
     def _current_context(self) -> Iterator[None]:
@@ -207,7 +207,6 @@ def _free(
     library.cuCtxPushCurrent_v2(context)
     for address in addresses:
         library.cuMemFree_v2(ctypes.c_uint64(address))
-    if stream:
-        library.cuStreamDestroy_v2(stream)
+    library.cuStreamDestroy_v2(stream)
     library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
     library.cuDevicePrimaryCtxRelease_v2(gpu)

@@ -290,13 +290,13 @@ def _fill_inputs(slot: FrameSlot, feed: Feed) -> None:
     for name, memory in slot.host_inputs.items():
         value = feed[name]
         if isinstance(value, DeviceFrame):
-            shape, right = (value.height * 3 // 2, value.width), memory.values.shape[1:]
+            shape: tuple[int, ...] = (1, value.height * 3 // 2, value.width)
             slot.device_inputs[name] = value
         else:
-            shape, right = value.shape, memory.values.shape
-        if shape != right:
+            shape = value.shape
+        if shape != memory.values.shape:
             raise InputError(
-                f"{name} is {shape}; expected {right}: "
+                f"{name} is {shape}; expected {memory.values.shape}: "
                 "a TensorRT engine is run at the batch that it was opened for"
             )
         if not isinstance(value, DeviceFrame):

@@ -7,6 +7,7 @@ mapping of a buffer is a copy in some versions, while an NvBufSurface is found b
 from __future__ import annotations
 
 import ctypes
+import re
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -137,9 +138,10 @@ class Pipeline:
         self._gst, self._app = _load()
         error = ctypes.POINTER(_GError)()
         self._pipeline = self._gst.gst_parse_launch(description.encode(), ctypes.byref(error))
-        problem = _text(error)
-        if not self._pipeline:
-            raise InputError(f"GStreamer: {problem}")
+        if error:  # also if some of the description could be used
+            if self._pipeline:
+                self._gst.gst_object_unref(self._pipeline)
+            raise InputError(f"GStreamer: {_text(error)}")
         self._bus = self._gst.gst_element_get_bus(self._pipeline)
         self._sinks: dict[str, int] = {}
         try:
@@ -149,9 +151,7 @@ class Pipeline:
                     raise InputError(f"the pipeline has no appsink {name}")
                 self._sinks[name] = sink
             if self._gst.gst_element_set_state(self._pipeline, _PLAYING) == _STATE_CHANGE_FAILURE:
-                problem = problem or self.find_error() or "the pipeline does not start"
-            if problem:
-                raise InputError(f"GStreamer: {problem}")
+                raise InputError(f"GStreamer: {self.find_error() or 'the pipeline does not start'}")
         except InputError:
             self.close()
             raise
@@ -186,8 +186,11 @@ class Pipeline:
 
 
 def _text(error: Any) -> str:
-    """Return the message of a GError in one line; empty for none."""
-    return " ".join(error.contents.message.decode(errors="replace").split()) if error else ""
+    """Return the message of a GError in one line, without addresses, which may hold passwords."""
+    if not error:
+        return ""
+    text = " ".join(error.contents.message.decode(errors="replace").split())
+    return re.sub(r"\w+://\S+", "(address)", text)
 
 
 @cache

@@ -18,7 +18,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from edge.core.errors import InputError
+from edge.core.errors import HangError, InputError
 from edge.core.frames import DeviceRequest, Frame, Image, Source
 from edge.core.locks import LOG
 from edge.sources.gstreamer import (
@@ -34,7 +34,7 @@ from edge.sources.gstreamer import (
 from edge.sources.image_folder import choose_scale
 from edge.sources.nvmm.pipeline import NO_STAMP, Pipeline, Sample
 from edge.sources.nvmm.surface import map_image
-from edge.sources.opencv_capture import FALLBACK_FPS, GONE_S, FrameGapDetector
+from edge.sources.opencv_capture import FALLBACK_FPS, GONE_S, FrameGapDetector, open_with_timeout
 from edge.sources.public_name import public_name
 
 FRAMES, PICTURES = "frames", "pictures"
@@ -61,7 +61,13 @@ def open_nvmm(
         InputError: The CPU path fails, too.
     """
     try:
-        source = NvmmSource(name, request, every_frame, open_on_cpu)
+        source = open_with_timeout(
+            2 * OPEN_TIMEOUT_S,
+            lambda: NvmmSource(name, request, every_frame, open_on_cpu),
+            f"{public_name(name)} does not open",
+        )
+    except HangError:  # the CPU path would wait for the same driver
+        raise
     except InputError as error:
         _log_cpu_path(public_name(name), error)
         return open_on_cpu()
@@ -128,11 +134,9 @@ class NvmmSource:
         self._gaps = FrameGapDetector()
         self._pipeline = Pipeline(nvmm_pipeline(name, picture, sink), (FRAMES, PICTURES))
         try:
-            samples = self._pull(OPEN_TIMEOUT_S)
-            if samples is None:
+            self._first = self._read(0, OPEN_TIMEOUT_S)
+            if self._first is None:
                 raise InputError("the video has no frame")
-            self.fps = samples[FRAMES].fps or FALLBACK_FPS
-            self._first: Frame | None = self._to_frame(samples, 0)
             self._is_open = True
         except BaseException:
             self._pipeline.close()
@@ -146,14 +150,10 @@ class NvmmSource:
             index = 1
         del first  # its memory can be used again
         try:
-            while (samples := self._pull(GONE_S)) is not None:
-                if not self._every_frame:
-                    index += self._gaps.count_missing(samples[FRAMES].stamp_ns / 1e9)
-                frame = self._to_frame(samples, index)
-                del samples  # the buffers go back at once, not after the frame was used
+            while (frame := self._read(index, GONE_S)) is not None:
+                index = frame.index + 1
                 yield frame
                 del frame
-                index += 1
         except _GoneError:
             raise
         except InputError as error:
@@ -167,6 +167,29 @@ class NvmmSource:
         self._pipeline.close()
         if self._cpu_source is not None:
             self._cpu_source.close()
+
+    def _read(self, index: int, seconds: float) -> Frame | None:
+        """Return the next frame, which keeps no buffer of the pipeline; None at the end of a file.
+
+        Args:
+            index: Index of the frame, if none is missing before it.
+            seconds: How long to wait for it.
+
+        Raises:
+            InputError: There is none, or it cannot be taken on the GPU.
+        """
+        samples = self._pull(seconds)
+        if samples is None:
+            return None
+        if not self._is_open:
+            self.fps = samples[FRAMES].fps or FALLBACK_FPS
+        if not self._every_frame:
+            index += self._gaps.count_missing(samples[FRAMES].stamp_ns / 1e9)
+        size = self.width, self.height
+        with samples[FRAMES].mapped() as (address, size_bytes), map_image(address, size_bytes, size) as image:
+            device = self._reader.read(*image)
+        capture_s = index / self.fps if self._every_frame else time.monotonic()
+        return Frame(index, capture_s, _read_picture(samples[PICTURES]), self._scale, device=device)
 
     def _pull(self, seconds: float) -> dict[str, Sample] | None:
         """Return the next frame and its picture; None at the end of a file.
@@ -184,7 +207,7 @@ class NvmmSource:
                         return None
                     samples[sink] = sample
             frame_ns, picture_ns = (samples[sink].stamp_ns for sink in (FRAMES, PICTURES))
-            if frame_ns == picture_ns != NO_STAMP or (frame_ns == picture_ns and self._every_frame):
+            if frame_ns == picture_ns and (frame_ns != NO_STAMP or self._every_frame):
                 return samples
             if NO_STAMP in (frame_ns, picture_ns):
                 raise InputError("frames and pictures have no time stamps that tell which belong together")
@@ -204,22 +227,11 @@ class NvmmSource:
             raise _GoneError(f"{self.name} gives no more frames ({reason})")
         raise InputError(reason)
 
-    def _to_frame(self, samples: dict[str, Sample], index: int) -> Frame:
-        """Return a frame that does not refer to the buffers of the pipeline.
-
-        Raises:
-            InputError: It cannot be taken on the GPU.
-        """
-        size = self.width, self.height
-        with samples[FRAMES].mapped() as (address, size_bytes), map_image(address, size_bytes, size) as image:
-            device = self._reader.read(*image)
-        capture_s = index / self.fps if self._every_frame else time.monotonic()
-        return Frame(index, capture_s, _read_picture(samples[PICTURES]), self._scale, device=device)
-
     def _read_on_cpu(self, index: int) -> Iterator[Frame]:
         """Yield the frames from an index on by the CPU path."""
         self._pipeline.close()
         self._cpu_source = source = self._open_on_cpu()
+        source.fps = self.fps
         for frame in source:
             if not self._every_frame:
                 yield replace(frame, index=index + frame.index)

@@ -86,7 +86,9 @@ def map_image(address: int, size_bytes: int, frame_size: tuple[int, int]) -> Ite
         raise InputError(f"the buffer has {size_bytes} bytes; expected an NvBufSurface (NVMM)")
     surface = Surface.from_address(address)
     if not surface.buffers or surface.memory_type != SURFACE_ARRAY:
-        raise InputError(f"the buffer has memory of type {surface.memory_type}; expected {SURFACE_ARRAY}")
+        raise InputError(
+            f"the buffer has NvBufSurface's memory type {surface.memory_type}; expected {SURFACE_ARRAY}"
+        )
     buffer = surface.buffers[0]
     if (buffer.width, buffer.height) != frame_size:
         width, height = frame_size

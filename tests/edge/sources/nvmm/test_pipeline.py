@@ -54,6 +54,13 @@ def test_missing_element_is_named(two_ends: Pipeline) -> None:
         Pipeline("fakesrc ! nvv4l2decoder ! appsink name=frames", ("frames",))
 
 
+def test_address_in_an_error_is_left_out(two_ends: Pipeline) -> None:
+    with pytest.raises(InputError) as error:
+        Pipeline("nowhere://me:secret@host/path ! appsink name=frames", ("frames",))
+    assert "(address)" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
 def test_missing_sink_is_named(two_ends: Pipeline) -> None:
     with pytest.raises(InputError, match="the pipeline has no appsink pictures"):
         Pipeline("videotestsrc ! appsink name=frames", ("frames", "pictures"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.core.errors import InputError
+from edge.core.errors import HangError, InputError
 from edge.core.frames import DeviceFrame, DeviceRequest, Frame
 from edge.sources.gstreamer import EVERY_FRAME_SINK, NEWEST_FRAME_SINK
 from edge.sources.nvmm import source as module
@@ -215,3 +216,24 @@ def test_first_frame_that_cannot_be_taken_opens_the_cpu_path(
     give: Callable[..., Any], cpu: CpuSource
 ) -> None:
     assert give([13], [13]) is cpu
+
+
+def test_driver_that_hangs_at_the_opening_is_not_waited_for_twice(
+    give: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, closed = threading.Event(), threading.Event()
+
+    class HangingPipeline(FakePipeline):
+        def __init__(self, text: str, sinks: Sequence[str]) -> None:
+            super().__init__(text, sinks)
+            answers.wait()
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.setattr(module, "OPEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "Pipeline", HangingPipeline)
+    with pytest.raises(HangError, match="rtsp://host/path does not open"):
+        give([0], [0])
+    answers.set()
+    assert closed.wait(60)  # the source that came too late
