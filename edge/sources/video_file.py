@@ -20,7 +20,10 @@ from edge.sources.video_container import count_frames, is_cut
 FALLBACK_FPS = 30.0
 """Frame rate of files that state none, or an impossible one."""
 MAX_FAILED_READS = 1000
-"""Consecutive failed reads after which a video counts as ended. Behind the end they take 50 ms in total."""
+"""Consecutive failed reads after which a video counts as ended while frames that it announces are missing."""
+MAX_FAILED_READS_AT_END = 20
+"""The same when no announced frame is missing. 1000 take as long as 10 frames of MPEG-4, and more on a busy
+machine. The announced number may be an estimate that is too low, so a few failed reads are no end yet."""
 STEADY_STEPS = 8
 """Latest time steps between frames, by which gaps are measured."""
 STEP_TOLERANCE = 0.25
@@ -134,7 +137,8 @@ def decode_frames(capture: cv2.VideoCapture, position: int = 0) -> Iterator[Deco
     rhythm = _Rhythm(capture.get(cv2.CAP_PROP_FPS))
     last_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 if position else math.nan
     failed_reads, frames_since_damage = 0, STEADY_STEPS
-    while failed_reads < MAX_FAILED_READS:
+    announced = announced_frames(capture) or math.inf
+    while failed_reads < (MAX_FAILED_READS if position < announced else MAX_FAILED_READS_AT_END):
         ok, image = _read(capture)
         if not ok or image is None:
             failed_reads += 1

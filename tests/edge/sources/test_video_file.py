@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from edge.core.errors import InputError
 from edge.core.frames import find_damage
 from edge.sources.factory import open_source
 from edge.sources.video_container import count_frames, is_cut
+from edge.sources.video_file import MAX_FAILED_READS, MAX_FAILED_READS_AT_END, decode_frames
 from tests.support.dataset_trees import corrupt_frames
 from trainer.datasets.image_sequences import VideoSequence
 
@@ -27,6 +29,38 @@ def test_video_gives_its_frames_in_order_with_media_time(video: Path, flight: np
     np.testing.assert_allclose([frame.capture_s for frame in frames], np.arange(12) / 10, atol=1e-3)
     for frame, image in zip(frames, flight, strict=True):
         assert np.abs(frame.image.astype(int) - image).mean() < 6  # JPEG
+
+
+class ScriptedCapture:
+    """Capture whose reads succeed or fail as listed, and fail behind the list."""
+
+    def __init__(self, announced: int, reads: list[bool]) -> None:
+        self.announced, self.reads, self.count = announced, reads, 0
+
+    def get(self, setting: int) -> float:
+        return self.announced if setting == cv2.CAP_PROP_FRAME_COUNT else 0.0
+
+    def read(self) -> tuple[bool, Any]:
+        self.count += 1
+        is_read = self.count <= len(self.reads) and self.reads[self.count - 1]
+        return is_read, np.zeros((2, 2, 3), np.uint8) if is_read else None
+
+
+@pytest.mark.parametrize(
+    ("announced", "reads", "frames", "reads_behind_the_end"),
+    [
+        (5, [True] * 5, 5, MAX_FAILED_READS_AT_END),
+        (6, [True] * 5, 5, MAX_FAILED_READS),  # one is missing
+        (0, [True] * 5, 5, MAX_FAILED_READS),  # no number is announced
+        (3, [*[True] * 4, *[False] * 10, True], 5, MAX_FAILED_READS_AT_END),  # the number is too low
+    ],
+)
+def test_video_ends_after_few_failed_reads_if_no_announced_frame_is_missing(
+    announced: int, reads: list[bool], frames: int, reads_behind_the_end: int
+) -> None:
+    capture: Any = ScriptedCapture(announced, reads)
+    assert len(list(decode_frames(capture))) == frames
+    assert capture.count == len(reads) + reads_behind_the_end
 
 
 def test_truncated_video_gives_its_readable_frames(video: Path, tmp_path: Path) -> None:
