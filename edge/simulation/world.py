@@ -60,7 +60,7 @@ class World:
     """Endless synthetic aerial clip.
 
     On one machine, with the same versions of OpenCV and NumPy, the same seed and index give the same bytes.
-    On another processor, single values can differ (docs/reference/world.md).
+    Another processor draws the same scene in slightly different values (docs/reference/world.md).
 
     The scene does not depend on the size of the frames; only the resolution of its drawing does.
 

@@ -15,6 +15,7 @@ from edge.inference.runner_factory import open_runner
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.release.manifest import SHIPPED_RELEASES, load_release, save_release
 from edge.release.release import GOLDEN_FILE, PRECISIONS
+from edge.simulation.world import World
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -60,6 +61,12 @@ def test_state_is_the_output_of_its_lag_before(flight: np.ndarray) -> None:
         pair = flight[[max(0, index - 3), index]]
         np.testing.assert_allclose(compute_clip_maps(model, pair)[1], expected, atol=1e-6)
     np.testing.assert_array_equal(lagging_maps(fps=1), compute_clip_maps(model, flight))  # at least one frame
+
+
+def test_golden_frames_are_read_and_never_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another processor renders other frames."""
+    monkeypatch.delattr(World, "frame")
+    SaliencyModel("skd-32", "int8").close()
 
 
 def test_maps_are_not_negative_and_reach_one(flight: np.ndarray) -> None:
