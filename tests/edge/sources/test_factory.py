@@ -5,13 +5,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from edge.core.errors import InputError
+from edge.core.frames import DeviceRequest, Source
 from edge.core.locks import device_lock
 from edge.sources.factory import exclusive_devices, is_camera, open_source
 from edge.sources.realtime_playback import PacedSource
+from edge.sources.synthetic import SyntheticSource
 from tests.conftest import Outcome
 
 
@@ -113,3 +117,31 @@ def test_live_file_is_paced_at_the_given_rate() -> None:
 def test_rate_that_is_given_replaces_the_rate_of_a_file() -> None:
     frames = list(open_source("synthetic:3:64x64:6", fps=40))
     assert [frame.capture_s for frame in frames] == pytest.approx([index / 40 for index in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("name", "live", "every_frame"),
+    [
+        ("hw:VIDEO", None, True),
+        ("hw:rtsp://host/path", None, False),
+        ("csi:0", True, False),
+        ("VIDEO", None, None),
+        ("synthetic:7:64x48:2", None, None),
+        ("csi:0", False, None),
+    ],
+)
+def test_frames_are_asked_to_stay_on_the_gpu_where_a_source_can(
+    name: str, live: bool | None, every_frame: bool | None, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def open_nvmm(name: str, request: object, every_frame: bool, open_on_cpu: object) -> Source:
+        asked.append((name, every_frame))
+        return SyntheticSource.parse("synthetic:7:64x48:2")
+
+    monkeypatch.setattr("edge.sources.nvmm.source.open_nvmm", open_nvmm)
+    name = name.replace("VIDEO", str(video))
+    request = DeviceRequest(object(), None)  # type: ignore[arg-type]
+    with suppress(InputError):  # of a camera whose every frame is asked for
+        open_source(name, live=live, device=request).close()
+    assert asked == ([] if every_frame is None else [(name.removeprefix("hw:"), every_frame)])
