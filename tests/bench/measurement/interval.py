@@ -59,8 +59,8 @@ def median_interval(values: Sequence[float] | Values) -> tuple[float, float]:
 
     The gamblers bet on the sides of a candidate to which the values fall, so nothing is assumed about the
     distribution. But the values must be independent of each other. Load that lasts for several values breaks
-    this: on made noise with bursts of ten values, a quarter of the intervals missed the median. So a value
-    that was measured beside other load tells little. A ratio does not have this weakness.
+    this: on made noise with bursts of ten values, a quarter of the intervals missed the median. So do not
+    trust a value from a busy machine. A ratio does not have this weakness.
 
     Returns:
         Lower and upper end; infinite as long as there are too few values.

@@ -128,7 +128,7 @@ class LoopedSource:
 
 
 def read_realtime(seconds: float, folder: Path) -> Iterator[Reading]:
-    """Yield drops and latency of the default student on 1280x720 video at 30 fps in real time."""
+    """Yield drops and latency of `skd-64` on 1280x720 video at 30 fps in real time."""
     clip = write_clip(folder / "clip.mp4", CLIP_FRAMES)
     model = SaliencyModel("skd-64", None, 1)
     source = PacedSource(LoopedSource(clip, round(seconds * 30)))

@@ -1,4 +1,4 @@
-"""Cost of preprocessing 1280x720 frames, and of the alignment."""
+"""Cost of preprocessing 1280x720 frames, of the resizing, and of the alignment."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import cv2
 import numpy as np
 
 from edge.core.frames import Image
+from edge.preprocessing.area_resize import resize_by_area
 from edge.preprocessing.egomotion import align_frame
 from edge.preprocessing.transform import Alignment, FramePreprocessor, Preprocessing
 from edge.simulation.world import World
 from tests.bench.measurement.row import Benchmark, Contestant, Row, timed
 
 SIDES = (64, 96, 128)
+RESIZED = 256, 144
+"""Width and height of the frames that are aligned."""
+SPEED_UPS = {(1280, 720): 1.3, (1920, 1080): 2.0}
+"""Least speed-up of the resizing over OpenCV's, by the size of the frame."""
 
 
 def benchmarks() -> Sequence[Benchmark]:
-    """Return preprocessing with and without alignment, and the alignment beside its first version."""
+    """Return preprocessing with and without alignment, and its parts beside OpenCV and the first version."""
     rows = [Row("1280x720 to 64x64: latency of preprocessing", "plain", unit="ms", scale=1e3, at_least=False)]
     for side in SIDES:
         label = f"1280x720 to {side}x{side}, aligned: latency of preprocessing"
@@ -29,7 +34,11 @@ def benchmarks() -> Sequence[Benchmark]:
     rows.append(Row("alignment at 256x144: latency", "alignment", unit="ms", scale=1e3, at_least=False))
     label = "alignment at 256x144: speed-up over its first version"
     rows.append(Row(label, "first version", "alignment", bound=1.3))
-    return (Benchmark("1280x720", 15, rows, _open),)
+    resizing = [
+        Row(f"{size[0]}x{size[1]} to 256x144: speed-up over OpenCV", f"OpenCV {size}", f"{size}", bound=bound)
+        for size, bound in SPEED_UPS.items()
+    ]
+    return Benchmark("1280x720", 15, rows, _open), Benchmark("resizing", 8, resizing, _open_resizing)
 
 
 @contextmanager
@@ -59,6 +68,23 @@ def _open(_folder: Path) -> Iterator[Mapping[str, Contestant]]:
                 partial(align_by_ransac, small[0], small[3]), comparable=False, clock=time.process_time
             ),
         }
+    finally:
+        cv2.setNumThreads(threads)
+
+
+@contextmanager
+def _open_resizing(_folder: Path) -> Iterator[Mapping[str, Contestant]]:
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    contestants = {}
+    for size in SPEED_UPS:
+        image = World(2, *size).frame(0).image
+        ours = partial(resize_by_area, image, *RESIZED)
+        opencv = partial(cv2.resize, image, RESIZED, interpolation=cv2.INTER_AREA)
+        contestants[f"{size}"] = timed(ours, clock=time.process_time)
+        contestants[f"OpenCV {size}"] = timed(opencv, comparable=False, clock=time.process_time)
+    try:
+        yield contestants
     finally:
         cv2.setNumThreads(threads)
 
