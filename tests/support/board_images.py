@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import inspect
+import io
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,29 @@ def aerogaze(*words: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "edge.cli.main", *words]
 
 
+def cache_entry(recipe: Iterable[str]) -> Path:
+    """Return the folder of the cache for what a recipe makes. Its name is a hash of the recipe."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aerogaze-boards"
+    folder = cache / hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def make_missing(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a file or a folder of the cache if it is missing; other processes wait meanwhile.
+
+    Args:
+        path: The file or folder.
+        make: Writes it to another path, where an interrupted one may be.
+    """
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            pending = path.with_suffix(".pending")
+            make(pending)
+            pending.rename(path)
+
+
 def cached_images() -> BoardImages:
     """Return the disks; those that are missing are made first: three minutes, and a download of 170 MB.
 
@@ -133,23 +157,39 @@ def cached_images() -> BoardImages:
     Raises:
         RuntimeError: A package index cannot be reached, or a program failed.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aerogaze-boards"
     recipe = [
         *DEBIAN_PACKAGES, str(SIZE_MB), RUN_TOML, SET_UP_SERVICE, NETWORK,
         Path("/etc/os-release").read_text(), (ROOT / "jetson/constraints.txt").read_text(),
-        inspect.getsource(make_debian_image), inspect.getsource(make_flown_image),
+        *(inspect.getsource(make) for make in (install_debian, make_debian_image, make_flown_image)),
     ]  # fmt: skip
-    folder = cache / hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    images = BoardImages(folder)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for image, make in ((images.debian, make_debian_image), (images.flown, make_flown_image)):
-            if not image.exists():
-                pending = image.with_suffix(".pending")
-                make(pending, images)
-                pending.rename(image)
+    images = BoardImages(cache_entry(recipe))
+    make_missing(images.debian, lambda pending: make_debian_image(pending, images))
+    make_missing(images.flown, lambda pending: make_flown_image(pending, images))
     return images
+
+
+def install_debian(root: Path, packages: Iterable[str], *options: str) -> None:
+    """Install Debian's packages into a folder, from where this machine has its own.
+
+    Args:
+        root: The folder. What an interrupted call left there is removed.
+        packages: Names of the packages.
+        *options: Options of mmdebstrap.
+
+    Raises:
+        RuntimeError: The packages cannot be downloaded or installed.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    wanted = ("Created-By: Packages", "Origin: Debian")
+    form = "deb $(REPO_URI) $(CODENAME) $(COMPONENT)"
+    sources = root.with_suffix(".list")
+    sources.write_text(call("apt-get", "indextargets", "--format", form, *wanted))
+    suite = Path("/etc/os-release").read_text().partition("VERSION_CODENAME=")[2].partition("\n")[0]
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT]
+    call(
+        "mmdebstrap", "--quiet", "--mode=root", "--dpkgopt=force-unsafe-io", *excluded, *options,
+        f"--include={','.join(packages)}", suite, root, sources, limit_s=1200,
+    )  # fmt: skip
 
 
 def make_debian_image(image: Path, images: BoardImages) -> None:
@@ -160,18 +200,7 @@ def make_debian_image(image: Path, images: BoardImages) -> None:
         images: Where the SSH key and `known_hosts` are written.
     """
     root = image.with_suffix(".root")
-    shutil.rmtree(root, ignore_errors=True)
-    # The same sources as this machine: they are not named here.
-    wanted = ("Created-By: Packages", "Origin: Debian")
-    form = "deb $(REPO_URI) $(CODENAME) $(COMPONENT)"
-    sources = image.with_suffix(".list")
-    sources.write_text(call("apt-get", "indextargets", "--format", form, *wanted))
-    suite = Path("/etc/os-release").read_text().partition("VERSION_CODENAME=")[2].partition("\n")[0]
-    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT]
-    call(
-        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", *excluded,
-        f"--include={','.join(DEBIAN_PACKAGES)}", suite, root, sources, limit_s=1200,
-    )  # fmt: skip
+    install_debian(root, DEBIAN_PACKAGES, "--variant=minbase")
     for name, text in {
         "hostname": "board\n",
         "hosts": "127.0.0.1 localhost board\n",
@@ -254,21 +283,24 @@ def flash(images: BoardImages, board: Board, bundle: Path, *options: str | Path,
     return done.stdout + done.stderr
 
 
+def replace_code(root: Path) -> Path:
+    """Replace the code of Aerogaze in a root file system by that of this checkout; return its folder."""
+    _, wheel = build_own_wheel()
+    (packages,) = root.glob("opt/aerogaze.runtimes/*/lib/python3*/site-packages")
+    for name in (*OWN_PACKAGES, *(path.name for path in packages.glob("aerogaze-*.dist-info"))):
+        shutil.rmtree(packages / name, ignore_errors=True)
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        archive.extractall(packages)
+    return packages
+
+
 def install_code(image: Path, place: Path) -> None:
     """Replace the code of Aerogaze on the disk of a board by that of this checkout.
 
     A flash would do it, too, but makes the whole runtime again, which takes half a minute.
     """
-    _, wheel = build_own_wheel()
     with mounted(image, place) as root:
-        (packages,) = root.glob("opt/aerogaze.runtimes/*/lib/python3*/site-packages")
-        for name in (*OWN_PACKAGES, *(path.name for path in packages.glob("aerogaze-*.dist-info"))):
-            shutil.rmtree(packages / name, ignore_errors=True)
-        archive = place.with_suffix(".whl")
-        archive.write_bytes(wheel)
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(packages)
-        archive.unlink()
+        packages = replace_code(root)
         units = root / "etc/systemd/system"
         shutil.copyfile(packages / "jetson/aerogaze.service", units / "aerogaze.service")
         (root / "var/lib/aerogaze/config.json").write_text(json.dumps(CONFIG))

@@ -57,14 +57,19 @@ def missing_for_boards() -> str | None:
     """Return why no virtual board can run on this machine; None if one can."""
     if os.getuid() != 0:
         return "only root can start a virtual board"
-    missing = sorted(package for program, package in PROGRAMS.items() if shutil.which(program) is None)
-    if missing:
-        return f"no {', '.join(missing)} here (apt-get install {' '.join(missing)})"
+    if missing := missing_packages(PROGRAMS):
+        return missing
     if not os.path.exists("/dev/loop-control"):
         return "no loop devices here (modprobe loop)"
     supported = Path("/proc/filesystems").read_text().split()
     lacking = [name for name in ("ext4", "btrfs") if name not in supported]
     return f"this kernel has no {', '.join(lacking)}" if lacking else None
+
+
+def missing_packages(programs: Mapping[str, str]) -> str | None:
+    """Return which Debian packages are missing, of programs with their packages; None if none is."""
+    missing = sorted(package for program, package in programs.items() if shutil.which(program) is None)
+    return f"no {', '.join(missing)} here (apt-get install {' '.join(missing)})" if missing else None
 
 
 def call(*words: str | Path, limit_s: float = 120) -> str:
