@@ -25,7 +25,7 @@ OTHER_SUFFIXES = {
 """Suffixes of pictures that are not read. Files with them are named, other files in a folder are not."""
 MAX_IMAGE_BYTES = 1 << 30
 NAMED_FILES = 3
-DAMAGED = "damaged"
+DAMAGED = "damaged or too large"
 FPS = 10.0
 """Frame rate of a folder: images have no time stamps, so the media time is index / FPS."""
 JPEG_MAGIC = b"\xff\xd8"
@@ -219,7 +219,7 @@ def decode_image(
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if mode is None else mode
     try:
         image = cv2.imdecode(data, _REDUCED_FLAGS.get(scale, flags)) if data.size else None
-    except cv2.error:  # such as a header that claims a billion pixels
+    except cv2.error:  # such as a header that claims more pixels than `edge` allows
         return None
     return None if image is None else (image, scale)
 

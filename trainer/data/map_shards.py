@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edge.core.atomic_files import atomic_file
 from edge.core.errors import InputError
+from edge.sources.image_folder import decode_image
 from trainer.data.mapped_arrays import map_arrays
 
 Map = NDArray[np.float32]
@@ -245,10 +246,10 @@ class ShardedMaps:
         position = (start + row) * len(names) + column
         ends = arrays["end"].reshape(-1)
         png = arrays["png"][int(ends[position - 1]) if position else 0 : int(ends[position])]
-        image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
-        if image is None:
+        decoded = decode_image(png, cv2.IMREAD_GRAYSCALE)
+        if decoded is None:
             raise InputError(f"{path} is damaged at {clip}, frame {frame}: remove it and label again")
-        saliency: Map = image.astype(np.float32) * np.float32(arrays["peak"].reshape(-1)[position] / 255)
+        saliency: Map = decoded[0].astype(np.float32) * np.float32(arrays["peak"].reshape(-1)[position] / 255)
         return saliency
 
 

@@ -123,7 +123,8 @@ def test_any_bytes_are_a_document_or_a_value_error(data: bytes) -> None:
     [
         "a=" + "[" * 100_000, "a=" + "{b=" * 50_000, ".".join(["a"] * 5_000) + "=1", "a=" + "9" * 5000,
         "a=0x" + "f" * 5000, "a=" + "[" * 80 + "]" * 80, "a='\0'", "\udcff", "a = " + "1" * (1 << 20),
-        "[a" + ".a" * 5000 + "]",
+        "[a" + ".a" * 5000 + "]", ".".join("a" * 500_000) + "=1", "','.\"\\\".\" . " * 70_000 + "a=1",
+        '"""\\"""' * 100_000, '"""' + "\\" * 99_999, "'''" * 99_999, "'" * 999_999, '"' * 999_999,
     ],
     ids=lambda text: text[:12].encode("ascii", "replace").decode(),
 )  # fmt: skip
@@ -137,6 +138,14 @@ def test_toml_beyond_the_limits_is_one_error(tmp_path: Path, text: str) -> None:
 def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_bytes("a = 1\r\n".encode("utf-8-sig"))
     assert read_toml(tmp_path / "t.toml", "options") == {"a": 1}
+
+
+def test_dots_in_strings_comments_and_lists_are_no_levels(tmp_path: Path) -> None:
+    dots, rates = "a." * 100, [index / 2 for index in range(100)]
+    lines = [f"a.b = '{dots}'  # {dots}", f'c = "{dots}"', f"d = {rates}", f'e = """{dots}"""']
+    (tmp_path / "t.toml").write_text("\n".join(lines))
+    document = read_toml(tmp_path / "t.toml", "options")
+    assert document == {"a": {"b": dots}, "c": dots, "d": rates, "e": dots}
 
 
 def array_bytes(shape: object, descr: object = "|u1", body: bytes = b"", version: int = 1) -> bytes:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -32,8 +36,21 @@ def test_invalid_folder_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"7\.png is 160x90, the first image is 320x180"):
         list(open_source(str(folder)))
     (tmp_path / "none" / "7.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"has no image that can be read.*7\.png \(damaged\)"):
+    with pytest.raises(InputError, match=r"has no image that can be read.*7\.png \(damaged or too large\)"):
         open_source(str(tmp_path / "none"))
+
+
+def test_small_file_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    width, height = 16_400, 16_400
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes((1 + width // 8) * height)))
+    (tmp_path / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    program = f"import edge; edge.open_source({str(tmp_path)!r})"
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "has no image that can be read (1 file left out: 0.png (damaged or too large))" in outcome.stderr
 
 
 @pytest.mark.parametrize("damaged", [0, 7, 11])
@@ -41,7 +58,7 @@ def test_damaged_image_is_left_out_and_named(damaged: int, folder: Path) -> None
     (folder / f"{damaged}.png").write_bytes(b"not a picture")
     source = open_source(str(folder))
     assert [frame.index for frame in source] == [index for index in range(12) if index != damaged]
-    assert find_damage(source) == (f"{folder}: 1 file left out: {damaged}.png (damaged)",)
+    assert find_damage(source) == (f"{folder}: 1 file left out: {damaged}.png (damaged or too large)",)
 
 
 def test_entries_that_are_no_images_are_left_out_and_named(folder: Path) -> None:
