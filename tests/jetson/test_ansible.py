@@ -179,9 +179,13 @@ def test_new_board_gets_a_runtime(
     if not Path("/usr/bin/python3").exists() or detect_platform().split("-")[0] != system_python():
         variables["aerogaze_python"] = sys.executable
     few_wheels = make_stub_wheels(tmp_path / "few")  # Ansible takes a second for each file that it copies
-    dry = play(make_bundle(), "--check", **{**variables, "aerogaze_wheels": str(few_wheels)})
+    beside_playbook = os.path.relpath(few_wheels, ANSIBLE)
+    dry = play(make_bundle(), "--check", **{**variables, "aerogaze_wheels": beside_playbook})
     assert dry.code == 0, dry.output
     assert dry.changed
+    assert len(re.findall(r"^changed: .*item=.*\.whl\)$", dry.output, re.M)) == len(
+        list(few_wheels.glob("*.whl"))
+    )
     assert not runtime.exists()
     # The board has the wheels of the packages, as before an upgrade; one is damaged, and one is not needed.
     there = tmp_path / "drone/arrived/wheels"
