@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.acceptance import engines, papers
-from edge.acceptance.workspace import Outcome, Workspace
+from edge.acceptance.workspace import RELEASE, Outcome, Workspace
 from edge.core.errors import InputError
 from tests.bench.measurement.row import Reading, Readings, print_note
 
@@ -46,7 +46,7 @@ def cuda_graph_rows(workspace: Workspace) -> Iterator[Reading]:
 
 def pipeline_rows(workspace: Workspace) -> Iterator[Reading]:
     """Yield the rate of a run of the shipped student over its engine, with as many frames in flight."""
-    engines.build(workspace, engines.RELEASE, "fp16")
+    engines.build(workspace, RELEASE, "fp16")
     outcome = _print(engines.measure_pipeline(workspace))
     label = "skd-64, fp16: rate of a run over the engine's"
     yield Reading(label, outcome.values["ratio"], "x", engines.PIPELINE_GOAL, spread=SPREAD)
