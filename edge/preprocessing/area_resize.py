@@ -60,7 +60,7 @@ def resize_by_area(image: Image, width: int, height: int) -> Image:
 
 
 def _mean_in_lanes(image: Image, width: int, height: int, parts: int) -> Image:
-    """Return the means by sums of 16 bits, of which a number of 64 bits holds those of a pixel's channels.
+    """Return the means by sums of 16 bits. An integer of 64 bits holds the sums of a pixel's channels.
 
     Args:
         image: The image.
@@ -114,6 +114,7 @@ def _sum_cells(pixels: NDArray[Any], cells: int, dtype: type[np.unsignedinteger[
 
 
 def _mean_from_table(image: Image, width: int, height: int) -> Image:
+    """Return the means as differences of a summed-area table at the edges of the output pixels."""
     rows, columns = image.shape[:2]
     table = cv2.integral(image, sdepth=cv2.CV_32S)  # (H + 1, W + 1, ...): sums above and to the left
     top, below, row_fraction = _cell_edges(rows, height)
