@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernelError
 
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Tensor
@@ -92,9 +93,15 @@ def _open_session(path: Path, threads: int, profile_to: Path | None) -> ort.Infe
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_to)
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except MissingKernelError:
+            # The last optimizations change the layout of tensors. Version 1.31 does so on Arm in fp16, also
+            # for average pooling, for which it then has no kernel.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        reason = str(error).strip().splitlines()[-1]
+        reason = " ".join(str(error).split())
         raise InputError(
             f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}): export it again"
         ) from None

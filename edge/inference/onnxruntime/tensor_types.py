@@ -32,7 +32,7 @@ def infer_tensor_types(path: Path, graph: OnnxGraph, shapes: Mapping[str, Shape]
         try:
             inputs, events = _run_once(path, shapes, str(Path(folder) / "trace"))
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            reason = str(error).strip().splitlines()[-1]
+            reason = " ".join(str(error).split())
             raise InputError(
                 f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}): export it again"
             ) from None

@@ -1,0 +1,41 @@
+"""The runner on ONNX Runtime: what it does where ONNX Runtime cannot run a graph as it wants to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernelError
+
+from edge.core.errors import InputError
+from edge.inference.runner_factory import open_runner
+from edge.release.manifest import load_release
+
+ALL, EXTENDED = (
+    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+)
+
+
+@pytest.mark.parametrize("works", [EXTENDED, None])
+def test_graph_without_a_kernel_runs_in_its_own_layout_or_says_why(
+    works: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/board/test_arm.py meets this in skd-64-motion in fp16."""
+    session, levels = ort.InferenceSession, []
+
+    def open_session(path: Any, options: ort.SessionOptions, **settings: Any) -> ort.InferenceSession:
+        levels.append(options.graph_optimization_level)
+        if levels[-1] != works:
+            raise MissingKernelError("no kernel for AveragePool (\n)\n")
+        return session(path, options, **settings)
+
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    release = load_release("skd-32")
+    if works:
+        open_runner(release, "fp32").close()
+    else:
+        with pytest.raises(InputError, match=r"no kernel for AveragePool \( \)\): export it again"):
+            open_runner(release, "fp32")
+    assert levels == [ALL, EXTENDED]
