@@ -25,7 +25,7 @@ def resize_by_area(image: Image, width: int, height: int) -> Image:
     """Resize an image by area. A side that grows is interpolated.
 
     The way depends on the sizes. All ways give the same means. If a mean lies half-way between two grey
-    levels, they may round it differently; this changes about one pixel in a hundred at most.
+    levels, they may round it differently; this changes up to two pixels in a hundred.
 
     - OpenCV halves images, interpolates, and resizes small images. With floating-point pixels it gives the
       same result in three quarters of the time.
