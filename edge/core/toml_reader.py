@@ -19,8 +19,8 @@ __all__ = ["read_toml", "tomllib"]
 MAX_TOML_BYTES = 1 << 20
 _TOKENS = re.compile(
     r"""
-    "{3} (?: \\. | [^\\] )*? (?: "{3} | \\?\Z )
-    | '{3} .*? (?: '{3} | \Z )
+    "{3} (?: \\. | [^\\] )*? (?: "{3,5} | \\?\Z )
+    | '{3} .*? (?: '{3,5} | \Z )
     | " (?: \\. | [^"\\\n] )* "?
     | ' [^'\n]* '?
     | \# [^\n]*
@@ -28,7 +28,9 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""Strings and comments, of which the last may be open; dots; and what stands between keys."""
+"""Strings and comments, of which the last may be open; dots; and what stands between keys.
+
+A string of several lines may end in two quotes of its own, in front of the three that close it."""
 
 
 def read_toml(path: Path, expected: str) -> dict[str, Any]:

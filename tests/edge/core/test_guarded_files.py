@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edge.core.errors import InputError
 from edge.core.guarded_files import MAX_DEPTH, is_missing, parse_json, read_arrays, read_bytes, read_json
 from edge.core.protobuf_wire import iter_fields
-from edge.core.toml_reader import read_toml
+from edge.core.toml_reader import read_toml, tomllib
 
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 
@@ -135,6 +135,16 @@ def test_toml_beyond_the_limits_is_one_error(tmp_path: Path, text: str) -> None:
     assert one_line(error)
 
 
+@pytest.mark.parametrize("before", ["", "[b]\n", "b = {c = '''d'''', ", 'b = {c = """d\\""""", '])
+def test_key_of_too_many_parts_is_refused_before_the_slow_parser_sees_it(
+    tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("it was parsed"))
+    (tmp_path / "t.toml").write_text(before + ".".join("a" * 65) + " = 1")
+    with pytest.raises(InputError, match="nested deeper than 64 levels"):
+        read_toml(tmp_path / "t.toml", "options")
+
+
 def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_bytes("a = 1\r\n".encode("utf-8-sig"))
     assert read_toml(tmp_path / "t.toml", "options") == {"a": 1}
@@ -143,9 +153,9 @@ def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_dots_in_strings_comments_and_lists_are_no_levels(tmp_path: Path) -> None:
     dots, rates = "a." * 100, [index / 2 for index in range(100)]
     lines = [f"a.b = '{dots}'  # {dots}", f'c = "{dots}"', f"d = {rates}", f'e = """{dots}"""']
-    (tmp_path / "t.toml").write_text("\n".join(lines))
+    (tmp_path / "t.toml").write_text("\n".join([*lines, f"f = ''''{dots}'''''"]))
     document = read_toml(tmp_path / "t.toml", "options")
-    assert document == {"a": {"b": dots}, "c": dots, "d": rates, "e": dots}
+    assert document == {"a": {"b": dots}, "c": dots, "d": rates, "e": dots, "f": f"'{dots}''"}
 
 
 def array_bytes(shape: object, descr: object = "|u1", body: bytes = b"", version: int = 1) -> bytes:
