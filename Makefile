@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCE ?=
 DATA ?= $(AEROGAZE_DATA)
-STUDENTS ?= skd-32 skd-64 skd-64-motion skd-128 stream
+STUDENTS ?= skd-32 skd-64 skd-64-motion skd-96-motion skd-128-motion skd-128 stream
 
 .PHONY: demo test stress lint bench quality docs pictures dist env env-locked ros2-env release clean
 

@@ -33,7 +33,7 @@ from trainer.models.tinyhd import Variant
 CALIBRATION_WINDOWS, EXPORT_WINDOWS = 500, 150
 
 
-SHIPPED = "skd-32", "skd-64", "skd-64-motion", "skd-128", "stream"
+SHIPPED = "skd-32", "skd-64", "skd-64-motion", "skd-96-motion", "skd-128-motion", "skd-128", "stream"
 
 
 def benchmarks() -> Sequence[Readings]:

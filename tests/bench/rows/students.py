@@ -30,7 +30,7 @@ def benchmarks() -> Sequence[AnyBenchmark]:
     releases = [load_release(name) for name in names]
     return (
         *(
-            Benchmark(f"{r.name}, {words}", 8, _rows(r, threads), partial(_open_student, r, threads))
+            Benchmark(f"{r.name}, {words}", 6, _rows(r, threads), partial(_open_student, r, threads))
             for r in releases
             for threads, words in THREADS.items()
         ),

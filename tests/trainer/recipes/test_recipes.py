@@ -42,8 +42,9 @@ def test_shipped_recipe_is_valid(path: Path) -> None:
     assert recipe.settings().head == ("density" if recipe.loss == "mse" else "log_density")
 
 
-def test_motion_students_have_the_same_scenes_and_teachers() -> None:
-    small, large = load_recipe("skd-64-motion"), load_recipe("skd-96-motion")
+@pytest.mark.parametrize("name", ["skd-96-motion", "skd-128-motion"])
+def test_motion_students_have_the_same_scenes_and_teachers(name: str) -> None:
+    small, large = load_recipe("skd-64-motion"), load_recipe(name)
     assert isinstance(small, SkdRecipe)
     assert isinstance(large, SkdRecipe)
     assert (large.world, large.teachers, large.seed) == (small.world, small.teachers, small.seed)
