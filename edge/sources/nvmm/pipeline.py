@@ -38,8 +38,9 @@ _FUNCTIONS = {
     "gst_buffer_unmap": (None, 2),
     "gst_mini_object_unref": (None, 1),
     "gst_object_unref": (None, 1),
+    "g_error_free": (None, 1),
 }
-"""Type of the result, and number of parameters, of the functions of libgstreamer."""
+"""Type of the result, and number of parameters, of the functions of libgstreamer and its GLib."""
 
 
 class _GError(ctypes.Structure):
@@ -141,7 +142,7 @@ class Pipeline:
         if error:  # also if some of the description could be used
             if self._pipeline:
                 self._gst.gst_object_unref(self._pipeline)
-            raise InputError(f"GStreamer: {_text(error)}")
+            raise InputError(f"GStreamer: {self._take_text(error)}")
         self._bus = self._gst.gst_element_get_bus(self._pipeline)
         self._sinks: dict[str, int] = {}
         try:
@@ -173,7 +174,7 @@ class Pipeline:
         error = ctypes.POINTER(_GError)()
         self._gst.gst_message_parse_error(message, ctypes.byref(error), None)
         self._gst.gst_mini_object_unref(message)
-        return _text(error)
+        return self._take_text(error)
 
     def close(self) -> None:
         """Stop the pipeline and free it; a second call does nothing."""
@@ -184,13 +185,13 @@ class Pipeline:
             self._gst.gst_object_unref(each)
         self._pipeline = None
 
-
-def _text(error: Any) -> str:
-    """Return the message of a GError in one line, without addresses, which may hold passwords."""
-    if not error:
-        return ""
-    text = " ".join(error.contents.message.decode(errors="replace").split())
-    return re.sub(r"\w+://\S+", "(address)", text)
+    def _take_text(self, error: Any) -> str:
+        """Free a GError and return its message in one line, without addresses, which may hold passwords."""
+        if not error:
+            return ""
+        text = " ".join(error.contents.message.decode(errors="replace").split())
+        self._gst.g_error_free(error)
+        return re.sub(r"\w+://\S+", "(address)", text)
 
 
 @cache
@@ -198,20 +199,20 @@ def _load() -> _Libraries:
     """Load GStreamer and start it.
 
     Raises:
-        InputError: It is not installed, or does not start.
+        InputError: It is not installed, lacks a function, or does not start.
     """
     try:
         libraries = _Libraries(ctypes.CDLL("libgstreamer-1.0.so.0"), ctypes.CDLL("libgstapp-1.0.so.0"))
-    except OSError as error:
+        for name, (result, parameters) in _FUNCTIONS.items():
+            function = getattr(libraries.gst, name)
+            function.restype, function.argtypes = result, [ctypes.c_void_p] * parameters
+        pull, is_eos = libraries.app.gst_app_sink_try_pull_sample, libraries.app.gst_app_sink_is_eos
+    except (OSError, AttributeError) as error:
         raise InputError(f"GStreamer cannot be loaded ({error})") from None
-    for name, (result, parameters) in _FUNCTIONS.items():
-        function = getattr(libraries.gst, name)
-        function.restype, function.argtypes = result, [ctypes.c_void_p] * parameters
     libraries.gst.gst_element_set_state.argtypes = [ctypes.c_void_p, ctypes.c_int]
     libraries.gst.gst_caps_get_structure.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     libraries.gst.gst_buffer_map.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     libraries.gst.gst_bus_timed_pop_filtered.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
-    pull, is_eos = libraries.app.gst_app_sink_try_pull_sample, libraries.app.gst_app_sink_is_eos
     pull.restype, pull.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_uint64]
     is_eos.restype, is_eos.argtypes = ctypes.c_int, [ctypes.c_void_p]
     if not libraries.gst.gst_init_check(None, None, None):

@@ -181,6 +181,7 @@ class NvmmSource:
         samples = self._pull(seconds)
         if samples is None:
             return None
+        arrival_s = time.monotonic()  # before the copies, so that they count as latency
         if not self._is_open:
             self.fps = samples[FRAMES].fps or FALLBACK_FPS
         if not self._every_frame:
@@ -188,13 +189,16 @@ class NvmmSource:
         size = self.width, self.height
         with samples[FRAMES].mapped() as (address, size_bytes), map_image(address, size_bytes, size) as image:
             device = self._reader.read(*image)
-        capture_s = index / self.fps if self._every_frame else time.monotonic()
+        capture_s = index / self.fps if self._every_frame else arrival_s
         return Frame(index, capture_s, _read_picture(samples[PICTURES]), self._scale, device=device)
 
     def _pull(self, seconds: float) -> dict[str, Sample] | None:
         """Return the next frame and its picture; None at the end of a file.
 
-        The branches of the pipeline may drop different frames: time stamps tell which belong together.
+        The branches of a live pipeline may drop different frames: time stamps tell which belong together.
+
+        Raises:
+            InputError: There is no frame, or time stamps do not tell which frame and picture belong together.
         """
         end_s = time.monotonic() + seconds
         samples: dict[str, Sample] = {}
@@ -209,8 +213,8 @@ class NvmmSource:
             frame_ns, picture_ns = (samples[sink].stamp_ns for sink in (FRAMES, PICTURES))
             if frame_ns == picture_ns and (frame_ns != NO_STAMP or self._every_frame):
                 return samples
-            if NO_STAMP in (frame_ns, picture_ns):
-                raise InputError("frames and pictures have no time stamps that tell which belong together")
+            if self._every_frame or NO_STAMP in (frame_ns, picture_ns):
+                raise InputError("time stamps do not tell which frame and picture belong together")
             del samples[FRAMES if frame_ns < picture_ns else PICTURES]
 
     def _check_end(self, sink: str, seconds: float) -> None:
@@ -219,10 +223,11 @@ class NvmmSource:
         Raises:
             InputError: There is no frame for another reason.
         """
-        error = self._pipeline.find_error()
-        if not error and self._every_frame and self._pipeline.is_at_end(sink):
+        error, is_at_end = self._pipeline.find_error(), self._pipeline.is_at_end(sink)
+        if not error and self._every_frame and is_at_end:
             return
-        reason = f"GStreamer: {error}" if error else f"no frame in {seconds:g} s"
+        silence = "it has ended" if is_at_end else f"no frame in {seconds:g} s"
+        reason = f"GStreamer: {error}" if error else silence
         if self._is_open and not self._every_frame:
             raise _GoneError(f"{self.name} gives no more frames ({reason})")
         raise InputError(reason)

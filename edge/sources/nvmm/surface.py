@@ -6,7 +6,7 @@ Structures and values are those of nvbufsurface.h of JetPack 5 and 6. Not yet se
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -85,7 +85,9 @@ def map_image(address: int, size_bytes: int, frame_size: tuple[int, int]) -> Ite
     if size_bytes < ctypes.sizeof(Surface):
         raise InputError(f"the buffer has {size_bytes} bytes; expected an NvBufSurface (NVMM)")
     surface = Surface.from_address(address)
-    if not surface.buffers or surface.memory_type != SURFACE_ARRAY:
+    if not surface.buffers:
+        raise InputError("the NvBufSurface has no buffer; expected one")
+    if surface.memory_type != SURFACE_ARRAY:
         raise InputError(
             f"the buffer has NvBufSurface's memory type {surface.memory_type}; expected {SURFACE_ARRAY}"
         )
@@ -96,18 +98,24 @@ def map_image(address: int, size_bytes: int, frame_size: tuple[int, int]) -> Ite
     if buffer.color_format not in NV12_FORMATS:
         kind = "full range" if buffer.color_format in FULL_RANGE_FORMATS else "another format"
         raise InputError(f"a frame has {kind} (NvBufSurface {buffer.color_format}); expected NV12, 16 to 235")
-    library = _load()
-    if library.NvBufSurfaceMapEglImage(ctypes.c_void_p(address), 0) or not buffer.egl_image:
+    map_egl_image, unmap_egl_image = _load()
+    if map_egl_image(ctypes.c_void_p(address), 0) or not buffer.egl_image:
         raise InputError("NvBufSurfaceMapEglImage refuses the frame")
     try:
         yield buffer.egl_image, buffer.planes.pitch[:2]
     finally:
-        library.NvBufSurfaceUnMapEglImage(ctypes.c_void_p(address), 0)
+        unmap_egl_image(ctypes.c_void_p(address), 0)
 
 
 @cache
-def _load() -> ctypes.CDLL:
+def _load() -> tuple[Callable[..., int], Callable[..., int]]:
+    """Return the functions of NvBufSurface that make and destroy an EGL image.
+
+    Raises:
+        InputError: The library is not installed, or lacks them.
+    """
     try:
-        return ctypes.CDLL(LIBRARY)
-    except OSError as error:
+        library = ctypes.CDLL(LIBRARY)
+        return library.NvBufSurfaceMapEglImage, library.NvBufSurfaceUnMapEglImage
+    except (OSError, AttributeError) as error:
         raise InputError(f"NvBufSurface cannot be loaded ({error})") from None

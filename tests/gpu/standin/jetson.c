@@ -50,7 +50,8 @@ static void drop(Object *o) {
   if (o->data) { memset(o->data, 0xEE, o->size); free(o->data); }
   o->kind = 0, left--, free(o);
 }
-static Error *error(const char *text) { Error *e = malloc(sizeof *e); *e = (Error){0, 1, strdup(text)}; return e; }
+static Error *error(const char *text) { Error *e = malloc(sizeof *e); *e = (Error){0, 1, strdup(text)}; left++; return e; }
+void g_error_free(Error *e) { free(e->message), free(e), left--; }
 
 int gst_init_check(void *a, void *b, void *c) { return 1; }
 void *gst_parse_launch(const char *text, Error **e) {

@@ -77,12 +77,27 @@ def test_error_of_an_element_is_told_and_ends_the_stream(two_ends: Pipeline) -> 
     pipeline.close()
 
 
+@pytest.fixture
+def load_again() -> Iterator[None]:
+    module._load.cache_clear()
+    yield
+    module._load.cache_clear()
+
+
+@pytest.mark.usefixtures("load_again")
 def test_machine_without_gstreamer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def cdll(name: str) -> ctypes.CDLL:
         raise OSError(f"{name}: cannot open shared object file")
 
-    module._load.cache_clear()
     monkeypatch.setattr(ctypes, "CDLL", cdll)
     with pytest.raises(InputError, match=r"GStreamer cannot be loaded \(libgstreamer-1.0.so.0: cannot open"):
         Pipeline("videotestsrc ! fakesink", ())
-    module._load.cache_clear()
+
+
+@pytest.mark.usefixtures("load_again")
+def test_gstreamer_that_lacks_a_function_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    other_library = ctypes.CDLL(None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: other_library)
+    monkeypatch.setattr(module, "_FUNCTIONS", {"gst_of_the_future": (None, 1)})
+    with pytest.raises(InputError, match=r"GStreamer cannot be loaded \(.*gst_of_the_future"):
+        Pipeline("videotestsrc ! fakesink", ())

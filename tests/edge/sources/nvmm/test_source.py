@@ -63,6 +63,7 @@ class FakePipeline:
 
     ends: dict[str, list[FakeSample]]
     texts: list[str]
+    has_end = True
 
     def __init__(self, text: str, sinks: Sequence[str]) -> None:
         self.texts.append(text)
@@ -72,7 +73,7 @@ class FakePipeline:
         return self.ends[sink].pop(0) if self.ends[sink] else None
 
     def is_at_end(self, sink: str) -> bool:
-        return True
+        return self.has_end
 
     def find_error(self) -> str:
         return ""
@@ -140,10 +141,10 @@ def give(monkeypatch: pytest.MonkeyPatch, cpu: CpuSource) -> Callable[..., Any]:
     return open_source
 
 
-def read_live(source: NvmmSource) -> list[Frame]:
-    """Return the frames until the stream is gone."""
+def read_live(source: NvmmSource, reason: str = "it has ended") -> list[Frame]:
+    """Return the frames until the stream is gone for this reason."""
     frames: list[Frame] = []
-    with pytest.raises(InputError, match=r"rtsp://host/path gives no more frames \(no frame in 1 s\)"):
+    with pytest.raises(InputError, match=rf"rtsp://host/path gives no more frames \({reason}\)"):
         frames.extend(source)
     return frames
 
@@ -177,12 +178,29 @@ def test_live_frames_without_time_stamps_go_by_the_cpu(
 ) -> None:
     with caplog.at_level(logging.WARNING, "aerogaze"):
         assert give([FakeSample(0, NO_STAMP)], [FakeSample(0, NO_STAMP)]) is cpu
-    assert "frames and pictures have no time stamps" in caplog.text
+    assert "time stamps do not tell which frame and picture belong together" in caplog.text
 
 
 def test_frames_of_a_file_without_time_stamps_come_in_order(give: Callable[..., Any]) -> None:
     ends = [[FakeSample(number, NO_STAMP) for number in range(3)] for _ in range(2)]
     assert numbers(list(give(*ends, str(VIDEO)))) == [(0, 0), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(("pictures", "on_the_gpu"), [([0, 2, 3], 1), ([0, 1, 1, 2, 3], 2)])
+def test_cpu_path_goes_on_where_a_branch_of_a_file_lost_or_repeated_a_frame(
+    give: Callable[..., Any], pictures: list[int], on_the_gpu: int
+) -> None:
+    frames = list(give(range(4), pictures, str(VIDEO)))
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    assert [frame.device is not None for frame in frames] == [index < on_the_gpu for index in range(5)]
+
+
+def test_stream_that_stops_without_an_end_is_gone(
+    give: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = give(range(3), range(3))
+    monkeypatch.setattr(FakePipeline, "has_end", False)
+    assert numbers(read_live(source, "no frame in 1 s")) == [(1, 1), (2, 2)]
 
 
 def test_missing_frames_of_a_steady_stream_leave_a_gap_in_the_indices(give: Callable[..., Any]) -> None:
