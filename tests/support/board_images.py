@@ -1,4 +1,6 @@
-"""Disks of virtual boards, made once and kept in $XDG_CACHE_HOME: a bare Debian, and one with a release.
+"""Disks of virtual boards and machines, made once and kept in $XDG_CACHE_HOME.
+
+A bare Debian, one with a release, and one of a machine of a cluster, which is Debian with Slurm.
 
 python -m tests.support.board_images     makes them, and says where they are
 """
@@ -6,6 +8,7 @@ python -m tests.support.board_images     makes them, and says where they are
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import inspect
 import io
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +43,8 @@ from tests.support.virtual_board import (
 ROOT = Path(__file__).parents[2]
 DEBIAN_PACKAGES = ("python3", "openssh-server", "systemd-sysv", "udev", "dbus", "sudo", "libfaketime")
 """Packages of the board: its Python and no more for Aerogaze. libfaketime is there to set its clock."""
+CLUSTER_PACKAGES = (*DEBIAN_PACKAGES, "slurm-wlm", "munge")
+"""Packages of a machine that trains. Its Python and PyTorch are those of this machine, by a mount."""
 SIZE_MB = 2600
 """Size of a board's disk. The image is sparse: what the board does not use takes no space here."""
 LEFT_OUT = ("doc", "man", "locale", "info")
@@ -97,6 +102,14 @@ class BoardImages:
     def flown(self) -> Path:
         """Disk of a board that flies counter 1, as a service, with the code of the time when it was made."""
         return self.folder / "flown.img"
+
+    def make_missing(self, image: Path, make: Callable[[Path, BoardImages], None]) -> None:
+        """Make a disk if it is missing; other processes wait meanwhile.
+
+        Raises:
+            RuntimeError: A package index cannot be reached, or a program failed.
+        """
+        make_missing(image, lambda pending: make(pending, self))
 
     @property
     def identity(self) -> Path:
@@ -158,14 +171,25 @@ def cached_images() -> BoardImages:
         RuntimeError: A package index cannot be reached, or a program failed.
     """
     recipe = [
-        *DEBIAN_PACKAGES, str(SIZE_MB), RUN_TOML, SET_UP_SERVICE, NETWORK,
+        *CLUSTER_PACKAGES, str(SIZE_MB), RUN_TOML, SET_UP_SERVICE, NETWORK,
         Path("/etc/os-release").read_text(), (ROOT / "jetson/constraints.txt").read_text(),
         *(inspect.getsource(make) for make in (install_debian, make_debian_image, make_flown_image)),
     ]  # fmt: skip
     images = BoardImages(cache_entry(recipe))
-    make_missing(images.debian, lambda pending: make_debian_image(pending, images))
-    make_missing(images.flown, lambda pending: make_flown_image(pending, images))
+    images.make_missing(images.debian, make_debian_image)
+    images.make_missing(images.flown, make_flown_image)
     return images
+
+
+def cluster_image(images: BoardImages) -> Path:
+    """Return the disk of a machine of a cluster. If it is missing, it is made first, in two minutes.
+
+    Raises:
+        RuntimeError: A package index cannot be reached, or a program failed.
+    """
+    image = images.folder / "cluster.img"
+    images.make_missing(image, functools.partial(make_debian_image, packages=CLUSTER_PACKAGES))
+    return image
 
 
 def install_debian(root: Path, packages: Iterable[str], *options: str) -> None:
@@ -192,15 +216,16 @@ def install_debian(root: Path, packages: Iterable[str], *options: str) -> None:
     )  # fmt: skip
 
 
-def make_debian_image(image: Path, images: BoardImages) -> None:
+def make_debian_image(image: Path, images: BoardImages, packages: Sequence[str] = DEBIAN_PACKAGES) -> None:
     """Make the disk of a board that has Debian, a user and nothing else. Takes minutes.
 
     Args:
         image: The image to write.
         images: Where the SSH key and `known_hosts` are written.
+        packages: Debian's packages on it.
     """
     root = image.with_suffix(".root")
-    install_debian(root, DEBIAN_PACKAGES, "--variant=minbase")
+    install_debian(root, packages, "--variant=minbase")
     for name, text in {
         "hostname": "board\n",
         "hosts": "127.0.0.1 localhost board\n",
@@ -212,15 +237,16 @@ def make_debian_image(image: Path, images: BoardImages) -> None:
         (root / "etc" / name).write_text(text)
     call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", USER)
     call("chroot", root, "useradd", "--system", "--groups", "video,render,dialout", "aerogaze")
-    images.identity.unlink(missing_ok=True)
-    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", images.identity)
+    if not images.identity.exists():
+        call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", images.identity)
     keys = root / "home" / USER / ".ssh"
     keys.mkdir(mode=0o700)
     shutil.copy(f"{images.identity}.pub", keys / "authorized_keys")
     for path in (keys, keys / "authorized_keys"):
         os.chown(path, 1000, 1000)
     host_key = " ".join((root / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
-    (images.folder / "known_hosts").write_text(f"{NETWORK}.* {host_key}\n")
+    with (images.folder / "known_hosts").open("a") as known_hosts:
+        known_hosts.write(f"{NETWORK}.* {host_key}\n")
     with image.open("wb") as file:
         file.truncate(SIZE_MB << 20)
     call("mke2fs", "-q", "-t", "ext4", "-d", root, "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
