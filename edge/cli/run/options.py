@@ -122,8 +122,7 @@ class RunOptions:
     def min_source_size(self, model: SaliencyModel) -> tuple[int, int] | None:
         """Return the size to which the source may shrink its frames; None for full frames."""
         takes_raw_frames = model.release.raw_frame is not None
-        may_shrink = self.is_live if self.small is None else self.small
-        if not may_shrink or self._is_viewed or takes_raw_frames:
+        if takes_raw_frames or not self._may_shrink:
             return None
         return model.release.preprocessing.min_source_size
 
@@ -134,9 +133,17 @@ class RunOptions:
             return None
         from edge.inference.cuda.egl_images import CudaEglImageReader
 
-        height, width = model.release.preprocessing.resized_shape
-        min_picture = None if self._is_viewed or self.small is False else (width, height)
+        preprocessing = model.release.preprocessing
+        height, width = preprocessing.resized_shape
+        # Viewers and the estimate of the camera's motion use the picture. Else its size does not matter.
+        is_used = self._is_viewed or preprocessing.alignment is not None
+        min_picture = (width, height) if self._may_shrink or not is_used else None
         return DeviceRequest(CudaEglImageReader(raw.width, raw.height), min_picture)
+
+    @property
+    def _may_shrink(self) -> bool:
+        """Whether the source may shrink its frames."""
+        return not self._is_viewed and (self.is_live if self.small is None else self.small)
 
     @property
     def _is_viewed(self) -> bool:
