@@ -31,8 +31,6 @@ from edge.inference.onnxruntime.layers import read_events
 
 WARMUP_RUNS = 2
 """Runs of each graph before the measurement."""
-PROFILED_RUNS = 3
-"""Runs of each graph after these that its layers are timed in."""
 MIN_BLOCKS, MAX_BLOCKS = 3, 100
 MIN_PROCESS_TIME_S = 0.25
 """A measurement may end after `MIN_BLOCKS` blocks when it has used this much CPU time of the process.
@@ -98,23 +96,35 @@ class MeasuredLatency:
 
     def __call__(self, candidate: onnx.ModelProto) -> tuple[float, float]:
         """Return the latency of the candidate and of the float graph, ms; see `time_alternating`."""
-        return time_alternating(self._open(candidate), self._open(self.model))
+        return time_alternating(self._open(candidate), self._open(self.model), self._clock)
 
     def confirm(self, candidate: onnx.ModelProto) -> ConfirmedLatency:
         """Time one candidate again with newly opened sessions; see `confirm_gain`."""
-        return confirm_gain(lambda: (self._open(candidate), self._open(self.model)))
+        return confirm_gain(lambda: (self._open(candidate), self._open(self.model)), self._clock)
 
     def layer_gains(self, candidate: onnx.ModelProto) -> dict[str, float]:
-        """Return the time that each node saves in the candidate, by the profiles of both graphs."""
-        return layer_gains(self._profile(self.model), self._profile(candidate))
+        """Return the time that each node saves in the candidate, by the profiles of both graphs.
 
-    def _profile(self, model: onnx.ModelProto) -> list[LayerTime]:
+        The graphs take turns, and the shortest time of each node counts: other processes only lengthen it.
+        """
         with tempfile.TemporaryDirectory() as folder:
-            session = open_session(model, self.threads, profile_to=Path(folder) / "layers")
-            feed = self.feeder(session, self.window)
-            for _ in range(WARMUP_RUNS + PROFILED_RUNS):
-                session.run(None, feed)
-            return read_events(json.loads(Path(session.end_profiling()).read_text()), WARMUP_RUNS)
+            sessions = [
+                open_session(model, self.threads, profile_to=Path(folder) / name)
+                for name, model in (("float", self.model), ("int8", candidate))
+            ]
+            feeds = [self.feeder(session, self.window) for session in sessions]
+            end, runs = time.process_time() + MIN_PROCESS_TIME_S, 0
+            while runs < WARMUP_RUNS + MIN_BLOCKS or (time.process_time() < end and runs < MAX_BLOCKS):
+                for session, feed in zip(sessions, feeds, strict=True):
+                    session.run(None, feed)
+                runs += 1
+            events = [json.loads(Path(session.end_profiling()).read_text()) for session in sessions]
+        return layer_gains(*(read_events(graph_events, WARMUP_RUNS, min) for graph_events in events))
+
+    @property
+    def _clock(self) -> Callable[[], float]:
+        """The clock of a run. One thread's processor time does not depend on other processes."""
+        return time.thread_time if self.threads == 1 else time.perf_counter
 
     def _open(self, model: onnx.ModelProto) -> InferenceCall:
         session = open_session(model, self.threads)

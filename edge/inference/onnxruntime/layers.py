@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,15 @@ _RUNTIME_AFFIX = re.compile(r"_kernel_time$|_token_\d+|_nchwc|_nhwc|_quant$|^Ins
 """Prefixes and suffixes that the runtime adds to the names of nodes that it fuses or moves."""
 
 
-def read_events(events: Sequence[dict[str, Any]], warm: int) -> list[LayerTime]:
+def read_events(
+    events: Sequence[dict[str, Any]], warm: int, summarize: Callable[[Sequence[float]], float] = np.median
+) -> list[LayerTime]:
     """Return the layers in execution order.
 
     Args:
         events: The profile; only events of category Node are used.
         warm: Number of runs of each layer to leave out at the start.
+        summarize: Returns the time of a layer from those of its other runs.
     """
     times: dict[str, list[float]] = {}
     first_events: dict[str, dict[str, Any]] = {}
@@ -44,7 +47,7 @@ def read_events(events: Sequence[dict[str, Any]], warm: int) -> list[LayerTime]:
     layers = []
     for name, event in first_events.items():
         op = str(event["args"].get("op_name", ""))
-        ms = float(np.median(times[name][min(warm, len(times[name]) - 1) :]))
+        ms = float(summarize(times[name][min(warm, len(times[name]) - 1) :]))
         layers.append(
             LayerTime(
                 name,
