@@ -64,13 +64,17 @@ def _open_bags(folder: Path) -> Iterator[Mapping[str, Contestant]]:
         assert sum(1 for _ in source) == BAG_FRAMES
         source.close()
 
-    cv2.setNumThreads(1)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # as `aerogaze run` does
     contestants = {"decode": timed(decode, work=BAG_FRAMES, clock=process_time)}
     for storage in STORAGES.values():
         name = f"{storage}.bag" if storage == "ros1" else storage
         bag = write_bag(folder / name, storage, {"/camera": pictures})
         contestants[storage] = timed(lambda bag=bag: read(bag), work=BAG_FRAMES, clock=process_time)  # type: ignore[misc]
-    yield contestants
+    try:
+        yield contestants
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def read_ros2(_folder: Path) -> Iterator[Reading]:
