@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from tests.conftest import Outcome
+from tests.support.made_once import MadeOnce
 from tests.support.ports import free_tcp_port
 from tests.support.training import (
     SHORT_SKD,
@@ -318,35 +319,7 @@ def test_interrupt_after_the_last_step_ends_the_training(tmp_path: Path) -> None
 
 
 TWO_PROCESSES = """
-    import sys, torch
-    from pathlib import Path
-    from tests.trainer.training.test_loop import TABLE, Line, Points
-    from tests.support.training import short_skd_recipe
-    from trainer.training.distributed import process_group
-    from trainer.training.loop import TrainingRun, fit
-    if __name__ == "__main__":
-        line = Line(TABLE)
-        fit("line", line, Points(), short_skd_recipe(), TABLE, TrainingRun(Path(sys.argv[1]), 10))
-        torch.save(line.layer.state_dict(), f"{sys.argv[1]}/rank-{process_group().rank}.pt")
-"""
-
-
-@pytest.mark.first
-def test_two_processes_train_the_weights_that_one_trains(tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(TWO_PROCESSES))
-    outcome = run_torchrun(script, tmp_path)
-    assert outcome.returncode == 0, outcome.stderr[-3000:]
-    single = Line(TABLE)
-    fit("line", single, Points(), short_skd_recipe(), TABLE)
-    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for key, value in single.layer.state_dict().items():
-        assert torch.equal(ranks[0][key], ranks[1][key])
-        torch.testing.assert_close(ranks[0][key], value, atol=1e-5, rtol=1e-5)
-
-
-FAULTY_PROCESSES = """
-    import os, sys
+    import os, sys, torch
     from pathlib import Path
     from edge.core.errors import InputError
     from tests.trainer.training.test_loop import TABLE, Line, Points
@@ -355,6 +328,9 @@ FAULTY_PROCESSES = """
     from trainer.training.loop import TrainingRun, fit
     if __name__ == "__main__":
         folder, rank = Path(sys.argv[1]), process_group().rank
+        line = Line(TABLE)
+        fit("line", line, Points(), short_skd_recipe(), TABLE, TrainingRun(folder / "run", 10))
+        torch.save(line.layer.state_dict(), folder / f"rank-{rank}.pt")
 
         def leave(progress):
             if rank == 1:
@@ -369,18 +345,19 @@ FAULTY_PROCESSES = """
 """
 
 
-@pytest.mark.first
-def test_processes_without_a_shared_folder_and_a_lost_process_are_reported(tmp_path: Path) -> None:
+def run_two_processes(folder: Path) -> None:
+    """Train in two processes: together, then from folders of which one has a checkpoint, then one ends."""
+
     def kill(progress: TrainingProgress) -> None:
         if progress.step == 7:
             raise KilledError
 
-    run = TrainingRun(tmp_path / "run-0", 5, kill)
+    run = TrainingRun(folder / "run-0", 5, kill)
     with pytest.raises(KilledError):
         fit("line", Line(TABLE), Points(), short_skd_recipe(), TABLE, run)
-    script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(FAULTY_PROCESSES))
-    # Not by torchrun: it would end the other process, too.
+    script = folder / "two.py"
+    script.write_text(textwrap.dedent(TWO_PROCESSES))
+    # Not by torchrun: it ends the other process, too.
     launch = {
         "TORCHELASTIC_RUN_ID": "x",
         "MASTER_ADDR": "127.0.0.1",
@@ -394,15 +371,38 @@ def test_processes_without_a_shared_folder_and_a_lost_process_are_reported(tmp_p
     with contextlib.ExitStack() as stack:
         for rank in ("0", "1"):
             variables = {**os.environ, **launch, "RANK": rank, "LOCAL_RANK": rank}
-            process = stack.enter_context(subprocess.Popen([sys.executable, script, tmp_path], env=variables))
+            process = stack.enter_context(subprocess.Popen([sys.executable, script, folder], env=variables))
             stack.callback(process.kill)
             processes.append(process)
         assert [process.wait(300) for process in processes] == [0, 0]
-    for index, step in enumerate((5, 0)):
-        message = (tmp_path / f"start-{index}").read_text()
+
+
+@pytest.fixture(scope="module")
+def two_processes(made_once: MadeOnce) -> Path:
+    """Folder with what `run_two_processes` leaves."""
+    return made_once("two-processes", run_two_processes)
+
+
+@pytest.mark.first
+def test_two_processes_train_the_weights_that_one_trains(two_processes: Path) -> None:
+    single = Line(TABLE)
+    fit("line", single, Points(), short_skd_recipe(), TABLE)
+    ranks = [torch.load(two_processes / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for key, value in single.layer.state_dict().items():
+        assert torch.equal(ranks[0][key], ranks[1][key])
+        torch.testing.assert_close(ranks[0][key], value, atol=1e-5, rtol=1e-5)
+
+
+def test_processes_that_do_not_share_the_folder_of_the_run_say_so(two_processes: Path) -> None:
+    for rank, step in enumerate((5, 0)):
+        message = (two_processes / f"start-{rank}").read_text()
         assert message.startswith("the processes do not share the run's folder: the first one is at step 5")
         assert f"this one at step {step} of line; name a folder with --run" in message
-    assert "the connection to another process of this training was lost" in (tmp_path / "lost-0").read_text()
+
+
+def test_process_that_lost_another_one_says_so(two_processes: Path) -> None:
+    message = (two_processes / "lost-0").read_text()
+    assert message.startswith("the connection to another process of this training was lost")
 
 
 @pytest.mark.first
