@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,20 @@ def test_stream_that_stops_without_an_end_is_gone(
     source = give(range(3), range(3))
     monkeypatch.setattr(FakePipeline, "has_end", False)
     assert numbers(read_live(source, "no frame in 1 s")) == [(1, 1), (2, 2)]
+
+
+def test_capture_time_is_before_the_copies(give: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    read = FakeReader.read
+
+    def copy(reader: FakeReader, egl_image: int, pitches: Sequence[int]) -> DeviceFrame:
+        clock.now += 1
+        return read(reader, egl_image, pitches)
+
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(FakeReader, "read", copy)
+    # The first frame, which is left out, was copied from 100 to 101.
+    assert [frame.capture_s for frame in read_live(give(range(3), range(3)))] == [101, 102]
 
 
 def test_missing_frames_of_a_steady_stream_leave_a_gap_in_the_indices(give: Callable[..., Any]) -> None:
