@@ -205,7 +205,8 @@ def test_stream_that_stops_without_an_end_is_gone(
 
 
 def test_capture_time_is_before_the_copies(give: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
     read = FakeReader.read
 
     def copy(reader: FakeReader, egl_image: int, pitches: Sequence[int]) -> DeviceFrame:
