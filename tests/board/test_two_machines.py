@@ -65,7 +65,7 @@ class Cluster:
 
     def start(self, number: int, *words: str) -> Future[str]:
         """Start a command on a machine as root, in the shared folder. The result is what it prints."""
-        # OpenMP's threads would wait for each other in turns: there are more of them than cores.
+        # The machines share the cores, so a thread that waits must not keep one busy.
         script = f"cd /shared; exec env OMP_WAIT_POLICY=passive {' '.join(words)} 2>&1"
         return self.threads.submit(self.machines[number].script, script, LIMIT_S)
 
@@ -89,10 +89,10 @@ class Cluster:
         """
         folder = self.shared / run / "network"
         assert wait_until(lambda: training.done() or (folder / "last.ckpt").exists(), LIMIT_S)
+        assert not training.done(), training.result()
         self.machines[1].pull_cable()
         self.machines[1].pull_plug()
-        assert not training.done()
-        assert not (folder / "done.pt").exists()
+        assert not (folder / "done.pt").exists(), "the cut came before the end"
 
     def restore_power(self) -> None:
         """Start the second machine again."""
