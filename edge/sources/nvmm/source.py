@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from edge.core.errors import HangError, InputError
-from edge.core.frames import DeviceRequest, Frame, Image, Source
+from edge.core.frames import DeviceRequest, Frame, Image, Source, find_damage
 from edge.core.locks import LOG
 from edge.sources.gstreamer import (
     EVERY_FRAME_SINK,
@@ -161,6 +161,11 @@ class NvmmSource:
         else:
             return
         yield from self._read_on_cpu(index)
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What the CPU path could not read; GStreamer tells only of errors, after which it takes over."""
+        return () if self._cpu_source is None else find_damage(self._cpu_source)
 
     def close(self) -> None:
         """Stop the pipeline, and close the source of the CPU path if there is one."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge.core.errors import HangError, InputError
-from edge.core.frames import DeviceFrame, DeviceRequest, Frame
+from edge.core.frames import DeviceFrame, DeviceRequest, Frame, find_damage
 from edge.sources.gstreamer import EVERY_FRAME_SINK, NEWEST_FRAME_SINK
 from edge.sources.nvmm import source as module
 from edge.sources.nvmm.pipeline import NO_STAMP
@@ -99,6 +99,7 @@ class CpuSource:
 
     name, width, height, fps = "cpu", 1280, 720, 20.0
     length: int | None = None
+    damage = ("frame 4 is damaged",)
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -230,12 +231,14 @@ def test_cpu_path_goes_on_where_a_file_could_not_be_taken_on_the_gpu(
     give: Callable[..., Any], cpu: CpuSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = give([0, 1, 13], [0, 1, 13], str(VIDEO))
+    assert find_damage(source) == ()
     with caplog.at_level(logging.WARNING, "aerogaze"):
         frames = [(frame.index, frame.device is not None) for frame in source]
     assert frames == [(0, True), (1, True), (2, False), (3, False), (4, False)]
     assert [record.getMessage() for record in caplog.records] == [
         f"frames of {VIDEO} pass through the CPU's memory: the frame brings bad luck"
     ]
+    assert find_damage(source) == cpu.damage
     source.close()
     assert cpu.is_closed
 
