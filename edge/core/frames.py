@@ -122,18 +122,20 @@ class EglImageReader(Protocol):
         """
 
 
-@dataclass(frozen=True)
+@dataclass
 class DeviceRequest:
-    """What a source that can decode into the GPU's memory is asked for.
+    """What a source that can decode into the GPU's memory is asked for, each time that it is opened.
 
     Attributes:
         reader: Copies the frames.
         min_picture: Width and height that suffice for the picture that the CPU gets of each frame; None for
             the full size.
+        is_refused: A camera or a stream gave a frame that could not be taken: ask for none any more.
     """
 
     reader: EglImageReader
     min_picture: tuple[int, int] | None
+    is_refused: bool = False
 
 
 class Source(Protocol):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -60,6 +59,8 @@ def open_nvmm(
     Raises:
         InputError: The CPU path fails, too.
     """
+    if request.is_refused:
+        return open_on_cpu()
     try:
         source = open_with_timeout(
             2 * OPEN_TIMEOUT_S,
@@ -99,13 +100,15 @@ def nvmm_pipeline(name: str, picture: tuple[int, int], sink: str) -> str:
 
 
 class _GoneError(InputError):
-    """A camera or a stream gives no more frames: opening it again may help, the CPU path does not."""
+    """A camera or a stream gives no more frames: it is lost, and not only to the GPU."""
 
 
 class NvmmSource:
     """Frames in the GPU's memory, each with a small picture.
 
-    After a frame that cannot be taken on the GPU, the frames that follow come from the CPU path.
+    After a frame that cannot be taken on the GPU, the other frames of a file come from the CPU path. A camera
+    or a stream ends with an error, and gives frames in the CPU's memory when it is opened again: opening may
+    take longer than a live run waits for a frame.
 
     Args:
         name: Path, address or camera, as for `open_nvmm`.
@@ -122,7 +125,7 @@ class NvmmSource:
     def __init__(
         self, name: str, request: DeviceRequest, every_frame: bool, open_on_cpu: Callable[[], Source]
     ) -> None:
-        self.name, self._reader, self._every_frame = public_name(name), request.reader, every_frame
+        self.name, self._request, self._every_frame = public_name(name), request, every_frame
         self._open_on_cpu = open_on_cpu
         self._cpu_source: Source | None = None
         self._is_open = False
@@ -160,6 +163,9 @@ class NvmmSource:
             _log_cpu_path(self.name, error)
         else:
             return
+        if not self._every_frame:
+            self._request.is_refused = True
+            raise InputError(f"{self.name} is opened again, with frames in the CPU's memory")
         yield from self._read_on_cpu(index)
 
     @property
@@ -193,7 +199,7 @@ class NvmmSource:
             index += self._gaps.count_missing(samples[FRAMES].stamp_ns / 1e9)
         size = self.width, self.height
         with samples[FRAMES].mapped() as (address, size_bytes), map_image(address, size_bytes, size) as image:
-            device = self._reader.read(*image)
+            device = self._request.reader.read(*image)
         capture_s = index / self.fps if self._every_frame else arrival_s
         return Frame(index, capture_s, _read_picture(samples[PICTURES]), self._scale, device=device)
 
@@ -238,14 +244,12 @@ class NvmmSource:
         raise InputError(reason)
 
     def _read_on_cpu(self, index: int) -> Iterator[Frame]:
-        """Yield the frames from an index on by the CPU path."""
+        """Yield the frames of a file from an index on by the CPU path."""
         self._pipeline.close()
         self._cpu_source = source = self._open_on_cpu()
         source.fps = self.fps
         for frame in source:
-            if not self._every_frame:
-                yield replace(frame, index=index + frame.index)
-            elif frame.index >= index:
+            if frame.index >= index:
                 yield frame
 
 

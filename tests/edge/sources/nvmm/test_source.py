@@ -127,7 +127,10 @@ def give(monkeypatch: pytest.MonkeyPatch, cpu: CpuSource) -> Callable[..., Any]:
         yield ctypes.c_ubyte.from_address(address).value, [0, 0]
 
     def open_source(
-        frames: Sequence[int | FakeSample], pictures: Sequence[int | FakeSample], name: str = STREAM
+        frames: Sequence[int | FakeSample],
+        pictures: Sequence[int | FakeSample],
+        name: str = STREAM,
+        request: DeviceRequest | None = None,
     ) -> Any:
         ends = {"frames": frames, "pictures": pictures}
         FakePipeline.ends = {
@@ -135,7 +138,7 @@ def give(monkeypatch: pytest.MonkeyPatch, cpu: CpuSource) -> Callable[..., Any]:
             for sink, end in ends.items()
         }
         FakePipeline.texts = []
-        request = DeviceRequest(FakeReader(), (256, 144))
+        request = request or DeviceRequest(FakeReader(), (256, 144))
         return open_nvmm(name, request, name != STREAM, lambda: cpu)
 
     monkeypatch.setattr(module, "map_image", map_image)
@@ -243,10 +246,23 @@ def test_cpu_path_goes_on_where_a_file_could_not_be_taken_on_the_gpu(
     assert cpu.is_closed
 
 
-def test_cpu_path_of_a_stream_continues_the_indices(give: Callable[..., Any]) -> None:
-    frames = list(give([0, 1, 2, 13], [0, 1, 2, 13]))
-    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4, 5, 6]
-    assert [frame.device is not None for frame in frames] == [True, True] + 5 * [False]
+def test_stream_whose_frame_could_not_be_taken_on_the_gpu_is_opened_again_on_the_cpu(
+    give: Callable[..., Any], cpu: CpuSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = DeviceRequest(FakeReader(), (256, 144))
+    source = give([0, 1, 2, 13], [0, 1, 2, 13], request=request)
+    frames: list[Frame] = []
+    with pytest.raises(InputError, match="is opened again, with frames in the CPU's memory"):
+        frames.extend(source)
+    assert numbers(frames) == [(1, 1), (2, 2)]
+    assert "pass through the CPU's memory: the frame brings bad luck" in caplog.text
+    assert give(range(3), range(3), request=request) is cpu
+
+
+def test_stream_that_was_lost_is_opened_again_on_the_gpu(give: Callable[..., Any]) -> None:
+    request = DeviceRequest(FakeReader(), (256, 144))
+    read_live(give(range(3), range(3), request=request))
+    assert numbers(read_live(give(range(3), range(3), request=request))) == [(1, 1), (2, 2)]
 
 
 def test_first_frame_that_cannot_be_taken_opens_the_cpu_path(
