@@ -17,7 +17,7 @@ from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.pipeline.run import RunHooks, run_pipeline
 from edge.pipeline.supervisor import MAX_HANGING_SESSIONS, LiveSettings
 from edge.postprocessing.result import Result
-from edge.sources.opencv_capture import CaptureSource, open_with_timeout
+from edge.sources.opencv_capture import open_with_timeout
 from tests.support.live_doubles import (
     HANG_LIMIT_S,
     INCOMPLETE,
@@ -256,11 +256,11 @@ def test_run_ends_when_opening_hangs_repeatedly(status: Status) -> None:
         hang.wait(HANG_LIMIT_S)
         return ScriptedCamera([])
 
-    def open_source() -> CaptureSource:
+    def open_source() -> ScriptedCamera:
         opened.append(1)
         if len(opened) > 2 * MAX_HANGING_SESSIONS:
             stop.set()
-        return open_with_timeout(0.05, open_late, "the camera gives no frame")  # type: ignore[arg-type]
+        return open_with_timeout(0.05, open_late, "the camera gives no frame")
 
     settings = LiveSettings(open_source, None, min_backoff_s=0.01, max_backoff_s=0.02)
     with pytest.raises(CheckError, match=r"the camera gives no frame \(no frame in 0.05 s\), 5 times"):
