@@ -1,4 +1,4 @@
-"""Sizes to which a source may shrink the frames that the CPU gets."""
+"""Options of `aerogaze run` for one camera: to which size the source may shrink what the CPU gets."""
 
 from __future__ import annotations
 
