@@ -260,7 +260,7 @@ class _AssignmentSearch:
                     self.measure(faster)
                 if sum(gain for gain in saved.values() if gain > 0) < self.settings.min_gain:
                     return
-                patience = -(-patience // 3)  # the start is good: with TinyHD-S, none of 20 was faster
+                patience = -(-patience // 3)  # with TinyHD-S, 14 proposals led from a gain of 2 % to 6 %
         else:
             units = self._rank_units()
             for rank in (self._loss_per_work, self._unit_losses.__getitem__, lambda unit: -self._work(unit)):
