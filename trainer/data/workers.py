@@ -9,6 +9,9 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from threading import Thread
 
+NO_TRACKER_WARNING = "ignore:resource_tracker:UserWarning"
+"""Filter of the warning about semaphores of an interrupted run, which the process that warns removes."""
+
 
 def worker_context() -> BaseContext:
     """Return the context that starts workers from a fork server instead of as copies of this process.
@@ -16,6 +19,10 @@ def worker_context() -> BaseContext:
     A copied OpenCV waits forever for threads that were not copied. The fork server imports what workers need
     once for all stages.
     """
+    # The process that removes what a run leaves behind inherits this.
+    filters = os.environ.get("PYTHONWARNINGS", "")
+    if NO_TRACKER_WARNING not in filters:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (filters, NO_TRACKER_WARNING)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trainer.data.synthetic_pairs"])
     return context
