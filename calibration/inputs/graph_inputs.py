@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import RecurrentState
-from edge.inference.onnxruntime.runner import STOP_SPINNING
+from edge.inference.onnxruntime.session import STOP_SPINNING, create_session, describe_error
 from edge.release.release import StateSpec
 
 Window = NDArray[np.uint8]
@@ -147,10 +147,9 @@ def open_session(
     if disable_qdq_fusion:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return create_session(model.SerializeToString(), options)
     except Exception as error:  # the exceptions of onnxruntime share no base class
-        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"ONNX Runtime {ort.__version__} cannot run the graph ({reason}); "
+            f"ONNX Runtime {ort.__version__} cannot run the graph ({describe_error(error)}); "
             "expected a graph that it supports: export it with standard operators"
         ) from None

@@ -20,6 +20,7 @@ from calibration.inputs.graph_repair import repair_graph
 from calibration.inputs.image_format import Colour, Layout
 from calibration.quantization.free_names import FreeNames
 from edge.core.errors import InputError
+from edge.inference.onnxruntime.session import create_session, describe_error
 from edge.preprocessing.transform import Preprocessing
 
 DEFAULT_SCALE, DEFAULT_OFFSET = (1 / 255,), (0.0,)
@@ -436,12 +437,11 @@ def simplify(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         file = Path(folder) / "model.onnx"
         options.optimized_model_filepath = str(file)
         try:
-            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            create_session(model.SerializeToString(), options)
             simplified = onnx.load(file)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = str(error).strip().splitlines()[-1]
             raise InputError(
-                f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); "
+                f"ONNX Runtime {ort.__version__} cannot run {path} ({describe_error(error)}); "
                 "expected a graph that it supports: export it again"
             ) from None
     used_domains = {node.domain for node in simplified.graph.node}

@@ -24,6 +24,7 @@ from edge.core.errors import InputError
 from edge.core.frames import Image
 from edge.hardware.gpu import find_gpu_problem
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
+from edge.inference.onnxruntime.session import create_session, describe_error
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.release.release import Form, Release, StateSpec
@@ -162,11 +163,11 @@ def _open_runner(operand: GraphOperand, model: onnx.ModelProto) -> BaseRunner:
         model = emulate_fp16(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = create_session(model.SerializeToString(), options)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"ONNX Runtime {ort.__version__} cannot run {operand.model} ({reason}): export it again"
+            f"ONNX Runtime {ort.__version__} cannot run {operand.model} ({describe_error(error)}): "
+            "export it again"
         ) from None
     return OnnxrtRunner(session, name=operand.text)
 

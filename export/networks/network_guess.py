@@ -18,6 +18,7 @@ from onnx import TensorProto, ValueInfoProto
 from calibration.inputs.graph_repair import widen_float16
 from calibration.inputs.onnx_import import data_inputs, name_type
 from edge.core.errors import InputError
+from edge.inference.onnxruntime.session import create_session, describe_error
 from edge.release.release import StateSpec
 from export.graphs.graph_end import last_nodes
 from export.graphs.onnx_export import SALIENCY
@@ -384,10 +385,9 @@ def _output_shape(
     try:
         (value,) = session.run([output], feed)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"{path} does not run on frames of {source.width}x{source.height} ({reason}): give the size that "
-            "it was made for with --size"
+            f"{path} does not run on frames of {source.width}x{source.height} ({describe_error(error)}): "
+            "give the size that it was made for with --size"
         ) from None
     return tuple(value.shape)
 
@@ -405,12 +405,11 @@ def open_network(path: Path, model: onnx.ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return create_session(model.SerializeToString(), options)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); expected a graph that it "
-            "supports: export it again"
+            f"ONNX Runtime {ort.__version__} cannot run {path} ({describe_error(error)}); expected a graph "
+            "that it supports: export it again"
         ) from None
 
 

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from calibration.search.latency_model import convolution_mmacs
-from edge.inference.onnxruntime.runner import STOP_SPINNING
+from edge.inference.onnxruntime.session import STOP_SPINNING
 from tests.bench.measurement.row import Contestant, timed
 
 CHANNELS, SIDE, KERNEL = 128, 56, 3

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernelError
 
 from edge.core.errors import InputError
 from edge.core.frames import GraphInput, Tensor
@@ -19,11 +18,9 @@ from edge.inference.interface.layer_times import LayerTime
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.interface.runner import GraphSignature
 from edge.inference.onnxruntime.layers import read_events
+from edge.inference.onnxruntime.session import STOP_SPINNING, create_session, describe_error
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-STOP_SPINNING = "session.force_spinning_stop", "1"
-"""Session option: threads stop spinning when a run ends. By default they spin for milliseconds longer, which
-slows down the rest of the pipeline and other sessions, and drains the battery."""
 
 
 class OnnxRunner:
@@ -93,17 +90,10 @@ def _open_session(path: Path, threads: int, profile_to: Path | None) -> ort.Infe
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_to)
     try:
-        try:
-            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except MissingKernelError:
-            # The last optimizations change the layout of tensors. Version 1.31 does so on Arm in fp16, also
-            # for average pooling, for which it then has no kernel.
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return create_session(path, options)
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}): export it again"
+            f"ONNX Runtime {ort.__version__} cannot run {path} ({describe_error(error)}): export it again"
         ) from None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.core.errors import InputError
+from edge.inference.onnxruntime.session import create_session, describe_error
 from edge.release.onnx_graph import OnnxGraph, Shape, TensorType
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -32,9 +33,8 @@ def infer_tensor_types(path: Path, graph: OnnxGraph, shapes: Mapping[str, Shape]
         try:
             inputs, events = _run_once(path, shapes, str(Path(folder) / "trace"))
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            reason = " ".join(str(error).split())
             raise InputError(
-                f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}): export it again"
+                f"ONNX Runtime {ort.__version__} cannot run {path} ({describe_error(error)}): export it again"
             ) from None
     types = dict(inputs)
     by_name = {
@@ -69,7 +69,7 @@ def _run_once(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling = True
     options.profile_file_prefix = trace
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = create_session(path, options)
     types, feed = {}, {}
     for tensor in session.get_inputs():
         shape = shapes.get(tensor.name) or tuple(d if isinstance(d, int) else 1 for d in tensor.shape)

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.core.protobuf_wire import encode_field
-from edge.inference.onnxruntime.runner import STOP_SPINNING
+from edge.inference.onnxruntime.session import STOP_SPINNING
 
 CHANNELS, SIDE = 128, 32
 """Input and output channels, and height and width, of the 3 x 3 convolution.

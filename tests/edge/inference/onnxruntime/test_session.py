@@ -1,4 +1,4 @@
-"""The runner on ONNX Runtime: what it does where ONNX Runtime cannot run a graph as it wants to."""
+"""Opening of graphs: what happens where ONNX Runtime has no kernel for a graph that it optimized."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingKernelError
 
 from edge.core.errors import InputError
+from edge.inference.onnxruntime.session import create_session
 from edge.inference.runner_factory import open_runner
 from edge.release.manifest import load_release
 
@@ -39,3 +40,20 @@ def test_graph_without_a_kernel_runs_in_its_own_layout_or_says_why(
         with pytest.raises(InputError, match=r"no kernel for AveragePool \( \)\): export it again"):
             open_runner(release, "fp32")
     assert levels == [ALL, EXTENDED]
+
+
+def test_graph_that_was_to_stay_as_written_is_not_opened_with_optimizations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    levels = []
+
+    def open_session(path: Any, options: ort.SessionOptions, **settings: Any) -> ort.InferenceSession:
+        levels.append(options.graph_optimization_level)
+        raise MissingKernelError("no kernel")
+
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with pytest.raises(MissingKernelError):
+        create_session(b"", options)
+    assert levels == [ort.GraphOptimizationLevel.ORT_DISABLE_ALL]
