@@ -123,10 +123,11 @@ class AccuracyEvaluator:
         `MAX_SUBSET_MMACS`.
         """
         count = _subset_size(model, feeder, windows, max_windows)
-        return cls(model, feeder, np.stack(sample_evenly(windows, count)))
+        chosen = windows if count >= len(windows) else np.stack(sample_evenly(windows, count))
+        return cls(model, feeder, chosen)
 
     def subset(self, model: onnx.ModelProto, max_windows: int) -> AccuracyEvaluator:
-        """Return an evaluator on a subset of this one's windows, as `on_subset`, with the maps known here."""
+        """Return an evaluator on a subset of these windows, as `on_subset` does; no map is computed again."""
         count = _subset_size(model, self.feeder, self.windows, max_windows)
         if count >= len(self.windows):
             return self

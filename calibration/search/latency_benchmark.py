@@ -4,9 +4,9 @@ The candidate and the float graph run in blocks of four: float, candidate, candi
 block the other way round. Each block yields the ratio of both times, in which the load of the machine and
 effects of the order cancel out. The result is the median ratio over many blocks.
 
-A graph that ships must also win every one of `ROUNDS` such measurements, each with newly opened sessions; the
-first one that is lost ends them.
-A graph that is no faster wins all of them once in 2 ** `ROUNDS` times (sign test), whatever the noise.
+A graph that ships must also win every one of `ROUNDS` such measurements, each with newly opened sessions. The
+first one that is lost ends them. A graph that is no faster wins all of them once in 2 ** `ROUNDS` times
+(sign test), whatever the noise.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def time_alternating(
     Args:
         candidate: The call to be compared.
         reference: The call that it is compared with.
-        clock: Wall clock, seconds.
+        clock: Clock of the calls, seconds.
         process_clock: CPU time of the process, seconds.
 
     Returns:
@@ -197,7 +197,7 @@ def confirm_gain(
 
     Args:
         open_pair: Opens new sessions and returns the calls of candidate and reference.
-        clock: Wall clock, seconds.
+        clock: Clock of the calls, seconds.
     """
     ratios, reference_times = list[float](), list[float]()
     while len(ratios) < ROUNDS and max(ratios, default=0.0) < 1:
