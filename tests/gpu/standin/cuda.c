@@ -3,9 +3,10 @@
  * It is strict: it checks the type of every handle, that memory is known and large enough, and that the thread
  * has a context. Work runs at once, except during a capture, when it is stored in the graph. sta_left() returns
  * the number of objects that were not freed, sta_retained() how often the context is retained. The function that
- * the environment variable STANDIN_FAILS names is out of memory.
+ * the environment variable STANDIN_FAILS names is out of memory. As with the driver, any thread may call it.
  */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,13 +21,17 @@ typedef struct Work { int kind; void *to, *from; size_t size; void (*call)(void 
 typedef struct Thing { int kind; Work *first, **last; int capturing; struct timespec at; int recorded, timed; } Thing;
 typedef struct Block { char *at; size_t size; int host; struct Block *next; } Block;
 
-static int initialised, left, retained;
+static int initialised;
+static _Atomic int left, retained;
 static Thing context = {CONTEXT};
 static __thread Thing *stack[16];
 static __thread int depth;
 static __thread Thing *capturing; /* stream that this thread captures; capturing == 2: capture invalidated */
 static Block *blocks;
 static size_t taken;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for the blocks */
+static void unlock(int *held) { pthread_mutex_unlock(&lock); }
+#define LOCKED __attribute__((cleanup(unlock))) int held = pthread_mutex_lock(&lock)
 static const size_t TOTAL = 1ull << 32;
 
 #define NEEDS_CONTEXT if (!initialised) return NOT_INITIALISED; if (!depth || !stack[depth - 1]) return NO_CONTEXT
@@ -39,6 +44,7 @@ static int fails(const char *function) {
 static Thing *make(int kind) { Thing *t = calloc(1, sizeof *t); t->kind = kind; t->last = &t->first; left++; return t; }
 static R drop(Thing *t, int kind) { IS(t, kind); t->kind = 0; left--; return OK; } /* not freed, so that a later use is detected */
 static int known(void *p, size_t size) {
+  LOCKED;
   for (Block *b = blocks; b; b = b->next)
     if ((char *)p >= b->at && (char *)p + size <= b->at + b->size) return 1 + b->host;
   return 0;
@@ -48,6 +54,7 @@ static R take(void **p, size_t size, int host) {
   if (capturing) { capturing->capturing = 2; return CAPTURE; }
   if (!size) return INVALID;
   if (fails(host ? "cuMemHostAlloc" : "cuMemAlloc")) return MEMORY;
+  LOCKED;
   if (taken + size > TOTAL || size > TOTAL) return MEMORY;
   Block *b = malloc(sizeof *b);
   *b = (Block){aligned_alloc(256, (size + 255) / 256 * 256), size, host, blocks};
@@ -57,6 +64,7 @@ static R take(void **p, size_t size, int host) {
 }
 static R give(void *p, int host) {
   NEEDS_CONTEXT;
+  LOCKED;
   for (Block **b = &blocks; *b; b = &(*b)->next)
     if ((*b)->at == p && (*b)->host == host) {
       Block *gone = *b; *b = gone->next; taken -= gone->size; left--; free(gone->at); free(gone); return OK;

@@ -32,7 +32,7 @@ typedef struct {
 } Object;
 enum { PIPELINE = 0x51, BUS, SINK, SAMPLE, MESSAGE };
 
-static int left, maps;
+static _Atomic int left, maps; /* several threads take and give back */
 static FILE *video;
 static int32_t header[5];
 
