@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -148,32 +149,30 @@ def measure_memory(command: list[str]) -> tuple[int, float, float]:
     """Run a command, and measure its memory every 0.1 s.
 
     Returns:
-        Exit code, duration in seconds, and the highest resident memory of it and its children in MB. Shared
-        libraries count in each process: an upper bound.
+        Exit code, duration in seconds, and the highest memory of it and its children in MB. What they
+        share, such as libraries, counts once.
     """
     started, peak_mb = time.monotonic(), 0.0
     with open(os.devnull, "w") as null:
         process = subprocess.Popen(command, stdout=null, stderr=null)
         while process.poll() is None:
-            peak_mb = max(peak_mb, _resident_mb(process.pid))
+            peak_mb = max(peak_mb, _memory_mb(process.pid))
             time.sleep(0.1)
     return process.returncode, time.monotonic() - started, peak_mb
 
 
-def _resident_mb(pid: int) -> float:
-    """Return the resident memory of a process and its children."""
+def _memory_mb(pid: int) -> float:
+    """Return the memory of a process and its children; what n of them share counts a n-th in each."""
     children: dict[int, list[int]] = {}
-    pages: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError, IndexError):  # the process has ended
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            pages[int(folder.name)] = int((folder / "statm").read_text().split()[1])
-        except (OSError, IndexError):  # the process has ended
-            continue
-        children.setdefault(parent, []).append(int(folder.name))
-    todo, total = [pid], 0
+            children.setdefault(parent, []).append(int(folder.name))
+    todo, total_kib = [pid], 0
     while todo:
         process = todo.pop()
-        total += pages.get(process, 0)
         todo += children.get(process, [])
-    return total * os.sysconf("SC_PAGE_SIZE") / 1e6
+        with suppress(OSError):
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total_kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total_kib * 1024 / 1e6

@@ -84,7 +84,7 @@ def test_fleet_with_some_faults_reports_each_outcome(
     assert len(faults) == fault_count
     code, _, peak_mb = fleets.measure_memory(fleets.aerogaze_command(*arguments))
     assert code == 1
-    assert peak_mb < 500
+    assert peak_mb < 400
     rows = read_report_rows(tmp_path / "report.json")
     assert {name for name, row in rows.items() if row["outcome"] == "failed"} == set(faults)
     for name, row in rows.items():
