@@ -88,6 +88,10 @@ def _summary_document(summary: RunSummary, camera: OpenCamera) -> dict[str, Any]
 
 def _print_text(summary: RunSummary, camera: OpenCamera, prefix: str) -> None:
     """Print the summary as text."""
+    if not summary.frames:
+        reason = f": {camera.error}" if camera.error else ""
+        print(f"{prefix}no frames in {summary.seconds:.2f} s{reason}")
+        return
     run_info, is_live = camera.run_info, camera.options.is_live
     latency_start = "capture" if is_live else "decoded frame"
     print(

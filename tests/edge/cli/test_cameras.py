@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,28 @@ def test_camera_that_is_missing_at_the_start_joins_when_it_is_there(
     cameras = json.loads(outcome.out)["cameras"]
     assert (cameras["day"]["faults"], cameras["thermal"]["faults"]) == ({}, {"source": 1})
     assert len(read_peaks(tmp_path / "thermal.jsonl")) == cameras["thermal"]["frames"] > 0
+
+
+def test_summary_names_a_camera_that_never_came(
+    command: Run, video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = OpenCamera.run
+
+    def stop_after(camera: OpenCamera, stop: threading.Event, hooks: RunHooks) -> RunSummary:
+        try:
+            return run(camera, stop, hooks)
+        finally:
+            if camera.name == "day":
+                stop.set()
+
+    monkeypatch.setattr(OpenCamera, "run", stop_after)
+    outputs = ("--jsonl", tmp_path / "{camera}.jsonl")
+    outcome = command("run", f"day={video}", "thermal=/dev/video77", *outputs)
+    assert outcome.code == 0, outcome.err
+    assert "day: 12 frames" in outcome.out
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("thermal: ")]
+    assert re.fullmatch(r"thermal: no frames in [0-9.]+ s: no camera /dev/video77; .*", line)
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["day.jsonl"]
 
 
 def test_run_without_any_of_its_cameras_is_refused(command: Run, tmp_path: Path) -> None:
