@@ -164,7 +164,7 @@ class SyntheticWindows(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         cv2.setNumThreads(1)
         rng, shape = np.random.default_rng([self._stream, index]), self._shape
-        shot = self._pool.draw(rng, self._world.twins, clip=True)
+        shot = self._pool.draw(rng, self._world.twins, clip=True, empty=self._world.empty)
         variation = Variation.draw(shot, rng) if self._world.augment else Variation.none(shot)
         ticks = shot.index.ticks
         last = int(rng.integers(min(CLIP_FRAMES, shape.frames, len(ticks)) - 1, len(ticks)))

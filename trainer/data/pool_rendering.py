@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from trainer.data.scene_pool import (
     TICKS_PER_S,
     PoolSettings,
     ScenePool,
+    ShardName,
     ShotIndex,
     is_intact,
     pack_shard,
@@ -92,30 +93,33 @@ def open_pool(
     scenes: int,
     folder: Path | None = None,
     on_progress: Callable[[PoolProgress], None] = ignore_progress,
+    empty_scenes: int = 0,
 ) -> ScenePool:
     """Open a pool; scenes that are missing or damaged are rendered first.
 
     Args:
         settings: Settings of the pool.
-        scenes: Least number of scenes; whole shards are rendered.
+        scenes: Least number of scenes with targets; whole shards are rendered.
         folder: Folder of the pool; None takes the one in the cache, which is made for each setting.
         on_progress: Function that is called before the first shard and after each.
+        empty_scenes: Least number of scenes without targets.
 
     Raises:
         InputError: The folder holds a pool of other settings, cannot be written, or the disk is too full.
     """
     folder = folder or default_folder(settings)
-    shards = range(-(-scenes // SCENES_PER_SHARD))
+    shards, empty_shards = (range(-(-count // SCENES_PER_SHARD)) for count in (scenes, empty_scenes))
+    wanted = [ShardName(number) for number in shards] + [ShardName(number, True) for number in empty_shards]
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with hold_folder(folder, "renders scenes"):
         _write_or_check_settings(folder, settings)
-        missing = [number for number in shards if not is_intact(shard_path(folder, number))]
+        missing = [shard for shard in wanted if not is_intact(shard_path(folder, *shard))]
         if missing:
             _check_simulation(folder, settings)
-            _check_disk(folder, settings, len(missing), scenes)
+            _check_disk(folder, settings, len(missing), scenes + empty_scenes)
             _render_shards(folder, settings, missing, on_progress)
-    return ScenePool(folder, shards)
+    return ScenePool(folder, shards, empty_shards)
 
 
 def shard_bytes(settings: PoolSettings) -> int:
@@ -182,8 +186,9 @@ def _check_simulation(folder: Path, settings: PoolSettings) -> None:
 
 
 def _check_disk(folder: Path, settings: PoolSettings, shards: int, scenes: int) -> None:
-    for leftover in folder.glob(".shard-*"):  # of a killed process: this one holds the lock
-        leftover.unlink()
+    for pattern in (".shard-*", ".empty-*"):  # of a killed process: this one holds the lock
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
     needed, free = shards * shard_bytes(settings) * DISK_RESERVE, shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -196,11 +201,11 @@ def _check_disk(folder: Path, settings: PoolSettings, shards: int, scenes: int) 
 def _render_shards(
     folder: Path,
     settings: PoolSettings,
-    numbers: Sequence[int],
+    missing: Sequence[ShardName],
     on_progress: Callable[[PoolProgress], None],
 ) -> None:
-    processes = min(detect_machine().cores, len(numbers))
-    scenes, total_bytes = len(numbers) * SCENES_PER_SHARD, len(numbers) * shard_bytes(settings)
+    processes = min(detect_machine().cores, len(missing))
+    scenes, total_bytes = len(missing) * SCENES_PER_SHARD, len(missing) * shard_bytes(settings)
     expected_s = (scenes * SCENE_S + total_bytes / RENDERED_BYTES_PER_S) / processes
 
     def report(shards: int) -> None:
@@ -210,7 +215,7 @@ def _render_shards(
 
     report(0)
     shards = DataLoader(
-        _MissingShards(folder, settings, numbers),
+        _MissingShards(folder, settings, missing),
         batch_size=None,
         num_workers=processes if processes > 1 else 0,
         multiprocessing_context=worker_context() if processes > 1 else None,
@@ -226,29 +231,31 @@ def _render_shards(
 class _MissingShards(Dataset[str]):
     """Shards that are rendered on access."""
 
-    def __init__(self, folder: Path, settings: PoolSettings, numbers: Sequence[int]) -> None:
-        self._folder, self._settings, self._numbers = folder, settings, numbers
+    def __init__(self, folder: Path, settings: PoolSettings, missing: Sequence[ShardName]) -> None:
+        self._folder, self._settings, self._missing = folder, settings, missing
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._missing)
 
     def __getitem__(self, index: int) -> str:
         """Render a shard; return what went wrong, since an exception of a worker is no single line."""
         try:
-            render_shard(self._folder, self._settings, self._numbers[index])
+            render_shard(self._folder, self._settings, self._missing[index])
         except InputError as error:
             return str(error)
         return ""
 
 
-def render_shard(folder: Path, settings: PoolSettings, number: int) -> None:
+def render_shard(folder: Path, settings: PoolSettings, shard: ShardName) -> None:
     """Render the scenes of a shard and write it at once."""
     cv2.setNumThreads(1)
-    first = number * SCENES_PER_SHARD
+    first = shard.number * SCENES_PER_SHARD
     shots = [
-        shot for scene in range(first, first + SCENES_PER_SHARD) for shot in _render_scene(settings, scene)
+        shot
+        for scene in range(first, first + SCENES_PER_SHARD)
+        for shot in _render_scene(settings, scene, shard.is_empty)
     ]
-    path = shard_path(folder, number)
+    path = shard_path(folder, *shard)
     with atomic_file(path) as pending, translate_write_errors(path):
         np.savez(pending, **pack_shard(shots))  # type: ignore[arg-type]
 
@@ -265,22 +272,40 @@ def _has_twins(number: int) -> bool:
     return number // 3 % 3 == 0
 
 
-def _render_scene(settings: PoolSettings, number: int) -> list[RenderedShot]:
-    """Render a scene: of three, one has a clip and two have short shots; a third of each has twins."""
+def _render_scene(settings: PoolSettings, number: int, is_empty: bool) -> list[RenderedShot]:
+    """Render a scene: of three, one has a clip and two have short shots; a third of each has twins.
+
+    Half of the empty scenes are those with targets, without these; in the others nothing looks like one.
+    """
     seed, twins = FIRST_TRAINING_SCENE + settings.seed * SCENES_PER_SEED + number, _has_twins(number)
     rng = np.random.default_rng([settings.seed, number])
-    world = World(seed, settings.width, settings.height, TICKS_PER_S, twins=twins, kind=settings.kind)
+    bare = is_empty and number % 2 == 1
+    world = World(
+        seed, settings.width, settings.height, TICKS_PER_S, twins=twins, kind=settings.kind, empty=bare
+    )
     length = TWIN_SCENE_TICKS if twins else SCENE_TICKS
+
+    def render_shot(ticks: Sequence[int], labelled: Sequence[int]) -> RenderedShot:
+        shown = without_targets(world, ticks) if is_empty else world
+        return _render_shot(shown, seed, twins and not is_empty, ticks, labelled)
+
     if _has_clip(number):
         step = round(TICKS_PER_S / settings.clip_fps)
         first = int(rng.integers(length))
         ticks = range(first, first + step * settings.clip_frames, step)
-        return [_render_shot(world, seed, twins, ticks, range(len(ticks)))]
+        return [render_shot(ticks, range(len(ticks)))]
     shots = []
     for last in rng.integers(LONG_LAGS_TICKS[1], length, SHOTS_PER_SCENE).tolist():
         lags = (rng.integers(low, high, endpoint=True) for low, high in (LONG_LAGS_TICKS, SHORT_LAGS_TICKS))
-        shots.append(_render_shot(world, seed, twins, [*(last - int(lag) for lag in lags), last], (1, 2)))
+        shots.append(render_shot([*(last - int(lag) for lag in lags), last], (1, 2)))
     return shots
+
+
+def without_targets(world: World, indices: Iterable[int]) -> World:
+    """Return a scene without the targets that are visible in some frames; what only looks like one stays."""
+    for target_id in sorted({target.target_id for index in indices for target in world.targets(index)}):
+        world = world.without_target(target_id)
+    return world
 
 
 def _render_shot(

@@ -3,8 +3,9 @@
 A pool is a folder with `pool.json`, its settings (`PoolSettings`), and `shard-000000.npz` and so on, each
 with `SCENES_PER_SHARD` scenes. Shards are in NumPy's format, uncompressed, with the CRC-32 of each array. A
 scene has one or several *shots*: a few frames close to each other in time. Frames are counted in *ticks* of
-1/60 s from the start of the scene. Densities are not stored, but the targets that they are computed from. A
-shard has:
+1/60 s from the start of the scene. Densities are not stored, but the targets that they are computed from.
+Scenes without targets are in shards of their own, `empty-000000.npz` and so on, so that a pool can get them
+later. A shard has:
 
 - `index`: JSON as bytes with `format` and `shots` (`ShotIndex`), shot after shot as in the other arrays;
 - `frames` (N, H, W, 3): uint8, BGR;
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +127,7 @@ class Shot:
         height: Height of the frames in pixels.
         shard: Number of the shard.
         first_label: Number of labelled frames that precede those of this shot in the shard.
+        is_empty: The scene has no targets.
         fps: Ticks per second.
     """
 
@@ -134,6 +136,7 @@ class Shot:
     _target_lists: tuple[NDArray[np.uint8], ...]
     shard: int = 0
     first_label: int = 0
+    is_empty: bool = False
     fps: float = TICKS_PER_S
 
     @property
@@ -159,59 +162,77 @@ class ScenePool:
     Args:
         folder: Folder of the pool.
         shards: Numbers of the shards to draw from.
+        empty_shards: Numbers of the shards with scenes without targets.
 
     Raises:
         InputError: A shard is missing or damaged.
 
     Attributes:
         settings: Settings of the pool.
-        shards: Numbers of the shards.
+        shards: Numbers of the shards with targets.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[int]) -> None:
+    def __init__(self, folder: Path, shards: Sequence[int], empty_shards: Sequence[int] = ()) -> None:
         self.settings, self.shards = read_settings(folder), shards
-        self._folder = folder
+        self._folder, self._empty_shards = folder, empty_shards
 
-    def draw(self, rng: np.random.Generator, twins: float, clip: bool = False) -> Shot:
+    def draw(self, rng: np.random.Generator, twins: float, clip: bool = False, empty: float = 0.0) -> Shot:
         """Return a random shot of a random scene.
 
         Args:
             rng: Random numbers.
-            twins: Share of draws that come from scenes with twins.
+            twins: Share of draws with targets that come from scenes with twins.
             clip: Whether to draw clips only.
+            empty: Share of draws that come from scenes without targets.
         """
-        scenes = self._scenes[bool(rng.random() < twins), clip]
+        # Without a share no number is drawn, so that recipes without one keep their samples.
+        is_empty = bool(empty and rng.random() < empty)
+        has_twins = not is_empty and bool(rng.random() < twins)
+        scenes = self._scenes[is_empty, has_twins, clip]
         shots = scenes[int(rng.integers(len(scenes)))]
         shard, position = shots[int(rng.integers(len(shots)))]
-        return _open_shot(shard_path(self._folder, shard), shard, position)
+        return _open_shot(self._folder, shard, position, is_empty)
 
     def shots(self, shard: int) -> Iterator[Shot]:
         """Yield all shots of a shard in their order."""
-        path = shard_path(self._folder, shard)
-        for position in range(len(read_index(path))):
-            yield _open_shot(path, shard, position)
+        for position in range(len(read_index(shard_path(self._folder, shard)))):
+            yield _open_shot(self._folder, shard, position)
 
     def split(self, shards: int) -> tuple[ScenePool, ScenePool]:
         """Return the first shards as a pool, and the others; both are the same if there are no others."""
         first, others = self.shards[:shards], self.shards[shards:]
-        return ScenePool(self._folder, first), ScenePool(self._folder, others or first)
+        empty = self._empty_shards
+        return ScenePool(self._folder, first, empty), ScenePool(self._folder, others or first, empty)
 
     @cached_property
-    def _scenes(self) -> dict[tuple[bool, bool], list[list[tuple[int, int]]]]:
-        """Return shard and position of each scene's shots, by whether it has twins, and only clips count."""
-        scenes: dict[tuple[bool, bool], dict[int, list[tuple[int, int]]]] = {}
-        for shard in self.shards:
-            for position, shot in enumerate(read_index(shard_path(self._folder, shard))):
+    def _scenes(self) -> dict[tuple[bool, bool, bool], list[list[tuple[int, int]]]]:
+        """Return shard and position of each scene's shots.
+
+        The key says whether the scene is without targets, whether it has twins, and whether only clips count.
+        """
+        scenes: dict[tuple[bool, bool, bool], dict[int, list[tuple[int, int]]]] = {}
+        shards = [(number, False) for number in self.shards] + [
+            (number, True) for number in self._empty_shards
+        ]
+        for shard, is_empty in shards:
+            for position, shot in enumerate(read_index(shard_path(self._folder, shard, is_empty))):
                 is_clip = len(shot.labelled) == len(shot.ticks)  # a short shot has frames without a density
                 for clip in {False, is_clip}:
-                    by_scene = scenes.setdefault((shot.twins, clip), {})
+                    by_scene = scenes.setdefault((is_empty, shot.twins, clip), {})
                     by_scene.setdefault(shot.scene, []).append((shard, position))
         return {kind: list(by_scene.values()) for kind, by_scene in scenes.items()}
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    """Return the path of a shard."""
-    return folder / f"shard-{number:06d}.npz"
+class ShardName(NamedTuple):
+    """Number of a shard, and whether its scenes are without targets."""
+
+    number: int
+    is_empty: bool = False
+
+
+def shard_path(folder: Path, number: int, is_empty: bool = False) -> Path:
+    """Return the path of a shard, of scenes with targets or without any."""
+    return folder / f"{'empty' if is_empty else 'shard'}-{number:06d}.npz"
 
 
 def read_settings(folder: Path) -> PoolSettings:
@@ -313,7 +334,8 @@ def _starts(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[n
     )
 
 
-def _open_shot(path: Path, shard: int, position: int) -> Shot:
+def _open_shot(folder: Path, shard: int, position: int, is_empty: bool = False) -> Shot:
+    path = shard_path(folder, shard, is_empty)
     arrays, index = map_arrays(path), read_index(path)[position]
     frames, lists, labels = _starts(path)
     ends = arrays["target_ends"]
@@ -322,4 +344,4 @@ def _open_shot(path: Path, shard: int, position: int) -> Shot:
         for at in range(lists[position], lists[position + 1])
     )
     images = arrays["frames"][frames[position] : frames[position + 1]]
-    return Shot(index, images, target_lists, shard, int(labels[position]))
+    return Shot(index, images, target_lists, shard, int(labels[position]), is_empty)

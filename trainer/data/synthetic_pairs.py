@@ -88,7 +88,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self._stream, index])
-        shot = self._pool.draw(rng, self._world.twins)
+        shot = self._pool.draw(rng, self._world.twins, empty=self._world.empty)
         earlier, later = self._draw_positions(shot, rng)
         variation = Variation.draw(shot, rng) if self._world.augment else Variation.none(shot)
         before, after = variation.images([earlier, later])
@@ -101,7 +101,10 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         sample = {"frame": size(frame)[0], "other": size(other)[0], "density": density[None]}
         if self._teachers:
             sample |= {"large_frame": self._teacher(frame)[0], "large_other": self._teacher(other)[0]}
-        if self._labels is not None:
+        if self._labels is not None and shot.is_empty:
+            # The teachers never saw a scene without targets.
+            sample |= {f"soft_{teacher}": density[None] / density.max() for teacher in get_args(TeacherKind)}
+        elif self._labels is not None:
             maps = variation.crop(self._labels.maps(shot, position))
             for teacher, saliency in zip(get_args(TeacherKind), maps, strict=True):
                 sample[f"soft_{teacher}"] = resize_map(saliency, size.width, size.height)[None]

@@ -14,6 +14,7 @@ import numpy as np
 from edge.core.frames import Image
 from edge.simulation.world import World
 from edge.sources.pixel_range import configured_range
+from trainer.data.pool_rendering import without_targets
 from trainer.datasets.clips import Box, DatasetClip, LabelledFrame
 from trainer.datasets.tracked_boxes import read as read_boxes
 from trainer.evaluation.protocol import EmptyView, Protocol
@@ -117,10 +118,8 @@ def made_clips(first_seed: int, count: int, targets: bool) -> Iterator[QualityCl
     """
     for seed in range(first_seed, first_seed + count):
         world = World(seed, WIDTH, HEIGHT, FPS)
-        visible = {target.target_id for index in range(FRAMES) for target in world.targets(index)}
         if not targets:
-            for target_id in sorted(visible):
-                world = world.without_target(target_id)
+            world = without_targets(world, range(FRAMES))
         name = f"{'made' if targets else 'made empty'} {seed}"
         yield QualityClip(
             name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -56,6 +57,8 @@ class WorldTable(Table):
     """Scenes of the pool. None: one for each `samples_per_scene` samples, at most `MAX_SCENES`."""
     twins: Share = 0.0
     """Share of samples from scenes with two identical targets of which one moves."""
+    empty: Share = 0.0
+    """Share of samples from scenes without targets, where a map should be wide."""
     kind: str = ""
     """Kind of the scenes, such as "varied", which has many more distractors; "" for plain scenes."""
     augment: bool = True
@@ -77,6 +80,10 @@ class WorldTable(Table):
     def count_scenes(self, samples: int) -> int:
         """Return the number of scenes for a training that draws `samples` samples."""
         return self.scenes or max(1, min(MAX_SCENES, samples // self.samples_per_scene))
+
+    def count_empty_scenes(self, samples: int) -> int:
+        """Return the number of scenes without targets for a training that draws `samples` samples."""
+        return math.ceil(self.empty * self.count_scenes(samples))
 
 
 class ClipWorldTable(WorldTable):

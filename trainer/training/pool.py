@@ -45,7 +45,8 @@ def open_scenes(
     folder = run.pool or default_folder(settings)
     if run.folder is not None:
         _check_scenes(run.folder, folder)
-    pool = open_pool(settings, world.count_scenes(recipe.samples), run.pool, run.on_pool)
+    scenes, empty_scenes = world.count_scenes(recipe.samples), world.count_empty_scenes(recipe.samples)
+    pool = open_pool(settings, scenes, run.pool, run.on_pool, empty_scenes)
     if run.folder is not None and process_group().rank == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(run.folder / SCENES_FILE) as pending:

@@ -116,6 +116,42 @@ def test_pool_grows_by_whole_shards_and_keeps_those_that_are_there(pool_copy: Pa
     assert len(seen) == 2, "nothing was missing"
 
 
+def test_empty_scenes_are_added_to_a_pool_and_have_no_targets(pool_copy: Path) -> None:
+    before = shard_path(pool_copy, 0).stat().st_mtime_ns
+    with_targets = ScenePool(pool_copy, [0])
+    (pool_copy / ".empty-000000.abc.npz").write_bytes(b"half")  # of a killed process
+    pool = open_pool(SMALL_POOL, 1, pool_copy, empty_scenes=1)
+    assert sorted(path.name for path in pool_copy.iterdir()) == [
+        "empty-000000.npz",
+        "pool.json",
+        "shard-000000.npz",
+    ]
+    assert shard_path(pool_copy, 0).stat().st_mtime_ns == before
+    rng = np.random.default_rng(0)
+    differences = []
+    for clip in (False, True):
+        for _ in range(20):
+            shot = pool.draw(rng, 0.5, clip, empty=1)
+            assert shot.is_empty
+            assert not any(shot.targets(tick) for tick in shot.index.target_ticks)
+            same = next(
+                other
+                for other in with_targets.shots(0)
+                if (other.index.scene, other.index.ticks) == (shot.index.scene, shot.index.ticks)
+            )
+            differences.append(float((same.frames != shot.frames).mean()))
+    # Half of the scenes are the same without their targets, the others are different ones.
+    assert 0.3 < np.mean(np.array(differences) > 0.5) < 0.7
+    shares = [pool.draw(rng, 0.5, empty=0.25).is_empty for _ in range(400)]
+    assert 0.15 < np.mean(shares) < 0.35
+
+
+def test_draws_with_targets_are_the_same_in_a_pool_with_empty_scenes(pool_copy: Path) -> None:
+    pools = ScenePool(pool_copy, [0]), open_pool(SMALL_POOL, 1, pool_copy, empty_scenes=1)
+    first, second = ([pool.draw(np.random.default_rng(i), 0.5).index for i in range(20)] for pool in pools)
+    assert first == second
+
+
 def test_damaged_shard_is_rendered_again_with_the_same_bytes(pool_copy: Path) -> None:
     path = shard_path(pool_copy, 0)
     whole = path.read_bytes()

@@ -87,6 +87,18 @@ def test_only_missing_shards_are_labelled_and_give_the_same_maps(pool: ScenePool
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_soft_labels_of_an_empty_scene_are_its_wide_density(labels: SoftLabels, tmp_path: Path) -> None:
+    settings = PoolSettings(3, WIDTH, HEIGHT, 16, 10.0, simulation_digest())
+    pool = open_pool(settings, 1, tmp_path, empty_scenes=1)
+    samples = SyntheticPairs(pool, WorldTable(width=WIDTH, height=HEIGHT, empty=1), STUDENT, 1, labels=labels)
+    for index in range(4):
+        sample = samples[index]
+        wide = sample["density"] / sample["density"].max()
+        assert wide.mean() > 0.25, "no cell stands out"
+        torch.testing.assert_close(sample["soft_spatial"], wide)
+        torch.testing.assert_close(sample["soft_temporal"], wide)
+
+
 def test_sample_has_the_crop_of_its_frames_label(
     pool: ScenePool, labels: SoftLabels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
