@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
+RETAINED_BLOCK_BYTES = 30 << 20
+"""glibc's limit for the size of a block that raises its thresholds is 32 MB."""
+
 
 @dataclass(frozen=True)
 class HostMachine:
@@ -58,3 +63,15 @@ def detect_machine() -> HostMachine:
         cores=cores,
         system=platform.platform(),
     )
+
+
+@cache
+def retain_freed_memory() -> None:
+    """Let the C library keep up to 60 MB of freed arrays instead of giving them back to the system.
+
+    By default, glibc gives each array of more than 128 KB back as soon as it is freed. The next one of its
+    size costs a page fault for every 4 KB, so that a resize of a frame may take four times as long. This
+    limit rises to the size of the largest block that was freed (`M_MMAP_THRESHOLD` in mallopt(3)), so one is
+    allocated here and never touched. Other C libraries ignore it.
+    """
+    np.empty(RETAINED_BLOCK_BYTES, np.uint8)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import InputError
 from edge.core.frames import DeviceFrame, GraphInput, Image, PreparedInput, RawInput, Tensor
+from edge.hardware.host import retain_freed_memory
 from edge.inference.clip_window_runner import ClipWindowRunner, WindowChoice
 from edge.inference.engine_selection import EngineChoice
 from edge.inference.interface.recurrent_state import NOMINAL_FPS
@@ -108,6 +109,7 @@ class SaliencyModel:
         return shared
 
     def _set_up(self, release: Release, precision: str, runner: Runner) -> None:
+        retain_freed_memory()
         self.release, self.precision, self._form = release, precision, runtime_form(release)
         self.prepare: Callable[[Image], PreparedInput] = release.prepare
         self._motion: LaggedMotion | None = None

@@ -14,7 +14,7 @@ import cv2
 
 from edge.core.errors import InputError
 from edge.core.foreign_text import printable
-from edge.core.frames import Frame, Image
+from edge.core.frames import Frame, FrameMemory, Image
 from edge.sources.video_container import count_frames, is_cut
 
 FALLBACK_FPS = 30.0
@@ -138,12 +138,14 @@ def decode_frames(capture: cv2.VideoCapture, position: int = 0) -> Iterator[Deco
     last_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 if position else math.nan
     failed_reads, frames_since_damage = 0, STEADY_STEPS
     announced = announced_frames(capture) or math.inf
+    memory, shape = FrameMemory(), None
     while failed_reads < (MAX_FAILED_READS if position < announced else MAX_FAILED_READS_AT_END):
-        ok, image = _read(capture)
+        ok, image = _read(capture, memory.new_image(shape) if shape else None)
         if not ok or image is None:
             failed_reads += 1
             frames_since_damage = 0
             continue
+        shape = image.shape
         stamp_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
         if frames_since_damage == STEADY_STEPS:
             rhythm.add(stamp_s - last_s)
@@ -212,9 +214,10 @@ def _count(frames: int) -> str:
     return f"{frames} frame{'s' * (frames != 1)}"
 
 
-def _read(capture: cv2.VideoCapture) -> tuple[bool, Image | None]:
+def _read(capture: cv2.VideoCapture, out: Image | None) -> tuple[bool, Image | None]:
+    """Return whether a frame was read, and the frame: `out`, if that has its shape."""
     try:
-        ok, image = capture.read()
+        ok, image = capture.read(out)
     except cv2.error:  # some versions of OpenCV raise it for a damaged JPEG
         return False, None
     return ok, image  # type: ignore[return-value]

@@ -31,6 +31,26 @@ def test_video_gives_its_frames_in_order_with_media_time(video: Path, flight: np
         assert np.abs(frame.image.astype(int) - image).mean() < 6  # JPEG
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mp4"])
+def test_frames_that_are_held_do_not_change_while_others_are_dropped(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"odd{suffix}"
+    codec = cv2.VideoWriter.fourcc(*("MJPG" if suffix == ".avi" else "mp4v"))
+    writer = cv2.VideoWriter(str(path), codec, 10, (162, 90))
+    for index in range(20):
+        writer.write(np.full((90, 162, 3), 12 * index, np.uint8))
+    writer.release()
+    capture = cv2.VideoCapture(str(path))
+    expected = [image for _ in range(20) if (image := capture.read()[1]) is not None]
+    held, addresses = [], set()
+    for frame in open_source(str(path)):
+        addresses.add(frame.image.ctypes.data)
+        if frame.index % 3 == 0:
+            held.append((frame.index, frame.image[10:, ::2]))
+    assert len(addresses) < len(expected) == 20
+    for index, part in held:
+        np.testing.assert_array_equal(part, expected[index][10:, ::2])
+
+
 class ScriptedCapture:
     """Capture whose reads succeed or fail as listed, and fail behind the list."""
 
@@ -40,7 +60,7 @@ class ScriptedCapture:
     def get(self, setting: int) -> float:
         return self.announced if setting == cv2.CAP_PROP_FRAME_COUNT else 0.0
 
-    def read(self) -> tuple[bool, Any]:
+    def read(self, image: Any = None) -> tuple[bool, Any]:
         self.count += 1
         is_read = self.count <= len(self.reads) and self.reads[self.count - 1]
         return is_read, np.zeros((2, 2, 3), np.uint8) if is_read else None
