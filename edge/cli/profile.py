@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import TimeRemainingColumn
 
 from edge.cli.console import progress_bar
 from edge.cli.options import FILE, FileType, engine_option, gpu_wait_option
@@ -31,11 +33,10 @@ from edge.release.manifest import load_release
 from edge.release.release import FORMS, Form, Release
 
 PAPER_BATCH, PAPER_RUNS, PAPER_WARM_UP = 256, 40, 4
-DEFAULT_RUNS, DEFAULT_WARM_UP = 300, 50
-MIN_RUNS, MIN_PAPER_RUNS = 300, 20
-"""Fewest runs for a 99th percentile; the paper's batch is 256 frames per run, so fewer runs suffice."""
-MIN_TIME_S = 1.0
-"""Time of the slowest candidate unless --runs is given: medians over 0.1 s vary by 10 %."""
+DEFAULT_RUNS, MIN_RUNS = 300, 20
+MIN_TIME_S, MAX_TIME_S = 1.0, 60.0
+"""Least time of the slowest candidate, and most time of all candidates, unless --runs is given: medians over
+0.1 s vary by 10 %."""
 EXISTING_FILE = FileType(exists=True, dir_okay=False)
 
 
@@ -122,14 +123,14 @@ class ProfileOptions:
     "--runs",
     type=int,
     metavar="N",
-    help="Measured runs of each precision, at least 300 (default: 300, or more until the slowest took 1 s); "
-    "protocol skd: at least 20 (default: 40).",
+    help="Measured runs of each precision, at least 20 (default: 300; more until the slowest took 1 s, fewer "
+    "if all would take over a minute; protocol skd: 40).",
 )
 @click.option(
     "--warm-up",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Minimum of runs before the measurement, which starts when the latency is steady (default: 50; "
+    help="Minimum of runs before the measurement, which starts when the latency is steady (default: 6 turns; "
     "protocol skd: 4).",
 )
 @click.option(
@@ -207,13 +208,16 @@ def _measure(options: ProfileOptions) -> Document:
             batches,
         )
         candidates, left_out = candidates + torch_candidates, left_out + torch_left_out
-    with progress_bar("profile", "runs/s") as progress:
-        task = progress.add_task(escape(release.name), total=None)
+    with progress_bar("profile", "runs/s", columns=[TimeRemainingColumn()]) as progress:
+        task = progress.add_task("", total=None)
+
+        def on_step(step: str) -> None:
+            progress.update(task, description=escape(f"{release.name}: {step}"))
 
         def on_turn(calls: int, total: int) -> None:
             progress.update(task, advance=calls, total=total)
 
-        return profile_release(release, candidates, settings, left_out, truth, on_turn)
+        return profile_release(release, candidates, settings, left_out, truth, on_turn, on_step)
 
 
 def _report(document: Document, options: ProfileOptions) -> None:
@@ -280,22 +284,22 @@ def _settings(options: ProfileOptions) -> ProfileSettings:
     """Return the settings of the profile.
 
     Raises:
-        InputError: If `--frame` is not valid, or `--runs` is too low for the protocol.
+        InputError: If `--frame` is not valid, or `--runs` is too low.
     """
     is_paper, runs, warm_up = options.is_paper_protocol, options.runs, options.warm_up
     frame_size = parse_size(options.frame, "--frame")
-    min_runs = MIN_PAPER_RUNS if is_paper else MIN_RUNS
-    if runs is not None and runs < min_runs:
+    if runs is not None and runs < MIN_RUNS:
         raise InputError(
-            f"{runs} runs are too few for a 99th percentile; expected at least {min_runs}: leave --runs out"
+            f"{runs} runs are too few for an interval; expected at least {MIN_RUNS}: leave --runs out"
         )
-    default_runs, default_warm_up = (
-        (PAPER_RUNS, PAPER_WARM_UP) if is_paper else (DEFAULT_RUNS, DEFAULT_WARM_UP)
-    )
+    is_timed = runs is None and not is_paper
+    if runs is None:
+        runs = PAPER_RUNS if is_paper else DEFAULT_RUNS
     return ProfileSettings(
-        runs=default_runs if runs is None else runs,
-        min_time_s=MIN_TIME_S if runs is None and not is_paper else 0.0,
-        warm_up=default_warm_up if warm_up is None else warm_up,
+        runs=runs,
+        min_time_s=MIN_TIME_S if is_timed else 0.0,
+        max_time_s=MAX_TIME_S if is_timed else math.inf,
+        warm_up=PAPER_WARM_UP if warm_up is None and is_paper else warm_up,
         threads=options.threads,
         frame_size=frame_size,
         energy_s=options.energy,

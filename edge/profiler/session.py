@@ -47,7 +47,9 @@ class ProfileSettings:
     Attributes:
         runs: Calls to measure of each candidate, rounded up to whole turns.
         min_time_s: Time that the calls of the slowest candidate take at least; it raises `runs`.
-        warm_up: Calls of each candidate's warm-up at least.
+        max_time_s: Time that the calls of all candidates take at most; it lowers `runs`, to `MIN_ROUNDS`
+            turns at least.
+        warm_up: Calls of each candidate's warm-up at least; None for `MIN_WARM_UP_TURNS` turns.
         threads: Threads of the engines; None for one per core.
         frame_size: Width and height of the frames that preprocessing is timed with.
         energy_s: Time that each candidate is kept busy, and the machine idle, to measure energy; 0 for none.
@@ -59,7 +61,8 @@ class ProfileSettings:
 
     runs: int = 300
     min_time_s: float = 0.0
-    warm_up: int = 50
+    max_time_s: float = math.inf
+    warm_up: int | None = None
     threads: int | None = None
     frame_size: tuple[int, int] = DEFAULT_FRAME_SIZE
     energy_s: float = 3.0
@@ -71,6 +74,8 @@ class ProfileSettings:
 
 OnTurn = Callable[[int, int], None]
 """Called after each turn with its calls, and with the calls of all candidates in all."""
+OnStep = Callable[[str], None]
+"""Called with the name of each step when it begins."""
 
 
 def profile_release(
@@ -80,6 +85,7 @@ def profile_release(
     left_out: Sequence[str] = (),
     truth: FixationTruth | None = None,
     on_turn: OnTurn = lambda calls, total: None,
+    on_step: OnStep = lambda step: None,
 ) -> Document:
     """Measure the candidates and return the document, which docs/reference/profile.md describes.
 
@@ -92,17 +98,18 @@ def profile_release(
         left_out: Reasons why other candidates are not measured, for the document.
         truth: Recorded fixations, for NSS.
         on_turn: Called after each turn.
+        on_step: Called when a step begins.
 
     Raises:
         InputError: The settings ask for too few runs, or a candidate cannot be opened.
         KeyboardInterrupt: Ctrl-C came before the first round was complete.
     """
-    if settings.runs < 1 or settings.warm_up < 0:
+    if settings.runs < 1 or (settings.warm_up or 0) < 0:
         raise InputError(
             f"cannot measure {settings.runs} runs after a warm-up of {settings.warm_up}; expected at least 1 "
             "run after 0"
         )
-    return _Profile(release, candidates, settings, truth).measure(left_out, on_turn)
+    return _Profile(release, candidates, settings, truth, on_step).measure(left_out, on_turn)
 
 
 class _Profile:
@@ -114,8 +121,10 @@ class _Profile:
         candidates: Sequence[Candidate],
         settings: ProfileSettings,
         truth: FixationTruth | None,
+        on_step: OnStep,
     ) -> None:
         self._release, self._candidates, self._settings, self._truth = release, candidates, settings, truth
+        self._on_step = on_step
         self._nvml = Nvml.open()
         self._recorder = conditions.SensorRecorder(Sensors(settings.root, self._nvml))
         self._machine = conditions.describe_machine(settings.root)
@@ -127,6 +136,7 @@ class _Profile:
 
     def measure(self, left_out: Sequence[str], on_turn: OnTurn) -> Document:
         """Measure latency and energy, then what needs runners of its own, and return the document."""
+        self._on_step("opening")
         with sampler.open_candidates(self._candidates, self._feeds) as opened:
             self._measure_latency(opened, on_turn)
             energy = self._measure_energy(opened)
@@ -159,12 +169,13 @@ class _Profile:
     def _measure_latency(self, opened: Sequence[OpenCandidate], on_turn: OnTurn) -> None:
         settings, clock_ns, recorder = self._settings, self._settings.clock_ns, self._recorder
         calls_per_turn = sampler.choose_calls_per_turn(opened, self._feeds, clock_ns)
-        slowest_ms = 0.0
+        warm_ms = []
         for candidate, feeds in zip(opened, self._feeds, strict=True):
-            last_ms = sampler.warm_up(candidate, feeds, settings.warm_up, calls_per_turn, clock_ns)
-            slowest_ms = max(slowest_ms, last_ms)
+            self._on_step(f"warm-up of {candidate[0].candidate.name}")
+            warm_ms.append(sampler.warm_up(candidate, feeds, settings.warm_up, calls_per_turn, clock_ns))
             recorder.sample()
-        rounds = math.ceil(max(settings.runs, settings.min_time_s * 1e3 / slowest_ms) / calls_per_turn)
+        rounds = _choose_rounds(settings, warm_ms, calls_per_turn)
+        self._on_step("measurement")
 
         def after_turn(calls: int) -> None:
             on_turn(calls, rounds * calls_per_turn * len(opened))
@@ -189,6 +200,7 @@ class _Profile:
         try:
             if isinstance(meter, str):
                 raise OSError(meter)
+            self._on_step("energy")
             idle_w = measure_idle_power(meter, seconds)
             for index, (measurement, runner) in enumerate(opened):
                 batch = measurement.candidate.batch
@@ -213,6 +225,7 @@ class _Profile:
         layers: dict[str, Document] = {}
         refused = []
         for candidate, feeds, row in zip(self._candidates, self._feeds, rows, strict=True):
+            self._on_step(f"accuracy{' and layers' * self._settings.layers} of {candidate.name}")
             try:
                 row["accuracy"] = measure_accuracy(self._release, candidate, self._truth)
                 row["gpu"] = time_gpu_stages(candidate, feeds)
@@ -220,7 +233,7 @@ class _Profile:
                     profile := profile_layers(candidate, feeds, self._peak(candidate))
                 ):
                     layers[candidate.name] = profile
-            except InputError as error:  # noqa: PERF203 - a few
+            except InputError as error:
                 refused.append(f"accuracy, GPU times and layers of {candidate.name}: {error}")
                 row["gpu_why"] = row["gpu_why"] or str(error)
         return layers, refused
@@ -261,6 +274,21 @@ class _Profile:
                 "power_mode_after": read_board_facts(settings.root).power_mode_name,
             },
         }
+
+
+def _choose_rounds(settings: ProfileSettings, call_ms: Sequence[float], calls_per_turn: int) -> int:
+    """Return the number of rounds.
+
+    Args:
+        settings: The wanted runs, and the limits of time.
+        call_ms: Latency of each candidate.
+        calls_per_turn: Measured calls per turn; one more is not measured.
+    """
+    rounds = math.ceil(max(settings.runs, settings.min_time_s * 1e3 / max(call_ms)) / calls_per_turn)
+    round_s = sum(call_ms) * (calls_per_turn + 1) / 1e3
+    if rounds * round_s <= settings.max_time_s:
+        return rounds
+    return min(rounds, max(statistics.MIN_ROUNDS, int(settings.max_time_s / round_s)))
 
 
 def _row(measurement: CandidateMeasurement, start_s: float) -> Document:

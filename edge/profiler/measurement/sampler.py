@@ -16,7 +16,7 @@ from edge.inference.interface.runner import Runner
 from edge.profiler.measurement import memory
 from edge.profiler.measurement.candidate import Candidate, InputFeed, find_candidates, golden_feeds
 from edge.profiler.measurement.energy import measure_energy
-from edge.profiler.measurement.statistics import is_steady, summarize_times
+from edge.profiler.measurement.statistics import GROUP_TURNS, is_steady, summarize_times
 from edge.release.release import Release
 
 CALLS_PER_TURN = 20
@@ -25,6 +25,8 @@ SLOW_CALLS_PER_TURN, SLOW_MS = 4, 50.0
 """Calls per turn where a call of any candidate takes longer than `SLOW_MS`."""
 POWER_S = 2.0
 """Time that `measure_latency` keeps a graph busy to measure its power."""
+MIN_WARM_UP_TURNS = 2 * GROUP_TURNS
+"""Turns of a warm-up unless a number of calls is asked for: as many as it takes to see that it is steady."""
 MAX_WARM_UP_S = 5.0
 """Longest warm-up of one candidate; one that drifts for longer is measured anyway, and marked."""
 
@@ -118,7 +120,7 @@ def choose_calls_per_turn(
 def warm_up(
     opened: OpenCandidate,
     feeds: Sequence[InputFeed],
-    min_calls: int,
+    min_calls: int | None,
     calls_per_turn: int,
     clock_ns: ClockNs = time.perf_counter_ns,
 ) -> float:
@@ -127,7 +129,8 @@ def warm_up(
     Args:
         opened: The candidate.
         feeds: Its inputs.
-        min_calls: Calls to make at least; after them, `MAX_WARM_UP_S` ends the warm-up.
+        min_calls: Calls to make at least, None for `MIN_WARM_UP_TURNS` turns; after them, `MAX_WARM_UP_S`
+            ends the warm-up.
         calls_per_turn: Calls per turn.
         clock_ns: Clock.
 
@@ -135,6 +138,8 @@ def warm_up(
         The median of the last turn, in milliseconds.
     """
     measurement, runner = opened
+    if min_calls is None:
+        min_calls = MIN_WARM_UP_TURNS * calls_per_turn
     end_ns = clock_ns() + MAX_WARM_UP_S * 1e9
     medians_ns: list[float] = []
     while True:

@@ -20,6 +20,8 @@ MAX_NAME_CHARS = 22
 """Characters of a layer's name that are shown on a terminal."""
 MAX_CONVERSIONS = 5
 """Conversions that are named on a terminal."""
+RUNS_FOR_P99 = 300
+"""Runs of which three are slower than the 99th percentile."""
 PAPER_PROTOCOL = "skd"
 PAPER_FPS = {"CPU": 1490.5, "GPU (one GTX 1080 Ti)": 28738.0}
 """SKD's own figures at 32 x 32, in arXiv 1904.04992."""
@@ -96,6 +98,12 @@ def notes(document: Row) -> Iterator[str]:
         f"threads {document['threads']}; {machine_name(machine)}, {machine['cores']} cores; "
         f"load {conditions['load_average_before']:.1f}"
     )
+    if rows[0]["runs"] < RUNS_FOR_P99 and document["protocol"] != PAPER_PROTOCOL:
+        spans = (f"{row['name']} {' to '.join(map(format_ms, row['intervals']['p99_ms']))}" for row in rows)
+        yield (
+            f"few runs for p99, which is uncertain (95 % intervals, ms: {', '.join(spans)}): "
+            f"--runs {RUNS_FOR_P99} measures more"
+        )
     if machine["jetpack"]:
         yield f"JetPack: {machine['jetpack']}"
     if machine["power_mode"]:

@@ -67,6 +67,15 @@ def test_minimum_time_raises_the_number_of_runs() -> None:
     assert [sum(map(sum, row["times_ms"])) for row in document["latencies"]] == pytest.approx([300, 300])
 
 
+@pytest.mark.parametrize(("max_time_s", "runs"), [(60.0, 300), (0.3, 140), (0.01, 100)])
+def test_maximum_time_lowers_the_number_of_runs_to_five_rounds_at_least(max_time_s: float, runs: int) -> None:
+    release = load_release("skd-64")
+    candidates, _ = find_candidates(release, ["fp32", "int8"], "stream", threads=1)
+    document = profile_release(release, candidates, replace(SETTINGS, runs=300, max_time_s=max_time_s))
+    assert [row["runs"] for row in document["latencies"]] == [runs, runs]  # of 1 ms each
+    assert any("few runs for p99" in line for line in notes(document)) == (runs < 300)
+
+
 def test_board_that_throttles_all_the_time_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock(step_s=0.002)
     monkeypatch.setattr(energy_meters, "time", SimpleNamespace(monotonic=clock))
