@@ -1,8 +1,8 @@
 """Compensation of the camera's motion, so that only independently moving objects differ between frames.
 
-Corners (Shi and Tomasi, CVPR 1994) are tracked with pyramidal Lucas-Kanade, and a homography is fitted with
-USAC, OpenCV's family of RANSAC variants. From a drone, most corners lie on the ground, which is nearly a
-plane. docs/adr/0008-egomotion.md has the measurements behind the constants.
+Corners (Shi and Tomasi, CVPR 1994), one in each cell of a grid, are tracked with pyramidal Lucas-Kanade, and
+a homography is fitted. From a drone, most corners lie on the ground, which is nearly a plane.
+docs/adr/0008-egomotion.md has the measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.frames import Image
+from edge.preprocessing.homography_fit import MIN_INLIERS, fit_homography
 
-MAX_CORNERS, MIN_CORNER_QUALITY, MIN_CORNER_DISTANCE_PX = 60, 0.003, 6
-"""Corner detection; the quality is relative to the strongest corner."""
-MIN_CORNER_IMAGE_PX = 80
+GRID_ROWS, GRID_COLUMNS = 6, 8
+"""The strongest corner in each cell of this grid is tracked."""
+MIN_CORNER_QUALITY = 0.003
+"""Least strength of a corner, relative to the strongest one."""
+MIN_CORNER_IMAGE_PX = 60
 """Corners are detected in an image that is halved while its longer side stays at this or more. Lucas-Kanade
-refines them at full resolution, so detection does not need it. Sides of 256 and 160 are halved once."""
+refines them at full resolution, so detection does not need it. Sides of 256 are halved twice, of 160 once."""
 LK_WINDOW_PX, LK_PYRAMID_LEVELS = 9, 3
 """Lucas-Kanade: window size, and number of times that the images are halved. OpenCV's vector code suits a
 window of 9 pixels: 7 and 11 take half as long again. Three halvings follow fast turns."""
-LK_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
-"""Lucas-Kanade stops after 10 iterations, or when a step is below 0.03 pixels."""
-MIN_INLIERS = 8
-"""Corners that must agree with the homography."""
-MAX_REPROJECTION_PX = 1.0
-"""Largest error of an inlier."""
-USAC_ITERATIONS = 200
+LK_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.1)
+"""Lucas-Kanade stops after 10 iterations, or when a step is below 0.1 pixels."""
 
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
@@ -94,7 +92,7 @@ def estimate_homography(before: Image, after: Image) -> NDArray[np.float64] | No
         The homography (3, 3) from pixels of `after` to pixels of `before`; None if too few corners agree.
     """
     corners = _detect_corners(after)
-    if corners is None or len(corners) < MIN_INLIERS:
+    if len(corners) < MIN_INLIERS:
         return None
     tracked, status, _ = cv2.calcOpticalFlowPyrLK(
         after,
@@ -106,26 +104,32 @@ def estimate_homography(before: Image, after: Image) -> NDArray[np.float64] | No
         criteria=LK_CRITERIA,
     )
     is_tracked = status[:, 0] == 1
-    if is_tracked.sum() < MIN_INLIERS:
-        return None
-    homography, inliers = cv2.findHomography(
-        corners[is_tracked],
-        tracked[is_tracked],
-        cv2.USAC_FAST,
-        MAX_REPROJECTION_PX,
-        maxIters=USAC_ITERATIONS,
-    )
-    if homography is None or inliers.sum() < MIN_INLIERS:
-        return None
-    return np.asarray(homography, np.float64)
+    return fit_homography(corners[is_tracked], tracked[is_tracked], after.shape)
 
 
-def _detect_corners(grey: Image) -> NDArray[np.float32] | None:
-    """Return corners (N, 1, 2) of a grey image as x, y in its pixels; None if it has none."""
+def _detect_corners(grey: Image) -> NDArray[np.float32]:
+    """Return the strongest corner of each cell (N, 1, 2), as x, y in pixels of a grey image.
+
+    Cells without a corner have none.
+    """
     factor = 1
     while max(grey.shape) // 2 >= MIN_CORNER_IMAGE_PX:
         grey, factor = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), factor * 2  # type: ignore[assignment]
-    corners = cv2.goodFeaturesToTrack(grey, MAX_CORNERS, MIN_CORNER_QUALITY, MIN_CORNER_DISTANCE_PX)
-    if corners is None:
-        return None
-    return np.asarray(corners * factor + (factor - 1) / 2, np.float32)  # between pixel centres
+    height, width = grey.shape[0] // GRID_ROWS, grey.shape[1] // GRID_COLUMNS  # of a cell
+    if not height or not width:
+        return np.empty((0, 1, 2), np.float32)
+    strength = cv2.cornerMinEigenVal(grey, blockSize=3)[: GRID_ROWS * height, : GRID_COLUMNS * width]
+    cells = (
+        strength.reshape(GRID_ROWS, height, GRID_COLUMNS, width).swapaxes(1, 2).reshape(-1, height * width)
+    )
+    strongest = cells.argmax(axis=1)
+    cell = np.arange(len(cells))
+    cell_strength = cells[cell, strongest]
+    is_corner = cell_strength > MIN_CORNER_QUALITY * cell_strength.max()
+    cell, strongest = cell[is_corner], strongest[is_corner]
+    corners = np.empty((len(cell), 1, 2), np.float32)
+    corners[:, 0, 0] = cell % GRID_COLUMNS * width + strongest % width
+    corners[:, 0, 1] = cell // GRID_COLUMNS * height + strongest // width
+    corners *= factor
+    corners += (factor - 1) / 2  # between pixel centres
+    return corners
