@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.core.frames import Tensor
 
@@ -13,6 +15,7 @@ RADIUS = 0.05
 """Radius of a peak's neighbourhood, in widths and heights of the map."""
 MIN_HEIGHT = 0.15
 """Least height of a peak, relative to the map's maximum."""
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ def find_peaks(saliency: Tensor, max_count: int = 5) -> tuple[Peak, ...]:
     total, maximum = float(saliency.sum()), float(saliency.max())
     if not maximum > 0:
         return ()
-    is_local_maximum = saliency == cv2.dilate(saliency, np.ones((3, 3), np.uint8))
-    rows, columns = np.nonzero(is_local_maximum & (saliency >= MIN_HEIGHT * maximum))
+    is_peak = saliency == cv2.dilate(saliency, _NEIGHBOURS)
+    is_peak &= saliency >= MIN_HEIGHT * maximum
+    rows, columns = np.divmod(np.flatnonzero(is_peak), width)
     highest_first = np.argsort(-saliency[rows, columns], kind="stable")
-    y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     radius = max(RADIUS, 1.5 / width)  # on a small map, at least the adjacent pixels
     peaks: list[Peak] = []
     for index in highest_first:
@@ -55,11 +58,27 @@ def find_peaks(saliency: Tensor, max_count: int = 5) -> tuple[Peak, ...]:
         peak_y = _refine(saliency[:, column], row) / height
         if any((p.x - peak_x) ** 2 + (p.y - peak_y) ** 2 < (2 * radius) ** 2 for p in peaks):
             continue
-        is_near = ((y - peak_y) ** 2)[:, None] + ((x - peak_x) ** 2)[None, :] <= radius**2
-        peaks.append(Peak(peak_x, peak_y, float(saliency[is_near].sum()) / total))
+        peaks.append(Peak(peak_x, peak_y, _mass_around(saliency, peak_x, peak_y, radius) / total))
         if len(peaks) == max_count:
             break
     return tuple(sorted(peaks, key=lambda peak: -peak.score))
+
+
+def _mass_around(saliency: Tensor, x: float, y: float, radius: float) -> float:
+    """Return the sum of the pixels whose centre is at most `radius` from a position, all in [0, 1]."""
+    height, width = saliency.shape
+    # The square around the circle, and a pixel more on each side.
+    top, left = max(0, int((y - radius) * height) - 1), max(0, int((x - radius) * width) - 1)
+    part = saliency[top : int((y + radius) * height) + 2, left : int((x + radius) * width) + 2]
+    down = _pixel_centres(height)[top : top + part.shape[0]] - y
+    across = _pixel_centres(width)[left : left + part.shape[1]] - x
+    return float(part[(down**2)[:, None] + across**2 <= radius**2].sum())
+
+
+@lru_cache(maxsize=16)
+def _pixel_centres(size: int) -> NDArray[np.float64]:
+    """Return the positions of the pixels of a side, in [0, 1]."""
+    return (np.arange(size) + 0.5) / size
 
 
 def _refine(line: Tensor, index: int) -> float:
@@ -67,6 +86,6 @@ def _refine(line: Tensor, index: int) -> float:
     centre = index + 0.5
     if not 0 < index < len(line) - 1:
         return centre
-    left, middle, right = (float(value) for value in line[index - 1 : index + 2])
+    left, middle, right = line[index - 1 : index + 2].tolist()
     curvature = left - 2 * middle + right
     return centre + (0.5 * (left - right) / curvature if curvature < 0 else 0.0)
