@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from tests.support.pages import ROOT
 
 PAGE = ROOT / "docs" / "how-to" / "troubleshooting.md"
 SOURCES = ("edge", "export", "jetson", "trainer", "calibration")
+pytestmark = pytest.mark.xdist_group("messages")  # the texts of the source are read once
 VALUE = "\0"
 """Stands for a value in a text of the source, as `…` does on the page."""
 
@@ -21,18 +23,18 @@ def _messages() -> list[str]:
     return re.findall(r"^`([^`]+)`\n:   ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def _texts() -> Iterator[str]:
-    """Yield the texts of the source; those with values have `VALUE` in their place."""
+@functools.cache
+def _texts() -> tuple[str, ...]:
+    """Return the texts of the source; those with values have `VALUE` in their place."""
+    texts = []
     for path in (path for top in SOURCES for path in (ROOT / top).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)
-                yield "".join(map(str, parts))
+                texts.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
-
-
-TEXTS = tuple(_texts())
+                texts.append(node.value)
+    return tuple(texts)
 
 
 def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
@@ -54,7 +56,7 @@ def _is_printed(message: str) -> bool:
     """Say whether each clause of a message is in a text of the source, without what the program fills in."""
     clauses = re.split(r"…|[:;] |\S+\.json|(?=CUDA_ERROR_)", message)
     parts = [clause.strip() for clause in clauses if len(clause.strip(" :;,().'[]")) > 1]
-    return all(any(part in text for text in TEXTS) for part in parts)
+    return all(any(part in text for text in _texts()) for part in parts)
 
 
 @pytest.mark.parametrize("message", _messages())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import subprocess
@@ -66,9 +67,10 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(page: Path) -> Iterator[Block]:
-    """Yield the code blocks of a page, in order; an indented block has no language."""
-    yield from _blocks(page, page.read_text(encoding="utf-8"), 1)
+@functools.cache  # each worker asks for the blocks of all pages several times while it collects the tests
+def blocks(page: Path) -> tuple[Block, ...]:
+    """Return the code blocks of a page, in order; an indented block has no language."""
+    return tuple(_blocks(page, page.read_text(encoding="utf-8"), 1))
 
 
 def _blocks(page: Path, text: str, first_line: int) -> Iterator[Block]:
