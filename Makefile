@@ -21,6 +21,9 @@ IN_MEMORY := $(shell [ -z "$$TMPDIR" ] && ! grep -q ' /dev/shm [^ ]* [^ ]*noexec
   && awk '/^MemAvailable/ { exit $$2 < 20000000 }' /proc/meminfo \
   && df -k /dev/shm | awk 'END { exit $$4 < 12000000 }' && echo yes)
 
+# Containers often set this. Each worker would then compile all modules and rewrite all tests in each run.
+unexport PYTHONDONTWRITEBYTECODE
+
 test: lint
 	$(if $(IN_MEMORY),TMPDIR=/dev/shm) $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
 	  $(if $(IN_MEMORY),-o tmp_path_retention_policy=failed)
