@@ -15,6 +15,9 @@ from edge.core.frames import Image
 MIN_LANE_PIXELS = 2**16
 """From this many input pixels on, sums in 16-bit lanes are faster than OpenCV's means. Grey images have the
 same limit, so that they are rounded as the green channel is."""
+MAX_PERIOD = 16
+"""If weights repeat themselves after this many pixels or fewer, products with their matrix are faster than
+OpenCV's means. They are also too small for NumPy's BLAS to start threads, which would wait actively."""
 MIN_PIXELS_PER_MEAN = 16
 """From this many input pixels per output pixel on, a summed-area table is at least as fast as summation."""
 MAX_PIXELS = 2**31 // 256
@@ -27,13 +30,16 @@ def resize_by_area(image: Image, width: int, height: int) -> Image:
     The way depends on the sizes. All ways give the same means. If a mean lies half-way between two grey
     levels, they may round it differently; this changes up to two pixels in a hundred.
 
-    - OpenCV halves images, interpolates, and resizes small images. If factors are not integers, it gives
-      the same result for floating-point colours in three quarters of the time.
+    - OpenCV halves images, interpolates, and resizes small images by integer factors.
+    - Other small images are multiplied with matrices of the pixels' weights, which repeat themselves across
+      the image. This takes half of OpenCV's time from 256 x 144 to 64 x 64.
     - Means of up to 257 parts are summed in 16-bit lanes. The edges of means divide pixels into equal parts:
       a mean of 7.5 x 7.5 pixels has 15 x 15 parts. This takes 0.6 of OpenCV's time from 1280 x 720 to
       256 x 144, and 0.4 from 1920 x 1080.
     - Larger means are read from a summed-area table (Crow, SIGGRAPH 1984): a third of OpenCV's time from
       640 x 360 to 64 x 64.
+    - What is left is OpenCV's. It gives the same result for floating-point colours in three quarters of the
+      time.
 
     Args:
         image: Image (H, W, 3) or (H, W), uint8.
@@ -51,6 +57,8 @@ def resize_by_area(image: Image, width: int, height: int) -> Image:
     parts = rows * columns // (gcd(rows, height) * gcd(columns, width))
     if rows * columns >= MIN_LANE_PIXELS and 255 * parts < 2**16:
         return _mean_in_lanes(image, width, height, parts)
+    if not is_integer_factor and max(rows // gcd(rows, height), columns // gcd(columns, width)) <= MAX_PERIOD:
+        return _mean_by_products(image, width, height, parts)
     if not is_integer_factor and MIN_PIXELS_PER_MEAN * height * width <= rows * columns <= MAX_PIXELS:
         return _mean_from_table(image, width, height)
     if is_integer_factor or image.ndim == 2:
@@ -111,6 +119,38 @@ def _sum_cells(pixels: NDArray[Any], cells: int, dtype: type[np.unsignedinteger[
         if last * cells < end:
             cell_sums += np.multiply(pixels[:, last], dtype(end - last * cells), dtype=dtype)
     return sums
+
+
+def _mean_by_products(image: Image, width: int, height: int, parts: int) -> Image:
+    """Return the means by products with matrices of weights, first down, then across.
+
+    The weights are integers and the sums below 2^24, so that floats hold them exactly in any order.
+
+    Args:
+        image: The image.
+        width: Width of the result.
+        height: Height of the result.
+        parts: Parts of pixels per mean, as for `_mean_in_lanes`.
+    """
+    rows, columns = image.shape[:2]
+    bands, repeats = gcd(rows, height), gcd(columns, width)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    pixels = image.astype(np.float32).reshape(bands, rows // bands, columns * channels)
+    lines = _weights(rows // bands, height // bands, 1).T @ pixels
+    period = columns // repeats
+    lines = lines.reshape(bands, -1, period * channels)
+    sums = lines @ _weights(period, width // repeats, channels)
+    sums *= np.float32(1 / parts)
+    means: Image = np.rint(sums, out=sums).astype(np.uint8)
+    return means.reshape(height, width, *image.shape[2:])
+
+
+@lru_cache(maxsize=16)
+def _weights(length: int, cells: int, channels: int) -> NDArray[np.float32]:
+    """Return the parts of each pixel of a line in equal cells: (length * channels, cells * channels)."""
+    pixel, cell = np.arange(length)[:, None] * cells, np.arange(cells) * length  # starts, in parts
+    parts = np.minimum(pixel + cells, cell + length) - np.maximum(pixel, cell)
+    return np.kron(np.maximum(parts, 0), np.eye(channels)).astype(np.float32)
 
 
 def _mean_from_table(image: Image, width: int, height: int) -> Image:

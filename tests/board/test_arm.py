@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.inference.saliency_model import ALIGNED_GOLDEN_CC_MARGIN
 from edge.metrics.saliency import cc
 from edge.release.manifest import DEFAULT_RELEASE, SHIPPED_RELEASES, load_release
 from tests.support.arm_processor import (
@@ -81,13 +80,11 @@ def test_shipped_release_gives_its_golden_maps(board: ArmProcessor, name: str) -
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize(
-    ("name", "lowest_cc"), [("skd-64", 0.999995), (DEFAULT_RELEASE, 1 - ALIGNED_GOLDEN_CC_MARGIN)]
-)
+@pytest.mark.parametrize(("name", "lowest_cc"), [("skd-64", 0.999995), (DEFAULT_RELEASE, 0.999)])
 def test_run_gives_the_maps_of_this_machine(
     board: ArmProcessor, name: str, lowest_cc: float, precision: str, folder: Path, tmp_path: Path
 ) -> None:
-    """With alignment, maps also depend on the estimate of the camera's motion. It differs in some frames."""
+    """With alignment, maps also depend on the estimate of the camera's motion. It differs a little."""
     shutil.copytree(folder, board.root / "desk" / "frames", dirs_exist_ok=True)
     options = ("--precision", precision, "--maps")
     board.aerogaze("run", "/desk/frames", "--release", f"/desk/{name}", *options, "/desk/maps")

@@ -27,6 +27,9 @@ def coverage(size: int, parts: int) -> NDArray[np.float64]:
         ((1001, 999), (64, 48)),
         ((1280, 720), (256, 192)),
         ((100, 90), (64, 64)),  # a small image: OpenCV
+        ((256, 144), (64, 64)),  # a small image whose weights repeat after 9 and 4 pixels: products
+        ((256, 144), (128, 128)),
+        ((240, 180), (160, 144)),  # after 3 and 5 pixels
         ((1280, 720), (256, 144)),  # integer factors: lanes
         ((1920, 1080), (256, 144)),  # halves of pixels in both directions: lanes
         ((640, 480), (256, 144)),  # halves across and thirds down: lanes
@@ -80,6 +83,7 @@ def test_integer_factors_give_opencv_s_result(factor: tuple[int, int]) -> None:
         ((384, 288), (256, 144)),
         ((640, 360), (64, 64)),
         ((256, 144), (64, 64)),
+        ((256, 144), (96, 96)),
         ((512, 288), (256, 144)),
     ],
 )
