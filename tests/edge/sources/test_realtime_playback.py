@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.core.frames import Source
+from edge.sources import realtime_playback
 from edge.sources.factory import open_source
 from edge.sources.realtime_playback import PacedSource
 from tests.conftest import Outcome
@@ -67,9 +70,24 @@ def test_closed_source_ends_early() -> None:
     assert len(list(source)) == 1  # the first frame is due at once, and the second is waited for
 
 
+def pace_on_time(source: Source, fps: float | None = None) -> PacedSource:
+    """Return a source in real time whose frames are stamped when they are due, also if they are ready later.
+
+    The student takes its past frame by these times. On a busy machine, it would not take the frame before.
+    """
+    start_s = time.monotonic()
+
+    def wait(seconds: float) -> bool:
+        time.sleep(max(0.0, start_s + seconds - time.monotonic()))
+        return False
+
+    return PacedSource(source, fps, lambda: start_s, wait)
+
+
 def test_real_time_run_writes_the_same_maps_as_a_run_over_the_file(
-    command: Callable[..., Outcome], tmp_path: Path
+    command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(realtime_playback, "PacedSource", pace_on_time)
     summaries = {}
     for flag in ("--realtime", "--every-frame"):
         words = ("synthetic:3:320x180:6", flag, "--maps", str(tmp_path / flag), "--json")
