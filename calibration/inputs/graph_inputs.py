@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calibration.quantization.fp16_emulation import emulate_fp16
 from edge.core.errors import InputError
-from edge.inference.interface.recurrent_state import RecurrentState
+from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.inference.onnxruntime.session import STOP_SPINNING, create_session, describe_error
 from edge.release.release import StateSpec
 
@@ -42,6 +42,8 @@ class InputFeeder:
         align_past: Aligns an earlier frame with a later one; arguments are (earlier, later).
         clip: Frames that a graph takes together: as its input (1, 3, clip, H, W), or, if there are states, as
             its input and states (1, 3, 1, H, W).
+        frame_states: What a run leaves in the states depends on its frame alone, not on earlier states. So
+            frames whose states no later run reads are skipped.
     """
 
     prepare: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -53,13 +55,15 @@ class InputFeeder:
         default=lambda past, now: past, repr=False
     )
     clip: int = 1
+    frame_states: bool = False
 
     @property
     def cache_identity(self) -> str:
         """Text that identifies this feeder in the keys of stored histograms.
 
         It names classes and fields as they were called when the first caches were written.
-        `align_past` is not part of it: `prepare` identifies an alignment.
+        `align_past` is not part of it: `prepare` identifies an alignment. Neither is `frame_states`, which
+        changes no value.
         """
         states = ", ".join(
             f"State(input={s.input!r}, output={s.output!r}, shape={s.shape!r}, start={s.start!r}, "
@@ -88,11 +92,27 @@ class InputFeeder:
             past = {s.input: prepared[-1 - s.fixed_lag][:, :, None] for s in self.states}
             return {name: prepared[-1], **{key: past[key].astype(dtypes[key]) for key in past}}
         initial = {s.input: np.full(s.shape, s.start, dtypes[s.input]) for s in self.states}
+        if self.frame_states:
+            return {name: self.prepare(window[-1]), **self._recall_states(session, window, initial)}
         state: RecurrentState[NDArray[Any]] = RecurrentState(self.states, initial)
         for frame in window[:-1] if self.states else ():
             values = session.run(state.outputs, {name: self.prepare(frame), **state.feed()})
             state.update(dict(zip(state.outputs, values, strict=True)))
         return {name: self.prepare(window[-1]), **state.feed()}
+
+    def _recall_states(self, session: ort.InferenceSession, window: Window, initial: FeedDict) -> FeedDict:
+        """Return the states before the last frame. Of the other frames, only those that a state is of run."""
+        if len(window) == 1:
+            return initial
+        outputs = list(dict.fromkeys(s.output for s in self.states))
+
+        def run(index: int) -> FeedDict:
+            values = session.run(outputs, {self.inputs[0]: self.prepare(window[index]), **initial})
+            return dict(zip(outputs, values, strict=True))
+
+        frames = {s.input: max(0, len(window) - 1 - s.lag_frames(NOMINAL_FPS)) for s in self.states}
+        computed = {index: run(index) for index in set(frames.values())}
+        return {s.input: computed[frames[s.input]][s.output] for s in self.states}
 
     def _last_frames(self, window: Window) -> list[NDArray[np.uint8]]:
         """Return the last frames of a window, as many as the graph takes."""

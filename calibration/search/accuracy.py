@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from calibration.inputs.calibration_frames import Windows, sample_evenly
-from calibration.inputs.graph_inputs import InputFeeder, open_session
+from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
 from calibration.search.latency_model import convolution_mmacs
 from edge.core.errors import InputError
 from edge.hardware.host import detect_machine
@@ -26,8 +27,10 @@ MAX_SUBSET_MMACS = 12_800
 
 It corresponds to 16 windows of skd-128.
 """
-MIN_SUBSET_WINDOWS = 8
-"""Number of windows of a subset that are evaluated whatever they cost."""
+MIN_SUBSET_WINDOWS, MIN_SUBSET_CLIPS = 8, 2
+"""Number of windows of a subset that are evaluated whatever they cost; of clips with a map for each frame."""
+KEPT_GRAPHS = 4
+"""Number of graphs whose maps an evaluator keeps."""
 MAX_PARALLEL_WINDOWS = 8
 """Number of windows that run at the same time. Each one needs the memory of a run."""
 
@@ -95,18 +98,30 @@ class AccuracyBudget:
 class AccuracyEvaluator:
     """Compares the maps of changed graphs with those of the original graph, on fixed windows.
 
+    The maps of the last graphs are kept: the graph that ships is first selected by its ranges, then searched
+    from, and finally evaluated on all windows.
+
     Args:
         model: The original graph, whose maps are the expected ones.
         feeder: Maps a window to the inputs of the graphs.
         windows: The windows to run the graphs on.
+        expected: The maps of the original graph on these windows; None to compute them.
 
     Raises:
         InputError: If a map of the original graph has values that are not finite.
     """
 
-    def __init__(self, model: onnx.ModelProto, feeder: InputFeeder, windows: Windows) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeder: InputFeeder,
+        windows: Windows,
+        expected: Sequence[SaliencyMap] | None = None,
+    ) -> None:
         self.feeder, self.windows = feeder, windows
-        self.expected = self.compute_maps(model)
+        self._whole = self
+        self._known_maps: dict[bytes, list[SaliencyMap]] = {}
+        self.expected = compute_maps(model, feeder, windows) if expected is None else expected
         if not all(np.isfinite(saliency).all() for saliency in self.expected):
             raise InputError(
                 f"output {feeder.output} is not finite on the held-out frames; expected finite numbers: the "
@@ -132,22 +147,20 @@ class AccuracyEvaluator:
         if count >= len(self.windows):
             return self
         subset = copy.copy(self)
+        subset._known_maps = {}
         subset.windows = np.stack(sample_evenly(self.windows, count))
         subset.expected = sample_evenly(self.expected, count)
         return subset
 
     def compute_maps(self, model: onnx.ModelProto, disable_qdq_fusion: bool = False) -> list[SaliencyMap]:
-        """Return the map of each window. Windows run in parallel, one per core.
-
-        States are carried in the precision of the graph.
-        """
-        session, windows = open_session(model, 1, disable_qdq_fusion), iter(self.windows)
-        cores = min(MAX_PARALLEL_WINDOWS, detect_machine().cores)
-        maps: list[SaliencyMap] = []
-        with ThreadPoolExecutor(cores) as pool:
-            while batch := list(islice(windows, cores)):
-                maps += pool.map(lambda window: self.feeder.run(session, window), batch)
-        return maps
+        """Return the map of each window; see the function of this name."""
+        key = hashlib.sha256(model.SerializeToString() + bytes([disable_qdq_fusion])).digest()
+        if key in self._whole._known_maps:
+            return sample_evenly(self._whole._known_maps[key], len(self.windows))
+        if key not in self._known_maps:
+            maps = compute_maps(model, self.feeder, self.windows, disable_qdq_fusion)
+            self._known_maps = dict([*self._known_maps.items(), (key, maps)][-KEPT_GRAPHS:])
+        return self._known_maps[key]
 
     def __call__(self, model: onnx.ModelProto, disable_qdq_fusion: bool = False) -> Quality:
         """Return the quality of a graph's maps.
@@ -159,11 +172,32 @@ class AccuracyEvaluator:
         return compare_maps(self.compute_maps(model, disable_qdq_fusion), self.expected)
 
 
+def compute_maps(
+    model: onnx.ModelProto, feeder: InputFeeder, windows: Iterable[Window], disable_qdq_fusion: bool = False
+) -> list[SaliencyMap]:
+    """Return the map of each window. Windows run in parallel, one per core.
+
+    Args:
+        model: The graph. Its states are carried in its precision.
+        feeder: Maps a window to the inputs of the graph.
+        windows: The windows.
+        disable_qdq_fusion: Run Q/DQ nodes as separate operators, see `open_session`.
+    """
+    session, remaining = open_session(model, 1, disable_qdq_fusion), iter(windows)
+    cores = min(MAX_PARALLEL_WINDOWS, detect_machine().cores)
+    maps: list[SaliencyMap] = []
+    with ThreadPoolExecutor(cores) as pool:
+        while batch := list(islice(remaining, cores)):
+            maps += pool.map(lambda window: feeder.run(session, window), batch)
+    return maps
+
+
 def _subset_size(model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, max_windows: int) -> int:
     """Return the number of windows that a subset may have."""
     frames = len(next(iter(windows))) if feeder.states and feeder.clip == 1 else 1
     cost = frames * sum(convolution_mmacs(model).values())
-    return min(max_windows, max(MIN_SUBSET_WINDOWS, int(MAX_SUBSET_MMACS / max(cost, 1))))
+    min_windows = MIN_SUBSET_CLIPS if feeder.clip > 1 and not feeder.states else MIN_SUBSET_WINDOWS
+    return min(max_windows, max(min_windows, int(MAX_SUBSET_MMACS / max(cost, 1))))
 
 
 def compare_maps(maps: Sequence[SaliencyMap], expected: Sequence[SaliencyMap]) -> Quality:

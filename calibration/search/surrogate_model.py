@@ -32,23 +32,27 @@ def propose(
 
     Args:
         units: Groups of layers that switch precision together, in graph order.
-        gains: Gain of each timed assignment.
-        budget_used: Fraction of the budget that each evaluated assignment uses.
+        gains: Gain of each timed assignment, a union of units.
+        budget_used: Fraction of the budget that each evaluated assignment uses; these are unions, too.
 
     Returns:
         The proposal; None if no other assignment is expected to keep the budget.
     """
-    pool = [layers for layers in _candidates(units, gains) if layers and layers not in budget_used]
-    if not pool or not gains:
+    if not gains:
         return None
-    candidates, timed = _indicator_matrix(pool, units), _indicator_matrix(list(gains), units)
+    fastest = sorted(gains, key=lambda layers: -gains[layers])[:EXPANDED_BEST]
+    evaluated = _indicator_matrix(list(budget_used), units)
+    candidates = _untested(_candidates(_indicator_matrix(fastest, units)), evaluated)
+    if not len(candidates):
+        return None
+    timed = _indicator_matrix(list(gains), units)
     expected_gains = _with_changes(candidates) @ _fit(_with_changes(timed), list(gains.values()))
     fractions = [min(fraction, MAX_BUDGET_USED) for fraction in budget_used.values()]
-    coefficients = _fit(_indicator_matrix(list(budget_used), units), fractions)
-    within_budget = candidates @ coefficients <= 1 + BUDGET_TOLERANCE
+    within_budget = candidates @ _fit(evaluated, fractions) <= 1 + BUDGET_TOLERANCE
     if not within_budget.any():
         return None
-    return pool[int(np.argmax(np.where(within_budget, expected_gains, -np.inf)))]
+    best = candidates[int(np.argmax(np.where(within_budget, expected_gains, -np.inf)))]
+    return union(list(compress(units, best)))
 
 
 def union(units: Sequence[Assignment]) -> Assignment:
@@ -56,18 +60,31 @@ def union(units: Sequence[Assignment]) -> Assignment:
     return frozenset[str]().union(*units)
 
 
-def _candidates(units: Sequence[Assignment], gains: Mapping[Assignment, float]) -> list[Assignment]:
+def _candidates(fastest: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return all assignments of few units; of many, the neighbours of the fastest assignments.
 
-    In a neighbour, a run of adjacent units or any two units switch precision.
+    In a neighbour, a run of adjacent units or any two units switch precision. Assignments are rows that are 1
+    where a unit is in int8.
     """
-    if len(units) <= MAX_ENUMERATED_UNITS:
-        return [union(list(compress(units, bits))) for bits in product((0, 1), repeat=len(units))]
-    runs = combinations(range(len(units) + 1), 2)
-    switches = [union(units[first:end]) for first, end in runs]
-    switches += [first | second for first, second in combinations(units, 2)]
-    fastest = sorted(gains, key=lambda layers: -gains[layers])[:EXPANDED_BEST]
-    return list(dict.fromkeys(layers ^ switch for layers in fastest for switch in switches))
+    units = fastest.shape[1]
+    if units <= MAX_ENUMERATED_UNITS:
+        return np.array(list(product((0, 1), repeat=units)), np.float64)
+    at = np.arange(units)
+    runs = [(first <= at) & (at < end) for first, end in combinations(range(units + 1), 2)]
+    pairs = [(at == first) | (at == second) for first, second in combinations(range(units), 2)]
+    return np.abs(fastest[:, None] - np.array(runs + pairs, np.float64)).reshape(-1, units)
+
+
+def _untested(candidates: NDArray[np.float64], evaluated: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the candidates once each, without those that were evaluated and the one without int8."""
+    seen = {row.tobytes() for row in (*evaluated, np.zeros(candidates.shape[1]))}
+    kept = []
+    for index, row in enumerate(candidates):
+        key = row.tobytes()
+        if key not in seen:
+            seen.add(key)
+            kept.append(index)
+    return candidates[kept]
 
 
 def _indicator_matrix(assignments: Sequence[Assignment], units: Sequence[Assignment]) -> NDArray[np.float64]:

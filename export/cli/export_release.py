@@ -191,4 +191,5 @@ def print_calibration(
     method = calibrated.get("method")
     ranges = f"{method} ranges from {len(footage.windows)} windows of {window} frames; " if method else ""
     evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
-    print(f"{ranges}maps against {reference} on {len(footage.held_out)}, {evaluated}")
+    verified = max(verification.frames for _, verification in release.verified_graphs())
+    print(f"{ranges}maps against {reference} on {verified}, {evaluated}")

@@ -81,8 +81,9 @@ def sensitivity(
     title = f"{target}, int8 for {engine}: only this layer in int8, and all but this layer"
     Console().print(_table(result, title))
     evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
+    unit = "clips" if isinstance(opened, Release) and _form(opened, form) == "clip" else "frames"
     print(
-        f"means over {len(footage.held_out)} frames, {evaluated}; {method} ranges from "
+        f"means over {len(footage.held_out)} {unit}, {evaluated}; {method} ranges from "
         f"{len(footage.windows)} windows"
     )
     if plot:
@@ -135,15 +136,21 @@ def _load_graph(
     import onnx
 
     from calibration.inputs.distribution_shift import STATISTICS_FILE, load_statistics
-    from edge.inference.saliency_model import runtime_form
     from export.release.recalibrate import release_feeder
 
     if not isinstance(target, Release):
         return target.model, target.feeder, target.statistics
-    form = form or runtime_form(target)
+    form = _form(target, form)
     model = onnx.load(target.path(target.graph("fp32", form)))
     statistics = load_statistics(target.folder / STATISTICS_FILE) if form == "stream" else {}
     return model, release_feeder(target, form), statistics
+
+
+def _form(release: Release, form: Form | None) -> Form:
+    """Return the form whose graph is measured: the one asked for, or the one that flies."""
+    from edge.inference.saliency_model import runtime_form
+
+    return form or runtime_form(release)
 
 
 def _count(footage: CalibrationFrames) -> dict[str, object]:

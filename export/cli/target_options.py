@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
-from rich.progress import Progress, TaskID
+from rich.progress import Progress, TaskID, TimeRemainingColumn
 
 from calibration.inputs.calibration_frames import MAX_WINDOWS, CalibrationFrames, read_frames
 from calibration.inputs.image_format import COLOURS, LAYOUTS
@@ -213,7 +213,7 @@ def read_footage(
 @contextmanager
 def step_progress() -> Iterator[tuple[Progress, ProgressCallback]]:
     """Show a progress bar with a line per step, and yield it with the function that advances a step."""
-    with progress_bar(spinner=True) as progress:
+    with progress_bar(columns=[TimeRemainingColumn()], spinner=True) as progress:
         tasks: dict[str, TaskID] = {}
 
         def advance(step: str, units: int, total: int | None) -> None:

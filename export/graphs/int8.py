@@ -4,7 +4,7 @@ were confirmed."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from calibration.inputs.graph_inputs import InputFeeder
 from calibration.quantization.qdq import find_qdq_placement, quantize
 from calibration.ranges.activation_ranges import count_histograms
 from calibration.ranges.histogram import Method
-from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, SaliencyMap
 from calibration.search.method_selection import ranges_by_method, rank_methods
 from edge.release.quantization import QuantizationRecord, TensorRanges
 from edge.release.release import Form, TargetEngine
@@ -66,6 +66,7 @@ def build_int8_graphs(
     options: CalibrationOptions,
     on_progress: ProgressCallback = lambda step, advance, total: None,
     fixed_ranges: TensorRanges | None = None,
+    maps: Sequence[SaliencyMap] | None = None,
 ) -> CalibrationResult:
     """Find ranges and, for each engine, the fastest int8 graph that keeps the budget.
 
@@ -77,6 +78,7 @@ def build_int8_graphs(
         options: Options of the calibration.
         on_progress: Called for each unit of work.
         fixed_ranges: Ranges that the network was trained with. They replace those found here.
+        maps: Maps of the fp32 graph on the held-out windows; None to compute them.
 
     Raises:
         InputError: An activation or a map is not finite.
@@ -91,7 +93,7 @@ def build_int8_graphs(
         for method, ranges in ranges_by_method(options.method, histograms).items()
     }
     warning = shift_warning(measure_shift(model, feeder, frames.windows, statistics))
-    evaluator = AccuracyEvaluator(model, feeder, frames.held_out)
+    evaluator = AccuracyEvaluator(model, feeder, frames.held_out, maps)
     extremes = {name: (float(counts.low), float(counts.high)) for name, counts in histograms.items()}
     results = []
     for engine in QDQ_SCHEMES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import onnx
 from calibration.quantization.qdq import quantize
 from calibration.quantization.qdq_placement import CPU, TENSORRT, QdqScheme, quantizable_layers
 from calibration.ranges.histogram import BEST, Method, MethodChoice
-from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality, compare_maps
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality, SaliencyMap, compare_maps
 from calibration.search.fp16_diagnostics import describe_overflow, describe_weakest_node
 from calibration.search.latency_benchmark import LatencyTimer, MeasuredLatency
 from calibration.search.latency_model import ModelledLatency, convolution_mmacs
@@ -88,7 +88,8 @@ class Int8Result:
         search: The trials, the best of them, and the reason.
         model: The graph that ships; None if int8 does not ship.
         quality: Quality of that graph on all held-out windows.
-        max_error: Largest difference of its maps on these windows.
+        maps: Its maps on these windows.
+        max_error: Largest difference of these maps from those of the fp32 graph.
         conditions: Conditions that latency was measured or modelled under.
     """
 
@@ -101,6 +102,7 @@ class Int8Result:
     quality: Quality | None
     max_error: float | None
     conditions: dict[str, object]
+    maps: Sequence[SaliencyMap] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON types, without the graph and the ranges."""
@@ -123,7 +125,7 @@ class Int8Result:
     def reject(self, reason: str) -> Int8Result:
         """Return the result with nothing that ships."""
         search = dataclasses.replace(self.search, best=None, reason=f"{reason}: float ships alone")
-        return dataclasses.replace(self, search=search, model=None, quality=None, max_error=None)
+        return dataclasses.replace(self, search=search, model=None, quality=None, max_error=None, maps=None)
 
 
 def _trial_to_dict(trial: Trial) -> dict[str, Any]:
@@ -202,7 +204,7 @@ class EngineSearch:
                 if budget.fraction_used(quality) <= 1:
                     shipped = self._result(self._explain(search, search.best, rest), graph, quality)
                     error = max(map(max_error, maps, self._evaluator.expected))
-                    return dataclasses.replace(shipped, max_error=error)
+                    return dataclasses.replace(shipped, max_error=error, maps=maps)
         # A search over part of the layers passed, but its graph exceeds the budget on all held-out windows.
         return self._result(search).reject(f"the int8 graph that would ship exceeds the budget of {budget}")
 

@@ -64,6 +64,23 @@ def check_form(student: Student, form: Form) -> None:
         )
 
 
+def with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph that was traced with a batch of 1 and takes any batch.
+
+    Args:
+        model: The graph. Its operators treat each item of the batch alone, and no constant holds its size.
+    """
+    dynamic = onnx.ModelProto()
+    dynamic.CopyFrom(model)
+    graph = dynamic.graph
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]  # inferred again, with the batch
+    inferred = onnx.shape_inference.infer_shapes(dynamic, data_prop=True)
+    onnx.checker.check_model(inferred, full_check=True)
+    return inferred
+
+
 def trace_onnx(
     module: nn.Module,
     arguments: tuple[Tensor, ...],

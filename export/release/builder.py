@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from export.graphs.batch_norm_statistics import batch_norm_statistics
 from export.graphs.fp16 import to_fp16
 from export.graphs.int8 import CalibrationResult, build_int8_graphs, calibration_document
 from export.graphs.int8_search import CalibrationOptions
-from export.graphs.onnx_export import SALIENCY, export_onnx
+from export.graphs.onnx_export import SALIENCY, export_onnx, with_dynamic_batch
 from export.release.graph_writer import GraphKind, GraphWriter
 from export.release.parity import compute_reference_maps, make_golden_set, student_feeder
 from trainer.models.forms import forms_of
@@ -61,7 +62,13 @@ def make_release(
     golden = make_golden_set(student, frames)
     writer = GraphWriter(frames.held_out, compute_reference_maps(student, frames.held_out), golden, on_step)
     with atomic_folder(folder, is_ours=is_release_file) as path:
-        results = {form: _export_form(student, form, frames, options, path, writer) for form in forms}
+        results: dict[Form, CalibrationResult] = {}
+        for form in forms:
+            if form == "pair" and "stream" in results and student_forms.aligned:
+                _copy_stream_as_pairs(student, path, writer)
+                results[form] = results["stream"]
+            else:
+                results[form] = _export_form(student, form, frames, options, path, writer)
         save_quantization(
             {form: result.quantization for form, result in results.items()}, path / QUANTIZATION_FILE
         )
@@ -97,7 +104,7 @@ def _export_form(
     forms, batch, feeder = forms_of(student), _batch(form), student_feeder(student, form)
     writer.on_step(f"{form} fp32")
     model = export_onnx(student, form, batch)
-    writer.add(folder, model, feeder, GraphKind(form, "fp32", batch))
+    maps = writer.add(folder, model, feeder, GraphKind(form, "fp32", batch))
     statistics = batch_norm_statistics(forms.modules[form], model)
     if statistics and not (folder / STATISTICS_FILE).exists():
         save_statistics(statistics, folder / STATISTICS_FILE)
@@ -111,11 +118,20 @@ def _export_form(
         options,
         lambda step, advance, total: writer.on_step(f"{form} {step}"),
         trained_ranges(student.trained, form),
+        maps,
     )
     for int8 in result.int8:
         if int8.model is not None:
-            writer.add(folder, int8.model, feeder, GraphKind(form, "int8", batch, int8.engine))
+            writer.add(folder, int8.model, feeder, GraphKind(form, "int8", batch, int8.engine), int8.maps)
     return result
+
+
+def _copy_stream_as_pairs(student: Student, folder: Path, writer: GraphWriter) -> None:
+    """Write the pair form of an aligned student: its graphs are those of the stream form, for any batch."""
+    feeder = student_feeder(student, "pair")
+    for kind, model, maps in list(writer.written):
+        pair_kind = replace(kind, form="pair", batch=_batch("pair"))
+        writer.add(folder, with_dynamic_batch(model), feeder, pair_kind, maps)
 
 
 def _batch(form: Form) -> int | None:

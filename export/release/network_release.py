@@ -240,7 +240,7 @@ def _write_graphs(
     fp32 must be right. Each other precision may fail on its own.
     """
     missing = []
-    writer.add(folder, model, feeder, kind)
+    maps = writer.add(folder, model, feeder, kind)
     try:
         fp16 = to_fp16(model, [FRAME, *float_outputs(model, feeder)])
         writer.add(folder, fp16, feeder, dataclasses.replace(kind, precision="fp16"))
@@ -248,7 +248,13 @@ def _write_graphs(
         missing.append(f"no fp16: {_reason(error)}")
     try:
         result = build_int8_graphs(
-            model, feeder, frames, statistics, options, lambda step, advance, total: writer.on_step(step)
+            model,
+            feeder,
+            frames,
+            statistics,
+            options,
+            lambda step, advance, total: writer.on_step(step),
+            maps=maps,
         )
     except InputError as error:
         return None, [*missing, f"no int8: {error}"]
@@ -258,7 +264,7 @@ def _write_graphs(
             continue
         try:
             int8_kind = dataclasses.replace(kind, precision="int8", engine=int8.engine)
-            writer.add(folder, int8.model, feeder, int8_kind)
+            writer.add(folder, int8.model, feeder, int8_kind, int8.maps)
         except CheckError as error:
             missing.append(f"no int8 for {int8.engine}: {_reason(error)}")
     return result, missing

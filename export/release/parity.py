@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
-from calibration.inputs.calibration_frames import CalibrationFrames, Windows
-from calibration.inputs.graph_inputs import InputFeeder, Window, open_session
-from calibration.search.fp16_diagnostics import describe_weakest_node
+from calibration.inputs.calibration_frames import CalibrationFrames
+from calibration.inputs.graph_inputs import InputFeeder, Window
 from edge.core.errors import CheckError, InputError
 from edge.metrics.saliency import cc, kld, max_error
-from edge.release.release import Form, Precision, TargetEngine, Verification
+from edge.release.release import Form, Precision, Verification
 from export.graphs.onnx_export import SALIENCY
 from trainer.models.forms import forms_of
 from trainer.models.student import Student
@@ -43,31 +41,6 @@ def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[
     return maps
 
 
-class OpenedGraph:
-    """ONNX graph of a release in an inference session."""
-
-    def __init__(self, model: onnx.ModelProto, feeder: InputFeeder, disable_qdq_fusion: bool) -> None:
-        """Open a session.
-
-        Args:
-            model: The graph.
-            feeder: Maps a window to the inputs of the graph.
-            disable_qdq_fusion: Run Q/DQ nodes as separate operators. Needed for graphs for TensorRT: ONNX
-                Runtime would quantize their float16 biases by itself, and overflow.
-        """
-        self._model, self._disable_qdq_fusion = model, disable_qdq_fusion
-        self._session = open_session(model, disable_qdq_fusion=disable_qdq_fusion)
-        self.feeder = feeder
-
-    def predict(self, window: Window) -> Map:
-        """Return the map (H, W) of a window's evaluated frame."""
-        return self.feeder.run(self._session, window)
-
-    def describe_weakest_node(self, windows: Iterable[Window]) -> str:
-        """Return a sentence about the node that loses most in float16."""
-        return describe_weakest_node(self._model, self.feeder, windows, self._disable_qdq_fusion)
-
-
 def student_feeder(student: Student, form: Form) -> InputFeeder:
     """Return the feeder for a form of a student."""
     forms, preprocessing = forms_of(student), student.settings.preprocessing()
@@ -78,6 +51,7 @@ def student_feeder(student: Student, form: Form) -> InputFeeder:
         states=forms.states if form == "stream" else (),
         looks_ahead=student.settings.delay_frames > 0,
         align_past=preprocessing.align,
+        frame_states=True,  # the states of all students are features of one frame
     )
 
 
@@ -105,44 +79,6 @@ def golden_windows(clip: NDArray[np.uint8], preroll: int, delay: int, length: in
     padded = np.concatenate([clip[:1]] * preroll + [clip] + [clip[-1:]] * delay)
     ends = range(1 + preroll + delay, len(padded) + 1)
     return [padded[max(0, end - length) : end] for end in ends]
-
-
-def verify_graph(
-    graph: OpenedGraph,
-    precision: Precision,
-    engine: TargetEngine,
-    windows: Windows,
-    expected: Sequence[Map],
-    golden: GoldenSet,
-    peak: float = 1.0,
-) -> Verification:
-    """Compare a graph's maps with the expected ones and with the golden maps.
-
-    Args:
-        graph: The graph.
-        precision: Precision of the graph, which sets the tolerance.
-        engine: Engine that the graph is for.
-        windows: Windows of the expected maps.
-        expected: The expected maps.
-        golden: Golden set. Its lowest correlation is recorded, not checked.
-        peak: Peak of the maps' range, see `check_parity`.
-
-    Raises:
-        InputError: The expected maps are empty.
-        CheckError: The difference exceeds `TOLERANCES`.
-    """
-    verification = check_parity(
-        f"{precision} graph for {engine} engines",
-        precision,
-        [graph.predict(window) for window in windows],
-        expected,
-        lambda: graph.describe_weakest_node(windows),
-        peak,
-    )
-    golden_ccs = (
-        cc(graph.predict(window), map_) for window, map_ in zip(golden.windows, golden.maps, strict=True)
-    )
-    return replace(verification, golden_cc=min(golden_ccs))
 
 
 def check_parity(

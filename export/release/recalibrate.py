@@ -206,6 +206,7 @@ def release_feeder(release: Release, form: Form) -> InputFeeder:
         looks_ahead=release.delay_frames > 0,
         align_past=release.preprocessing.align,
         clip=release.clip.frames if release.clip is not None else 1,
+        frame_states=release.student.get("kind") in ("skd", "stream"),
     )
 
 

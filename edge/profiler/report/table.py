@@ -65,7 +65,7 @@ def _latency_table(document: Row, rows: Sequence[Row]) -> Table:
             p50,
             format_ms((high - low) / 2),
             *others,
-            f"{row['fps']:.0f}",
+            f"{row['fps']:.0f}" if row["fps"] >= 10 else f"{row['fps']:.2g}",
             format_speedup(comparisons.get(row["name"])),
         )
     return table

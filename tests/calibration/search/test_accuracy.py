@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import onnx
 import pytest
 
+from calibration.inputs.calibration_frames import Windows
 from calibration.inputs.graph_inputs import InputFeeder
 from calibration.inputs.onnx_import import ImageInput
-from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality
+from calibration.search import accuracy
+from calibration.search.accuracy import AccuracyBudget, AccuracyEvaluator, Quality, compute_maps
 from edge.core.errors import InputError
 from tests.support.onnx_graphs import residual_network
 
@@ -40,3 +45,25 @@ def test_subset_has_the_maps_of_its_windows() -> None:
     np.testing.assert_array_equal(subset.expected, computed.expected)
     assert len(whole.windows) == len(whole.expected) == 9
     assert subset(model).cc == 1
+
+
+def test_graph_that_was_evaluated_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feeder = residual_network(), InputFeeder(ImageInput(16, 16, 3, "nchw"), ("x",), "y")
+    windows = np.random.default_rng(0).integers(0, 256, (9, 1, 16, 16, 3), np.uint8)
+    whole = AccuracyEvaluator(model, feeder, windows)
+    runs: list[int] = []
+
+    def count_runs(model: onnx.ModelProto, feeder: InputFeeder, windows: Windows, *flags: bool) -> list[Any]:
+        runs.append(len(windows))
+        return compute_maps(model, feeder, windows, *flags)
+
+    monkeypatch.setattr(accuracy, "compute_maps", count_runs)
+    changed = residual_network()
+    changed.graph.node[0].name = "changed"
+    maps, subset = whole.compute_maps(changed), whole.subset(model, 3)
+    np.testing.assert_array_equal(whole.compute_maps(changed), maps)
+    np.testing.assert_array_equal(subset.compute_maps(changed), [maps[0], maps[4], maps[8]])
+    assert runs == [9]
+    subset.compute_maps(changed, True)
+    subset.compute_maps(changed, True)
+    assert runs == [9, 3]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from calibration.inputs.graph_inputs import open_session
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.pipeline.run import RunHooks, run_pipeline
 from edge.preprocessing.transform import Alignment, Preprocessing
@@ -51,6 +53,20 @@ def test_aligned_student_is_exported_and_run_as_it_was_trained(
             assert release.precisions(form, engine) == PRECISIONS
     for graph, verification in release.verified_graphs():
         assert verification.mean_cc > (0.98 if graph.precision == "int8" else 0.999)
+    feed = np.random.default_rng(0).uniform(-1, 1, (2, 2, 3, 32, 32)).astype(np.float32)
+    for precision in PRECISIONS:  # the pair form is the stream form with any batch
+        pair, stream = (
+            open_session(onnx.load(release.path(release.graph(precision, form))))
+            for form in ("pair", "stream")
+        )
+        maps_of_both = pair.run(None, dict(zip(release.inputs, feed, strict=True)))[0]
+        maps_of_each = [
+            stream.run(
+                None, {name: value[at : at + 1] for name, value in zip(release.inputs, feed, strict=True)}
+            )[0]
+            for at in range(2)
+        ]
+        np.testing.assert_allclose(maps_of_both, np.concatenate(maps_of_each), atol=1e-5)
     clip = next(twin_clips())[0].frames
     truth = [
         saliency for _, saliency in StudentPredictor(str(student_file), fps=10).predict("", labelled(clip))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from calibration.inputs.graph_inputs import open_session
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
 from edge.release.manifest import load_release
 from edge.release.release import PRECISIONS
+from export.release.parity import student_feeder
 from tests.conftest import Outcome
 from tests.support.untrained import small_streaming_network
 from trainer.models.forms import forms_of
@@ -76,6 +79,14 @@ def test_streaming_student_is_exported_built_and_run_by_the_commands(
         atol = 1e-5 if precision == "fp32" else 0.1
         np.testing.assert_allclose(compute_clip_maps(model, frames), maps, atol=atol)
         model.close()
+    session, feeder = (
+        open_session(onnx.load(release_folder / "stream.fp32.onnx")),
+        student_feeder(student, "stream"),
+    )
+    for length in (1, 3, 8):  # frames that no state is of are skipped
+        window = frames[:length]
+        every_frame = replace(feeder, frame_states=False).run(session, window)
+        np.testing.assert_array_equal(feeder.run(session, window), every_frame)
     operators = {node.op_type for node in onnx.load(release_folder / "stream.fp32.onnx").graph.node}
     assert operators <= {"Conv", "Clip", "Add", "Concat", "Resize", "ReduceMax", "Sub", "Exp"}
     outcome = command(
