@@ -81,9 +81,10 @@ def sensitivity(
     title = f"{target}, int8 for {engine}: only this layer in int8, and all but this layer"
     Console().print(_table(result, title))
     evaluated = "held out" if footage.is_disjoint else "the same: too few to hold any out"
-    unit = "clips" if isinstance(opened, Release) and _form(opened, form) == "clip" else "frames"
+    unit = "clip" if isinstance(opened, Release) and _form(opened, form) == "clip" else "frame"
+    count = len(footage.held_out)
     print(
-        f"means over {len(footage.held_out)} {unit}, {evaluated}; {method} ranges from "
+        f"means over {count} {unit}{'s' * (count != 1)}, {evaluated}; {method} ranges from "
         f"{len(footage.windows)} windows"
     )
     if plot:
