@@ -22,7 +22,7 @@ from tests.conftest import Outcome
 def notify_socket(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "user@1000"))
-        listener.settimeout(20)
+        listener.settimeout(300)  # a busy machine takes long to start a service
         yield listener
 
 
@@ -97,16 +97,19 @@ def test_service_reports_its_state_and_ends_cleanly_on_sigterm(
     environ = {**os.environ, "NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "600000"}
     arguments = [sys.executable, "-m", "edge.cli.main", "run", "--config", str(config), "--json"]
     with subprocess.Popen(arguments, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) as service:
-        messages = [notify_socket.recv(1000).decode()]
-        # A busy machine may take longer for the frames than for the messages.
-        while (
-            messages.count("WATCHDOG=1") < 5
-            or not messages[-1].startswith("STATUS=running, ")
-            or len(list(tmp_path.rglob("*.png"))) < 5
-        ):
-            messages.append(notify_socket.recv(1000).decode())
-        service.send_signal(signal.SIGTERM)
-        out, _ = service.communicate(timeout=60)
+        try:
+            messages = [notify_socket.recv(1000).decode()]
+            # A busy machine may take longer for the frames than for the messages.
+            while (
+                messages.count("WATCHDOG=1") < 5
+                or not messages[-1].startswith("STATUS=running, ")
+                or len(list(tmp_path.rglob("*.png"))) < 5
+            ):
+                messages.append(notify_socket.recv(1000).decode())
+            service.send_signal(signal.SIGTERM)
+            out, _ = service.communicate(timeout=60)
+        finally:
+            service.kill()  # a failure would else wait for the service to end
     assert messages[0] == "READY=1"
     assert service.returncode == 0
     summary = json.loads(out)

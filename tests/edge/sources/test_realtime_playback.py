@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge.core.frames import Source
+from edge.pipeline import frame_reader
 from edge.sources import realtime_playback
 from edge.sources.factory import open_source
 from edge.sources.realtime_playback import PacedSource
@@ -88,6 +89,7 @@ def test_real_time_run_writes_the_same_maps_as_a_run_over_the_file(
     command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(realtime_playback, "PacedSource", pace_on_time)
+    monkeypatch.setattr(frame_reader, "MAX_FRAME_AGE_S", 1e6)  # an older frame would get another time
     summaries = {}
     for flag in ("--realtime", "--every-frame"):
         words = ("synthetic:3:320x180:6", flag, "--maps", str(tmp_path / flag), "--json")
