@@ -181,7 +181,7 @@ def _check_simulation(folder: Path, settings: PoolSettings) -> None:
     if read_settings(folder).simulation != settings.simulation:
         raise InputError(
             f"{folder} lacks scenes, and those in it were rendered by another version of the simulated "
-            "world: name another folder, remove it, or set world.scenes to the number that it holds"
+            "world: name another folder, remove it, or lower world.scenes and world.empty to what it holds"
         )
 
 

@@ -199,10 +199,18 @@ class ScenePool:
             yield _open_shot(self._folder, shard, position)
 
     def split(self, shards: int) -> tuple[ScenePool, ScenePool]:
-        """Return the first shards as a pool, and the others; both are the same if there are no others."""
-        first, others = self.shards[:shards], self.shards[shards:]
-        empty = self._empty_shards
-        return ScenePool(self._folder, first, empty), ScenePool(self._folder, others or first, empty)
+        """Return the first shards as a pool, and the others as another one.
+
+        Shards with targets and shards without are split alike. Where there are no others, both pools have the
+        first ones.
+
+        Args:
+            shards: Number of shards of the first pool.
+        """
+        targets, empty = self.shards, self._empty_shards
+        first, first_empty = targets[:shards], empty[:shards]
+        others, other_empty = targets[shards:] or first, empty[shards:] or first_empty
+        return ScenePool(self._folder, first, first_empty), ScenePool(self._folder, others, other_empty)
 
     @cached_property
     def _scenes(self) -> dict[tuple[bool, bool, bool], list[list[tuple[int, int]]]]:

@@ -1,8 +1,8 @@
-"""Soft labels of a pool: the maps of both teachers for each labelled frame, computed once and kept on disk.
+"""Soft labels of a pool: the maps of both teachers for its labelled frames, computed once and kept on disk.
 
 The stages after the teachers draw a frame many times, with random crops, colours and noise. If the teachers
 computed its map each time, a step would take ten times as long. A folder of soft labels has one file for
-each shard of the pool, `shard-000000.npy` and so on: float16 (N, 2, H, W), for the labelled frames of the
+each shard with targets, `shard-000000.npy` and so on: float16 (N, 2, H, W), for the labelled frames of the
 shard in their order, first the spatial teacher's map, then the temporal teacher's, each with maximum 1.
 """
 

@@ -58,7 +58,8 @@ class WorldTable(Table):
     twins: Share = 0.0
     """Share of samples from scenes with two identical targets of which one moves."""
     empty: Share = 0.0
-    """Share of samples from scenes without targets, where a map should be wide."""
+    """Share of samples from scenes without targets, where a map should be wide. As many scenes, relative to
+    `scenes`, are added to the pool."""
     kind: str = ""
     """Kind of the scenes, such as "varied", which has many more distractors; "" for plain scenes."""
     augment: bool = True

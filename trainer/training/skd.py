@@ -313,9 +313,9 @@ def _samples(
     large = name == "teachers" or (needs_labels and labels is None)
     if pool is not None:
         stream = recipe.seed * len(_STAGES) + _STAGES.index(name)
-        return SyntheticPairs(
-            pool, recipe.world, recipe.settings(), stream, large, labels if needs_labels else None
-        )
+        # Only scenes with targets get the teachers' maps, so the teachers learn from these alone.
+        world = recipe.world.model_copy(update={"empty": 0.0}) if name == "teachers" else recipe.world
+        return SyntheticPairs(pool, world, recipe.settings(), stream, large, labels if needs_labels else None)
     data = recipe.data
     assert data is not None
     folders: dict[TeacherKind, Path] = {}

@@ -268,3 +268,12 @@ def test_parts_of_a_pool_share_no_scene(pool_copy: Path) -> None:
     first, others = ({part.draw(rng, 0.5).index.scene for _ in range(60)} for part in parts)
     assert len(first) == len(others) == 9
     assert not first & others
+
+
+def test_parts_of_a_pool_share_no_empty_scene_if_there_are_enough(pool_copy: Path) -> None:
+    for name in ("empty-000000.npz", "empty-000001.npz", "shard-000001.npz"):  # drawn by their numbers alone
+        shutil.copy(pool_copy / "shard-000000.npz", pool_copy / name)
+    rng = np.random.default_rng(0)
+    for count, numbers in ((2, (0, 1)), (1, (0, 0))):
+        for part, number in zip(ScenePool(pool_copy, [0, 1], range(count)).split(1), numbers, strict=True):
+            assert {part.draw(rng, 0, empty=1).shard for _ in range(20)} == {number}

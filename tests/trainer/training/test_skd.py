@@ -185,6 +185,14 @@ def test_stages_after_the_teachers_learn_from_maps_that_are_computed_once(tmp_pa
     assert other.name != folder.name
 
 
+def test_teachers_learn_from_scenes_with_targets_alone() -> None:
+    densities = {
+        empty: [sample["density"] for sample in draw(short_skd_recipe(world__empty=empty), "teachers", 4)]
+        for empty in ("0.0", "1.0")
+    }
+    torch.testing.assert_close(densities["1.0"], densities["0.0"])
+
+
 def test_merged_weights_are_the_mean_of_the_trained_and_the_named_student(tmp_path: Path) -> None:
     short = {"teachers__steps": "0", "students__steps": "0", "students__mu": "0"}
     trained = skd.distil(short_skd_recipe(**short))
