@@ -86,7 +86,11 @@ def warp_frame(past: Pixels, now: Pixels, homography: NDArray[np.float64]) -> Pi
 
 
 def estimate_homography(before: Image, after: Image) -> NDArray[np.float64] | None:
-    """Estimate the camera's motion between two grey images (H, W).
+    """Estimate the camera's motion between two grey images.
+
+    Args:
+        before: The earlier image (H, W).
+        after: The later image (H, W).
 
     Returns:
         The homography (3, 3) from pixels of `after` to pixels of `before`; None if too few corners agree.
@@ -110,7 +114,8 @@ def estimate_homography(before: Image, after: Image) -> NDArray[np.float64] | No
 def _detect_corners(grey: Image) -> NDArray[np.float32]:
     """Return the strongest corner of each cell (N, 1, 2), as x, y in pixels of a grey image.
 
-    Cells without a corner have none.
+    A cell is left out if its strongest corner is below `MIN_CORNER_QUALITY`. An image that is smaller than
+    the grid has no corners.
     """
     factor = 1
     while max(grey.shape) // 2 >= MIN_CORNER_IMAGE_PX:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 MAX_ERROR_PX = 1.5
 """Error of a point at which its weight is a quarter of the full one; below it, the point is an inlier."""
 MIN_INLIERS = 8
+"""Points that must agree with the homography."""
 START_ERROR_PX = 6.0
 """The same error in the first step, which only knows a shift of the whole image."""
 STEPS, ERROR_STEP = 6, 2.0

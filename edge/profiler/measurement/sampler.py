@@ -28,7 +28,8 @@ POWER_S = 2.0
 MIN_WARM_UP_TURNS = 2 * GROUP_TURNS
 """Turns of a warm-up unless a number of calls is asked for: as many as it takes to see that it is steady."""
 MAX_WARM_UP_S = 5.0
-"""Longest warm-up of one candidate; one that drifts for longer is measured anyway, and marked."""
+"""Time after which a warm-up only completes its least number of calls. A candidate that still drifts then is
+measured anyway, and marked."""
 
 ClockNs = Callable[[], int]
 """Clock that latencies are read from, in nanoseconds; tests replace it."""

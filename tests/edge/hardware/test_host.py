@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PAGE_FAULTS = """
-import resource, sys
+import resource
 import numpy as np
 from edge.hardware.host import retain_freed_memory
 
@@ -20,8 +20,7 @@ def faults():
         del arrays, array
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-if sys.argv[1] == "retain":
-    retain_freed_memory()
+retain_freed_memory()
 faults()
 print(faults())
 """
@@ -30,5 +29,5 @@ print(faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other thresholds")
 def test_retained_memory_is_not_faulted_in_again() -> None:
     # In a process of its own: earlier tests have raised the thresholds of this one.
-    command = [sys.executable, "-c", PAGE_FAULTS, "retain"]
+    command = [sys.executable, "-c", PAGE_FAULTS]
     assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 100
