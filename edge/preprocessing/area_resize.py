@@ -17,7 +17,8 @@ MIN_LANE_PIXELS = 2**16
 same limit, so that they are rounded as the green channel is."""
 MAX_PERIOD = 16
 """If weights repeat themselves after this many pixels or fewer, products with their matrix are faster than
-OpenCV's means. They are also too small for NumPy's BLAS to start threads, which would wait actively."""
+OpenCV's means if both sides shrink. They are also too small for NumPy's BLAS to start threads, which would
+wait actively."""
 MIN_PIXELS_PER_MEAN = 16
 """From this many input pixels per output pixel on, a summed-area table is at least as fast as summation."""
 MAX_PIXELS = 2**31 // 256
