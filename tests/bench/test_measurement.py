@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,26 +144,51 @@ def _write_stat(root: Path, user: int, steal: int) -> None:
 
 
 def test_conditions_name_what_disturbs(tmp_path: Path) -> None:
-    clock, probes = ManualClock(), iter([0.001, 0.0012, 0.001])
+    clock, probes, core_probes = ManualClock(), iter([0.001, 0.0012, 0.001]), iter([1.8, 1.1, 1.7])
     _write_stat(tmp_path, 0, 0)
-    watch = ConditionsWatch(root=tmp_path, clock=clock, probe=lambda: next(probes))
+    watch = ConditionsWatch(
+        root=tmp_path, clock=clock, probe=lambda: next(probes), cores_probe=lambda: next(core_probes)
+    )
     clock.advance(10)
     watch.sample()
     _write_stat(tmp_path, 0, 300)
     conditions = watch.conditions()
     assert conditions.speed_spread == pytest.approx(0.2)
     assert conditions.stolen_share == pytest.approx(0.3 / conditions.cores)
-    quiet = replace(conditions, others_cores=0, stolen_share=0, speed_spread=0.01, load_average=0.5)
+    assert conditions.cores_speed == 1.1
+    quiet = replace(
+        conditions,
+        cores=2,
+        others_cores=0,
+        stolen_share=0,
+        speed_spread=0.01,
+        load_average=0.5,
+        cores_speed=1.7,
+    )
     assert quiet.disturbance == ""
     assert quiet.describe().startswith("quiet machine: other processes used 0.0 of ")
     assert replace(quiet, stolen_share=0.1).disturbance == "the host took 10% of the cores' time"
     drifting = replace(quiet, speed_spread=0.4)
     assert drifting.disturbance == "the speed of the processor varied by 40%"
     assert drifting.load == ""
+    assert replace(quiet, cores_speed=1.1).load == "all 2 cores together were 1.1 times as fast as one"
+    assert replace(quiet, cores=1, cores_speed=1.0).disturbance == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_cores_that_are_one_physical_core_are_no_faster_than_one() -> None:
+    code = (
+        "import os; from edge.hardware.host import detect_machine; detect_machine();"
+        "from tests.bench.measurement.conditions import ConditionsWatch;"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "print(ConditionsWatch().conditions().cores_speed)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 1.3
 
 
 def test_conditions_that_are_not_readable_disturb_nothing(tmp_path: Path) -> None:
-    conditions = ConditionsWatch(root=tmp_path, probe=lambda: 0.001).conditions()
+    conditions = ConditionsWatch(root=tmp_path, probe=lambda: 0.001, cores_probe=lambda: 1e3).conditions()
     assert (conditions.others_cores, conditions.stolen_share, conditions.disturbance) == (None, None, "")
 
 

@@ -1,10 +1,13 @@
-"""Conditions of the machine during a measurement: load, stolen time, and the drift of its speed."""
+"""Conditions of the machine during a measurement: load, stolen time, the drift of its speed, and its cores
+together."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,18 @@ MAX_SPEED_SPREAD = 0.3
 """Relative difference between the fastest and the slowest probe that disturbs a measurement. It was
 chosen after one run on a machine that did nothing else. There the threads of the benchmark, which share a
 physical core with the probe, caused up to 0.27, and 0.37 to 0.62 in three benchmarks."""
+LEAST_CORES_SHARE = 0.7
+"""Least speed of all cores together, relative to as many times the speed of one. A host may run two virtual
+cores on one physical core, or beside those of others, and count none of it as stolen. Two cores gave 0.80 to
+0.90 on a quiet machine."""
 PROBE_PERIOD_S = 1.0
 PROBE_ITERATIONS, PROBE_TRIES = 20_000, 5
 """A probe is the fastest of some loops of about a millisecond: its time changes with the clock, or with
 another thread on the same physical core. A virtual machine seldom shows its clock in /proc/cpuinfo."""
+CORES_PROBE = bytes(1 << 20)
+"""Data whose hash is computed on all cores at the same time: Python computes it without its global lock."""
+SETTLE_S = 0.02
+"""Time after which threads of libraries, which wait for work in a busy loop, sleep."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Conditions:
         others_cores: Mean number of cores that other processes kept busy.
         stolen_share: Share of the cores' time that the host gave to other virtual machines.
         speed_spread: Relative difference between the fastest and the slowest probe.
+        cores_speed: Speed of all cores together, relative to that of one; the lowest probe.
     """
 
     cores: int = 1
@@ -40,6 +52,7 @@ class Conditions:
     others_cores: float | None = None
     stolen_share: float | None = None
     speed_spread: float | None = None
+    cores_speed: float | None = None
 
     @property
     def load(self) -> str:
@@ -48,6 +61,8 @@ class Conditions:
             return f"other processes used {self.others_cores:.1f} of {self.cores} cores"
         if (self.stolen_share or 0) > MAX_STOLEN_SHARE:
             return f"the host took {self.stolen_share:.0%} of the cores' time"
+        if self.cores_speed is not None and self.cores_speed < LEAST_CORES_SHARE * self.cores:
+            return f"all {self.cores} cores together were {self.cores_speed:.1f} times as fast as one"
         return ""
 
     @property
@@ -70,6 +85,8 @@ class Conditions:
             parts.append(f"stolen {self.stolen_share:.1%}")
         if self.speed_spread is not None:
             parts.append(f"speed varied by {self.speed_spread:.0%}")
+        if self.cores_speed is not None and self.cores > 1:
+            parts.append(f"all cores {self.cores_speed:.1f} times as fast as one")
         state = "busy machine" if self.disturbance else "quiet machine"
         return f"{state}: {', '.join(parts)}" if parts else "conditions are not readable here"
 
@@ -82,6 +99,7 @@ class ConditionsWatch:
         root: Root of the file system with `proc/stat`; another folder in tests.
         clock: Clock in seconds.
         probe: Returns the time of a probe in seconds.
+        cores_probe: Returns the speed of all cores together, relative to that of one.
     """
 
     def __init__(
@@ -90,16 +108,20 @@ class ConditionsWatch:
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
         probe: Callable[[], float] | None = None,
+        cores_probe: Callable[[], float] | None = None,
     ) -> None:
         self._own_s, self._root, self._clock, self._probe = own_s, root, clock, probe or _probe_speed
+        self._cores_probe = cores_probe or _probe_cores
         self._start_s, self._own_at_start_s = clock(), own_s()
         self._stolen_at_start_s, self._others = self._read_stolen_s(), OtherLoad(root)
-        self._probes_s, self._next_probe_s = [self._probe()], clock() + PROBE_PERIOD_S
+        self._probes_s, self._cores_speeds = [self._probe()], [self._cores_probe()]
+        self._next_probe_s = clock() + PROBE_PERIOD_S
 
     def sample(self) -> None:
         """Probe the speed, if the last probe is `PROBE_PERIOD_S` ago."""
         if self._clock() >= self._next_probe_s:
             self._probes_s.append(self._probe())
+            self._cores_speeds.append(self._cores_probe())
             self._next_probe_s = self._clock() + PROBE_PERIOD_S
 
     def conditions(self) -> Conditions:
@@ -107,6 +129,7 @@ class ConditionsWatch:
         cores, seconds = detect_machine().cores, max(self._clock() - self._start_s, 1e-3)
         others, stolen_s = self._others.cores(), self._read_stolen_s()
         self._probes_s.append(self._probe())
+        self._cores_speeds.append(self._cores_probe())
         stolen: float | None = None
         if stolen_s is not None and self._stolen_at_start_s is not None:
             stolen = (stolen_s - self._stolen_at_start_s) / seconds
@@ -118,6 +141,7 @@ class ConditionsWatch:
             others_cores=others,
             stolen_share=None if stolen is None else stolen / cores,
             speed_spread=max(self._probes_s) / min(self._probes_s) - 1,
+            cores_speed=min(self._cores_speeds),
         )
 
     def _read_stolen_s(self) -> float | None:
@@ -137,3 +161,19 @@ def _time_loop() -> float:
     for _ in range(PROBE_ITERATIONS):
         pass
     return time.perf_counter() - start_s
+
+
+def _probe_cores() -> float:
+    """Return the speed of all cores together, relative to that of one."""
+    time.sleep(SETTLE_S)
+    cores = detect_machine().cores
+    with ThreadPoolExecutor(cores) as pool:
+
+        def time_hashes(count: int) -> float:
+            start_s = time.perf_counter()
+            list(pool.map(hashlib.sha256, [CORES_PROBE] * count))
+            return time.perf_counter() - start_s
+
+        tries = range(PROBE_TRIES)
+        one_s, all_s = min(time_hashes(1) for _ in tries), min(time_hashes(cores) for _ in tries)
+    return cores * one_s / all_s
