@@ -28,10 +28,10 @@ FeedDict = dict[str, NDArray[Any]]
 class InputFeeder:
     """Maps the frames of a window to the inputs of a graph.
 
-    A graph with one input gets the last frame; its states, if any, are carried over the frames before it. A
-    graph with two inputs gets the last frame and the first frame of the window, in this order. A graph that
-    takes clips gets the last frames together: as one input, or as the last frame and states that hold the
-    frames before it. A shorter window starts with copies of its first frame.
+    A graph with one input gets the last frame. A graph with two inputs gets the last frame and an earlier
+    frame of the window, in this order. States, if any, are carried over the frames before the last one. A
+    graph that takes clips gets the last frames together: as one input, or as the last frame and states that
+    hold the frames before it. A shorter window starts with copies of its first frame.
 
     Attributes:
         prepare: Converts a frame (height, width, 3) to the value of an input.
@@ -40,6 +40,7 @@ class InputFeeder:
         states: Recurrent states of the graph.
         looks_ahead: Pass two inputs in the other order: the map is that of the first frame.
         align_past: Aligns an earlier frame with a later one; arguments are (earlier, later).
+        lag: How many frames before the last one the second input is; 0 for the first frame of the window.
         clip: Frames that a graph takes together: as its input (1, 3, clip, H, W), or, if there are states, as
             its input and states (1, 3, 1, H, W).
         frame_states: What a run leaves in the states depends on its frame alone, not on earlier states. So
@@ -54,6 +55,7 @@ class InputFeeder:
     align_past: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]] = field(
         default=lambda past, now: past, repr=False
     )
+    lag: int = 0
     clip: int = 1
     frame_states: bool = False
 
@@ -62,8 +64,8 @@ class InputFeeder:
         """Text that identifies this feeder in the keys of stored histograms.
 
         It names classes and fields as they were called when the first caches were written.
-        `align_past` is not part of it: `prepare` identifies an alignment. Neither is `frame_states`, which
-        changes no value.
+        `align_past` and `lag` are not part of it: `prepare` identifies an alignment. Neither is
+        `frame_states`, which changes no value.
         """
         states = ", ".join(
             f"State(input={s.input!r}, output={s.output!r}, shape={s.shape!r}, start={s.start!r}, "
@@ -79,10 +81,7 @@ class InputFeeder:
 
     def __call__(self, session: ort.InferenceSession, window: Window) -> FeedDict:
         """Return the inputs for the judged frame of a window, after the session computed its states."""
-        if len(self.inputs) == 2:
-            first, last = self.prepare(self.align_past(window[0], window[-1])), self.prepare(window[-1])
-            return dict(zip(self.inputs, (first, last) if self.looks_ahead else (last, first), strict=True))
-        (name,) = self.inputs
+        name = self.inputs[0]
         if self.clip > 1 and not self.states:
             return {name: np.stack([self.prepare(frame) for frame in self._last_frames(window)], axis=2)}
         fp16_inputs = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
@@ -93,12 +92,21 @@ class InputFeeder:
             return {name: prepared[-1], **{key: past[key].astype(dtypes[key]) for key in past}}
         initial = {s.input: np.full(s.shape, s.start, dtypes[s.input]) for s in self.states}
         if self.frame_states:
-            return {name: self.prepare(window[-1]), **self._recall_states(session, window, initial)}
+            return {**self._frame_inputs(window), **self._recall_states(session, window, initial)}
         state: RecurrentState[NDArray[Any]] = RecurrentState(self.states, initial)
-        for frame in window[:-1] if self.states else ():
-            values = session.run(state.outputs, {name: self.prepare(frame), **state.feed()})
+        for end in range(1, len(window)) if self.states else ():
+            values = session.run(state.outputs, {**self._frame_inputs(window[:end]), **state.feed()})
             state.update(dict(zip(state.outputs, values, strict=True)))
-        return {name: self.prepare(window[-1]), **state.feed()}
+        return {**self._frame_inputs(window), **state.feed()}
+
+    def _frame_inputs(self, window: Window) -> FeedDict:
+        """Return the inputs that are frames, for the last frame of a window."""
+        last = self.prepare(window[-1])
+        if len(self.inputs) == 1:
+            return {self.inputs[0]: last}
+        earlier = window[max(0, len(window) - 1 - self.lag) if self.lag else 0]
+        first = self.prepare(self.align_past(earlier, window[-1]))
+        return dict(zip(self.inputs, (first, last) if self.looks_ahead else (last, first), strict=True))
 
     def _recall_states(self, session: ort.InferenceSession, window: Window, initial: FeedDict) -> FeedDict:
         """Return the states before the last frame. Of the other frames, only those that a state is of run."""
@@ -107,12 +115,14 @@ class InputFeeder:
         outputs = list(dict.fromkeys(s.output for s in self.states))
 
         def run(index: int) -> FeedDict:
-            values = session.run(outputs, {self.inputs[0]: self.prepare(window[index]), **initial})
+            # An earlier frame, if the graph takes one, is no part of the states: any will do.
+            frames = dict.fromkeys(self.inputs, self.prepare(window[index]))
+            values = session.run(outputs, {**frames, **initial})
             return dict(zip(outputs, values, strict=True))
 
-        frames = {s.input: max(0, len(window) - 1 - s.lag_frames(NOMINAL_FPS)) for s in self.states}
-        computed = {index: run(index) for index in set(frames.values())}
-        return {s.input: computed[frames[s.input]][s.output] for s in self.states}
+        positions = {s.input: max(0, len(window) - 1 - s.lag_frames(NOMINAL_FPS)) for s in self.states}
+        computed = {index: run(index) for index in set(positions.values())}
+        return {s.input: computed[positions[s.input]][s.output] for s in self.states}
 
     def _last_frames(self, window: Window) -> list[NDArray[np.uint8]]:
         """Return the last frames of a window, as many as the graph takes."""

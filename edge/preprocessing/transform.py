@@ -70,6 +70,10 @@ class Preprocessing:
         size = self.alignment or self
         return size.height, size.width
 
+    def lag_frames(self, fps: float) -> int:
+        """Return how many frames the aligned frame is before the current one; 0 without alignment."""
+        return self.alignment.lag_frames(fps) if self.alignment else 0
+
     @property
     def min_source_size(self) -> tuple[int, int]:
         """Return the least width and height to which a source may downscale its frames by 1/2, 1/4 or 1/8.
@@ -92,14 +96,19 @@ class Preprocessing:
         """Return the earlier frame as the student receives it with `now`: warped, if there is alignment."""
         return align_frame(self.resize(past), self.resize(now)) if self.alignment else past
 
-    def stack_window(self, images: Sequence[Image]) -> Tensor:
-        """Return the input (1, 3, T, height, width) for consecutive frames.
+    def stack_window(self, images: Sequence[Image], fps: float) -> Tensor:
+        """Return the inputs for the frames of a clip's start, side by side in time.
 
-        T is their number. With alignment, T is 2: the first frame, warped to the last, and the last.
+        Args:
+            images: T consecutive frames (H, W, 3), uint8 BGR.
+            fps: Frame rate of the clip.
+
+        Returns:
+            Tensor (1, 3, T, height, width). With alignment (1, 6, T, height, width): each frame and, in the
+            last three channels, its past frame, as by `FramePreprocessor`.
         """
-        if self.alignment:
-            images = self.align(images[0], images[-1]), images[-1]
-        return np.stack([self(image) for image in images], axis=2)
+        preprocess, size = FramePreprocessor(self, fps), (self.height, self.width)
+        return np.stack([preprocess(image).reshape(1, -1, *size) for image in images], axis=2)
 
     def count_halvings(self, width: int, height: int) -> int:
         """Return how often a frame of this size is halved before the area resize."""
@@ -134,7 +143,7 @@ class FramePreprocessor:
     def __init__(self, preprocessing: Preprocessing, fps: float) -> None:
         self._preprocessing, alignment = preprocessing, preprocessing.alignment
         self._lag_s = alignment.lag_s if alignment else 0.0
-        self._lag_frames = alignment.lag_frames(fps) if alignment else 0
+        self._lag_frames = preprocessing.lag_frames(fps)
         self._past: deque[tuple[float, Image]] = deque(maxlen=max(MAX_PAST_FRAMES, self._lag_frames))
 
     def __call__(self, image: Image, capture_s: float | None = None) -> Tensor:

@@ -31,25 +31,24 @@ class FrameInputs(Protocol):
 
 
 class SingleFrameInputs:
-    """The prepared frame. The first frame of a clip runs `preroll` more times, to settle the states."""
+    """The prepared frame."""
 
-    def __init__(self, prepare: Prepare, name: str, preroll: int = 0) -> None:
-        self._prepare, self._name, self._preroll = prepare, name, preroll
-        self._is_first = True
+    def __init__(self, prepare: Prepare, name: str) -> None:
+        self._prepare, self._name = prepare, name
 
     def reset(self, fps: float) -> None:
-        """Start a new clip."""
-        self._is_first = True
+        """Start a new clip, which changes nothing."""
 
     def feeds(self, frame: Image) -> list[FeedDict]:
-        """Return one feed; for the first frame `preroll` + 1 equal ones."""
-        runs = self._preroll + 1 if self._is_first else 1
-        self._is_first = False
-        return [{self._name: self._prepare(frame)}] * runs
+        """Return one feed."""
+        return [{self._name: self._prepare(frame)}]
 
 
-class AlignedInputs:
-    """The inputs of an aligned student's stream: the frame, and a past frame or the homography to it."""
+class StreamInputs:
+    """The inputs of a release's stream: the frame and, if aligned, a past frame or the homography to it.
+
+    The first frame of a clip runs `preroll` more times, to settle the states.
+    """
 
     def __init__(self, release: Release, names: Sequence[str]) -> None:
         self._release, self._names = release, names
@@ -58,10 +57,12 @@ class AlignedInputs:
     def reset(self, fps: float) -> None:
         """Start a new clip."""
         self._prepare = self._release.stream_preprocessor(fps)
+        self._repeats = self._release.preroll
 
     def feeds(self, frame: Image) -> list[FeedDict]:
-        """Return one feed."""
-        return [dict(zip(self._names, self._prepare(frame), strict=True))]
+        """Return one feed; for the first frame `preroll` + 1 equal ones."""
+        runs, self._repeats = 1 + self._repeats, 0
+        return [dict(zip(self._names, self._prepare(frame), strict=True))] * runs
 
 
 class PairInputs:

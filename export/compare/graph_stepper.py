@@ -28,7 +28,7 @@ from edge.inference.onnxruntime.session import create_session, describe_error
 from edge.inference.tensorrt.api import build_plan
 from edge.inference.tensorrt.build_target import BuildTarget
 from edge.release.release import Form, Release, StateSpec
-from export.compare.frame_inputs import AlignedInputs, ClipInputs, FrameInputs, PairInputs, SingleFrameInputs
+from export.compare.frame_inputs import ClipInputs, FrameInputs, PairInputs, SingleFrameInputs, StreamInputs
 from export.compare.graph_input_spec import GraphInputSpec
 from export.compare.graph_operand import GraphOperand, load_graph
 
@@ -146,11 +146,9 @@ def _frame_inputs(
         return SingleFrameInputs(spec.image, names[0])
     if form == "clip" and spec.clip is not None:
         return ClipInputs(spec.prepare, names[0], spec.clip)
-    if aligned:
-        return AlignedInputs(spec, names)
-    if form == "pair":
+    if form == "pair" and not aligned:
         return PairInputs(spec.prepare, names, spec.states, looks_ahead=spec.delay_frames > 0)
-    return SingleFrameInputs(spec.prepare, names[0], spec.preroll if form == "stream" else 0)
+    return StreamInputs(spec, names)
 
 
 def _open_runner(operand: GraphOperand, model: onnx.ModelProto) -> BaseRunner:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.inputs.calibration_frames import CalibrationFrames
 from calibration.inputs.graph_inputs import InputFeeder, Window
 from edge.core.errors import CheckError, InputError
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.metrics.saliency import cc, kld, max_error
 from edge.release.release import Form, Precision, Verification
 from export.graphs.onnx_export import SALIENCY
@@ -36,7 +37,7 @@ def compute_reference_maps(student: Student, windows: Iterable[Window]) -> list[
     maps = []
     with torch.inference_mode():
         for window in windows:
-            frames = torch.from_numpy(prepare.stack_window(list(window)))
+            frames = torch.from_numpy(prepare.stack_window(list(window), NOMINAL_FPS))
             maps.append(forms.window_map(frames)[0, 0].numpy())
     return maps
 
@@ -51,6 +52,7 @@ def student_feeder(student: Student, form: Form) -> InputFeeder:
         states=forms.states if form == "stream" else (),
         looks_ahead=student.settings.delay_frames > 0,
         align_past=preprocessing.align,
+        lag=preprocessing.lag_frames(NOMINAL_FPS),
         frame_states=True,  # the states of all students are features of one frame
     )
 

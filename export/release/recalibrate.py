@@ -19,6 +19,7 @@ from calibration.search.fp16_diagnostics import describe_overflow, describe_weak
 from edge.core.atomic_files import atomic_folder, sha256, translate_write_errors
 from edge.core.errors import CheckError, InputError
 from edge.inference.engine_selection import ENGINES_FOLDER
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.metrics.saliency import cc
 from edge.release.manifest import save_release
 from edge.release.quantization import QUANTIZATION_FILE, TensorRanges, save_quantization, trained_ranges
@@ -198,13 +199,15 @@ def _calibrate_form(
 
 def release_feeder(release: Release, form: Form) -> InputFeeder:
     """Return the feeder for a release's graphs of a form."""
+    preprocessing = release.preprocessing
     return InputFeeder(
-        prepare=release.preprocessing,
+        prepare=preprocessing,
         inputs=release.input_names(form),
         output=release.output,
         states=release.states if form == "stream" else (),
         looks_ahead=release.delay_frames > 0,
-        align_past=release.preprocessing.align,
+        align_past=preprocessing.align,
+        lag=preprocessing.lag_frames(NOMINAL_FPS),
         clip=release.clip.frames if release.clip is not None else 1,
         frame_states=release.student.get("kind") in ("skd", "stream"),
     )

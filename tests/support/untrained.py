@@ -45,11 +45,11 @@ def with_statistics(network: Network, height: int, width: int, contrast: float =
     return network
 
 
-def small_streaming_network(rc: Reduction, seed: int = 0) -> StreamingNetwork:
+def small_streaming_network(rc: Reduction, seed: int = 0, aligned: bool = False) -> StreamingNetwork:
     """Return an untrained streaming network with batch norm statistics of random clips of 64 x 96."""
     torch.manual_seed(seed)
-    network = StreamingNetwork(rc).train()
+    network = StreamingNetwork(rc, aligned).train()
     with torch.no_grad():
         for _ in range(3):
-            network(torch.rand(1, 3, 6, 64, 96) * 2 - 1)
+            network(torch.rand(1, network.channels, 6, 64, 96) * 2 - 1)
     return network.eval()

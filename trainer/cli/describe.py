@@ -13,6 +13,7 @@ from edge.core.errors import InputError
 from trainer.models.complexity import multiply_accumulates
 from trainer.models.mobilenet3d import CLIP_FRAMES
 from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
+from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.recipes.loader import QatRecipe, Recipe, SkdRecipe, TinyHDRecipe
@@ -73,8 +74,10 @@ def _skd_networks(recipe: Recipe) -> list[_NetworkRow]:
 
 
 def _tinyhd_networks(recipe: TinyHDRecipe) -> list[_NetworkRow]:
-    clip = (torch.empty(1, 3, CLIP_FRAMES, recipe.student.height, recipe.student.width),)
-    return [
-        _NetworkRow(stage, type(network).__name__, network, clip, maps)
-        for stage, network, maps in tinyhd.list_networks(recipe)
-    ]
+    size = CLIP_FRAMES, recipe.student.height, recipe.student.width
+    rows = []
+    for stage, network, maps in tinyhd.list_networks(recipe):
+        channels = network.channels if isinstance(network, StreamingNetwork) else 3
+        clip = (torch.empty(1, channels, *size),)
+        rows.append(_NetworkRow(stage, type(network).__name__, network, clip, maps))
+    return rows

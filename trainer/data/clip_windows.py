@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from edge.core.errors import InputError
 from edge.core.frames import Image
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.preprocessing.transform import Preprocessing
 from trainer.data.augmentation import Variation
 from trainer.data.gaze_model import gaze_density
@@ -40,7 +41,7 @@ class WindowSample(TypedDict):
     """A window of T frames and where viewers look in its last K frames, both float32.
 
     Attributes:
-        clip: Input of the network, (3, T, H, W).
+        clip: Input of the network, (3, T, H, W); with alignment (6, T, H, W).
         density: Fixation densities, (K, H, W). Each sums to 1, or is empty where it is unknown. The key is
             missing if K is 0.
     """
@@ -74,7 +75,8 @@ class WindowShape:
     ) -> dict[str, Tensor]:
         """Return a sample made from images (h, w, 3), BGR, and densities (h, w)."""
         prepare = self.preprocessing or Preprocessing(self.width, self.height)
-        arrays = {"clip": prepare.stack_window(images)[0]}
+        # A student with a notion of time gets its windows at the nominal rate; others ignore the rate.
+        arrays = {"clip": prepare.stack_window(images, NOMINAL_FPS)[0]}
         if self.densities:
             arrays["density"] = np.stack([self._resize_density(density) for density in densities])
         arrays = {name: values[..., ::-1] if mirrored else values for name, values in arrays.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from edge.core.errors import InputError
 from edge.core.frames import Image
 from edge.inference.interface.recurrent_state import RecurrentState
-from edge.preprocessing.transform import Preprocessing
+from edge.preprocessing.transform import FramePreprocessor, Preprocessing
 from trainer.datasets.clips import LabelledFrame
 from trainer.inference.predictor import DEFAULT_FPS, LabelledMap, Map, Predictor
 from trainer.models.forms import forms_of
@@ -228,12 +228,12 @@ class _StreamPredictor:
         starts = {s.input: torch.full(s.shape, s.start, device=device()) for s in self._states}
         recurrent = RecurrentState(self._states, starts)
         recurrent.reset(self._fps)
-        repeats = 1 + self._preroll
+        preprocess, repeats = FramePreprocessor(self._prepare, self._fps), 1 + self._preroll
         for frame in frames:
-            tensor = torch.from_numpy(self._prepare(frame.image)).to(device())
+            inputs = torch.split(torch.from_numpy(preprocess(frame.image)).to(device()), 1)
             for _ in range(repeats):
                 with torch.inference_mode():
-                    saliency, *states = self._step(tensor, *recurrent.feed().values())
+                    saliency, *states = self._step(*inputs, *recurrent.feed().values())
                 recurrent.update(dict(zip(recurrent.outputs, states, strict=True)))
             repeats = 1
             if frame.index % every == 0:

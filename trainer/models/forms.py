@@ -31,19 +31,19 @@ class StudentForms:
     """Network of a student in the forms in which it can be exported.
 
     Attributes:
-        modules: Module of each form. "stream" takes a frame (1, 3, H, W) and the states, and returns the
-            saliency map (1, 1, H, W) and the new states. "pair" takes a frame and its neighbour, and returns
-            the map. "clip" takes `window` frames (1, 3, T, H, W) and returns (1, maps, H, W): the map of the
-            last frame, or one per frame.
+        modules: Module of each form. "stream" takes a frame (1, 3, H, W), if aligned also an earlier one,
+            and the states, and returns the saliency map (1, 1, H, W) and the new states. "pair" takes a frame
+            and its neighbour, and returns the map. "clip" takes `window` frames (1, 3, T, H, W) and returns
+            (1, maps, H, W): the map of the last frame, or one per frame.
         states: States of the stream form.
         window: Consecutive frames that a map depends on. The map belongs to the last of them, or, if the
             student has a delay, to a frame that many frames before the last.
         preroll: How often a stream gets its first frame before its map counts.
-        window_map: Function from a window to the map of its frame, as in training. A shorter window is the
-            start of a clip.
+        window_map: Function from a window by `Preprocessing.stack_window` to the map of its frame, as in
+            training. A shorter window is the start of a clip.
         maps: Maps that the clip form returns.
-        aligned: Whether the stream form takes no states but a second frame: the one of `lag_s` before,
-            aligned with the current frame.
+        aligned: Whether the stream form takes a second frame: the one of `lag_s` before, aligned with the
+            current frame.
     """
 
     modules: Mapping[Form, nn.Module]
@@ -112,15 +112,18 @@ class SkdStream(nn.Module):
 
 
 class StreamingStep(nn.Module):
-    """Stream form of the streaming student: frame (1, 3, H, W) and cached features to map and features."""
+    """Stream form of the streaming student: frame (1, 3, H, W) and cached features to map and features.
+
+    If aligned, the earlier frame comes between the two.
+    """
 
     def __init__(self, network: StreamingNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, frame: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the saliency map and the features that each memory caches of the frame."""
-        return self.network.step(frame, *pasts)
+        return self.network.step(frame, *inputs)
 
 
 class TinyHDClip(nn.Module):
@@ -153,13 +156,17 @@ def _skd(settings: SkdSettings, network: SpatiotemporalNetwork) -> StudentForms:
     state = StateSpec("features", "features_out", (1, FEATURES, side, side), 0.0, settings.lag_s)
     lag = state.lag_frames(NOMINAL_FPS)
 
+    def aligned_map(window: Tensor) -> Tensor:
+        maps: Tensor = pair(*torch.split(window[:, :, -1], 3, dim=1))
+        return maps
+
     def window_map(window: Tensor) -> Tensor:
         before, last = window[:, :, -min(1 + lag, window.shape[2])], window[:, :, -1]
         maps: Tensor = pair(before, last) if ahead else pair(last, before)
         return maps
 
     if settings.align:  # alignment differs for each new frame, so earlier features cannot be reused
-        return StudentForms({"stream": pair, "pair": pair}, (), 1 + lag, 0, window_map, aligned=True)
+        return StudentForms({"stream": pair, "pair": pair}, (), 1 + lag, 0, aligned_map, aligned=True)
     return StudentForms(
         modules={"stream": SkdStream(network, settings.head, ahead), "pair": pair},
         states=(state,),
@@ -186,4 +193,5 @@ def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Studen
         maps: Tensor = network(window).fused[:, -1:]
         return maps
 
-    return StudentForms({"stream": StreamingStep(network)}, states, WINDOW, 1, window_map)
+    step = StreamingStep(network)
+    return StudentForms({"stream": step}, states, WINDOW, 1, window_map, aligned=settings.align)

@@ -6,7 +6,7 @@ spatiotemporal network. The paper's local response normalization is left out, be
 exports badly. Every network is fully convolutional, and the sides of its input must be multiples of 4.
 
 The difference of frames as an input of an `aligned` network is our addition. After alignment, this
-difference shows independent motion, which the pooled features blur.
+difference shows independent motion, which the pooled features blur. Streaming students share it.
 """
 
 from __future__ import annotations
@@ -89,10 +89,22 @@ def _with_difference(features: Tensor, other: Tensor, difference: Tensor | None)
     return torch.cat([features, features - other, *([] if difference is None else [difference])], dim=1)
 
 
-def _frame_difference(frame: Tensor, other: Tensor) -> Tensor:
-    """Return mean and maximum of the difference of frames (N, 3, H, W) in each cell, (N, 6, H/4, W/4)."""
+def frame_differences(frame: Tensor, other: Tensor, levels: int = 1) -> list[Tensor]:
+    """Return mean and maximum of the difference of frames (N, 3, H, W) in each cell, for each level.
+
+    Args:
+        frame: The frame.
+        other: The earlier frame, aligned.
+        levels: Number of levels. The first, (N, 6, H/4, W/4), has cells of 4 x 4 pixels, each other one cells
+            of twice the sides.
+    """
     difference = DIFFERENCE_GAIN * (frame - other).abs()
-    return torch.cat([F.avg_pool2d(difference, STRIDE), F.max_pool2d(difference, STRIDE)], dim=1)
+    mean, largest = F.avg_pool2d(difference, STRIDE), F.max_pool2d(difference, STRIDE)
+    differences = [torch.cat([mean, largest], dim=1)]
+    for _ in range(levels - 1):
+        mean, largest = F.avg_pool2d(mean, 2), F.max_pool2d(largest, 2)
+        differences.append(torch.cat([mean, largest], dim=1))
+    return differences
 
 
 class SpatialStudent(nn.Module):
@@ -122,7 +134,7 @@ class TemporalStudent(nn.Module):
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
-        difference = _frame_difference(frame, other) if self.aligned else None
+        difference = frame_differences(frame, other)[0] if self.aligned else None
         raw: Tensor = self.decoder(
             self.branch(_with_difference(self.trunk(frame), self.trunk(other), difference))
         )
@@ -142,7 +154,7 @@ class SpatiotemporalNetwork(nn.Module):
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Return the raw map (N, 1, H, W) of `frame`, given its neighbour (N, 3, H, W) in time."""
-        difference = _frame_difference(frame, other) if self.aligned else None
+        difference = frame_differences(frame, other)[0] if self.aligned else None
         return self.fuse(self.trunk(frame), self.trunk(other), difference)
 
     def fuse(self, features: Tensor, other: Tensor, difference: Tensor | None = None) -> Tensor:
@@ -164,12 +176,13 @@ class SpatiotemporalNetwork(nn.Module):
         self.spatial.load_state_dict(spatial.branch.state_dict())
         self.temporal.load_state_dict(temporal.branch.state_dict())
 
-    @torch.no_grad()
-    def load_overlapping_weights(self, network: SpatiotemporalNetwork) -> None:
-        """Copy the weights of another network; weights of inputs that it lacks stay as they are."""
-        for target, source in zip(self.state_dict().values(), network.state_dict().values(), strict=True):
-            if target.dim() == 4:
-                inputs = min(target.shape[1], source.shape[1])
-                target[:, :inputs] = source[:, :inputs]
-            else:
-                target.copy_(source)
+
+@torch.no_grad()
+def load_overlapping_weights(network: nn.Module, other: nn.Module) -> None:
+    """Copy the weights of another network, with or without alignment; those of inputs that it lacks stay."""
+    for target, source in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
+        if target.dim() == 4:
+            inputs = min(target.shape[1], source.shape[1])
+            target[:, :inputs] = source[:, :inputs]
+        else:
+            target.copy_(source)

@@ -10,7 +10,7 @@ The widths and the choice of earlier frames are ours (docs/explanation/networks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edge.core.errors import InputError
 from trainer.models.efficientnet_lite import STAGES, EfficientNetLite0
 from trainer.models.mobilenet3d import group_means
+from trainer.models.skd import DIFFERENCE_CHANNELS, frame_differences
 from trainer.models.tinyhd import LEVELS, SaliencyMaps
 
 Reduction = Literal[1, 2, 4]
@@ -139,29 +140,34 @@ class TemporalMemory(nn.Module):
     """Convolution in time and space over a few cached channels, through which a level sees the past.
 
     The kernel covers 3 x 3 pixels of 3 frames, `dilation` apart and ending with the current one. It is
-    computed as one 2-D convolution over the concatenated channels of these frames.
+    computed as one 2-D convolution over the concatenated channels of these frames. If aligned, it also covers
+    the difference of the current frame and an earlier one.
 
     Args:
         inputs: Channels of the level.
         outputs: Channels of the result.
         channels: Channels of a cached frame.
         dilation: Distance of the frames.
+        aligned: Whether the frame difference is an input.
 
     Attributes:
         channels: Channels of a cached frame.
         ages: How many frames before the current one the cached frames are, oldest first.
     """
 
-    def __init__(self, inputs: int, outputs: int, channels: int, dilation: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, channels: int, dilation: int, aligned: bool = False
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.ages = [tap * dilation for tap in range(TAPS - 1, 0, -1)]
         self.cached = _conv_norm(inputs, channels)
-        self.motion = _conv_norm(TAPS * channels, outputs, 3, act=False)
+        self.motion = _conv_norm(TAPS * channels + DIFFERENCE_CHANNELS * aligned, outputs, 3, act=False)
 
-    def forward(self, features: Tensor, recall: RecallTaps) -> Tensor:
-        """Return (N, outputs, h, w) from the features (N, inputs, h, w) of the level."""
-        out: Tensor = self.motion(recall(self, self.cached(features)))
+    def forward(self, features: Tensor, recall: RecallTaps, difference: Tensor | None) -> Tensor:
+        """Return (N, outputs, h, w) from the features and the frame difference of the level."""
+        taps = recall(self, self.cached(features))
+        out: Tensor = self.motion(taps if difference is None else torch.cat([taps, difference], dim=1))
         return out
 
 
@@ -174,10 +180,10 @@ class _Level2d(nn.Module):
         self.memory = memory
         self.act = nn.ReLU6()
 
-    def forward(self, features: Tensor, recall: RecallTaps) -> Tensor:
+    def forward(self, features: Tensor, recall: RecallTaps, difference: Tensor | None) -> Tensor:
         out: Tensor = self.lateral(features)
         if self.memory is not None:
-            out = out + self.memory(features, recall)
+            out = out + self.memory(features, recall, difference)
         return self.act(out)  # type: ignore[no-any-return]
 
 
@@ -269,22 +275,29 @@ class StreamingNetwork(nn.Module):
 
     Args:
         rc: Channel reduction, the divisor of the encoder's widths.
+        aligned: Whether each frame comes with an earlier one that is aligned with it. The difference of both
+            joins the memories.
+
+    Attributes:
+        aligned: As the argument.
+        channels: Channels of a clip.
 
     Raises:
         InputError: An unknown channel reduction; on call, a clip whose shape does not fit.
     """
 
-    def __init__(self, rc: Reduction = 1) -> None:
+    def __init__(self, rc: Reduction = 1, aligned: bool = False) -> None:
         super().__init__()
         if rc not in REDUCTIONS:
             raise InputError(f"no streaming student at rc {rc}; expected {', '.join(map(str, REDUCTIONS))}")
+        self.aligned, self.channels = aligned, 6 if aligned else 3
         self.encoder = Encoder(rc)
         widths = _DECODER_WIDTHS[rc]
         self.levels = nn.ModuleList(
             _Level2d(
                 inputs,
                 width,
-                TemporalMemory(inputs, width, _CACHED_CHANNELS[rc][index], DILATIONS[index])
+                TemporalMemory(inputs, width, _CACHED_CHANNELS[rc][index], DILATIONS[index], aligned)
                 if index < len(DILATIONS)
                 else None,
             )
@@ -305,12 +318,17 @@ class StreamingNetwork(nn.Module):
         return [module for module in self.levels.modules() if isinstance(module, TemporalMemory)]
 
     def forward(self, clip: Tensor) -> SaliencyMaps:
-        """Return the maps of a clip (N, 3, T, H, W), T steps each: `fused`, and `x0` to `x3`, `d2`, `d3`."""
+        """Return the maps of a clip, T steps each: `fused`, and `x0` to `x3`, `d2`, `d3`.
+
+        Args:
+            clip: Frames (N, 3, T, H, W); if aligned, (N, 6, T, H, W): each with its earlier frame.
+        """
         shape = tuple(clip.shape)
-        if len(shape) != 5 or shape[1] != 3 or any(side % STRIDES[-1] or not side for side in shape[3:]):
+        fits = len(shape) == 5 and shape[1] == self.channels
+        if not fits or any(side % STRIDES[-1] or not side for side in shape[3:]):
             raise InputError(
-                f"the clip has shape {shape}; expected (N, 3, T, H, W) with sides that are multiples of "
-                f"{STRIDES[-1]}: resize its frames, for example to 192 x 256"
+                f"the clip has shape {shape}; expected (N, {self.channels}, T, H, W) with sides that are "
+                f"multiples of {STRIDES[-1]}: resize its frames, for example to 192 x 256"
             )
         count, steps = shape[0], shape[2]
 
@@ -322,31 +340,39 @@ class StreamingNetwork(nn.Module):
             taps = [frames[:, (indices - age).clamp(min=0)] for age in (*memory.ages, 0)]
             return torch.cat(taps, dim=2).flatten(0, 1)
 
-        frames = clip.transpose(1, 2).flatten(0, 1)
-        fused, parts = self._raw_maps(frames, recall)
+        frames, *others = torch.split(clip.transpose(1, 2).flatten(0, 1), 3, dim=1)
+        fused, parts = self._raw_maps(frames, others, recall)
         densities = {name: by_clip(_density(part, frames)[:, 0]) for name, part in parts.items()}
         return SaliencyMaps(by_clip(_density(fused, frames)[:, 0]), densities)
 
-    def step(self, frame: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+    def step(self, frame: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the fused map (N, 1, H, W) of a frame, and the features that each memory caches of it.
 
         Args:
             frame: Current frame (N, 3, H, W).
-            pasts: For each memory, its cached features (N, channels, h, w) at each of its ages.
+            inputs: If aligned, the earlier frame (N, 3, H, W). Then, for each memory, its cached features
+                (N, channels, h, w) at each of its ages.
         """
+        others, pasts = inputs[: self.aligned], inputs[self.aligned :]
         past, cached_features = iter(pasts), []
 
         def recall(memory: TemporalMemory, cached: Tensor) -> Tensor:
             cached_features.append(cached)
             return torch.cat([*(next(past) for _ in memory.ages), cached], dim=1)
 
-        fused, _ = self._raw_maps(frame, recall)
+        fused, _ = self._raw_maps(frame, others, recall)
         return _density(fused, frame), *cached_features
 
-    def _raw_maps(self, frames: Tensor, recall: RecallTaps) -> tuple[Tensor, dict[str, Tensor]]:
+    def _raw_maps(
+        self, frames: Tensor, others: Sequence[Tensor], recall: RecallTaps
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the fused raw maps (N, 1, h, w) and the single raw maps, all at stride 4."""
         features = self.encoder(frames)
-        levels = [level(x, recall) for level, x in zip(self.levels, features, strict=True)]
+        differences = frame_differences(frames, others[0], len(DILATIONS)) if others else []
+        levels = [
+            level(x, recall, difference)
+            for level, x, difference in zip_longest(self.levels, features, differences)
+        ]
         parts: dict[str, Tensor] = {}
         for decoder in self.decoders:
             parts |= decoder(levels)

@@ -149,11 +149,24 @@ class TinyHDSettings:
 
 @dataclass(frozen=True)
 class StreamingSettings:
-    """Settings of a streaming student: size of its frames in pixels, and channel reduction."""
+    """Settings of a streaming student.
+
+    Attributes:
+        height: Height of its frames in pixels.
+        width: Width of its frames in pixels.
+        rc: Channel reduction.
+        lag_s: How many seconds earlier the frame was captured that is aligned with the current one.
+        align: Whether the difference to that frame is an input. The memories need no lag: theirs is fixed.
+
+    Raises:
+        InputError: An unknown value, or one of lag and alignment without the other.
+    """
 
     height: int
     width: int
     rc: streaming.Reduction
+    lag_s: float = 0.0
+    align: bool = False
     kind: Literal["stream"] = "stream"
 
     def __post_init__(self) -> None:
@@ -163,10 +176,16 @@ class StreamingSettings:
                 f"{' or '.join(f'{h} x {w}' for h, w in streaming.SIZES)} "
                 f"and rc {', '.join(map(str, streaming.REDUCTIONS))}"
             )
+        if bool(self.lag_s) != self.align or not 0 <= self.lag_s <= MAX_LAG_S:
+            raise InputError(
+                f"a streaming student cannot have align {self.align} and lag_s {self.lag_s}; expected both, "
+                f"with a lag up to {MAX_LAG_S}, or neither"
+            )
 
     def preprocessing(self) -> Preprocessing:
         """Return the preprocessing from frames to the input of this student."""
-        return Preprocessing(self.width, self.height)
+        alignment = Alignment(self.lag_s) if self.align else None
+        return Preprocessing(self.width, self.height, alignment=alignment)
 
     @property
     def delay_frames(self) -> int:
@@ -175,7 +194,7 @@ class StreamingSettings:
 
     def build(self) -> streaming.StreamingNetwork:
         """Return the network, untrained."""
-        return streaming.StreamingNetwork(self.rc)
+        return streaming.StreamingNetwork(self.rc, self.align)
 
 
 SETTINGS_BY_KIND: dict[str, Callable[..., StudentSettings]] = {

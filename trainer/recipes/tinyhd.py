@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from edge.release.manifest import MAX_LAG_S
 from trainer.datasets.clips import UNLABELLED_KINDS
 from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP_FRAMES, SIDE_MULTIPLE, Reduction
@@ -48,6 +49,10 @@ class StreamTable(Table):
     rc: streaming.Reduction
     height: Literal[96, 192] = 192
     width: Literal[128, 256] = 256
+    lag_s: Annotated[float, Field(ge=0, le=MAX_LAG_S)] = 0.0
+    """How many seconds earlier the aligned frame is."""
+    align: bool = False
+    """Align an earlier frame with the current one. The difference of both joins the memories."""
     imagenet: bool = True
     """Start the encoders from EfficientNet-Lite0's published weights."""
 
@@ -58,7 +63,7 @@ class StreamTable(Table):
 
     def settings(self, rc: Reduction) -> StreamingSettings:
         """Return the settings of the student, or of an assistant, with channel reduction `rc`."""
-        return StreamingSettings(self.height, self.width, rc)  # type: ignore[arg-type]  # checked there
+        return StreamingSettings(self.height, self.width, rc, self.lag_s, self.align)  # type: ignore[arg-type]  # checked there
 
 
 class ClipDataTable(Table):
@@ -145,6 +150,10 @@ class TinyHDRecipe(Recipe):
         if isinstance(student, StreamTable) and (student.height, student.width) not in streaming.SIZES:
             sizes = " or ".join(f"{h} x {w}" for h, w in streaming.SIZES)
             raise ValueError(f"student.height and student.width must be {sizes}")
+        if isinstance(student, StreamTable) and bool(student.lag_s) != student.align:
+            raise ValueError(
+                "student.align needs student.lag_s, such as 0.3, and a streaming student has no other lag"
+            )
 
     def _check_data(self) -> None:
         data, simulated = self.data, self.data.kind == "world"

@@ -70,20 +70,20 @@ def rounding_disabled(network: fx.GraphModule) -> Iterator[None]:
 
 
 def run_form(module: nn.Module, student: Student, form: Form, window: Tensor) -> Tensor:
-    """Return the maps (N, 1 or more, H, W) of windows (N, 3, T, H, W), computed as on the device.
+    """Return the maps (N, 1 or more, H, W) of windows (N, 3 or 6, T, H, W), computed as on the device.
 
     Args:
         module: Module of the form, with or without fake quantization. A stream is run step by step.
         student: Student of the form.
         form: Form to run.
-        window: Windows of frames.
+        window: Windows of frames, as by `Preprocessing.stack_window`.
     """
     forms = forms_of(student)
     if form == "clip":
         clip_maps: Tensor = module(window)
         return clip_maps
     frames = window.unbind(2)
-    if len(forms.inputs(form)) == 2:
+    if form == "pair" and not forms.aligned:
         ends = (frames[0], frames[-1]) if student.settings.delay_frames else (frames[-1], frames[0])
         pair_maps: Tensor = module(*ends)
         return pair_maps
@@ -92,8 +92,9 @@ def run_form(module: nn.Module, student: Student, form: Form, window: Tensor) ->
         for state in forms.states
     }
     recurrent = RecurrentState(forms.states, starts)
-    for frame in frames:
-        saliency, *states = module(frame, *recurrent.feed().values())
+    for frame in frames if forms.states else frames[-1:]:
+        results = module(*torch.split(frame, 3, dim=1), *recurrent.feed().values())
+        saliency, *states = results if forms.states else (results,)
         recurrent.update(dict(zip(recurrent.outputs, states, strict=True)))
     last: Tensor = saliency
     return last

@@ -21,7 +21,13 @@ from trainer.data.synthetic_pairs import SyntheticPairs
 from trainer.data.teacher_maps import TeacherKind, open_maps
 from trainer.datasets.factory import open_dataset
 from trainer.losses.saliency import LOSSES, hard_label
-from trainer.models.skd import SpatialStudent, SpatiotemporalNetwork, TemporalStudent, Trunk
+from trainer.models.skd import (
+    SpatialStudent,
+    SpatiotemporalNetwork,
+    TemporalStudent,
+    Trunk,
+    load_overlapping_weights,
+)
 from trainer.models.student import SkdSettings, Student, as_skd, load_student, raw_to_saliency
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
 from trainer.recipes.loader import SkdRecipe
@@ -186,7 +192,7 @@ class JointTransfer(TrainingStage):
         self._soft = recipe.network.soft
         if recipe.network.start:
             _, network = as_skd(load_student(recipe.network.start))
-            self.network.load_overlapping_weights(network)
+            load_overlapping_weights(self.network, network)
         # Lists hide these modules from torch, so that they are neither trained nor averaged.
         self._students: list[StudentDistillation] = []
         self._teachers: list[TeacherTraining] = []

@@ -29,6 +29,7 @@ from trainer.datasets.factory import open_dataset
 from trainer.losses.hierarchical import hierarchical_loss, kl, truth_loss
 from trainer.models.hd2s import HD2S
 from trainer.models.mobilenet3d import CLIP_FRAMES, Reduction
+from trainer.models.skd import load_overlapping_weights
 from trainer.models.streaming import StreamingNetwork
 from trainer.models.student import Student, load_student
 from trainer.models.tinyhd import SaliencyMaps, TinyHD
@@ -61,7 +62,7 @@ class TeacherTraining(ClipStage):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return KL(truth, y) + `supervision` times the sum of KL(truth, conspicuity map)."""
-        maps, truth = self.network(batch["clip"][:, :, -CLIP_FRAMES:]), batch["density"][:, -1:]
+        maps, truth = self.network(batch["clip"][:, :3, -CLIP_FRAMES:]), batch["density"][:, -1:]
         loss = kl(truth, maps.fused)
         for part in maps.parts.values() if self._supervision else ():
             loss = loss + self._supervision * kl(truth, part)
@@ -99,11 +100,13 @@ class StudentDistillation(ClipStage):
 
 @torch.no_grad()
 def run_teacher(teacher: nn.Module, clip: Tensor, steps: int) -> SaliencyMaps:
-    """Return a teacher's maps (N, steps, H, W) of the last `steps` frames of a clip (N, 3, T, H, W).
+    """Return a teacher's maps (N, steps, H, W) of the last `steps` frames of a clip (N, 3 or 6, T, H, W).
 
     A teacher with `steps` maps runs once. A teacher with a single map runs on one window per frame, which
     ends at that frame, so T must be at least 15 + `steps`.
     """
+    if isinstance(teacher, HD2S):
+        clip = clip[:, :3]  # it takes no aligned frames
     last: SaliencyMaps = teacher(clip[:, :, -CLIP_FRAMES:])
     if last.fused.shape[1] == steps:
         return last
@@ -181,19 +184,22 @@ def _build_student(recipe: TinyHDRecipe, rc: Reduction) -> TinyHD | StreamingNet
 def _load_start(network: nn.Module, recipe: TinyHDRecipe, name: str) -> None:
     """Load the weights of an existing student, of the same network for frames of any size.
 
+    A network with alignment may start from one without.
+
     Raises:
         InputError: No such student, or its network is another one.
     """
     start = load_student(name)
     wanted = vars(recipe.student.settings(recipe.student.rc))
     other = {key: value for key, value in vars(start.settings).items() if value != wanted.get(key)}
-    if differing := other.keys() - {"height", "width"}:
+    free = {"height", "width"} | ({"align", "lag_s"} if wanted.get("align") else set())
+    if differing := other.keys() - free:
         key = min(differing)
         raise InputError(
             f"distillation.start {name} has {key} {other[key]}, the recipe has {wanted.get(key)}; expected a "
             "student of the same network: change the table student, or start from another student"
         )
-    network.load_state_dict(start.network.state_dict())
+    load_overlapping_weights(network, start.network)
 
 
 def load_teacher(network: HD2S, path: Path) -> None:
@@ -231,7 +237,11 @@ class _ClipData:
     def __init__(self, recipe: TinyHDRecipe) -> None:
         self._recipe, data = recipe, recipe.data
         self._fps = NOMINAL_FPS if isinstance(recipe.student, StreamTable) else FPS
-        self._shape = WindowShape(recipe.student.height, recipe.student.width, every=round(FPS / self._fps))
+        student = recipe.student
+        prepare = student.settings(student.rc).preprocessing()
+        self._shape = WindowShape(
+            student.height, student.width, every=round(FPS / self._fps), preprocessing=prepare
+        )
         self._labelled = None
         self._pool: ScenePool | None = None
         self.description = SYNTHETIC_DATA

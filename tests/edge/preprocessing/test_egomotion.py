@@ -147,11 +147,14 @@ def test_frame_preprocessor_returns_the_frame_and_the_lagged_one() -> None:
     world = World(3, 640, 360)
     frames = [world.frame(index).image for index in range(5)]
     preprocessor = FramePreprocessor(prepare, fps=10)
+    window = prepare.stack_window(frames, fps=10)
+    assert window.shape == (1, 6, 5, 64, 64)
     for index, frame in enumerate(frames):
         tensor = preprocessor(frame)
-        window = prepare.stack_window(frames[max(0, index - 3) : index + 1])
         assert tensor.shape == (2, 3, 64, 64)
-        np.testing.assert_array_equal(tensor[0], window[0, :, 1])
-        np.testing.assert_array_equal(tensor[1], window[0, :, 0])
+        earlier = prepare.align(frames[max(0, index - 3)], frame)
+        np.testing.assert_array_equal(tensor[0], prepare(frame)[0])
+        np.testing.assert_array_equal(tensor[1], prepare(earlier)[0])
+        np.testing.assert_array_equal(tensor.reshape(6, 64, 64), window[0, :, index])
     plain = FramePreprocessor(Preprocessing(64, 64), fps=10)
     np.testing.assert_array_equal(plain(frames[0]), Preprocessing(64, 64)(frames[0]))

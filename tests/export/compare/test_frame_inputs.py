@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.frames import Image
 from edge.release.release import ClipSpec, StateSpec
-from export.compare.frame_inputs import ClipInputs, FrameInputs, PairInputs, SingleFrameInputs
+from export.compare.frame_inputs import ClipInputs, FrameInputs, PairInputs, SingleFrameInputs, StreamInputs
 
 
 def prepare(image: Image) -> NDArray[Any]:
@@ -29,12 +30,14 @@ def run(inputs: FrameInputs, frames: int) -> list[list[dict[str, list[float]]]]:
     ]
 
 
-def test_single_frame_runs_the_preroll_before_the_first_frame_of_each_clip() -> None:
-    inputs = SingleFrameInputs(prepare, "x", preroll=2)
+def test_stream_runs_the_preroll_before_the_first_frame_of_each_clip() -> None:
+    release = Mock(preroll=2, stream_preprocessor=lambda fps: lambda image: (prepare(image),))
+    inputs = StreamInputs(release, ("x",))
     expected = [[{"x": [0]}] * 3, [{"x": [1]}], [{"x": [2]}]]
     assert run(inputs, 3) == expected
     inputs.reset(10)
     assert run(inputs, 3) == expected
+    assert run(SingleFrameInputs(prepare, "x"), 2) == [[{"x": [0]}], [{"x": [1]}]]
 
 
 def test_pair_has_the_previous_frame_and_the_first_frame_twice() -> None:

@@ -11,16 +11,27 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.inputs.calibration_frames import read_frames
 from calibration.inputs.graph_inputs import open_session
 from edge.inference.saliency_model import SaliencyModel, compute_clip_maps
+from edge.preprocessing.raw_frame import RawFrameSpec
+from edge.preprocessing.transform import Alignment
 from edge.release.manifest import load_release
 from edge.release.release import PRECISIONS
+from edge.simulation.world import World
+from edge.sources.factory import open_source
+from export.release.builder import make_release
+from export.release.fuse_release import make_fused_release
 from export.release.parity import student_feeder
 from tests.conftest import Outcome
+from tests.support.exporting import FAKE_TIMING
 from tests.support.untrained import small_streaming_network
+from trainer.datasets.clips import LabelledFrame
+from trainer.inference.predictors import ReleasePredictor
+from trainer.inference.torch_predictors import StudentPredictor
 from trainer.models.forms import forms_of
 from trainer.models.streaming import WINDOW
-from trainer.models.student import StreamingSettings, Student
+from trainer.models.student import StreamingSettings, Student, load_student
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +109,53 @@ def test_streaming_student_is_exported_built_and_run_by_the_commands(
         outcome = command("build", release_folder, "--target", "rtx")
         assert outcome.code == 0, outcome.err
         assert len(list((release_folder / "engines" / "rtx").glob("*.engine"))) == 3
+
+
+@pytest.fixture(scope="module")
+def aligned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small streaming student with alignment, in a file."""
+    path = tmp_path_factory.mktemp("aligned") / "a.safetensors"
+    network = small_streaming_network(4, aligned=True)
+    Student("a", StreamingSettings(96, 128, 4, 0.3, True), network, {"data": "none"}).save(path)
+    return path
+
+
+@pytest.mark.usefixtures("loose_budget")
+def test_aligned_streaming_student_runs_as_it_was_trained_with_fused_preprocessing_too(
+    aligned_file: Path, tmp_path: Path, command: Callable[..., Outcome]
+) -> None:
+    student = load_student(aligned_file)
+    footage = read_frames(
+        [open_source("synthetic:7:320x180:24")], student.settings.preprocessing(), WINDOW, 24
+    )
+    options = replace(FAKE_TIMING, max_trials=1)
+    make_release(student, footage, tmp_path / "r", options=options)
+    release = load_release(tmp_path / "r")
+    assert (release.inputs, release.preroll, len(release.states)) == (("frame", "other"), 1, 6)
+    assert release.preprocessing.alignment == Alignment(0.3)
+    world = World(8, 320, 180)
+    clip = [world.frame(index).image for index in range(WINDOW + 2)]
+    frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(clip)]
+    for fps in (10.0, 20.0):  # the alignment has a lag of three frames at 10 fps, six at 20
+        expected = [m for _, m in StudentPredictor(str(aligned_file), fps).predict("", frames)]
+        maps = [m for _, m in ReleasePredictor(str(tmp_path / "r"), "fp32", fps).predict("", frames)]
+        np.testing.assert_allclose(maps, expected, atol=1e-5)
+    for precision in PRECISIONS:
+        with SaliencyModel(tmp_path / "r", precision) as model:
+            golden, expected_maps = model.release.load_golden()
+            atol = 1e-5 if precision == "fp32" else 0.1
+            np.testing.assert_allclose(compute_clip_maps(model, golden), expected_maps, atol=atol)
+    session = open_session(onnx.load(tmp_path / "r" / "stream.fp32.onnx"))
+    feeder = student_feeder(student, "stream")
+    for length in (1, 3, 8):
+        every_frame = replace(feeder, frame_states=False).run(session, golden[:length])
+        np.testing.assert_array_equal(feeder.run(session, golden[:length]), every_frame)
+    make_fused_release(release, RawFrameSpec(320, 180), tmp_path / "f")
+    outcome = command(
+        "compare", f"{tmp_path / 'f'}:fp32", f"{tmp_path / 'r'}:fp32",
+        "--frames", "synthetic:7:320x180:12", "--min-cc", "0.99",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.conftest import Outcome
 from trainer.models.complexity import multiply_accumulates
 from trainer.models.efficientnet_lite import TAPS, EfficientNetLite0
 from trainer.models.skd import (
+    DIFFERENCE_GAIN,
     RESOLUTIONS,
     SpatialStudent,
     SpatiotemporalNetwork,
     TemporalStudent,
     Trunk,
+    frame_differences,
 )
 from trainer.models.student import parameter_count
 from trainer.models.teacher import SpatialTeacher, TemporalTeacher
@@ -52,6 +55,14 @@ def test_spatial_student_ignores_the_other_frame_and_temporal_student_uses_it() 
     spatial, temporal = SpatialStudent(Trunk()).eval(), TemporalStudent(Trunk()).eval()
     assert torch.equal(spatial(frame, first_other), spatial(frame, second_other))
     assert not torch.equal(temporal(frame, first_other), temporal(frame, second_other))
+
+
+def test_levels_of_the_frame_difference_have_mean_and_largest_difference_of_their_cells() -> None:
+    frame, other = torch.rand(2, 2, 3, 32, 48)
+    difference = DIFFERENCE_GAIN * (frame - other).abs()
+    for level, stride in zip(frame_differences(frame, other, levels=3), (4, 8, 16), strict=True):
+        expected = [F.avg_pool2d(difference, stride), F.max_pool2d(difference, stride)]
+        torch.testing.assert_close(level, torch.cat(expected, dim=1))
 
 
 def test_copy_branches_copies_the_weights_of_both_students() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from edge.core.errors import InputError
 from edge.inference.interface.recurrent_state import NOMINAL_FPS, RecurrentState
 from edge.release.release import StateSpec
+from edge.simulation.world import World
 from tests.support.untrained import small_streaming_network
 from trainer.datasets.clips import LabelledFrame
 from trainer.inference.torch_predictors import StudentPredictor
@@ -19,6 +20,7 @@ from trainer.models.complexity import multiply_accumulates
 from trainer.models.efficientnet_lite import EfficientNetLite0
 from trainer.models.forms import forms_of
 from trainer.models.mobilenet3d import group_means
+from trainer.models.skd import load_overlapping_weights
 from trainer.models.streaming import REDUCTIONS, SIZES, WINDOW, Encoder, Reduction, StreamingNetwork
 from trainer.models.student import StreamingSettings, Student, load_student, parameter_count
 from trainer.models.tinyhd import LEVELS
@@ -32,6 +34,14 @@ COSTS: dict[Reduction, tuple[float, float]] = {
 }
 
 
+ALIGNED_COSTS = 245.8e3, 26.17e6
+"""The same at rc 4 for 96 x 128, with alignment."""
+
+
+def settings_of(rc: Reduction, height: int, width: int, aligned: bool = False) -> StreamingSettings:
+    return StreamingSettings(height, width, rc, 0.3 * aligned, aligned)
+
+
 def state_specs(rc: Reduction, height: int, width: int) -> tuple[StateSpec, ...]:
     settings = StreamingSettings(height, width, rc)
     return forms_of(Student("s", settings, settings.build(), {})).states
@@ -42,16 +52,21 @@ def stream_maps(network: StreamingNetwork, clip: Tensor, states: tuple[StateSpec
     recurrent = RecurrentState(states, {s.input: torch.zeros(clip.shape[0], *s.shape[1:]) for s in states})
     maps = []
     for frame in [clip[:, :, 0], *clip.unbind(2)]:  # the preroll, then the clip
-        saliency, *new_states = network.step(frame, *recurrent.feed().values())
+        saliency, *new_states = network.step(*torch.split(frame, 3, dim=1), *recurrent.feed().values())
         recurrent.update(dict(zip(recurrent.outputs, new_states, strict=True)))
         maps.append(saliency)
     return torch.cat(maps[1:], dim=1)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rc", REDUCTIONS)
-def test_stream_form_returns_the_maps_of_the_clip_form(rc: Reduction, size: tuple[int, int]) -> None:
-    network, clip = small_streaming_network(rc), torch.rand(1, 3, WINDOW + 1, *size) * 2 - 1
+@pytest.mark.parametrize(
+    ("rc", "size", "aligned"),
+    [*((rc, size, False) for rc in REDUCTIONS for size in SIZES), (4, SIZES[1], True)],
+)
+def test_stream_form_returns_the_maps_of_the_clip_form(
+    rc: Reduction, size: tuple[int, int], aligned: bool
+) -> None:
+    network = small_streaming_network(rc, aligned=aligned)
+    clip = torch.rand(1, network.channels, WINDOW + 1, *size) * 2 - 1
     with torch.inference_mode():
         maps = network(clip)
         torch.testing.assert_close(
@@ -107,9 +122,29 @@ def test_parameters_and_work_are_as_documented(rc: Reduction, size: tuple[int, i
     assert multiply_accumulates(network, clip) == pytest.approx(2 * work / part, rel=0.01)
 
 
-def test_every_parameter_has_a_finite_gradient() -> None:
-    network = StreamingNetwork(4).train()
-    maps = network(torch.rand(2, 3, 3, *SMALL) * 2 - 1)
+def test_difference_to_the_aligned_frame_adds_two_percent_of_parameters_and_four_of_work() -> None:
+    with torch.device("meta"):
+        network, clip = StreamingNetwork(4, aligned=True), torch.zeros(1, 6, 2, *SIZES[1])
+    parameters, work = ALIGNED_COSTS
+    assert parameter_count(network) == pytest.approx(parameters, rel=0.001)
+    assert multiply_accumulates(network, clip) == pytest.approx(2 * work, rel=0.001)
+
+
+def test_network_with_alignment_starts_from_the_maps_of_one_without() -> None:
+    plain, aligned = small_streaming_network(4), small_streaming_network(4, seed=1, aligned=True)
+    load_overlapping_weights(aligned, plain)
+    clip = torch.rand(1, 3, 3, *SMALL)
+    with torch.inference_mode():
+        expected = plain(clip).fused
+        torch.testing.assert_close(aligned(clip.repeat(1, 2, 1, 1, 1)).fused, expected)  # no difference
+        moved = aligned(torch.cat([clip, clip.roll(1, 2)], dim=1)).fused
+    assert (moved - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_every_parameter_has_a_finite_gradient(aligned: bool) -> None:
+    network = StreamingNetwork(4, aligned).train()
+    maps = network(torch.rand(2, network.channels, 3, *SMALL) * 2 - 1)
     sum(part.square().mean() for part in [maps.fused, *maps.parts.values()]).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -137,13 +172,14 @@ def test_reduced_encoder_starts_from_the_means_of_groups() -> None:
         torch.testing.assert_close(reduced, group_means(original, reduced.shape))
 
 
-def test_saved_student_loads_unchanged(tmp_path: Path) -> None:
-    settings = StreamingSettings(96, 128, 4)
-    student = Student("s", settings, small_streaming_network(4), {"data": "none"})
+@pytest.mark.parametrize("aligned", [False, True])
+def test_saved_student_loads_unchanged(tmp_path: Path, aligned: bool) -> None:
+    settings, network = settings_of(4, 96, 128, aligned), small_streaming_network(4, aligned=aligned)
+    student = Student("s", settings, network, {"data": "none"})
     student.save(tmp_path / "s.safetensors")
     loaded = load_student(tmp_path / "s.safetensors")
     assert loaded.settings == settings
-    clip = torch.rand(1, 3, 2, *SMALL)
+    clip = torch.rand(1, network.channels, 2, *SMALL)
     with torch.inference_mode():
         assert torch.equal(loaded.network(clip).fused, student.network(clip).fused)
 
@@ -157,15 +193,22 @@ def test_unsupported_settings_and_shapes_are_reported() -> None:
         StreamingNetwork(8)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"the clip has shape \(1, 3, 2, 60, 96\)"):
         StreamingNetwork(4)(torch.zeros(1, 3, 2, 60, 96))
+    with pytest.raises(InputError, match=r"expected \(N, 6, T, H, W\)"):
+        StreamingNetwork(4, aligned=True)(torch.zeros(1, 3, 2, 64, 96))
+    for lag_s, align in ((0.3, False), (0.0, True), (3.0, True)):
+        with pytest.raises(InputError, match=f"cannot have align {align} and lag_s {lag_s}"):
+            StreamingSettings(96, 128, 4, lag_s, align)
 
 
-def test_predictor_returns_the_maps_of_the_clip_form(tmp_path: Path) -> None:
-    network, path = small_streaming_network(4), tmp_path / "s.safetensors"
-    student = Student("s", StreamingSettings(96, 128, 4), network, {})
+@pytest.mark.parametrize("aligned", [False, True])
+def test_predictor_returns_the_maps_of_the_clip_form(tmp_path: Path, aligned: bool) -> None:
+    network, path = small_streaming_network(4, aligned=aligned), tmp_path / "s.safetensors"
+    student = Student("s", settings_of(4, 96, 128, aligned), network, {})
     student.save(path)
-    images = np.random.default_rng(0).integers(0, 255, (WINDOW + 1, 96, 128, 3), dtype=np.uint8)
+    world = World(3, 320, 180)
+    images = [world.frame(index).image for index in range(WINDOW + 1)]
     frames = [LabelledFrame(index, image, None, None, None) for index, image in enumerate(images)]
     maps = [saliency for _, saliency in StudentPredictor(str(path), NOMINAL_FPS).predict("a", frames)]
-    clip = torch.from_numpy(student.settings.preprocessing().stack_window(list(images)))
+    clip = torch.from_numpy(student.settings.preprocessing().stack_window(images, NOMINAL_FPS))
     with torch.inference_mode():
         np.testing.assert_allclose(maps, network(clip).fused[0].numpy(), atol=1e-5)

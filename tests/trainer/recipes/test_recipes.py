@@ -127,6 +127,8 @@ def test_missing_and_invalid_files_are_reported(tmp_path: Path) -> None:
         ({"student.height": "100"}, "student.height: Input should be 96 or 192, got 100"),
         ({"student.rc": "8"}, "student.rc: Input should be 1, 2 or 4, got 8"),
         ({"assistants.rc": "[4]"}, "assistants.rc must increase and stay below the student's rc 4"),
+        ({"student.align": "true"}, "student.align needs student.lag_s"),
+        ({"student.lag_s": "0.3"}, "student.align needs student.lag_s"),
         ({"student.kind": "'other'"}, "student.kind 'other': expected one of skd, tinyhd, stream"),
     ],
 )

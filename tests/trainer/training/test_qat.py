@@ -19,6 +19,7 @@ from calibration.quantization.qdq import find_qdq_placement, quantize
 from calibration.quantization.qdq_placement import TENSORRT
 from calibration.ranges.activation_ranges import collect_ranges
 from edge.core.errors import InputError
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from edge.metrics.saliency import cc
 from edge.release.manifest import load_release
 from edge.release.quantization import QUANTIZATION_FILE, TRAINED_KEY, QuantizationRecord, load_quantization
@@ -55,6 +56,19 @@ def coarse_student() -> Student:
                 rows = layer.weight.view(layer.out_channels, -1)
                 rows[torch.arange(len(rows)), rows.abs().argmin(1)] = 6 * rows.abs().amax(1)
     return Student("coarse", SkdSettings(32, "previous", "log_density"), network.eval(), {"data": "none"})
+
+
+def streaming_student(aligned: bool = False) -> Student:
+    """Return an untrained streaming student."""
+    settings = StreamingSettings(96, 128, 4, 0.3 * aligned, aligned)
+    return Student("small", settings, small_streaming_network(4, aligned=aligned), {"data": "none"})
+
+
+STUDENTS: dict[str, Callable[[], Student]] = {
+    "skd": coarse_student,
+    "streaming": streaming_student,
+    "aligned": lambda: streaming_student(aligned=True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +135,11 @@ def test_tuning_reduces_the_int8_error_and_keeps_placement_and_ranges(
     assert recalibrated["stream"].quantization.places["tensorrt"] == original.places["tensorrt"]
 
 
-@pytest.mark.parametrize("kind", ["skd", "streaming"])
+@pytest.mark.parametrize("kind", STUDENTS)
 @pytest.mark.first
 def test_fake_quantization_computes_the_maps_of_the_int8_graph(kind: str, videos: Path) -> None:
     """Compare one step of the fake-quantized network with the Q/DQ graph in ONNX Runtime."""
-    student = coarse_student()
-    if kind == "streaming":
-        student = Student(
-            "small", StreamingSettings(96, 128, 4), small_streaming_network(4), {"data": "none"}
-        )
+    student = STUDENTS[kind]()
     model, feeder = export_onnx(student, "stream", 1), student_feeder(student, "stream")
     window = next(iter(read_videos(student, videos).windows))
     feed = feeder(open_session(model), window)
@@ -154,19 +164,16 @@ def test_fake_quantization_computes_the_maps_of_the_int8_graph(kind: str, videos
         mean_error = np.abs(quantized - exact).mean()
         assert np.abs(value - quantized).mean() < 0.6 * mean_error < largest_error
     with torch.no_grad():  # now the same for all steps of a window
-        frames = torch.from_numpy(student.settings.preprocessing().stack_window(list(window)))
+        prepare = student.settings.preprocessing()
+        frames = torch.from_numpy(prepare.stack_window(list(window), NOMINAL_FPS))
         stepped = run_form(fake, student, "stream", frames)[0, 0].numpy()
     # The map of a streaming student is the exponential of values that differ by half a step.
     assert cc(stepped, feeder.run(session, window)) > (0.999 if kind == "skd" else 0.99)
 
 
-@pytest.mark.parametrize("kind", ["skd", "streaming"])
+@pytest.mark.parametrize("kind", STUDENTS)
 def test_unfolded_network_folds_to_the_given_weights(kind: str) -> None:
-    student = coarse_student()
-    if kind == "streaming":
-        student = Student(
-            "small", StreamingSettings(96, 128, 4), small_streaming_network(4), {"data": "none"}
-        )
+    student = STUDENTS[kind]()
     module = copy.deepcopy(forms_of(student).modules["stream"])
     values = {name: value * 1.01 for name, value in fold_batch_norm(module).state_dict().items()}
     unfold_batch_norm(module, values)

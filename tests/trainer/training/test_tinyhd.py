@@ -341,6 +341,7 @@ def test_command_trains_a_streaming_student_that_can_be_evaluated(
 ) -> None:
     changes = {**FEW_STEPS, "workers": "0", "mixed": "false", "student.imagenet": "false"}
     changes |= {"assistants.steps": "1", "assistants.batch": "2"}
+    changes |= {"student.align": "true", "student.lag_s": "0.3"}
     options = set_options(changes)
     out = tmp_path / "s.safetensors"
     outcome = command("train", "stream-96", "--out", out, "--run", tmp_path / "run", *options)
