@@ -25,7 +25,7 @@ IN_MEMORY := $(shell [ -z "$$TMPDIR" ] && ! grep -q ' /dev/shm [^ ]* [^ ]*noexec
 unexport PYTHONDONTWRITEBYTECODE
 
 test: lint
-	$(if $(IN_MEMORY),TMPDIR=/dev/shm) $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
+	$(if $(IN_MEMORY),TMPDIR=/dev/shm) $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder \
 	  $(if $(IN_MEMORY),-o tmp_path_retention_policy=failed)
 
 # What uses clocks, timeouts, threads or sockets, twenty times beside a busy loop on each core: no outcome may

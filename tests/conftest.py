@@ -38,13 +38,22 @@ if IS_WORKER:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let the workers start with the longest tests, so that none of them runs alone at the end.
 
-    pytest-xdist itself starts with the groups of the most tests.
+    Raises:
+        pytest.UsageError: The tests of a group would run in several workers, and each would make again what
+            the group shares.
     """
-    if IS_WORKER:
-        items.sort(key=lambda item: item.get_closest_marker("first") is None)
+    if not IS_WORKER:
+        return
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    if config.getoption("loadgroup") and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError(
+            f"pytest {pytest.__version__} and this pytest-xdist do not keep groups of tests together; "
+            "install the versions of constraints.txt"
+        )
 
 
 class Outcome(NamedTuple):

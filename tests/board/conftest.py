@@ -16,10 +16,12 @@ from tests.support.virtual_board import Board, Desk, desk_with_disk, missing_for
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("board"))
+            item.add_marker(pytest.mark.first)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here (apt-get install openssh-client)"),
     pytest.mark.xdist_group("wheels"),
+    pytest.mark.first,
 ]
 
 

@@ -51,10 +51,15 @@ def make_environment(python: str, folder: Path, *packages: str) -> Path:
     """
     run(python, "-m", "venv", "--without-pip", str(folder))
     programs = folder / "bin"
+    install_packages(programs, *packages)
+    return programs
+
+
+def install_packages(programs: Path, *packages: str) -> None:
+    """Install packages into the environment with this `bin` folder."""
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python")]
     run(*pip, "install", "--quiet", "--no-compile", *constraints, *packages)
-    return programs
 
 
 def installed_packages(programs: Path) -> set[str]:

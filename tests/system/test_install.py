@@ -20,6 +20,7 @@ from tests.support.pythons import (
     build_archives,
     copy_source,
     find_archives,
+    install_packages,
     installed_packages,
     make_environment,
     run,
@@ -121,29 +122,33 @@ def test_missing_extra_is_named_with_the_remedy(drone: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.first
-@pytest.mark.parametrize(("package", "extra"), [("edge", ""), ("jetson", "[jetson]")])
 @pytest.mark.parametrize(
     "version",  # of JetPack 6; those of JetPack 7 and the newest take as long and seldom differ
     ["3.10", pytest.param("3.12", marks=pytest.mark.long), pytest.param("3.13", marks=pytest.mark.long)],
 )
-def test_tests_pass_on_the_python_of_a_board(
-    wheel: Path, source: Path, tmp_path: Path, version: str, package: str, extra: str
-) -> None:
+def test_tests_pass_on_the_python_of_a_board(wheel: Path, source: Path, tmp_path: Path, version: str) -> None:
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
-    programs = make_environment(python, tmp_path / "drone", f"{wheel}{extra}", "pytest", "hypothesis")
-    for name in (package, "support"):
+    programs = make_environment(python, tmp_path / "drone", str(wheel), "pytest", "hypothesis")
+    for name in ("edge", "jetson", "support"):
         shutil.copytree(source / "tests" / name, tmp_path / "tests" / name)
     for name in ("__init__.py", "conftest.py"):
         shutil.copy(source / "tests" / name, tmp_path / "tests" / name)
     (tmp_path / "docs").symlink_to(source / "docs")
+    assert_tests_pass(programs, tmp_path, "edge")
+    install_packages(programs, f"{wheel}[jetson]")
+    assert_tests_pass(programs, tmp_path, "jetson")
+    assert not installed_packages(programs) & {"torch", "onnx"}
+
+
+def assert_tests_pass(programs: Path, folder: Path, package: str) -> None:
+    """Assert that the tests of a package, which lie in `folder`, pass in an environment."""
     output = run(
         str(programs / "python"), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
         "-W", "ignore::pytest.PytestUnknownMarkWarning", "-m", "not long and not any_python",
         "-k", "not every_command_has_help", f"tests/{package}",
-        cwd=tmp_path,
+        cwd=folder,
     )  # fmt: skip
     assert " passed" in output
     assert " failed" not in output
-    assert not installed_packages(programs) & {"torch", "onnx"}

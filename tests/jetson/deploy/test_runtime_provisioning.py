@@ -26,7 +26,7 @@ from tests.support.wheelhouse import is_index_reachable
 
 Command = Callable[..., Outcome]
 MakeBundle = Callable[..., Path]
-pytestmark = pytest.mark.xdist_group("wheels")
+pytestmark = [pytest.mark.xdist_group("wheels"), pytest.mark.first]
 
 
 def flash_arguments(server: SshServer, runtime: Path, port: int | None = None) -> list[str]:
