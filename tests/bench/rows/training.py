@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.bench.measurement.row import Reading, Readings
-from trainer.recipes.loader import SkdRecipe, load_recipe
+from trainer.recipes.loader import Recipe, SkdRecipe, TinyHDRecipe, load_recipe
 from trainer.training.loop import TrainingRun
 from trainer.training.monitor import TrainingProgress
 from trainer.training.pool import open_scenes
@@ -17,7 +17,7 @@ from trainer.training.run import train
 
 STEPS = {
     "skd-64": {"teachers": 5, "students": 5, "network": 36},
-    "skd-64-motion": {"network": 36},
+    "skd-64-motion": {"teachers": 5, "network": 36},
     "stream": {"distillation": 6},
 }
 """Steps of each stage; the first wait is not counted."""
@@ -39,13 +39,19 @@ def _read_rendering(folder: Path) -> Reading:
     """Render the pool as a training does, and return the time of 1,000 scenes."""
     recipe, started_s = load_recipe("skd-64", {"world.scenes": str(SCENES)}), time.perf_counter()
     assert isinstance(recipe, SkdRecipe)
-    open_scenes(recipe, recipe.world, TrainingRun(pool=folder))
+    open_scenes(recipe, recipe.world, TrainingRun(pool=_pool(folder, recipe)))
     seconds = (time.perf_counter() - started_s) * 1000 / SCENES
     return Reading("render 1,000 scenes at 256x144, all cores", seconds, "s", at_least=False)
 
 
+def _pool(folder: Path, recipe: Recipe) -> Path:
+    """Return the folder of a recipe's pool: each kind of scenes has its own."""
+    assert isinstance(recipe, (SkdRecipe, TinyHDRecipe))
+    return folder / (recipe.world.kind or "plain")
+
+
 def _read_steps(folder: Path) -> Iterator[Reading]:
-    """Train each recipe on the pool; yield time per step and share of waiting of each stage."""
+    """Train each recipe on the pool of its kind; yield time per step and share of waiting of each stage."""
     for name, steps in STEPS.items():
         changes = {f"{stage}.steps": str(count) for stage, count in steps.items()}
         recipe = load_recipe(name, {**changes, "world.scenes": str(SCENES)})
@@ -60,7 +66,7 @@ def _read_steps(folder: Path) -> Iterator[Reading]:
             step_ends_s.setdefault(progress.stage, []).append(time.perf_counter())
             waits[progress.stage] = progress.data_wait
 
-        train(recipe, TrainingRun(on_step=on_step, pool=folder))
+        train(recipe, TrainingRun(on_step=on_step, pool=_pool(folder, recipe)))
         for stage, ends_s in step_ends_s.items():
             step_s = statistics.median(later - earlier for earlier, later in pairwise(ends_s))
             batch = recipe.stages[stage].batch

@@ -19,7 +19,11 @@ def test_shipped_recipe_is_valid(path: Path) -> None:
         assert list(recipe.stages) == ["tuning"]
         return
     if isinstance(recipe, TinyHDRecipe) and isinstance(recipe.student, StreamTable):
-        stages = {"stream": [], f"stream-{recipe.student.height}": ["teacher", "assistant-rc1"]}
+        stages = {
+            "stream": [],
+            "stream-plain": [],
+            f"stream-{recipe.student.height}": ["teacher", "assistant-rc1"],
+        }
         assert recipe.name == path.stem
         assert list(recipe.stages) == [*stages[recipe.name], "student"]
         return

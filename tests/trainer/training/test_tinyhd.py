@@ -381,18 +381,23 @@ def test_without_teacher_every_map_learns_the_ground_truth() -> None:
     torch.testing.assert_close(stage.eval().loss(batch), expected)
 
 
-def test_recipe_of_the_shipped_streaming_student_has_one_stage_on_the_pool_of_skd() -> None:
+def test_recipe_of_the_shipped_streaming_student_has_one_stage_on_the_pool_of_skd_motion() -> None:
     stages: list[str] = []
     changes = {"student.imagenet": "false", "workers": "0", "mixed": "false", "distillation.batch": "2"}
-    recipe = load_recipe("stream", {**changes, "distillation.steps": "2", "world.width": "128"})
+    changes |= {"world.scenes": "9", "world.width": "128"}
+    recipe = load_recipe("stream", {**changes, "distillation.steps": "2"})
     train(recipe, TrainingRun(on_step=lambda p: stages.append(p.stage)))
     assert stages == ["student", "student"]
-    keys = set()
-    for name in ("stream", "skd-64", "skd-64-motion-plain", "skd-128"):
-        full = load_recipe(name)
-        assert isinstance(full, (SkdRecipe, TinyHDRecipe))
-        keys.add(scene_settings(full, full.world).key)
-    assert len(keys) == 1
+    for names in (
+        ("stream", "skd-64-motion", "skd-128-motion"),
+        ("stream-plain", "skd-64", "skd-64-motion-plain", "skd-128"),
+    ):
+        keys = set()
+        for name in names:
+            full = load_recipe(name)
+            assert isinstance(full, (SkdRecipe, TinyHDRecipe))
+            keys.add(scene_settings(full, full.world).key)
+        assert len(keys) == 1
 
 
 def test_windows_take_every_nth_frame_of_a_data_set(tmp_path: Path) -> None:
