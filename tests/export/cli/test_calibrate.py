@@ -194,7 +194,7 @@ def test_tensorrt_compiles_residual_graph() -> None:
     assert build_plan(to_fp16(quantized, ["x", "y"]).SerializeToString(), BuildTarget.parse("rtx")).data
 
 
-def int8_graphs(names: list[str]) -> list[pytest.ParameterSet]:
+def int8_graphs(names: list[str]) -> list[object]:
     """Return release and engine of each int8 graph; those of a release are tested by the same worker."""
     graphs = [(name, graph) for name in names for graph in load_release(name).graphs]
     return [
