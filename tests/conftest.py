@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
     grouped = [item for item in items if item.get_closest_marker("xdist_group")]
-    if config.getoption("loadgroup") and not all("@" in item.nodeid for item in grouped):
+    if config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in grouped):
         raise pytest.UsageError(
             f"pytest {pytest.__version__} and this pytest-xdist do not keep groups of tests together; "
             "install the versions of constraints.txt"

@@ -186,8 +186,10 @@ def test_signal_ends_a_run_cleanly(
         "--jsonl",
         str(tmp_path / "o.jsonl"),
     ]
+    # Under nohup, or in the background of a script, the tests would start programs that ignore some signals.
+    with_default_signals = ["env", "--default-signal=HUP,INT,TERM"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge.cli.main", *arguments],
+        [*with_default_signals, sys.executable, "-m", "edge.cli.main", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
