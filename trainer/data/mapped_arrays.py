@@ -1,11 +1,12 @@
-"""Arrays of an uncompressed .npz file as views of the memory-mapped file."""
+"""Arrays of an uncompressed .npz file as views of the memory-mapped file, and what was read of files."""
 
 from __future__ import annotations
 
 import zipfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,37 @@ from numpy.typing import NDArray
 MAX_OPEN_FILES = 512
 """Files that a process keeps mapped, each with one file handle."""
 
+Read = TypeVar("Read")
 
-@lru_cache(MAX_OPEN_FILES)
+
+def cached_per_file(maxsize: int) -> Callable[[Callable[[Path], Read]], Callable[[Path], Read]]:
+    """Return a decorator that keeps what a function read of a file until another file has its place.
+
+    A shard that is written again has the same path, and a process may open both, as a notebook does.
+
+    Args:
+        maxsize: Files of which the result is kept.
+    """
+
+    def decorate(read: Callable[[Path], Read]) -> Callable[[Path], Read]:
+        @lru_cache(maxsize)
+        def read_cached(path: Path, _identity: tuple[int, ...]) -> Read:
+            return read(path)
+
+        @wraps(read)
+        def read_present(path: Path) -> Read:
+            try:
+                status = path.stat()
+            except OSError:
+                return read(path)  # it says what is wrong
+            return read_cached(path, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+
+        return read_present
+
+    return decorate
+
+
+@cached_per_file(MAX_OPEN_FILES)
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file that `numpy.savez` wrote; only the parts that are used are read."""
     data = np.memmap(path, np.uint8, "r")

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 import edge.simulation
 from edge.core.errors import InputError
 from edge.simulation.world import VisibleTarget
-from trainer.data.mapped_arrays import map_arrays
+from trainer.data.mapped_arrays import cached_per_file, map_arrays
 
 FORMAT = 1
 SETTINGS_FILE = "pool.json"
@@ -295,7 +295,7 @@ def _pack_target(target: VisibleTarget) -> dict[str, Any]:
     }
 
 
-@lru_cache(1024)
+@cached_per_file(1024)
 def read_index(path: Path) -> tuple[ShotIndex, ...]:
     """Read the entries of a shard's shots.
 
@@ -331,7 +331,7 @@ def is_intact(path: Path) -> bool:
         return False
 
 
-@lru_cache(1024)
+@cached_per_file(1024)
 def _starts(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return where each shot's frames, lists of targets and labels start, and where the last ones end."""
     index = read_index(path)

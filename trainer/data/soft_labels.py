@@ -9,7 +9,6 @@ shard in their order, first the spatial teacher's map, then the temporal teacher
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edge.core.atomic_files import atomic_file, translate_write_errors
 from edge.preprocessing.transform import Preprocessing
-from trainer.data.mapped_arrays import MAX_OPEN_FILES
+from trainer.data.mapped_arrays import MAX_OPEN_FILES, cached_per_file
 from trainer.data.pool_rendering import hold_folder
 from trainer.data.scene_pool import TICKS_PER_S, ScenePool, Shot
 from trainer.data.workers import prepare_worker, worker_context
@@ -89,7 +88,7 @@ def _label_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:06d}.npy"
 
 
-@lru_cache(MAX_OPEN_FILES)
+@cached_per_file(MAX_OPEN_FILES)
 def _map_file(path: Path) -> NDArray[np.float16]:
     maps: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return maps
