@@ -193,5 +193,6 @@ def _streaming(settings: StreamingSettings, network: StreamingNetwork) -> Studen
         maps: Tensor = network(window).fused[:, -1:]
         return maps
 
-    step = StreamingStep(network)
-    return StudentForms({"stream": step}, states, WINDOW, 1, window_map, aligned=settings.align)
+    step, lag = StreamingStep(network), settings.preprocessing().lag_frames(NOMINAL_FPS)
+    window = max(WINDOW, 1 + lag)  # the aligned frame may be older than all memories
+    return StudentForms({"stream": step}, states, window, 1, window_map, aligned=settings.align)

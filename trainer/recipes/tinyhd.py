@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edge.release.manifest import MAX_LAG_S
+from edge.inference.interface.recurrent_state import NOMINAL_FPS
 from trainer.datasets.clips import UNLABELLED_KINDS
 from trainer.models import streaming
 from trainer.models.mobilenet3d import CLIP_FRAMES, SIDE_MULTIPLE, Reduction
@@ -49,8 +49,8 @@ class StreamTable(Table):
     rc: streaming.Reduction
     height: Literal[96, 192] = 192
     width: Literal[128, 256] = 256
-    lag_s: Annotated[float, Field(ge=0, le=MAX_LAG_S)] = 0.0
-    """How many seconds earlier the aligned frame is."""
+    lag_s: Annotated[float, Field(ge=0, le=(CLIP_FRAMES - 1) / NOMINAL_FPS)] = 0.0
+    """How many seconds earlier the aligned frame is. A training clip must contain it."""
     align: bool = False
     """Align an earlier frame with the current one. The difference of both joins the memories."""
     imagenet: bool = True

@@ -94,6 +94,20 @@ def test_map_depends_on_its_frame_and_up_to_eight_before() -> None:
     assert max(taps) + 1 == WINDOW
 
 
+@pytest.mark.parametrize("lag_s", [0.3, 1.2])
+def test_window_of_a_map_holds_the_aligned_frame_and_what_the_memories_store(lag_s: float) -> None:
+    network = small_streaming_network(4, aligned=True)
+    student = Student("s", StreamingSettings(96, 128, 4, lag_s, True), network, {})
+    forms, prepare, world = forms_of(student), student.settings.preprocessing(), World(3, 320, 180)
+    frames = [world.frame(index).image for index in range(14)]
+    with torch.inference_mode():
+        whole, last = (
+            forms.window_map(torch.from_numpy(prepare.stack_window(images, NOMINAL_FPS)))
+            for images in (frames, frames[-forms.window :])
+        )
+    torch.testing.assert_close(last, whole)
+
+
 def test_each_state_influences_the_map() -> None:
     network, clip, states = (
         small_streaming_network(4),

@@ -133,6 +133,10 @@ def test_missing_and_invalid_files_are_reported(tmp_path: Path) -> None:
         ({"assistants.rc": "[4]"}, "assistants.rc must increase and stay below the student's rc 4"),
         ({"student.align": "true"}, "student.align needs student.lag_s"),
         ({"student.lag_s": "0.3"}, "student.align needs student.lag_s"),
+        (
+            {"student.align": "true", "student.lag_s": "1.6"},
+            "student.lag_s: Input should be less than or equal to 1.5, got 1.6",
+        ),
         ({"student.kind": "'other'"}, "student.kind 'other': expected one of skd, tinyhd, stream"),
     ],
 )
