@@ -155,7 +155,7 @@ def test_conditions_name_what_disturbs(tmp_path: Path) -> None:
     conditions = watch.conditions()
     assert conditions.speed_spread == pytest.approx(0.2)
     assert conditions.stolen_share == pytest.approx(0.3 / conditions.cores)
-    assert conditions.cores_speed == 1.1
+    assert conditions.cores_speed == 1.8
     quiet = replace(
         conditions,
         cores=2,
@@ -247,6 +247,35 @@ def test_session_prints_verdicts_with_time_and_conditions_and_saves_them(
         "size": 1,
     }
     assert len(history.path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("second", "answer"), [(5.0, "undecided"), (2.0, "broken")])
+def test_row_that_looks_broken_is_measured_again(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    second: float,
+    answer: str,
+) -> None:
+    monkeypatch.setattr(ConditionsWatch, "conditions", lambda _: Conditions(cores=2))
+    speeds = iter([2.0, second])
+
+    @contextmanager
+    def open_at_a_speed(_folder: Path) -> Iterator[Mapping[str, Contestant]]:
+        speed = next(speeds)
+        yield {"ours": read_out(lambda: 1.0), "other": read_out(lambda: speed)}
+
+    rows = (Row("speed-up", "other", "ours", bound=4), Row("time", "ours", bound=2, at_least=False))
+    plan: Plan = {"engines": [Benchmark("two", 20, rows, open_at_a_speed)]}
+    history = History(tmp_path)
+    verdicts = run_benchmarks(plan, COMMIT, history)["engines"]
+    assert [each.answer for each in verdicts] == [answer, "kept"]
+    assert verdicts[0].value == pytest.approx(second)
+    out = capsys.readouterr().out
+    assert "again, engines: two (at most 20 s, all: at most 20 s left)" in out
+    if answer == "undecided":
+        assert verdicts[0].describe().endswith("undecided, it looked broken at first, with 2 to 2")
+    assert len(history.path.read_text().splitlines()) == 4
 
 
 def test_infinite_ends_are_null_in_json() -> None:

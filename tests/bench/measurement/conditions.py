@@ -31,7 +31,7 @@ another thread on the same physical core. A virtual machine seldom shows its clo
 CORES_PROBE = bytes(1 << 20)
 """Data whose hash is computed on all cores at the same time: Python computes it without its global lock."""
 SETTLE_S = 0.02
-"""Time after which threads of libraries, which wait for work in a busy loop, sleep."""
+"""Time after which most threads of libraries, which wait for work in a busy loop, sleep."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Conditions:
         others_cores: Mean number of cores that other processes kept busy.
         stolen_share: Share of the cores' time that the host gave to other virtual machines.
         speed_spread: Relative difference between the fastest and the slowest probe.
-        cores_speed: Speed of all cores together, relative to that of one; the lowest probe.
+        cores_speed: Speed of all cores together, relative to that of one, in the best of all probes.
     """
 
     cores: int = 1
@@ -141,7 +141,7 @@ class ConditionsWatch:
             others_cores=others,
             stolen_share=None if stolen is None else stolen / cores,
             speed_spread=max(self._probes_s) / min(self._probes_s) - 1,
-            cores_speed=min(self._cores_speeds),
+            cores_speed=max(self._cores_speeds),  # two threads may start on the same core
         )
 
     def _read_stolen_s(self) -> float | None:

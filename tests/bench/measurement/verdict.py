@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tests.bench.measurement.conditions import Conditions
@@ -100,6 +100,14 @@ def is_decided(row: Row, measurement: Measurement) -> bool:
     return high - low <= 2 * PRECISION * abs(value)
 
 
+def confirm(first: Verdict, second: Verdict) -> Verdict:
+    """Return the verdict on a row that looked broken and was measured again: what looks broken twice is."""
+    if second.answer == "broken":
+        return second
+    reason = f"it looked broken at first, with {_number(first.low)} to {_number(first.high)}"
+    return replace(second, answer="undecided", reason=reason)
+
+
 def _judge(verdict: Verdict, disturbance: str, load_flatters: bool) -> Verdict:
     """Add the answer. A busy machine makes us slow, so that it breaks nothing, and flatters few rows."""
     if verdict.bound is None:
@@ -108,7 +116,7 @@ def _judge(verdict: Verdict, disturbance: str, load_flatters: bool) -> Verdict:
     reason = ""
     if disturbance and (answer == "broken" or (answer == "kept" and load_flatters)):
         answer, reason = "undecided", f"it looks {answer}, but {disturbance}"
-    return Verdict(**{**vars(verdict), "answer": answer, "reason": reason})
+    return replace(verdict, answer=answer, reason=reason)
 
 
 def _compare(low: float, high: float, bound: float, at_least: bool) -> Answer:
