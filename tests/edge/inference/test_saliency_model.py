@@ -117,7 +117,7 @@ def test_blur_of_a_release_changes_its_maps_and_not_the_golden_ones(
     assert model.blur == 0.05
 
 
-@pytest.mark.parametrize("release", ["skd-64", "skd-64-motion"])
+@pytest.mark.parametrize("release", ["skd-64", "skd-64-motion", "stream"])
 def test_shared_engine_keeps_the_states_of_two_cameras_apart(flight: np.ndarray, release: str) -> None:
     first = SaliencyModel(release, "fp32", 1)
     second = first.share()

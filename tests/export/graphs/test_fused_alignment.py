@@ -177,7 +177,7 @@ def test_tensorrt_runner_feeds_homography_and_state(
 
 
 def test_feeds_of_the_profiler_are_those_of_a_flight(fused_folder: Path) -> None:
-    for release in (load_release(fused_folder), load_release("skd-64-motion")):
+    for release in (load_release(fused_folder), load_release("skd-64-motion"), load_release("stream")):
         feeds = golden_feeds(release, "stream", 1)
         shapes = release.input_shapes(1, "stream")
         assert [{name: value.shape for name, value in feed.items()} for feed in feeds] == [shapes] * 8
