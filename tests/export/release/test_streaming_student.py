@@ -120,7 +120,7 @@ def aligned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("loose_budget")
+@pytest.mark.usefixtures("fake_timer")
 def test_aligned_streaming_student_runs_as_it_was_trained_with_fused_preprocessing_too(
     aligned_file: Path, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
