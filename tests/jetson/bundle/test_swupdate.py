@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -62,8 +64,15 @@ def is_accepted(bundle: Path, cms: Path) -> bool:
     with tempfile.TemporaryDirectory(
         dir="/tmp"
     ) as sockets:  # SWUpdate creates sockets there: tests may run at the same time
-        environment = {**os.environ, "TMPDIR": sockets}
-        return subprocess.run(words, env=environment, stdout=null, stderr=null, timeout=60).returncode == 0
+        process = subprocess.Popen(
+            words, env={**os.environ, "TMPDIR": sockets}, stdout=null, stderr=null, start_new_session=True
+        )
+        try:
+            return process.wait(timeout=60) == 0
+        finally:
+            with suppress(ProcessLookupError):  # when it refuses an image, SWUpdate leaves a child process
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.mark.skipif(SWUPDATE is None, reason="no swupdate on this machine (apt-get install swupdate)")
