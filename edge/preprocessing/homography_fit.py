@@ -22,7 +22,7 @@ MAX_ERROR_PX = 1.5
 MIN_INLIERS = 8
 """Points that must agree with the homography."""
 START_ERROR_PX = 6.0
-"""The same error in the first step, which only knows a shift of the whole image."""
+"""`MAX_ERROR_PX` of the first step, which only knows a shift of the whole image."""
 STEPS, ERROR_STEP = 6, 2.0
 """Least-squares steps, and the factor by which the error falls from one to the next."""
 RIDGE = 0.001

@@ -1,4 +1,4 @@
-"""Arrays of an uncompressed .npz file as views of the memory-mapped file, and what was read of files."""
+"""Arrays of an uncompressed .npz file as views of the mapped file, and a cache of what files contain."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Read = TypeVar("Read")
 
 
 def cached_per_file(maxsize: int) -> Callable[[Callable[[Path], Read]], Callable[[Path], Read]]:
-    """Return a decorator that keeps what a function read of a file until another file has its place.
+    """Return a decorator that caches what a function reads from a file until another file has its path.
 
-    A shard that is written again has the same path, and a process may open both, as a notebook does.
+    A shard that is written again has the path of the old one. A process such as a notebook may read both.
 
     Args:
-        maxsize: Files of which the result is kept.
+        maxsize: Number of files whose result is kept.
     """
 
     def decorate(read: Callable[[Path], Read]) -> Callable[[Path], Read]:

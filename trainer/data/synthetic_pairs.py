@@ -102,7 +102,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         if self._teachers:
             sample |= {"large_frame": self._teacher(frame)[0], "large_other": self._teacher(other)[0]}
         if self._labels is not None and shot.is_empty:
-            # What teachers would say is known. They are not asked: they learn from scenes with targets alone.
+            # Teachers learn from scenes with targets alone, so they label no others: the wide density does.
             sample |= {f"soft_{teacher}": density[None] / density.max() for teacher in get_args(TeacherKind)}
         elif self._labels is not None:
             maps = variation.crop(self._labels.maps(shot, position))

@@ -165,7 +165,13 @@ class TemporalMemory(nn.Module):
         self.motion = _conv_norm(TAPS * channels + DIFFERENCE_CHANNELS * aligned, outputs, 3, act=False)
 
     def forward(self, features: Tensor, recall: RecallTaps, difference: Tensor | None) -> Tensor:
-        """Return (N, outputs, h, w) from the features and the frame difference of the level."""
+        """Return (N, outputs, h, w) from the level's features (N, inputs, h, w).
+
+        Args:
+            features: Features of the level.
+            recall: Returns the cached features of all frames that the level uses.
+            difference: Frame difference (N, 6, h, w) at the level's stride; None without alignment.
+        """
         taps = recall(self, self.cached(features))
         out: Tensor = self.motion(taps if difference is None else torch.cat([taps, difference], dim=1))
         return out

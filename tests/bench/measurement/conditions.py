@@ -22,8 +22,8 @@ chosen after one run on a machine that did nothing else. There the threads of th
 physical core with the probe, caused up to 0.27, and 0.37 to 0.62 in three benchmarks."""
 LEAST_CORES_SHARE = 0.7
 """Least speed of all cores together, relative to as many times the speed of one. A host may run two virtual
-cores on one physical core, or beside those of others, and count none of it as stolen. Two cores gave 0.80 to
-0.90 on a quiet machine."""
+cores on one physical core, or beside those of others, and count none of it as stolen. Two cores gave 0.85 to
+0.90 in eight probes on a machine without other load."""
 PROBE_PERIOD_S = 1.0
 PROBE_ITERATIONS, PROBE_TRIES = 20_000, 5
 """A probe is the fastest of some loops of about a millisecond: its time changes with the clock, or with

@@ -101,7 +101,10 @@ def is_decided(row: Row, measurement: Measurement) -> bool:
 
 
 def confirm(first: Verdict, second: Verdict) -> Verdict:
-    """Return the verdict on a row that looked broken and was measured again: what looks broken twice is."""
+    """Return the verdict on a row that looked broken and was measured again.
+
+    It is broken if it looks broken both times, and undecided otherwise.
+    """
     if second.answer == "broken":
         return second
     reason = f"it looked broken at first, with {_number(first.low)} to {_number(first.high)}"
